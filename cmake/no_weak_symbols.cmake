@@ -1,0 +1,10 @@
+# Fails when an object that was built for one instruction set has a weak symbol: the linker could take it for the whole
+# program, and a CPU without those instructions would then run it.
+#
+#   cmake -DNM=nm -DOBJECT=file.o -P no_weak_symbols.cmake
+execute_process(COMMAND ${NM} --defined-only --demangle ${OBJECT} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "[0-9a-f]+ [uvVwW] [^\n]*" weak "${symbols}")
+if(weak)
+  list(JOIN weak "\n  " lines)
+  message(FATAL_ERROR "${OBJECT} has weak symbols:\n  ${lines}")
+endif()

@@ -1,0 +1,242 @@
+#include "array.h"
+
+#include <optional>
+
+#if __has_include(<dlpack/dlpack.h>)
+#include <dlpack/dlpack.h>
+#else
+#include <ATen/dlpack.h>
+#endif
+
+namespace lrcore {
+namespace {
+
+std::string dtype_name(DLDataType dtype) {
+  const char* kind = nullptr;
+  switch (dtype.code) {
+    case kDLInt:
+      kind = "int";
+      break;
+    case kDLUInt:
+      kind = "uint";
+      break;
+    case kDLFloat:
+      kind = "float";
+      break;
+    case kDLBfloat:
+      kind = "bfloat";
+      break;
+    case kDLComplex:
+      kind = "complex";
+      break;
+    case kDLBool:
+      return "bool";
+    default:
+      return text("DLPack type code ", int{dtype.code});
+  }
+  return text(kind, int{dtype.bits}, dtype.lanes == 1 ? "" : text("x", dtype.lanes));
+}
+
+std::string device_name(int type, int id) {
+  switch (type) {
+    case kDLCUDA:
+    case kDLCUDAManaged:
+      return text("cuda:", id);
+    case kDLROCM:
+      return text("rocm:", id);
+    case kDLMetal:
+      return text("metal:", id);
+    default:
+      return text("DLPack device type ", type);
+  }
+}
+
+std::string tuple_text(const int64_t* values, int count) {
+  std::string out = "(";
+  for (int i = 0; i < count; ++i) out += text(i ? ", " : "", values[i]);
+  return out + (count == 1 ? ",)" : ")");
+}
+
+std::string type_name(py::handle object) {
+  return object.is_none() ? "None" : py::str(py::type::of(object).attr("__qualname__")).cast<std::string>();
+}
+
+/// Raises TypeError for what the exporter refused, with the exporter's own exception chained.
+[[noreturn]] void refuse_export(py::error_already_set& cause, py::handle object, const std::string& name) {
+  std::string message = text(name, ": expected a float32 array, but this ", type_name(object), " cannot be exported");
+  if (py::hasattr(object, "dtype")) message += text(" (dtype ", py::str(object.attr("dtype")).cast<std::string>(), ")");
+  message += text(": ", py::str(cause.value()).cast<std::string>());
+  if (py::bool_(py::getattr(object, "requires_grad", py::bool_(false)))) message += "; pass the tensor's detach()";
+  py::raise_from(cause, PyExc_TypeError, message.c_str());
+  throw py::error_already_set();
+}
+
+bool is_refusal(const py::error_already_set& error) {
+  return error.matches(PyExc_Exception) && !error.matches(PyExc_MemoryError);
+}
+
+/// The names that the protocol is spoken in, made once.
+struct Words {
+  py::handle device = PyUnicode_InternFromString("__dlpack_device__");
+  py::handle dlpack = PyUnicode_InternFromString("__dlpack__");
+  py::handle keywords = py::make_tuple("max_version").release();
+  py::handle version = py::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION).release();
+};
+const Words& words() {
+  static const Words made;
+  return made;
+}
+
+/// Calls a method of `object`, with the keyword max_version where `versioned`.
+py::object call(py::handle object, py::handle method, bool versioned = false) {
+  PyObject* arguments[] = {object.ptr(), words().version.ptr()};
+  PyObject* keywords = versioned ? words().keywords.ptr() : nullptr;
+  PyObject* result = PyObject_VectorcallMethod(method.ptr(), arguments, 1, keywords);
+  if (result == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
+}
+
+/// Asks for a versioned capsule, and for a legacy one where the exporter knows no other.
+py::object export_capsule(py::handle object, const std::string& name) {
+  try {
+    return call(object, words().dlpack, true);
+  } catch (py::error_already_set& error) {
+    if (!is_refusal(error)) throw;
+    if (!error.matches(PyExc_TypeError)) refuse_export(error, object, name);
+  }
+  try {
+    return call(object, words().dlpack);
+  } catch (py::error_already_set& error) {
+    if (!is_refusal(error)) throw;
+    refuse_export(error, object, name);
+  }
+}
+
+/// A tensor taken out of its capsule. `writable` is what the exporter says; a legacy capsule cannot say.
+struct Import {
+  const DLTensor* tensor;
+  std::optional<bool> writable;
+  Hold hold;
+};
+
+/// Takes the managed tensor of a capsule called `name` and marks the capsule as used.
+template <class Managed>
+Managed* take(py::handle capsule, const char* name, const char* used) {
+  void* managed = PyCapsule_GetPointer(capsule.ptr(), name);
+  if (managed == nullptr || PyCapsule_SetName(capsule.ptr(), used) != 0) throw py::error_already_set();
+  return static_cast<Managed*>(managed);
+}
+
+template <class Managed>
+Hold hold(Managed* managed) {
+  return Hold(managed, [](void* held) {
+    auto* tensor = static_cast<Managed*>(held);
+    if (tensor->deleter != nullptr) tensor->deleter(tensor);
+  });
+}
+
+Import take(py::handle capsule, const std::string& name) {
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
+    auto* managed = take<DLManagedTensorVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned");
+    Hold held = hold(managed);
+    if (managed->version.major != DLPACK_MAJOR_VERSION)
+      throw py::type_error(text(name, ": expected DLPack version ", DLPACK_MAJOR_VERSION, ", got version ",
+                                managed->version.major, "; update the array's library or lrcore"));
+    const bool writable = (managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY) == 0;
+    return {&managed->dl_tensor, writable, std::move(held)};
+  }
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
+    auto* managed = take<DLManagedTensor>(capsule, "dltensor", "used_dltensor");
+    return {&managed->dl_tensor, std::nullopt, hold(managed)};
+  }
+  throw py::type_error(text(name, ": __dlpack__ returned no unused DLPack capsule"));
+}
+
+/// The device, asked before anything is exported.
+void require_cpu(py::handle object, const std::string& name) {
+  py::object device;
+  try {
+    device = call(object, words().device);
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_AttributeError)) throw;
+    throw py::type_error(
+        text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ", type_name(object)));
+  }
+  const auto [type, id] = device.cast<std::pair<int, int>>();
+  if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return;
+  throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),
+                                ", and this build steps CPU arrays only; move it to the CPU"));
+}
+
+void require_writable(std::optional<bool> writable, const std::string& name) {
+  if (!writable.has_value())
+    throw py::type_error(text(name,
+                              ": a step writes this array in place, and its exporter cannot say that it may be written "
+                              "(legacy DLPack capsule); update the array's library, or pass a NumPy view of it"));
+  if (!*writable)
+    throw py::value_error(text(name, ": the array is read-only, and a step writes it in place; pass a writable array"));
+}
+
+void require_float32(DLDataType dtype, const std::string& name) {
+  if (dtype.code != kDLFloat || dtype.bits != 32 || dtype.lanes != 1)
+    throw py::type_error(text(name, ": expected dtype float32, got ", dtype_name(dtype),
+                              "; lrcore never converts: make a float32 array first"));
+}
+
+/// The number of elements of a C-contiguous tensor. Extents of 1 and empty tensors may have any strides.
+int64_t contiguous_size(const DLTensor& tensor, const std::string& name) {
+  int64_t size = 1;
+  for (int i = 0; i < tensor.ndim; ++i) size *= tensor.shape[i];
+  if (size == 0 || tensor.strides == nullptr) return size;
+  int64_t expected = 1;
+  for (int i = tensor.ndim - 1; i >= 0; --i) {
+    if (tensor.shape[i] != 1 && tensor.strides[i] != expected)
+      throw py::value_error(text(
+          name, ": expected a C-contiguous array, got shape ", tuple_text(tensor.shape, tensor.ndim), " with strides ",
+          tuple_text(tensor.strides, tensor.ndim), " in elements; lrcore never copies: pass contiguous memory"));
+    expected *= tensor.shape[i];
+  }
+  return size;
+}
+
+}  // namespace
+
+Array Array::import(py::handle object, std::string name, Access access) {
+  require_cpu(object, name);
+  Import import = take(export_capsule(object, name), name);
+  const DLTensor& tensor = *import.tensor;
+
+  require_float32(tensor.dtype, name);
+  if (access == Access::write) require_writable(import.writable, name);
+
+  Array array(std::move(name), std::move(import.hold));
+  array.size_ = contiguous_size(tensor, array.name_);
+  const auto address = reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset;
+  if (array.size_ != 0 && address % alignof(float) != 0)
+    throw py::value_error(text(array.name_, ": expected data aligned to 4 bytes, got address 0x", std::hex, address,
+                               "; copy it to aligned memory first"));
+  array.data_ = reinterpret_cast<float*>(address);
+  return array;
+}
+
+bool Array::overlaps(const Array& other) const {
+  const auto begin = reinterpret_cast<uintptr_t>(data_);
+  const auto other_begin = reinterpret_cast<uintptr_t>(other.data_);
+  const auto bytes = static_cast<uintptr_t>(size_) * sizeof(float);
+  const auto other_bytes = static_cast<uintptr_t>(other.size_) * sizeof(float);
+  return begin < other_begin + other_bytes && other_begin < begin + bytes;
+}
+
+void require_same_size(const Array& array, const Array& params) {
+  if (array.size() != params.size())
+    throw py::value_error(
+        text(array.name(), ": expected ", params.size(), " elements like ", params.name(), ", got ", array.size()));
+}
+
+void require_disjoint(const Array& array, const Array& written) {
+  if (array.overlaps(written))
+    throw py::value_error(text(array.name(), ": shares memory with ", written.name(),
+                               ", which the step writes; pass an array with memory of its own"));
+}
+
+}  // namespace lrcore

@@ -1,0 +1,154 @@
+// The extension module lrcore._lrcore_core: its table of contents. python/lrcore/_lrcore_core.pyi documents it.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../cpu/pool.h"
+#include "../dispatch.h"
+#include "array.h"
+#include "stepper.h"
+
+// For threadpoolctl, which looks these up by name.
+extern "C" {
+[[gnu::visibility("default")]] int lrcore_get_num_threads() { return lrcore::pool::threads(); }
+[[gnu::visibility("default")]] void lrcore_set_num_threads(int count) {
+  if (count >= 1) lrcore::pool::set_threads(count);
+}
+}
+
+namespace lrcore {
+namespace {
+
+std::vector<std::string> strings(const Names& names) { return {names.text, names.text + names.count}; }
+
+py::dict list_rules() {
+  py::dict all;
+  for (const RuleInfo& info : rule_infos())
+    all[info.name] =
+        py::make_tuple(py::tuple(py::cast(strings(info.states))), py::tuple(py::cast(strings(info.hypers))));
+  return all;
+}
+
+std::vector<std::string> backends() {
+  std::vector<std::string> names;
+  for (const Backend& backend : cpu_backends())
+    if (backend.runs_here()) names.emplace_back(backend.name);
+  return names;
+}
+
+void use_backend(const std::string& name) {
+  const Backend* backend = find_backend(name);
+  if (backend == nullptr) {
+    std::string known;
+    for (const Backend& each : cpu_backends()) known += text(known.empty() ? "" : ", ", each.name);
+    throw py::value_error(text("backend: expected one of ", known, ", got '", name, "'"));
+  }
+  if (!backend->runs_here())
+    throw std::runtime_error(text("backend: this CPU cannot run '", name, "'; lrcore.backends() lists those it can"));
+  choose_backend(*backend);
+}
+
+void set_num_threads(int count) {
+  if (count < 1) throw py::value_error(text("num_threads: expected a number >= 1, got ", count));
+  pool::set_threads(count);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = LRCORE_VERSION;
+  info["compiler"] = LRCORE_COMPILER;
+  info["cuda"] = false;
+  std::vector<std::string> built;
+  for (const Backend& backend : cpu_backends()) built.emplace_back(backend.name);
+  info["architectures"] = built;
+  return info;
+}
+
+/// The number of elements of parameters that can be stepped.
+int64_t flat_size(py::handle params) { return Array::import(params, "params", Access::write).size(); }
+
+/// One pass of the limit loop over the streams of a step with that many states.
+void run_limit(py::handle params, py::handle grads, const py::sequence& states) {
+  Names names;
+  while (names.count < static_cast<int>(states.size()) && names.count < max_states) names = names + Names{"state"};
+  const Operands operands(params, states, names);
+  const Array gradient = Array::import(grads, "grads", Access::read);
+  operands.require_fit(gradient);
+
+  const Step work = operands.step(gradient);
+  const py::gil_scoped_release unlocked;
+  run(active_backend().kernels->limits[names.count], work, operands.params.size());
+}
+
+/// Lets the garbage collector see the schedule that a Stepper holds: it may hold the optimizer in turn.
+void make_collectable(PyHeapTypeObject* heap_type) {
+  PyTypeObject& type = heap_type->ht_type;
+  type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (py::detail::is_holder_constructed(self)) Py_VISIT(py::cast<Stepper&>(py::handle(self)).lr().ptr());
+    return 0;
+  };
+  type.tp_clear = [](PyObject* self) {
+    if (py::detail::is_holder_constructed(self)) py::cast<Stepper&>(py::handle(self)).set_lr(py::float_(0.0));
+    return 0;
+  };
+}
+
+void bind_stepper(py::module_& module) {
+  using namespace py::literals;
+  py::class_<Stepper>(module, "Stepper", py::custom_type_setup(make_collectable))
+      .def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
+                       const std::vector<double>& hypers, double weight_decay, bool decoupled, bool maximize,
+                       py::object lr) {
+             return std::make_unique<Stepper>(params, states, grads,
+                                              Recipe(rule, hypers, weight_decay, decoupled, maximize), std::move(lr));
+           }),
+           "rule"_a, "params"_a, "states"_a, "grads"_a, "hypers"_a, "weight_decay"_a, "decoupled"_a, "maximize"_a,
+           "lr"_a)
+      .def("step", &Stepper::step, "grads"_a = py::none(), py::kw_only(), "grad_scale"_a = 1.0, "stream"_a = py::none(),
+           R"(Take one step: update the parameters and the states in place, in one pass.
+
+Parameters
+----------
+grads : array of float32, optional
+    As many elements as the parameters, on the same device, in any C-contiguous shape. Never written.
+    May be left out when gradients were bound at construction.
+grad_scale : float
+    The gradients are multiplied by it: 1 / loss_scale, or a clipping factor.
+stream : optional
+    The stream of a device step. CPU arrays have none.
+
+Raises
+------
+TypeError, ValueError, RuntimeError
+    When an argument is refused, or the schedule gives no rate. Nothing is changed then, the step count included.)")
+      .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
+                    "Steps applied so far, 0 to 2**53 - 1. Assignable: the next step then is step_count + 1.")
+      .def_property_readonly("rule", &Stepper::rule, "The name of the rule that steps; lrcore.rules() lists all.")
+      .def_property_readonly(
+          "device", [](const Stepper&) { return "cpu"; }, "Where the arrays are.")
+      .def_property_readonly("size", &Stepper::size, "The number of parameters.")
+      .def("_apply", &Stepper::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a)
+      .def("_set_hypers", &Stepper::set_hypers, "hypers"_a, "weight_decay"_a)
+      .def("_set_lr", &Stepper::set_lr, "lr"_a)
+      .def("_snapshot", &Stepper::snapshot, "states"_a)
+      .def("_restore", &Stepper::restore, "states"_a, "step_count"_a, "hypers"_a, "weight_decay"_a, "lr"_a);
+}
+
+}  // namespace
+}  // namespace lrcore
+
+PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
+  using namespace lrcore;
+  using namespace py::literals;
+  module.def("rules", &list_rules);
+  module.def("backends", &backends);
+  module.def("active_backend", [] { return active_backend().name; });
+  module.def("use_backend", &use_backend, "name"_a);
+  module.def("num_threads", &pool::threads);
+  module.def("set_num_threads", &set_num_threads, "count"_a);
+  module.def("build_info", &build_info);
+  module.def("flat_size", &flat_size, "params"_a);
+  module.def("run_limit", &run_limit, "params"_a, "grads"_a, "states"_a);
+  bind_stepper(module);
+}

@@ -1,0 +1,24 @@
+// Every rule's name, states, hyperparameters and fold, and the fold of the stages.
+#pragma once
+
+#include <span>
+
+#include "step.h"
+
+namespace lrcore {
+
+struct RuleInfo {
+  const char* name;
+  Names states;
+  Names hypers;
+  /// Writes the rule's step constants. `hypers` holds doubles in the order of the names.
+  void (*fold)(const double* hypers, const Clock& now, Memo& memo, float* constants);
+};
+
+/// In the order of the registry.
+std::span<const RuleInfo> rule_infos();
+
+/// `weight_decay` is decoupled from the gradient or coupled to it; `maximize` turns the gradient round.
+Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize);
+
+}  // namespace lrcore

@@ -1,0 +1,9 @@
+#include "backends.h"
+#include "lane_avx512.h"
+#include "sweep.h"
+
+namespace lrcore::cpu {
+
+constinit const Kernels avx512_kernels = kernels<Avx512>(rules::Registry{});
+
+}  // namespace lrcore::cpu

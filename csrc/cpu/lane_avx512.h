@@ -1,0 +1,44 @@
+// Sixteen floats in an AVX-512 register; partial accesses through a mask. Needs AVX-512F alone.
+#pragma once
+
+#include <immintrin.h>
+
+namespace lrcore::cpu {
+namespace {
+
+struct f32x16 {
+  __m512 x;
+
+  f32x16() = default;
+  f32x16(__m512 lanes) : x(lanes) {}
+  f32x16(float all) : x(_mm512_set1_ps(all)) {}
+
+  friend f32x16 operator+(f32x16 a, f32x16 b) { return _mm512_add_ps(a.x, b.x); }
+  friend f32x16 operator-(f32x16 a, f32x16 b) { return _mm512_sub_ps(a.x, b.x); }
+  friend f32x16 operator*(f32x16 a, f32x16 b) { return _mm512_mul_ps(a.x, b.x); }
+  friend f32x16 operator/(f32x16 a, f32x16 b) { return _mm512_div_ps(a.x, b.x); }
+  friend f32x16 sqrt(f32x16 a) { return _mm512_sqrt_ps(a.x); }
+  friend f32x16 abs(f32x16 a) { return _mm512_abs_ps(a.x); }
+  friend f32x16 max(f32x16 a, f32x16 b) { return _mm512_max_ps(a.x, b.x); }
+  friend f32x16 sign(f32x16 a) {
+    const __m512 zero = _mm512_setzero_ps();
+    const __m512 above = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.x, zero, _CMP_GT_OQ), _mm512_set1_ps(1.0f));
+    const __m512 signs = _mm512_mask_mov_ps(above, _mm512_cmp_ps_mask(a.x, zero, _CMP_LT_OQ), _mm512_set1_ps(-1.0f));
+    return _mm512_mask_mov_ps(signs, _mm512_cmp_ps_mask(a.x, a.x, _CMP_UNORD_Q), a.x);
+  }
+};
+
+struct Avx512 {
+  using Lane = f32x16;
+  static constexpr int width = 16;
+
+  static f32x16 load(const float* a) { return _mm512_loadu_ps(a); }
+  static void store(float* a, f32x16 lane) { _mm512_storeu_ps(a, lane.x); }
+
+  static __mmask16 mask(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
+  static f32x16 load(const float* a, int count) { return _mm512_maskz_loadu_ps(mask(count), a); }
+  static void store(float* a, f32x16 lane, int count) { _mm512_mask_storeu_ps(a, mask(count), lane.x); }
+};
+
+}  // namespace
+}  // namespace lrcore::cpu

@@ -1,0 +1,139 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace lrcore::pool {
+namespace {
+
+constexpr int64_t smallest_slice = 32 * 1024;  // elements worth waking a thread for; measured
+constexpr int64_t slice_multiple = 16;         // 64 bytes
+constexpr int spins = 2000;                    // some tens of microseconds before a thread goes to sleep
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+/// Waits until the value differs from `old`: a bounded spin, then a futex.
+template <class T>
+T wait_for_change(const std::atomic<T>& value, T old) {
+  for (int i = 0; i < spins; ++i) {
+    const T now = value.load(std::memory_order_acquire);
+    if (now != old) return now;
+    relax();
+  }
+  value.wait(old, std::memory_order_acquire);
+  return value.load(std::memory_order_acquire);
+}
+
+struct Job {
+  Task task;
+  const void* context;
+};
+
+struct Worker {
+  alignas(64) std::atomic<uint32_t> ticket{0};  // changes when there is a slice to do
+  int64_t begin = 0, end = 0;
+};
+
+/// The workers, and the one job that they share. Never destroyed: workers are not joined at exit.
+struct Crew {
+  std::mutex busy;
+  std::vector<std::unique_ptr<Worker>> workers;
+  Job job{};
+  alignas(64) std::atomic<int> pending{0};
+
+  /// Hires until there are `wanted` workers, or as many as the system gives.
+  int hire(int wanted) {
+    workers.reserve(static_cast<size_t>(wanted));
+    while (static_cast<int>(workers.size()) < wanted) {
+      auto worker = std::make_unique<Worker>();
+      // Signals are for the threads of the program.
+      sigset_t all, found;
+      sigfillset(&all);
+      pthread_sigmask(SIG_SETMASK, &all, &found);
+      bool started = true;
+      try {
+        std::thread([this, &own = *worker] { serve(own); }).detach();
+      } catch (const std::system_error&) {
+        started = false;
+      }
+      pthread_sigmask(SIG_SETMASK, &found, nullptr);
+      if (!started) break;
+      workers.push_back(std::move(worker));
+    }
+    return std::min(wanted, static_cast<int>(workers.size()));
+  }
+
+  void serve(Worker& own) {
+    for (uint32_t seen = 0;;) {
+      seen = wait_for_change(own.ticket, seen);
+      job.task(job.context, own.begin, own.end);
+      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) pending.notify_one();
+    }
+  }
+
+  void run(int64_t n, int parts, Job new_job) {
+    const int helpers = hire(parts - 1);
+    const int64_t share = (n + helpers) / (helpers + 1);
+    const int64_t slice = (share + slice_multiple - 1) / slice_multiple * slice_multiple;
+    job = new_job;
+    pending.store(helpers, std::memory_order_relaxed);
+    for (int i = 0; i < helpers; ++i) {
+      Worker& worker = *workers[static_cast<size_t>(i)];
+      worker.begin = std::min(n, (i + 1) * slice);
+      worker.end = std::min(n, (i + 2) * slice);
+      worker.ticket.fetch_add(1, std::memory_order_release);
+      worker.ticket.notify_one();
+    }
+    job.task(job.context, 0, std::min(n, slice));
+    for (int left = pending.load(std::memory_order_acquire); left != 0;) left = wait_for_change(pending, left);
+  }
+};
+
+std::atomic<int> thread_count{0};  // 0: not yet asked for
+
+/// The crew of this process. A forked child has none of its parent's threads, so it forgets their crew.
+Crew& crew() {
+  static std::atomic<Crew*> current = [] {
+    pthread_atfork(nullptr, nullptr, [] { current.store(new Crew, std::memory_order_release); });
+    return new Crew;
+  }();
+  return *current.load(std::memory_order_acquire);
+}
+
+}  // namespace
+
+int threads() {
+  int count = thread_count.load(std::memory_order_relaxed);
+  if (count == 0) thread_count.store(count = default_threads(), std::memory_order_relaxed);
+  return count;
+}
+
+void set_threads(int count) { thread_count.store(count, std::memory_order_relaxed); }
+
+void run(int64_t n, Task task, const void* context) {
+  const int parts = static_cast<int>(std::min<int64_t>(threads(), n / smallest_slice));
+  if (parts >= 2) {
+    Crew& hands = crew();
+    if (const std::unique_lock lock(hands.busy, std::try_to_lock); lock.owns_lock()) {
+      hands.run(n, parts, {task, context});
+      return;
+    }
+  }
+  task(context, 0, n);
+}
+
+}  // namespace lrcore::pool

@@ -1,0 +1,60 @@
+#include "dispatch.h"
+
+#include <atomic>
+
+#include "cpu/backends.h"
+#include "cpu/fp_mode.h"
+#include "cpu/pool.h"
+
+namespace lrcore {
+namespace {
+
+constexpr Backend backends[] = {
+#if defined(__x86_64__)
+    {"avx512", &cpu::avx512_kernels, [] { return __builtin_cpu_supports("avx512f") != 0; }},
+    {"avx2", &cpu::avx2_kernels, [] { return __builtin_cpu_supports("avx2") != 0; }},
+#endif
+    {"portable", &cpu::portable_kernels, [] { return true; }},
+};
+
+const Backend* best_backend() {
+  for (const Backend& backend : backends)
+    if (backend.runs_here()) return &backend;
+  __builtin_unreachable();  // portable runs everywhere
+}
+
+std::atomic<const Backend*>& active() {
+  static std::atomic<const Backend*> backend = best_backend();
+  return backend;
+}
+
+}  // namespace
+
+std::span<const Backend> cpu_backends() { return backends; }
+
+const Backend* find_backend(std::string_view name) {
+  for (const Backend& backend : backends)
+    if (name == backend.name) return &backend;
+  return nullptr;
+}
+
+const Backend& active_backend() { return *active().load(std::memory_order_relaxed); }
+void choose_backend(const Backend& backend) { active().store(&backend, std::memory_order_relaxed); }
+
+void run(Sweep sweep, const Step& step, int64_t n) {
+  struct Work {
+    Sweep sweep;
+    const Step& step;
+  };
+  const Work work{sweep, step};
+  pool::run(
+      n,
+      [](const void* context, int64_t begin, int64_t end) {
+        const cpu::DefaultFpMode mode;
+        const Work& own = *static_cast<const Work*>(context);
+        own.sweep(own.step, begin, end);
+      },
+      &work);
+}
+
+}  // namespace lrcore

@@ -1,0 +1,60 @@
+// RMSprop. Tieleman & Hinton 2012, "Neural Networks for Machine Learning", lecture 6.5; centered: Graves 2013.
+//
+//   v = A v + (1 - A) g^2
+//   w = v, or centered:  a = A a + (1 - A) g,  w = max(0, v - a^2)
+//   d = sqrt(w) + EPS, or inside:  d = sqrt(w + EPS)
+//
+//   plain      p = p - LR g / d
+//   momentum   b = MU b + g / d,      p = p - LR b
+//   velocity   b = MU b + LR g / d,   p = p - b
+//
+// In float32 v - a^2 can fall below 0; the maximum keeps the root real.
+#pragma once
+
+#include "root.h"
+
+namespace lrcore::rules {
+
+enum class Average { plain, centered };
+enum class Move { plain, momentum, velocity };
+
+template <Average average, Eps where, Move move>
+struct RMSprop {
+  static constexpr Names states = Names{"square_avg"} + (average == Average::centered ? Names{"grad_avg"} : Names{}) +
+                                  (move != Move::plain ? Names{"momentum_buffer"} : Names{});
+  static constexpr Names hypers = Names{"alpha", "eps"} + (move != Move::plain ? Names{"momentum"} : Names{});
+  struct Hyper {
+    double alpha, eps, momentum;
+  };
+
+  float A, A1, LR, EPS, MU;
+
+  static RMSprop fold(const Hyper& h, const Clock& now, Memo&) {
+    return {.A = f32(h.alpha), .A1 = f32(1 - h.alpha), .LR = f32(now.lr), .EPS = f32(h.eps), .MU = f32(h.momentum)};
+  }
+
+  template <class L, class... Optional>
+  constexpr void operator()(L& p, L g, L& v, Optional&... optional) const {
+    v = A * v + A1 * (g * g);
+    L w = v;
+    if constexpr (average == Average::centered) {
+      L& a = first(optional...);
+      a = A * a + A1 * g;
+      w = max(L(0), v - a * a);
+    }
+    const L d = root<where>(w, EPS);
+    if constexpr (move == Move::plain) {
+      p = p - LR * (g / d);
+    } else if constexpr (move == Move::momentum) {
+      L& b = last(optional...);
+      b = MU * b + g / d;
+      p = p - LR * b;
+    } else {
+      L& b = last(optional...);
+      b = MU * b + LR * (g / d);
+      p = p - b;
+    }
+  }
+};
+
+}  // namespace lrcore::rules

@@ -1,0 +1,40 @@
+// The words a rule may use, on one float: the lane of the portable loop and of CUDA. Wider lanes bring their own.
+//
+//   + - * /    IEEE-754 float32, round to nearest even, never fused
+//   sqrt(x)    correctly rounded
+//   abs(x)     clears the sign bit, that of NaN and -0 too
+//   max(a, b)  a > b ? a : b; so b when they are equal (max(+0, -0) is -0) or when either is NaN
+//   sign(x)    1, -1, +0 for +0 and -0, NaN for NaN
+//
+// sqrt, pow and f32 on doubles are for folds: host arithmetic, rounded once to float32 by f32.
+#pragma once
+
+#include <math.h>
+
+#include "../step.h"
+
+namespace lrcore::rules {
+
+constexpr float sqrt(float x) { return __builtin_sqrtf(x); }
+constexpr float abs(float x) { return __builtin_fabsf(x); }
+constexpr float max(float a, float b) { return a > b ? a : b; }
+constexpr float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x == 0.0f ? 0.0f : x; }
+
+inline double sqrt(double x) { return ::sqrt(x); }
+inline double pow(double base, double exponent) { return ::pow(base, exponent); }
+constexpr float f32(double x) { return static_cast<float>(x); }
+
+/// The first and the last of a rule's optional states.
+template <class L, class... Rest>
+constexpr L& first(L& state, Rest&...) {
+  return state;
+}
+template <class L, class... Rest>
+constexpr auto& last(L& state, Rest&... rest) {
+  if constexpr (sizeof...(rest) == 0)
+    return state;
+  else
+    return last(rest...);
+}
+
+}  // namespace lrcore::rules

@@ -1,0 +1,59 @@
+// The plain structures that cross rooms: what a step consists of, and what a backend offers.
+#pragma once
+
+#include <stdint.h>
+
+namespace lrcore {
+
+inline constexpr int max_states = 3;
+inline constexpr int max_hypers = 4;
+inline constexpr int max_constants = 8;
+
+/// A short list of names, in order.
+struct Names {
+  const char* text[4] = {};
+  int count = 0;
+
+  constexpr Names() = default;
+  template <class... T>
+  constexpr explicit Names(T... names) : text{names...}, count(sizeof...(T)) {}
+
+  friend constexpr Names operator+(Names left, const Names& right) {
+    for (int i = 0; i < right.count; ++i) left.text[left.count++] = right.text[i];
+    return left;
+  }
+};
+
+/// Which step is being taken, and its learning rate.
+struct Clock {
+  double t;  // 1, 2, 3, ...; exact up to 2^53
+  double lr;
+};
+
+/// A value that a fold found for `t` and may go on from at a later t. It saves time and never changes a result.
+struct Memo {
+  double key[2] = {};
+  double t = 0;
+  double value = 1;
+};
+
+/// Constants of the stages around every rule: scale, coupled decay, decoupled decay.
+struct Stages {
+  float gscale;
+  float wd;
+  float keep;
+};
+
+/// One step over flat float32 buffers of one length.
+struct Step {
+  float* p;
+  const float* g;
+  float* states[max_states];
+  Stages stages;
+  float constants[max_constants];  // the bytes of the rule object
+};
+
+/// Updates the elements [begin, end).
+using Sweep = void (*)(const Step& step, int64_t begin, int64_t end);
+
+}  // namespace lrcore

@@ -1,0 +1,45 @@
+"""The optimizer step as a library: fused, in place, equal to the last bit on every backend.
+
+>>> import lrcore, numpy
+>>> params, grads = numpy.ones(3, numpy.float32), numpy.ones(3, numpy.float32)
+>>> opt = lrcore.SGD(params, lr=0.5)
+>>> opt.step(grads)
+>>> params
+array([0.5, 0.5, 0.5], dtype=float32)
+"""
+
+from __future__ import annotations
+
+from lrcore import functional, optimizers, schedules
+from lrcore._lrcore_core import build_info as _build_info
+from lrcore._runtime import (
+    Rule,
+    _obey_environment,
+    backends,
+    info,
+    register_threadpoolctl,
+    rules,
+    set_num_threads,
+    use_backend,
+)
+from lrcore.optimizers import *
+from lrcore.pack import Pack
+
+__all__ = [
+    "Pack",
+    "Rule",
+    "backends",
+    "functional",
+    "info",
+    "optimizers",
+    "register_threadpoolctl",
+    "rules",
+    "schedules",
+    "set_num_threads",
+    "use_backend",
+]
+__all__ += optimizers.__all__
+
+__version__: str = _build_info()["version"]
+
+_obey_environment()

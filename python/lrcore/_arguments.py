@@ -1,0 +1,156 @@
+"""The arguments of the optimizers: numbers with their ranges, structural options, and the view on the numbers."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lrcore._optimizer import Optimizer
+
+Value: TypeAlias = float | tuple[float, float]
+
+
+def to_float(name: str, value: Any) -> float:
+    """Give a real number as a float; TypeError for anything else, strings included."""
+    if isinstance(value, complex) or not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    return float(value)
+
+
+def _float32(value: float) -> float:
+    """Round to float32; infinite where the number is too large for it."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return math.inf
+
+
+def magnitude(name: str, value: Any) -> float:
+    """Check a number that is finite and >= 0, and that float32 neither loses nor overflows."""
+    number = to_float(name, value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {number}")
+    rounded = _float32(number)
+    if math.isinf(rounded) or (rounded == 0) != (number == 0):
+        raise ValueError(f"{name}: {number} becomes {rounded} in float32")
+    return number
+
+
+def _fraction(name: str, value: Any) -> float:
+    number = to_float(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name}: expected a number in [0, 1), got {number}")
+    return number
+
+
+def _decay_rate(name: str, value: Any) -> float:
+    number = _fraction(name, value)
+    if _float32(number) == 1:
+        raise ValueError(f"{name}: {number} becomes 1 in float32, and an average would never move")
+    return number
+
+
+def _decay_rates(name: str, value: Any) -> tuple[float, float]:
+    try:
+        first, second = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected two numbers, got {value!r}") from None
+    return _decay_rate(f"{name}[0]", first), _decay_rate(f"{name}[1]", second)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def _eps_placement(name: str, value: Any) -> str:
+    if value not in ("corrected", "hat"):
+        raise ValueError(f"{name}: expected 'corrected' or 'hat', got {value!r}")
+    return str(value)
+
+
+#: Every numeric argument and its check. Numbers can be assigned between steps.
+NUMBERS: dict[str, Callable[[str, Any], Value]] = {
+    "alpha": _decay_rate,
+    "betas": _decay_rates,
+    "dampening": _fraction,
+    "eps": magnitude,
+    "lr_decay": magnitude,
+    "momentum": _fraction,
+    "momentum_decay": magnitude,
+    "rho": _decay_rate,
+    "weight_decay": magnitude,
+}
+
+#: Every structural option and its check. Options are fixed at construction.
+OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
+    "amsgrad": _flag,
+    "centered": _flag,
+    "decoupled_weight_decay": _flag,
+    "eps_inside_sqrt": _flag,
+    "eps_placement": _eps_placement,
+    "lr_in_velocity": _flag,
+    "maximize": _flag,
+    "nesterov": _flag,
+}
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the numeric ones of the arguments `values`."""
+    return {name: NUMBERS[name](name, value) for name, value in values.items() if name in NUMBERS}
+
+
+def options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the structural ones of the arguments `values`."""
+    return {name: OPTIONS[name](name, value) for name, value in values.items() if name not in NUMBERS}
+
+
+def flatten(values: Mapping[str, Value]) -> dict[str, float]:
+    """Give the numbers under the names of the rules, where `betas` is `beta1` and `beta2`."""
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            flat |= {f"{name.removesuffix('s')}{i}": number for i, number in enumerate(value, 1)}
+        else:
+            flat[name] = value
+    return flat
+
+
+class Hyper(MutableMapping[str, Value]):
+    """An optimizer's numeric arguments by name: read, or assigned between steps.
+
+    Every assignment is checked as the constructor's arguments are. A change that would need another rule, such as
+    momentum to or from 0, is a ValueError. Names cannot be added or removed. `update` changes all or nothing.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def __getitem__(self, name: str) -> Value:
+        value: Value = self._optimizer._hyper[name]
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._optimizer._change_hyper({name: value})
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"{name}: hyperparameters cannot be removed")
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Assign several at once: all or, when one is refused, none."""
+        self._optimizer._change_hyper(dict(*args, **kwargs))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._optimizer._hyper)
+
+    def __len__(self) -> int:
+        return len(self._optimizer._hyper)
+
+    def __repr__(self) -> str:
+        return repr(self._optimizer._hyper)

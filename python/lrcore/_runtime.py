@@ -1,0 +1,146 @@
+"""What is here and what is in use: rules, backends, threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lrcore import _lrcore_core as core
+
+
+class Rule(NamedTuple):
+    """An update rule: the names of its states and of the numbers it takes, in order."""
+
+    states: tuple[str, ...]
+    hyper: tuple[str, ...]
+
+    @property
+    def bytes_per_element(self) -> int:
+        """What a step has to read and write: p, g and each state; p and each state."""
+        return 4 * (3 + 2 * len(self.states))
+
+
+def rules() -> dict[str, Rule]:
+    """Give every update rule by name. Variants of an optimizer are rules of their own."""
+    return {name: Rule(*names) for name, names in core.rules().items()}
+
+
+def backends() -> list[str]:
+    """Give the names of the backends that run here, best first."""
+    return core.backends()
+
+
+class use_backend:
+    """Step CPU arrays with the named backend from now on, or within a ``with`` block.
+
+    It holds for the whole process, all threads included, and is looked up at every step. Results do not depend on it.
+    The environment variable ``LRCORE_BACKEND`` does the same from outside.
+
+    Parameters
+    ----------
+    name : str
+        One of `backends()`.
+
+    Raises
+    ------
+    ValueError
+        When no CPU backend has that name.
+    RuntimeError
+        When this CPU cannot run it.
+
+    Examples
+    --------
+    >>> with use_backend("portable"):
+    ...     pass
+    """
+
+    def __init__(self, name: str) -> None:
+        self._former = core.active_backend()
+        core.use_backend(name)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exception: object) -> None:
+        core.use_backend(self._former)
+
+
+def set_num_threads(count: int) -> None:
+    """Let large steps use `count` threads, the calling one included.
+
+    The default is the number of CPUs that the process may use. Results do not depend on it. The environment variable
+    ``LRCORE_NUM_THREADS`` does the same from outside.
+
+    Raises
+    ------
+    ValueError
+        When count is less than 1.
+    """
+    core.set_num_threads(count)
+
+
+def register_threadpoolctl() -> None:
+    """Let `threadpoolctl` see and limit the threads of lrcore, as it does those of the BLAS libraries."""
+    try:
+        import threadpoolctl
+    except ImportError as error:
+        raise ImportError("threadpoolctl is not installed: pip install threadpoolctl") from error
+
+    class Controller(threadpoolctl.LibController):  # type: ignore[misc]
+        user_api = "lrcore"
+        internal_api = "lrcore"
+        filename_prefixes = ("_lrcore_core",)
+        check_symbols = ("lrcore_get_num_threads", "lrcore_set_num_threads")
+
+        def get_num_threads(self) -> int:
+            return int(self.dynlib.lrcore_get_num_threads())
+
+        def set_num_threads(self, num_threads: int) -> None:
+            self.dynlib.lrcore_set_num_threads(num_threads)
+
+        def get_version(self) -> str:
+            return str(core.build_info()["version"])
+
+        def set_additional_attributes(self) -> None:
+            pass
+
+    threadpoolctl.register(Controller)
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def info() -> dict[str, Any]:
+    """Tell what was built and what is here.
+
+    Returns
+    -------
+    dict
+        `version`, `compiler`, `cuda` (whether it was built) and `architectures` of the build; `cpu`, `backends`,
+        `backend` (the one in use), `threads` and `devices` of this machine.
+    """
+    return core.build_info() | {
+        "cpu": _cpu_name(),
+        "backends": backends(),
+        "backend": core.active_backend(),
+        "threads": core.num_threads(),
+        "devices": ["cpu"],
+    }
+
+
+def _obey_environment() -> None:
+    """Do what LRCORE_BACKEND and LRCORE_NUM_THREADS ask for."""
+    backend = os.environ.get("LRCORE_BACKEND")
+    if backend:
+        core.use_backend(backend)
+    threads = os.environ.get("LRCORE_NUM_THREADS")
+    if threads:
+        if not threads.isdecimal() or int(threads) < 1:
+            raise ValueError(f"LRCORE_NUM_THREADS: expected a number >= 1, got {threads!r}")
+        core.set_num_threads(int(threads))

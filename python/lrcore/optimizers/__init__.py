@@ -1,0 +1,50 @@
+"""The optimizers. Each class names its arguments, their defaults and what they mean; the equations are in C++.
+
+Arguments that every class takes:
+
+params : array of float32
+    The parameters, updated in place: NumPy, or anything with DLPack, 1-D or any C-contiguous shape.
+lr : float, schedule or callable
+    The learning rate. A schedule or a callable is asked once a step with the number of steps taken before.
+weight_decay : float
+    Added to the gradient as ``weight_decay * params``; or, when it is decoupled, the parameters are first multiplied by
+    ``1 - lr * weight_decay``, which float32 cannot tell from 1 once ``lr * weight_decay <= 2**-25``.
+decoupled_weight_decay : bool
+    Which of the two.
+maximize : bool
+    Ascend instead of descend.
+grads : array of float32, optional
+    Gradients bound once; ``step()`` then needs none. A buffer whose owner swaps its storage later (torch's ``set_``)
+    is not seen to move: make a new optimizer then.
+
+Wrong arrays raise what `Stepper.step` says; numbers out of range raise ValueError, other types TypeError.
+``g``, ``p`` and ``t`` in the equations are the gradient, the parameter and the number of the step, from 1; every
+operation is rounded to float32 by itself. `lrcore.functional` has each of these as a function.
+"""
+
+from __future__ import annotations
+
+from lrcore._optimizer import Optimizer
+from lrcore.optimizers.adadelta import Adadelta
+from lrcore.optimizers.adagrad import Adagrad
+from lrcore.optimizers.adam import Adam, AdamW
+from lrcore.optimizers.adamax import Adamax
+from lrcore.optimizers.lion import Lion
+from lrcore.optimizers.nadam import NAdam
+from lrcore.optimizers.radam import RAdam
+from lrcore.optimizers.rmsprop import RMSprop
+from lrcore.optimizers.sgd import SGD
+
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+]

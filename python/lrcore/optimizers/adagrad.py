@@ -1,0 +1,70 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lrcore._arguments import magnitude
+from lrcore._optimizer import Optimizer
+from lrcore.schedules import Rate
+
+
+class Adagrad(Optimizer):
+    """Adagrad: each parameter's own rate falls with the squares it has seen.
+
+    ::
+
+        s = s + g^2
+        p = p - lr_t g / (sqrt(s) + eps),   lr_t = lr / (1 + (t - 1) lr_decay)
+
+    State: ``sum``.
+
+    Parameters
+    ----------
+    eps : float
+        Keeps the division finite.
+    initial_accumulator_value : float
+        Where ``sum`` starts.
+    lr_decay : float
+        Lowers the rate with the step number.
+    eps_inside_sqrt : bool
+        Divide by ``sqrt(s + eps)`` instead, as Keras and optax do.
+
+    See `lrcore.optimizers` for the arguments that all optimizers share.
+
+    References
+    ----------
+    Duchi, Hazan & Singer 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization".
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 1e-2,
+        *,
+        eps: float = 1e-10,
+        initial_accumulator_value: float = 0.0,
+        lr_decay: float = 0.0,
+        eps_inside_sqrt: bool = False,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            grads,
+            initial={"sum": magnitude("initial_accumulator_value", initial_accumulator_value)},
+            eps=eps,
+            lr_decay=lr_decay,
+            eps_inside_sqrt=eps_inside_sqrt,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
+
+    @classmethod
+    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
+        return f"adagrad{'_inside' * arguments['eps_inside_sqrt']}"

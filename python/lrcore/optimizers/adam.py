@@ -1,0 +1,114 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lrcore._optimizer import Optimizer
+from lrcore.schedules import Rate
+
+
+class Adam(Optimizer):
+    """Adam: running averages of the gradient and of its square, corrected for their start at 0.
+
+    ::
+
+        m = beta1 m + (1 - beta1) g
+        v = beta2 v + (1 - beta2) g^2
+        p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+
+    State: ``exp_avg`` (m), ``exp_avg_sq`` (v), ``max_exp_avg_sq`` with amsgrad.
+
+    Parameters
+    ----------
+    betas : pair of float
+        The averages' memories, in [0, 1).
+    eps : float
+        Keeps the division finite.
+    eps_placement : {"corrected", "hat"}
+        "hat" adds epsilon to the root before its correction, as at the end of the paper's section 2 and in Keras:
+        ``lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)``.
+    amsgrad : bool
+        Put the largest v so far in place of v.
+
+    See `lrcore.optimizers` for the arguments that all optimizers share.
+
+    References
+    ----------
+    Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization"; AMSGrad: Reddi et al. 2018.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        eps_placement: Literal["corrected", "hat"] = "corrected",
+        amsgrad: bool = False,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            grads,
+            betas=betas,
+            eps=eps,
+            eps_placement=eps_placement,
+            amsgrad=amsgrad,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
+
+    @classmethod
+    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
+        amsgrad, hat = arguments["amsgrad"], arguments["eps_placement"] == "hat"
+        return f"adam{'_amsgrad' * amsgrad}{'_hat' * hat}"
+
+
+class AdamW(Adam):
+    """Adam with weight decay decoupled from the gradient: `Adam` with other defaults.
+
+    ::
+
+        p = p (1 - lr weight_decay), then Adam's step
+
+    See `Adam` for the arguments, and `lrcore.optimizers` for those that all optimizers share.
+
+    References
+    ----------
+    Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization".
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        eps_placement: Literal["corrected", "hat"] = "corrected",
+        amsgrad: bool = False,
+        weight_decay: float = 1e-2,
+        decoupled_weight_decay: bool = True,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas=betas,
+            eps=eps,
+            eps_placement=eps_placement,
+            amsgrad=amsgrad,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+            grads=grads,
+        )

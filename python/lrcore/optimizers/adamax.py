@@ -1,0 +1,57 @@
+"""Adamax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lrcore._optimizer import Optimizer
+from lrcore.schedules import Rate
+
+
+class Adamax(Optimizer):
+    """Adamax: Adam with the infinity norm in place of the root.
+
+    ::
+
+        m = beta1 m + (1 - beta1) g
+        u = max(beta2 u, |g| + eps)
+        p = p - lr / (1 - beta1^t) m / u
+
+    State: ``exp_avg`` (m), ``exp_inf`` (u).
+
+    Parameters
+    ----------
+    betas : pair of float
+        The averages' memories, in [0, 1).
+    eps : float
+        Keeps the division finite.
+
+    See `lrcore.optimizers` for the arguments that all optimizers share.
+
+    References
+    ----------
+    Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization", section 7.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 2e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            grads,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )

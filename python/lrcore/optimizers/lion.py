@@ -1,0 +1,53 @@
+"""Lion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lrcore._optimizer import Optimizer
+from lrcore.schedules import Rate
+
+
+class Lion(Optimizer):
+    """Lion: steps of one length, along the sign of an interpolated momentum.
+
+    ::
+
+        c = beta1 m + (1 - beta1) g
+        p = p - lr sign(c)
+        m = beta2 m + (1 - beta2) g
+
+    Its decay is decoupled by default. State: ``exp_avg`` (m).
+
+    Parameters
+    ----------
+    betas : pair of float
+        The weights of m in the step and in the average, in [0, 1).
+
+    See `lrcore.optimizers` for the arguments that all optimizers share.
+
+    References
+    ----------
+    Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms".
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 1e-4,
+        *,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = True,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            grads,
+            betas=betas,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )

@@ -1,0 +1,62 @@
+"""NAdam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lrcore._optimizer import Optimizer
+from lrcore.schedules import Rate
+
+
+class NAdam(Optimizer):
+    """NAdam: Adam with Nesterov's look-ahead, its momentum warmed up.
+
+    ::
+
+        mu(k) = beta1 (1 - 0.5 0.96^(k momentum_decay)),   P(t) = mu(1) ... mu(t)
+        m, v as in Adam
+        n = (1 - mu(t)) / (1 - P(t)) g + mu(t+1) / (1 - P(t+1)) m
+        p = p - lr n / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+
+    State: ``exp_avg`` (m), ``exp_avg_sq`` (v).
+
+    Parameters
+    ----------
+    betas : pair of float
+        The averages' memories, in [0, 1).
+    eps : float
+        Keeps the division finite.
+    momentum_decay : float
+        How fast the momentum warms up.
+
+    See `lrcore.optimizers` for the arguments that all optimizers share.
+
+    References
+    ----------
+    Dozat 2016, "Incorporating Nesterov Momentum into Adam".
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 2e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        momentum_decay: float = 4e-3,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            grads,
+            betas=betas,
+            eps=eps,
+            momentum_decay=momentum_decay,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )

@@ -1,0 +1,59 @@
+"""RAdam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lrcore._optimizer import Optimizer
+from lrcore.schedules import Rate
+
+
+class RAdam(Optimizer):
+    """RAdam: Adam that waits with adapting until the variance of its root is tractable.
+
+    ::
+
+        rho_inf = 2 / (1 - beta2) - 1,   rho = rho_inf - 2 t beta2^t / (1 - beta2^t)
+        m, v as in Adam
+        rho > 5    p = p - lr r sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)
+                   r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))
+        else       p = p - lr / (1 - beta1^t) m
+
+    State: ``exp_avg`` (m), ``exp_avg_sq`` (v).
+
+    Parameters
+    ----------
+    betas : pair of float
+        The averages' memories, in [0, 1).
+    eps : float
+        Keeps the division finite.
+
+    See `lrcore.optimizers` for the arguments that all optimizers share.
+
+    References
+    ----------
+    Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond".
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            grads,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )

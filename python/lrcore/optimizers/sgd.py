@@ -1,0 +1,81 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lrcore._optimizer import Optimizer, refuse_without_momentum
+from lrcore.schedules import Rate
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, plain or with momentum.
+
+    ::
+
+        plain                        p = p - lr g
+        momentum                     b = momentum b + (1 - dampening) g,   p = p - lr b
+        nesterov                     b = momentum b + g,                   p = p - lr (g + momentum b)
+        lr_in_velocity               b = momentum b + lr g,                p = p - b
+        nesterov, lr_in_velocity     b = momentum b + lr g,                p = p - (momentum b + lr g)
+
+    The first b is g without dampening. The velocity forms agree with the others at a constant rate and part from them
+    when the rate changes. State: ``momentum_buffer`` (none when plain).
+
+    Parameters
+    ----------
+    momentum, dampening : float
+        In [0, 1). Dampening needs momentum, and is refused with nesterov and lr_in_velocity.
+    nesterov : bool
+        Look ahead along the velocity. Needs momentum.
+    lr_in_velocity : bool
+        Accumulate ``lr * g``, as most texts and Keras do. Needs momentum.
+
+    See `lrcore.optimizers` for the arguments that all optimizers share.
+
+    References
+    ----------
+    Robbins & Monro 1951; Polyak 1964; Nesterov 1983, in the form of Sutskever et al. 2013.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 1e-3,
+        *,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        lr_in_velocity: bool = False,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            grads,
+            momentum=momentum,
+            dampening=dampening,
+            nesterov=nesterov,
+            lr_in_velocity=lr_in_velocity,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
+
+    @classmethod
+    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
+        nesterov, velocity = arguments["nesterov"], arguments["lr_in_velocity"]
+        refuse_without_momentum(arguments, "nesterov", "dampening", "lr_in_velocity")
+        if arguments["dampening"] and nesterov:
+            raise ValueError("nesterov: its look-ahead assumes an undamped velocity; set dampening=0")
+        if arguments["dampening"] and velocity:
+            raise ValueError("lr_in_velocity: this form weights the gradient by lr alone; set dampening=0")
+        if not arguments["momentum"]:
+            return "sgd"
+        if nesterov or velocity:
+            return f"sgd{'_nesterov' * nesterov}{'_velocity' * velocity}"
+        return "sgd_momentum"
