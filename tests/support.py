@@ -1,0 +1,119 @@
+"""What the tests share: how each rule is reached from Python, problems to step on, and what "equal bits" means."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import lrcore
+import numpy as np
+import oracle
+from lrcore.optimizers import Optimizer
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+CLASSES: dict[str, type[Any]] = {
+    name: getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"
+}
+
+STAGES = ("weight_decay", "decoupled_weight_decay", "maximize", "grads")
+"""Arguments that every class has and that choose no rule."""
+
+
+class Way(NamedTuple):
+    """A class and the arguments that make it choose a rule."""
+
+    cls: type[Any]
+    arguments: dict[str, Any]
+
+
+def choices(cls: type[Any]) -> dict[str, Sequence[Any]]:
+    """Give for each argument that can choose a rule the values to try."""
+    hints = typing.get_type_hints(cls.__init__)
+    tried: dict[str, Sequence[Any]] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name in STAGES:
+            continue
+        if isinstance(parameter.default, bool):
+            tried[name] = (False, True)
+        elif typing.get_origin(hints[name]) is typing.Literal:
+            tried[name] = typing.get_args(hints[name])
+        elif name == "momentum":
+            tried[name] = (0.0, 0.9)
+    return tried
+
+
+def all_ways() -> Iterator[tuple[str, Way]]:
+    """Give every rule that the classes choose, by trying all their options together."""
+    for cls in CLASSES.values():
+        tried = choices(cls)
+        for values in itertools.product(*tried.values()):
+            arguments = dict(zip(tried, values, strict=True))
+            try:
+                opt = cls(np.zeros(0, np.float32), **arguments)
+            except ValueError:
+                continue  # a refused combination
+            yield opt.rule, Way(cls, arguments)
+
+
+WAYS: dict[str, Way] = dict(reversed(list(all_ways())))
+"""For each rule the first class and arguments that choose it."""
+
+
+def make(rule: str, params: Any, lr: Any = 0.01, **arguments: Any) -> Optimizer:
+    """Make an optimizer that steps with `rule`."""
+    cls, chosen = WAYS[rule]
+    optimizer: Optimizer = cls(params, lr, **chosen | arguments)
+    return optimizer
+
+
+def flat_hyper(optimizer: Optimizer) -> dict[str, float]:
+    """Give an optimizer's numbers under the oracle's names."""
+    flat: dict[str, float] = {}
+    for name, value in optimizer.hyper.items():
+        if isinstance(value, tuple):
+            flat["beta1"], flat["beta2"] = value
+        else:
+            flat[name] = value
+    return flat
+
+
+def oracle_step(
+    optimizer: Optimizer, p: Array, g: Array, states: Sequence[Array], *, t: int, lr: float, **stages: Any
+) -> tuple[Array, list[Array]]:
+    """Give what the oracle makes of step t under this optimizer's rule and numbers."""
+    hyper = flat_hyper(optimizer)
+    decay = hyper.pop("weight_decay")
+    return oracle.step32(optimizer.rule, p, g, states, t=t, lr=lr, hyper=hyper, weight_decay=decay, **stages)
+
+
+def gradients(rng: np.random.Generator, n: int) -> Array:
+    """Give gradients over nine decades, some of them 0."""
+    g = rng.standard_normal(n) * 10.0 ** rng.uniform(-6, 3, n)
+    g[rng.random(n) < 0.05] = 0
+    return g.astype(np.float32)
+
+
+def assert_bits(actual: Any, expected: Any, what: str = "") -> None:
+    """Assert equality to the last bit, the sign of zero included, and NaN at equal positions."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.dtype == expected.dtype == np.float32
+    assert actual.shape == expected.shape
+    nan = np.isnan(expected)
+    np.testing.assert_array_equal(np.isnan(actual), nan, err_msg=f"{what}: positions of NaN")
+    differ = np.flatnonzero((actual.view(np.uint32) != expected.view(np.uint32)) & ~nan)
+    assert not differ.size, (
+        f"{what}: {differ.size} of {actual.size} elements differ, first at {differ[0]}: "
+        f"{actual[differ[0]]!r}, expected {expected[differ[0]]!r}"
+    )
+
+
+def assert_same(optimizer: Optimizer, p: Array, states: Sequence[Array], what: str = "") -> None:
+    """Assert that parameters and states have the expected bits."""
+    assert_bits(optimizer.params, p, f"{what} params")
+    for (name, state), expected in zip(optimizer.state.items(), states, strict=True):
+        assert_bits(state, expected, f"{what} {name}")

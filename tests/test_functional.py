@@ -1,0 +1,97 @@
+"""`lrcore.functional`: the same steps as the classes, on the caller's state."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import lrcore
+import numpy as np
+import pytest
+from support import CLASSES, WAYS, Array, assert_bits, assert_same, gradients, make
+
+N = 101
+
+
+def function(rule: str) -> Any:
+    """Give the function that takes a rule's steps."""
+    return getattr(lrcore.functional, WAYS[rule].cls.__name__.lower())
+
+
+def zeros(rule: str) -> list[Array]:
+    """Give the states of a rule at the start."""
+    return [np.zeros(N, np.float32) for _ in lrcore.rules()[rule].states]
+
+
+def test_one_function_a_class() -> None:
+    assert set(lrcore.functional.__all__) == {name.lower() for name in CLASSES}
+    with pytest.raises(AttributeError, match="adamw2"):
+        _ = lrcore.functional.adamw2
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_signature_is_that_of_the_class(name: str) -> None:
+    own = inspect.signature(getattr(lrcore.functional, name.lower())).parameters
+    assert list(own)[:3] == ["params", "grads", "states"]
+    assert own["step"].default is own["lr"].default is inspect.Parameter.empty
+    theirs = inspect.signature(CLASSES[name]).parameters
+    for each in set(theirs) - {"params", "grads", "lr"}:
+        assert own[each] == theirs[each]
+
+
+def test_same_bits_as_the_class(rule: str) -> None:
+    """Whole, and slice by slice in any order."""
+    rng = np.random.default_rng(3)
+    start = rng.standard_normal(N).astype(np.float32)
+    all_gradients = [gradients(rng, N) for _ in range(5)]
+    options = dict(WAYS[rule].arguments, weight_decay=0.1, maximize=True)
+    opt = make(rule, start.copy(), lambda t: 0.1 / (1 + t), weight_decay=0.1, maximize=True)
+    whole, sliced = (start.copy(), zeros(rule)), (start.copy(), zeros(rule))
+    for t, g in enumerate(all_gradients, 1):
+        opt.step(g, grad_scale=0.5)
+        numbers = options | {"step": t, "lr": 0.1 / t, "grad_scale": 0.5}
+        assert function(rule)(whole[0], g, *whole[1], **numbers) is None
+        cuts = [slice(50, 101), slice(0, 7), slice(7, 50)]
+        for cut in cuts:
+            function(rule)(sliced[0][cut], g[cut], *(state[cut] for state in sliced[1]), **numbers)
+    assert_same(opt, whole[0], whole[1])
+    assert_same(opt, sliced[0], sliced[1])
+
+
+def test_the_caller_sets_the_start_of_the_sum() -> None:
+    total = np.full(N, 0.25, np.float32)
+    p = np.ones(N, np.float32)
+    lrcore.functional.adagrad(p, p.copy(), total, step=1, lr=0.1)
+    opt = lrcore.Adagrad(np.ones(N, np.float32), lr=0.1, initial_accumulator_value=0.25)
+    opt.step(np.ones(N, np.float32))
+    assert_same(opt, p, [total])
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "match"),
+    [
+        ({"step": 0}, ValueError, "^step: expected a number from 1"),
+        ({"step": 2**53}, ValueError, "^step: expected a number from 1"),
+        ({"step": 1.5}, TypeError, "step"),
+        ({"lr": -1.0}, ValueError, "^lr: expected a finite number >= 0, got -1.0"),
+        ({"lr": np.nan}, ValueError, "^lr: expected"),
+        ({"lr": 1e39}, ValueError, "^lr: expected"),
+        ({"betas": (0.9, 1.0)}, ValueError, r"^betas\[1\]: expected"),
+        ({"betas": [0.9, 1.0]}, ValueError, r"^betas\[1\]: expected"),
+        ({"amsgrad": 1}, TypeError, "^amsgrad: expected True or False"),
+        ({"momentum": 0.5}, TypeError, "momentum"),
+    ],
+)
+def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:
+    arrays = [np.ones(N, np.float32) for _ in range(4)]
+    lrcore.functional.adam(*arrays, step=1, lr=0.1, amsgrad=False)
+    before = [array.copy() for array in arrays]
+    with pytest.raises(error, match=match):
+        lrcore.functional.adam(*arrays, **{"step": 1, "lr": 0.1} | changed)
+    for array, kept in zip(arrays, before, strict=True):
+        assert_bits(array, kept)
+
+
+def test_missing_keywords() -> None:
+    with pytest.raises(TypeError, match="step"):
+        lrcore.functional.sgd(np.ones(3, np.float32), np.ones(3, np.float32), lr=0.1)  # type: ignore[call-arg]

@@ -1,0 +1,130 @@
+"""Backends, threads, information, and what the environment asks for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import lrcore
+import numpy as np
+import pytest
+
+
+def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a fresh interpreter with these environment variables."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_backends_are_listed_best_first() -> None:
+    names = lrcore.backends()
+    assert names[-1] == "portable"
+    assert names == [name for name in ("avx512", "avx2", "portable") if name in names]
+    if not os.environ.get("LRCORE_BACKEND"):
+        assert lrcore.info()["backend"] == names[0]
+
+
+def test_use_backend_as_a_call_and_as_a_context() -> None:
+    first = lrcore.info()["backend"]
+    with lrcore.use_backend("portable"):
+        assert lrcore.info()["backend"] == "portable"
+        with lrcore.use_backend(first):
+            assert lrcore.info()["backend"] == first
+        assert lrcore.info()["backend"] == "portable"
+    assert lrcore.info()["backend"] == first
+    lrcore.use_backend("portable")
+    assert lrcore.info()["backend"] == "portable"
+    lrcore.use_backend(first)
+
+
+@pytest.mark.parametrize("name", ["sse2", "cuda", "", "AVX2"])
+def test_unknown_backend(name: str) -> None:
+    before = lrcore.info()["backend"]
+    with pytest.raises(ValueError, match=f"^backend: expected one of .*portable, got '{name}'"):
+        lrcore.use_backend(name)
+    assert lrcore.info()["backend"] == before
+
+
+def test_a_backend_that_this_cpu_lacks() -> None:
+    missing = set(lrcore.info()["architectures"]) - set(lrcore.backends())
+    if not missing:
+        pytest.skip("this CPU runs every backend that was built")
+    for name in missing:
+        with pytest.raises(RuntimeError, match=f"^backend: this CPU cannot run '{name}'"):
+            lrcore.use_backend(name)
+
+
+def test_environment() -> None:
+    show = "import lrcore; print(lrcore.info()['backend'], lrcore.info()['threads'])"
+    assert python(show, LRCORE_BACKEND="portable", LRCORE_NUM_THREADS="3").stdout.split() == ["portable", "3"]
+    assert "ValueError: backend: expected one of" in python(show, LRCORE_BACKEND="fast").stderr
+    for bad in ("0", "many", "-1", "1.5"):
+        assert "ValueError: LRCORE_NUM_THREADS: expected" in python(show, LRCORE_NUM_THREADS=bad).stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this platform has no affinity mask")
+def test_threads_follow_the_affinity_mask() -> None:
+    show = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import lrcore; print(lrcore.info()['threads'])"
+    assert python(show).stdout.strip() == "1"
+
+
+def test_threadpoolctl_sees_and_limits_the_threads() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    lrcore.register_threadpoolctl()
+    before = lrcore.info()["threads"]
+    (ours,) = [each for each in threadpoolctl.threadpool_info() if each["user_api"] == "lrcore"]
+    assert ours["num_threads"] == before
+    assert ours["version"] == lrcore.__version__
+    with threadpoolctl.threadpool_limits(before + 1, user_api="lrcore"):
+        assert lrcore.info()["threads"] == before + 1
+    assert lrcore.info()["threads"] == before
+
+
+def test_info() -> None:
+    info = lrcore.info()
+    assert set(info) == {
+        "version", "compiler", "cuda", "architectures", "cpu", "backends", "backend", "threads", "devices",
+    }  # fmt: skip
+    assert info["version"] == lrcore.__version__
+    assert info["cuda"] is False
+    assert info["threads"] >= 1
+    assert info["cpu"]
+
+
+def test_import_brings_nothing_heavy() -> None:
+    """NumPy is the only dependency; nothing is compiled or started at import."""
+    program = "import sys, lrcore, threading; print(*sys.modules); assert threading.active_count() == 1"
+    done = python(program)
+    assert done.returncode == 0, done.stderr
+    heavy = {"torch", "cupy", "sklearn", "matplotlib", "tqdm", "threadpoolctl", "scipy"}
+    assert not heavy & set(done.stdout.split())
+    threads = python(
+        "import lrcore; print(len(__import__('os').listdir('/proc/self/task')))", OPENBLAS_NUM_THREADS="1"
+    )
+    if threads.returncode == 0:
+        assert threads.stdout.strip() == "1"
+
+
+def test_rules_say_what_a_step_moves() -> None:
+    moved = {name: rule.bytes_per_element for name, rule in lrcore.rules().items()}
+    assert (moved["sgd"], moved["lion"], moved["adam"], moved["adam_amsgrad"]) == (12, 20, 28, 36)
+
+
+def test_public_names_exist() -> None:
+    for module in (lrcore, lrcore.optimizers, lrcore.functional, lrcore.schedules):
+        for name in module.__all__:
+            assert getattr(module, name) is not None
+
+
+def test_numpy_subclasses_keep_numpy_state() -> None:
+    class Own(np.ndarray):
+        pass
+
+    opt = lrcore.Adam(np.ones(3, np.float32).view(Own))
+    assert type(opt.state["exp_avg"]) is np.ndarray

@@ -1,0 +1,172 @@
+"""Threads, forks and interrupts: no hang, no crash, no lost step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+
+import lrcore
+import numpy as np
+import pytest
+from support import assert_bits, assert_same, gradients, make
+
+LARGE = 300_000  # enough for the pool to cut
+
+
+def together(count: int, work: Callable[[int], None]) -> None:
+    """Run `work` in several threads at once; fail when one has not ended within a minute."""
+    gate = threading.Barrier(count)
+    failures: list[BaseException] = []
+
+    def run(index: int) -> None:
+        gate.wait()
+        try:
+            work(index)
+        except BaseException as error:
+            failures.append(error)
+
+    all_threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(count)]
+    for thread in all_threads:
+        thread.start()
+    for thread in all_threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not failures, failures
+
+
+@pytest.mark.parametrize("n", [100, LARGE])
+def test_eight_threads_on_one_optimizer_lose_no_step(n: int) -> None:
+    opt = lrcore.SGD(np.zeros(n, np.float32), lr=lambda t: float(t >= 0))
+    g = np.full(n, -1, np.float32)
+
+    def work(_: int) -> None:
+        for _ in range(25):
+            opt.step(g)
+
+    together(8, work)
+    assert opt.step_count == 200
+    assert_bits(opt.params, np.full(n, 200, np.float32))
+
+
+def test_eight_threads_on_eight_optimizers() -> None:
+    rng = np.random.default_rng(0)
+    all_gradients = [gradients(rng, LARGE) for _ in range(5)]
+    optimizers = [lrcore.Adam(np.ones(LARGE, np.float32)) for _ in range(9)]
+
+    def work(index: int) -> None:
+        for g in all_gradients:
+            optimizers[index].step(g)
+
+    together(8, work)
+    work(8)
+    for opt in optimizers[:8]:
+        assert_same(opt, optimizers[8].params, list(map(np.array, optimizers[8].state.values())))
+
+
+def test_saving_while_another_thread_steps() -> None:
+    """A state dictionary is of one moment: here the state equals its step count."""
+    opt = lrcore.Adagrad(np.zeros(LARGE, np.float32))
+    g = np.ones(LARGE, np.float32)
+
+    def work(index: int) -> None:
+        for _ in range(20):
+            if index:
+                saved = opt.state_dict()
+                assert (saved["state"]["sum"] == saved["step_count"]).all()
+            else:
+                opt.step(g)
+
+    together(3, work)
+
+
+@pytest.mark.usefixtures("threads")
+def test_more_threads_than_cores_and_back() -> None:
+    g = np.full(LARGE, -1, np.float32)
+    opt = lrcore.SGD(np.zeros(LARGE, np.float32), lr=1.0)
+    for count in (1, 16, 2, 9, 1, 3):
+        lrcore.set_num_threads(count)
+        assert lrcore.info()["threads"] == count
+        for _ in range(20):
+            opt.step(g)
+    assert_bits(opt.params, np.full(LARGE, 120, np.float32))
+    for bad in (0, -1):
+        with pytest.raises(ValueError, match="^num_threads: expected a number >= 1"):
+            lrcore.set_num_threads(bad)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_forked_child_steps() -> None:
+    """In the child none of the pool's threads exists; it must neither wait for them nor lose work."""
+    program = """
+        import os, signal, sys
+        import numpy as np, lrcore
+        lrcore.set_num_threads(4)
+        opt = lrcore.SGD(np.zeros(300_000, np.float32), lr=1.0)
+        g = np.full(300_000, -1, np.float32)
+        opt.step(g)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            for _ in range(10):
+                opt.step(g)
+            os._exit(0 if opt.step_count == 11 and (opt.params == 11).all() else 1)
+        opt.step(g)
+        _, status = os.waitpid(child, 0)
+        sys.exit(os.waitstatus_to_exitcode(status) or not (opt.params == 2).all())
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], timeout=60, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_an_interrupt_leaves_a_consistent_state() -> None:
+    """Ctrl-C lands between steps: parameters and count belong together."""
+    opt = lrcore.SGD(np.zeros(LARGE, np.float32), lr=1.0)
+    g = np.full(LARGE, -1, np.float32)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            opt.step(g)
+    timer.join()
+    assert opt.step_count > 0
+    # Beyond 2^24 a float32 does not count on; no machine gets there in the time above.
+    assert_bits(opt.params, np.full(LARGE, opt.step_count, np.float32))
+
+
+def test_the_gil_is_free_during_a_sweep() -> None:
+    """Another Python thread runs on while a long step works."""
+    n = 20_000_000
+    opt = make("adam", np.zeros(n, np.float32), grads=np.ones(n, np.float32))
+    running, ticks = threading.Event(), 0
+    seen = []
+
+    def tick() -> None:
+        nonlocal ticks
+        running.set()
+        while running.is_set():
+            ticks += 1
+            time.sleep(0)  # lets go of the GIL
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # the GIL changes hands only where a thread lets go of it
+    thread = threading.Thread(target=tick, daemon=True)
+    try:
+        thread.start()
+        running.wait()
+        for _ in range(3):
+            before = ticks
+            opt.step()
+            seen.append(ticks - before)
+    finally:
+        running.clear()
+        sys.setswitchinterval(interval)
+    thread.join(60)
+    assert max(seen) > 0
