@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import lrcore
 import pytest
+
+import lrcore
 
 
 @pytest.fixture(params=lrcore.rules())

@@ -8,11 +8,12 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import lrcore
 import numpy as np
+from numpy.typing import NDArray
+
+import lrcore
 import oracle
 from lrcore.optimizers import Optimizer
-from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
@@ -23,6 +24,9 @@ CLASSES: dict[str, type[Any]] = {
 STAGES = ("weight_decay", "decoupled_weight_decay", "maximize", "grads")
 """Arguments that every class has and that choose no rule."""
 
+NUMBERS = {"momentum": (0.0, 0.9), "dampening": (0.3, 0.0), "lr_decay": (0.1,)}
+"""Numbers that are 0 by default and then change nothing, with what to try instead, in order of preference."""
+
 
 class Way(NamedTuple):
     """A class and the arguments that make it choose a rule."""
@@ -32,7 +36,7 @@ class Way(NamedTuple):
 
 
 def choices(cls: type[Any]) -> dict[str, Sequence[Any]]:
-    """Give for each argument that can choose a rule the values to try."""
+    """Give for each argument that chooses a rule, or is 0 by default, the values to try."""
     hints = typing.get_type_hints(cls.__init__)
     tried: dict[str, Sequence[Any]] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
@@ -42,8 +46,8 @@ def choices(cls: type[Any]) -> dict[str, Sequence[Any]]:
             tried[name] = (False, True)
         elif typing.get_origin(hints[name]) is typing.Literal:
             tried[name] = typing.get_args(hints[name])
-        elif name == "momentum":
-            tried[name] = (0.0, 0.9)
+        elif name in NUMBERS:
+            tried[name] = NUMBERS[name]
     return tried
 
 

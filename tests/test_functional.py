@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import lrcore
 import numpy as np
 import pytest
+
+import lrcore
 from support import CLASSES, WAYS, Array, assert_bits, assert_same, gradients, make
 
 N = 101

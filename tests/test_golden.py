@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peers
 import pytest
+
+import peers
 
 FILE = Path(__file__).resolve().parent / "golden" / "peers.json"
 GOLDEN: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))

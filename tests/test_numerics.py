@@ -7,9 +7,10 @@ import ctypes.util
 import platform
 from collections.abc import Iterator
 
-import lrcore
 import numpy as np
 import pytest
+
+import lrcore
 from support import Array, assert_bits, assert_same, gradients, make, oracle_step
 
 N = 37  # two AVX-512 lanes and a remainder

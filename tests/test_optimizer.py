@@ -9,9 +9,10 @@ import pickle
 import weakref
 from typing import Any
 
-import lrcore
 import numpy as np
 import pytest
+
+import lrcore
 from lrcore import schedules
 from lrcore._arguments import NUMBERS, OPTIONS
 from support import CLASSES, Array, assert_bits, assert_same, choices, gradients, make
@@ -70,7 +71,7 @@ def test_every_argument_acts_or_is_refused(name: str, argument: str) -> None:
     without, with_it = cls(start(), **arguments), cls(start(), **arguments | {argument: changed})
     assert not np.array_equal(run(without, steps), run(with_it, steps))
     for option, values in choices(cls).items():
-        if option in (argument, "momentum"):
+        if option == argument or len(values) < 2 or not isinstance(values[1], (bool, str)):
             continue
         try:
             pair = [

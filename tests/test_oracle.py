@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from oracle import RULES, Arithmetic, Bound, Float32, Options, bounds, constants, step, step32, step64
 
 F = np.float32

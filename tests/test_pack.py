@@ -6,9 +6,10 @@ import copy
 import pickle
 from typing import Any
 
-import lrcore
 import numpy as np
 import pytest
+
+import lrcore
 from support import assert_bits
 
 

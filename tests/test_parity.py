@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import peers
 import pytest
+
+import peers
 
 HERE = Path(__file__).resolve().parent / "golden"
 NOISE = peers.Tolerance(

@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import lrcore
 import numpy as np
-import oracle
 import pytest
+
+import lrcore
+import oracle
 from support import WAYS, Array, assert_bits, assert_same, flat_hyper, gradients, make, oracle_step
 
 SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100003)

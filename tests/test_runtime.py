@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 
-import lrcore
 import numpy as np
 import pytest
+
+import lrcore
 
 
 def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lrcore import schedules
 from lrcore.schedules import Constant, Cosine, Function, Schedule
 

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 
-import lrcore
 import numpy as np
 import pytest
+
+import lrcore
 from support import assert_bits, assert_same, gradients, make
 
 LARGE = 300_000  # enough for the pool to cut

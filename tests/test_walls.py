@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import lrcore
 import pytest
+
+import lrcore
 
 SOURCES = Path(__file__).resolve().parent.parent / "csrc"
 PYTHON = Path(__file__).resolve().parent.parent / "python" / "lrcore"

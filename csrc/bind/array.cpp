@@ -158,7 +158,8 @@ void require_cpu(py::handle object, const std::string& name) {
   try {
     device = call(object, words().device);
   } catch (py::error_already_set& error) {
-    if (!error.matches(PyExc_AttributeError)) throw;
+    if (!is_refusal(error)) throw;
+    if (!error.matches(PyExc_AttributeError)) refuse_export(error, object, name);
     throw py::type_error(
         text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ", type_name(object)));
   }
@@ -171,8 +172,9 @@ void require_cpu(py::handle object, const std::string& name) {
 void require_writable(std::optional<bool> writable, const std::string& name) {
   if (!writable.has_value())
     throw py::type_error(text(name,
-                              ": a step writes this array in place, and its exporter cannot say that it may be written "
-                              "(legacy DLPack capsule); update the array's library, or pass a NumPy view of it"));
+                              ": a step writes this array in place, and its exporter does not say that it may be "
+                              "written (it gives a legacy DLPack capsule, as JAX does for its immutable arrays); pass "
+                              "a NumPy array or a torch tensor"));
   if (!*writable)
     throw py::value_error(text(name, ": the array is read-only, and a step writes it in place; pass a writable array"));
 }

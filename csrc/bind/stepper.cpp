@@ -38,9 +38,10 @@ void copy(const std::vector<Array>& from, const std::vector<Array>& to) {
 
 }  // namespace
 
-double checked_rate(double lr, const std::string& source) {
+double checked_rate(double lr, std::optional<int64_t> asked_at) {
   if (!(lr >= 0) || !fits_float32(lr))
-    throw py::value_error(text("lr: expected a finite number >= 0, got ", number(lr), source));
+    throw py::value_error(text("lr: expected a finite number >= 0, got ", number(lr),
+                               asked_at ? text(" from the schedule at t = ", *asked_at) : ""));
   return lr;
 }
 
@@ -140,7 +141,7 @@ double Stepper::rate(int64_t count) const {
   if (!value) throw py::error_already_set();
   const double lr = PyFloat_AsDouble(value.ptr());
   if (lr == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return checked_rate(lr, text(" from the schedule at t = ", count));
+  return checked_rate(lr, count);
 }
 
 void Stepper::step(py::handle grads, double grad_scale, py::handle stream) {
@@ -170,7 +171,7 @@ void Stepper::step(py::handle grads, double grad_scale, py::handle stream) {
 void Stepper::apply(py::handle params, py::handle grads, const py::sequence& states, int64_t t, double lr,
                     double grad_scale) const {
   if (t < 1 || t > max_step) throw py::value_error(text("step: expected a number from 1 to 2**53 - 1, got ", t));
-  checked_rate(lr, "");
+  checked_rate(lr);
   checked_grad_scale(grad_scale);
   const Operands operands(params, states, recipe_.info().states);
   const Array gradient = Array::import(grads, "grads", Access::read);

@@ -48,8 +48,8 @@ struct Operands {
   Step step(const Array& grads) const;
 };
 
-/// ValueError unless `lr` is finite and not negative, in float32 too. `source` says where it came from.
-double checked_rate(double lr, const std::string& source);
+/// ValueError unless `lr` is finite and not negative, in float32 too. `asked_at` is the t that a schedule was asked at.
+double checked_rate(double lr, std::optional<int64_t> asked_at = std::nullopt);
 /// ValueError unless `grad_scale` is finite in float32.
 double checked_grad_scale(double grad_scale);
 

@@ -51,11 +51,11 @@ class Schedule(ABC):
             When t is negative.
         """
         if not isinstance(t, (np.ndarray, list, tuple, range)):
-            return self._value(self._checked(operator.index(cast(SupportsIndex, t))))
+            return to_float("lr", self._value(self._checked(operator.index(cast(SupportsIndex, t)))))
         steps = np.asarray(t)
         if steps.size and not np.issubdtype(steps.dtype, np.integer):
             raise TypeError(f"t: expected integers, got dtype {steps.dtype}")
-        rates = [self._value(self._checked(step)) for step in steps.ravel().tolist()]
+        rates = [self(step) for step in steps.ravel().tolist()]
         return np.array(rates, dtype=np.float64).reshape(steps.shape)
 
     @staticmethod

@@ -1,0 +1,49 @@
+"""What CI does, as sessions: ``nox -s tests``, ``nox -s lint``, ..."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["tests", "lint"]
+
+CPP = ("csrc/*.h", "csrc/*.cpp", "csrc/*/*.h", "csrc/*/*.cpp")
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
+def tests(session: nox.Session) -> None:
+    """Run the tests against an installed build."""
+    session.install(".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """Run the live comparisons with PyTorch and optax, and step their arrays."""
+    session.install("torch==2.13.0")  # the CPU build; a plain "torch" would bring its CUDA libraries
+    session.install("optax", ".[test]")
+    session.run("pytest", "tests/test_parity.py", "tests/test_arrays.py", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and types; warnings are errors."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.install("numpy", "nox", "pytest")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    files = session.run("git", "ls-files", *CPP, external=True, silent=True)
+    session.run("clang-format", "--dry-run", "-Werror", *str(files).split())
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    session.install(".[test]", "--config-settings=cmake.define.LRCORE_SANITIZE=ON")
+    libraries = ("libasan.so", "libstdc++.so")  # the sanitizer looks for C++'s exceptions when it starts
+    paths = [session.run("g++", f"-print-file-name={each}", external=True, silent=True) for each in libraries]
+    # Python itself is not instrumented, and leaks at exit by design.
+    env = {"LD_PRELOAD": " ".join(str(path).strip() for path in paths), "ASAN_OPTIONS": "detect_leaks=0"}
+    session.run("pytest", *session.posargs, env=env)
