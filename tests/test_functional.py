@@ -74,7 +74,7 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
         ({"step": 0}, ValueError, "^step: expected a number from 1"),
         ({"step": 2**53}, ValueError, "^step: expected a number from 1"),
         ({"step": 1.5}, TypeError, "step"),
-        ({"lr": -1.0}, ValueError, "^lr: expected a finite number >= 0, got -1.0"),
+        ({"lr": -1.0}, ValueError, "^lr: expected a number >= 0 that is finite in float32, got -1.0"),
         ({"lr": np.nan}, ValueError, "^lr: expected"),
         ({"lr": 1e39}, ValueError, "^lr: expected"),
         ({"betas": (0.9, 1.0)}, ValueError, r"^betas\[1\]: expected"),

@@ -196,10 +196,18 @@ def test_assigning_the_rate() -> None:
         (
             lambda _: np.nan,
             ValueError,
-            "^lr: expected a finite number >= 0, got nan from the schedule at t = 1",
+            "^lr: expected a number >= 0 that is finite in float32, got nan from the schedule at t = 1",
         ),
-        (lambda _: -1.0, ValueError, "^lr: expected a finite number >= 0, got -1.0 from the schedule"),
-        (lambda _: 1e39, ValueError, r"^lr: expected a finite number >= 0, got 1e\+39 from"),
+        (
+            lambda _: -1.0,
+            ValueError,
+            "^lr: expected a number >= 0 that is finite in float32, got -1.0 from the schedule",
+        ),
+        (
+            lambda _: 1e39,
+            ValueError,
+            r"^lr: expected a number >= 0 that is finite in float32, got 1e\+39 from",
+        ),
         (lambda _: "fast", TypeError, "must be real number"),
         (lambda _: None, TypeError, "must be real number"),
         (lambda _: 1 / 0, ZeroDivisionError, "division"),

@@ -40,7 +40,7 @@ void copy(const std::vector<Array>& from, const std::vector<Array>& to) {
 
 double checked_rate(double lr, std::optional<int64_t> asked_at) {
   if (!(lr >= 0) || !fits_float32(lr))
-    throw py::value_error(text("lr: expected a finite number >= 0, got ", number(lr),
+    throw py::value_error(text("lr: expected a number >= 0 that is finite in float32, got ", number(lr),
                                asked_at ? text(" from the schedule at t = ", *asked_at) : ""));
   return lr;
 }

@@ -1,0 +1,353 @@
+"""The demo and the command line: what a newcomer runs first.
+
+The losses of two runs are equal when all their float64 values are: `numpy.testing.assert_array_equal`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import lrcore
+from lrcore import demo
+from lrcore.__main__ import COMMANDS, main
+
+OPTIMIZERS = [name for name in lrcore.optimizers.__all__ if name != "Optimizer"]
+LARGE = 1024  # hidden units that make enough parameters for the pool to cut
+
+
+@pytest.fixture
+def sklearn() -> None:
+    """Skip the test where there are no digits to train on."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("tqdm")
+
+
+@pytest.fixture
+def matplotlib(sklearn: None) -> None:  # noqa: ARG001
+    """Skip the test where nothing can be trained or nothing can be drawn."""
+    pytest.importorskip("matplotlib")
+
+
+def result(steps: int = 60, **changes: Any) -> demo.Result:
+    """Give a result as a training would, without one."""
+    values: dict[str, Any] = {
+        "optimizer": "SGD",
+        "backend": "portable",
+        "threads": 3,
+        "parameters": 9610,
+        "steps_per_epoch": 20,
+        "accuracy": 0.9728,
+        "losses": np.geomspace(2.3, 0.01, steps),
+        "rates": lrcore.schedules.Cosine(0.5, steps=steps)(np.arange(steps)),
+        "step_seconds": np.full(steps, 100e-6),
+        "optimizer_seconds": np.full(steps, 25e-6),
+    }
+    return demo.Result(**values | changes)
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """Give width and height in pixels from the header of a PNG file."""
+    header = path.read_bytes()[:24]
+    assert header.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", header[16:24])
+    return width, height
+
+
+@pytest.mark.usefixtures("sklearn")
+def test_defaults() -> None:
+    trained = demo.train()
+    steps = 30 * 23  # 30 epochs of 1437 images, 64 a step
+    assert trained.accuracy >= 0.95
+    assert trained.optimizer == "Adam"
+    assert trained.parameters == 64 * 128 + 128 + 128 * 10 + 10
+    assert trained.steps_per_epoch == 23
+    assert trained.backend == lrcore.info()["backend"]
+    assert trained.threads == lrcore.info()["threads"]
+    np.testing.assert_array_equal(
+        trained.rates, lrcore.schedules.Cosine(demo.RATES["Adam"], steps=steps)(np.arange(steps))
+    )
+    assert trained.losses.shape == trained.step_seconds.shape == trained.optimizer_seconds.shape == (steps,)
+    assert abs(trained.losses[0] - np.log(10)) < 1  # ten classes, and nothing known about them yet
+    assert np.all(trained.optimizer_seconds > 0)
+    assert np.all(trained.optimizer_seconds < trained.step_seconds)
+
+
+def test_every_optimizer_has_a_rate() -> None:
+    assert sorted(demo.RATES) == sorted(OPTIMIZERS)
+
+
+@pytest.mark.usefixtures("sklearn")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_learns(name: str) -> None:
+    trained = demo.train(name.upper())
+    assert trained.optimizer == name
+    assert trained.rates[0] == demo.RATES[name]
+    assert trained.accuracy >= 0.95
+
+
+@pytest.mark.usefixtures("sklearn")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_losses_do_not_depend_on_the_backend(name: str) -> None:
+    before = lrcore.info()["backend"]
+    expected = demo.train(name, epochs=2, backend="portable").losses
+    for backend in lrcore.backends():
+        trained = demo.train(name, epochs=2, backend=backend)
+        assert trained.backend == backend
+        np.testing.assert_array_equal(trained.losses, expected)
+    assert lrcore.info()["backend"] == before
+
+
+@pytest.mark.usefixtures("sklearn", "threads")
+def test_losses_do_not_depend_on_threads(backend: str) -> None:
+    lrcore.set_num_threads(1)
+    expected = demo.train(epochs=2, batch_size=256, hidden=LARGE)
+    lrcore.set_num_threads(2)
+    trained = demo.train(epochs=2, batch_size=256, hidden=LARGE)
+    assert (expected.backend, trained.backend) == (backend, backend)
+    assert (expected.threads, trained.threads) == (1, 2)
+    np.testing.assert_array_equal(trained.losses, expected.losses)
+
+
+@pytest.mark.usefixtures("sklearn")
+def test_seed() -> None:
+    first, again, other = (demo.train(epochs=1, seed=seed).losses for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.usefixtures("sklearn")
+def test_digits() -> None:
+    digits = demo.load(seed=0)
+    assert digits.train_x.shape == (1437, 64)
+    assert digits.test_x.shape == (360, 64)
+    for x, y in ((digits.train_x, digits.train_y), (digits.test_x, digits.test_y)):
+        assert x.dtype == np.float32
+        assert x.min() == 0
+        assert x.max() == 1
+        shares = np.bincount(y, minlength=10) / len(y)
+        np.testing.assert_allclose(shares, 0.1, atol=0.005)  # stratified: 1797 images have 174 to 183 of each
+
+
+def test_batches_see_every_image_once_an_epoch() -> None:
+    sizes, seen = [], []
+    for batch in demo.batches(10, 4, 2, np.random.default_rng(0)):
+        sizes.append(len(batch))
+        seen += batch.tolist()
+    assert sizes == [4, 4, 2] * 2
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+
+
+def float64_problem() -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64], NDArray[np.int64]]:
+    """Give parameters, images and classes of a network with D = 5, H = 7, C = 3, and n = 11."""
+    rng = np.random.default_rng(1)
+    shapes = {"w1": (5, 7), "b1": (7,), "w2": (7, 3), "b2": (3,)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    return params, rng.normal(size=(11, 5)), rng.integers(3, size=11)
+
+
+def test_gradient_is_that_of_the_loss() -> None:
+    """Against central differences in float64: error h^2 of the formula and 1e-16 / h of the rounding."""
+    params, x, y = float64_problem()
+    grads = {name: np.full_like(array, np.nan) for name, array in params.items()}
+    demo.loss_and_gradient(params, grads, x, y)
+
+    spare = {name: np.empty_like(array) for name, array in params.items()}
+    h = 1e-5
+    for name, array in params.items():
+        differences = np.empty_like(array)
+        for index in np.ndindex(array.shape):
+            middle = array[index]
+            array[index] = middle + h
+            above = demo.loss_and_gradient(params, spare, x, y)
+            array[index] = middle - h
+            below = demo.loss_and_gradient(params, spare, x, y)
+            array[index] = middle
+            differences[index] = (above - below) / (2 * h)
+        np.testing.assert_allclose(grads[name], differences, rtol=0, atol=1e-8)
+
+
+def test_float32_gradient_fills_the_pack() -> None:
+    """Against the same in float64: sums of some ten terms of size 1, each rounded by 2^-24 = 6e-8."""
+    arrays, x, y = float64_problem()
+    expected = {name: np.empty_like(array) for name, array in arrays.items()}
+    expected_loss = demo.loss_and_gradient(arrays, expected, x, y)
+
+    params = lrcore.Pack({name: array.astype(np.float32) for name, array in arrays.items()})
+    grads = params.like()
+    grads.flat.fill(np.nan)
+    loss = demo.loss_and_gradient(params, grads, x.astype(np.float32), y)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    flat = np.concatenate([array.ravel() for array in expected.values()])
+    np.testing.assert_allclose(grads.flat, flat, rtol=0, atol=1e-6)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    log_p = demo.log_softmax(np.array([[1e4, 0, -1e4]], np.float32))
+    np.testing.assert_array_equal(log_p, [[0, -1e4, -2e4]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optimizer": "Sofia"}, "optimizer: expected one of .*SGD.*, got 'Sofia'"),
+        ({"optimizer": "Optimizer"}, "optimizer: expected one of"),
+        ({"epochs": 0}, "epochs: expected a number >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected a number >= 1, got 0"),
+        ({"hidden": 0}, "hidden: expected a number >= 1, got 0"),
+        ({"seed": -1}, "seed: expected a number >= 0, got -1"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        demo.train(**arguments)
+
+
+@pytest.mark.usefixtures("sklearn")
+def test_rate_that_is_too_large() -> None:
+    with pytest.raises(ValueError, match=r"^lr: 1e\+30 is too large, the loss became nan at step 1$"):
+        demo.train("SGD", 1e30, epochs=1)
+
+
+@pytest.mark.usefixtures("sklearn")
+def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    demo.train(epochs=1)
+    assert capsys.readouterr() == ("", "")
+    demo.train(epochs=1, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Adam: 100%" in captured.err
+    assert "23/23" in captured.err
+
+
+@pytest.mark.usefixtures("matplotlib")
+@pytest.mark.parametrize("steps", [1, 20, 60])
+def test_picture(tmp_path: Path, steps: int) -> None:
+    demo.plot(result(steps), tmp_path / "no-suffix")
+    assert png_size(tmp_path / "no-suffix") == (1200, 900)
+
+
+def test_report() -> None:
+    assert dict(re.split(r"\s{2,}", line) for line in demo.report(result()).splitlines()) == {
+        "test accuracy": "0.9728",
+        "parameters": "9610",
+        "steps": "60",
+        "time a step": "100.0 us (median)",
+        "in the optimizer": "25.0 us, 25.0% of it",
+        "optimizer": "SGD, lr 0.5 falling to 0",
+        "backend": "portable",
+        "threads": "3",
+    }
+
+
+@pytest.mark.parametrize(
+    ("module", "package"), [("sklearn", "scikit-learn"), ("tqdm", "tqdm"), ("matplotlib", "matplotlib")]
+)
+@pytest.mark.usefixtures("matplotlib")
+def test_missing_package(
+    module: str,
+    package: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == module:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["demo", "--epochs", "1", "--out", str(tmp_path / "demo.png")]) == 2
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert last_line == f'lrcore demo: {package} is not installed: pip install "lrcore[demo]"'
+
+
+@pytest.mark.usefixtures("matplotlib")
+def test_command_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "demo.png"
+    options = ["--optimizer", "lion", "--lr", "1e-3", "--epochs", "2", "--batch-size", "100", "--seed", "7"]
+    assert main(["demo", *options, "--backend", "portable", "--out", str(path)]) == 0
+    printed = dict(re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines())
+    assert printed["optimizer"] == "Lion, lr 0.001 falling to 0"
+    assert printed["steps"] == "30"
+    assert printed["backend"] == "portable"
+    assert printed["picture"] == str(path)
+    assert png_size(path) == (1200, 900)
+
+
+@pytest.mark.usefixtures("matplotlib")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--optimizer", "Sofia"], "optimizer: expected one of .*, got 'Sofia'"),
+        (["--lr", "-1"], "lr: expected a finite rate >= 0, got -1.0"),
+        (["--lr", "nan"], "lr: expected a finite rate >= 0, got nan"),
+        (["--backend", "sse2"], "backend: expected one of .*, got 'sse2'"),
+        (["--seed", "-1"], "seed: expected a number >= 0, got -1"),
+    ],
+)
+def test_command_demo_refuses(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "demo.png"
+    assert main(["demo", "--epochs", "1", "--out", str(path), *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(f"lrcore demo: {message}\n", captured.err)
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("matplotlib")
+def test_command_demo_cannot_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "missing" / "demo.png"
+    assert main(["demo", "--epochs", "1", "--out", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1] == f"lrcore demo: [Errno 2] No such file or directory: '{path}'"
+    assert captured.out.startswith("test accuracy")  # the training was not for nothing
+    assert "picture" not in captured.out
+
+
+def test_command_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    printed = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(printed) == list(lrcore.info())
+    assert printed["version"] == lrcore.__version__
+    assert printed["backends"] == ", ".join(lrcore.backends())
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == lrcore.info()
+
+
+@pytest.mark.parametrize("argv", [[], ["train"], ["demo", "--lr", "fast"], ["info", "--yaml"]])
+def test_arguments_that_cannot_be_parsed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert "usage: lrcore" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command.name, "--help"])
+    assert stop.value.code == 0
+    assert command.help in capsys.readouterr().out
+
+
+def test_module_runs_and_imports_no_extra() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lrcore", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"lrcore {lrcore.__version__}\n"), done.stderr
+    program = (
+        "import sys, lrcore.__main__\n"
+        "print([name for name in ('sklearn', 'scipy', 'matplotlib', 'tqdm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
