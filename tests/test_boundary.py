@@ -254,11 +254,12 @@ def test_legacy_exporters_may_be_read_and_not_written(opt: Counted) -> None:
 
 def test_exporters_that_misbehave(opt: Counted) -> None:
     class Exporter:
-        def __init__(self, result: Any) -> None:
+        def __init__(self, result: Any, device: Any = (1, 0)) -> None:
             self.result = result
+            self.device = device
 
-        def __dlpack_device__(self) -> tuple[int, int]:
-            return 1, 0
+        def __dlpack_device__(self) -> Any:
+            return self.device
 
         def __dlpack__(self, **_: Any) -> Any:
             if isinstance(self.result, BaseException):
@@ -275,6 +276,10 @@ def test_exporters_that_misbehave(opt: Counted) -> None:
         lambda: opt.step(Exporter(RuntimeError("lost"))), TypeError, "^grads: .*cannot be exported: lost"
     )
     opt.unchanged(lambda: opt.step(Exporter(MemoryError("full"))), MemoryError, "^full$")
+    for device in (None, 1, (1,), [1, 0], (1, 0, 0)):
+        opt.unchanged(
+            lambda: opt.step(Exporter(3, device)), TypeError, "^grads: __dlpack_device__ returned no pair"
+        )  # noqa: B023
     with pytest.raises(KeyboardInterrupt):
         opt.step(Exporter(KeyboardInterrupt()))
 

@@ -37,7 +37,7 @@ std::string dtype_name(DLDataType dtype) {
   return text(kind, int{dtype.bits}, dtype.lanes == 1 ? "" : text("x", dtype.lanes));
 }
 
-std::string device_name(int type, int id) {
+std::string device_name(long type, long id) {
   switch (type) {
     case kDLCUDA:
     case kDLCUDAManaged:
@@ -163,7 +163,11 @@ void require_cpu(py::handle object, const std::string& name) {
     throw py::type_error(
         text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ", type_name(object)));
   }
-  const auto [type, id] = device.cast<std::pair<int, int>>();
+  if (!PyTuple_Check(device.ptr()) || PyTuple_GET_SIZE(device.ptr()) != 2)
+    throw py::type_error(text(name, ": __dlpack_device__ returned no pair of numbers"));
+  const long type = PyLong_AsLong(PyTuple_GET_ITEM(device.ptr(), 0));
+  const long id = PyLong_AsLong(PyTuple_GET_ITEM(device.ptr(), 1));
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return;
   throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),
                                 ", and this build steps CPU arrays only; move it to the CPU"));

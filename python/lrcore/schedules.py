@@ -13,6 +13,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from math import cos, pi
 from typing import Any, ClassVar, SupportsIndex, TypeAlias, cast, overload
 
 import numpy as np
@@ -180,8 +181,8 @@ class Cosine(Schedule):
         _set(self, lr=_rate("lr", self.lr), steps=_length("steps", self.steps), end=_rate("end", self.end))
 
     def _value(self, t: int) -> float:
-        z = min(t, self.steps) / self.steps
-        return self.end + (self.lr - self.end) * (1 + math.cos(math.pi * z)) / 2
+        z = t / self.steps if t < self.steps else 1.0
+        return self.end + (self.lr - self.end) * (1 + cos(pi * z)) / 2
 
 
 @dataclasses.dataclass(frozen=True)
