@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from collections.abc import Callable
@@ -277,9 +278,8 @@ def test_exporters_that_misbehave(opt: Counted) -> None:
     )
     opt.unchanged(lambda: opt.step(Exporter(MemoryError("full"))), MemoryError, "^full$")
     for device in (None, 1, (1,), [1, 0], (1, 0, 0)):
-        opt.unchanged(
-            lambda: opt.step(Exporter(3, device)), TypeError, "^grads: __dlpack_device__ returned no pair"
-        )  # noqa: B023
+        step = functools.partial(opt.step, Exporter(3, device))
+        opt.unchanged(step, TypeError, "^grads: __dlpack_device__ returned no pair")
     with pytest.raises(KeyboardInterrupt):
         opt.step(Exporter(KeyboardInterrupt()))
 
