@@ -21,7 +21,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def peers(session: nox.Session) -> None:
     """Run the live comparisons with PyTorch and optax, and step their arrays."""
-    session.install("torch==2.13.0")  # the CPU build; a plain "torch" would bring its CUDA libraries
+    session.install("torch==2.13.0")  # the release that the stored vectors are from
     session.install("optax", ".[test]")
     session.run("pytest", "tests/test_parity.py", "tests/test_arrays.py", *session.posargs)
 

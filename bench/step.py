@@ -36,8 +36,8 @@ def stepper_for(rule: str, params: Any, states: list[Any]) -> Stepper:
     The numbers keep every value of a long run away from the subnormal ones, which have a cost of their own.
     """
     numbers = [0.9 for _ in lrcore.rules()[rule].hyper]
-    rate = lrcore.schedules.Cosine(1e-3, steps=10**9)
-    return Stepper(rule, params, states, None, numbers, 0.0, False, False, rate._value)
+    schedule = lrcore.schedules.Cosine(1e-3, steps=10**9)
+    return Stepper(rule, params, states, None, False, False, ({}, numbers, 0.0), (schedule, schedule._value))
 
 
 def numpy_adam(n: int) -> Callable[[], None]:

@@ -9,7 +9,7 @@ for package in ("tvm_ffi", "torch"):
 ]]
   OUTPUT_VARIABLE roots COMMAND_ERROR_IS_FATAL ANY)
 
-find_path(LRCORE_DLPACK_INCLUDE NAMES dlpack/dlpack.h ATen/dlpack.h PATHS ${roots} NO_CACHE)
+find_path(LRCORE_DLPACK_INCLUDE NAMES dlpack/dlpack.h ATen/dlpack.h PATHS ${roots} NO_DEFAULT_PATH NO_CACHE)
 if(NOT LRCORE_DLPACK_INCLUDE)
   message(FATAL_ERROR "dlpack.h was not found: pip install apache-tvm-ffi")
 endif()

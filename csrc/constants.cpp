@@ -11,7 +11,7 @@ namespace {
 template <class R>
 void fold(const double* hypers, const Clock& now, Memo& memo, float* constants) {
   typename R::Hyper hyper{};
-  static_assert(std::is_empty_v<typename R::Hyper> || sizeof hyper >= R::hypers.count * sizeof(double));
+  static_assert(std::is_empty_v<typename R::Hyper> || sizeof hyper == R::hypers.count * sizeof(double));
   static_assert(R::hypers.count <= max_hypers && R::states.count <= max_states);
   std::memcpy(static_cast<void*>(&hyper), hypers, R::hypers.count * sizeof(double));
 

@@ -79,6 +79,21 @@ def test_torch_layouts(torch: Any) -> None:
         lrcore.SGD(memory[:5]).step(memory[3:])
 
 
+def test_torch_negated_views(torch: Any) -> None:
+    """Their memory holds the opposite, and their exporter does not say so."""
+    negated = torch.tensor([1 + 2j]).conj().imag
+    assert negated.is_neg()
+    with pytest.raises(ValueError, match=r"^params: .*negated view.*resolve_neg\(\)"):
+        lrcore.SGD(negated)
+
+
+def test_torch_subclasses_have_torch_state(torch: Any) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    assert isinstance(lrcore.Adam(parameter).state["exp_avg"], torch.Tensor)
+    own = torch.ones(3).as_subclass(type("Own", (torch.Tensor,), {}))
+    assert isinstance(lrcore.Adam(own).state["exp_avg"], torch.Tensor)
+
+
 def test_jax_arrays_are_gradients_and_no_parameters(jnp: Any) -> None:
     """They are immutable."""
     params = np.ones(4, np.float32)

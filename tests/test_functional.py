@@ -36,8 +36,11 @@ def test_signature_is_that_of_the_class(name: str) -> None:
     assert list(own)[:3] == ["params", "grads", "states"]
     assert own["step"].default is own["lr"].default is inspect.Parameter.empty
     theirs = inspect.signature(CLASSES[name]).parameters
-    for each in set(theirs) - {"params", "grads", "lr"}:
+    # The start of Adagrad's sum is the caller's, who keeps it.
+    for each in set(theirs) - {"params", "grads", "lr", "initial_accumulator_value"}:
         assert own[each] == theirs[each]
+    assert "initial_accumulator_value" not in own
+    assert f"lrcore.{name}" in (inspect.getdoc(getattr(lrcore.functional, name.lower())) or "")
 
 
 def test_same_bits_as_the_class(rule: str) -> None:
@@ -71,16 +74,18 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "match"),
     [
-        ({"step": 0}, ValueError, "^step: expected a number from 1"),
-        ({"step": 2**53}, ValueError, "^step: expected a number from 1"),
-        ({"step": 1.5}, TypeError, "step"),
+        ({"step": 0}, ValueError, "^step: expected an integer from 1 to 9007199254740991, got"),
+        ({"step": 2**53}, ValueError, "^step: expected an integer from 1 to 9007199254740991, got"),
+        ({"step": 1.5}, TypeError, "^step: expected an integer, got float"),
         ({"lr": -1.0}, ValueError, "^lr: expected a number >= 0 that is finite in float32, got -1.0"),
         ({"lr": np.nan}, ValueError, "^lr: expected"),
         ({"lr": 1e39}, ValueError, "^lr: expected"),
         ({"betas": (0.9, 1.0)}, ValueError, r"^betas\[1\]: expected"),
         ({"betas": [0.9, 1.0]}, ValueError, r"^betas\[1\]: expected"),
         ({"amsgrad": 1}, TypeError, "^amsgrad: expected True or False"),
-        ({"momentum": 0.5}, TypeError, "momentum"),
+        ({"lr": "fast"}, TypeError, "^lr: expected a number, got str"),
+        ({"momentum": 0.5}, TypeError, "^momentum: adam has no such keyword"),
+        ({"exp_avg": 0.5}, TypeError, "^exp_avg: adam has no such keyword; states are passed by position"),
     ],
 )
 def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:
@@ -96,3 +101,22 @@ def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception]
 def test_missing_keywords() -> None:
     with pytest.raises(TypeError, match="step"):
         lrcore.functional.sgd(np.ones(3, np.float32), np.ones(3, np.float32), lr=0.1)  # type: ignore[call-arg]
+
+
+def test_numbers_are_read_at_every_call() -> None:
+    """What stands for a number may change its value between calls, as a tensor does."""
+
+    class Number:
+        value = 0.5
+
+        def __float__(self) -> float:
+            return self.value
+
+    decay: Any = Number()
+    p = np.ones(1, np.float32)
+    lrcore.functional.sgd(p, np.zeros(1, np.float32), step=1, lr=1.0, weight_decay=decay)
+    decay.value = 0.25
+    lrcore.functional.sgd(p, np.zeros(1, np.float32), step=2, lr=1.0, weight_decay=decay)
+    assert p == 0.5 * 0.75
+    arrays: dict[str, Any] = {"betas": np.array([0.5, 0.5]), "eps": np.array(0.1)}
+    lrcore.functional.adam(*(np.ones(3, np.float32) for _ in range(4)), step=1, lr=1.0, **arrays)

@@ -71,11 +71,27 @@ def test_steps() -> None:
 
 @pytest.mark.parametrize(
     ("entry", "error"),
-    [((2, -1), ValueError), (-1, ValueError), ((2, 1.5), TypeError), ("ab", TypeError), (None, TypeError)],
+    [
+        ((2, -1), ValueError),
+        (-1, ValueError),
+        ((2, 1.5), TypeError),
+        ("ab", TypeError),
+        (None, TypeError),
+        (3.0, TypeError),
+        (True, TypeError),
+        ([[1, 2]], TypeError),
+    ],
 )
 def test_wrong_shapes(entry: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error, match="^w: expected"):
         lrcore.Pack({"w": entry})
+    with pytest.raises(TypeError, match="^entries: expected a dictionary, got list"):
+        lrcore.Pack([("w", entry)])  # type: ignore[arg-type]
+
+
+def test_computed_shapes() -> None:
+    pack = lrcore.Pack({"w": np.int64(3), "b": np.array([2, 3]).tolist(), "c": (np.int32(2),)})
+    assert [view.shape for view in pack.values()] == [(3,), (2, 3), (2,)]
 
 
 def test_copies_keep_their_views() -> None:

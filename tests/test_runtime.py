@@ -42,6 +42,13 @@ def test_use_backend_as_a_call_and_as_a_context() -> None:
     lrcore.use_backend("portable")
     assert lrcore.info()["backend"] == "portable"
     lrcore.use_backend(first)
+    later = lrcore.use_backend("portable")
+    lrcore.use_backend(first)
+    with later:
+        assert lrcore.info()["backend"] == "portable"
+    assert lrcore.info()["backend"] == first
+    with pytest.raises(TypeError, match="^backend: expected a name, got int"):
+        lrcore.use_backend(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["sse2", "cuda", "", "AVX2"])
@@ -64,7 +71,9 @@ def test_a_backend_that_this_cpu_lacks() -> None:
 def test_environment() -> None:
     show = "import lrcore; print(lrcore.info()['backend'], lrcore.info()['threads'])"
     assert python(show, LRCORE_BACKEND="portable", LRCORE_NUM_THREADS="3").stdout.split() == ["portable", "3"]
-    assert "ValueError: backend: expected one of" in python(show, LRCORE_BACKEND="fast").stderr
+    assert (
+        "ValueError: LRCORE_BACKEND: backend: expected one of" in python(show, LRCORE_BACKEND="fast").stderr
+    )
     for bad in ("0", "many", "-1", "1.5"):
         assert "ValueError: LRCORE_NUM_THREADS: expected" in python(show, LRCORE_NUM_THREADS=bad).stderr
 

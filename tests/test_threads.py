@@ -97,14 +97,20 @@ def test_more_threads_than_cores_and_back() -> None:
             opt.step(g)
     assert_bits(opt.params, np.full(LARGE, 120, np.float32))
     for bad in (0, -1):
-        with pytest.raises(ValueError, match="^num_threads: expected a number >= 1"):
+        with pytest.raises(ValueError, match="^num_threads: expected an integer from 1"):
             lrcore.set_num_threads(bad)
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a fresh interpreter."""
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_a_forked_child_steps() -> None:
     """In the child none of the pool's threads exists; it must neither wait for them nor lose work."""
-    program = """
+    done = python("""
         import os, signal, sys
         import numpy as np, lrcore
         lrcore.set_num_threads(4)
@@ -120,11 +126,65 @@ def test_a_forked_child_steps() -> None:
         opt.step(g)
         _, status = os.waitpid(child, 0)
         sys.exit(os.waitstatus_to_exitcode(status) or not (opt.params == 2).all())
-    """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], timeout=60, check=False
-    )
-    assert done.returncode == 0
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_child_forked_during_another_threads_step_is_told() -> None:
+    """Its copy of the arrays may be half updated, and the thread that would finish them does not exist there."""
+    done = python("""
+        import os, signal, sys, threading, time
+        import numpy as np, lrcore
+        n = 20_000_000
+        opt = lrcore.Adam(np.zeros(n, np.float32), grads=np.ones(n, np.float32))
+        other = lrcore.SGD(np.zeros(300_000, np.float32), lr=1.0)
+        threading.Thread(target=lambda: [opt.step() for _ in range(30)], daemon=True).start()
+        while opt.step_count < 2:
+            time.sleep(0.001)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            other.step(np.ones(300_000, np.float32))
+            try:
+                opt.step()
+            except RuntimeError as error:
+                os._exit(0 if "forked while another thread was stepping" in str(error) else 1)
+            os._exit(0)  # the fork fell between two steps
+        _, status = os.waitpid(child, 0)
+        sys.exit(os.waitstatus_to_exitcode(status))
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_daemon_thread_that_steps_does_not_disturb_the_exit() -> None:
+    done = python("""
+        import threading
+        import numpy as np, lrcore
+        opt = lrcore.SGD(np.zeros(300_000, np.float32), grads=np.ones(300_000, np.float32))
+        def work():
+            while True:
+                opt.step()
+        threading.Thread(target=work, daemon=True).start()
+        while opt.step_count < 10:
+            pass
+    """)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_numbers_that_two_threads_assign_are_both_kept() -> None:
+    opt = lrcore.Adam(np.zeros(LARGE, np.float32))
+    g = np.ones(LARGE, np.float32)
+
+    def work(index: int) -> None:
+        for value in range(1, 61):
+            if index == 2:
+                opt.step(g)
+            else:
+                opt.hyper[("eps", "weight_decay")[index]] = value
+
+    together(3, work)
+    assert (opt.hyper["eps"], opt.hyper["weight_decay"]) == (60, 60)
 
 
 def test_an_interrupt_leaves_a_consistent_state() -> None:

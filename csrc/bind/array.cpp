@@ -57,10 +57,6 @@ std::string tuple_text(const int64_t* values, int count) {
   return out + (count == 1 ? ",)" : ")");
 }
 
-std::string type_name(py::handle object) {
-  return object.is_none() ? "None" : py::str(py::type::of(object).attr("__qualname__")).cast<std::string>();
-}
-
 /// Raises TypeError for what the exporter refused, with the exporter's own exception chained.
 [[noreturn]] void refuse_export(py::error_already_set& cause, py::handle object, const std::string& name) {
   std::string message = text(name, ": expected a float32 array, but this ", type_name(object), " cannot be exported");
@@ -75,22 +71,20 @@ bool is_refusal(const py::error_already_set& error) {
   return error.matches(PyExc_Exception) && !error.matches(PyExc_MemoryError);
 }
 
-/// The names that the protocol is spoken in, made once.
-struct Words {
+/// What imports look up, made once and never let go.
+struct Known {
   py::handle device = PyUnicode_InternFromString("__dlpack_device__");
   py::handle dlpack = PyUnicode_InternFromString("__dlpack__");
   py::handle keywords = py::make_tuple("max_version").release();
   py::handle version = py::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION).release();
+  py::handle ndarray = py::object(py::module_::import("numpy").attr("ndarray")).release();
 };
-const Words& words() {
-  static const Words made;
-  return made;
-}
+const Known* known = nullptr;
 
 /// Calls a method of `object`, with the keyword max_version where `versioned`.
 py::object call(py::handle object, py::handle method, bool versioned = false) {
-  PyObject* arguments[] = {object.ptr(), words().version.ptr()};
-  PyObject* keywords = versioned ? words().keywords.ptr() : nullptr;
+  PyObject* arguments[] = {object.ptr(), known->version.ptr()};
+  PyObject* keywords = versioned ? known->keywords.ptr() : nullptr;
   PyObject* result = PyObject_VectorcallMethod(method.ptr(), arguments, 1, keywords);
   if (result == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(result);
@@ -99,13 +93,13 @@ py::object call(py::handle object, py::handle method, bool versioned = false) {
 /// Asks for a versioned capsule, and for a legacy one where the exporter knows no other.
 py::object export_capsule(py::handle object, const std::string& name) {
   try {
-    return call(object, words().dlpack, true);
+    return call(object, known->dlpack, true);
   } catch (py::error_already_set& error) {
     if (!is_refusal(error)) throw;
     if (!error.matches(PyExc_TypeError)) refuse_export(error, object, name);
   }
   try {
-    return call(object, words().dlpack);
+    return call(object, known->dlpack);
   } catch (py::error_already_set& error) {
     if (!is_refusal(error)) throw;
     refuse_export(error, object, name);
@@ -155,22 +149,30 @@ Import take(py::handle capsule, const std::string& name) {
 /// The device, asked before anything is exported.
 void require_cpu(py::handle object, const std::string& name) {
   py::object device;
+  long type = 0, id = 0;
   try {
-    device = call(object, words().device);
+    device = call(object, known->device);
+    if (!PyTuple_Check(device.ptr()) || PyTuple_GET_SIZE(device.ptr()) != 2)
+      throw py::type_error(text(name, ": __dlpack_device__ returned no pair of numbers"));
+    type = PyLong_AsLong(PyTuple_GET_ITEM(device.ptr(), 0));
+    if (PyErr_Occurred() == nullptr) id = PyLong_AsLong(PyTuple_GET_ITEM(device.ptr(), 1));
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   } catch (py::error_already_set& error) {
     if (!is_refusal(error)) throw;
     if (!error.matches(PyExc_AttributeError)) refuse_export(error, object, name);
     throw py::type_error(
         text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ", type_name(object)));
   }
-  if (!PyTuple_Check(device.ptr()) || PyTuple_GET_SIZE(device.ptr()) != 2)
-    throw py::type_error(text(name, ": __dlpack_device__ returned no pair of numbers"));
-  const long type = PyLong_AsLong(PyTuple_GET_ITEM(device.ptr(), 0));
-  const long id = PyLong_AsLong(PyTuple_GET_ITEM(device.ptr(), 1));
-  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return;
   throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),
                                 ", and this build steps CPU arrays only; move it to the CPU"));
+}
+
+/// Refuses a torch tensor that is a lazily negated view: its memory holds the opposite, and its exporter does not say
+/// so.
+void require_plain(py::handle object, const std::string& name) {
+  if (py::hasattr(object, "is_neg") && py::bool_(object.attr("is_neg")()))
+    throw py::value_error(text(name, ": this tensor is a negated view of its memory; pass its resolve_neg()"));
 }
 
 void require_writable(std::optional<bool> writable, const std::string& name) {
@@ -207,8 +209,14 @@ int64_t contiguous_size(const DLTensor& tensor, const std::string& name) {
 
 }  // namespace
 
+void prepare_imports() { known = new Known; }
+
 Array Array::import(py::handle object, std::string name, Access access) {
-  require_cpu(object, name);
+  // A NumPy array is on the CPU and means what it holds; of anything else both have to be asked.
+  if (py::type::handle_of(object).ptr() != known->ndarray.ptr()) {
+    require_cpu(object, name);
+    require_plain(object, name);
+  }
   Import import = take(export_capsule(object, name), name);
   const DLTensor& tensor = *import.tensor;
 

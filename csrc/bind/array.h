@@ -1,31 +1,20 @@
 // Arrays as callers pass them -> checked flat float32 views. Every refusal of an array is worded here.
 #pragma once
 
-#include <pybind11/pybind11.h>
-
 #include <memory>
-#include <sstream>
 #include <string>
 
+#include "arguments.h"
+
 namespace lrcore {
-
-namespace py = pybind11;
-
-/// The parts as one message.
-template <class... Part>
-std::string text(const Part&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return out.str();
-}
-
-/// A number as Python prints it.
-inline std::string number(double value) { return py::str(py::float_(value)); }
 
 enum class Access { read, write };
 
 /// A managed tensor, and how to let go of it.
 using Hold = std::unique_ptr<void, void (*)(void*)>;
+
+/// Prepares what every import needs; called once when the module is made.
+void prepare_imports();
 
 /// A flat view of `size` floats, and the hold that keeps their memory alive.
 class Array {

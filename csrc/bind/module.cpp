@@ -2,9 +2,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
+
 #include "../cpu/pool.h"
 #include "../dispatch.h"
 #include "array.h"
+#include "gil.h"
 #include "stepper.h"
 
 // For threadpoolctl, which looks these up by name.
@@ -35,7 +38,9 @@ std::vector<std::string> backends() {
   return names;
 }
 
-void use_backend(const std::string& name) {
+void use_backend(py::handle object) {
+  if (!py::isinstance<py::str>(object)) throw py::type_error(text("backend: expected a name, got ", type_name(object)));
+  const auto name = object.cast<std::string>();
   const Backend* backend = find_backend(name);
   if (backend == nullptr) {
     std::string known;
@@ -47,9 +52,8 @@ void use_backend(const std::string& name) {
   choose_backend(*backend);
 }
 
-void set_num_threads(int count) {
-  if (count < 1) throw py::value_error(text("num_threads: expected a number >= 1, got ", count));
-  pool::set_threads(count);
+void set_num_threads(py::handle count) {
+  pool::set_threads(static_cast<int>(to_integer(count, "num_threads", 1, std::numeric_limits<int>::max())));
 }
 
 py::dict build_info() {
@@ -75,37 +79,44 @@ void run_limit(py::handle params, py::handle grads, const py::sequence& states) 
   operands.require_fit(gradient);
 
   const Step work = operands.step(gradient);
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   run(active_backend().kernels->limits[names.count], work, operands.params.size());
 }
 
-/// Lets the garbage collector see the schedule that a Stepper holds: it may hold the optimizer in turn.
+/// Lets the garbage collector see what a Stepper holds: a schedule may hold the optimizer in turn.
 void make_collectable(PyHeapTypeObject* heap_type) {
   PyTypeObject& type = heap_type->ht_type;
   type.tp_flags |= Py_TPFLAGS_HAVE_GC;
   type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
-    if (py::detail::is_holder_constructed(self)) Py_VISIT(py::cast<Stepper&>(py::handle(self)).lr().ptr());
-    return 0;
+    return py::detail::is_holder_constructed(self) ? py::cast<Stepper&>(py::handle(self)).traverse(visit, arg) : 0;
   };
   type.tp_clear = [](PyObject* self) {
-    if (py::detail::is_holder_constructed(self)) py::cast<Stepper&>(py::handle(self)).set_lr(py::float_(0.0));
+    if (py::detail::is_holder_constructed(self)) py::cast<Stepper&>(py::handle(self)).clear();
     return 0;
   };
 }
+
+// How Python passes Numbers and Rate.
+using NumbersTuple = std::tuple<py::object, std::vector<double>, double>;
+using RateTuple = std::tuple<py::object, py::object>;
+
+Numbers to_numbers(const NumbersTuple& parts) {
+  return {.shown = std::get<0>(parts), .hypers = std::get<1>(parts), .weight_decay = std::get<2>(parts)};
+}
+Rate to_rate(const RateTuple& parts) { return {.schedule = std::get<0>(parts), .asked = std::get<1>(parts)}; }
 
 void bind_stepper(py::module_& module) {
   using namespace py::literals;
   py::class_<Stepper>(module, "Stepper", py::custom_type_setup(make_collectable))
       .def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
-                       const std::vector<double>& hypers, double weight_decay, bool decoupled, bool maximize,
-                       py::object lr) {
-             return std::make_unique<Stepper>(params, states, grads,
-                                              Recipe(rule, hypers, weight_decay, decoupled, maximize), std::move(lr));
+                       bool decoupled, bool maximize, const NumbersTuple& numbers, const RateTuple& rate) {
+             return std::make_unique<Stepper>(rule, params, states, grads, decoupled, maximize, to_numbers(numbers),
+                                              to_rate(rate));
            }),
-           "rule"_a, "params"_a, "states"_a, "grads"_a, "hypers"_a, "weight_decay"_a, "decoupled"_a, "maximize"_a,
-           "lr"_a)
-      .def("step", &Stepper::step, "grads"_a = py::none(), py::kw_only(), "grad_scale"_a = 1.0, "stream"_a = py::none(),
+           "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "numbers"_a, "rate"_a)
+      .def("step", &Stepper::step, "grads"_a = py::none(), py::kw_only(), "grad_scale"_a = py::float_(1.0),
+           "stream"_a = py::none(),
            R"(Take one step: update the parameters and the states in place, in one pass.
 
 Parameters
@@ -129,10 +140,23 @@ TypeError, ValueError, RuntimeError
           "device", [](const Stepper&) { return "cpu"; }, "Where the arrays are.")
       .def_property_readonly("size", &Stepper::size, "The number of parameters.")
       .def("_apply", &Stepper::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a)
-      .def("_set_hypers", &Stepper::set_hypers, "hypers"_a, "weight_decay"_a)
-      .def("_set_lr", &Stepper::set_lr, "lr"_a)
+      .def_property_readonly("_numbers", &Stepper::numbers)
+      .def(
+          "_replace_numbers",
+          [](Stepper& self, py::handle expected, const NumbersTuple& numbers) {
+            return self.replace_numbers(expected, to_numbers(numbers));
+          },
+          "expected"_a, "numbers"_a)
+      .def_property_readonly("schedule", &Stepper::schedule,
+                             "The learning-rate schedule. Assign to `lr` to replace it.")
+      .def(
+          "_set_rate", [](Stepper& self, const RateTuple& rate) { self.set_rate(to_rate(rate)); }, "rate"_a)
       .def("_snapshot", &Stepper::snapshot, "states"_a)
-      .def("_restore", &Stepper::restore, "states"_a, "step_count"_a, "hypers"_a, "weight_decay"_a, "lr"_a);
+      .def(
+          "_restore",
+          [](Stepper& self, const py::sequence& states, py::handle count, const NumbersTuple& numbers,
+             const RateTuple& rate) { self.restore(states, count, to_numbers(numbers), to_rate(rate)); },
+          "states"_a, "step_count"_a, "numbers"_a, "rate"_a);
 }
 
 }  // namespace
@@ -141,6 +165,8 @@ TypeError, ValueError, RuntimeError
 PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   using namespace lrcore;
   using namespace py::literals;
+  pool::prepare_for_forks();
+  prepare_imports();
   module.def("rules", &list_rules);
   module.def("backends", &backends);
   module.def("active_backend", [] { return active_backend().name; });

@@ -1,4 +1,4 @@
-// The Stepper: what an optimizer owns beside its Python face. Views, step count, learning rate, hyperparameters, lock.
+// The Stepper: what an optimizer owns beside its Python face. Views, step count, learning rate, numbers, lock.
 #pragma once
 
 #include <array>
@@ -24,13 +24,9 @@ struct Recipe {
   bool decoupled;
   bool maximize;
 
-  /// `hypers` in the order of the rule's names.
-  Recipe(const std::string& rule_name, const std::vector<double>& hypers, double weight_decay, bool decoupled,
-         bool maximize);
+  Recipe(const std::string& rule_name, bool decoupled, bool maximize);
 
   const RuleInfo& info() const { return rule_infos()[static_cast<size_t>(rule)]; }
-  void set_hypers(const std::vector<double>& values);
-
   /// The step's constants, folded in the default floating-point mode.
   void fold(Step& step, const Clock& now, Memo& memo, double grad_scale) const;
   /// Runs the folded step over n elements.
@@ -48,52 +44,69 @@ struct Operands {
   Step step(const Array& grads) const;
 };
 
-/// ValueError unless `lr` is finite and not negative, in float32 too. `asked_at` is the t that a schedule was asked at.
-double checked_rate(double lr, std::optional<int64_t> asked_at = std::nullopt);
-/// ValueError unless `grad_scale` is finite in float32.
-double checked_grad_scale(double grad_scale);
+/// The numeric arguments: as the optimizer shows them, and as its rule takes them, in the order of its names.
+struct Numbers {
+  py::object shown;
+  std::vector<double> hypers;
+  double weight_decay;
+};
+
+/// The learning rate: the schedule as the optimizer shows it, and what is asked for a step's rate, a float or a
+/// callable that takes the number of steps taken before.
+struct Rate {
+  py::object schedule;
+  py::object asked;
+};
 
 class Stepper {
  public:
-  Stepper(py::handle params, const py::sequence& states, py::handle grads, Recipe recipe, py::object lr);
+  Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, bool decoupled,
+          bool maximize, Numbers numbers, Rate rate);
 
   /// Takes one step with `grads`, or with the bound ones when it is None.
-  void step(py::handle grads, double grad_scale, py::handle stream);
-
+  void step(py::handle grads, py::handle grad_scale, py::handle stream);
   /// Takes step number `t` with this optimizer's rule and numbers on arrays that the caller keeps.
-  void apply(py::handle params, py::handle grads, const py::sequence& states, int64_t t, double lr,
-             double grad_scale) const;
+  void apply(py::handle params, py::handle grads, const py::sequence& states, py::handle t, py::handle lr,
+             py::handle grad_scale);
 
   int64_t step_count() const { return count_.load(std::memory_order_acquire); }
-  void set_step_count(int64_t count);
-  void set_hypers(const std::vector<double>& hypers, double weight_decay);
-  /// A number, or a callable that is asked with the number of steps taken before.
-  void set_lr(py::object lr);
-  py::object lr() const { return lr_; }
+  void set_step_count(py::handle count);
 
-  /// Copies the states into `states` and gives the step count that goes with them.
-  int64_t snapshot(const py::sequence& states);
-  /// Replaces states, step count, hyperparameters and rate together.
-  void restore(const py::sequence& states, int64_t count, const std::vector<double>& hypers, double weight_decay,
-               py::object lr);
+  py::object numbers() const { return numbers_; }
+  /// Replaces the numbers that are shown as `expected`; false when others have taken their place.
+  bool replace_numbers(py::handle expected, Numbers numbers);
+
+  py::object schedule() const { return rate_.schedule; }
+  void set_rate(Rate rate);
+
+  /// Copies the states into `states`; gives the step count, the numbers and the schedule that go with them.
+  py::tuple snapshot(const py::sequence& states);
+  /// Replaces states, step count, numbers and rate together.
+  void restore(const py::sequence& states, py::handle count, Numbers numbers, Rate rate);
 
   int64_t size() const { return operands_.params.size(); }
   const char* rule() const { return recipe_.info().name; }
 
+  /// For the garbage collector.
+  int traverse(visitproc visit, void* arg) const;
+  void clear();
+
  private:
   class Turn;
 
-  double rate(int64_t count) const;
-  std::vector<Array> import_states(const py::sequence& states, Access access) const;
+  double lr(int64_t count) const;
+  void use(Numbers& numbers);
 
   Operands operands_;
   std::optional<Array> grads_;
   Recipe recipe_;
-  py::object lr_;
+  py::object numbers_;
+  Rate rate_;
   Memo memo_;
   std::atomic<int64_t> count_{0};
   std::mutex mutex_;
   std::atomic<const void*> owner_{nullptr};
+  std::atomic<int> owner_generation_{0};
 };
 
 }  // namespace lrcore

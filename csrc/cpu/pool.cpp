@@ -106,28 +106,33 @@ struct Crew {
 std::atomic<int> thread_count{0};  // 0: not yet asked for
 
 /// The crew of this process. A forked child has none of its parent's threads, so it forgets their crew.
-Crew& crew() {
-  static std::atomic<Crew*> current = [] {
-    pthread_atfork(nullptr, nullptr, [] { current.store(new Crew, std::memory_order_release); });
-    return new Crew;
-  }();
-  return *current.load(std::memory_order_acquire);
-}
+std::atomic<Crew*> crew{new Crew};
+std::atomic<int> forks{0};
 
 }  // namespace
 
 int threads() {
   int count = thread_count.load(std::memory_order_relaxed);
-  if (count == 0) thread_count.store(count = default_threads(), std::memory_order_relaxed);
-  return count;
+  if (count != 0) return count;
+  const int usual = default_threads();
+  return thread_count.compare_exchange_strong(count, usual, std::memory_order_relaxed) ? usual : count;
 }
 
 void set_threads(int count) { thread_count.store(count, std::memory_order_relaxed); }
 
+void prepare_for_forks() {
+  pthread_atfork(nullptr, nullptr, [] {
+    crew.store(new Crew, std::memory_order_release);
+    forks.fetch_add(1, std::memory_order_relaxed);
+  });
+}
+
+int generation() { return forks.load(std::memory_order_relaxed); }
+
 void run(int64_t n, Task task, const void* context) {
   const int parts = static_cast<int>(std::min<int64_t>(threads(), n / smallest_slice));
   if (parts >= 2) {
-    Crew& hands = crew();
+    Crew& hands = *crew.load(std::memory_order_acquire);
     if (const std::unique_lock lock(hands.busy, std::try_to_lock); lock.owns_lock()) {
       hands.run(n, parts, {task, context});
       return;

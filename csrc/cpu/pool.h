@@ -19,4 +19,10 @@ int default_threads();
 /// pool is busy with another caller's work. Survives fork: a child starts with a pool of its own.
 void run(int64_t n, Task task, const void* context);
 
+/// Makes fork safe; called once when the module is made.
+void prepare_for_forks();
+
+/// Changes in a forked child, which has none of its parent's threads.
+int generation();
+
 }  // namespace lrcore::pool

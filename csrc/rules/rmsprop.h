@@ -18,14 +18,22 @@ namespace lrcore::rules {
 enum class Average { plain, centered };
 enum class Move { plain, momentum, velocity };
 
+template <Move move>
+struct RMSpropHyper {
+  double alpha, eps, momentum;
+};
+template <>
+struct RMSpropHyper<Move::plain> {
+  double alpha, eps;
+  static constexpr double momentum = 0;
+};
+
 template <Average average, Eps where, Move move>
 struct RMSprop {
   static constexpr Names states = Names{"square_avg"} + (average == Average::centered ? Names{"grad_avg"} : Names{}) +
                                   (move != Move::plain ? Names{"momentum_buffer"} : Names{});
   static constexpr Names hypers = Names{"alpha", "eps"} + (move != Move::plain ? Names{"momentum"} : Names{});
-  struct Hyper {
-    double alpha, eps, momentum;
-  };
+  using Hyper = RMSpropHyper<move>;
 
   float A, A1, LR, EPS, MU;
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeAlias
 
 import numpy as np
 
@@ -16,10 +16,16 @@ Value: TypeAlias = float | tuple[float, float]
 
 
 def to_float(name: str, value: Any) -> float:
-    """Give a real number as a float; TypeError for anything else, strings included."""
-    if isinstance(value, complex) or not isinstance(value, SupportsFloat):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    return float(value)
+    """Give a real number as a float; TypeError for anything else, strings and truth values included."""
+    refused = (str, bytes, bool, np.bool_, complex, np.complexfloating)
+    if not isinstance(value, refused) and isinstance(value, (SupportsFloat, SupportsIndex)):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name}: expected a number that float64 holds, got a larger integer") from None
+        except TypeError:
+            pass  # an array of several elements, say
+    raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
 
 
 def _float32(value: float) -> float:
@@ -108,7 +114,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def options(values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the structural ones of the arguments `values`."""
-    return {name: OPTIONS[name](name, value) for name, value in values.items() if name not in NUMBERS}
+    return {name: OPTIONS[name](name, value) for name, value in values.items() if name in OPTIONS}
 
 
 def flatten(values: Mapping[str, Value]) -> dict[str, float]:
@@ -133,7 +139,7 @@ class Hyper(MutableMapping[str, Value]):
         self._optimizer = optimizer
 
     def __getitem__(self, name: str) -> Value:
-        value: Value = self._optimizer._hyper[name]
+        value: Value = self._optimizer._numbers[name]
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -147,10 +153,10 @@ class Hyper(MutableMapping[str, Value]):
         self._optimizer._change_hyper(dict(*args, **kwargs))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._optimizer._hyper)
+        return iter(self._optimizer._numbers)
 
     def __len__(self) -> int:
-        return len(self._optimizer._hyper)
+        return len(self._optimizer._numbers)
 
     def __repr__(self) -> str:
-        return repr(self._optimizer._hyper)
+        return repr(self._optimizer._numbers)

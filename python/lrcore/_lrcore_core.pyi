@@ -1,10 +1,18 @@
 """The C++ core. Not a public interface: `lrcore` is."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+from lrcore.schedules import Schedule
+
+Numbers: TypeAlias = tuple[dict[str, Any], Sequence[float], float]
+"""The numeric arguments as they are shown, those that the rule takes in its order, and the weight decay."""
+
+Rate: TypeAlias = tuple[Schedule, float | Callable[[int], float]]
+"""The schedule as it is shown, and what is asked for a step's rate."""
 
 class Stepper:
-    """Owns the views, the step count, the learning rate, the hyperparameters and the lock of one optimizer."""
+    """Owns the views, the step count, the learning rate, the numbers and the lock of one optimizer."""
 
     def __init__(
         self,
@@ -12,11 +20,10 @@ class Stepper:
         params: Any,
         states: Sequence[Any],
         grads: Any,
-        hypers: Sequence[float],
-        weight_decay: float,
         decoupled: bool,
         maximize: bool,
-        lr: float | Callable[[int], float],
+        numbers: Numbers,
+        rate: Rate,
     ) -> None: ...
     def step(self, grads: Any = None, *, grad_scale: float = 1.0, stream: Any = None) -> None: ...
     @property
@@ -29,20 +36,17 @@ class Stepper:
     def device(self) -> str: ...
     @property
     def size(self) -> int: ...
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def _numbers(self) -> dict[str, Any]: ...
     def _apply(
         self, params: Any, grads: Any, states: Sequence[Any], step: int, lr: float, grad_scale: float
     ) -> None: ...
-    def _set_hypers(self, hypers: Sequence[float], weight_decay: float) -> None: ...
-    def _set_lr(self, lr: float | Callable[[int], float]) -> None: ...
-    def _snapshot(self, states: Sequence[Any]) -> int: ...
-    def _restore(
-        self,
-        states: Sequence[Any],
-        step_count: int,
-        hypers: Sequence[float],
-        weight_decay: float,
-        lr: float | Callable[[int], float],
-    ) -> None: ...
+    def _replace_numbers(self, expected: dict[str, Any], numbers: Numbers) -> bool: ...
+    def _set_rate(self, rate: Rate) -> None: ...
+    def _snapshot(self, states: Sequence[Any]) -> tuple[int, dict[str, Any], Schedule]: ...
+    def _restore(self, states: Sequence[Any], step_count: int, numbers: Numbers, rate: Rate) -> None: ...
 
 def rules() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]: ...
 def backends() -> list[str]: ...

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import operator
+import contextlib
+import copyreg
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrcore import _arguments, schedules
-from lrcore._arguments import Hyper, Value
+from lrcore._arguments import Hyper
 from lrcore._lrcore_core import Stepper, flat_size, rules
+
+if TYPE_CHECKING:
+    from lrcore._lrcore_core import Numbers, Rate
 
 _RULES = rules()
 
@@ -29,14 +32,18 @@ def aligned_zeros(size: int) -> NDArray[np.float32]:
 
 def _like(params: Any, array: NDArray[np.float32]) -> Any:
     """Offer a NumPy array as an array of the kind of `params`, over the same memory."""
-    library = sys.modules.get(type(params).__module__.partition(".")[0])
-    if library is None or library is np or not hasattr(library, "from_dlpack"):
-        return array
-    return library.from_dlpack(array)
+    for cls in type(params).__mro__:
+        library = sys.modules.get(cls.__module__.partition(".")[0])
+        if library is not None and library is not np and hasattr(library, "from_dlpack"):
+            return library.from_dlpack(array)
+    return array
 
 
 class Optimizer(Stepper):
-    """What all optimizers share. A subclass names its arguments and, in `_choose_rule`, the rule that they mean."""
+    """What all optimizers share. A subclass names its arguments, and its rule or how its arguments choose one."""
+
+    _rule: ClassVar[str]
+    """The rule of a class that has one."""
 
     def __init__(
         self,
@@ -46,14 +53,13 @@ class Optimizer(Stepper):
         initial: Mapping[str, float] = MappingProxyType({}),
         **arguments: Any,
     ) -> None:
-        self._hyper = _arguments.numbers(arguments)
+        hyper = _arguments.numbers(arguments)
         self._options = _arguments.options(arguments)
-        rule = self._choose_rule(self._hyper | self._options)
+        rule = self._choose_rule(hyper | self._options)
         names, self._rule_hypers = _RULES[rule]
 
         self._params = params
         self._grads = grads
-        self._schedule = schedules.as_schedule(lr)
         size = flat_size(params)
         self._states = [aligned_zeros(size) for _ in names]
         for name, value in initial.items():
@@ -63,11 +69,10 @@ class Optimizer(Stepper):
             params,
             self._states,
             grads,
-            self._hypers(self._hyper),
-            self._hyper["weight_decay"],
             self._options["decoupled_weight_decay"],
             self._options["maximize"],
-            self._asked(self._schedule),
+            self._numbers_of(hyper),
+            _rate_of(schedules.as_schedule(lr)),
         )
         self._state = MappingProxyType(
             {name: _like(params, state) for name, state in zip(names, self._states, strict=True)}
@@ -75,21 +80,15 @@ class Optimizer(Stepper):
 
     @classmethod
     def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:  # noqa: ARG003
-        """Give the name of the rule that checked arguments mean; ValueError where they do not go together.
+        """Give the name of the rule that checked arguments mean; ValueError where they do not go together."""
+        if not hasattr(cls, "_rule"):
+            raise TypeError(f"{cls.__name__} is no optimizer by itself; use one of lrcore.optimizers.__all__")
+        return cls._rule
 
-        A class with one rule is called like it and needs no choice.
-        """
-        return cls.__name__.lower()
-
-    def _hypers(self, hyper: Mapping[str, Value]) -> list[float]:
-        """Give the numbers that the rule takes, in its order."""
+    def _numbers_of(self, hyper: dict[str, Any]) -> Numbers:
+        """Give checked numeric arguments as the Stepper takes them."""
         flat = _arguments.flatten(hyper)
-        return [flat[name] for name in self._rule_hypers]
-
-    @staticmethod
-    def _asked(schedule: schedules.Schedule) -> Any:
-        """Give what the Stepper asks for a rate: a number, or the schedule's formula without its checks of t."""
-        return schedule.lr if isinstance(schedule, schedules.Constant) else schedule._value
+        return hyper, [flat[name] for name in self._rule_hypers], flat["weight_decay"]
 
     @property
     def params(self) -> Any:
@@ -105,20 +104,13 @@ class Optimizer(Stepper):
         return self._state
 
     @property
-    def schedule(self) -> schedules.Schedule:
-        """The learning-rate schedule. Assign to `lr` to replace it."""
-        return self._schedule
-
-    @property
     def lr(self) -> float:
         """The learning rate that the next step will use. Assigning a number, a schedule or a callable replaces it."""
-        return self._schedule(operator.index(self.step_count))
+        return self.schedule(self.step_count)
 
     @lr.setter
     def lr(self, lr: schedules.Rate) -> None:
-        schedule = schedules.as_schedule(lr)
-        self._set_lr(self._asked(schedule))
-        self._schedule = schedule
+        self._set_rate(_rate_of(schedules.as_schedule(lr)))
 
     @property
     def hyper(self) -> Hyper:
@@ -136,20 +128,22 @@ class Optimizer(Stepper):
         return checked
 
     def _change_hyper(self, changes: Mapping[str, Any]) -> None:
-        for name in changes:
-            if name not in self._hyper:
-                raise KeyError(f"{name}: expected one of {', '.join(self._hyper)}")
-        hyper = self._checked_hyper(self._hyper | dict(changes))
-        self._set_hypers(self._hypers(hyper), hyper["weight_decay"])
-        self._hyper = hyper
+        """Change some of the numeric arguments: all of these, or none when one is refused."""
+        while True:
+            before = self._numbers
+            for name in changes:
+                if name not in before:
+                    raise KeyError(f"{name}: expected one of {', '.join(before)}")
+            hyper = self._checked_hyper(before | dict(changes))
+            if self._replace_numbers(before, self._numbers_of(hyper)):
+                return  # no other thread has changed them since
 
-    def _snapshot_state(self) -> tuple[int, dict[str, Any]]:
-        """Give the step count and copies of the states that go with it."""
+    def _snapshot_all(self) -> tuple[int, dict[str, Any], schedules.Schedule, dict[str, Any]]:
+        """Give step count, numeric arguments, schedule and copies of the states, all of one moment."""
         copies = [aligned_zeros(self.size) for _ in self._states]
-        step_count = self._snapshot(copies)
-        return step_count, {
-            name: _like(self._params, each) for name, each in zip(self._state, copies, strict=True)
-        }
+        step_count, hyper, schedule = self._snapshot(copies)
+        state = {name: _like(self._params, each) for name, each in zip(self._state, copies, strict=True)}
+        return step_count, hyper, schedule, state
 
     def state_dict(self) -> dict[str, Any]:
         """Give a copy of everything that a resumed run needs beside the parameters.
@@ -158,21 +152,21 @@ class Optimizer(Stepper):
         -------
         dict
             `rule`, `options`, `hyper`, `step_count`, `state` (name -> array) and, unless the rate comes from an opaque
-            callable, `schedule` (see `lrcore.schedules.from_dict`).
+            callable or a schedule of the caller's own, `schedule` (see `lrcore.schedules.from_dict`).
         """
-        step_count, state = self._snapshot_state()
+        step_count, hyper, schedule, state = self._snapshot_all()
         dictionary = {
             "rule": self.rule,
             "options": self._stored_options(),
-            "hyper": dict(self._hyper),
+            "hyper": dict(hyper),
             "step_count": step_count,
             "state": state,
         }
-        if not isinstance(self._schedule, schedules.Function):
-            dictionary["schedule"] = self._schedule.to_dict()
+        with contextlib.suppress(TypeError):  # it may have no dictionary form
+            dictionary["schedule"] = schedule.to_dict()
         return dictionary
 
-    def _stored_options(self) -> dict[str, bool | str]:
+    def _stored_options(self) -> dict[str, Any]:
         """Give the options that the name of the rule does not tell."""
         return {name: self._options[name] for name in ("decoupled_weight_decay", "maximize")}
 
@@ -187,48 +181,59 @@ class Optimizer(Stepper):
             When the dictionary is of another rule or other options, or has a missing, unknown or wrong entry. Nothing
             is changed then.
         """
-        required = {"rule", "options", "hyper", "step_count", "state"}
-        _require_names("state_dict", set(dictionary) - {"schedule"}, required)
-        if dictionary["rule"] != self.rule:
-            raise ValueError(f"rule: expected {self.rule}, got {dictionary['rule']}")
-        if dictionary["options"] != self._stored_options():
-            raise ValueError(f"options: expected {self._stored_options()}, got {dictionary['options']}")
-        _require_names("hyper", set(dictionary["hyper"]), set(self._hyper))
-        _require_names("state", set(dictionary["state"]), set(self._state))
-        hyper = self._checked_hyper(dictionary["hyper"])
-        schedule = self._schedule
-        if "schedule" in dictionary:
-            schedule = schedules.from_dict(dictionary["schedule"])
+        entries = _require_entries(
+            "state_dict", dictionary, ("rule", "options", "hyper", "step_count", "state"), "schedule"
+        )
+        if not isinstance(entries["rule"], str) or entries["rule"] != self.rule:
+            raise ValueError(f"rule: expected {self.rule}, got {entries['rule']}")
+        own = self._stored_options()
+        options = _arguments.options(_require_entries("options", entries["options"], own))
+        if options != own:
+            raise ValueError(f"options: expected {own}, got {options}")
+        hyper = self._checked_hyper(_require_entries("hyper", entries["hyper"], self._numbers))
+        state = _require_entries("state", entries["state"], self._state)
+        schedule = schedules.from_dict(entries["schedule"]) if "schedule" in entries else self.schedule
+        states = [state[name] for name in self._state]
+        self._restore(states, entries["step_count"], self._numbers_of(hyper), _rate_of(schedule))
+
+    def __getstate__(self) -> dict[str, Any]:
+        step_count, hyper, schedule, state = self._snapshot_all()
+        own = ("_options", "_rule_hypers", "_params", "_grads", "_states", "_state")
+        return {
+            "params": self._params,
+            "grads": self._grads,
+            "arguments": hyper | self._options,
+            "schedule": schedule,
+            "step_count": step_count,
+            "states": list(state.values()),
+            "attributes": {name: value for name, value in vars(self).items() if name not in own},
+        }
+
+    def __setstate__(self, parts: dict[str, Any]) -> None:
+        arguments, schedule = parts["arguments"], parts["schedule"]
+        Optimizer.__init__(self, parts["params"], schedule, parts["grads"], **arguments)
         self._restore(
-            [dictionary["state"][name] for name in self._state],
-            operator.index(dictionary["step_count"]),
-            self._hypers(hyper),
-            hyper["weight_decay"],
-            self._asked(schedule),
+            parts["states"], parts["step_count"], self._numbers_of(self._numbers), _rate_of(schedule)
         )
-        self._hyper = hyper
-        self._schedule = schedule
-
-    def _again(self, params: Any, grads: Any) -> Self:
-        """Make an optimizer that goes on from here, with states of its own, on these arrays."""
-        rebuilt: Self = _rebuild(
-            type(self), params, grads, self._schedule, self._hyper | self._options, *self._snapshot_state()
-        )
-        return rebuilt
-
-    def __copy__(self) -> Self:
-        return self._again(self._params, self._grads)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self._again(copy.deepcopy(self._params, memo), copy.deepcopy(self._grads, memo))
+        vars(self).update(parts["attributes"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (type(self), self._params, self._grads, self._schedule, self._hyper | self._options)
-        return _rebuild, (*arguments, *self._snapshot_state())
+        return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
+
+    def __copy__(self) -> Self:
+        """Give an optimizer of the same arrays that goes on from here with states of its own."""
+        copied = type(self).__new__(type(self))
+        copied.__setstate__(self.__getstate__())
+        return copied
 
     def __repr__(self) -> str:
-        rate = self._schedule.lr if isinstance(self._schedule, schedules.Constant) else self._schedule
+        rate = self.schedule.lr if type(self.schedule) is schedules.Constant else self.schedule
         return f"{type(self).__name__}(size={self.size}, device={self.device}, lr={rate!r}, step_count={self.step_count})"
+
+
+def _rate_of(schedule: schedules.Schedule) -> Rate:
+    """Give a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
+    return schedule, schedule.lr if type(schedule) is schedules.Constant else schedule._value
 
 
 def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
@@ -238,25 +243,12 @@ def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
             raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
 
 
-def _require_names(what: str, names: set[str], expected: set[str]) -> None:
-    if names != expected:
-        raise ValueError(f"{what}: expected the entries {sorted(expected)}, got {sorted(names)}")
-
-
-def _rebuild(
-    cls: type[Any],
-    params: Any,
-    grads: Any,
-    schedule: schedules.Schedule,
-    arguments: Mapping[str, Any],
-    step_count: int,
-    state: Mapping[str, Any],
-) -> Any:
-    """Make an optimizer from the parts of another."""
-    optimizer = cls(params, schedule, grads=grads, **arguments)
-    hyper = optimizer._hyper
-    states = [state[name] for name in optimizer.state]
-    optimizer._restore(
-        states, step_count, optimizer._hypers(hyper), hyper["weight_decay"], optimizer._asked(schedule)
-    )
-    return optimizer
+def _require_entries(
+    what: str, mapping: Any, required: Mapping[str, Any] | tuple[str, ...], *optional: str
+) -> Mapping[str, Any]:
+    """Give a mapping that has the required entries and no others but the optional ones."""
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{what}: expected a dictionary, got {type(mapping).__name__}")
+    if {*mapping} - {*optional} != {*required}:
+        raise ValueError(f"{what}: expected the entries {[*required]}, got {[*mapping]}")
+    return mapping

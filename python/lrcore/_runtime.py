@@ -57,11 +57,16 @@ class use_backend:
     """
 
     def __init__(self, name: str) -> None:
+        self._name = name
+        self._switch()
+
+    def _switch(self) -> None:
         self._former = core.active_backend()
-        core.use_backend(name)
+        core.use_backend(self._name)
 
     def __enter__(self) -> None:
-        return None
+        if core.active_backend() != self._name:  # another was chosen since
+            self._switch()
 
     def __exit__(self, *exception: object) -> None:
         core.use_backend(self._former)
@@ -138,7 +143,10 @@ def _obey_environment() -> None:
     """Do what LRCORE_BACKEND and LRCORE_NUM_THREADS ask for."""
     backend = os.environ.get("LRCORE_BACKEND")
     if backend:
-        core.use_backend(backend)
+        try:
+            core.use_backend(backend)
+        except (ValueError, RuntimeError) as error:
+            raise type(error)(f"LRCORE_BACKEND: {error}") from None
     threads = os.environ.get("LRCORE_NUM_THREADS")
     if threads:
         if not threads.isdecimal() or int(threads) < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -44,6 +44,8 @@ class Pack(Mapping[str, Any]):
     """
 
     def __init__(self, entries: Mapping[str, Any], xp: ModuleType = np) -> None:
+        if not isinstance(entries, Mapping):
+            raise TypeError(f"entries: expected a dictionary, got {type(entries).__name__}")
         self._xp = xp
         self._shapes = {name: _shape(name, entry) for name, entry in entries.items()}
         size = sum(math.prod(shape) for shape in self._shapes.values())
@@ -104,13 +106,16 @@ class Pack(Mapping[str, Any]):
 
 def _shape(name: str, entry: Any) -> tuple[int, ...]:
     """Give the shape of an entry, which may be an array or the shape itself."""
-    if hasattr(entry, "dtype"):
+    if isinstance(entry, (int, np.integer)):
+        entry = (entry,)
+    elif hasattr(entry, "dtype"):
         if str(entry.dtype) != "float32":
             raise TypeError(f"{name}: expected dtype float32, got {entry.dtype}")
         return tuple(entry.shape)
-    shape = (entry,) if isinstance(entry, int) else tuple(entry)
-    if not all(isinstance(extent, (int, np.integer)) for extent in shape):
+    if not isinstance(entry, Sequence) or not all(
+        isinstance(extent, (int, np.integer)) and not isinstance(extent, bool) for extent in entry
+    ):
         raise TypeError(f"{name}: expected an array, or a shape of integers, got {entry!r}")
-    if any(extent < 0 for extent in shape):
-        raise ValueError(f"{name}: expected extents >= 0, got {shape}")
-    return tuple(int(extent) for extent in shape)
+    if any(extent < 0 for extent in entry):
+        raise ValueError(f"{name}: expected extents >= 0, got {entry}")
+    return tuple(int(extent) for extent in entry)

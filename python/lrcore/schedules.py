@@ -31,7 +31,8 @@ class Schedule(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._classes[cls.__name__] = cls
+        if cls.__module__ == __name__:
+            cls._classes[cls.__name__] = cls
 
     @abstractmethod
     def _value(self, t: int) -> float:
@@ -71,8 +72,10 @@ class Schedule(ABC):
         Raises
         ------
         TypeError
-            For a schedule that holds a callable.
+            For a schedule that holds a callable, or one of a class that is not from this module.
         """
+        if type(self) not in self._classes.values():
+            raise TypeError(f"{self!r} has no dictionary form: {type(self).__name__} is not from {__name__}")
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
         return {"schedule": type(self).__name__} | fields
 
@@ -86,9 +89,11 @@ def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
 
     Raises
     ------
-    ValueError
-        When the dictionary names no schedule, or has arguments that it does not take or that are out of range.
+    TypeError, ValueError
+        When it is no dictionary, names no schedule, or has arguments that it does not take or that are out of range.
     """
+    if not isinstance(dictionary, Mapping):
+        raise TypeError(f"schedule: expected a dictionary, got {type(dictionary).__name__}")
     arguments = dict(dictionary)
     name = arguments.pop("schedule", None)
     cls = Schedule._classes.get(name) if isinstance(name, str) else None

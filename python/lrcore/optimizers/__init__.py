@@ -14,8 +14,12 @@ decoupled_weight_decay : bool
 maximize : bool
     Ascend instead of descend.
 grads : array of float32, optional
-    Gradients bound once; ``step()`` then needs none. A buffer whose owner swaps its storage later (torch's ``set_``)
-    is not seen to move: make a new optimizer then.
+    Gradients bound once; ``step()`` then needs none.
+
+Parameters and bound gradients are looked at once. Do not give them other storage later (torch's ``set_`` and
+``resize_``, NumPy's ``resize`` without its check): the optimizer would go on with the former memory, which may be gone.
+Make a new optimizer then. The rate is asked while the optimizer is locked, so two schedules that step each other's
+optimizers from two threads wait for each other for ever.
 
 Wrong arrays raise what `Stepper.step` says; numbers out of range raise ValueError, other types TypeError.
 ``g``, ``p`` and ``t`` in the equations are the gradient, the parameter and the number of the step, from 1; every

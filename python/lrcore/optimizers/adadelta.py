@@ -35,6 +35,8 @@ class Adadelta(Optimizer):
     Zeiler 2012, "ADADELTA: An Adaptive Learning Rate Method".
     """
 
+    _rule = "adadelta"
+
     def __init__(
         self,
         params: Any,

@@ -33,6 +33,8 @@ class Adamax(Optimizer):
     Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization", section 7.
     """
 
+    _rule = "adamax"
+
     def __init__(
         self,
         params: Any,

@@ -31,6 +31,8 @@ class Lion(Optimizer):
     Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms".
     """
 
+    _rule = "lion"
+
     def __init__(
         self,
         params: Any,

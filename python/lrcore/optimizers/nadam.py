@@ -36,6 +36,8 @@ class NAdam(Optimizer):
     Dozat 2016, "Incorporating Nesterov Momentum into Adam".
     """
 
+    _rule = "nadam"
+
     def __init__(
         self,
         params: Any,

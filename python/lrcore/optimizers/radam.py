@@ -35,6 +35,8 @@ class RAdam(Optimizer):
     Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond".
     """
 
+    _rule = "radam"
+
     def __init__(
         self,
         params: Any,

@@ -1,0 +1,35 @@
+// Python's numbers as arguments, and the words in which they are refused.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <sstream>
+#include <string>
+
+namespace lrcore {
+
+namespace py = pybind11;
+
+/// The parts as one message.
+template <class... Part>
+std::string text(const Part&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+/// A number as Python prints it.
+inline std::string number(double value) { return py::str(py::float_(value)); }
+
+/// The name of an object's type; None for None.
+inline std::string type_name(py::handle object) {
+  return object.is_none() ? "None" : py::str(py::type::of(object).attr("__qualname__")).cast<std::string>();
+}
+
+/// A real number as a double; TypeError that names the argument for anything else.
+double to_double(py::handle object, const char* name);
+
+/// An integer in [least, most]; TypeError or ValueError that names the argument for anything else.
+int64_t to_integer(py::handle object, const char* name, int64_t least, int64_t most);
+
+}  // namespace lrcore
