@@ -571,7 +571,7 @@ def test_a_copied_owner_gets_an_optimizer_that_asks_the_copy(copied: Any) -> Non
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, through_pickle])
 def test_subclasses_copy_with_their_attributes(copied: Any) -> None:
     opt: Any = Named(start(), 0.1, name="own")
-    opt.seen = {3}
+    vars(opt)["seen"] = {3}
     twin = copied(opt)
     assert type(twin) is Named
     assert (twin.name, twin.seen, dict(twin.hyper)) == ("own", {3}, dict(opt.hyper))
