@@ -573,8 +573,8 @@ def test_subclasses_copy_with_their_attributes(copied: Any) -> None:
     opt: Any = Named(start(), 0.1, name="own")
     vars(opt)["seen"] = {3}
     twin = copied(opt)
-    assert type(twin) is Named
     assert (twin.name, twin.seen, dict(twin.hyper)) == ("own", {3}, dict(opt.hyper))
+    assert type(twin) is Named
     assert opt.rule == "lion"
 
 
