@@ -388,19 +388,12 @@ def run_lrcore(
 def run_peer(
     row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
 ) -> dict[int, NDArray[np.float64]]:
-    """Run the peer's side of a row, see `run_torch` and `run_optax`."""
-    return {"torch": run_torch, "optax": run_optax}[row.peer](row, start, gradients)
-
-
-def run_torch(
-    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
-) -> dict[int, NDArray[np.float64]]:
-    """Take the steps of a row with PyTorch, in float64.
+    """Run the peer's side of a row.
 
     Parameters
     ----------
     row : Row
-        A row whose peer is ``torch``.
+        The peer's call, and the rate.
     start : ndarray of float32, shape (n,)
         Parameters before the first step; not written.
     gradients : ndarray of float32, shape (steps, n)
@@ -414,8 +407,15 @@ def run_torch(
     Raises
     ------
     ImportError
-        PyTorch is not installed.
+        The peer is not installed.
     """
+    return {"torch": run_torch, "optax": run_optax}[row.peer](row, start, gradients)
+
+
+def run_torch(
+    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
+) -> dict[int, NDArray[np.float64]]:
+    """Take the steps of a row with PyTorch, in float64; see `run_peer`."""
     torch = importlib.import_module("torch")
     seen = {}
     with _torch_float64(torch):
@@ -448,25 +448,7 @@ def run_optax(
     """Take the steps of a row with optax, in float64 and on the CPU.
 
     The schedule looks its rates up in an array, so that they are to the last bit those of `rate`.
-
-    Parameters
-    ----------
-    row : Row
-        A row whose peer is ``optax``.
-    start : ndarray of float32, shape (n,)
-        Parameters before the first step; not written.
-    gradients : ndarray of float32, shape (steps, n)
-        One gradient a step.
-
-    Returns
-    -------
-    dict of int to ndarray of float64, shape (n,)
-        Parameters after each of the `CHECKED` steps.
-
-    Raises
-    ------
-    ImportError
-        optax is not installed.
+    See `run_peer`.
     """
     jax = importlib.import_module("jax")
     optax = importlib.import_module("optax")

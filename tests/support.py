@@ -121,3 +121,19 @@ def assert_same(optimizer: Optimizer, p: Array, states: Sequence[Array], what: s
     assert_bits(optimizer.params, p, f"{what} params")
     for (name, state), expected in zip(optimizer.state.items(), states, strict=True):
         assert_bits(state, expected, f"{what} {name}")
+
+
+N = 21
+"""Elements of the problem below: an AVX-512 lane and a remainder."""
+
+
+def start() -> Array:
+    """Give the same parameters every time."""
+    return np.random.default_rng(1).standard_normal(N).astype(np.float32)
+
+
+def run(optimizer: Any, steps: int) -> Array:
+    """Step on the same gradients every time, chosen by the step number; give a copy of the parameters."""
+    for _ in range(steps):
+        optimizer.step(gradients(np.random.default_rng([2, optimizer.step_count]), optimizer.size))
+    return np.array(optimizer.params)

@@ -1,0 +1,120 @@
+"""Optimizers copy, pickle and print."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import schedules
+from support import N, assert_bits, assert_same, make, run, start
+
+
+def through_pickle(opt: Any) -> Any:
+    """Pickle and unpickle."""
+    return pickle.loads(pickle.dumps(opt))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])
+def test_copies_go_on_by_themselves(rule: str, copied: Any) -> None:
+    opt = make(rule, start(), schedules.Cosine(0.1, steps=9), weight_decay=0.1)
+    run(opt, 3)
+    twin = copied(opt)
+    assert type(twin) is type(opt)
+    assert repr(twin) == repr(opt)
+    assert dict(twin.hyper) == dict(opt.hyper)
+    run(opt, 2)
+    assert twin.step_count == 3
+    run(twin, 2)
+    assert_same(twin, opt.params, list(map(np.array, opt.state.values())))
+
+
+def test_a_shallow_copy_shares_parameters_and_no_state() -> None:
+    opt = lrcore.Adam(start())
+    run(opt, 2)
+    twin = copy.copy(opt)
+    assert twin.params is opt.params
+    assert_bits(twin.state["exp_avg"], opt.state["exp_avg"])
+    assert not np.shares_memory(twin.state["exp_avg"], opt.state["exp_avg"])
+
+
+def test_a_pickle_keeps_what_belongs_together() -> None:
+    """Parameters and gradients pickled beside their optimizer are the ones that it steps afterwards."""
+    pack = lrcore.Pack({"w": start(), "b": 3})
+    grads = pack.like()
+    opt = lrcore.Adam(pack.flat, grads=grads.flat)
+    for copied in (through_pickle, copy.deepcopy):
+        new_pack, new_grads, new_opt = copied((pack, grads, opt))
+        assert new_opt.params is new_pack.flat
+        new_grads["b"][:] = 1
+        new_opt.step()
+        assert (new_pack["b"] != 0).all()
+
+
+class Trainer:
+    """Owns an optimizer that asks it for its rate."""
+
+    def __init__(self) -> None:
+        self.base = 0.5
+        self.opt = Named(start(), lr=self.rate)
+
+    def rate(self, t: int) -> float:
+        """Give a rate of this trainer's."""
+        return self.base * (1 + t)
+
+
+class Named(lrcore.Lion):
+    """A subclass with a constructor and attributes of its own."""
+
+    def __init__(self, params: Any, lr: Any, name: str = "unnamed") -> None:
+        super().__init__(params, lr, betas=(0.5, 0.6))
+        self.name = name
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])
+def test_a_copied_owner_gets_an_optimizer_that_asks_the_copy(copied: Any) -> None:
+    trainer = Trainer()
+    run(trainer.opt, 1)
+    for twin in (copied(trainer), copied(trainer.opt).schedule.fn.__self__):
+        twin.base = 7.0
+        assert twin.opt.lr == 14
+        assert trainer.opt.lr == 1
+        assert twin.opt.step_count == 1
+        assert_bits(run(twin.opt, 0), np.array(trainer.opt.params))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, through_pickle])
+def test_subclasses_copy_with_their_attributes(copied: Any) -> None:
+    opt: Any = Named(start(), 0.1, name="own")
+    vars(opt)["seen"] = {3}
+    twin = copied(opt)
+    assert (twin.name, twin.seen, dict(twin.hyper)) == ("own", {3}, dict(opt.hyper))
+    assert type(twin) is Named
+    assert opt.rule == "lion"
+
+
+def test_the_base_is_no_optimizer() -> None:
+    with pytest.raises(TypeError, match="^Optimizer is no optimizer by itself"):
+        lrcore.Optimizer(start(), 0.1, None)
+
+
+def test_repr() -> None:
+    opt = lrcore.AdamW(start(), lr=schedules.Cosine(0.1, steps=9))
+    opt.step_count = 4
+    assert repr(opt) == "AdamW(size=21, device=cpu, lr=Cosine(lr=0.1, steps=9, end=0.0), step_count=4)"
+    assert repr(lrcore.SGD(start(), lr=0.5)) == "SGD(size=21, device=cpu, lr=0.5, step_count=0)"
+
+
+def test_an_optimizer_in_a_cycle_with_its_schedule_is_collected() -> None:
+    trainer = Trainer()
+    trainer.opt.step(np.ones(N, np.float32))
+    reference = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert reference() is None

@@ -1,0 +1,149 @@
+"""The learning rate and the clock: what is asked when, and what a refused rate leaves as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import schedules
+from support import N, assert_bits, run, start
+
+
+def test_the_schedule_is_asked_once_a_step_with_the_steps_taken() -> None:
+    asked = []
+
+    def rate(t: int) -> float:
+        asked.append(t)
+        return 0.5
+
+    opt = lrcore.SGD(start(), lr=rate)
+    run(opt, 3)
+    assert asked == [0, 1, 2]
+    assert opt.lr == 0.5
+    assert asked == [0, 1, 2, 3]
+
+
+def test_assigning_the_rate() -> None:
+    opt = lrcore.SGD(start(), lr=schedules.Cosine(1.0, steps=10))
+    run(opt, 2)
+    assert opt.lr == schedules.Cosine(1.0, steps=10)(2)
+    opt.lr = 0.25
+    assert opt.lr == 0.25
+    before = np.array(opt.params)
+    opt.step(np.ones(N, np.float32))
+    assert_bits(opt.params, before - np.float32(0.25))
+    opt.lr = lambda t: t * 1.0
+    assert opt.lr == 3
+    for bad in (-1.0, np.nan, 1e-50):
+        with pytest.raises(ValueError, match="^lr: "):
+            opt.lr = bad
+    with pytest.raises(TypeError, match="^lr: expected a number"):
+        opt.lr = "fast"  # type: ignore[assignment]
+    assert opt.lr == 3
+
+
+@pytest.mark.parametrize(
+    ("rate", "error", "match"),
+    [
+        (
+            lambda _: np.nan,
+            ValueError,
+            "^lr: expected a number >= 0 that is finite in float32, got nan from the schedule at t = 1",
+        ),
+        (
+            lambda _: -1.0,
+            ValueError,
+            "^lr: expected a number >= 0 that is finite in float32, got -1.0 from the schedule",
+        ),
+        (
+            lambda _: 1e39,
+            ValueError,
+            r"^lr: expected a number >= 0 that is finite in float32, got 1e\+39 from",
+        ),
+        (lambda _: "fast", TypeError, "^lr from the schedule: expected a number, got str"),
+        (lambda _: None, TypeError, "^lr from the schedule: expected a number, got None"),
+        (lambda _: 1 / 0, ZeroDivisionError, "division"),
+    ],
+)
+def test_a_schedule_that_fails(rate: Any, error: type[Exception], match: str) -> None:
+    """Nothing is changed and the clock stands still."""
+    opt = lrcore.SGD(start(), lr=0.5, momentum=0.9)
+    run(opt, 1)
+    opt.lr = rate
+    before, buffer = np.array(opt.params), np.array(opt.state["momentum_buffer"])
+    with pytest.raises(error, match=match):
+        opt.step(np.ones(N, np.float32))
+    assert_bits(opt.params, before)
+    assert_bits(opt.state["momentum_buffer"], buffer)
+    assert opt.step_count == 1
+    opt.lr = 0.5
+    opt.step(np.ones(N, np.float32))
+    assert opt.step_count == 2
+
+
+def test_a_scheduled_rate_may_round_to_zero() -> None:
+    opt = lrcore.SGD(start(), lr=lambda _: 1e-60)
+    opt.step(np.ones(N, np.float32))
+    assert_bits(opt.params, start())
+
+
+def test_a_schedule_must_not_touch_its_own_optimizer() -> None:
+    """It would wait for itself; reading is fine."""
+    opt = lrcore.SGD(start(), lr=0.5)
+    g = np.ones(N, np.float32)
+
+    def stepping(t: int) -> float:
+        assert opt.step_count == t
+        opt.step(g)
+        return 0.5
+
+    def assigning(_: int) -> float:
+        opt.step_count = 9
+        return 0.5
+
+    for rate in (stepping, assigning):
+        opt.lr = rate
+        with pytest.raises(RuntimeError, match="a schedule must not step or change the optimizer"):
+            opt.step(g)
+    assert opt.step_count == 0
+    assert_bits(opt.params, start())
+
+
+def test_another_optimizer_may_be_stepped_by_a_schedule() -> None:
+    other = lrcore.SGD(start(), lr=0.5)
+
+    def rate(_: int) -> float:
+        other.step(np.ones(N, np.float32))
+        return 0.5
+
+    lrcore.SGD(start(), lr=rate).step(np.ones(N, np.float32))
+    assert other.step_count == 1
+
+
+def test_step_count() -> None:
+    opt = lrcore.Adam(start())
+    assert opt.step_count == 0
+    opt.step_count = 100
+    assert opt.step_count == 100
+    for bad in (-1, 2**53, 2**70):
+        with pytest.raises(
+            ValueError, match="^step_count: expected an integer from 0 to 9007199254740991, got"
+        ):
+            opt.step_count = bad
+    for wrong in (1.5, "3", None, True):
+        with pytest.raises(TypeError, match="^step_count: expected an integer, got"):
+            opt.step_count = wrong  # type: ignore[assignment]
+    assert opt.step_count == 100
+
+
+def test_step_returns_none_and_bound_gradients_are_read_at_every_step() -> None:
+    g = np.ones(N, np.float32)
+    opt = lrcore.SGD(start(), lr=1.0, grads=g)
+    assert opt.step() is None  # type: ignore[func-returns-value]
+    g[:] = 2
+    opt.step()
+    opt.step(np.full(N, 4, np.float32))
+    assert_bits(opt.params, start() - np.float32(1) - np.float32(2) - np.float32(4))
