@@ -69,6 +69,14 @@ def test_steps() -> None:
     assert not pack["w"].any()
 
 
+def test_a_pack_in_place_of_its_buffer() -> None:
+    pack = lrcore.Pack({"w": 3})
+    with pytest.raises(TypeError, match="^params: expected a float32 array .*got Pack; pass its flat$"):
+        lrcore.Adam(pack)
+    with pytest.raises(TypeError, match="^grads: expected a float32 array .*got Pack; pass its flat$"):
+        lrcore.Adam(pack.flat).step(pack.like())
+
+
 @pytest.mark.parametrize(
     ("entry", "error"),
     [

@@ -160,8 +160,8 @@ void require_cpu(py::handle object, const std::string& name) {
   } catch (py::error_already_set& error) {
     if (!is_refusal(error)) throw;
     if (!error.matches(PyExc_AttributeError)) refuse_export(error, object, name);
-    throw py::type_error(
-        text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ", type_name(object)));
+    throw py::type_error(text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ",
+                              type_name(object), py::hasattr(object, "flat") ? "; pass its flat" : ""));
   }
   if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return;
   throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),
