@@ -170,6 +170,21 @@ def test_sizes(opt: Counted) -> None:
         lrcore.functional.adam(ones(), ones(), ones(), step=1, lr=0.1)
 
 
+def test_shapes_that_mean_something_else() -> None:
+    """As many elements in another order, as a transposed copy has, are refused; flat arrays are not."""
+    params = np.zeros((2, 3), np.float32)
+    for fits in [(2, 3), (6,), (2, 1, 3), (2, 3, 1)]:
+        lrcore.SGD(params, lr=1.0).step(np.ones(fits, np.float32))
+    assert (params == -4).all()
+    for wrong in [(3, 2), (6, 1), (1, 6), (3, 1, 2)]:
+        with pytest.raises(
+            ValueError, match=r"^grads: expected shape \(2, 3\) like params, or a flat array, got \("
+        ):
+            lrcore.SGD(params, lr=1.0).step(np.ones(wrong, np.float32))
+    assert (params == -4).all()
+    lrcore.SGD(np.zeros(6, np.float32)).step(np.ones((3, 2), np.float32))
+
+
 def test_overlap() -> None:
     memory = ones(40)
     p, g, m, v = memory[:8], memory[8:16], memory[16:24], memory[24:32]

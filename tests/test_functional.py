@@ -84,8 +84,8 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
         ({"betas": [0.9, 1.0]}, ValueError, r"^betas\[1\]: expected"),
         ({"amsgrad": 1}, TypeError, "^amsgrad: expected True or False"),
         ({"lr": "fast"}, TypeError, "^lr: expected a number, got str"),
-        ({"momentum": 0.5}, TypeError, "^momentum: adam has no such keyword"),
-        ({"exp_avg": 0.5}, TypeError, "^exp_avg: adam has no such keyword; states are passed by position"),
+        ({"momentum": 0.5}, TypeError, "^momentum: adam takes betas, eps, "),
+        ({"exp_avg": 0.5}, TypeError, "^exp_avg: adam takes .*; states are passed by position"),
     ],
 )
 def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:

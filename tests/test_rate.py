@@ -40,8 +40,10 @@ def test_assigning_the_rate() -> None:
     for bad in (-1.0, np.nan, 1e-50):
         with pytest.raises(ValueError, match="^lr: "):
             opt.lr = bad
-    with pytest.raises(TypeError, match="^lr: expected a number"):
+    with pytest.raises(TypeError, match="^lr: expected a number, a schedule or a callable, got str"):
         opt.lr = "fast"  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="^lr: expected .*got the class Cosine itself"):
+        opt.lr = schedules.Cosine  # type: ignore[assignment]
     assert opt.lr == 3
 
 
@@ -63,8 +65,8 @@ def test_assigning_the_rate() -> None:
             ValueError,
             r"^lr: expected a number >= 0 that is finite in float32, got 1e\+39 from",
         ),
-        (lambda _: "fast", TypeError, "^lr from the schedule: expected a number, got str"),
-        (lambda _: None, TypeError, "^lr from the schedule: expected a number, got None"),
+        (lambda _: "fast", TypeError, "^lr from the schedule at t = 1: expected a number, got str"),
+        (lambda _: None, TypeError, "^lr from the schedule at t = 1: expected a number, got None"),
         (lambda _: 1 / 0, ZeroDivisionError, "division"),
     ],
 )

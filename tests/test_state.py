@@ -17,7 +17,8 @@ def test_hyper_reads_and_assigns() -> None:
     assert dict(opt.hyper) == {"betas": (0.8, 0.9), "eps": 1e-8, "weight_decay": 0.0}
     assert list(opt.hyper) == ["betas", "eps", "weight_decay"]
     opt.hyper["eps"] = 1
-    opt.hyper.update(betas=(0.5, 0.6), weight_decay=0.1)
+    opt.hyper.update(betas=(0.5, 0.7), weight_decay=0.1)
+    opt.hyper = {"betas": (0.5, 0.6)}
     assert repr(opt.hyper) == "{'betas': (0.5, 0.6), 'eps': 1.0, 'weight_decay': 0.1}"
     assert_bits(run(opt, 3), run(lrcore.Adam(start(), betas=(0.5, 0.6), eps=1.0, weight_decay=0.1), 3))
 
@@ -37,8 +38,13 @@ def test_hyper_refuses() -> None:
         lrcore.SGD(start()).hyper["momentum"] = 0.5
     with pytest.raises(ValueError, match="^dampening: "):
         lrcore.SGD(start()).hyper["dampening"] = 0.5
+    untyped: Any = opt
+    with pytest.raises(AttributeError, match=r'^momentum: assign opt.hyper\["momentum"\]$'):
+        untyped.momentum = 0.5
+    with pytest.raises(AttributeError, match="^nesterov: fixed at construction"):
+        untyped.nesterov = True
     with pytest.raises(AttributeError):
-        opt.hyper = {}  # type: ignore[misc, assignment]
+        untyped.grads = np.zeros(N, np.float32)
     assert dict(opt.hyper) == before
 
 

@@ -225,6 +225,8 @@ Array Array::import(py::handle object, std::string name, Access access) {
 
   Array array(std::move(name), std::move(import.hold));
   array.size_ = contiguous_size(tensor, array.name_);
+  array.shape_ = tensor.shape;
+  array.ndim_ = tensor.ndim;
   const auto address = reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset;
   if (array.size_ != 0 && address % alignof(float) != 0)
     throw py::value_error(text(array.name_, ": expected data aligned to 4 bytes, got address 0x", std::hex, address,
@@ -241,10 +243,30 @@ bool Array::overlaps(const Array& other) const {
   return begin < other_begin + other_bytes && other_begin < begin + bytes;
 }
 
+bool Array::has_shape_of(const Array& other) const {
+  if (ndim_ <= 1 || other.ndim_ <= 1) return true;
+  const auto next = [](const int64_t* extent, const int64_t* end) {
+    while (extent != end && *extent == 1) ++extent;
+    return extent;
+  };
+  const int64_t *end = shape_ + ndim_, *other_end = other.shape_ + other.ndim_;
+  const int64_t *own = next(shape_, end), *theirs = next(other.shape_, other_end);
+  while (own != end && theirs != other_end && *own == *theirs) {
+    own = next(own + 1, end);
+    theirs = next(theirs + 1, other_end);
+  }
+  return own == end && theirs == other_end;
+}
+
+std::string Array::shape() const { return tuple_text(shape_, ndim_); }
+
 void require_same_size(const Array& array, const Array& params) {
   if (array.size() != params.size())
     throw py::value_error(
         text(array.name(), ": expected ", params.size(), " elements like ", params.name(), ", got ", array.size()));
+  if (!array.has_shape_of(params))
+    throw py::value_error(text(array.name(), ": expected shape ", params.shape(), " like ", params.name(),
+                               ", or a flat array, got ", array.shape()));
 }
 
 void require_disjoint(const Array& array, const Array& written) {

@@ -29,6 +29,10 @@ class Array {
   float* data() const { return data_; }
   int64_t size() const { return size_; }
   bool overlaps(const Array& other) const;
+  /// Whether both have the same extents beside those of 1, or one of them is flat.
+  bool has_shape_of(const Array& other) const;
+  /// The shape as Python prints it.
+  std::string shape() const;
 
  private:
   Array(std::string name, Hold hold) : name_(std::move(name)), hold_(std::move(hold)) {}
@@ -37,9 +41,11 @@ class Array {
   Hold hold_;
   float* data_ = nullptr;
   int64_t size_ = 0;
+  const int64_t* shape_ = nullptr;  // lives as long as the hold
+  int ndim_ = 0;
 };
 
-/// ValueError unless both have one length.
+/// ValueError unless both have as many elements, and the same shape where neither is flat.
 void require_same_size(const Array& array, const Array& params);
 
 /// ValueError if the two share memory.

@@ -32,7 +32,10 @@ double checked_grad_scale(py::handle object) {
 
 /// The rate `value`, which a schedule gave when it was asked at `asked_at`, if there was one.
 double checked_rate(py::handle value, std::optional<int64_t> asked_at = std::nullopt) {
-  const double lr = to_double(value, asked_at ? "lr from the schedule" : "lr");
+  const std::string name = PyFloat_Check(value.ptr()) ? ""
+                           : asked_at                 ? text("lr from the schedule at t = ", *asked_at)
+                                                      : "lr";
+  const double lr = to_double(value, name.c_str());
   if (!(lr >= 0) || !fits_float32(lr))
     throw py::value_error(text("lr: expected a number >= 0 that is finite in float32, got ", number(lr),
                                asked_at ? text(" from the schedule at t = ", *asked_at) : ""));
@@ -47,7 +50,8 @@ std::string joined(const Names& names) {
 
 std::vector<Array> import_all(const py::sequence& states, const Names& names, const Array& params, Access access) {
   if (static_cast<int>(states.size()) != names.count)
-    throw py::type_error(text("states: expected ", names.count, " arrays (", joined(names), "), got ", states.size()));
+    throw py::type_error(text("states: expected ", names.count, " arrays", names.count ? " (" : "", joined(names),
+                              names.count ? ")" : "", ", got ", states.size()));
   std::vector<Array> arrays;
   for (int i = 0; i < names.count; ++i) {
     arrays.push_back(Array::import(py::object(states[static_cast<size_t>(i)]), names.text[i], access));

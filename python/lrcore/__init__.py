@@ -1,5 +1,12 @@
 """The optimizer step as a library: fused, in place, equal to the last bit on every backend.
 
+Optimizers     SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, NAdam, RAdam, Adamax, Lion: help(lrcore.Adam)
+Rates          a number, a callable, or one of lrcore.schedules
+Flat buffers   Pack: named views of one buffer
+Own state      lrcore.functional: the same steps as functions
+Resuming       opt.state_dict(), opt.load_state_dict(); save the parameters beside it
+What is here   rules(), backends(), use_backend(), set_num_threads(), info()
+
 >>> import lrcore, numpy
 >>> params, grads = numpy.ones(3, numpy.float32), numpy.ones(3, numpy.float32)
 >>> opt = lrcore.SGD(params, lr=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import inspect
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
     from lrcore._lrcore_core import Numbers, Rate
 
 _RULES = rules()
+
+
+_SHARED = """\
+params : array of float32
+    The parameters, updated in place: NumPy, or anything with DLPack, 1-D or any C-contiguous shape.
+lr : float, schedule or callable
+    The learning rate. A schedule or a callable is asked once a step with the number of steps taken before.
+weight_decay : float
+    Added to the gradient as ``weight_decay * params``; or, when it is decoupled, the parameters are first multiplied by
+    ``1 - lr * weight_decay``, which float32 cannot tell from 1 once ``lr * weight_decay <= 2**-25``.
+decoupled_weight_decay : bool
+    Which of the two.
+maximize : bool
+    Ascend instead of descend.
+grads : array of float32, optional
+    Gradients bound once; ``step()`` then needs none."""
+"""What every class takes, for their docstrings."""
 
 
 def aligned_zeros(size: int) -> NDArray[np.float32]:
@@ -45,6 +63,11 @@ class Optimizer(Stepper):
     _rule: ClassVar[str]
     """The rule of a class that has one."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__doc__ is not None:
+            cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{shared}", _SHARED)
+
     def __init__(
         self,
         params: Any,
@@ -53,6 +76,7 @@ class Optimizer(Stepper):
         initial: Mapping[str, float] = MappingProxyType({}),
         **arguments: Any,
     ) -> None:
+        """Check the arguments, choose the rule, and make the state; the class says what the arguments are."""
         hyper = _arguments.numbers(arguments)
         self._options = _arguments.options(arguments)
         rule = self._choose_rule(hyper | self._options)
@@ -96,6 +120,11 @@ class Optimizer(Stepper):
         return self._params
 
     @property
+    def grads(self) -> Any:
+        """The gradients that were bound at construction, or None. Write into that array to change them."""
+        return self._grads
+
+    @property
     def state(self) -> Mapping[str, Any]:
         """The optimizer's state: name -> flat float32 array of the kind of the parameters.
 
@@ -114,8 +143,22 @@ class Optimizer(Stepper):
 
     @property
     def hyper(self) -> Hyper:
-        """The numeric arguments of the constructor by name, `betas` a pair. Assignable between steps, and checked."""
+        """The numeric arguments of the constructor by name, `betas` a pair. Assignable between steps, and checked.
+
+        ``opt.hyper["eps"] = 1e-6`` changes one, ``opt.hyper.update(...)`` or ``opt.hyper = {...}`` several.
+        """
         return Hyper(self)
+
+    @hyper.setter
+    def hyper(self, changes: Mapping[str, Any]) -> None:
+        self._change_hyper(dict(changes))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _arguments.NUMBERS:
+            raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
+        if name in _arguments.OPTIONS:
+            raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
+        super().__setattr__(name, value)
 
     def _checked_hyper(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Check a full set of numeric arguments; ValueError where they would mean another rule."""

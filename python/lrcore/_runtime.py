@@ -76,7 +76,7 @@ def set_num_threads(count: int) -> None:
     """Let large steps use `count` threads, the calling one included.
 
     The default is the number of CPUs that the process may use. Results do not depend on it. The environment variable
-    ``LRCORE_NUM_THREADS`` does the same from outside.
+    ``LRCORE_NUM_THREADS`` does the same from outside. ``info()["threads"]`` tells how many there are.
 
     Raises
     ------

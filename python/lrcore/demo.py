@@ -354,6 +354,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, print the report, and draw the picture."""
+    folder = arguments.out.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--out: there is no directory {folder}")
     result = train(
         arguments.optimizer,
         arguments.lr,

@@ -2,7 +2,17 @@
 
 ``adam(params, grads, exp_avg, exp_avg_sq, *, step, lr, ...)`` takes step number `step` in place on arrays that the
 caller keeps. The keywords are those of the class of that name, with the same defaults and checks; they choose the
-variant and so the states, which come in the order of ``lrcore.rules()``. Slices of larger buffers are fine.
+variant and so the states, which come in the order of ``lrcore.rules()`` and start as zeros.
+
+Slices of larger buffers are fine: ``table[256:512]`` with the same slice of each state. An index array is not, for
+``table[rows]`` is a copy, and an update of it is lost; gather, step and put back:
+
+>>> table, m, v = (numpy.zeros((1000, 16), numpy.float32) for _ in range(3))
+>>> rows, grads = [1, 5, 9], numpy.ones((3, 16), numpy.float32)
+>>> part = [array[rows] for array in (table, m, v)]
+>>> lrcore.functional.adam(part[0], grads, *part[1:], step=1, lr=0.1)
+>>> for array, new in zip((table, m, v), part):
+...     array[rows] = new
 """
 
 from __future__ import annotations
@@ -73,7 +83,9 @@ def _function(cls: Callable[..., optimizers.Optimizer], name: str) -> StepFuncti
     ) -> None:
         for each in arguments:
             if each not in keywords:
-                raise TypeError(f"{each}: {name.lower()} has no such keyword; states are passed by position")
+                raise TypeError(
+                    f"{each}: {name.lower()} takes {', '.join(keywords)}; states are passed by position"
+                )
         checked = _arguments.numbers(arguments) | _arguments.options(arguments)
         _configured(cls, **checked)._apply(params, grads, states, step, lr, grad_scale)
 

@@ -38,9 +38,14 @@ class Pack(Mapping[str, Any]):
     Examples
     --------
     >>> pack = Pack({"w": (2, 3), "b": (3,)})
-    >>> pack["b"] += 1
+    >>> grads = pack.like()
+    >>> opt = lrcore.SGD(pack.flat, lr=1.0, grads=grads.flat)
+    >>> grads["b"] -= 1
+    >>> opt.step()
     >>> pack.flat
     array([0., 0., 0., 0., 0., 0., 1., 1., 1.], dtype=float32)
+
+    ``dict(pack)`` gives the arrays to save; ``Pack(saved)`` makes a pack of them again.
     """
 
     def __init__(self, entries: Mapping[str, Any], xp: ModuleType = np) -> None:
@@ -109,8 +114,8 @@ def _shape(name: str, entry: Any) -> tuple[int, ...]:
     if isinstance(entry, (int, np.integer)):
         entry = (entry,)
     elif hasattr(entry, "dtype"):
-        if str(entry.dtype) != "float32":
-            raise TypeError(f"{name}: expected dtype float32, got {entry.dtype}")
+        if str(entry.dtype).rpartition(".")[2] != "float32":  # torch says torch.float32
+            raise TypeError(f"{name}: expected dtype float32, got {entry.dtype}; make a float32 array first")
         return tuple(entry.shape)
     if not isinstance(entry, Sequence) or not all(
         isinstance(extent, (int, np.integer)) and not isinstance(extent, bool) for extent in entry

@@ -109,9 +109,17 @@ def as_schedule(lr: Rate) -> Schedule:
     """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
     if isinstance(lr, Schedule):
         return lr
+    if isinstance(lr, type):
+        raise TypeError(
+            f"lr: expected a number, a schedule or a callable, got the class {lr.__name__} itself"
+        )
     if callable(lr):
         return Function(lr)
-    return Constant(lr)
+    try:
+        return Constant(lr)
+    except TypeError:
+        message = f"lr: expected a number, a schedule or a callable, got {type(lr).__name__}"
+        raise TypeError(message) from None
 
 
 def _length(name: str, value: Any) -> int:

@@ -1,21 +1,5 @@
 """The optimizers. Each class names its arguments, their defaults and what they mean; the equations are in C++.
 
-Arguments that every class takes:
-
-params : array of float32
-    The parameters, updated in place: NumPy, or anything with DLPack, 1-D or any C-contiguous shape.
-lr : float, schedule or callable
-    The learning rate. A schedule or a callable is asked once a step with the number of steps taken before.
-weight_decay : float
-    Added to the gradient as ``weight_decay * params``; or, when it is decoupled, the parameters are first multiplied by
-    ``1 - lr * weight_decay``, which float32 cannot tell from 1 once ``lr * weight_decay <= 2**-25``.
-decoupled_weight_decay : bool
-    Which of the two.
-maximize : bool
-    Ascend instead of descend.
-grads : array of float32, optional
-    Gradients bound once; ``step()`` then needs none.
-
 Parameters and bound gradients are looked at once. Do not give them other storage later (torch's ``set_`` and
 ``resize_``, NumPy's ``resize`` without its check): the optimizer would go on with the former memory, which may be gone.
 Make a new optimizer then. The rate is asked while the optimizer is locked, so two schedules that step each other's

@@ -27,8 +27,7 @@ class Adadelta(Optimizer):
         The averages' memory, in [0, 1).
     eps : float
         Starts the steps off and keeps the division finite.
-
-    See `lrcore.optimizers` for the arguments that all optimizers share.
+    {shared}
 
     References
     ----------

@@ -30,8 +30,7 @@ class Adagrad(Optimizer):
         Lowers the rate with the step number.
     eps_inside_sqrt : bool
         Divide by ``sqrt(s + eps)`` instead, as Keras and optax do.
-
-    See `lrcore.optimizers` for the arguments that all optimizers share.
+    {shared}
 
     References
     ----------

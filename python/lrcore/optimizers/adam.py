@@ -31,8 +31,7 @@ class Adam(Optimizer):
         ``lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)``.
     amsgrad : bool
         Put the largest v so far in place of v.
-
-    See `lrcore.optimizers` for the arguments that all optimizers share.
+    {shared}
 
     References
     ----------
@@ -79,7 +78,11 @@ class AdamW(Adam):
 
         p = p (1 - lr weight_decay), then Adam's step
 
-    See `Adam` for the arguments, and `lrcore.optimizers` for those that all optimizers share.
+    Parameters
+    ----------
+    betas, eps, eps_placement, amsgrad
+        As in `Adam`.
+    {shared}
 
     References
     ----------

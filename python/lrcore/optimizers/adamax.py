@@ -25,8 +25,7 @@ class Adamax(Optimizer):
         The averages' memories, in [0, 1).
     eps : float
         Keeps the division finite.
-
-    See `lrcore.optimizers` for the arguments that all optimizers share.
+    {shared}
 
     References
     ----------

@@ -23,8 +23,7 @@ class Lion(Optimizer):
     ----------
     betas : pair of float
         The weights of m in the step and in the average, in [0, 1).
-
-    See `lrcore.optimizers` for the arguments that all optimizers share.
+    {shared}
 
     References
     ----------

@@ -28,8 +28,7 @@ class NAdam(Optimizer):
         Keeps the division finite.
     momentum_decay : float
         How fast the momentum warms up.
-
-    See `lrcore.optimizers` for the arguments that all optimizers share.
+    {shared}
 
     References
     ----------

@@ -38,8 +38,7 @@ class RMSprop(Optimizer):
         Divide by ``sqrt(w + eps)`` instead, as Keras does.
     lr_in_velocity : bool
         Accumulate ``lr * d``, as Keras and optax do. Needs momentum.
-
-    See `lrcore.optimizers` for the arguments that all optimizers share.
+    {shared}
 
     References
     ----------

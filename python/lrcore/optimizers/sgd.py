@@ -31,8 +31,7 @@ class SGD(Optimizer):
         Look ahead along the velocity. Needs momentum.
     lr_in_velocity : bool
         Accumulate ``lr * g``, as most texts and Keras do. Needs momentum.
-
-    See `lrcore.optimizers` for the arguments that all optimizers share.
+    {shared}
 
     References
     ----------
