@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _RULES = rules()
 
-
 _SHARED = """\
 params : array of float32
     The parameters, updated in place: NumPy, or anything with DLPack, 1-D or any C-contiguous shape.
