@@ -172,7 +172,24 @@ void Stepper::use(Numbers& numbers) {
     throw py::type_error(text("hyper: rule ", rule(), " takes ", joined(recipe_.info().hypers)));
   std::copy(numbers.hypers.begin(), numbers.hypers.end(), recipe_.hypers.begin());
   recipe_.weight_decay = numbers.weight_decay;
+  const std::lock_guard lock(shown_);
   std::swap(numbers_, numbers.shown);
+}
+
+/// Likewise for the rate.
+void Stepper::use(Rate& rate) {
+  const std::lock_guard lock(shown_);
+  std::swap(rate_, rate);
+}
+
+py::object Stepper::numbers() const {
+  const std::lock_guard lock(shown_);
+  return numbers_;
+}
+
+py::object Stepper::schedule() const {
+  const std::lock_guard lock(shown_);
+  return rate_.schedule;
 }
 
 double Stepper::lr(int64_t count) const {
@@ -239,7 +256,7 @@ bool Stepper::replace_numbers(py::handle expected, Numbers numbers) {
 
 void Stepper::set_rate(Rate rate) {
   const Turn turn(*this);
-  std::swap(rate_, rate);
+  use(rate);
 }
 
 py::tuple Stepper::snapshot(const py::sequence& states) {
@@ -256,8 +273,8 @@ void Stepper::restore(const py::sequence& states, py::handle count_object, Numbe
   const Turn turn(*this);
   use(numbers);
   copy(from, operands_.states);
+  use(rate);
   count_.store(count, std::memory_order_release);
-  std::swap(rate_, rate);
 }
 
 int Stepper::traverse(visitproc visit, void* arg) const {

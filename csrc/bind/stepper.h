@@ -72,11 +72,11 @@ class Stepper {
   int64_t step_count() const { return count_.load(std::memory_order_acquire); }
   void set_step_count(py::handle count);
 
-  py::object numbers() const { return numbers_; }
+  py::object numbers() const;
   /// Replaces the numbers that are shown as `expected`; false when others have taken their place.
   bool replace_numbers(py::handle expected, Numbers numbers);
 
-  py::object schedule() const { return rate_.schedule; }
+  py::object schedule() const;
   void set_rate(Rate rate);
 
   /// Copies the states into `states`; gives the step count, the numbers and the schedule that go with them.
@@ -96,6 +96,7 @@ class Stepper {
 
   double lr(int64_t count) const;
   void use(Numbers& numbers);
+  void use(Rate& rate);
 
   Operands operands_;
   std::optional<Array> grads_;
@@ -105,6 +106,8 @@ class Stepper {
   Memo memo_;
   std::atomic<int64_t> count_{0};
   std::mutex mutex_;
+  /// Guards the references that are read without a turn, where no GIL does. Held for a copy or a swap alone.
+  mutable std::mutex shown_;
   std::atomic<const void*> owner_{nullptr};
   std::atomic<int> owner_generation_{0};
 };

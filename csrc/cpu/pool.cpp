@@ -14,7 +14,7 @@
 namespace lrcore::pool {
 namespace {
 
-constexpr int64_t smallest_slice = 32 * 1024;  // elements worth waking a thread for; measured
+constexpr int64_t smallest_slice = 32 * 1024;  // elements; from two of these on, two threads beat one in every rule
 constexpr int64_t slice_multiple = 16;         // 64 bytes
 constexpr int spins = 2000;                    // some tens of microseconds before a thread goes to sleep
 
