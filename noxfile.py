@@ -7,7 +7,7 @@ import nox
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["tests", "lint"]
 
-CPP = ("csrc/*.h", "csrc/*.cpp", "csrc/*/*.h", "csrc/*/*.cpp")
+CPP = ("csrc/*.h", "csrc/*.cpp", "csrc/*/*.h", "csrc/*/*.cpp", "csrc/*/*.cu")
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -41,7 +41,10 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def sanitize(session: nox.Session) -> None:
     """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    session.install(".[test]", "--config-settings=cmake.define.LRCORE_SANITIZE=ON")
+    # What a GPU would run is emulated on the host, so the sanitizers see it too.
+    session.install(
+        ".[test]", "--config-settings=cmake.define.LRCORE_SANITIZE=ON", env={"LRCORE_CUDA": "OFF"}
+    )
     libraries = ("libasan.so", "libstdc++.so")  # the sanitizer looks for C++'s exceptions when it starts
     paths = [session.run("g++", f"-print-file-name={each}", external=True, silent=True) for each in libraries]
     # Python itself is not instrumented, and leaks at exit by design.

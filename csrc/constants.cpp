@@ -21,15 +21,15 @@ void fold(const double* hypers, const Clock& now, Memo& memo, float* constants) 
   std::memcpy(constants, &rule, sizeof rule);
 }
 
-template <class... E>
-std::span<const RuleInfo> infos(List<E...>) {
-  static const RuleInfo table[] = {{E::name.chars, E::Rule::states, E::Rule::hypers, fold<typename E::Rule>}...};
-  return table;
-}
-
 }  // namespace
 
-std::span<const RuleInfo> rule_infos() { return infos(rules::Registry{}); }
+std::span<const RuleInfo> rule_infos() {
+  return rules::with_all([](auto... entry) -> std::span<const RuleInfo> {
+    static const RuleInfo table[] = {{entry.name, decltype(entry)::Rule::states, decltype(entry)::Rule::hypers,
+                                      fold<typename decltype(entry)::Rule>}...};
+    return table;
+  });
+}
 
 Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize) {
   return {.gscale = rules::f32(maximize ? -grad_scale : grad_scale),

@@ -15,6 +15,7 @@ constexpr Backend backends[] = {
     {"avx2", &cpu::avx2_kernels, [] { return __builtin_cpu_supports("avx2") != 0; }},
 #endif
     {"portable", &cpu::portable_kernels, [] { return true; }},
+    {"emulated", &cpu::emulated_kernels, [] { return true; }},
 };
 
 const Backend* best_backend() {

@@ -14,7 +14,7 @@ struct Backend {
   bool (*runs_here)();
 };
 
-/// Every CPU backend that was built, best first.
+/// Every CPU backend that was built, best first; last the emulated grid of a GPU, which is used only when it is named.
 std::span<const Backend> cpu_backends();
 
 /// The backend of that name, or null.

@@ -44,13 +44,18 @@ struct Stages {
   float keep;
 };
 
+/// What changes from step to step: the constants of the stages, and the bytes of the rule object.
+struct alignas(16) Constants {
+  Stages stages;
+  float rule[max_constants];
+};
+
 /// One step over flat float32 buffers of one length.
 struct Step {
   float* p;
   const float* g;
   float* states[max_states];
-  Stages stages;
-  float constants[max_constants];  // the bytes of the rule object
+  Constants constants;
 };
 
 /// Updates the elements [begin, end).

@@ -21,7 +21,7 @@ CLASSES: dict[str, type[Any]] = {
     name: getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"
 }
 
-STAGES = ("weight_decay", "decoupled_weight_decay", "maximize", "grads")
+STAGES = ("weight_decay", "decoupled_weight_decay", "maximize", "grads", "capturable", "max_steps")
 """Arguments that every class has and that choose no rule."""
 
 NUMBERS = {"momentum": (0.0, 0.9), "dampening": (0.3, 0.0), "lr_decay": (0.1,)}

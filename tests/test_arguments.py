@@ -16,7 +16,8 @@ from support import CLASSES, assert_bits, choices, run, start
 def arguments() -> list[tuple[str, str]]:
     """Give every argument of every class that is the rate, a number or an option."""
     taken = [(name, each) for name, cls in CLASSES.items() for each in inspect.signature(cls).parameters]
-    return [(name, each) for name, each in taken if each not in ("params", "grads")]
+    arrays_and_graphs = ("params", "grads", "capturable", "max_steps")
+    return [(name, each) for name, each in taken if each not in arrays_and_graphs]
 
 
 def base(name: str) -> dict[str, Any]:
@@ -133,3 +134,19 @@ def test_every_argument_has_a_check_and_is_used() -> None:
     """The table of checks holds what the classes take, nothing else."""
     taken = {argument for _, argument in arguments()} - {"lr", "initial_accumulator_value"}
     assert taken == set(NUMBERS) | set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("graphs", "error", "match"),
+    [
+        ({"capturable": 1}, TypeError, "capturable: expected True or False"),
+        ({"capturable": True}, ValueError, "max_steps: a capturable optimizer needs the number of steps"),
+        ({"max_steps": 5}, ValueError, "max_steps: has no effect without capturable=True"),
+        ({"capturable": True, "max_steps": 0}, ValueError, "max_steps: expected a number of steps >= 1"),
+        ({"capturable": True, "max_steps": 5.0}, TypeError, "max_steps: expected an integer"),
+        ({"capturable": True, "max_steps": 5}, ValueError, "capturable: CPU arrays are in no CUDA graph"),
+    ],
+)
+def test_what_cuda_graphs_need(graphs: dict[str, Any], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=f"^{match}"):
+        lrcore.Adam(start(), grads=start(), **graphs)

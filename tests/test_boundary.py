@@ -229,16 +229,19 @@ def test_gradients_are_never_written(opt: Counted) -> None:
     assert_bits(g, ones())
 
 
-def test_an_array_of_another_device() -> None:
+@pytest.mark.parametrize(
+    ("device", "name"), [((10, 1), "rocm:1"), ((8, 0), "metal:0"), ((14, 2), "DLPack device type 14")]
+)
+def test_an_array_of_another_device(device: tuple[int, int], name: str) -> None:
     class Elsewhere:
         def __dlpack_device__(self) -> tuple[int, int]:
-            return 2, 1
+            return device
 
         def __dlpack__(self, **_: Any) -> None:
             raise AssertionError("the device is asked first")
 
     with pytest.raises(
-        RuntimeError, match="^params: the array is on cuda:1, and this build steps CPU arrays only"
+        RuntimeError, match=f"^params: the array is on {name}, and lrcore steps arrays of the CPU"
     ):
         lrcore.SGD(Elsewhere())
 

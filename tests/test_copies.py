@@ -118,3 +118,16 @@ def test_an_optimizer_in_a_cycle_with_its_schedule_is_collected() -> None:
     del trainer
     gc.collect()
     assert reference() is None
+
+
+def test_what_was_not_made() -> None:
+    """An object whose constructor has not run has nothing to step or show."""
+    opt = lrcore.Adam.__new__(lrcore.Adam)
+    for use in (
+        repr,
+        lambda each: each.step(start()),
+        lambda each: each.step_count,
+        lambda each: each.schedule,
+    ):
+        with pytest.raises(TypeError, match="^the optimizer was not made: its constructor has not run"):
+            use(opt)

@@ -25,8 +25,9 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_backends_are_listed_best_first() -> None:
     names = lrcore.backends()
-    assert names[-1] == "portable"
-    assert names == [name for name in ("avx512", "avx2", "portable") if name in names]
+    assert names == [name for name in ("avx512", "avx2", "portable", "emulated", "cuda") if name in names]
+    assert {"portable", "emulated"} <= {*names}
+    assert ("cuda" in names) == (lrcore.info()["cuda_error"] is None)
     if not os.environ.get("LRCORE_BACKEND"):
         assert lrcore.info()["backend"] == names[0]
 
@@ -54,7 +55,7 @@ def test_use_backend_as_a_call_and_as_a_context() -> None:
 @pytest.mark.parametrize("name", ["sse2", "cuda", "", "AVX2"])
 def test_unknown_backend(name: str) -> None:
     before = lrcore.info()["backend"]
-    with pytest.raises(ValueError, match=f"^backend: expected one of .*portable, got '{name}'"):
+    with pytest.raises(ValueError, match=f"^backend: expected one of .*portable, emulated, got '{name}'"):
         lrcore.use_backend(name)
     assert lrcore.info()["backend"] == before
 
@@ -99,10 +100,12 @@ def test_threadpoolctl_sees_and_limits_the_threads() -> None:
 def test_info() -> None:
     info = lrcore.info()
     assert set(info) == {
-        "version", "compiler", "cuda", "architectures", "cpu", "backends", "backend", "threads", "devices",
+        "version", "compiler", "cuda", "architectures", "cuda_architectures", "cpu", "backends", "backend", "threads",
+        "devices", "cuda_error",
     }  # fmt: skip
     assert info["version"] == lrcore.__version__
-    assert info["cuda"] is False
+    assert bool(info["cuda_architectures"]) == info["cuda"]
+    assert (info["devices"] == ["cpu"]) == isinstance(info["cuda_error"], str)
     assert info["threads"] >= 1
     assert info["cpu"]
 

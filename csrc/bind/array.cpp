@@ -2,11 +2,7 @@
 
 #include <optional>
 
-#if __has_include(<dlpack/dlpack.h>)
-#include <dlpack/dlpack.h>
-#else
-#include <ATen/dlpack.h>
-#endif
+#include "dlpack.h"
 
 namespace lrcore {
 namespace {
@@ -39,9 +35,6 @@ std::string dtype_name(DLDataType dtype) {
 
 std::string device_name(long type, long id) {
   switch (type) {
-    case kDLCUDA:
-    case kDLCUDAManaged:
-      return text("cuda:", id);
     case kDLROCM:
       return text("rocm:", id);
     case kDLMetal:
@@ -75,35 +68,53 @@ bool is_refusal(const py::error_already_set& error) {
 struct Known {
   py::handle device = PyUnicode_InternFromString("__dlpack_device__");
   py::handle dlpack = PyUnicode_InternFromString("__dlpack__");
-  py::handle keywords = py::make_tuple("max_version").release();
+  py::handle no_keywords = py::tuple().release();
+  py::handle stream_keyword = py::make_tuple("stream").release();
+  py::handle version_keyword = py::make_tuple("max_version").release();
+  py::handle both_keywords = py::make_tuple("max_version", "stream").release();
   py::handle version = py::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION).release();
   py::handle ndarray = py::object(py::module_::import("numpy").attr("ndarray")).release();
 };
 const Known* known = nullptr;
 
-/// Calls a method of `object`, with the keyword max_version where `versioned`.
-py::object call(py::handle object, py::handle method, bool versioned = false) {
-  PyObject* arguments[] = {object.ptr(), known->version.ptr()};
-  PyObject* keywords = versioned ? known->keywords.ptr() : nullptr;
-  PyObject* result = PyObject_VectorcallMethod(method.ptr(), arguments, 1, keywords);
+/// Calls a method of `object` with the values of these keywords.
+template <class... Value>
+py::object call(py::handle object, py::handle method, py::handle keywords, Value... values) {
+  PyObject* arguments[] = {object.ptr(), values.ptr()...};
+  PyObject* result = PyObject_VectorcallMethod(method.ptr(), arguments, 1, keywords.ptr());
   if (result == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(result);
 }
 
-/// Asks for a versioned capsule, and for a legacy one where the exporter knows no other.
-py::object export_capsule(py::handle object, const std::string& name) {
+/// Asks for a versioned capsule, and for a legacy one where the exporter knows no other. `stream` is null for arrays on
+/// the CPU, which have none.
+py::object export_capsule(py::handle object, const std::string& name, py::handle stream) {
   try {
-    return call(object, known->dlpack, true);
+    return stream ? call(object, known->dlpack, known->both_keywords, known->version, stream)
+                  : call(object, known->dlpack, known->version_keyword, known->version);
   } catch (py::error_already_set& error) {
     if (!is_refusal(error)) throw;
     if (!error.matches(PyExc_TypeError)) refuse_export(error, object, name);
   }
   try {
-    return call(object, known->dlpack);
+    return stream ? call(object, known->dlpack, known->stream_keyword, stream)
+                  : call(object, known->dlpack, known->no_keywords);
   } catch (py::error_already_set& error) {
     if (!is_refusal(error)) throw;
     refuse_export(error, object, name);
   }
+}
+
+/// Makes the device current, as exporters need it to be, and asks for a capsule.
+py::object export_from(Place place, py::handle object, const std::string& name, int64_t stream) {
+  if (place.on_cpu()) return export_capsule(object, name, {});
+  std::optional<CurrentDevice> current;
+  try {
+    current.emplace(cuda_api(), place);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(text(name, ": the array is on ", place.name(), ", and ", error.what()));
+  }
+  return export_capsule(object, name, py::int_(stream));
 }
 
 /// A tensor taken out of its capsule. `writable` is what the exporter says; a legacy capsule cannot say.
@@ -147,11 +158,11 @@ Import take(py::handle capsule, const std::string& name) {
 }
 
 /// The device, asked before anything is exported.
-void require_cpu(py::handle object, const std::string& name) {
+Place place_of(py::handle object, const std::string& name) {
   py::object device;
   long type = 0, id = 0;
   try {
-    device = call(object, known->device);
+    device = call(object, known->device, known->no_keywords);
     if (!PyTuple_Check(device.ptr()) || PyTuple_GET_SIZE(device.ptr()) != 2)
       throw py::type_error(text(name, ": __dlpack_device__ returned no pair of numbers"));
     type = PyLong_AsLong(PyTuple_GET_ITEM(device.ptr(), 0));
@@ -163,9 +174,10 @@ void require_cpu(py::handle object, const std::string& name) {
     throw py::type_error(text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ",
                               type_name(object), py::hasattr(object, "flat") ? "; pass its flat" : ""));
   }
-  if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return;
+  if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return {};
+  if ((type == kDLCUDA || type == kDLCUDAManaged) && id >= 0) return {static_cast<int>(id)};
   throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),
-                                ", and this build steps CPU arrays only; move it to the CPU"));
+                                ", and lrcore steps arrays of the CPU and of CUDA devices; move it there"));
 }
 
 /// Refuses a torch tensor that is a lazily negated view: its memory holds the opposite, and its exporter does not say
@@ -180,7 +192,7 @@ void require_writable(std::optional<bool> writable, const std::string& name) {
     throw py::type_error(text(name,
                               ": a step writes this array in place, and its exporter does not say that it may be "
                               "written (it gives a legacy DLPack capsule, as JAX does for its immutable arrays); pass "
-                              "a NumPy array or a torch tensor"));
+                              "an array of NumPy, CuPy or torch"));
   if (!*writable)
     throw py::value_error(text(name, ": the array is read-only, and a step writes it in place; pass a writable array"));
 }
@@ -211,19 +223,20 @@ int64_t contiguous_size(const DLTensor& tensor, const std::string& name) {
 
 void prepare_imports() { known = new Known; }
 
-Array Array::import(py::handle object, std::string name, Access access) {
+Array Array::import(py::handle object, std::string name, Access access, int64_t stream) {
   // A NumPy array is on the CPU and means what it holds; of anything else both have to be asked.
+  Place place;
   if (py::type::handle_of(object).ptr() != known->ndarray.ptr()) {
-    require_cpu(object, name);
+    place = place_of(object, name);
     require_plain(object, name);
   }
-  Import import = take(export_capsule(object, name), name);
+  Import import = take(export_from(place, object, name, stream), name);
   const DLTensor& tensor = *import.tensor;
 
   require_float32(tensor.dtype, name);
   if (access == Access::write) require_writable(import.writable, name);
 
-  Array array(std::move(name), std::move(import.hold));
+  Array array(std::move(name), place, std::move(import.hold));
   array.size_ = contiguous_size(tensor, array.name_);
   array.shape_ = tensor.shape;
   array.ndim_ = tensor.ndim;
@@ -259,6 +272,12 @@ bool Array::has_shape_of(const Array& other) const {
 }
 
 std::string Array::shape() const { return tuple_text(shape_, ndim_); }
+
+void require_same_place(const Array& array, const Array& params) {
+  if (array.place() != params.place())
+    throw std::runtime_error(text(array.name(), ": expected an array on ", params.place().name(), " like ",
+                                  params.name(), ", got one on ", array.place().name()));
+}
 
 void require_same_size(const Array& array, const Array& params) {
   if (array.size() != params.size())

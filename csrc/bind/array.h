@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "arguments.h"
+#include "device.h"
 
 namespace lrcore {
 
@@ -19,15 +19,17 @@ void prepare_imports();
 /// A flat view of `size` floats, and the hold that keeps their memory alive.
 class Array {
  public:
-  /// Imports `object` through DLPack without copying. `name` is the argument's, for messages.
+  /// Imports `object` through DLPack without copying. `name` is the argument's, for messages. The exporter of a device
+  /// array is asked to make it safe for `stream`, -1 for none.
   ///
   /// Throws TypeError for what is no float32 array, ValueError for a layout, an alignment or a read-only buffer that
-  /// cannot be used as `access` asks, RuntimeError for a device without a backend.
-  static Array import(py::handle object, std::string name, Access access);
+  /// cannot be used as `access` asks, RuntimeError for a device that cannot be used.
+  static Array import(py::handle object, std::string name, Access access, int64_t stream = -1);
 
   const std::string& name() const { return name_; }
   float* data() const { return data_; }
   int64_t size() const { return size_; }
+  Place place() const { return place_; }
   bool overlaps(const Array& other) const;
   /// Whether both have the same extents beside those of 1, or one of them is flat.
   bool has_shape_of(const Array& other) const;
@@ -35,15 +37,19 @@ class Array {
   std::string shape() const;
 
  private:
-  Array(std::string name, Hold hold) : name_(std::move(name)), hold_(std::move(hold)) {}
+  Array(std::string name, Place place, Hold hold) : name_(std::move(name)), place_(place), hold_(std::move(hold)) {}
 
   std::string name_;
+  Place place_;
   Hold hold_;
   float* data_ = nullptr;
   int64_t size_ = 0;
   const int64_t* shape_ = nullptr;  // lives as long as the hold
   int ndim_ = 0;
 };
+
+/// RuntimeError unless both are on the same device.
+void require_same_place(const Array& array, const Array& params);
 
 /// ValueError unless both have as many elements, and the same shape where neither is flat.
 void require_same_size(const Array& array, const Array& params);

@@ -6,7 +6,7 @@
 
 #include "../cpu/pool.h"
 #include "../dispatch.h"
-#include "array.h"
+#include "device_array.h"
 #include "gil.h"
 #include "stepper.h"
 
@@ -60,27 +60,38 @@ py::dict build_info() {
   py::dict info;
   info["version"] = LRCORE_VERSION;
   info["compiler"] = LRCORE_COMPILER;
-  info["cuda"] = false;
+  info["cuda"] = LRCORE_CUDA != 0;
   std::vector<std::string> built;
   for (const Backend& backend : cpu_backends()) built.emplace_back(backend.name);
   info["architectures"] = built;
+  info["cuda_architectures"] = py::str(LRCORE_CUDA_ARCHITECTURES).attr("split")();
   return info;
 }
 
-/// The number of elements of parameters that can be stepped.
-int64_t flat_size(py::handle params) { return Array::import(params, "params", Access::write).size(); }
+/// What state for parameters that can be stepped needs to know: how many elements, the number of the CUDA device or -1
+/// for the CPU, and the bytes from a multiple of 256 to the first element.
+py::tuple describe(py::handle object) {
+  const Array params = Array::import(object, "params", Access::write);
+  return py::make_tuple(params.size(), params.place().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
+}
 
-/// One pass of the limit loop over the streams of a step with that many states.
-void run_limit(py::handle params, py::handle grads, const py::sequence& states) {
+/// One pass of the limit loop over the streams of a step with that many states; on a device over whole quads of arrays
+/// that are aligned to 16 bytes.
+void run_limit(py::handle params, py::handle grads, const py::sequence& states, py::handle asked) {
   Names names;
   while (names.count < static_cast<int>(states.size()) && names.count < max_states) names = names + Names{"state"};
   const Operands operands(params, states, names);
-  const Array gradient = Array::import(grads, "grads", Access::read);
-  operands.require_fit(gradient);
+  const Stream stream = operands.stream(asked, grads);
+  const Array gradients = operands.gradients(grads, stream);
 
-  const Step work = operands.step(gradient);
+  const Step work = operands.step(gradients);
+  const int64_t n = operands.params.size();
   const GilRelease unlocked;
-  run(active_backend().kernels->limits[names.count], work, operands.params.size());
+  if (operands.api == nullptr) return run(active_backend().kernels->limits[names.count], work, n);
+  if (cuda::make_job(work, names.count, n, {}).width != cuda::Quad::width || reinterpret_cast<uintptr_t>(work.p) % 16)
+    throw std::invalid_argument("params: the limit loop takes arrays that are aligned to 16 bytes");
+  const CurrentDevice current(*operands.api, operands.place());
+  check_cuda(*operands.api, operands.api->limit(&work, names.count, n, stream.handle), "launching the limit loop");
 }
 
 /// Lets the garbage collector see what a Stepper holds: a schedule may hold the optimizer in turn.
@@ -110,11 +121,13 @@ void bind_stepper(py::module_& module) {
   using namespace py::literals;
   py::class_<Stepper>(module, "Stepper", py::custom_type_setup(make_collectable))
       .def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
-                       bool decoupled, bool maximize, const NumbersTuple& numbers, const RateTuple& rate) {
-             return std::make_unique<Stepper>(rule, params, states, grads, decoupled, maximize, to_numbers(numbers),
-                                              to_rate(rate));
+                       bool decoupled, bool maximize, const NumbersTuple& numbers, const RateTuple& rate,
+                       std::optional<int64_t> max_steps) {
+             return std::unique_ptr<Stepper>(::new Stepper(rule, params, states, grads, decoupled, maximize,
+                                                           to_numbers(numbers), to_rate(rate), max_steps));
            }),
-           "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "numbers"_a, "rate"_a)
+           "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "numbers"_a, "rate"_a,
+           "max_steps"_a = py::none())
       .def("step", &Stepper::step, "grads"_a = py::none(), py::kw_only(), "grad_scale"_a = py::float_(1.0),
            "stream"_a = py::none(),
            R"(Take one step: update the parameters and the states in place, in one pass.
@@ -127,7 +140,8 @@ grads : array of float32, optional
 grad_scale : float
     The gradients are multiplied by it: 1 / loss_scale, or a clipping factor.
 stream : optional
-    The stream of a device step. CPU arrays have none.
+    The CUDA stream of a step on device arrays: a stream of CuPy or torch, or a raw handle, of which 0 is the legacy
+    default stream. Left out, it is the current stream of the parameters' library. CPU arrays have none.
 
 Raises
 ------
@@ -136,10 +150,9 @@ TypeError, ValueError, RuntimeError
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "Steps applied so far, 0 to 2**53 - 1. Assignable: the next step then is step_count + 1.")
       .def_property_readonly("rule", &Stepper::rule, "The name of the rule that steps; lrcore.rules() lists all.")
-      .def_property_readonly(
-          "device", [](const Stepper&) { return "cpu"; }, "Where the arrays are.")
+      .def_property_readonly("device", &Stepper::device, "Where the arrays are: cpu, cuda:0, ...")
       .def_property_readonly("size", &Stepper::size, "The number of parameters.")
-      .def("_apply", &Stepper::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a)
+      .def("_apply", &Stepper::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a, "stream"_a)
       .def_property_readonly("_numbers", &Stepper::numbers)
       .def(
           "_replace_numbers",
@@ -174,7 +187,18 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("num_threads", &pool::threads);
   module.def("set_num_threads", &set_num_threads, "count"_a);
   module.def("build_info", &build_info);
-  module.def("flat_size", &flat_size, "params"_a);
-  module.def("run_limit", &run_limit, "params"_a, "grads"_a, "states"_a);
+  module.def("describe", &describe, "params"_a);
+  module.def("cuda_devices", &cuda_devices);
+  module.def("run_limit", &run_limit, "params"_a, "grads"_a, "states"_a, "stream"_a = py::none());
+  py::class_<DeviceArray>(module, "DeviceArray")
+      .def(py::init<int, int64_t, int64_t, float>(), "device"_a, "size"_a, "offset"_a, "value"_a)
+      .def("__dlpack_device__", &DeviceArray::dlpack_device)
+      .def(
+          "__dlpack__",
+          [](const DeviceArray& self, py::handle, py::handle max_version, py::handle dl_device, py::handle copy) {
+            return self.dlpack(max_version, dl_device, copy);
+          },
+          py::kw_only(), "stream"_a = py::none(), "max_version"_a = py::none(), "dl_device"_a = py::none(),
+          "copy"_a = py::none());
   bind_stepper(module);
 }

@@ -3,23 +3,13 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 
-#include "../cpu/fp_mode.h"
 #include "../cpu/pool.h"
-#include "../dispatch.h"
 #include "gil.h"
 
 namespace lrcore {
 namespace {
-
-int find_rule(const std::string& name) {
-  const auto infos = rule_infos();
-  for (size_t i = 0; i < infos.size(); ++i)
-    if (name == infos[i].name) return static_cast<int>(i);
-  throw py::value_error(text("rule: no rule is called '", name, "'; lrcore.rules() lists them"));
-}
 
 bool fits_float32(double value) { return std::abs(value) <= std::numeric_limits<float>::max(); }
 
@@ -42,74 +32,15 @@ double checked_rate(py::handle value, std::optional<int64_t> asked_at = std::nul
   return lr;
 }
 
-std::string joined(const Names& names) {
-  std::string all;
-  for (int i = 0; i < names.count; ++i) all += text(i ? ", " : "", names.text[i]);
-  return all;
-}
-
-std::vector<Array> import_all(const py::sequence& states, const Names& names, const Array& params, Access access) {
-  if (static_cast<int>(states.size()) != names.count)
-    throw py::type_error(text("states: expected ", names.count, " arrays", names.count ? " (" : "", joined(names),
-                              names.count ? ")" : "", ", got ", states.size()));
-  std::vector<Array> arrays;
-  for (int i = 0; i < names.count; ++i) {
-    arrays.push_back(Array::import(py::object(states[static_cast<size_t>(i)]), names.text[i], access));
-    require_same_size(arrays.back(), params);
-  }
-  return arrays;
-}
-
-/// ValueError where an array shares memory with another's counterpart.
-void require_uncrossed(const std::vector<Array>& arrays, const std::vector<Array>& written) {
-  for (size_t i = 0; i < arrays.size(); ++i)
-    for (size_t j = 0; j < written.size(); ++j)
-      if (i != j) require_disjoint(arrays[i], written[j]);
-}
-
-void copy(const std::vector<Array>& from, const std::vector<Array>& to) {
-  for (size_t k = 0; k < from.size(); ++k)
-    if (from[k].size() != 0)
-      std::memmove(to[k].data(), from[k].data(), static_cast<size_t>(from[k].size()) * sizeof(float));
+double rate_at(const Rate& rate, int64_t count) {
+  if (PyFloat_CheckExact(rate.asked.ptr())) return PyFloat_AS_DOUBLE(rate.asked.ptr());
+  const auto t = py::reinterpret_steal<py::object>(PyLong_FromLongLong(count));
+  const auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(rate.asked.ptr(), t.ptr()));
+  if (!value) throw py::error_already_set();
+  return checked_rate(value, count);
 }
 
 }  // namespace
-
-Recipe::Recipe(const std::string& rule_name, bool is_decoupled, bool is_maximize)
-    : rule(find_rule(rule_name)), hypers{}, weight_decay(0), decoupled(is_decoupled), maximize(is_maximize) {}
-
-void Recipe::fold(Step& step, const Clock& now, Memo& memo, double grad_scale) const {
-  const cpu::DefaultFpMode mode;
-  step.stages = fold_stages(now.lr, weight_decay, decoupled, grad_scale, maximize);
-  info().fold(hypers.data(), now, memo, step.constants);
-}
-
-void Recipe::sweep(const Step& step, int64_t n) const {
-  if (n == 0) return;
-  const bool coupled = weight_decay != 0 && !decoupled;
-  run(active_backend().kernels->sweeps[rule][coupled], step, n);
-}
-
-Operands::Operands(py::handle params_object, const py::sequence& state_objects, const Names& names)
-    : params(Array::import(params_object, "params", Access::write)),
-      states(import_all(state_objects, names, params, Access::write)) {
-  for (const Array& state : states) require_disjoint(state, params);
-  require_uncrossed(states, states);
-}
-
-void Operands::require_fit(const Array& grads) const {
-  require_same_size(grads, params);
-  require_disjoint(grads, params);
-  for (const Array& state : states) require_disjoint(grads, state);
-}
-
-Step Operands::step(const Array& grads) const {
-  Step step{};
-  step.p = params.data();
-  step.g = grads.data();
-  for (size_t k = 0; k < states.size(); ++k) step.states[k] = states[k].data();
-  return step;
-}
 
 /// One thread's turn at an optimizer. Waits for it without holding the GIL. A schedule that comes back to the optimizer
 /// that is asking it would wait for itself, and a forked child for a thread that it does not have: both are refused.
@@ -156,22 +87,29 @@ class Stepper::Turn {
 };
 
 Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
-                 bool decoupled, bool maximize, Numbers numbers, Rate rate)
+                 bool decoupled, bool maximize, Numbers numbers, Rate rate, std::optional<int64_t> max_steps)
     : operands_(params, states, Recipe(rule, decoupled, maximize).info().states),
       recipe_(rule, decoupled, maximize),
       rate_(std::move(rate)) {
   use(numbers);
-  if (grads.is_none()) return;
-  grads_ = Array::import(grads, "grads", Access::read);
-  operands_.require_fit(*grads_);
+  if (!grads.is_none()) grads_ = operands_.gradients(grads, {});
+  if (operands_.api != nullptr) {
+    const CurrentDevice current(*operands_.api, operands_.place());
+    check_cuda(*operands_.api, operands_.api->prepare(recipe_.rule), "loading the kernels");
+  }
+  if (!max_steps) return;
+  if (operands_.api == nullptr) throw py::value_error("capturable: CPU arrays are in no CUDA graph; leave it out");
+  if (!grads_)
+    throw py::value_error("grads: a capturable optimizer needs gradients that are bound at construction, got None");
+  timetable_.emplace(*operands_.api, operands_.place(), *max_steps);
+  timetable_->write(rows(recipe_, rate_, *max_steps), 0);
 }
+
+void* Stepper::operator new(size_t) { throw py::type_error("the optimizer was not made: its constructor has not run"); }
 
 /// Takes over `numbers` and leaves the former ones to be let go by the caller, outside of the lock.
 void Stepper::use(Numbers& numbers) {
-  if (static_cast<int>(numbers.hypers.size()) != recipe_.info().hypers.count)
-    throw py::type_error(text("hyper: rule ", rule(), " takes ", joined(recipe_.info().hypers)));
-  std::copy(numbers.hypers.begin(), numbers.hypers.end(), recipe_.hypers.begin());
-  recipe_.weight_decay = numbers.weight_decay;
+  recipe_ = recipe_.with(numbers);
   const std::lock_guard lock(shown_);
   std::swap(numbers_, numbers.shown);
 }
@@ -192,62 +130,103 @@ py::object Stepper::schedule() const {
   return rate_.schedule;
 }
 
-double Stepper::lr(int64_t count) const {
-  if (PyFloat_CheckExact(rate_.asked.ptr())) return PyFloat_AS_DOUBLE(rate_.asked.ptr());
-  const auto t = py::reinterpret_steal<py::object>(PyLong_FromLongLong(count));
-  const auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(rate_.asked.ptr(), t.ptr()));
-  if (!value) throw py::error_already_set();
-  return checked_rate(value, count);
-}
-
-void Stepper::step(py::handle grads, py::handle scale, py::handle stream) {
-  if (!stream.is_none()) throw py::value_error("stream: CPU arrays have no stream; leave it out");
+void Stepper::step(py::handle grads, py::handle scale, py::handle asked) {
   const double grad_scale = checked_grad_scale(scale);
+  if (timetable_) return step_by_table(grads, grad_scale, asked);
 
+  const Stream stream = operands_.stream(asked, grads);
   std::optional<Array> passed;
-  if (!grads.is_none()) {
-    passed = Array::import(grads, "grads", Access::read);
-    operands_.require_fit(*passed);
-  } else if (!grads_) {
+  if (!grads.is_none())
+    passed = operands_.gradients(grads, stream);
+  else if (!grads_)
     throw py::type_error("grads: expected an array, got None; pass the gradients, or bind them once with grads=");
-  }
   Step step = operands_.step(passed ? *passed : *grads_);
 
   const Turn turn(*this);
-  const int64_t count = step_count();
+  const int64_t count = count_.load(std::memory_order_relaxed);
   if (count >= max_step) throw std::overflow_error("step_count: 2**53 - 1 steps is the most that can be counted");
-  const Clock now{.t = static_cast<double>(count + 1), .lr = lr(count)};
+  const Clock now{.t = static_cast<double>(count + 1), .lr = rate_at(rate_, count)};
+  if (operands_.is_capturing(stream))
+    throw std::runtime_error(
+        "the stream is being captured, and a graph would repeat the rate and the step number of this one step; make "
+        "the "
+        "optimizer with capturable=True");
 
   const GilRelease unlocked;
-  recipe_.fold(step, now, memo_, grad_scale);
-  recipe_.sweep(step, size());
+  step.constants = recipe_.fold(now, memo_, grad_scale);
+  operands_.run(recipe_, step, stream);
   count_.store(count + 1, std::memory_order_release);
 }
 
+/// Takes a step whose constants the device looks up by its own count.
+void Stepper::step_by_table(py::handle grads, double grad_scale, py::handle asked) {
+  if (!grads.is_none())
+    throw py::type_error(
+        "grads: a capturable optimizer steps with the gradients that were bound at construction; write into them");
+  const Stream stream = operands_.stream(asked, grads);
+  Step step = operands_.step(*grads_);
+
+  const Turn turn(*this);
+  const GilRelease unlocked;
+  Memo memo;
+  step.constants = recipe_.fold({.t = 1, .lr = 0}, memo, grad_scale);  // of these the gradients' scale is used
+  captured_ = captured_ || operands_.is_capturing(stream);
+  operands_.run(recipe_, step, stream, timetable_->view());
+  timetable_->advance(stream.handle);
+}
+
+/// The constants of the first `steps` steps.
+std::vector<Constants> Stepper::rows(const Recipe& recipe, const Rate& rate, int64_t steps) const {
+  std::vector<Constants> all;
+  all.reserve(static_cast<size_t>(steps));
+  Memo memo;
+  for (int64_t count = 0; count < steps; ++count)
+    all.push_back(recipe.fold({.t = static_cast<double>(count + 1), .lr = rate_at(rate, count)}, memo, 1));
+  return all;
+}
+
 void Stepper::apply(py::handle params, py::handle grads, const py::sequence& states, py::handle t, py::handle lr,
-                    py::handle scale) {
+                    py::handle scale, py::handle asked) {
   const Clock now{.t = static_cast<double>(to_integer(t, "step", 1, max_step)), .lr = checked_rate(lr)};
   const double grad_scale = checked_grad_scale(scale);
   const Operands operands(params, states, recipe_.info().states);
-  const Array gradient = Array::import(grads, "grads", Access::read);
-  operands.require_fit(gradient);
+  const Stream stream = operands.stream(asked, grads);
+  const Array gradients = operands.gradients(grads, stream);
 
-  Step step = operands.step(gradient);
+  Step step = operands.step(gradients);
   {
     const Turn turn(*this);
-    recipe_.fold(step, now, memo_, grad_scale);
+    step.constants = recipe_.fold(now, memo_, grad_scale);
   }
   const GilRelease unlocked;
-  recipe_.sweep(step, operands.params.size());
+  operands.run(recipe_, step, stream);
+}
+
+int64_t Stepper::step_count() const {
+  if (!timetable_) return count_.load(std::memory_order_acquire);
+  const GilRelease unlocked;
+  return timetable_->taken();
 }
 
 void Stepper::set_step_count(py::handle object) {
   const int64_t count = to_integer(object, "step_count", 0, max_step);
   const Turn turn(*this);
-  count_.store(count, std::memory_order_release);
+  if (timetable_)
+    timetable_->set_taken(count);
+  else
+    count_.store(count, std::memory_order_release);
+}
+
+/// AttributeError where the constants lie in a table that captured graphs go on using.
+void Stepper::refuse_where_captured(const char* what) const {
+  if (timetable_)
+    throw py::attribute_error(text(what,
+                                   ": fixed at construction: this optimizer is capturable, and graphs read the "
+                                   "constants of each step from a table on the device; make a new optimizer"));
 }
 
 bool Stepper::replace_numbers(py::handle expected, Numbers numbers) {
+  refuse_where_captured("hyper");
   const Turn turn(*this);
   if (!numbers_.is(expected)) return false;
   use(numbers);
@@ -255,26 +234,37 @@ bool Stepper::replace_numbers(py::handle expected, Numbers numbers) {
 }
 
 void Stepper::set_rate(Rate rate) {
+  refuse_where_captured("lr");
   const Turn turn(*this);
   use(rate);
 }
 
 py::tuple Stepper::snapshot(const py::sequence& states) {
-  const std::vector<Array> to = import_all(states, recipe_.info().states, operands_.params, Access::write);
+  const std::vector<Array> to = import_states(states, recipe_.info().states, operands_.params, Access::write);
   const Turn turn(*this);
-  copy(operands_.states, to);
+  copy_all(operands_.states, to);
   return py::make_tuple(step_count(), numbers_, rate_.schedule);
 }
 
 void Stepper::restore(const py::sequence& states, py::handle count_object, Numbers numbers, Rate rate) {
-  const std::vector<Array> from = import_all(states, recipe_.info().states, operands_.params, Access::read);
+  const std::vector<Array> from = import_states(states, recipe_.info().states, operands_.params, Access::read);
   require_uncrossed(from, operands_.states);
   const int64_t count = to_integer(count_object, "step_count", 0, max_step);
   const Turn turn(*this);
+  std::vector<Constants> table;
+  if (timetable_) {
+    const Recipe loaded = recipe_.with(numbers);
+    if (captured_ && loaded.coupled() != recipe_.coupled())
+      throw py::value_error("weight_decay: captured graphs would go on with the kernel of the former one");
+    table = rows(loaded, rate, timetable_->steps());
+  }
   use(numbers);
-  copy(from, operands_.states);
+  copy_all(from, operands_.states);
   use(rate);
-  count_.store(count, std::memory_order_release);
+  if (timetable_)
+    timetable_->write(table, count);
+  else
+    count_.store(count, std::memory_order_release);
 }
 
 int Stepper::traverse(visitproc visit, void* arg) const {

@@ -4,6 +4,6 @@
 
 namespace lrcore::cpu {
 
-constinit const Kernels avx2_kernels = kernels<Avx2>(rules::Registry{});
+constinit const Kernels avx2_kernels = kernels<Avx2>();
 
 }  // namespace lrcore::cpu

@@ -4,6 +4,6 @@
 
 namespace lrcore::cpu {
 
-constinit const Kernels avx512_kernels = kernels<Avx512>(rules::Registry{});
+constinit const Kernels avx512_kernels = kernels<Avx512>();
 
 }  // namespace lrcore::cpu

@@ -1,4 +1,4 @@
-// The tables that the per-instruction-set files emit.
+// The tables that the per-instruction-set files emit, and that of the simulated grid.
 #pragma once
 
 #include "../rules/registry.h"
@@ -8,5 +8,6 @@ namespace lrcore::cpu {
 extern const Kernels portable_kernels;
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
+extern const Kernels emulated_kernels;
 
 }  // namespace lrcore::cpu

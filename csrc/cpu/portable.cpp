@@ -4,6 +4,6 @@
 
 namespace lrcore::cpu {
 
-constinit const Kernels portable_kernels = kernels<Portable>(rules::Registry{});
+constinit const Kernels portable_kernels = kernels<Portable>();
 
 }  // namespace lrcore::cpu

@@ -1,4 +1,4 @@
-// The CPU loop around every rule: scale, decay, rule. The remainder goes through the same functor as the body.
+// The CPU loop around every rule. The remainder goes through the same functor as the body.
 //
 // An instruction set `Isa` gives
 //   Lane                                  the lane type, with the vocabulary of rules/vocab.h
@@ -10,41 +10,33 @@
 #pragma once
 
 #include "../rules/registry.h"
+#include "../update.h"
 #include "limit.h"
 
 namespace lrcore::cpu {
 
 template <class Isa, class Rule, bool coupled>
-struct Update {
+struct Streams {
   using Lane = typename Isa::Lane;
   static constexpr int states = Rule::states.count;
 
-  Rule rule;
-  Stages stages;
+  Update<Lane, Rule, coupled> update;
   float* p;
   const float* g;
   float* s[max_states];
 
-  explicit Update(const Step& step)
-      : stages(step.stages), p(step.p), g(step.g), s{step.states[0], step.states[1], step.states[2]} {
-    __builtin_memcpy(static_cast<void*>(&rule), step.constants, sizeof rule);
-  }
+  explicit Streams(const Step& step)
+      : update(step.constants), p(step.p), g(step.g), s{step.states[0], step.states[1], step.states[2]} {}
 
   /// Updates the lane at element i, or its first `count` elements.
   template <class... Count>
   void operator()(int64_t i, Count... count) const {
     Lane lane_p = Isa::load(p + i, count...);
-    Lane lane_g = Isa::load(g + i, count...);
+    const Lane lane_g = Isa::load(g + i, count...);
     Lane lane_s[max_states] = {};
     for (int k = 0; k < states; ++k) lane_s[k] = Isa::load(s[k] + i, count...);
 
-    lane_g = lane_g * stages.gscale;
-    if constexpr (coupled) lane_g = lane_g + stages.wd * lane_p;
-    lane_p = lane_p * stages.keep;
-    if constexpr (states == 0) rule(lane_p, lane_g);
-    if constexpr (states == 1) rule(lane_p, lane_g, lane_s[0]);
-    if constexpr (states == 2) rule(lane_p, lane_g, lane_s[0], lane_s[1]);
-    if constexpr (states == 3) rule(lane_p, lane_g, lane_s[0], lane_s[1], lane_s[2]);
+    update(lane_p, lane_g, lane_s);
 
     Isa::store(p + i, lane_p, count...);
     for (int k = 0; k < states; ++k) Isa::store(s[k] + i, lane_s[k], count...);
@@ -53,7 +45,7 @@ struct Update {
 
 template <class Isa, class Rule, bool coupled>
 [[gnu::flatten]] void sweep(const Step& step, int64_t begin, int64_t end) {
-  const Update<Isa, Rule, coupled> update(step);
+  const Streams<Isa, Rule, coupled> update(step);
   int64_t i = begin;
   // The boundary has refused overlapping buffers.
 #pragma GCC ivdep
@@ -63,10 +55,13 @@ template <class Isa, class Rule, bool coupled>
 }
 
 /// The kernels of one instruction set, rule by rule in the order of the registry.
-template <class Isa, class... E>
-consteval Kernels kernels(List<E...>) {
-  return {.sweeps = {{sweep<Isa, typename E::Rule, false>, sweep<Isa, typename E::Rule, true>}...},
-          .limits = {limit<Isa, 0>, limit<Isa, 1>, limit<Isa, 2>, limit<Isa, 3>}};
+template <class Isa>
+consteval Kernels kernels() {
+  return rules::with_all([](auto... entry) -> Kernels {
+    return {.sweeps = {{sweep<Isa, typename decltype(entry)::Rule, false>,
+                        sweep<Isa, typename decltype(entry)::Rule, true>}...},
+            .limits = {limit<Isa, 0>, limit<Isa, 1>, limit<Isa, 2>, limit<Isa, 3>}};
+  });
 }
 
 }  // namespace lrcore::cpu

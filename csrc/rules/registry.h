@@ -13,69 +13,61 @@
 
 namespace lrcore {
 
-/// A string as a template argument.
-template <unsigned n>
-struct Text {
-  char chars[n];
-  constexpr Text(const char (&text)[n]) {
-    for (unsigned i = 0; i < n; ++i) chars[i] = text[i];
-  }
-};
-
-/// A line of the list: the public name and the rule.
-template <Text public_name, class R>
+/// A line of the list: the rule and its public name.
+template <class R>
 struct Entry {
-  static constexpr auto name = public_name;
   using Rule = R;
-};
-
-template <class... Entries>
-struct List {
-  static constexpr int size = sizeof...(Entries);
+  const char* name;
 };
 
 namespace rules {
 
 using enum Eps;
 
-// clang-format off
-using Registry = List<
-    Entry<"sgd", Sgd>,
-    Entry<"sgd_momentum", SgdMomentum>,
-    Entry<"sgd_nesterov", SgdNesterov>,
-    Entry<"sgd_velocity", SgdVelocity>,
-    Entry<"sgd_nesterov_velocity", SgdNesterovVelocity>,
-    Entry<"adagrad", Adagrad<outside>>,
-    Entry<"adagrad_inside", Adagrad<inside>>,
-    Entry<"rmsprop", RMSprop<Average::plain, outside, Move::plain>>,
-    Entry<"rmsprop_momentum", RMSprop<Average::plain, outside, Move::momentum>>,
-    Entry<"rmsprop_velocity", RMSprop<Average::plain, outside, Move::velocity>>,
-    Entry<"rmsprop_inside", RMSprop<Average::plain, inside, Move::plain>>,
-    Entry<"rmsprop_inside_momentum", RMSprop<Average::plain, inside, Move::momentum>>,
-    Entry<"rmsprop_inside_velocity", RMSprop<Average::plain, inside, Move::velocity>>,
-    Entry<"rmsprop_centered", RMSprop<Average::centered, outside, Move::plain>>,
-    Entry<"rmsprop_centered_momentum", RMSprop<Average::centered, outside, Move::momentum>>,
-    Entry<"rmsprop_centered_velocity", RMSprop<Average::centered, outside, Move::velocity>>,
-    Entry<"rmsprop_centered_inside", RMSprop<Average::centered, inside, Move::plain>>,
-    Entry<"rmsprop_centered_inside_momentum", RMSprop<Average::centered, inside, Move::momentum>>,
-    Entry<"rmsprop_centered_inside_velocity", RMSprop<Average::centered, inside, Move::velocity>>,
-    Entry<"adadelta", Adadelta>,
-    Entry<"adam", Adam>,
-    Entry<"adam_hat", AdamHat>,
-    Entry<"adam_amsgrad", AMSGrad<Adam>>,
-    Entry<"adam_amsgrad_hat", AMSGrad<AdamHat>>,
-    Entry<"nadam", NAdam>,
-    Entry<"radam", RAdam>,
-    Entry<"adamax", Adamax>,
-    Entry<"lion", Lion>>;
-// clang-format on
+/// Gives what `use` makes of all entries.
+template <class Use>
+constexpr auto with_all(Use use) {
+  // clang-format off
+  return use(
+      Entry<Sgd>{"sgd"},
+      Entry<SgdMomentum>{"sgd_momentum"},
+      Entry<SgdNesterov>{"sgd_nesterov"},
+      Entry<SgdVelocity>{"sgd_velocity"},
+      Entry<SgdNesterovVelocity>{"sgd_nesterov_velocity"},
+      Entry<Adagrad<outside>>{"adagrad"},
+      Entry<Adagrad<inside>>{"adagrad_inside"},
+      Entry<RMSprop<Average::plain, outside, Move::plain>>{"rmsprop"},
+      Entry<RMSprop<Average::plain, outside, Move::momentum>>{"rmsprop_momentum"},
+      Entry<RMSprop<Average::plain, outside, Move::velocity>>{"rmsprop_velocity"},
+      Entry<RMSprop<Average::plain, inside, Move::plain>>{"rmsprop_inside"},
+      Entry<RMSprop<Average::plain, inside, Move::momentum>>{"rmsprop_inside_momentum"},
+      Entry<RMSprop<Average::plain, inside, Move::velocity>>{"rmsprop_inside_velocity"},
+      Entry<RMSprop<Average::centered, outside, Move::plain>>{"rmsprop_centered"},
+      Entry<RMSprop<Average::centered, outside, Move::momentum>>{"rmsprop_centered_momentum"},
+      Entry<RMSprop<Average::centered, outside, Move::velocity>>{"rmsprop_centered_velocity"},
+      Entry<RMSprop<Average::centered, inside, Move::plain>>{"rmsprop_centered_inside"},
+      Entry<RMSprop<Average::centered, inside, Move::momentum>>{"rmsprop_centered_inside_momentum"},
+      Entry<RMSprop<Average::centered, inside, Move::velocity>>{"rmsprop_centered_inside_velocity"},
+      Entry<Adadelta>{"adadelta"},
+      Entry<Adam>{"adam"},
+      Entry<AdamHat>{"adam_hat"},
+      Entry<AMSGrad<Adam>>{"adam_amsgrad"},
+      Entry<AMSGrad<AdamHat>>{"adam_amsgrad_hat"},
+      Entry<NAdam>{"nadam"},
+      Entry<RAdam>{"radam"},
+      Entry<Adamax>{"adamax"},
+      Entry<Lion>{"lion"});
+  // clang-format on
+}
+
+inline constexpr int count = with_all([](auto... entry) { return static_cast<int>(sizeof...(entry)); });
 
 }  // namespace rules
 
 /// A backend's kernels: the sweep of each rule, without and with coupled decay, and the limit loops by number of
 /// states.
 struct Kernels {
-  Sweep sweeps[rules::Registry::size][2];
+  Sweep sweeps[rules::count][2];
   Sweep limits[max_states + 1];
 };
 

@@ -25,13 +25,15 @@ def _info(arguments: argparse.Namespace) -> None:
         print(json.dumps(info, indent=2))
         return
     for name, value in info.items():
-        print(f"{name:<18}{_readable(value)}")
+        print(f"{name:<20}{_readable(value)}")
 
 
 def _readable(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        value = ", ".join(value)
+    return str(value or "none")
 
 
 class Command(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import struct
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeAlias
@@ -47,6 +48,17 @@ def magnitude(name: str, value: Any) -> float:
     return number
 
 
+def length(name: str, value: Any) -> int:
+    """Check a number of steps."""
+    try:
+        length = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if length < 1:
+        raise ValueError(f"{name}: expected a number of steps >= 1, got {length}")
+    return length
+
+
 def _fraction(name: str, value: Any) -> float:
     number = to_float(name, value)
     if not 0 <= number < 1:
@@ -69,7 +81,8 @@ def _decay_rates(name: str, value: Any) -> tuple[float, float]:
     return _decay_rate(f"{name}[0]", first), _decay_rate(f"{name}[1]", second)
 
 
-def _flag(name: str, value: Any) -> bool:
+def flag(name: str, value: Any) -> bool:
+    """Check a truth value."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
@@ -96,14 +109,14 @@ NUMBERS: dict[str, Callable[[str, Any], Value]] = {
 
 #: Every structural option and its check. Options are fixed at construction.
 OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
-    "amsgrad": _flag,
-    "centered": _flag,
-    "decoupled_weight_decay": _flag,
-    "eps_inside_sqrt": _flag,
+    "amsgrad": flag,
+    "centered": flag,
+    "decoupled_weight_decay": flag,
+    "eps_inside_sqrt": flag,
     "eps_placement": _eps_placement,
-    "lr_in_velocity": _flag,
-    "maximize": _flag,
-    "nesterov": _flag,
+    "lr_in_velocity": flag,
+    "maximize": flag,
+    "nesterov": flag,
 }
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import inspect
-import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lrcore import _arguments, schedules
 from lrcore._arguments import Hyper
-from lrcore._lrcore_core import Stepper, flat_size, rules
+from lrcore._lrcore_core import Stepper, rules
+from lrcore._memory import offered_like, state_like
 
 if TYPE_CHECKING:
     from lrcore._lrcore_core import Numbers, Rate
@@ -24,7 +21,8 @@ _RULES = rules()
 
 _SHARED = """\
 params : array of float32
-    The parameters, updated in place: NumPy, or anything with DLPack, 1-D or any C-contiguous shape.
+    The parameters, updated in place: NumPy, CuPy, torch, or anything with DLPack, on the CPU or a CUDA device, 1-D or
+    any C-contiguous shape.
 lr : float, schedule or callable
     The learning rate. A schedule or a callable is asked once a step with the number of steps taken before.
 weight_decay : float
@@ -35,25 +33,13 @@ decoupled_weight_decay : bool
 maximize : bool
     Ascend instead of descend.
 grads : array of float32, optional
-    Gradients bound once; ``step()`` then needs none."""
+    Gradients bound once; ``step()`` then needs none.
+capturable : bool
+    Keep the step number and the constants of `max_steps` steps on the CUDA device, for steps that are captured in a CUDA
+    graph and replayed. Needs bound `grads`; `lr` and `hyper` are fixed then.
+max_steps : int, optional
+    How many steps a capturable optimizer knows the constants of, 48 bytes each. Beyond them the last ones hold."""
 """What every class takes, for their docstrings."""
-
-
-def aligned_zeros(size: int) -> NDArray[np.float32]:
-    """Give `size` float32 zeros that begin at a cache line."""
-    line = 64
-    memory = np.zeros(size * 4 + line, dtype=np.uint8)
-    start = -memory.ctypes.data % line
-    return memory[start : start + size * 4].view(np.float32)
-
-
-def _like(params: Any, array: NDArray[np.float32]) -> Any:
-    """Offer a NumPy array as an array of the kind of `params`, over the same memory."""
-    for cls in type(params).__mro__:
-        library = sys.modules.get(cls.__module__.partition(".")[0])
-        if library is not None and library is not np and hasattr(library, "from_dlpack"):
-            return library.from_dlpack(array)
-    return array
 
 
 class Optimizer(Stepper):
@@ -72,6 +58,8 @@ class Optimizer(Stepper):
         params: Any,
         lr: schedules.Rate,
         grads: Any,
+        capturable: bool = False,
+        max_steps: int | None = None,
         initial: Mapping[str, float] = MappingProxyType({}),
         **arguments: Any,
     ) -> None:
@@ -83,10 +71,8 @@ class Optimizer(Stepper):
 
         self._params = params
         self._grads = grads
-        size = flat_size(params)
-        self._states = [aligned_zeros(size) for _ in names]
-        for name, value in initial.items():
-            self._states[names.index(name)].fill(value)
+        self._max_steps = _table_length(capturable, max_steps)
+        self._states = [state_like(params, initial.get(name, 0.0)) for name in names]
         super().__init__(
             rule,
             params,
@@ -96,9 +82,10 @@ class Optimizer(Stepper):
             self._options["maximize"],
             self._numbers_of(hyper),
             _rate_of(schedules.as_schedule(lr)),
+            self._max_steps,
         )
         self._state = MappingProxyType(
-            {name: _like(params, state) for name, state in zip(names, self._states, strict=True)}
+            {name: offered_like(params, state) for name, state in zip(names, self._states, strict=True)}
         )
 
     @classmethod
@@ -134,7 +121,8 @@ class Optimizer(Stepper):
     @property
     def lr(self) -> float:
         """The learning rate that the next step will use. Assigning a number, a schedule or a callable replaces it."""
-        return self.schedule(self.step_count)
+        t = self.step_count
+        return self.schedule(t if self._max_steps is None else min(t, self._max_steps - 1))
 
     @lr.setter
     def lr(self, lr: schedules.Rate) -> None:
@@ -182,9 +170,11 @@ class Optimizer(Stepper):
 
     def _snapshot_all(self) -> tuple[int, dict[str, Any], schedules.Schedule, dict[str, Any]]:
         """Give step count, numeric arguments, schedule and copies of the states, all of one moment."""
-        copies = [aligned_zeros(self.size) for _ in self._states]
+        copies = [state_like(self._params) for _ in self._states]
         step_count, hyper, schedule = self._snapshot(copies)
-        state = {name: _like(self._params, each) for name, each in zip(self._state, copies, strict=True)}
+        state = {
+            name: offered_like(self._params, each) for name, each in zip(self._state, copies, strict=True)
+        }
         return step_count, hyper, schedule, state
 
     def state_dict(self) -> dict[str, Any]:
@@ -240,10 +230,11 @@ class Optimizer(Stepper):
 
     def __getstate__(self) -> dict[str, Any]:
         step_count, hyper, schedule, state = self._snapshot_all()
-        own = ("_options", "_rule_hypers", "_params", "_grads", "_states", "_state")
+        own = ("_options", "_rule_hypers", "_params", "_grads", "_max_steps", "_states", "_state")
         return {
             "params": self._params,
             "grads": self._grads,
+            "max_steps": self._max_steps,
             "arguments": hyper | self._options,
             "schedule": schedule,
             "step_count": step_count,
@@ -252,8 +243,10 @@ class Optimizer(Stepper):
         }
 
     def __setstate__(self, parts: dict[str, Any]) -> None:
-        arguments, schedule = parts["arguments"], parts["schedule"]
-        Optimizer.__init__(self, parts["params"], schedule, parts["grads"], **arguments)
+        arguments, schedule, max_steps = parts["arguments"], parts["schedule"], parts["max_steps"]
+        Optimizer.__init__(
+            self, parts["params"], schedule, parts["grads"], max_steps is not None, max_steps, **arguments
+        )
         self._restore(
             parts["states"], parts["step_count"], self._numbers_of(self._numbers), _rate_of(schedule)
         )
@@ -276,6 +269,17 @@ class Optimizer(Stepper):
 def _rate_of(schedule: schedules.Schedule) -> Rate:
     """Give a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
     return schedule, schedule.lr if type(schedule) is schedules.Constant else schedule._value
+
+
+def _table_length(capturable: Any, max_steps: Any) -> int | None:
+    """Check the two arguments that go together; give the number of steps where both are there."""
+    if not _arguments.flag("capturable", capturable):
+        if max_steps is not None:
+            raise ValueError("max_steps: has no effect without capturable=True; leave it out")
+        return None
+    if max_steps is None:
+        raise ValueError("max_steps: a capturable optimizer needs the number of steps to make constants for")
+    return _arguments.length("max_steps", max_steps)
 
 
 def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:

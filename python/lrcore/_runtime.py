@@ -28,8 +28,26 @@ def rules() -> dict[str, Rule]:
 
 
 def backends() -> list[str]:
-    """Give the names of the backends that run here, best first."""
+    """Give the names of the backends that run here.
+
+    First those for CPU arrays, best first; then `emulated`, which simulates a GPU's grid on the host and is used only
+    when it is chosen; and last `cuda`, where a device works. Arrays of a CUDA device are always stepped by `cuda`.
+    """
+    devices, _ = _devices()
+    return [*cpu_backends(), *(["cuda"] if devices else [])]
+
+
+def cpu_backends() -> list[str]:
+    """Give the names of the backends that step CPU arrays here, best first, then `emulated`."""
     return core.backends()
+
+
+def _devices() -> tuple[list[str], str | None]:
+    """Give the CUDA devices that work, and why there are none."""
+    try:
+        return core.cuda_devices(), None
+    except RuntimeError as error:
+        return [], str(error)
 
 
 class use_backend:
@@ -41,7 +59,7 @@ class use_backend:
     Parameters
     ----------
     name : str
-        One of `backends()`.
+        One of `backends()`, `cuda` excepted.
 
     Raises
     ------
@@ -127,15 +145,18 @@ def info() -> dict[str, Any]:
     Returns
     -------
     dict
-        `version`, `compiler`, `cuda` (whether it was built) and `architectures` of the build; `cpu`, `backends`,
-        `backend` (the one in use), `threads` and `devices` of this machine.
+        `version`, `compiler`, `architectures` (the CPU backends), `cuda` (whether it was built) and `cuda_architectures`
+        of the build; `cpu`, `backends`, `backend` (the one in use for CPU arrays), `threads`,
+        `devices` and `cuda_error` (why there is no CUDA device, else None) of this machine.
     """
+    devices, error = _devices()
     return core.build_info() | {
         "cpu": _cpu_name(),
         "backends": backends(),
         "backend": core.active_backend(),
         "threads": core.num_threads(),
-        "devices": ["cpu"],
+        "devices": ["cpu", *devices],
+        "cuda_error": error,
     }
 
 

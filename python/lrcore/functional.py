@@ -40,6 +40,7 @@ class StepFunction(Protocol):
         step: int,
         lr: float,
         grad_scale: float = 1.0,
+        stream: Any = None,
         **arguments: Any,
     ) -> None:
         """Take one step in place."""
@@ -61,6 +62,8 @@ lr : float
     The learning rate of this step.
 grad_scale : float
     The gradients are multiplied by it.
+stream : optional
+    The CUDA stream of a step on device arrays, by default the current one of the parameters' library.
 
 The other keywords are those of `lrcore.{name}`.
 
@@ -79,7 +82,14 @@ def _configured(cls: Callable[..., optimizers.Optimizer], **checked: Any) -> opt
 
 def _function(cls: Callable[..., optimizers.Optimizer], name: str) -> StepFunction:
     def step_function(
-        params: Any, grads: Any, *states: Any, step: int, lr: float, grad_scale: float = 1.0, **arguments: Any
+        params: Any,
+        grads: Any,
+        *states: Any,
+        step: int,
+        lr: float,
+        grad_scale: float = 1.0,
+        stream: Any = None,
+        **arguments: Any,
     ) -> None:
         for each in arguments:
             if each not in keywords:
@@ -87,7 +97,7 @@ def _function(cls: Callable[..., optimizers.Optimizer], name: str) -> StepFuncti
                     f"{each}: {name.lower()} takes {', '.join(keywords)}; states are passed by position"
                 )
         checked = _arguments.numbers(arguments) | _arguments.options(arguments)
-        _configured(cls, **checked)._apply(params, grads, states, step, lr, grad_scale)
+        _configured(cls, **checked)._apply(params, grads, states, step, lr, grad_scale, stream)
 
     known = {*_arguments.NUMBERS, *_arguments.OPTIONS}
     keywords = {each: value for each, value in inspect.signature(cls).parameters.items() if each in known}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcore._optimizer import aligned_zeros
+from lrcore._memory import aligned_zeros
 
 __all__ = ["Pack"]
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, SupportsIndex, TypeAlias, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._arguments import magnitude, to_float
+from lrcore._arguments import length, magnitude, to_float
 
 __all__ = ["Constant", "Cosine", "Function", "Rate", "Schedule", "as_schedule", "from_dict"]
 
@@ -122,17 +122,6 @@ def as_schedule(lr: Rate) -> Schedule:
         raise TypeError(message) from None
 
 
-def _length(name: str, value: Any) -> int:
-    """Check a number of steps."""
-    try:
-        length = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
-    if length < 1:
-        raise ValueError(f"{name}: expected a number of steps >= 1, got {length}")
-    return length
-
-
 def _set(schedule: Schedule, **checked: Any) -> None:
     """Store checked arguments in a frozen schedule."""
     for name, value in checked.items():
@@ -191,7 +180,7 @@ class Cosine(Schedule):
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        _set(self, lr=_rate("lr", self.lr), steps=_length("steps", self.steps), end=_rate("end", self.end))
+        _set(self, lr=_rate("lr", self.lr), steps=length("steps", self.steps), end=_rate("end", self.end))
 
     def _value(self, t: int) -> float:
         z = t / self.steps if t < self.steps else 1.0

@@ -47,11 +47,15 @@ class Adadelta(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         grads: Any = None,
+        capturable: bool = False,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(
             params,
             lr,
             grads,
+            capturable,
+            max_steps,
             rho=rho,
             eps=eps,
             weight_decay=weight_decay,

@@ -50,11 +50,15 @@ class Adagrad(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         grads: Any = None,
+        capturable: bool = False,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(
             params,
             lr,
             grads,
+            capturable,
+            max_steps,
             initial={"sum": magnitude("initial_accumulator_value", initial_accumulator_value)},
             eps=eps,
             lr_decay=lr_decay,

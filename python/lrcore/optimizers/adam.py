@@ -51,11 +51,15 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         grads: Any = None,
+        capturable: bool = False,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(
             params,
             lr,
             grads,
+            capturable,
+            max_steps,
             betas=betas,
             eps=eps,
             eps_placement=eps_placement,
@@ -102,6 +106,8 @@ class AdamW(Adam):
         decoupled_weight_decay: bool = True,
         maximize: bool = False,
         grads: Any = None,
+        capturable: bool = False,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -114,4 +120,6 @@ class AdamW(Adam):
             decoupled_weight_decay=decoupled_weight_decay,
             maximize=maximize,
             grads=grads,
+            capturable=capturable,
+            max_steps=max_steps,
         )

@@ -45,11 +45,15 @@ class Adamax(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         grads: Any = None,
+        capturable: bool = False,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(
             params,
             lr,
             grads,
+            capturable,
+            max_steps,
             betas=betas,
             eps=eps,
             weight_decay=weight_decay,

@@ -42,11 +42,15 @@ class Lion(Optimizer):
         decoupled_weight_decay: bool = True,
         maximize: bool = False,
         grads: Any = None,
+        capturable: bool = False,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(
             params,
             lr,
             grads,
+            capturable,
+            max_steps,
             betas=betas,
             weight_decay=weight_decay,
             decoupled_weight_decay=decoupled_weight_decay,

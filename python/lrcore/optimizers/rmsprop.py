@@ -60,11 +60,15 @@ class RMSprop(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         grads: Any = None,
+        capturable: bool = False,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(
             params,
             lr,
             grads,
+            capturable,
+            max_steps,
             alpha=alpha,
             eps=eps,
             centered=centered,

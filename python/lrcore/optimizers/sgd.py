@@ -51,11 +51,15 @@ class SGD(Optimizer):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         grads: Any = None,
+        capturable: bool = False,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(
             params,
             lr,
             grads,
+            capturable,
+            max_steps,
             momentum=momentum,
             dampening=dampening,
             nesterov=nesterov,

@@ -1,0 +1,82 @@
+# lrcore_cuda: the compiler for the CUDA kernels, as LRCORE_CUDA asks for it. AUTO builds them where nvcc 13 works, ON
+# insists, OFF does not look. nvcc comes from CUDACXX, from the machine, or from PyPI's cuda-toolkit, in this order.
+# Sets LRCORE_HAVE_CUDA and LRCORE_CUDA_BUILT_FOR, and says what it found.
+set(LRCORE_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
+set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for; empty for all of a release")
+set(LRCORE_HAVE_CUDA 0)
+
+string(TOUPPER "${LRCORE_CUDA}" LRCORE_CUDA)
+if(NOT LRCORE_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "LRCORE_CUDA: expected AUTO, ON or OFF, got ${LRCORE_CUDA}")
+endif()
+if(LRCORE_CUDA STREQUAL "OFF")
+  message(STATUS "CUDA: off")
+  return()
+endif()
+
+# The newest machine code of each generation, and PTX for those to come.
+if(LRCORE_CUDA_ARCHITECTURES STREQUAL "")
+  set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
+else()
+  string(REGEX REPLACE "[, ]+" ";" CMAKE_CUDA_ARCHITECTURES "${LRCORE_CUDA_ARCHITECTURES}")
+endif()
+
+function(lrcore_nvcc_version nvcc version)
+  execute_process(COMMAND ${nvcc} --version OUTPUT_VARIABLE text ERROR_QUIET RESULT_VARIABLE failed)
+  if(NOT failed AND text MATCHES "release ([0-9.]+)")
+    set(${version} ${CMAKE_MATCH_1} PARENT_SCOPE)
+  else()
+    set(${version} 0 PARENT_SCOPE)
+  endif()
+endfunction()
+
+if(NOT DEFINED ENV{CUDACXX})
+  execute_process(
+    COMMAND ${Python_EXECUTABLE} -c [[
+import importlib.util
+spec = importlib.util.find_spec("nvidia")
+print(*(spec.submodule_search_locations if spec else ()), sep=";", end="")
+]]
+    OUTPUT_VARIABLE wheels)
+  list(TRANSFORM wheels APPEND /cu13)
+  find_program(machine_nvcc nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin NO_CACHE)
+  find_program(wheel_nvcc nvcc PATHS ${wheels} PATH_SUFFIXES bin NO_DEFAULT_PATH NO_CACHE)
+  foreach(nvcc IN ITEMS ${machine_nvcc} ${wheel_nvcc})
+    if(NOT nvcc MATCHES "NOTFOUND$")
+      lrcore_nvcc_version(${nvcc} version)
+      if(version VERSION_GREATER_EQUAL 13)
+        set(ENV{CUDACXX} ${nvcc})
+        break()
+      endif()
+      message(STATUS "CUDA: passing over ${nvcc}, version ${version}; version 13 or later is needed")
+    endif()
+  endforeach()
+endif()
+
+if(DEFINED ENV{CUDACXX})
+  # The wheels' profile looks for libraries in lib64, and theirs are in lib.
+  set(nvcc_root "$ENV{CUDACXX}")
+  cmake_path(GET nvcc_root PARENT_PATH nvcc_root)
+  cmake_path(GET nvcc_root PARENT_PATH nvcc_root)
+  if(EXISTS ${nvcc_root}/lib/libcudart_static.a AND NOT EXISTS ${nvcc_root}/lib64)
+    set(ENV{NVCC_APPEND_FLAGS} "$ENV{NVCC_APPEND_FLAGS} -L${nvcc_root}/lib")
+  endif()
+  include(CheckLanguage)
+  check_language(CUDA)
+endif()
+
+if(CMAKE_CUDA_COMPILER)
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  set(LRCORE_HAVE_CUDA 1)
+  list(TRANSFORM CMAKE_CUDA_ARCHITECTURES REPLACE "-(real|virtual)$" "" OUTPUT_VARIABLE LRCORE_CUDA_BUILT_FOR)
+  list(JOIN LRCORE_CUDA_BUILT_FOR " " LRCORE_CUDA_BUILT_FOR)
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION} by ${CMAKE_CUDA_COMPILER} for ${LRCORE_CUDA_BUILT_FOR}")
+elseif(LRCORE_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "LRCORE_CUDA=ON, and no nvcc of version 13 or later works here: put one on PATH, name it in "
+                      "CUDACXX, or pip install \"cuda-toolkit[nvcc,cccl]==13.0.*\"")
+else()
+  message(STATUS "CUDA: not built, no nvcc of version 13 or later works here")
+endif()

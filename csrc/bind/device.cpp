@@ -1,0 +1,97 @@
+#include "device.h"
+
+namespace lrcore {
+namespace {
+
+/// lrcore._streams, imported when the first device array comes and never let go.
+py::handle streams() {
+  static const py::handle module = py::module_::import("lrcore._streams").release();
+  return module;
+}
+
+/// What to do about an error of the CUDA runtime.
+const char* remedy(const std::string& name) {
+  if (name == "cudaErrorNoDevice") return "; no device is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES";
+  if (name == "cudaErrorInsufficientDriver") return "; install or update the NVIDIA driver";
+  if (name == "cudaErrorInitializationError")
+    return "; a process that was forked after CUDA was used cannot use it: start it with spawn";
+  if (name == "cudaErrorMemoryAllocation") return "; free memory on the device, or use a smaller buffer";
+  if (name == "cudaErrorNoKernelImageForDevice")
+    return "; lrcore was built for other devices: lrcore.info() names them, LRCORE_CUDA_ARCHITECTURES sets them";
+  if (name.starts_with("cudaErrorStreamCapture"))
+    return "; while a stream is captured, only step() of a capturable optimizer may run";
+  return "";
+}
+
+}  // namespace
+
+const cuda::Api& cuda_api() {
+  try {
+    const py::object capsule = py::module_::import("lrcore._lrcore_cuda").attr("api");
+    const void* api = PyCapsule_GetPointer(capsule.ptr(), cuda::api_name);
+    if (api == nullptr) throw py::error_already_set();
+    return *static_cast<const cuda::Api*>(api);
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_ImportError)) throw;
+    throw std::runtime_error(LRCORE_CUDA != 0 ? text("the CUDA part of lrcore cannot be loaded: ",
+                                                     py::str(error.value()).cast<std::string>())
+                                              : "this build of lrcore steps CPU arrays only; install it with "
+                                                "LRCORE_CUDA=ON in the environment, or move the arrays to the CPU");
+  }
+}
+
+void check_cuda(const cuda::Api& api, int error, const char* tried) {
+  if (error == 0) return;
+  const std::string name = api.error_name(error);
+  throw std::runtime_error(text("CUDA: ", tried, ": ", name, ": ", api.error_text(error), remedy(name)));
+}
+
+std::vector<std::string> cuda_devices() {
+  const cuda::Api& api = cuda_api();
+  int count = 0;
+  check_cuda(api, api.device_count(&count), "looking for devices");
+  std::vector<std::string> names;
+  for (int device = 0; device < count; ++device) {
+    char name[256] = "";
+    check_cuda(api, api.device_name(device, name, sizeof name), "looking at a device");
+    names.push_back(text(Place{device}.name(), " ", name));
+  }
+  return names;
+}
+
+CurrentDevice::CurrentDevice(const cuda::Api& api, Place place) : api_(api), device_(place.cuda) {
+  int found = device_;
+  check_cuda(api_, api_.current_device(&found), "asking for the current device");
+  if (found == device_) return;
+  check_cuda(api_, api_.set_device(device_), "making the array's device current");
+  found_ = found;
+}
+
+CurrentDevice::~CurrentDevice() {
+  if (found_ >= 0) api_.set_device(found_);
+}
+
+DeviceMemory::DeviceMemory(const cuda::Api& api, Place place, int64_t bytes) : api_(api), place_(place) {
+  if (bytes == 0) return;
+  const CurrentDevice current(api_, place_);
+  const std::string tried = text("allocating ", bytes, " bytes on ", place.name());
+  check_cuda(api_, api_.allocate(&data_, bytes), tried.c_str());
+}
+
+DeviceMemory::~DeviceMemory() {
+  if (data_ != nullptr) api_.release(data_);
+}
+
+py::object library_of(py::handle array) { return streams().attr("library_of")(array); }
+
+Stream resolve_stream(Place place, py::handle library, py::handle asked, py::handle grads) {
+  if (place.on_cpu()) {
+    if (!asked.is_none()) throw py::value_error("stream: CPU arrays have no stream; leave it out");
+    return {};
+  }
+  const auto [handle, exported] =
+      streams().attr("resolve")(place.cuda, library, asked, grads).cast<std::pair<uintptr_t, int64_t>>();
+  return {handle, exported};
+}
+
+}  // namespace lrcore

@@ -1,0 +1,77 @@
+// CUDA devices as the core uses them: found when the first of their arrays comes, spoken to through the CUDA module's
+// table. What the driver refuses becomes a RuntimeError that says what was tried and what to do.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../cuda/api.h"
+#include "arguments.h"
+
+namespace lrcore {
+
+/// Where an array lives: on the CPU, or on a CUDA device by its number.
+struct Place {
+  int cuda = -1;
+
+  bool on_cpu() const { return cuda < 0; }
+  std::string name() const { return on_cpu() ? "cpu" : text("cuda:", cuda); }
+  friend bool operator==(const Place&, const Place&) = default;
+};
+
+/// The functions of the CUDA module, imported when it is first asked for. RuntimeError where it was not built or cannot
+/// be loaded. Needs the GIL.
+const cuda::Api& cuda_api();
+
+/// The names of the devices that work. RuntimeError where there are none.
+std::vector<std::string> cuda_devices();
+
+/// RuntimeError that says what was tried, unless `error` is 0. Needs no GIL.
+void check_cuda(const cuda::Api& api, int error, const char* tried);
+
+/// Makes a CUDA device current for its lifetime. Needs no GIL.
+class CurrentDevice {
+ public:
+  CurrentDevice(const cuda::Api& api, Place place);
+  ~CurrentDevice();
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  const cuda::Api& api_;
+  int found_ = -1;
+  int device_;
+};
+
+/// Memory of a CUDA device, aligned to 256 bytes.
+class DeviceMemory {
+ public:
+  DeviceMemory(const cuda::Api& api, Place place, int64_t bytes);
+  ~DeviceMemory();
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+  void* data() const { return data_; }
+  Place place() const { return place_; }
+
+ private:
+  const cuda::Api& api_;
+  Place place_;
+  void* data_ = nullptr;
+};
+
+/// A stream that a step is given: its raw handle, and what an exporter of gradients is asked to make safe.
+struct Stream {
+  uintptr_t handle = 1;   // the legacy default
+  int64_t exported = -1;  // nothing, where the exporter works on the same stream
+};
+
+/// The library that the array belongs to, for its current stream; None where it is not known.
+py::object library_of(py::handle array);
+
+/// The stream of a step on arrays of `place`: `asked` where it is not None, else the current one of `library`.
+/// TypeError or ValueError for what is no stream, and for any stream where the arrays are on the CPU.
+Stream resolve_stream(Place place, py::handle library, py::handle asked, py::handle grads);
+
+}  // namespace lrcore

@@ -1,0 +1,101 @@
+#include "operands.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "../dispatch.h"
+#include "gil.h"
+
+namespace lrcore {
+namespace {
+
+void copy(const Array& from, const Array& to, const cuda::Api* api) {
+  const int64_t bytes = from.size() * static_cast<int64_t>(sizeof(float));
+  if (bytes == 0) return;
+  if (from.place().on_cpu() && to.place().on_cpu()) {
+    std::memmove(to.data(), from.data(), static_cast<size_t>(bytes));
+    return;
+  }
+  const CurrentDevice current(*api, to.place().on_cpu() ? from.place() : to.place());
+  check_cuda(*api, api->copy(to.data(), from.data(), bytes), "copying the state");
+}
+
+}  // namespace
+
+std::vector<Array> import_states(const py::sequence& states, const Names& names, const Array& params, Access access) {
+  if (static_cast<int>(states.size()) != names.count)
+    throw py::type_error(text("states: expected ", names.count, " arrays", names.count ? " (" : "", joined(names),
+                              names.count ? ")" : "", ", got ", states.size()));
+  std::vector<Array> arrays;
+  for (int i = 0; i < names.count; ++i) {
+    arrays.push_back(Array::import(py::object(states[static_cast<size_t>(i)]), names.text[i], access));
+    require_same_size(arrays.back(), params);
+  }
+  return arrays;
+}
+
+void require_uncrossed(const std::vector<Array>& arrays, const std::vector<Array>& written) {
+  for (size_t i = 0; i < arrays.size(); ++i)
+    for (size_t j = 0; j < written.size(); ++j)
+      if (i != j) require_disjoint(arrays[i], written[j]);
+}
+
+void copy_all(const std::vector<Array>& from, const std::vector<Array>& to) {
+  const auto on_device = [](const Array& array) { return !array.place().on_cpu(); };
+  const bool any = std::ranges::any_of(from, on_device) || std::ranges::any_of(to, on_device);
+  const cuda::Api* api = any ? &cuda_api() : nullptr;
+  const GilRelease unlocked;
+  for (size_t k = 0; k < from.size(); ++k) copy(from[k], to[k], api);
+}
+
+Operands::Operands(py::handle params_object, const py::sequence& state_objects, const Names& names)
+    : params(Array::import(params_object, "params", Access::write)),
+      states(import_states(state_objects, names, params, Access::write)),
+      library(place().on_cpu() ? py::none() : library_of(params_object)),
+      api(place().on_cpu() ? nullptr : &cuda_api()) {
+  for (const Array& state : states) {
+    require_same_place(state, params);
+    require_disjoint(state, params);
+  }
+  require_uncrossed(states, states);
+}
+
+Stream Operands::stream(py::handle asked, py::handle grads) const {
+  return resolve_stream(place(), library, asked, grads);
+}
+
+bool Operands::is_capturing(const Stream& stream) const {
+  int capturing = 0;
+  return api != nullptr && api->is_capturing(stream.handle, &capturing) == 0 && capturing != 0;
+}
+
+Array Operands::gradients(py::handle object, const Stream& stream) const {
+  Array grads = Array::import(object, "grads", Access::read, stream.exported);
+  require_same_place(grads, params);
+  require_same_size(grads, params);
+  require_disjoint(grads, params);
+  for (const Array& state : states) require_disjoint(grads, state);
+  return grads;
+}
+
+Step Operands::step(const Array& grads) const {
+  Step step{};
+  step.p = params.data();
+  step.g = grads.data();
+  for (size_t k = 0; k < states.size(); ++k) step.states[k] = states[k].data();
+  return step;
+}
+
+void Operands::run(const Recipe& recipe, const Step& step, const Stream& stream, const cuda::Table& table) const {
+  const int64_t n = params.size();
+  if (n == 0) return;
+  if (api == nullptr) {
+    lrcore::run(active_backend().kernels->sweeps[recipe.rule][recipe.coupled()], step, n);
+    return;
+  }
+  const cuda::Job job = cuda::make_job(step, recipe.info().states.count, n, table);
+  const CurrentDevice current(*api, place());
+  check_cuda(*api, api->launch(recipe.rule, recipe.coupled(), &job, stream.handle), "launching the step");
+}
+
+}  // namespace lrcore

@@ -1,0 +1,40 @@
+// The arrays of one step together, and the step on them.
+#pragma once
+
+#include <vector>
+
+#include "array.h"
+#include "recipe.h"
+
+namespace lrcore {
+
+/// The arrays of one step, checked against each other, and where they are.
+struct Operands {
+  Array params;
+  std::vector<Array> states;
+  py::object library;    // of the parameters, for its current stream
+  const cuda::Api* api;  // null on the CPU
+
+  Operands(py::handle params, const py::sequence& states, const Names& names);
+  Place place() const { return params.place(); }
+  /// The stream of a step with `grads`, `asked` or the current one.
+  Stream stream(py::handle asked, py::handle grads) const;
+  /// Whether the stream is recording a CUDA graph.
+  bool is_capturing(const Stream& stream) const;
+  /// The gradients as an array that fits, safe to read on `stream`.
+  Array gradients(py::handle grads, const Stream& stream) const;
+  Step step(const Array& grads) const;
+  /// Runs the folded step, on the CPU at once or as a launch on `stream`. Needs no GIL.
+  void run(const Recipe& recipe, const Step& step, const Stream& stream, const cuda::Table& table = {}) const;
+};
+
+/// Imports the states that `names` lists, of as many elements as `params`.
+std::vector<Array> import_states(const py::sequence& states, const Names& names, const Array& params, Access access);
+
+/// ValueError where an array shares memory with another's counterpart.
+void require_uncrossed(const std::vector<Array>& arrays, const std::vector<Array>& written);
+
+/// Copies each array to its counterpart, between the CPU and any device; waits for its end.
+void copy_all(const std::vector<Array>& from, const std::vector<Array>& to);
+
+}  // namespace lrcore

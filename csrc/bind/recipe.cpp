@@ -1,0 +1,45 @@
+#include "recipe.h"
+
+#include <algorithm>
+
+#include "../cpu/fp_mode.h"
+
+namespace lrcore {
+namespace {
+
+int find_rule(const std::string& name) {
+  const auto infos = rule_infos();
+  for (size_t i = 0; i < infos.size(); ++i)
+    if (name == infos[i].name) return static_cast<int>(i);
+  throw py::value_error(text("rule: no rule is called '", name, "'; lrcore.rules() lists them"));
+}
+
+}  // namespace
+
+std::string joined(const Names& names) {
+  std::string all;
+  for (int i = 0; i < names.count; ++i) all += text(i ? ", " : "", names.text[i]);
+  return all;
+}
+
+Recipe::Recipe(const std::string& rule_name, bool is_decoupled, bool is_maximize)
+    : rule(find_rule(rule_name)), hypers{}, weight_decay(0), decoupled(is_decoupled), maximize(is_maximize) {}
+
+Recipe Recipe::with(const Numbers& numbers) const {
+  if (static_cast<int>(numbers.hypers.size()) != info().hypers.count)
+    throw py::type_error(text("hyper: rule ", info().name, " takes ", joined(info().hypers)));
+  Recipe changed = *this;
+  std::copy(numbers.hypers.begin(), numbers.hypers.end(), changed.hypers.begin());
+  changed.weight_decay = numbers.weight_decay;
+  return changed;
+}
+
+Constants Recipe::fold(const Clock& now, Memo& memo, double grad_scale) const {
+  const cpu::DefaultFpMode mode;
+  Constants constants{};
+  constants.stages = fold_stages(now.lr, weight_decay, decoupled, grad_scale, maximize);
+  info().fold(hypers.data(), now, memo, constants.rule);
+  return constants;
+}
+
+}  // namespace lrcore

@@ -1,0 +1,91 @@
+// The grid of a GPU, and its launches.
+#include "kernels.h"
+#include "launch.h"
+
+namespace lrcore::cuda {
+namespace {
+
+template <class Chunk, class Rule, bool coupled>
+__global__ void __launch_bounds__(block_threads) sweep_kernel(const __grid_constant__ Job job) {
+  run_thread<Chunk, Rule, coupled>(job, blockIdx.x, static_cast<int>(threadIdx.x));
+}
+
+__global__ void advance_kernel(int64_t* taken) { *taken += 1; }
+
+__global__ void __launch_bounds__(block_threads) fill_kernel(float* memory, float value, int64_t n) {
+  const int64_t i = int64_t{blockIdx.x} * block_threads + threadIdx.x;
+  if (i < n) memory[i] = value;
+}
+
+/// p = p + g and each state = itself + g, by whole quads: what the memory takes for the streams of a step.
+template <int states>
+__global__ void __launch_bounds__(block_threads) limit_kernel(const __grid_constant__ Step step, int64_t quads) {
+  const int64_t i = int64_t{blockIdx.x} * block_threads + threadIdx.x;
+  if (i >= quads) return;
+  const auto quad = [&](auto* array) { return reinterpret_cast<float4*>(array) + i; };
+  const auto sum = [](float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); };
+  const float4 g = reinterpret_cast<const float4*>(step.g)[i];
+  float4 p = *quad(step.p), s[max_states];
+  for (int k = 0; k < states; ++k) s[k] = *quad(step.states[k]);
+  *quad(step.p) = sum(p, g);
+  for (int k = 0; k < states; ++k) *quad(step.states[k]) = sum(s[k], g);
+}
+
+using Kernel = const void*;
+
+template <class Chunk, class Rule, bool coupled>
+Kernel address() {
+  return reinterpret_cast<Kernel>(sweep_kernel<Chunk, Rule, coupled>);
+}
+
+const Kernels<Kernel>& kernels() {
+  static const auto table = rules::with_all([](auto... entry) -> Kernels<Kernel> {
+    return {.sweeps = {{{address<Single, typename decltype(entry)::Rule, false>(),
+                         address<Quad, typename decltype(entry)::Rule, false>()},
+                        {address<Single, typename decltype(entry)::Rule, true>(),
+                         address<Quad, typename decltype(entry)::Rule, true>()}}...}};
+  });
+  return table;
+}
+
+template <class... Argument>
+int start(Kernel kernel, int64_t blocks, int threads, uintptr_t stream, Argument... argument) {
+  void* arguments[] = {&argument...};
+  if (blocks > INT32_MAX) return cudaErrorInvalidValue;
+  return cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), arguments,
+                          0, reinterpret_cast<cudaStream_t>(stream));
+}
+
+int64_t blocks_for(int64_t threads) { return (threads + block_threads - 1) / block_threads; }
+
+}  // namespace
+
+int prepare(int rule) {
+  cudaFuncAttributes attributes;
+  int error = cudaFuncGetAttributes(&attributes, reinterpret_cast<Kernel>(advance_kernel));
+  for (const auto& coupled : kernels().sweeps[rule])
+    for (const Kernel kernel : coupled)
+      if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+  return error;
+}
+
+int launch(int rule, int coupled, const Job* job, uintptr_t stream) {
+  return start(kernels().at(rule, coupled != 0, *job), blocks(*job), block_threads, stream, *job);
+}
+
+int advance(int64_t* taken, uintptr_t stream) {
+  return start(reinterpret_cast<Kernel>(advance_kernel), 1, 1, stream, taken);
+}
+
+int start_fill(float* memory, float value, int64_t n) {
+  return start(reinterpret_cast<Kernel>(fill_kernel), blocks_for(n), block_threads, 0, memory, value, n);
+}
+
+int limit(const Step* step, int states, int64_t n, uintptr_t stream) {
+  static const Kernel limits[] = {reinterpret_cast<Kernel>(limit_kernel<0>), reinterpret_cast<Kernel>(limit_kernel<1>),
+                                  reinterpret_cast<Kernel>(limit_kernel<2>), reinterpret_cast<Kernel>(limit_kernel<3>)};
+  const int64_t quads = n / Quad::width;
+  return quads == 0 ? 0 : start(limits[states], blocks_for(quads), block_threads, stream, *step, quads);
+}
+
+}  // namespace lrcore::cuda

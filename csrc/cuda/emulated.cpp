@@ -1,0 +1,61 @@
+// The grid of a GPU, simulated on the host: the same threads one after the other. For tests, by name alone.
+#include "../cpu/backends.h"
+#include "../cpu/fp_mode.h"
+#include "../cpu/lane_portable.h"
+#include "../cpu/limit.h"
+#include "kernels.h"
+
+namespace lrcore::cuda {
+namespace {
+
+using Grid = void (*)(const Job& job, int64_t begin, int64_t end);
+
+/// Runs the blocks [begin, end).
+template <class Chunk, class Rule, bool coupled>
+void grid(const Job& job, int64_t begin, int64_t end) {
+  for (int64_t block = begin; block < end; ++block)
+    for (int thread = 0; thread < block_threads; ++thread) run_thread<Chunk, Rule, coupled>(job, block, thread);
+}
+
+constexpr Kernels<Grid> grids = rules::with_all([](auto... entry) -> Kernels<Grid> {
+  return {
+      .sweeps = {
+          {{grid<Single, typename decltype(entry)::Rule, false>, grid<Quad, typename decltype(entry)::Rule, false>},
+           {grid<Single, typename decltype(entry)::Rule, true>, grid<Quad, typename decltype(entry)::Rule, true>}}...}};
+});
+
+/// One launch over the elements [begin, end).
+template <class Rule, bool coupled>
+void sweep(const Step& whole, int64_t begin, int64_t end) {
+  Step step = whole;
+  step.p += begin;
+  step.g += begin;
+  for (int k = 0; k < Rule::states.count; ++k) step.states[k] += begin;
+  const Job job = make_job(step, Rule::states.count, end - begin, {});
+  (job.width == Quad::width ? grid<Quad, Rule, coupled> : grid<Single, Rule, coupled>)(job, 0, blocks(job));
+}
+
+}  // namespace
+}  // namespace lrcore::cuda
+
+namespace lrcore::cpu {
+
+constinit const Kernels emulated_kernels = rules::with_all([](auto... entry) -> Kernels {
+  return {.sweeps = {{cuda::sweep<typename decltype(entry)::Rule, false>,
+                      cuda::sweep<typename decltype(entry)::Rule, true>}...},
+          .limits = {limit<Portable, 0>, limit<Portable, 1>, limit<Portable, 2>, limit<Portable, 3>}};
+});
+
+}  // namespace lrcore::cpu
+
+// For tests that stand in for the CUDA module: the number of blocks of a launch, and a range of them run on the host.
+extern "C" {
+[[gnu::visibility("default")]] int64_t lrcore_blocks(const lrcore::cuda::Job* job) {
+  return lrcore::cuda::blocks(*job);
+}
+[[gnu::visibility("default")]] void lrcore_emulate(int rule, int coupled, const lrcore::cuda::Job* job, int64_t begin,
+                                                   int64_t end) {
+  const lrcore::cpu::DefaultFpMode mode;
+  lrcore::cuda::grids.at(rule, coupled != 0, *job)(*job, begin, end);
+}
+}

@@ -1,0 +1,14 @@
+// The launches, as the table of the module names them; errors are those of the CUDA runtime.
+#pragma once
+
+#include "job.h"
+
+namespace lrcore::cuda {
+
+int prepare(int rule);
+int launch(int rule, int coupled, const Job* job, uintptr_t stream);
+int advance(int64_t* taken, uintptr_t stream);
+int start_fill(float* memory, float value, int64_t n);
+int limit(const Step* step, int states, int64_t n, uintptr_t stream);
+
+}  // namespace lrcore::cuda

@@ -1,0 +1,78 @@
+// One thread of a CUDA step: which elements it takes, and what it does with them. A GPU's grid runs it, and so does the
+// grid that `emulated` simulates on the host.
+#pragma once
+
+#include "../rules/registry.h"
+#include "../update.h"
+#include "job.h"
+
+namespace lrcore::cuda {
+
+constexpr Constants constants(const Job& job) {
+  if (job.table.rows == nullptr) return job.step.constants;
+  const int64_t taken = *job.table.taken;
+  Constants row = job.table.rows[taken < job.table.last ? taken : job.table.last];
+  row.stages.gscale = job.step.constants.stages.gscale;  // an argument of the step, not of its number
+  return row;
+}
+
+/// Updates up to `count` chunks from element `first` on, `stride` elements apart: all loads come before the stores.
+/// `inside(k)` says whether the k-th chunk is there.
+template <class Chunk, class Rule, bool coupled, int count, class Inside>
+constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Inside inside) {
+  constexpr int states = Rule::states.count;
+  constexpr int width = Chunk::width;
+  const auto at = [&](auto* array, int k) { return array + first + k * stride; };
+  const auto load = [&](const float* array, int k) { return *reinterpret_cast<const Chunk*>(at(array, k)); };
+  const auto store = [&](float* array, int k, Chunk chunk) { *reinterpret_cast<Chunk*>(at(array, k)) = chunk; };
+
+  Chunk p[count], g[count], s[max_states][count];
+  for (int k = 0; k < count; ++k)
+    if (inside(k)) {
+      p[k] = load(job.step.p, k);
+      g[k] = load(job.step.g, k);
+      for (int i = 0; i < states; ++i) s[i][k] = load(job.step.states[i], k);
+    }
+
+  const Update<float, Rule, coupled> update(constants(job));
+  for (int k = 0; k < count; ++k)
+    for (int x = 0; x < width; ++x) {
+      float lanes[max_states] = {};
+      for (int i = 0; i < states; ++i) lanes[i] = s[i][k].x[x];
+      update(p[k].x[x], g[k].x[x], lanes);
+      for (int i = 0; i < states; ++i) s[i][k].x[x] = lanes[i];
+    }
+
+  for (int k = 0; k < count; ++k)
+    if (inside(k)) {
+      store(job.step.p, k, p[k]);
+      for (int i = 0; i < states; ++i) store(job.step.states[i], k, s[i][k]);
+    }
+}
+
+/// What thread `thread` of block `block` does. A block takes a tile of chunks, neighbouring threads neighbouring
+/// chunks; the first block also takes the single elements around them.
+template <class Chunk, class Rule, bool coupled>
+constexpr void run_thread(const Job& job, int64_t block, int thread) {
+  constexpr int count = depth(Rule::states.count, Chunk::width);
+  constexpr int64_t tile = int64_t{block_threads} * count;
+  constexpr int64_t stride = int64_t{block_threads} * Chunk::width;
+
+  const int64_t chunk = block * tile + thread;
+  const int64_t first = job.head + chunk * Chunk::width;
+  if ((block + 1) * tile <= job.chunks)
+    update_chunks<Chunk, Rule, coupled, count>(job, first, stride, [](int) { return true; });
+  else
+    update_chunks<Chunk, Rule, coupled, count>(job, first, stride,
+                                               [&](int k) { return chunk + k * block_threads < job.chunks; });
+
+  if constexpr (Chunk::width > 1) {
+    const int64_t tail = job.head + job.chunks * Chunk::width;
+    if (block == 0 && thread < job.head + (job.n - tail)) {
+      const int64_t element = thread < job.head ? thread : tail + (thread - job.head);
+      update_chunks<Single, Rule, coupled, 1>(job, element, 1, [](int) { return true; });
+    }
+  }
+}
+
+}  // namespace lrcore::cuda

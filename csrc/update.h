@@ -1,0 +1,31 @@
+// A step on one lane of each stream: scale, decay, rule. Every sweep does this and nothing else to the elements.
+#pragma once
+
+#include "step.h"
+
+namespace lrcore {
+
+template <class Lane, class Rule, bool coupled>
+struct Update {
+  static constexpr int states = Rule::states.count;
+
+  Stages stages;
+  Rule rule;
+
+  constexpr explicit Update(const Constants& constants) : stages(constants.stages) {
+    __builtin_memcpy(static_cast<void*>(&rule), constants.rule, sizeof rule);
+  }
+
+  /// Updates p and the first `states` of s from g.
+  constexpr void operator()(Lane& p, Lane g, Lane (&s)[max_states]) const {
+    g = g * stages.gscale;
+    if constexpr (coupled) g = g + stages.wd * p;
+    p = p * stages.keep;
+    if constexpr (states == 0) rule(p, g);
+    if constexpr (states == 1) rule(p, g, s[0]);
+    if constexpr (states == 2) rule(p, g, s[0], s[1]);
+    if constexpr (states == 3) rule(p, g, s[0], s[1], s[2]);
+  }
+};
+
+}  // namespace lrcore

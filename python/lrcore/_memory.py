@@ -1,0 +1,52 @@
+"""The memory of an optimizer's state: where it lies, and as which library's arrays it is offered."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrcore._lrcore_core import DeviceArray, describe
+
+
+def aligned_zeros(size: int) -> NDArray[np.float32]:
+    """Give `size` float32 zeros that begin at a cache line."""
+    line = 64
+    memory = np.zeros(size * 4 + line, dtype=np.uint8)
+    start = -memory.ctypes.data % line
+    return memory[start : start + size * 4].view(np.float32)
+
+
+def state_like(params: Any, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
+    """Give a flat array of as many elements as `params`, on their device.
+
+    On a CUDA device it lies like the parameters with respect to 16 bytes, so that a step on a shifted view of a larger
+    buffer still moves 16 bytes at once.
+    """
+    size, device, offset = describe(params)
+    if device >= 0:
+        return DeviceArray(device, size, offset, value)
+    array = aligned_zeros(size)
+    if value:
+        array.fill(value)
+    return array
+
+
+def offered_like(params: Any, array: NDArray[np.float32] | DeviceArray) -> Any:
+    """Offer an array as one of the library of `params`, over the same memory.
+
+    A device array of no such library is one of CuPy where that is installed, else of nobody: it speaks DLPack.
+    """
+    for cls in type(params).__mro__:
+        library = sys.modules.get(cls.__module__.partition(".")[0])
+        if library is not None and library is not np and hasattr(library, "from_dlpack"):
+            return library.from_dlpack(array)
+    if isinstance(array, DeviceArray):
+        try:
+            import cupy
+        except ImportError:
+            return array
+        return cupy.from_dlpack(array)
+    return array
