@@ -10,7 +10,9 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 import lrcore
-from lrcore import demo
+from lrcore import _digits, demo
 from lrcore.__main__ import COMMANDS, main
 
 OPTIMIZERS = [name for name in lrcore.optimizers.__all__ if name != "Optimizer"]
@@ -36,6 +38,76 @@ def sklearn() -> None:
 def matplotlib(sklearn: None) -> None:  # noqa: ARG001
     """Skip the test where nothing can be trained or nothing can be drawn."""
     pytest.importorskip("matplotlib")
+
+
+OPERATORS = (np.negative, np.add, np.subtract, np.multiply, np.true_divide, np.matmul, np.equal, np.greater)
+
+
+class StandInArray(np.ndarray[Any, Any]):
+    """CPU memory that behaves like a GPU's: it takes operators and methods, and nothing together with NumPy arrays.
+
+    NumPy's functions refuse it too; those of `StandInModule` do not. It speaks DLPack, for the optimizer.
+    """
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if method == "__call__" and ufunc not in OPERATORS:
+            raise TypeError(f"numpy.{ufunc.__name__} of a device array")
+        if "out" in options:
+            options["out"] = tuple(map(from_device, options["out"]))
+        return to_device(getattr(ufunc, method)(*map(from_device, inputs), **options))
+
+    def __array_function__(self, function: Any, *_: Any) -> Any:
+        raise TypeError(f"numpy.{function.__name__} of a device array")
+
+    def __getitem__(self, index: Any) -> Any:
+        for each in index if isinstance(index, tuple) else (index,):
+            from_device(each)
+        return super().__getitem__(index)
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self[index]
+        super().__setitem__(index, from_device(values))
+
+
+def from_device(value: Any) -> Any:
+    """Give a device array's memory as a NumPy array; TypeError for a NumPy array."""
+    if type(value) is np.ndarray:
+        raise TypeError("a NumPy array met a device array")
+    return value.view(np.ndarray) if isinstance(value, StandInArray) else value
+
+
+def to_device(value: Any) -> Any:
+    return value.view(StandInArray) if isinstance(value, np.ndarray) else value
+
+
+class StandInModule(ModuleType):
+    """Stands in for cupy, with what the demo uses of it."""
+
+    float32 = np.float32
+
+    def __init__(self) -> None:
+        super().__init__("cupy")
+        self.waits = 0
+        self.cuda = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(synchronize=self._wait))
+        for name in ("arange", "asarray", "ones", "zeros"):
+            setattr(self, name, self._on_device(getattr(np, name)))
+        for name in ("exp", "log", "maximum"):
+            setattr(self, name, self._on_device(getattr(np, name), from_device))
+
+    def _wait(self) -> None:
+        self.waits += 1
+
+    @staticmethod
+    def _on_device(function: Any, take: Callable[[Any], Any] = lambda value: value) -> Callable[..., Any]:
+        return lambda *inputs, **options: to_device(function(*map(take, inputs), **options))
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> StandInModule:
+    """Put a stand-in where cupy would be imported from."""
+    module = StandInModule()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
 
 
 def result(steps: int = 60, **changes: Any) -> demo.Result:
@@ -100,7 +172,7 @@ def test_every_optimizer_learns(name: str) -> None:
 def test_losses_do_not_depend_on_the_backend(name: str) -> None:
     before = lrcore.info()["backend"]
     expected = demo.train(name, epochs=2, backend="portable").losses
-    for backend in lrcore.backends():
+    for backend in lrcore._runtime.cpu_backends():
         trained = demo.train(name, epochs=2, backend=backend)
         assert trained.backend == backend
         np.testing.assert_array_equal(trained.losses, expected)
@@ -126,6 +198,51 @@ def test_seed() -> None:
 
 
 @pytest.mark.usefixtures("sklearn")
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_network_is_written_for_any_array_module(name: str, device: StandInModule) -> None:
+    """On the same memory it gives the same bits, and it mixes no NumPy arrays with the device's."""
+    expected = demo.train(name, epochs=2)
+    trained = demo.train(name, epochs=2, device="cuda")
+    np.testing.assert_array_equal(trained.losses, expected.losses)
+    assert trained.accuracy == expected.accuracy
+    assert (trained.backend, trained.optimizer) == ("cuda", name)
+    assert device.waits == len(trained.losses)  # each step's time ends with the step
+
+
+def test_the_stand_in_tells_device_arrays_from_others(device: StandInModule) -> None:
+    x, y = np.ones(3, np.float32), device.ones(3, dtype=np.float32)
+    wrong: list[Callable[[], Any]] = [
+        lambda: x + y,
+        lambda: y @ x,
+        lambda: np.exp(y),
+        lambda: device.exp(x),
+        lambda: np.concatenate([y, y]),
+        lambda: y[np.arange(2)],
+        lambda: y.__setitem__(slice(None), x),
+        lambda: y.__iadd__(x),
+    ]
+    for mix in wrong:
+        with pytest.raises(TypeError, match="device array"):
+            mix()
+    lrcore.SGD(y, lr=1.0).step(device.ones(3, dtype=np.float32))
+    assert not y.any()
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("sklearn")
+def test_gpu() -> None:
+    """The first loss differs by the rounding of sums of at most 128 products, 2^-24 = 6e-8 each; later ones more."""
+    pytest.importorskip("cupy")
+    expected = demo.train(epochs=3)
+    trained = demo.train(epochs=3, device="cuda")
+    assert trained.backend == "cuda"
+    assert trained.losses[0] == pytest.approx(expected.losses[0], rel=1e-5)
+    assert trained.accuracy >= 0.9
+    assert np.all(trained.optimizer_seconds > 0)
+    assert np.all(trained.optimizer_seconds < trained.step_seconds)
+
+
+@pytest.mark.usefixtures("sklearn")
 def test_digits() -> None:
     digits = demo.load(seed=0)
     assert digits.train_x.shape == (1437, 64)
@@ -140,7 +257,7 @@ def test_digits() -> None:
 
 def test_batches_see_every_image_once_an_epoch() -> None:
     sizes, seen = [], []
-    for batch in demo.batches(10, 4, 2, np.random.default_rng(0)):
+    for batch in _digits.batches(10, 4, 2, np.random.default_rng(0)):
         sizes.append(len(batch))
         seen += batch.tolist()
     assert sizes == [4, 4, 2] * 2
@@ -159,7 +276,7 @@ def test_gradient_is_that_of_the_loss() -> None:
     """Against central differences in float64: error h^2 of the formula and 1e-16 / h of the rounding."""
     params, x, y = float64_problem()
     grads = {name: np.full_like(array, np.nan) for name, array in params.items()}
-    demo.loss_and_gradient(params, grads, x, y)
+    _digits.loss_and_gradient(params, grads, x, y)
 
     spare = {name: np.empty_like(array) for name, array in params.items()}
     h = 1e-5
@@ -168,9 +285,9 @@ def test_gradient_is_that_of_the_loss() -> None:
         for index in np.ndindex(array.shape):
             middle = array[index]
             array[index] = middle + h
-            above = demo.loss_and_gradient(params, spare, x, y)
+            above = _digits.loss_and_gradient(params, spare, x, y)
             array[index] = middle - h
-            below = demo.loss_and_gradient(params, spare, x, y)
+            below = _digits.loss_and_gradient(params, spare, x, y)
             array[index] = middle
             differences[index] = (above - below) / (2 * h)
         np.testing.assert_allclose(grads[name], differences, rtol=0, atol=1e-8)
@@ -180,19 +297,19 @@ def test_float32_gradient_fills_the_pack() -> None:
     """Against the same in float64: sums of some ten terms of size 1, each rounded by 2^-24 = 6e-8."""
     arrays, x, y = float64_problem()
     expected = {name: np.empty_like(array) for name, array in arrays.items()}
-    expected_loss = demo.loss_and_gradient(arrays, expected, x, y)
+    expected_loss = _digits.loss_and_gradient(arrays, expected, x, y)
 
     params = lrcore.Pack({name: array.astype(np.float32) for name, array in arrays.items()})
     grads = params.like()
     grads.flat.fill(np.nan)
-    loss = demo.loss_and_gradient(params, grads, x.astype(np.float32), y)
+    loss = _digits.loss_and_gradient(params, grads, x.astype(np.float32), y)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     flat = np.concatenate([array.ravel() for array in expected.values()])
     np.testing.assert_allclose(grads.flat, flat, rtol=0, atol=1e-6)
 
 
 def test_large_logits_do_not_overflow() -> None:
-    log_p = demo.log_softmax(np.array([[1e4, 0, -1e4]], np.float32))
+    log_p = _digits.log_softmax(np.array([[1e4, 0, -1e4]], np.float32))
     np.testing.assert_array_equal(log_p, [[0, -1e4, -2e4]])
 
 
@@ -205,6 +322,11 @@ def test_large_logits_do_not_overflow() -> None:
         ({"batch_size": 0}, "batch_size: expected a number >= 1, got 0"),
         ({"hidden": 0}, "hidden: expected a number >= 1, got 0"),
         ({"seed": -1}, "seed: expected a number >= 0, got -1"),
+        ({"device": "tpu"}, "device: expected one of cpu, cuda, got 'tpu'"),
+        (
+            {"device": "cuda", "backend": "portable"},
+            "backend: device arrays always use cuda, got 'portable'; leave it out",
+        ),
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
@@ -247,6 +369,8 @@ def test_report() -> None:
         "backend": "portable",
         "threads": "3",
     }
+    lines = demo.report(result(backend="cuda")).splitlines()
+    assert re.fullmatch(r"backend +cuda", lines[-1])  # and no threads
 
 
 @pytest.mark.parametrize(
@@ -267,6 +391,38 @@ def test_missing_package(
     assert main(["demo", "--epochs", "1", "--out", str(tmp_path / "demo.png")]) == 2
     last_line = capsys.readouterr().err.splitlines()[-1]
     assert last_line == f'lrcore demo: {package} is not installed: pip install "lrcore[demo]"'
+
+
+@pytest.mark.usefixtures("sklearn")
+def test_missing_cupy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert main(["demo", "--device", "cuda"]) == 2
+    assert capsys.readouterr() == ("", 'lrcore demo: cupy is not installed: pip install "lrcore[cuda]"\n')
+
+
+@pytest.mark.usefixtures("sklearn")
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError, Exception])  # CuPy's own derive from these
+def test_cupy_without_a_gpu(
+    kind: type[Exception],
+    device: StandInModule,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ones(*_: Any, **__: Any) -> None:
+        raise kind("cudaErrorNoDevice:\nno CUDA-capable device is detected")
+
+    monkeypatch.setattr(device, "ones", ones)
+    assert main(["demo", "--device", "cuda"]) == 2
+    message = "device: CuPy cannot use a GPU here: cudaErrorNoDevice: no CUDA-capable device is detected"
+    assert capsys.readouterr() == ("", f"lrcore demo: {message}\n")
+
+
+@pytest.mark.usefixtures("matplotlib", "device")
+def test_command_demo_on_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "demo.png"
+    assert main(["demo", "--epochs", "1", "--device", "cuda", "--out", str(path)]) == 0
+    assert re.search(r"^backend +cuda\npicture", capsys.readouterr().out, re.MULTILINE)
+    assert png_size(path) == (1200, 900)
 
 
 @pytest.mark.usefixtures("matplotlib")
@@ -291,6 +447,7 @@ def test_command_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--lr", "nan"], "lr: expected a finite rate >= 0, got nan"),
         (["--backend", "sse2"], "backend: expected one of .*, got 'sse2'"),
         (["--seed", "-1"], "seed: expected a number >= 0, got -1"),
+        (["--device", "cuda", "--backend", "avx2"], "backend: device arrays always use cuda, got 'avx2'; .*"),
     ],
 )
 def test_command_demo_refuses(
@@ -323,7 +480,9 @@ def test_command_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == lrcore.info()
 
 
-@pytest.mark.parametrize("argv", [[], ["train"], ["demo", "--lr", "fast"], ["info", "--yaml"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["train"], ["demo", "--lr", "fast"], ["demo", "--device", "tpu"], ["info", "--yaml"]]
+)
 def test_arguments_that_cannot_be_parsed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(argv)
@@ -346,7 +505,7 @@ def test_module_runs_and_imports_no_extra() -> None:
     assert (done.returncode, done.stdout) == (0, f"lrcore {lrcore.__version__}\n"), done.stderr
     program = (
         "import sys, lrcore.__main__\n"
-        "print([name for name in ('sklearn', 'scipy', 'matplotlib', 'tqdm') if name in sys.modules])"
+        "print([name for name in ('sklearn', 'scipy', 'matplotlib', 'tqdm', 'cupy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

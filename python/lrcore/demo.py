@@ -1,30 +1,26 @@
 """`lrcore demo`: train a small network on handwritten digits, and draw how its loss fell.
 
-A hidden layer with ReLU and a softmax over ten classes, in NumPy, forward and backward written out. All
-parameters live in one `lrcore.Pack`, all gradients in another like it, and one fused step moves them all.
-
-In the shapes below n is the number of images, D that of pixels, H of hidden units and C of classes.
+The network, in `_digits.py`, is written for NumPy and CuPy alike. All parameters live in one `lrcore.Pack`, all
+gradients in another like it, and one fused step moves them all, on the CPU or on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeAlias
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
 import lrcore
+from lrcore._digits import Digits, accuracy, batches, initialize, load, loss_and_gradient, needs
+from lrcore._runtime import cpu_backends
 
 __all__ = ["RATES", "Digits", "Result", "add_arguments", "load", "plot", "report", "run", "train"]
-
-Parameters: TypeAlias = lrcore.Pack | dict[str, NDArray[Any]]
-"""The arrays of the network, or their gradients: w1 (D, H), b1 (H,), w2 (H, C), b2 (C,)."""
 
 RATES = {
     "Adadelta": 10.0,
@@ -40,101 +36,7 @@ RATES = {
 }
 """The learning rate at which each optimizer starts here, where none is given."""
 
-
-@contextmanager
-def _demo_extra() -> Iterator[None]:
-    """Say how to install what is imported in this block and is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        module, _, _ = str(error.name).partition(".")
-        package = "scikit-learn" if module == "sklearn" else module
-        raise ImportError(f'{package} is not installed: pip install "lrcore[demo]"') from error
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Digits:
-    """Images, float32 (n, D) from 0 to 1, and their classes, int64 (n,): to train on, and to test with."""
-
-    train_x: NDArray[np.float32]
-    train_y: NDArray[np.int64]
-    test_x: NDArray[np.float32]
-    test_y: NDArray[np.int64]
-
-
-def load(seed: int) -> Digits:
-    """Give the 1797 images of 8 by 8 pixels that scikit-learn bundles, a fifth of each class for the test."""
-    with _demo_extra():
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    images, classes = load_digits(return_X_y=True)
-    x = (images / images.max()).astype(np.float32)
-    train_x, test_x, train_y, test_y = train_test_split(
-        x, classes, test_size=0.2, stratify=classes, random_state=seed
-    )
-    return Digits(train_x, train_y, test_x, test_y)
-
-
-def batches(
-    count: int, batch_size: int, epochs: int, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
-    """Give the indices of each batch: every epoch all `count` in a new order, the last batch what is left."""
-    for _ in range(epochs):
-        order = rng.permutation(count)
-        for start in range(0, count, batch_size):
-            yield order[start : start + batch_size]
-
-
-def initialize(pixels: int, hidden: int, classes: int, rng: np.random.Generator) -> lrcore.Pack:
-    """Give the parameters before the first step: normal weights of variance 2 / fan-in, biases 0.
-
-    References
-    ----------
-    He et al. 2015, "Delving Deep into Rectifiers", equation 10.
-    """
-    params = lrcore.Pack({"w1": (pixels, hidden), "b1": hidden, "w2": (hidden, classes), "b2": classes})
-    for name in ("w1", "w2"):
-        fan_in, _ = params[name].shape
-        params[name] = rng.normal(scale=np.sqrt(2 / fan_in), size=params[name].shape)
-    return params
-
-
-def forward(params: Parameters, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Give the hidden activations (n, H) and the logits (n, C) of images x (n, D)."""
-    hidden = np.maximum(x @ params["w1"] + params["b1"], 0)
-    return hidden, hidden @ params["w2"] + params["b2"]
-
-
-def log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    """Give the logarithms (n, C) of the probabilities that the logits (n, C) mean."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_p: NDArray[Any] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return log_p
-
-
-def loss_and_gradient(params: Parameters, grads: Parameters, x: NDArray[Any], y: NDArray[np.int64]) -> float:
-    """Give the mean cross-entropy in nats of images x (n, D) of classes y (n,); `grads` gets its gradient."""
-    hidden, logits = forward(params, x)
-    log_p = log_softmax(logits)
-    own_class = np.arange(len(y)), y
-    loss = -log_p[own_class].mean()
-
-    d_logits = np.exp(log_p)  # (n, C)
-    d_logits[own_class] -= 1
-    d_logits /= len(y)
-    d_hidden = (d_logits @ params["w2"].T) * (hidden > 0)  # (n, H)
-
-    grads["w2"][...] = hidden.T @ d_logits
-    grads["b2"][...] = d_logits.sum(axis=0)
-    grads["w1"][...] = x.T @ d_hidden
-    grads["b1"][...] = d_hidden.sum(axis=0)
-    return float(loss)
-
-
-def accuracy(params: Parameters, x: NDArray[Any], y: NDArray[np.int64]) -> float:
-    """Give the share of the images x (n, D) whose largest logit is that of their class y (n,)."""
-    _, logits = forward(params, x)
-    return float((logits.argmax(axis=1) == y).mean())
+DEVICES = ("cpu", "cuda")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,7 +48,7 @@ class Result:
     optimizer, backend : str
         What stepped.
     threads : int
-        How many threads lrcore could use.
+        How many threads lrcore could use, on the CPU.
     parameters : int
         How many numbers were trained.
     steps_per_epoch : int
@@ -156,7 +58,8 @@ class Result:
     losses, rates : array of float64, (steps,)
         The loss of each step's batch in nats, before the step, and the step's learning rate.
     step_seconds, optimizer_seconds : array of float64, (steps,)
-        How long each step took, forward and backward passes included, and the optimizer's part of it.
+        How long each step took, forward and backward passes included, and the optimizer's part of it. A GPU works
+        after the call that asks for it has returned; these times last until it has finished.
     """
 
     optimizer: str
@@ -184,6 +87,20 @@ def _check_least(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name}: expected a number >= {least}, got {value}")
 
 
+def _array_module(device: str) -> tuple[ModuleType, Callable[[], None]]:
+    """Give the module of a device's arrays, and what waits until the work on them is done."""
+    if device == "cpu":
+        return np, lambda: None
+    with needs("cuda"):
+        import cupy
+    try:
+        ones = cupy.ones((2, 2), dtype=cupy.float32)
+        float((ones @ ones).sum())
+    except Exception as error:  # the kinds are many: driver, compiler, libraries, memory
+        raise RuntimeError(f"device: CuPy cannot use a GPU here: {error}") from error
+    return cupy, cupy.cuda.get_current_stream().synchronize
+
+
 def train(
     optimizer: str = "Adam",
     lr: float | None = None,
@@ -192,13 +109,16 @@ def train(
     batch_size: int = 64,
     hidden: int = 128,
     seed: int = 0,
+    device: str = "cpu",
     backend: str | None = None,
     progress: bool = False,
 ) -> Result:
     """Train the network on the digits.
 
     Equal arguments give equal losses, to the last bit, on every CPU backend and with any number of lrcore's
-    threads. The rest is NumPy, which may round otherwise on another machine or with other BLAS threads.
+    threads. The rest is NumPy, which may round otherwise on another machine or with other BLAS threads. On a GPU the
+    first parameters, the batches and, for equal gradients, the steps have the same bits; but CuPy's matrix products
+    and sums round otherwise than NumPy's, and the losses differ by that.
 
     Parameters
     ----------
@@ -214,8 +134,11 @@ def train(
         Hidden units.
     seed : int
         Of the split of the data, the first parameters and the order of the images.
+    device : str
+        "cpu", or "cuda": CuPy arrays, on CuPy's current device and stream. For the sake of the times each step then
+        waits for its gradient and again for the optimizer.
     backend : str, optional
-        One of `lrcore.backends()`. Default: the one in use.
+        One of `lrcore.backends()` that steps CPU arrays. Default: the one in use.
     progress : bool
         Show a progress bar on stderr.
 
@@ -224,7 +147,7 @@ def train(
     ValueError
         When an argument is out of range, or so large a rate that the loss is no longer finite.
     RuntimeError
-        When this CPU cannot run the backend.
+        When this CPU cannot run the backend, no GPU can be used, or lrcore was built without CUDA.
     ImportError
         When a package that the demo needs is not installed.
     """
@@ -232,8 +155,13 @@ def train(
     for what, value in {"epochs": epochs, "batch_size": batch_size, "hidden": hidden}.items():
         _check_least(what, value, 1)
     _check_least("seed", seed, 0)
-    with _demo_extra():
+    if device not in DEVICES:
+        raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
+    if device == "cuda" and backend is not None:
+        raise ValueError(f"backend: device arrays always use cuda, got {backend!r}; leave it out")
+    with needs("demo"):
         from tqdm import tqdm
+    xp, wait = _array_module(device)
 
     data = load(seed)
     steps_per_epoch = -(-len(data.train_y) // batch_size)
@@ -242,7 +170,8 @@ def train(
 
     rng = np.random.default_rng(seed)
     pixels, classes = data.train_x.shape[1], int(data.train_y.max()) + 1
-    params = initialize(pixels, hidden, classes, rng)
+    data = data.to(xp)
+    params = initialize(pixels, hidden, classes, rng, xp)
     grads = params.like()
     opt = getattr(lrcore.optimizers, name)(params.flat, schedule, grads=grads.flat)
 
@@ -255,9 +184,11 @@ def train(
     ):
         for t, batch in enumerate(bar):
             begin = perf_counter()
-            losses[t] = loss_and_gradient(params, grads, data.train_x[batch], data.train_y[batch])
+            rows = xp.asarray(batch)
+            losses[t] = loss_and_gradient(params, grads, data.train_x[rows], data.train_y[rows], xp)
             middle = perf_counter()
             opt.step()
+            wait()
             end = perf_counter()
             step_seconds[t], optimizer_seconds[t] = end - begin, end - middle
             if not np.isfinite(losses[t]):
@@ -266,11 +197,11 @@ def train(
 
     return Result(
         optimizer=name,
-        backend=info["backend"],
+        backend=info["backend"] if device == "cpu" else device,
         threads=info["threads"],
         parameters=params.flat.size,
         steps_per_epoch=steps_per_epoch,
-        accuracy=accuracy(params, data.test_x, data.test_y),
+        accuracy=accuracy(params, data.test_x, data.test_y, xp),
         losses=losses,
         rates=schedule(np.arange(steps)),
         step_seconds=step_seconds,
@@ -289,8 +220,9 @@ def report(result: Result) -> str:
         "in the optimizer": f"{optimizer * 1e6:.1f} us, {optimizer / step:.1%} of it",
         "optimizer": f"{result.optimizer}, lr {result.rates[0]:g} falling to 0",
         "backend": result.backend,
-        "threads": f"{result.threads}",
     }
+    if result.backend != "cuda":
+        lines["threads"] = f"{result.threads}"
     return "\n".join(f"{name:<18}{value}" for name, value in lines.items())
 
 
@@ -304,7 +236,7 @@ def plot(result: Result, path: str | Path) -> None:
     ImportError
         When matplotlib is not installed.
     """
-    with _demo_extra():
+    with needs("demo"):
         from matplotlib.figure import Figure
 
     steps = np.arange(1, len(result.losses) + 1)
@@ -343,7 +275,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=30, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="images a step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--backend", help=f"{', '.join(lrcore.backends())} (default: the one in use)")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="cpu", help="cuda: on a GPU, with CuPy (default: %(default)s)"
+    )
+    parser.add_argument("--backend", help=f"{', '.join(cpu_backends())} (default: the one in use)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -363,6 +298,7 @@ def run(arguments: argparse.Namespace) -> None:
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
+        device=arguments.device,
         backend=arguments.backend,
         progress=True,
     )
