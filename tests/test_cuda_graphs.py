@@ -196,9 +196,10 @@ def test_other_optimizers_cannot_be_captured(xp: CuPy | Torch) -> None:
     """A graph would repeat one step's constants."""
     p, g = start()
     params, grads = xp.array(p), xp.array(g)
-    opt = lrcore.Adam(params, grads=grads)
+    opt, other = lrcore.Adam(params, grads=grads), captured(xp)
 
     def step() -> None:
+        other.step()
         with pytest.raises(RuntimeError, match="captured.*capturable=True"):
             opt.step()
 

@@ -1,0 +1,247 @@
+"""What `gpu.py` times: how each variant of a step is made, and one sample of it. Everything is on one stream of torch's."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import _report as report
+import lrcore
+from lrcore._lrcore_core import run_limit
+from step import stepper_for
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+SECONDS_PER_SAMPLE = 5e-3
+HOST_CALLS = 50
+"""Calls of a sample that are timed on the host: fewer launches than a device's queue takes."""
+PADDING = 8
+"""Elements that a shifted or odd variant may take beyond the size."""
+SMALL = 10**7
+"""The size beyond which the host's cost of a call does not show."""
+
+CLASSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "sgd": ("SGD", {}, ("fused", "foreach")),
+    "sgd_momentum": ("SGD", {"momentum": 0.9}, ("fused", "foreach")),
+    "sgd_nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}, ("fused", "foreach")),
+    "adagrad": ("Adagrad", {}, ("foreach",)),
+    "rmsprop": ("RMSprop", {}, ("foreach",)),
+    "rmsprop_momentum": ("RMSprop", {"momentum": 0.9}, ("foreach",)),
+    "rmsprop_centered": ("RMSprop", {"centered": True}, ("foreach",)),
+    "adadelta": ("Adadelta", {}, ("foreach",)),
+    "adam": ("Adam", {}, ("fused", "foreach")),
+    "adam_amsgrad": ("Adam", {"amsgrad": True}, ("fused", "foreach")),
+    "nadam": ("NAdam", {}, ("foreach",)),
+    "radam": ("RAdam", {}, ("foreach",)),
+    "adamax": ("Adamax", {}, ("foreach",)),
+    "lion": ("Lion", {}, ()),
+}
+"""For a rule the class and arguments that choose it, the same here and in torch.optim, and torch's ways to run it."""
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a variant is made: `make` takes parameters and gradients and gives what is timed."""
+
+    name: str
+    make: Callable[[Any, Any], Call]
+    bytes_per_element: int
+    extra: int = 0
+    offsets: tuple[int, int] = (0, 0)
+    graph: bool = False
+    largest: float = math.inf
+
+
+class Variant:
+    """A recipe at one size, on sets of arrays, and its samples in seconds a call."""
+
+    def __init__(self, recipe: Recipe, size: int, sets: Sequence[tuple[Any, Any]]) -> None:
+        self.name, self.elements = recipe.name, size + recipe.extra
+        self._bytes_per_element = recipe.bytes_per_element
+        self.samples: list[float] = []
+        self.host: list[float] = []
+        p, g = recipe.offsets
+        made = [
+            recipe.make(params[p : p + self.elements], grads[g : g + self.elements]) for params, grads in sets
+        ]
+        calls = [captured(call) for call in made] if recipe.graph else made
+        self._captured = made  # a graph does not hold its memory
+        self._calls = itertools.cycle(calls)
+        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        for call in calls:  # allocates, compiles, loads
+            call()
+        torch.cuda.synchronize()
+        self.calls = 8
+        self.calls = report.calls_for(self.time()[0], SECONDS_PER_SAMPLE)
+        self.time()
+
+    def time(self) -> tuple[float, float]:
+        """Give the seconds a call takes on the device, and those until it returns.
+
+        The call before the first event keeps the device busy until the host is ahead of it.
+        """
+        next(self._calls)()
+        self._start.record()
+        first = min(self.calls, HOST_CALLS)
+        begin = time.perf_counter()
+        for call in itertools.islice(self._calls, first):
+            call()
+        host = (time.perf_counter() - begin) / first
+        for call in itertools.islice(self._calls, self.calls - first):
+            call()
+        self._end.record()
+        self._end.synchronize()
+        return self._start.elapsed_time(self._end) * 1e-3 / self.calls, host
+
+    def sample(self) -> bool:
+        """Take one sample."""
+        device, host = self.time()
+        self.samples.append(device)
+        self.host.append(host)
+        return True
+
+    def row(self, rule: str, size: int, sets: int) -> report.Row:
+        """Give the samples as a row."""
+        return report.Row(
+            rule,
+            self.name,
+            size,
+            self._bytes_per_element,
+            elements=self.elements,
+            samples=self.samples,
+            host=self.host,
+            calls=self.calls,
+            sets=sets,
+        )
+
+
+def captured(call: Call) -> Call:
+    """Capture what `call` launches on the current stream; give the graph's replay."""
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin(capture_error_mode="thread_local")
+    try:
+        call()
+    finally:
+        graph.capture_end()
+    replay: Call = graph.replay
+    return replay
+
+
+def optimizer(rule: str, params: Any, **arguments: Any) -> Any:
+    """Give what steps with `rule` under a cosine rate."""
+    if rule in CLASSES:
+        name, chosen, _ = CLASSES[rule]
+        rate = lrcore.schedules.Cosine(1e-3, steps=10**9)
+        return getattr(lrcore, name)(params, lr=rate, **chosen, **arguments)
+    return stepper_for(rule, params, [torch.zeros_like(params) for _ in lrcore.rules()[rule].states])
+
+
+def step_of(rule: str) -> Callable[[Any, Any], Call]:
+    """Give what makes a step that is passed its gradients."""
+    return lambda params, grads: functools.partial(optimizer(rule, params).step, grads)
+
+
+def bound_step_of(rule: str, **arguments: Any) -> Callable[[Any, Any], Call]:
+    """Give what makes a step on bound gradients."""
+    return lambda params, grads: optimizer(rule, params, grads=grads, **arguments).step
+
+
+def limit_of(rule: str) -> Callable[[Any, Any], Call]:
+    """Give what makes a launch of the limit kernel, on states of its own."""
+    count = len(lrcore.rules()[rule].states)
+    return lambda params, grads: functools.partial(
+        run_limit, params, grads, [torch.randn_like(params) for _ in range(count)]
+    )
+
+
+def copy_of(_: Any, grads: Any) -> Call:
+    """Give a copy of the gradients."""
+    return functools.partial(torch.empty_like(grads).copy_, grads)
+
+
+def torch_step_of(rule: str, way: str, **arguments: Any) -> Callable[[Any, Any], Call]:
+    """Give what makes torch's step on one tensor, with its state made by a first one."""
+    name, chosen, _ = CLASSES[rule]
+
+    def make(params: Any, grads: Any) -> Call:
+        tensor = params.detach()
+        tensor.grad = grads
+        step: Call = getattr(torch.optim, name)([tensor], lr=1e-3, **{way: True}, **chosen, **arguments).step
+        step()
+        return step
+
+    return make
+
+
+def cupy_adam(cupy: Any) -> Callable[[Any, Any], Call]:
+    """Give what makes a step of Adam in one kernel of CuPy's, its constants folded on the host."""
+    kernel = cupy.ElementwiseKernel(
+        "float32 g, float32 rest1, float32 rest2, float32 rate, float32 root, float32 eps",
+        "float32 p, float32 m, float32 v",
+        "m += rest1 * (g - m); v += rest2 * (g * g - v); p -= rate * m / (sqrt(v) * root + eps)",
+        "adam",
+    )
+
+    def make(params: Any, grads: Any) -> Call:
+        p, g, m, v = (
+            cupy.from_dlpack(each)
+            for each in (params, grads, torch.zeros_like(params), torch.zeros_like(params))
+        )
+        steps = itertools.count(1)
+
+        def step() -> None:
+            t = next(steps)
+            kernel(g, 0.1, 0.001, 1e-3 / (1 - 0.9**t), 1 / math.sqrt(1 - 0.999**t), 1e-8, p, m, v)
+
+        return step
+
+    return make
+
+
+def recipes(rule: str, cupy: Any) -> list[Recipe]:
+    """Give the variants of a rule, the most wanted first."""
+    need = lrcore.rules()[rule].bytes_per_element
+    wanted = [
+        Recipe("copy", copy_of, 8),
+        Recipe("limit", limit_of(rule), need),
+        Recipe("lrcore", step_of(rule), need),
+    ]
+    _, _, ways = CLASSES.get(rule, ("", {}, ()))
+    if rule in CLASSES:
+        graph = bound_step_of(rule, capturable=True, max_steps=1000)
+        wanted.append(Recipe("lrcore graph", graph, need, graph=True))
+    wanted += [Recipe(f"torch {way}", torch_step_of(rule, way), need) for way in ways]
+    if rule == "adam":
+        wanted += [
+            Recipe("lrcore n+1", step_of(rule), need, extra=1),
+            Recipe("lrcore n+3", step_of(rule), need, extra=3),
+            Recipe("lrcore shifted", step_of(rule), need, offsets=(1, 1)),
+            Recipe("lrcore shifted apart", step_of(rule), need, offsets=(1, 2)),
+            Recipe("lrcore bound", bound_step_of(rule), need, largest=SMALL),
+        ]
+        fused_graph = torch_step_of(rule, "fused", capturable=True)
+        wanted.append(Recipe("torch fused graph", fused_graph, need, graph=True, largest=SMALL))
+        if cupy is not None:
+            wanted.append(Recipe("CuPy ElementwiseKernel", cupy_adam(cupy), need))
+            step = step_of(rule)
+            wanted.append(
+                Recipe(
+                    "lrcore on CuPy",
+                    lambda params, grads: step(cupy.from_dlpack(params), cupy.from_dlpack(grads)),
+                    need,
+                    largest=SMALL,
+                )
+            )
+    wanted.append(Recipe("copy graph", copy_of, 8, graph=True, largest=SMALL))
+    wanted.append(Recipe("limit graph", limit_of(rule), need, graph=True, largest=SMALL))
+    return wanted
