@@ -8,13 +8,24 @@
 namespace lrcore::cuda {
 namespace {
 
+struct Host {
+  template <class Chunk>
+  static Chunk load(const Chunk* chunk) {
+    return *chunk;
+  }
+  template <class Chunk>
+  static void store(Chunk* chunk, const Chunk& from) {
+    *chunk = from;
+  }
+};
+
 using Grid = void (*)(const Job& job, int64_t begin, int64_t end);
 
 /// Runs the blocks [begin, end).
 template <class Chunk, class Rule, bool coupled>
 void grid(const Job& job, int64_t begin, int64_t end) {
   for (int64_t block = begin; block < end; ++block)
-    for (int thread = 0; thread < block_threads; ++thread) run_thread<Chunk, Rule, coupled>(job, block, thread);
+    for (int thread = 0; thread < block_threads; ++thread) run_thread<Host, Chunk, Rule, coupled>(job, block, thread);
 }
 
 constexpr Kernels<Grid> grids = rules::with_all([](auto... entry) -> Kernels<Grid> {

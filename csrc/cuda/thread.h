@@ -1,5 +1,5 @@
 // One thread of a CUDA step: which elements it takes, and what it does with them. A GPU's grid runs it, and so does the
-// grid that `emulated` simulates on the host.
+// grid that `emulated` simulates on the host; `Memory` says how each loads and stores a chunk.
 #pragma once
 
 #include "../rules/registry.h"
@@ -18,15 +18,19 @@ constexpr Constants constants(const Job& job) {
 
 /// Updates up to `count` chunks from element `first` on, `stride` elements apart: all loads come before the stores.
 /// `inside(k)` says whether the k-th chunk is there.
-template <class Chunk, class Rule, bool coupled, int count, class Inside>
+template <class Memory, class Chunk, class Rule, bool coupled, int count, class Inside>
 constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Inside inside) {
   constexpr int states = Rule::states.count;
   constexpr int width = Chunk::width;
   const auto at = [&](auto* array, int k) { return array + first + k * stride; };
-  const auto load = [&](const float* array, int k) { return *reinterpret_cast<const Chunk*>(at(array, k)); };
-  const auto store = [&](float* array, int k, Chunk chunk) { *reinterpret_cast<Chunk*>(at(array, k)) = chunk; };
+  const auto load = [&](const float* array, int k) {
+    return Memory::load(reinterpret_cast<const Chunk*>(at(array, k)));
+  };
+  const auto store = [&](float* array, int k, const Chunk& chunk) {
+    Memory::store(reinterpret_cast<Chunk*>(at(array, k)), chunk);
+  };
 
-  Chunk p[count], g[count], s[max_states][count];
+  Chunk p[count] = {}, g[count] = {}, s[max_states][count] = {};
   for (int k = 0; k < count; ++k)
     if (inside(k)) {
       p[k] = load(job.step.p, k);
@@ -52,7 +56,7 @@ constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Insi
 
 /// What thread `thread` of block `block` does. A block takes a tile of chunks, neighbouring threads neighbouring
 /// chunks; the first block also takes the single elements around them.
-template <class Chunk, class Rule, bool coupled>
+template <class Memory, class Chunk, class Rule, bool coupled>
 constexpr void run_thread(const Job& job, int64_t block, int thread) {
   constexpr int count = depth(Rule::states.count, Chunk::width);
   constexpr int64_t tile = int64_t{block_threads} * count;
@@ -61,16 +65,16 @@ constexpr void run_thread(const Job& job, int64_t block, int thread) {
   const int64_t chunk = block * tile + thread;
   const int64_t first = job.head + chunk * Chunk::width;
   if ((block + 1) * tile <= job.chunks)
-    update_chunks<Chunk, Rule, coupled, count>(job, first, stride, [](int) { return true; });
+    update_chunks<Memory, Chunk, Rule, coupled, count>(job, first, stride, [](int) { return true; });
   else
-    update_chunks<Chunk, Rule, coupled, count>(job, first, stride,
-                                               [&](int k) { return chunk + k * block_threads < job.chunks; });
+    update_chunks<Memory, Chunk, Rule, coupled, count>(job, first, stride,
+                                                       [&](int k) { return chunk + k * block_threads < job.chunks; });
 
   if constexpr (Chunk::width > 1) {
     const int64_t tail = job.head + job.chunks * Chunk::width;
     if (block == 0 && thread < job.head + (job.n - tail)) {
       const int64_t element = thread < job.head ? thread : tail + (thread - job.head);
-      update_chunks<Single, Rule, coupled, 1>(job, element, 1, [](int) { return true; });
+      update_chunks<Memory, Single, Rule, coupled, 1>(job, element, 1, [](int) { return true; });
     }
   }
 }
