@@ -1,4 +1,4 @@
-"""The examples in docstrings and in the README run as they stand."""
+"""The examples in docstrings, in the README and in docs/ run as they stand."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import lrcore
+from fake_cuda import FakeCuda
 from support import CLASSES
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+CUDA = README.parent / "docs" / "cuda.md"
 MODULES = ["lrcore", *(f"lrcore.{each.name}" for each in pkgutil.iter_modules(lrcore.__path__))]
 
 
@@ -38,6 +41,19 @@ def test_readme_example(capsys: pytest.CaptureFixture[str]) -> None:
     error, _, opt = capsys.readouterr().out.partition(" ")
     assert float(error) < 0.01
     assert opt.startswith("Adam(size=8, device=cpu, ")
+
+
+@pytest.mark.skipif(not CUDA.is_file(), reason="the documentation is not here")
+def test_cuda_examples() -> None:
+    """They run on imitated devices."""
+    examples = re.findall(r"```python\n(.*?)```", CUDA.read_text(encoding="utf-8"), re.DOTALL)
+    namespace: dict[str, Any] = {}
+    with FakeCuda() as fake:
+        for example in examples:
+            exec(example, namespace)
+        assert namespace["opt"].step_count == 1000
+        assert len(fake.calls("launch")) == 2
+        namespace.clear()
 
 
 @pytest.mark.parametrize("name", CLASSES)

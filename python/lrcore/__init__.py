@@ -6,6 +6,7 @@ Flat buffers   Pack: named views of one buffer
 Own state      lrcore.functional: the same steps as functions
 Resuming       opt.state_dict(), opt.load_state_dict(); save the parameters beside it
 What is here   rules(), backends(), use_backend(), set_num_threads(), info()
+CUDA           arrays of a device step there, on the current stream; capturable=True for CUDA graphs
 
 >>> import lrcore, numpy
 >>> params, grads = numpy.ones(3, numpy.float32), numpy.ones(3, numpy.float32)

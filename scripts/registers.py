@@ -1,0 +1,64 @@
+"""Print how many registers the CUDA kernels take, as the table in docs/cuda.md.
+
+    python scripts/registers.py build/*/ptx/*
+
+The directory is where a build leaves the PTX of its architectures. Needs ptxas, which comes with nvcc.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cmake"))
+import check_ptx
+
+
+def target(path: Path) -> str:
+    """Give the architecture that a file of PTX is for."""
+    found: str = re.findall(r"\.target (sm_\w+)", path.read_text())[0]
+    return found
+
+
+def registers(path: Path) -> dict[tuple[str, int], list[int]]:
+    """Give for each kind of sweep and number of states the registers of its kernels, on the architecture of the PTX."""
+    ptx = path.read_text()
+    report = subprocess.run(
+        ["ptxas", "-v", "-arch", target(path), "-o", "/dev/null", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    used = dict(re.findall(r"entry function '(\w+)'.*\n(?:.*\n)*?.*Used (\d+) registers", report))
+    counted: dict[tuple[str, int], list[int]] = defaultdict(list)
+    kernels = check_ptx.kernels(ptx)
+    for name in kernels:
+        if "sweep" in name:
+            by_quads = name.replace(
+                "ChunkILi1E", "ChunkILi4E"
+            )  # its one branch of single elements tells the states
+            states = check_ptx.accesses(kernels[by_quads])["st"] - 1
+            counted["quads" if name == by_quads else "single elements", states].append(int(used[name]))
+    return counted
+
+
+def main(directories: list[str]) -> None:
+    """Print the table."""
+    paths = sorted(
+        (path for each in directories for path in Path(each).glob("*.ptx")),
+        key=lambda path: (len(path.name), path),
+    )
+    columns = {target(path): registers(path) for path in paths}
+    print("| access | states | kernels |", " | ".join(columns), "|")
+    print("|---|---|---|" + "---|" * len(columns))
+    for kind, states in sorted(next(iter(columns.values())), key=lambda key: (key[0], key[1])):
+        found = [column[kind, states] for column in columns.values()]
+        ranges = [f"{min(each)} to {max(each)}" for each in found]
+        print(f"| {kind} | {states} | {len(found[0])} |", " | ".join(ranges), "|")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
