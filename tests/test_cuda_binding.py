@@ -184,6 +184,9 @@ def test_state_as_a_capsule(xp: Imitated) -> None:
     with pytest.raises(BufferError, match="^copy"):
         state.__dlpack__(copy=True)
     state.__dlpack__(dl_device=(2, 0), copy=False)
+    del state, capsule
+    gc.collect()
+    assert xp.fake.leaked() == []  # the capsules that nobody used let go of it too
 
 
 def test_the_arrays_device_is_current_for_exports_and_launches(xp: Imitated) -> None:
