@@ -6,6 +6,9 @@ set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for
 set(LRCORE_HAVE_CUDA 0)
 
 string(TOUPPER "${LRCORE_CUDA}" LRCORE_CUDA)
+if(LRCORE_CUDA STREQUAL "")
+  set(LRCORE_CUDA AUTO)
+endif()
 if(NOT LRCORE_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "LRCORE_CUDA: expected AUTO, ON or OFF, got ${LRCORE_CUDA}")
 endif()
@@ -30,7 +33,8 @@ function(lrcore_nvcc_version nvcc version)
   endif()
 endfunction()
 
-if(NOT DEFINED ENV{CUDACXX})
+set(candidates $ENV{CUDACXX})
+if(NOT candidates)
   execute_process(
     COMMAND ${Python_EXECUTABLE} -c [[
 import importlib.util
@@ -41,17 +45,23 @@ print(*(spec.submodule_search_locations if spec else ()), sep=";", end="")
   list(TRANSFORM wheels APPEND /cu13)
   find_program(machine_nvcc nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin NO_CACHE)
   find_program(wheel_nvcc nvcc PATHS ${wheels} PATH_SUFFIXES bin NO_DEFAULT_PATH NO_CACHE)
-  foreach(nvcc IN ITEMS ${machine_nvcc} ${wheel_nvcc})
-    if(NOT nvcc MATCHES "NOTFOUND$")
-      lrcore_nvcc_version(${nvcc} version)
-      if(version VERSION_GREATER_EQUAL 13)
-        set(ENV{CUDACXX} ${nvcc})
-        break()
-      endif()
-      message(STATUS "CUDA: passing over ${nvcc}, version ${version}; version 13 or later is needed")
-    endif()
-  endforeach()
+  set(candidates ${machine_nvcc} ${wheel_nvcc})
 endif()
+
+unset(ENV{CUDACXX})
+if(NOT CMAKE_CUDA_COMPILER)
+  unset(CMAKE_CUDA_COMPILER CACHE) # a search that failed is not repeated otherwise
+endif()
+foreach(nvcc IN LISTS candidates)
+  if(NOT nvcc MATCHES "NOTFOUND$")
+    lrcore_nvcc_version(${nvcc} version)
+    if(version VERSION_GREATER_EQUAL 13)
+      set(ENV{CUDACXX} ${nvcc})
+      break()
+    endif()
+    message(STATUS "CUDA: passing over ${nvcc}, version ${version}; version 13 or later is needed")
+  endif()
+endforeach()
 
 if(DEFINED ENV{CUDACXX})
   # The wheels' profile looks for libraries in lib64, and theirs are in lib.
@@ -76,7 +86,8 @@ if(CMAKE_CUDA_COMPILER)
   message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION} by ${CMAKE_CUDA_COMPILER} for ${LRCORE_CUDA_BUILT_FOR}")
 elseif(LRCORE_CUDA STREQUAL "ON")
   message(FATAL_ERROR "LRCORE_CUDA=ON, and no nvcc of version 13 or later works here: put one on PATH, name it in "
-                      "CUDACXX, or pip install \"cuda-toolkit[nvcc,cccl]==13.0.*\"")
+                      "CUDACXX, or pip install \"cuda-toolkit[nvcc,cccl]==13.0.*\". It must accept ${CMAKE_CXX_COMPILER} as its "
+                      "host compiler, or the one in CUDAHOSTCXX.")
 else()
   message(STATUS "CUDA: not built, no nvcc of version 13 or later works here")
 endif()

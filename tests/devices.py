@@ -31,7 +31,7 @@ class CuPy:
     def numpy(self, array: Any) -> Array:
         """Give the values of a device array, when all work on its device is done."""
         with array.device:
-            self.cupy.cuda.Stream.null.synchronize()
+            self.cupy.cuda.Device().synchronize()
             host: Array = self.cupy.asnumpy(array)
         return host
 
@@ -71,7 +71,13 @@ class CuPy:
             stream.begin_capture()
             work()
             graph = stream.end_capture()
-        return lambda: graph.launch(stream)
+
+        def replay() -> None:
+            self.cupy.cuda.Stream.null.synchronize()  # for which a stream that does not block would not wait
+            graph.launch(stream)
+            stream.synchronize()
+
+        return replay
 
     def devices(self) -> int:
         """Give the number of devices."""

@@ -43,8 +43,8 @@ _MISSING = object()
 class FakeCuda(Runtime):
     """CUDA devices within a ``with`` block: the modules `lrcore._lrcore_cuda` and `cupy` are imitations there.
 
-    While a stream is capturing, every function that waits or manages memory is refused and breaks the captures, as in
-    the runtime's global mode; CuPy asks for the relaxed mode, which lets memory be allocated and released.
+    While a stream is capturing, every function that waits is refused and breaks the captures, as in the runtime's global
+    mode. Memory is managed in the relaxed mode.
 
     The table itself is never let go, so that what outlives the block can release its memory.
 
@@ -63,6 +63,8 @@ class FakeCuda(Runtime):
     blocks : callable, optional
         Chooses what a launch runs: gives the ranges of blocks, from a `Job` and the number of its blocks. All by
         default.
+    behind : bool
+        Whether the devices say that they have not passed what they were given, though they have.
     errors : list of exceptions
         What was raised within a call, which gave error 999. Raised at the end of the block.
     cupy : module
@@ -74,6 +76,8 @@ class FakeCuda(Runtime):
     def __init__(self, devices: int = 1) -> None:
         super().__init__(devices)
         self.log: list[Call] = []
+        self.behind = False
+        self.marks = 0
         self.fail: dict[str, int] = {}
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
         self.errors: list[BaseException] = []
@@ -159,8 +163,28 @@ class FakeCuda(Runtime):
     def _set_device(self, device: int) -> int:
         return self._begin("set_device", detail=device) or self.choose(device)
 
+    def _restore_device(self, device: int) -> int:
+        return self._begin("restore_device", detail=device) or self.choose(device)
+
+    def _mark(self, mark: Any, stream: int) -> int:
+        error = self._begin("mark", stream)
+        if not error:
+            self.marks += 1
+            mark[0] = self.marks
+        return error
+
+    def _is_passed(self, mark: int, passed: Any) -> int:
+        passed[0] = not self.behind
+        return self._begin("is_passed", detail=mark)
+
+    def _wait(self, mark: int) -> int:
+        return self._begin("wait", detail=mark, unsafe=True)
+
+    def _unmark(self, mark: int) -> int:
+        return self._begin("unmark", detail=mark)
+
     def _allocate(self, memory: Any, size: int) -> int:
-        error = self._begin("allocate", detail=size, unsafe=True)
+        error = self._begin("allocate", detail=size)
         if error or size == 0:
             memory[0] = None
             return error
@@ -176,7 +200,7 @@ class FakeCuda(Runtime):
         return 0
 
     def _release(self, memory: int | None) -> int:
-        error = self._begin("release", detail=memory, unsafe=True)
+        error = self._begin("release", detail=memory)
         if error or memory is None:
             return error
         if memory not in self._memory:

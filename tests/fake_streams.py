@@ -65,6 +65,9 @@ class Device:
     def __exit__(self, *_: object) -> None:
         runtime().device = runtime().thread.devices.pop()
 
+    def synchronize(self) -> None:
+        """Wait for its work, which is done."""
+
     def use(self) -> Self:
         """Make it current."""
         runtime().device = self.id

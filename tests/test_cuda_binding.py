@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import mmap
+import subprocess
 import sys
 import types
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,8 +98,9 @@ def test_what_is_no_stream(xp: Imitated) -> None:
     for wrong in (True, 1.5, "legacy", object()):
         with pytest.raises(TypeError, match="^stream: expected a CUDA stream or its raw handle, got"):
             opt.step(g, stream=wrong)
-    with pytest.raises(ValueError, match="^stream: expected the handle of a stream, got -1"):
-        opt.step(g, stream=-1)
+    for handle in (-1, 2**63, 2**70):
+        with pytest.raises(ValueError, match=f"^stream: expected the handle of a stream, got {handle}"):
+            opt.step(g, stream=handle)
     on_cpu = lrcore.SGD(ones())
     for stream in (0, xp.stream()):
         with pytest.raises(ValueError, match="^stream: CPU arrays have no stream"):
@@ -123,6 +128,15 @@ def test_what_the_gradients_exporter_is_asked(xp: Imitated) -> None:
     assert asked == [-1, -1, side.ptr, -1, 1, -1]
 
 
+class Watched(np.ndarray[Any, Any]):
+    """An array that can be referred to weakly."""
+
+
+def watched(xp: Imitated) -> Any:
+    """Give a device array whose memory can be watched."""
+    return xp.cupy.ndarray(ones().view(Watched))
+
+
 class Foreign:
     """A device array of a library whose streams are not known."""
 
@@ -145,6 +159,40 @@ class ForeignLegacy(Foreign):
     def __dlpack__(self, *, stream: int | None = None) -> Any:  # type: ignore[override]
         self.asked.append(stream)
         return self.array.__dlpack__(stream=stream)
+
+
+def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
+    """Their library may give the memory away as soon as it is let. The streams' own library orders that itself."""
+    opt: lrcore.SGD | None = lrcore.SGD(xp.array(ones()))
+    side = xp.stream()
+
+    def step(function: bool, g: Any, stream: Any = None) -> weakref.ref[Any]:
+        host = g.array._host if isinstance(g, Foreign) else g._host
+        assert opt is not None
+        if function:
+            lrcore.functional.sgd(opt.params, g, step=1, lr=0.1, stream=stream)
+        else:
+            opt.step(g, stream=stream)
+        return weakref.ref(host)
+
+    for function in (False, True):
+        xp.fake.behind = True
+        kept = [step(function, Foreign(watched(xp))), step(function, watched(xp), side)]
+        gone = step(function, watched(xp))
+        gc.collect()
+        assert [each() is None for each in kept] == [False, False]
+        assert gone() is None
+        xp.fake.behind = False
+        step(function, watched(xp))
+        gc.collect()
+        assert [each() is None for each in kept] == [True, True]
+    xp.fake.behind = True
+    last = step(False, Foreign(watched(xp)))
+    xp.fake.clear()
+    opt = None
+    gc.collect()
+    assert last() is None
+    assert [call.name for call in xp.fake.calls("wait", "unmark")] == ["wait", "unmark"]
 
 
 @pytest.mark.parametrize("kind", [Foreign, ForeignLegacy])
@@ -267,6 +315,113 @@ def test_a_capture_refuses_what_waits(xp: Imitated) -> None:
             _ = opt.step_count
         with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
             stream.end_capture()
+
+
+def test_an_optimizer_is_let_go_during_a_capture(xp: Imitated) -> None:
+    """A collection may come at any time; the capture goes on."""
+    p, g = (xp.array(ones()) for _ in range(2))
+    opt = lrcore.SGD(p, momentum=0.9, grads=g, capturable=True, max_steps=3)
+    other: lrcore.SGD | None = copy.copy(opt)
+    before = len(xp.fake.leaked())
+
+    def step() -> None:
+        nonlocal other
+        other = None
+        gc.collect()
+        opt.step()
+
+    xp.capture(step)()
+    assert opt.step_count == 1
+    assert len(xp.fake.leaked()) < before
+
+
+def test_a_function_in_a_capture(xp: Imitated) -> None:
+    p, g = (xp.array(ones()) for _ in range(2))
+    opt = lrcore.SGD(p, grads=g, capturable=True, max_steps=3)
+
+    def step() -> None:
+        opt.step()
+        with pytest.raises(RuntimeError, match="captured.*capturable=True"):
+            lrcore.functional.sgd(p, g, step=1, lr=0.1)
+
+    xp.capture(step)
+
+
+def test_a_library_that_knows_of_no_devices(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a PyTorch without CUDA: its arrays are on the CPU, and refused as such."""
+
+    def current_stream(_: int) -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    Tensor = type("Tensor", (np.ndarray,), {"__module__": "torch"})
+    cuda = types.SimpleNamespace(current_stream=current_stream)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    opt = lrcore.SGD(xp.array(ones()))
+    with pytest.raises(RuntimeError, match="^grads: expected an array on cuda:0 like params, got one on cpu"):
+        opt.step(ones().view(Tensor))
+
+
+def test_the_librarys_own_current_device(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch exports from the device alone that it takes for the current one, whatever the driver says."""
+    current = [0]
+
+    class Tensor:
+        __module__ = "torch"
+
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 1
+
+        def __dlpack__(self, **keywords: Any) -> Any:
+            if current != [1]:
+                raise BufferError("Can't export tensors on a different CUDA device index.")
+            return self.array.__dlpack__(**keywords)
+
+    class Device:
+        def __init__(self, device: int) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            current.append(self.device)
+            del current[0]
+
+        def __exit__(self, *_: object) -> None:
+            current[:] = [0]
+
+    cuda = types.SimpleNamespace(
+        current_device=lambda: current[0],
+        device=Device,
+        current_stream=lambda _: types.SimpleNamespace(cuda_stream=0),
+    )
+    torch = types.SimpleNamespace(cuda=cuda, from_dlpack=xp.cupy.from_dlpack)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    opt = lrcore.SGD(Tensor(xp.array(ones(), device=1)), lr=1.0)
+    opt.step(Tensor(xp.array(ones(), device=1)))
+    assert current == [0]
+    assert opt.step_count == 1
+    with pytest.raises(ValueError, match="^grads: expected 8 elements"):
+        opt.step(Tensor(xp.array(ones(7), device=1)))
+    assert current == [0]
+
+
+def test_the_first_device_arrays_in_several_threads() -> None:
+    """In a fresh process, for whatever is imported or made once then."""
+    program = """
+import sys, threading
+sys.path.insert(0, "tests")
+sys.setswitchinterval(1e-6)
+from devices import imitated
+import lrcore, numpy
+with imitated() as xp:
+    arrays = [xp.array(numpy.ones(8, numpy.float32)) for _ in range(4)]
+    threads = [threading.Thread(target=lrcore.SGD, args=(array,)) for array in arrays]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"""
+    folder = Path(__file__).resolve().parent.parent
+    subprocess.run([sys.executable, "-c", program], cwd=folder, timeout=60, check=True)
 
 
 def test_no_device() -> None:

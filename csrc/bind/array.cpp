@@ -114,6 +114,7 @@ py::object export_from(Place place, py::handle object, const std::string& name, 
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(text(name, ": the array is on ", place.name(), ", and ", error.what()));
   }
+  const CurrentInLibrary in_library(object, place);
   return export_capsule(object, name, py::int_(stream));
 }
 

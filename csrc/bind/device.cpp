@@ -1,12 +1,19 @@
 #include "device.h"
 
+#include <pybind11/gil_safe_call_once.h>
+
+#include <optional>
+
+#include "gil.h"
+
 namespace lrcore {
 namespace {
 
 /// lrcore._streams, imported when the first device array comes and never let go.
 py::handle streams() {
-  static const py::handle module = py::module_::import("lrcore._streams").release();
-  return module;
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> module;
+  return module.call_once_and_store_result([] { return py::object(py::module_::import("lrcore._streams")); })
+      .get_stored();
 }
 
 /// What to do about an error of the CUDA runtime.
@@ -68,18 +75,37 @@ CurrentDevice::CurrentDevice(const cuda::Api& api, Place place) : api_(api), dev
 }
 
 CurrentDevice::~CurrentDevice() {
-  if (found_ >= 0) api_.set_device(found_);
+  if (found_ >= 0) api_.restore_device(found_);
 }
 
 DeviceMemory::DeviceMemory(const cuda::Api& api, Place place, int64_t bytes) : api_(api), place_(place) {
   if (bytes == 0) return;
+  const GilRelease unlocked;
   const CurrentDevice current(api_, place_);
   const std::string tried = text("allocating ", bytes, " bytes on ", place.name());
   check_cuda(api_, api_.allocate(&data_, bytes), tried.c_str());
 }
 
 DeviceMemory::~DeviceMemory() {
-  if (data_ != nullptr) api_.release(data_);
+  if (data_ == nullptr) return;
+  std::optional<GilRelease> unlocked;
+  if (PyGILState_Check() != 0) unlocked.emplace();  // a consumer of DLPack may let go without it
+  api_.release(data_);
+}
+
+CurrentInLibrary::CurrentInLibrary(py::handle array, Place place)
+    : context_(streams().attr("device_context")(array, place.cuda)) {
+  if (!context_.is_none()) context_.attr("__enter__")();
+}
+
+CurrentInLibrary::~CurrentInLibrary() {
+  if (context_.is_none()) return;
+  py::error_scope kept;  // of an export that failed
+  try {
+    context_.attr("__exit__")(py::none(), py::none(), py::none());
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("making the former device of a library current again");
+  }
 }
 
 py::object library_of(py::handle array) { return streams().attr("library_of")(array); }

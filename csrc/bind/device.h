@@ -44,7 +44,7 @@ class CurrentDevice {
   int device_;
 };
 
-/// Memory of a CUDA device, aligned to 256 bytes.
+/// Memory of a CUDA device, aligned to 256 bytes. Does not hold the GIL while the driver makes it or takes it back.
 class DeviceMemory {
  public:
   DeviceMemory(const cuda::Api& api, Place place, int64_t bytes);
@@ -65,6 +65,19 @@ class DeviceMemory {
 struct Stream {
   uintptr_t handle = 1;   // the legacy default
   int64_t exported = -1;  // nothing, where the exporter works on the same stream
+};
+
+/// Makes a device the current one of the array's library for its lifetime, where that keeps one of its own. Needs the
+/// GIL.
+class CurrentInLibrary {
+ public:
+  CurrentInLibrary(py::handle array, Place place);
+  ~CurrentInLibrary();
+  CurrentInLibrary(const CurrentInLibrary&) = delete;
+  CurrentInLibrary& operator=(const CurrentInLibrary&) = delete;
+
+ private:
+  py::object context_;
 };
 
 /// The library that the array belongs to, for its current stream; None where it is not known.

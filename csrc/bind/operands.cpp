@@ -16,6 +16,10 @@ void copy(const Array& from, const Array& to, const cuda::Api* api) {
     std::memmove(to.data(), from.data(), static_cast<size_t>(bytes));
     return;
   }
+  if (!from.place().on_cpu() && !to.place().on_cpu() && from.place() != to.place()) {
+    const CurrentDevice source(*api, from.place());
+    check_cuda(*api, api->synchronize(), "waiting for the state");
+  }
   const CurrentDevice current(*api, to.place().on_cpu() ? from.place() : to.place());
   check_cuda(*api, api->copy(to.data(), from.data(), bytes), "copying the state");
 }
@@ -65,8 +69,10 @@ Stream Operands::stream(py::handle asked, py::handle grads) const {
 }
 
 bool Operands::is_capturing(const Stream& stream) const {
+  if (api == nullptr) return false;
   int capturing = 0;
-  return api != nullptr && api->is_capturing(stream.handle, &capturing) == 0 && capturing != 0;
+  const CurrentDevice current(*api, place());
+  return api->is_capturing(stream.handle, &capturing) == 0 && capturing != 0;
 }
 
 Array Operands::gradients(py::handle object, const Stream& stream) const {

@@ -40,6 +40,15 @@ double rate_at(const Rate& rate, int64_t count) {
   return checked_rate(value, count);
 }
 
+/// RuntimeError where the stream is recording a graph.
+void refuse_capture(const Operands& operands, const Stream& stream) {
+  if (operands.is_capturing(stream))
+    throw std::runtime_error(
+        "the stream is being captured, and a graph would repeat the rate and the number of this one step; make an "
+        "optimizer "
+        "with capturable=True");
+}
+
 }  // namespace
 
 /// One thread's turn at an optimizer. Waits for it without holding the GIL. A schedule that comes back to the optimizer
@@ -94,6 +103,7 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   use(numbers);
   if (!grads.is_none()) grads_ = operands_.gradients(grads, {});
   if (operands_.api != nullptr) {
+    const GilRelease unlocked;
     const CurrentDevice current(*operands_.api, operands_.place());
     check_cuda(*operands_.api, operands_.api->prepare(recipe_.rule), "loading the kernels");
   }
@@ -102,7 +112,9 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   if (!grads_)
     throw py::value_error("grads: a capturable optimizer needs gradients that are bound at construction, got None");
   timetable_.emplace(*operands_.api, operands_.place(), *max_steps);
-  timetable_->write(rows(recipe_, rate_, *max_steps), 0);
+  const std::vector<Constants> table = rows(recipe_, rate_, *max_steps);
+  const GilRelease unlocked;
+  timetable_->write(table, 0);
 }
 
 void* Stepper::operator new(size_t) { throw py::type_error("the optimizer was not made: its constructor has not run"); }
@@ -142,20 +154,26 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle asked) {
     throw py::type_error("grads: expected an array, got None; pass the gradients, or bind them once with grads=");
   Step step = operands_.step(passed ? *passed : *grads_);
 
+  std::vector<Array> returned;  // let go when the turn is over
   const Turn turn(*this);
+  returned = loans_.returned();
   const int64_t count = count_.load(std::memory_order_relaxed);
   if (count >= max_step) throw std::overflow_error("step_count: 2**53 - 1 steps is the most that can be counted");
   const Clock now{.t = static_cast<double>(count + 1), .lr = rate_at(rate_, count)};
-  if (operands_.is_capturing(stream))
-    throw std::runtime_error(
-        "the stream is being captured, and a graph would repeat the rate and the step number of this one step; make "
-        "the "
-        "optimizer with capturable=True");
+  refuse_capture(operands_, stream);
 
   const GilRelease unlocked;
   step.constants = recipe_.fold(now, memo_, grad_scale);
-  operands_.run(recipe_, step, stream);
+  run(step, operands_, std::move(passed), stream);
   count_.store(count + 1, std::memory_order_release);
+}
+
+/// Runs a folded step, and keeps gradients of a library that does not work on the step's stream until they are read.
+void Stepper::run(const Step& step, const Operands& operands, std::optional<Array> grads, const Stream& stream) {
+  operands.run(recipe_, step, stream);
+  if (operands.api == nullptr || stream.exported == -1 || !grads) return;
+  const CurrentDevice current(*operands.api, operands.place());
+  loans_.take(*operands.api, std::move(*grads), stream.handle);
 }
 
 /// Takes a step whose constants the device looks up by its own count.
@@ -191,9 +209,19 @@ void Stepper::apply(py::handle params, py::handle grads, const py::sequence& sta
   const double grad_scale = checked_grad_scale(scale);
   const Operands operands(params, states, recipe_.info().states);
   const Stream stream = operands.stream(asked, grads);
-  const Array gradients = operands.gradients(grads, stream);
+  Array gradients = operands.gradients(grads, stream);
+  refuse_capture(operands, stream);
 
   Step step = operands.step(gradients);
+  if (operands.api != nullptr) {
+    std::vector<Array> returned;  // let go when the turn is over
+    const Turn turn(*this);
+    returned = loans_.returned();
+    step.constants = recipe_.fold(now, memo_, grad_scale);
+    const GilRelease unlocked;
+    run(step, operands, std::move(gradients), stream);
+    return;
+  }
   {
     const Turn turn(*this);
     step.constants = recipe_.fold(now, memo_, grad_scale);
@@ -211,6 +239,7 @@ int64_t Stepper::step_count() const {
 void Stepper::set_step_count(py::handle object) {
   const int64_t count = to_integer(object, "step_count", 0, max_step);
   const Turn turn(*this);
+  const GilRelease unlocked;
   if (timetable_)
     timetable_->set_taken(count);
   else
@@ -258,9 +287,10 @@ void Stepper::restore(const py::sequence& states, py::handle count_object, Numbe
       throw py::value_error("weight_decay: captured graphs would go on with the kernel of the former one");
     table = rows(loaded, rate, timetable_->steps());
   }
-  use(numbers);
   copy_all(from, operands_.states);
+  use(numbers);
   use(rate);
+  const GilRelease unlocked;
   if (timetable_)
     timetable_->write(table, count);
   else

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "loans.h"
 #include "operands.h"
 #include "timetable.h"
 
@@ -65,6 +66,7 @@ class Stepper {
 
   void step_by_table(py::handle grads, double grad_scale, py::handle stream);
   std::vector<Constants> rows(const Recipe& recipe, const Rate& rate, int64_t steps) const;
+  void run(const Step& step, const Operands& operands, std::optional<Array> grads, const Stream& stream);
   void refuse_where_captured(const char* what) const;
   void use(Numbers& numbers);
   void use(Rate& rate);
@@ -77,6 +79,7 @@ class Stepper {
   Memo memo_;
   std::optional<Timetable> timetable_;
   bool captured_ = false;
+  Loans loans_;
   std::atomic<int64_t> count_{0};
   std::mutex mutex_;
   /// Guards the references that are read without a turn, where no GIL does. Held for a copy or a swap alone.

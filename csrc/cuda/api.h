@@ -15,12 +15,17 @@ struct Api {
   int (*device_name)(int device, char* name, int64_t size);
   int (*current_device)(int* device);
   int (*set_device)(int device);
+  int (*restore_device)(int device);  // the one that was current, unless that would only now make a context there
 
-  int (*allocate)(void** memory, int64_t bytes);  // at a multiple of 256 bytes
-  int (*release)(void* memory);
-  int (*fill)(float* memory, float value, int64_t n);      // waits for its end
+  int (*allocate)(void** memory, int64_t bytes);       // at a multiple of 256 bytes; also while a stream is captured
+  int (*release)(void* memory);                        // likewise
+  int (*fill)(float* memory, float value, int64_t n);  // waits for its end
   int (*copy)(void* to, const void* from, int64_t bytes);  // from and to any device or the host; waits for its end
   int (*synchronize)();                                    // waits for all that the device has been given
+  int (*mark)(void** mark, uintptr_t stream);              // what the stream has been given so far
+  int (*is_passed)(void* mark, int* passed);               // whether that is done
+  int (*wait)(void* mark);                                 // for that
+  int (*unmark)(void* mark);
   int (*is_capturing)(uintptr_t stream, int* capturing);
 
   int (*prepare)(int rule);  // loads the rule's kernels, so that no launch has to

@@ -1,5 +1,6 @@
 // The extension module lrcore._lrcore_cuda: the CUDA runtime and the kernels behind one table, which the core asks for
 // when it meets the first array of a CUDA device.
+#include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 #include <pybind11/pybind11.h>
 
@@ -21,6 +22,33 @@ int first_error(Call... call) {
   return error;
 }
 
+/// What a call gives while this thread does without the runtime's care for captures, which refuses, and breaks them
+/// for, all that might wait for a stream. Memory that an optimizer of this process lets go of has nothing to do with
+/// them.
+template <class Call>
+int in_spite_of_captures(Call call) {
+  auto mode = cudaStreamCaptureModeRelaxed;
+  const int error = first_error([&] { return cudaThreadExchangeStreamCaptureMode(&mode); });
+  if (error != cudaSuccess) return error;
+  const int result = first_error(call);
+  cudaThreadExchangeStreamCaptureMode(&mode);
+  return result;
+}
+
+/// Whether something has used the device in this process; true where that cannot be told.
+bool has_context(int device) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+  if (cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &function, 12000, cudaEnableDefault, &found) !=
+          cudaSuccess ||
+      function == nullptr)
+    return true;
+  unsigned flags = 0;
+  int active = 1;
+  const auto state = reinterpret_cast<PFN_cuDevicePrimaryCtxGetState_v7000>(function);
+  return state(device, &flags, &active) != CUDA_SUCCESS || active != 0;
+}
+
 constexpr Api api = {
     .device_count = [](int* count) { return first_error([&] { return cudaGetDeviceCount(count); }); },
     .device_name =
@@ -32,11 +60,13 @@ constexpr Api api = {
         },
     .current_device = [](int* device) { return first_error([&] { return cudaGetDevice(device); }); },
     .set_device = [](int device) { return first_error([&] { return cudaSetDevice(device); }); },
+    .restore_device =
+        [](int device) { return has_context(device) ? first_error([&] { return cudaSetDevice(device); }) : 0; },
     .allocate =
         [](void** memory, int64_t bytes) {
-          return first_error([&] { return cudaMalloc(memory, static_cast<size_t>(bytes)); });
+          return in_spite_of_captures([&] { return cudaMalloc(memory, static_cast<size_t>(bytes)); });
         },
-    .release = [](void* memory) { return first_error([&] { return cudaFree(memory); }); },
+    .release = [](void* memory) { return in_spite_of_captures([&] { return cudaFree(memory); }); },
     .fill = [](float* memory, float value,
                int64_t n) { return first_error([&] { return start_fill(memory, value, n); }, cudaDeviceSynchronize); },
     .copy =
@@ -48,6 +78,24 @@ constexpr Api api = {
               cudaDeviceSynchronize);
         },
     .synchronize = [] { return first_error(cudaDeviceSynchronize); },
+    .mark =
+        [](void** mark, uintptr_t stream) {
+          cudaEvent_t event = nullptr;
+          const int error = first_error([&] { return cudaEventCreateWithFlags(&event, cudaEventDisableTiming); },
+                                        [&] { return cudaEventRecord(event, reinterpret_cast<cudaStream_t>(stream)); });
+          *mark = event;
+          return error;
+        },
+    .is_passed =
+        [](void* mark, int* passed) {
+          const cudaError_t state = cudaEventQuery(static_cast<cudaEvent_t>(mark));
+          *passed = state != cudaErrorNotReady;
+          cudaGetLastError();
+          return state == cudaErrorNotReady ? 0 : int{state};
+        },
+    .wait =
+        [](void* mark) { return first_error([&] { return cudaEventSynchronize(static_cast<cudaEvent_t>(mark)); }); },
+    .unmark = [](void* mark) { return first_error([&] { return cudaEventDestroy(static_cast<cudaEvent_t>(mark)); }); },
     .is_capturing =
         [](uintptr_t stream, int* capturing) {
           cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;

@@ -279,7 +279,10 @@ def _table_length(capturable: Any, max_steps: Any) -> int | None:
         return None
     if max_steps is None:
         raise ValueError("max_steps: a capturable optimizer needs the number of steps to make constants for")
-    return _arguments.length("max_steps", max_steps)
+    length = _arguments.length("max_steps", max_steps)
+    if length >= 2**53:
+        raise ValueError(f"max_steps: expected at most 2**53 - 1, got {length}")
+    return length
 
 
 def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:

@@ -28,9 +28,23 @@ def library_of(array: Any) -> str | None:
     return None
 
 
-def current(library: str, device: int) -> int:
-    """Give the library's current stream on a device."""
-    return _CURRENT[library](sys.modules[library], device) or LEGACY_DEFAULT
+def current(library: str, device: int) -> int | None:
+    """Give the library's current stream on a device; None where it knows of no devices."""
+    try:
+        return _CURRENT[library](sys.modules[library], device) or LEGACY_DEFAULT
+    except AssertionError:  # a PyTorch that was built without CUDA
+        return None
+
+
+def device_context(array: Any, device: int) -> Any:
+    """Give a context in which a device is the current one of the array's library, or None where it already is.
+
+    PyTorch keeps a current device of its own, beside that of the driver, and exports from no other.
+    """
+    if library_of(array) != "torch":
+        return None
+    cuda = sys.modules["torch"].cuda
+    return None if cuda.current_device() == device else cuda.device(device)
 
 
 def handle_of(stream: Any) -> int:
@@ -51,7 +65,7 @@ def handle_of(stream: Any) -> int:
         except TypeError:
             pass
         else:
-            if handle < 0:
+            if not 0 <= handle < 2**63:
                 raise ValueError(f"stream: expected the handle of a stream, got {handle}")
             return handle or LEGACY_DEFAULT
     raise TypeError(f"stream: expected a CUDA stream or its raw handle, got {type(stream).__name__}")
@@ -67,7 +81,7 @@ def resolve(device: int, library: str | None, asked: Any, grads: Any) -> tuple[i
     if asked is not None:
         stream = handle_of(asked)
     else:
-        stream = LEGACY_DEFAULT if library is None else current(library, device)
+        stream = (library and current(library, device)) or LEGACY_DEFAULT
     exporter = library_of(grads)
     if grads is None or (exporter is not None and current(exporter, device) == stream):
         return stream, -1
