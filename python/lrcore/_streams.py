@@ -80,8 +80,10 @@ def resolve(device: int, library: str | None, asked: Any, grads: Any) -> tuple[i
     """
     if asked is not None:
         stream = handle_of(asked)
+    elif library is not None:
+        stream = current(library, device) or LEGACY_DEFAULT
     else:
-        stream = (library and current(library, device)) or LEGACY_DEFAULT
+        stream = LEGACY_DEFAULT
     exporter = library_of(grads)
     if grads is None or (exporter is not None and current(exporter, device) == stream):
         return stream, -1
