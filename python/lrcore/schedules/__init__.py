@@ -1,0 +1,69 @@
+"""Learning-rate schedules: pure functions of the number of steps already taken.
+
+``schedule(t)``, t = 0, 1, 2, ..., is the learning rate of the next step as a float. ``schedule(array)`` gives a float64
+array of the same shape that holds exactly those floats. Schedules are frozen values: they print as the code that makes
+them, compare equal, pickle, and go to a plain dictionary and back. They hold no counter; the optimizer's step count is
+the only clock. Past its end a schedule holds its last value, unless it says otherwise.
+
+Schedules compose, and what comes out is a schedule again:
+
+>>> schedule = Cosine(1e-3, steps=1000).warmup(100)
+>>> schedule(49), schedule(99), schedule(100), schedule(1100)
+(0.0005, 0.001, 0.001, 0.0)
+>>> (Constant(0.1).then(Linear(0.1, 0.0, steps=10), at=5) * 0.5)(10)
+0.025
+"""
+
+from lrcore.schedules._base import Constant, Function, Rate, Recursive, Schedule, as_schedule, from_dict
+from lrcore.schedules._compose import Sequence
+from lrcore.schedules._cycles import (
+    CosineRestarts,
+    Cyclic,
+    CyclicStages,
+    OneCycle,
+    PeriodicPulse,
+    WarmupStableDecay,
+)
+from lrcore.schedules._decay import (
+    Cosine,
+    Exponential,
+    InverseSqrt,
+    InverseTime,
+    Linear,
+    NaturalExponential,
+    Noam,
+    PiecewiseConstant,
+    Polynomial,
+    PolynomialProduct,
+    Rex,
+    StepDecay,
+)
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "CosineRestarts",
+    "Cyclic",
+    "CyclicStages",
+    "Exponential",
+    "Function",
+    "InverseSqrt",
+    "InverseTime",
+    "Linear",
+    "NaturalExponential",
+    "Noam",
+    "OneCycle",
+    "PeriodicPulse",
+    "PiecewiseConstant",
+    "Polynomial",
+    "PolynomialProduct",
+    "Rate",
+    "Recursive",
+    "Rex",
+    "Schedule",
+    "Sequence",
+    "StepDecay",
+    "WarmupStableDecay",
+    "as_schedule",
+    "from_dict",
+]

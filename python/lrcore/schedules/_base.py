@@ -1,0 +1,341 @@
+"""What all schedules share, and those that stand for a number and a callable."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, SupportsIndex, TypeAlias, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrcore._arguments import length, magnitude, to_float
+
+
+class Schedule(ABC):
+    """The base of all schedules."""
+
+    _classes: ClassVar[dict[str, type[Schedule]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(f"{__package__}."):
+            cls._classes[cls.__name__] = cls
+
+    @abstractmethod
+    def _value(self, t: int) -> float:
+        """Give the rate for a checked t."""
+
+    @overload
+    def __call__(self, t: NDArray[Any] | Sequence[int]) -> NDArray[np.float64]: ...  # type: ignore[overload-overlap]  # arrays of no dimension are indices
+    @overload
+    def __call__(self, t: SupportsIndex) -> float: ...
+    def __call__(self, t: SupportsIndex | NDArray[Any] | Sequence[int]) -> float | NDArray[np.float64]:
+        """Give the learning rate of the step after `t` steps, for an integer or an array of them.
+
+        Raises
+        ------
+        TypeError
+            When t is no integer.
+        ValueError
+            When t is negative.
+        """
+        if not isinstance(t, (np.ndarray, list, tuple, range)):
+            step = self._checked(operator.index(cast(SupportsIndex, t)))
+            rate = to_float("lr", self._value(step))
+            if math.isinf(rate):
+                raise self._overflow(step)
+            return rate
+        steps = np.asarray(t)
+        if steps.size and not np.issubdtype(steps.dtype, np.integer):
+            raise TypeError(f"t: expected integers, got dtype {steps.dtype}")
+        rates = [self(step) for step in steps.ravel().tolist()]
+        return np.array(rates, dtype=np.float64).reshape(steps.shape)
+
+    @staticmethod
+    def _checked(t: int) -> int:
+        if t < 0:
+            raise ValueError(f"t: expected a number of steps >= 0, got {t}")
+        return t
+
+    def _arguments(self) -> Iterator[tuple[str, Any]]:
+        """Give the constructor's arguments by name."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            yield field.metadata.get("argument", field.name), getattr(self, field.name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._arguments())})"
+
+    def _overflow(self, t: int) -> OverflowError:
+        return OverflowError(f"{self!r} overflows at t = {t}")
+
+    def _power(self, base: float, exponent: float, t: int) -> float:
+        try:
+            return float(base**exponent)
+        except OverflowError:
+            raise self._overflow(t) from None
+
+    def then(self, other: Rate, at: int) -> Schedule:
+        """Give this schedule for t < at, then `other` with a clock of its own from 0."""
+        from lrcore.schedules._compose import Sequence as Parts
+
+        return Parts([(self, length("at", at)), other])
+
+    def warmup(self, steps: int, start: float | None = None) -> Schedule:
+        """Give `steps` steps up to the rate that this schedule starts with, then this schedule from its own t = 0.
+
+        Step t of the ramp is ``(t + 1) / steps`` of that rate, so no step is wasted at rate 0, and the ramp's last step
+        and this schedule's first have the full rate. With `start`, the ramp is ``start + (rate - start) t / steps``.
+        """
+        from lrcore.schedules._compose import Warmup
+
+        return Warmup(self, steps, start)
+
+    def __mul__(self, other: Rate) -> Schedule:
+        """Give the product with a number or with another schedule."""
+        from lrcore.schedules._compose import Product
+
+        return Product(self, other)
+
+    __rmul__ = __mul__
+
+    def clip(self, low: float, high: float) -> Schedule:
+        """Give this schedule, but no rate below `low` or above `high`."""
+        from lrcore.schedules._compose import Clip
+
+        return Clip(self, low, high)
+
+    def shift(self, n: int) -> Schedule:
+        """Give this schedule as it is n steps later."""
+        from lrcore.schedules._compose import Shift
+
+        return Shift(self, n)
+
+    def per_epoch(self, steps_per_epoch: int) -> Schedule:
+        """Give a schedule that asks this one for the epoch, ``t // steps_per_epoch``, where it was written for epochs."""
+        from lrcore.schedules._compose import PerEpoch
+
+        return PerEpoch(self, steps_per_epoch)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give a JSON-safe dictionary that `from_dict` turns back into this schedule.
+
+        Raises
+        ------
+        TypeError
+            For a schedule that holds a callable, or one of a class that is not from this module.
+        """
+        if type(self) not in self._classes.values():
+            raise TypeError(f"{self!r} has no dictionary form: {type(self).__name__} is not from {__name__}")
+        return {"schedule": type(self).__name__} | {name: _encode(value) for name, value in self._arguments()}
+
+
+def _encode(value: Any) -> Any:
+    """Give a field in terms of JSON."""
+    if isinstance(value, Schedule):
+        return value.to_dict()
+    return [_encode(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _decode(value: Any) -> Any:
+    """Give what `_encode` was given."""
+    if isinstance(value, Mapping):
+        return from_dict(value)
+    return [_decode(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+Rate: TypeAlias = float | Schedule | Callable[[int], float]
+"""What an optimizer takes as its learning rate."""
+
+
+def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
+    """Make the schedule that `Schedule.to_dict` described.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is no dictionary, names no schedule, or has arguments that it does not take or that are out of range.
+    """
+    if not isinstance(dictionary, Mapping):
+        raise TypeError(f"schedule: expected a dictionary, got {type(dictionary).__name__}")
+    arguments = dict(dictionary)
+    name = arguments.pop("schedule", None)
+    cls = Schedule._classes.get(name) if isinstance(name, str) else None
+    if cls is None or issubclass(cls, (Function, Recursive)):
+        raise ValueError(f"schedule: expected the name of a schedule, got {name!r}")
+    arguments = {name: _decode(value) for name, value in arguments.items()}
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ValueError(f"schedule: {name} cannot be made from {arguments}: {error}") from error
+
+
+def as_schedule(lr: Rate) -> Schedule:
+    """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
+    if isinstance(lr, Schedule):
+        return lr
+    if isinstance(lr, type):
+        raise TypeError(
+            f"lr: expected a number, a schedule or a callable, got the class {lr.__name__} itself"
+        )
+    if callable(lr):
+        return Function(lr)
+    try:
+        return Constant(lr)
+    except TypeError:
+        message = f"lr: expected a number, a schedule or a callable, got {type(lr).__name__}"
+        raise TypeError(message) from None
+
+
+def rate(name: str, value: Any) -> float:
+    """Check a rate that a schedule passes through; it may be too small for float32."""
+    checked = to_float(name, value)
+    if not 0 <= checked < math.inf:
+        raise ValueError(f"{name}: expected a finite rate >= 0, got {checked}")
+    return checked
+
+
+def listed(name: str, value: Any) -> tuple[Any, ...]:
+    """Check a sequence."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: expected a sequence, got {type(value).__name__}")
+    return tuple(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Check a finite number > 0."""
+    checked = to_float(name, value)
+    if not 0 < checked < math.inf:
+        raise ValueError(f"{name}: expected a finite number > 0, got {checked}")
+    return checked
+
+
+def count(name: str, value: Any) -> int:
+    """Check a number of steps that may be 0."""
+    return (
+        0
+        if not isinstance(value, bool) and value == 0 and hasattr(value, "__index__")
+        else length(name, value)
+    )
+
+
+def choice(name: str, value: Any, known: Collection[str]) -> str:
+    """Check one of some words."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    return value
+
+
+def argument(name: str) -> Any:
+    """Give a field that cannot bear the name of its argument, which is a method's."""
+    return dataclasses.field(metadata={"argument": name}, default=None)
+
+
+def set_fields(schedule: Schedule, **checked: Any) -> None:
+    """Store checked arguments in a frozen schedule."""
+    for name, value in checked.items():
+        object.__setattr__(schedule, name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Schedule):
+    """Give `lr` at every step.
+
+    Parameters
+    ----------
+    lr : float
+        The rate, finite and >= 0.
+    """
+
+    lr: float
+
+    def __post_init__(self) -> None:
+        set_fields(self, lr=magnitude("lr", self.lr))
+
+    def _value(self, t: int) -> float:  # noqa: ARG002
+        return self.lr
+
+
+@dataclasses.dataclass(frozen=True)
+class Function(Schedule):
+    """Give ``fn(t)``. Any callable is accepted wherever a schedule is, and becomes one of these.
+
+    It has no dictionary form, and pickles only when `fn` does.
+
+    Parameters
+    ----------
+    fn : callable
+        Takes the number of steps already taken and gives a rate.
+    """
+
+    fn: Callable[[int], float]
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"fn: expected a callable, got {type(self.fn).__name__}")
+
+    def _value(self, t: int) -> float:
+        return self.fn(t)
+
+    def __repr__(self) -> str:
+        return f"Function({getattr(self.fn, '__qualname__', repr(self.fn))})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Refuse: a callable has no dictionary form."""
+        raise TypeError(f"{self!r} has no dictionary form: a callable cannot be stored")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recursive(Schedule):
+    """Give x_t with ``x_0 = fn(0, lr)`` and ``x_t = fn(t, x_(t-1))``: the callback ``lr_schedule(epoch, lr)`` of others.
+
+    The values are remembered, so any t can be asked, in any order, and `fn` is called once for each. It has no dictionary
+    form, and pickles only when `fn` does.
+
+    Parameters
+    ----------
+    fn : callable
+        Takes t and the rate before, and gives a rate.
+    lr : float
+        The rate before the first.
+    """
+
+    fn: Callable[[int, float], float]
+    lr: float
+
+    last: ClassVar[int] = 10**7
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"fn: expected a callable, got {type(self.fn).__name__}")
+        set_fields(self, lr=rate("lr", self.lr))
+        self.__setstate__({})
+
+    def _value(self, t: int) -> float:
+        values: list[float] = self._values  # type: ignore[attr-defined]
+        if t < len(values):
+            return values[t]
+        if t > self.last:
+            raise ValueError(f"t: {self!r} remembers each value, and takes t up to {self.last}, got {t}")
+        with self._turn:  # type: ignore[attr-defined]
+            while len(values) <= t:
+                before = values[-1] if values else self.lr
+                values.append(to_float("lr", self.fn(len(values), before)))
+        return values[t]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"fn": self.fn, "lr": self.lr}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        set_fields(self, **state, _values=[], _turn=threading.RLock())
+
+    def __repr__(self) -> str:
+        return f"Recursive({getattr(self.fn, '__qualname__', repr(self.fn))}, lr={self.lr!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Refuse: a callable has no dictionary form."""
+        raise TypeError(f"{self!r} has no dictionary form: a callable cannot be stored")

@@ -1,0 +1,168 @@
+"""Schedules that are made from others. All but `Sequence` are made by methods of `Schedule`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any, cast
+
+from lrcore._arguments import length
+from lrcore.schedules._base import Rate, Schedule, as_schedule, count, listed, rate, set_fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence(Schedule):
+    """One schedule after another, each with a clock of its own from 0.
+
+    Parameters
+    ----------
+    parts : sequence of (schedule, int), the last a schedule alone
+        The schedules, which may be numbers, and how many steps each but the last is asked.
+    """
+
+    parts: Iterable[Any]
+
+    def __post_init__(self) -> None:
+        if not listed("parts", self.parts):
+            raise ValueError("parts: expected at least one schedule")
+        try:
+            *pairs, last = self.parts
+            checked: list[Any] = [(schedule, steps) for schedule, steps in pairs]
+        except (TypeError, ValueError):
+            message = f"parts: expected pairs of a schedule and a length, and a schedule at last, got {self.parts!r}"
+            raise TypeError(message) from None
+        checked = [(_part(schedule), length("parts", steps)) for schedule, steps in checked]
+        last = _part(last)
+        ends = list(itertools.accumulate(steps for _, steps in checked))
+        starts = [0, *ends]
+        plan = list(zip(ends, starts, (schedule for schedule, _ in checked), strict=False))
+        set_fields(self, parts=(*checked, last), _plan=plan, _last=(starts[-1], last))
+
+    def _value(self, t: int) -> float:
+        start: int
+        schedule: Schedule
+        for end, start, schedule in self._plan:  # type: ignore[attr-defined]
+            if t < end:
+                return schedule._value(t - start)
+        start, schedule = self._last  # type: ignore[attr-defined]
+        return schedule._value(t - start)
+
+    def __repr__(self) -> str:
+        return f"Sequence({[*self.parts]!r})"
+
+
+def _part(value: Rate) -> Schedule:
+    """Check a part of a sequence."""
+    try:
+        return as_schedule(value)
+    except TypeError as error:
+        raise TypeError(f"parts: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Warmup(Schedule):
+    """A ramp before a schedule: `Schedule.warmup`."""
+
+    inner: Schedule
+    steps: int
+    start: float | None = None
+
+    def __post_init__(self) -> None:
+        start = None if self.start is None else rate("start", self.start)
+        set_fields(self, steps=count("steps", self.steps), start=start)
+
+    def _value(self, t: int) -> float:
+        steps = self.steps
+        if t >= steps:
+            return self.inner._value(t - steps)
+        full = self.inner._value(0)
+        return (
+            full * ((t + 1) / steps) if self.start is None else self.start + (full - self.start) * (t / steps)
+        )
+
+    def __repr__(self) -> str:
+        start = "" if self.start is None else f", start={self.start!r}"
+        return f"{_operand(self.inner)}.warmup({self.steps!r}{start})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Product(Schedule):
+    """A schedule times a number or another schedule: ``schedule * other``."""
+
+    inner: Schedule
+    other: Rate
+
+    def __post_init__(self) -> None:
+        other: Any = self.other
+        if not isinstance(other, Schedule):
+            other = as_schedule(other) if callable(other) else rate("factor", other)
+        set_fields(self, other=other)
+
+    def _value(self, t: int) -> float:
+        other = self.other
+        factor = other._value(t) if isinstance(other, Schedule) else cast(float, other)
+        return self.inner._value(t) * factor
+
+    def __repr__(self) -> str:
+        other = _operand(self.other) if isinstance(self.other, Schedule) else repr(self.other)
+        return f"{_operand(self.inner)} * {other}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip(Schedule):
+    """A schedule within bounds: `Schedule.clip`."""
+
+    inner: Schedule
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        set_fields(self, low=rate("low", self.low), high=rate("high", self.high))
+        if self.low > self.high:
+            raise ValueError(f"low: expected at most high = {self.high}, got {self.low}")
+
+    def _value(self, t: int) -> float:
+        return min(max(self.inner._value(t), self.low), self.high)
+
+    def __repr__(self) -> str:
+        return f"{_operand(self.inner)}.clip({self.low!r}, {self.high!r})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift(Schedule):
+    """A schedule as it is later: `Schedule.shift`."""
+
+    inner: Schedule
+    n: int
+
+    def __post_init__(self) -> None:
+        set_fields(self, n=count("n", self.n))
+
+    def _value(self, t: int) -> float:
+        return self.inner._value(t + self.n)
+
+    def __repr__(self) -> str:
+        return f"{_operand(self.inner)}.shift({self.n!r})"
+
+
+@dataclasses.dataclass(frozen=True)
+class PerEpoch(Schedule):
+    """A schedule of epochs: `Schedule.per_epoch`."""
+
+    inner: Schedule
+    steps_per_epoch: int
+
+    def __post_init__(self) -> None:
+        set_fields(self, steps_per_epoch=length("steps_per_epoch", self.steps_per_epoch))
+
+    def _value(self, t: int) -> float:
+        return self.inner._value(t // self.steps_per_epoch)
+
+    def __repr__(self) -> str:
+        return f"{_operand(self.inner)}.per_epoch({self.steps_per_epoch!r})"
+
+
+def _operand(schedule: Schedule) -> str:
+    """Give the code of a schedule where a method or an operator follows."""
+    return f"({schedule!r})" if isinstance(schedule, Product) else repr(schedule)

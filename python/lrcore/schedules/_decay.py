@@ -1,0 +1,387 @@
+"""Schedules that fall, most of them to an end that they hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import cos, exp, pi, sqrt
+
+from lrcore._arguments import flag, length
+from lrcore.schedules._base import Schedule, argument, listed, positive, rate, set_fields
+
+
+@dataclasses.dataclass(frozen=True)
+class PiecewiseConstant(Schedule):
+    """Give ``values[i]``, where i is how many boundaries are <= t.
+
+    Parameters
+    ----------
+    boundaries : sequence of int
+        Increasing; at t = boundary the next value starts.
+    values : sequence of float
+        One more than boundaries.
+    """
+
+    boundaries: Sequence[int]
+    values: Sequence[float]
+
+    def __post_init__(self) -> None:
+        boundaries = tuple(length("boundaries", each) for each in listed("boundaries", self.boundaries))
+        values = tuple(rate("values", each) for each in listed("values", self.values))
+        if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
+            raise ValueError(f"boundaries: expected increasing numbers, got {boundaries}")
+        if len(values) != len(boundaries) + 1:
+            raise ValueError(
+                f"values: expected {len(boundaries) + 1}, one more than boundaries, got {len(values)}"
+            )
+        set_fields(self, boundaries=boundaries, values=values)
+
+    def _value(self, t: int) -> float:
+        return self.values[bisect_right(self.boundaries, t)]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepDecay(Schedule):
+    """Give ``lr factor^floor(t / every)``: a staircase.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    every : int
+        Steps between two falls.
+    factor : float
+        What the rate is multiplied by, > 0.
+    """
+
+    lr: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            lr=rate("lr", self.lr),
+            every=length("every", self.every),
+            factor=positive("factor", self.factor),
+        )
+
+    def _value(self, t: int) -> float:
+        return self.lr * self._power(self.factor, t // self.every, t)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential(Schedule):
+    """Give ``lr rate^(t / steps)``. It holds no end.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    rate : float
+        What the learning rate is multiplied by in `steps` steps, > 0.
+    steps : int
+        With 1 the textbooks' ``lr rate^t``.
+    staircase : bool
+        Take the floor of the exponent.
+    """
+
+    lr: float
+    rate: float
+    steps: int = 1
+    staircase: bool = False
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            lr=rate("lr", self.lr),
+            rate=positive("rate", self.rate),
+            steps=length("steps", self.steps),
+            staircase=flag("staircase", self.staircase),
+        )
+
+    def _value(self, t: int) -> float:
+        return self.lr * self._power(self.rate, t // self.steps if self.staircase else t / self.steps, t)
+
+
+@dataclasses.dataclass(frozen=True)
+class NaturalExponential(Schedule):
+    """Give ``lr e^(-k t)``. It holds no end.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    k : float
+        >= 0.
+    """
+
+    lr: float
+    k: float
+
+    def __post_init__(self) -> None:
+        set_fields(self, lr=rate("lr", self.lr), k=rate("k", self.k))
+
+    def _value(self, t: int) -> float:
+        return self.lr * exp(-self.k * t)
+
+
+@dataclasses.dataclass(frozen=True)
+class InverseTime(Schedule):
+    """Give ``lr / (1 + k t / steps)``. It holds no end.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    k : float
+        >= 0.
+    steps : int
+        Steps in which the denominator grows by k.
+    staircase : bool
+        Take the floor of ``t / steps``.
+    """
+
+    lr: float
+    k: float
+    steps: int = 1
+    staircase: bool = False
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            lr=rate("lr", self.lr),
+            k=rate("k", self.k),
+            steps=length("steps", self.steps),
+            staircase=flag("staircase", self.staircase),
+        )
+
+    def _value(self, t: int) -> float:
+        if self.staircase:
+            return self.lr / (1 + self.k * (t // self.steps))
+        return self.lr / (1 + self.k * t / self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Schedule):
+    """Go from `lr` to `end` along a line, then hold `end`: ``lr + (end - lr) z`` with ``z = min(t, steps) / steps``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    end : float
+        The last rate.
+    steps : int
+        The number of steps until `end`.
+    """
+
+    lr: float
+    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        set_fields(self, lr=rate("lr", self.lr), end=rate("end", self.end), steps=length("steps", self.steps))
+
+    def _value(self, t: int) -> float:
+        return self.lr + (self.end - self.lr) * (t / self.steps) if t < self.steps else self.end
+
+
+@dataclasses.dataclass(frozen=True)
+class Polynomial(Schedule):
+    """Fall from `lr` to `end`: ``(lr - end) (1 - z)^power + end`` with ``z = min(t, steps) / steps``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    steps : int
+        The number of steps until `end`.
+    power : float
+        >= 0.
+    end : float
+        The last rate.
+    cycle : bool
+        In place of holding `end`, let `steps` grow to its next multiple at or above t.
+    """
+
+    lr: float
+    steps: int
+    power: float = 1.0
+    end: float = 0.0
+    cycle: bool = False
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            lr=rate("lr", self.lr),
+            steps=length("steps", self.steps),
+            power=rate("power", self.power),
+            end=rate("end", self.end),
+            cycle=flag("cycle", self.cycle),
+        )
+
+    def _value(self, t: int) -> float:
+        if self.cycle:
+            z = t / (self.steps * max(1, -(-t // self.steps)))
+        else:
+            z = t / self.steps if t < self.steps else 1.0
+        return (self.lr - self.end) * float((1 - z) ** self.power) + self.end
+
+
+@dataclasses.dataclass(frozen=True)
+class PolynomialProduct(Schedule):
+    """Give ``lr (1 - t / steps)^power (1 - t / (steps - 1))^power2``, and 0 from t = steps - 1 on.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    steps : int
+        >= 2.
+    power, power2 : float
+        >= 0.
+    """
+
+    lr: float
+    steps: int
+    power: float
+    power2: float
+
+    def __post_init__(self) -> None:
+        steps = length("steps", self.steps)
+        if steps < 2:
+            raise ValueError(f"steps: expected a number of steps >= 2, got {steps}")
+        set_fields(
+            self,
+            lr=rate("lr", self.lr),
+            steps=steps,
+            power=rate("power", self.power),
+            power2=rate("power2", self.power2),
+        )
+
+    def _value(self, t: int) -> float:
+        if t >= self.steps - 1:
+            return 0.0
+        return self.lr * float((1 - t / self.steps) ** self.power * (1 - t / (self.steps - 1)) ** self.power2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(Schedule):
+    """Fall from `lr` to `end` along half a cosine, then hold `end`.
+
+    ``end + (lr - end) (1 + cos(pi z)) / 2`` with ``z = min(t, steps) / steps``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    steps : int
+        The number of steps until `end`.
+    end : float
+        The last rate.
+
+    References
+    ----------
+    Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", one cycle.
+    """
+
+    lr: float
+    steps: int
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        set_fields(self, lr=rate("lr", self.lr), steps=length("steps", self.steps), end=rate("end", self.end))
+
+    def _value(self, t: int) -> float:
+        z = t / self.steps if t < self.steps else 1.0
+        return self.end + (self.lr - self.end) * (1 + cos(pi * z)) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Rex(Schedule):
+    """Fall from `lr` to `end`: ``end + (lr - end) (1 - z) / (1 - z / 2)`` with ``z = min(t, steps) / steps``.
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    steps : int
+        The number of steps until `end`.
+    end : float
+        The last rate.
+
+    References
+    ----------
+    Chen et al. 2021, "REX: Revisiting Budgeted Training with an Improved Schedule".
+    """
+
+    lr: float
+    steps: int
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        set_fields(self, lr=rate("lr", self.lr), steps=length("steps", self.steps), end=rate("end", self.end))
+
+    def _value(self, t: int) -> float:
+        z = t / self.steps if t < self.steps else 1.0
+        return self.end + (self.lr - self.end) * (1 - z) / (1 - z / 2)
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class InverseSqrt(Schedule):
+    """Rise to `peak` and fall with the root: ``peak min((t + 1) / warmup, sqrt(warmup / (t + 1)))``. It holds no end.
+
+    Parameters
+    ----------
+    peak : float
+        The largest rate, at t = warmup - 1.
+    warmup : int
+        The number of steps of the rise.
+    """
+
+    peak: float
+    warmup_steps: int = argument("warmup")
+
+    def __init__(self, peak: float, warmup: int) -> None:
+        set_fields(self, peak=rate("peak", peak), warmup_steps=length("warmup", warmup))
+
+    def _value(self, t: int) -> float:
+        return self.peak * min((t + 1) / self.warmup_steps, sqrt(self.warmup_steps / (t + 1)))
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class Noam(Schedule):
+    """Give ``scale d^-0.5 min(s^-0.5, s warmup^-1.5)`` with ``s = t + 1``. It holds no end.
+
+    Parameters
+    ----------
+    model_dim : int
+        The width d of the model.
+    warmup : int
+        The number of steps of the rise.
+    scale : float
+        >= 0.
+
+    References
+    ----------
+    Vaswani et al. 2017, "Attention Is All You Need", section 5.3.
+    """
+
+    model_dim: int
+    warmup_steps: int = argument("warmup")
+    scale: float = 1.0
+
+    def __init__(self, model_dim: int, warmup: int, scale: float = 1.0) -> None:
+        set_fields(
+            self,
+            model_dim=length("model_dim", model_dim),
+            warmup_steps=length("warmup", warmup),
+            scale=rate("scale", scale),
+        )
+
+    def _value(self, t: int) -> float:
+        s = t + 1
+        return float(self.scale * self.model_dim**-0.5 * min(s**-0.5, s * self.warmup_steps**-1.5))
