@@ -44,9 +44,8 @@ double rate_at(const Rate& rate, int64_t count) {
 void refuse_capture(const Operands& operands, const Stream& stream) {
   if (operands.is_capturing(stream))
     throw std::runtime_error(
-        "the stream is being captured, and a graph would repeat the rate and the number of this one step; make an "
-        "optimizer "
-        "with capturable=True");
+        "the stream is being captured, and a graph would repeat this step's rate and number; make an optimizer with "
+        "capturable=True");
 }
 
 }  // namespace
@@ -164,16 +163,16 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle asked) {
 
   const GilRelease unlocked;
   step.constants = recipe_.fold(now, memo_, grad_scale);
-  run(step, operands_, std::move(passed), stream);
+  operands_.run(recipe_, step, stream);
   count_.store(count + 1, std::memory_order_release);
+  if (passed) lend(operands_, std::move(*passed), stream);
 }
 
-/// Runs a folded step, and keeps gradients of a library that does not work on the step's stream until they are read.
-void Stepper::run(const Step& step, const Operands& operands, std::optional<Array> grads, const Stream& stream) {
-  operands.run(recipe_, step, stream);
-  if (operands.api == nullptr || stream.exported == -1 || !grads) return;
+/// Keeps gradients of a library that does not work on the step's stream until they are read. Needs a turn.
+void Stepper::lend(const Operands& operands, Array grads, const Stream& stream) {
+  if (operands.api == nullptr || stream.exported == -1) return;
   const CurrentDevice current(*operands.api, operands.place());
-  loans_.take(*operands.api, std::move(*grads), stream.handle);
+  loans_.take(*operands.api, std::move(grads), stream.handle);
 }
 
 /// Takes a step whose constants the device looks up by its own count.
@@ -213,21 +212,19 @@ void Stepper::apply(py::handle params, py::handle grads, const py::sequence& sta
   refuse_capture(operands, stream);
 
   Step step = operands.step(gradients);
-  if (operands.api != nullptr) {
-    std::vector<Array> returned;  // let go when the turn is over
+  std::vector<Array> returned;  // let go when the turns are over
+  {
     const Turn turn(*this);
     returned = loans_.returned();
     step.constants = recipe_.fold(now, memo_, grad_scale);
-    const GilRelease unlocked;
-    run(step, operands, std::move(gradients), stream);
-    return;
   }
   {
-    const Turn turn(*this);
-    step.constants = recipe_.fold(now, memo_, grad_scale);
+    const GilRelease unlocked;
+    operands.run(recipe_, step, stream);
   }
-  const GilRelease unlocked;
-  operands.run(recipe_, step, stream);
+  if (operands.api == nullptr) return;
+  const Turn turn(*this);
+  lend(operands, std::move(gradients), stream);
 }
 
 int64_t Stepper::step_count() const {

@@ -50,17 +50,12 @@ __global__ void __launch_bounds__(block_threads) limit_kernel(const __grid_const
 using Kernel = const void*;
 
 template <class Chunk, class Rule, bool coupled>
-Kernel address() {
-  return reinterpret_cast<Kernel>(sweep_kernel<Chunk, Rule, coupled>);
-}
+struct Address {
+  static Kernel kernel() { return reinterpret_cast<Kernel>(sweep_kernel<Chunk, Rule, coupled>); }
+};
 
 const Kernels<Kernel>& kernels() {
-  static const auto table = rules::with_all([](auto... entry) -> Kernels<Kernel> {
-    return {.sweeps = {{{address<Single, typename decltype(entry)::Rule, false>(),
-                         address<Quad, typename decltype(entry)::Rule, false>()},
-                        {address<Single, typename decltype(entry)::Rule, true>(),
-                         address<Quad, typename decltype(entry)::Rule, true>()}}...}};
-  });
+  static const auto table = make_kernels<Kernel, Address>();
   return table;
 }
 

@@ -28,12 +28,12 @@ void grid(const Job& job, int64_t begin, int64_t end) {
     for (int thread = 0; thread < block_threads; ++thread) run_thread<Host, Chunk, Rule, coupled>(job, block, thread);
 }
 
-constexpr Kernels<Grid> grids = rules::with_all([](auto... entry) -> Kernels<Grid> {
-  return {
-      .sweeps = {
-          {{grid<Single, typename decltype(entry)::Rule, false>, grid<Quad, typename decltype(entry)::Rule, false>},
-           {grid<Single, typename decltype(entry)::Rule, true>, grid<Quad, typename decltype(entry)::Rule, true>}}...}};
-});
+template <class Chunk, class Rule, bool coupled>
+struct Grids {
+  static constexpr Grid kernel() { return grid<Chunk, Rule, coupled>; }
+};
+
+constexpr Kernels<Grid> grids = make_kernels<Grid, Grids>();
 
 /// One launch over the elements [begin, end).
 template <class Rule, bool coupled>

@@ -15,4 +15,15 @@ struct Kernels {
   }
 };
 
+/// The table of what `Make<Chunk, Rule, coupled>::kernel()` gives.
+template <class Kernel, template <class, class, bool> class Make>
+constexpr Kernels<Kernel> make_kernels() {
+  return rules::with_all([]<class... Entry>(Entry...) -> Kernels<Kernel> {
+    return {.sweeps = {{{Make<Single, typename Entry::Rule, false>::kernel(),
+                         Make<Quad, typename Entry::Rule, false>::kernel()},
+                        {Make<Single, typename Entry::Rule, true>::kernel(),
+                         Make<Quad, typename Entry::Rule, true>::kernel()}}...}};
+  });
+}
+
 }  // namespace lrcore::cuda

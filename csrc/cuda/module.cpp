@@ -83,7 +83,10 @@ constexpr Api api = {
           cudaEvent_t event = nullptr;
           const int error = first_error([&] { return cudaEventCreateWithFlags(&event, cudaEventDisableTiming); },
                                         [&] { return cudaEventRecord(event, reinterpret_cast<cudaStream_t>(stream)); });
-          *mark = event;
+          if (error == cudaSuccess)
+            *mark = event;
+          else if (event != nullptr)
+            cudaEventDestroy(event);
           return error;
         },
     .is_passed =
