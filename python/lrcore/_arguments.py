@@ -48,15 +48,15 @@ def magnitude(name: str, value: Any) -> float:
     return number
 
 
-def length(name: str, value: Any) -> int:
+def length(name: str, value: Any, least: int = 1) -> int:
     """Check a number of steps."""
     try:
-        length = operator.index(value)
+        steps = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
-    if length < 1:
-        raise ValueError(f"{name}: expected a number of steps >= 1, got {length}")
-    return length
+    if steps < least:
+        raise ValueError(f"{name}: expected a number of steps >= {least}, got {steps}")
+    return steps
 
 
 def _fraction(name: str, value: Any) -> float:

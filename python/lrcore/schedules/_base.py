@@ -7,13 +7,14 @@ import math
 import operator
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, SupportsIndex, TypeAlias, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrcore._arguments import length, magnitude, to_float
+from lrcore.schedules._checks import CHECKS, Check, rate
 
 
 class Schedule(ABC):
@@ -130,7 +131,9 @@ class Schedule(ABC):
             For a schedule that holds a callable, or one of a class that is not from this module.
         """
         if type(self) not in self._classes.values():
-            raise TypeError(f"{self!r} has no dictionary form: {type(self).__name__} is not from {__name__}")
+            raise TypeError(
+                f"{self!r} has no dictionary form: {type(self).__name__} is not from {__package__}"
+            )
         return {"schedule": type(self).__name__} | {name: _encode(value) for name, value in self._arguments()}
 
 
@@ -191,45 +194,6 @@ def as_schedule(lr: Rate) -> Schedule:
         raise TypeError(message) from None
 
 
-def rate(name: str, value: Any) -> float:
-    """Check a rate that a schedule passes through; it may be too small for float32."""
-    checked = to_float(name, value)
-    if not 0 <= checked < math.inf:
-        raise ValueError(f"{name}: expected a finite rate >= 0, got {checked}")
-    return checked
-
-
-def listed(name: str, value: Any) -> tuple[Any, ...]:
-    """Check a sequence."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise TypeError(f"{name}: expected a sequence, got {type(value).__name__}")
-    return tuple(value)
-
-
-def positive(name: str, value: Any) -> float:
-    """Check a finite number > 0."""
-    checked = to_float(name, value)
-    if not 0 < checked < math.inf:
-        raise ValueError(f"{name}: expected a finite number > 0, got {checked}")
-    return checked
-
-
-def count(name: str, value: Any) -> int:
-    """Check a number of steps that may be 0."""
-    return (
-        0
-        if not isinstance(value, bool) and value == 0 and hasattr(value, "__index__")
-        else length(name, value)
-    )
-
-
-def choice(name: str, value: Any, known: Collection[str]) -> str:
-    """Check one of some words."""
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-    return value
-
-
 def argument(name: str) -> Any:
     """Give a field that cannot bear the name of its argument, which is a method's."""
     return dataclasses.field(metadata={"argument": name}, default=None)
@@ -241,8 +205,22 @@ def set_fields(schedule: Schedule, **checked: Any) -> None:
         object.__setattr__(schedule, name, value)
 
 
+class Checked(Schedule):
+    """A schedule whose arguments are checked by their names when it is made."""
+
+    _checks: ClassVar[Mapping[str, Check]] = {}
+    """The checks of arguments that mean something else here, or that nothing else takes."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            name = field.metadata.get("argument", field.name)
+            check = self._checks.get(name) or CHECKS.get(name)
+            if check is not None:
+                set_fields(self, **{field.name: check(name, getattr(self, field.name))})
+
+
 @dataclasses.dataclass(frozen=True)
-class Constant(Schedule):
+class Constant(Checked):
     """Give `lr` at every step.
 
     Parameters
@@ -252,9 +230,7 @@ class Constant(Schedule):
     """
 
     lr: float
-
-    def __post_init__(self) -> None:
-        set_fields(self, lr=magnitude("lr", self.lr))
+    _checks: ClassVar = {"lr": magnitude}
 
     def _value(self, t: int) -> float:  # noqa: ARG002
         return self.lr

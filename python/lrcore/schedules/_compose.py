@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from lrcore._arguments import length
-from lrcore.schedules._base import Rate, Schedule, as_schedule, count, listed, rate, set_fields
+from lrcore.schedules._base import Checked, Rate, Schedule, as_schedule, set_fields
+from lrcore.schedules._checks import count, listed, optional, rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +62,14 @@ def _part(value: Rate) -> Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Warmup(Schedule):
+class Warmup(Checked):
     """A ramp before a schedule: `Schedule.warmup`."""
 
     inner: Schedule
     steps: int
     start: float | None = None
 
-    def __post_init__(self) -> None:
-        start = None if self.start is None else rate("start", self.start)
-        set_fields(self, steps=count("steps", self.steps), start=start)
+    _checks: ClassVar = {"steps": count, "start": optional(rate)}
 
     def _value(self, t: int) -> float:
         steps = self.steps
@@ -110,7 +109,7 @@ class Product(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip(Schedule):
+class Clip(Checked):
     """A schedule within bounds: `Schedule.clip`."""
 
     inner: Schedule
@@ -118,7 +117,7 @@ class Clip(Schedule):
     high: float
 
     def __post_init__(self) -> None:
-        set_fields(self, low=rate("low", self.low), high=rate("high", self.high))
+        super().__post_init__()
         if self.low > self.high:
             raise ValueError(f"low: expected at most high = {self.high}, got {self.low}")
 
@@ -130,14 +129,11 @@ class Clip(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Shift(Schedule):
+class Shift(Checked):
     """A schedule as it is later: `Schedule.shift`."""
 
     inner: Schedule
     n: int
-
-    def __post_init__(self) -> None:
-        set_fields(self, n=count("n", self.n))
 
     def _value(self, t: int) -> float:
         return self.inner._value(t + self.n)
@@ -147,14 +143,11 @@ class Shift(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class PerEpoch(Schedule):
+class PerEpoch(Checked):
     """A schedule of epochs: `Schedule.per_epoch`."""
 
     inner: Schedule
     steps_per_epoch: int
-
-    def __post_init__(self) -> None:
-        set_fields(self, steps_per_epoch=length("steps_per_epoch", self.steps_per_epoch))
 
     def _value(self, t: int) -> float:
         return self.inner._value(t // self.steps_per_epoch)

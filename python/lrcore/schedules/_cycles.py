@@ -7,10 +7,11 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from math import cos, pi, sqrt
-from typing import Any
+from typing import Any, ClassVar
 
-from lrcore._arguments import flag, length
-from lrcore.schedules._base import Schedule, argument, choice, count, positive, rate, set_fields
+from lrcore._arguments import length
+from lrcore.schedules._base import Checked, argument, set_fields
+from lrcore.schedules._checks import count, one_of, optional, rate
 
 
 def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
@@ -23,7 +24,7 @@ def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineRestarts(Schedule):
+class CosineRestarts(Checked):
     """Fall along half a cosine to `end`, again and again: warm restarts.
 
     Cycle i takes ``steps cycle_mult^i`` steps and falls from ``lr peak_mult^i``.
@@ -53,14 +54,7 @@ class CosineRestarts(Schedule):
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        set_fields(
-            self,
-            lr=rate("lr", self.lr),
-            steps=length("steps", self.steps),
-            cycle_mult=length("cycle_mult", self.cycle_mult),
-            peak_mult=positive("peak_mult", self.peak_mult),
-            end=rate("end", self.end),
-        )
+        super().__post_init__()
         if self.cycle_mult > 1:
             set_fields(self, _starts=_cycle_starts(self.steps, self.cycle_mult, 2**64))
 
@@ -82,7 +76,7 @@ class CosineRestarts(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cyclic(Schedule):
+class Cyclic(Checked):
     """Rise from `low` to `high` along a line and fall back, for ever.
 
     Parameters
@@ -108,20 +102,15 @@ class Cyclic(Schedule):
     mode: str = "triangular"
     gamma: float = 1.0
 
+    _checks: ClassVar = {
+        "down": optional(length),
+        "mode": one_of("triangular", "triangular2", "exp_range"),
+    }
+
     def __post_init__(self) -> None:
-        mode = choice("mode", self.mode, ("triangular", "triangular2", "exp_range"))
-        gamma = positive("gamma", self.gamma)
-        if gamma != 1 and mode != "exp_range":
-            raise ValueError(f"gamma: has no effect with mode {mode!r}; leave it out")
-        set_fields(
-            self,
-            low=rate("low", self.low),
-            high=rate("high", self.high),
-            up=length("up", self.up),
-            down=None if self.down is None else length("down", self.down),
-            mode=mode,
-            gamma=gamma,
-        )
+        super().__post_init__()
+        if self.gamma != 1 and self.mode != "exp_range":
+            raise ValueError(f"gamma: has no effect with mode {self.mode!r}; leave it out")
 
     def _value(self, t: int) -> float:
         whole = self.up + (self.down or self.up)
@@ -154,7 +143,7 @@ _SHAPES: dict[str, Callable[[float, float, float], float]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class OneCycle(Schedule):
+class OneCycle(Checked):
     """Rise from ``peak / div`` to `peak` and fall to ``peak / div / final_div``, then hold that.
 
     The rise ends at ``a = pct_start steps - 1``, the fall at ``steps - 1``, as PyTorch has it. With `three_phase` it
@@ -188,17 +177,10 @@ class OneCycle(Schedule):
     shape: str = "cosine"
     three_phase: bool = False
 
+    _checks: ClassVar = {"shape": one_of("cosine", "linear")}
+
     def __post_init__(self) -> None:
-        set_fields(
-            self,
-            peak=rate("peak", self.peak),
-            steps=length("steps", self.steps),
-            pct_start=rate("pct_start", self.pct_start),
-            div=positive("div", self.div),
-            final_div=positive("final_div", self.final_div),
-            shape=choice("shape", self.shape, ("cosine", "linear")),
-            three_phase=flag("three_phase", self.three_phase),
-        )
+        super().__post_init__()
         start = self.peak / self.div
         rates = [start, self.peak, *([start] if self.three_phase else []), start / self.final_div]
         joints = [0.0, self.pct_start * self.steps - 1, self.steps - 1]
@@ -224,7 +206,7 @@ class OneCycle(Schedule):
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class WarmupStableDecay(Schedule):
+class WarmupStableDecay(Checked):
     """Rise to `peak`, stay there, fall to `end`, and hold that.
 
     Step t of the rise is ``peak (t + 1) / warmup``, and the fall ``end + (peak - end) f(z)`` with z the share of it that is
@@ -249,18 +231,13 @@ class WarmupStableDecay(Schedule):
     end: float = 0.0
     shape: str = "1-sqrt"
 
+    _checks: ClassVar = {"warmup": count, "shape": one_of(*_SHAPES)}
+
     def __init__(
         self, peak: float, warmup: int, stable: int, decay: int, end: float = 0.0, shape: str = "1-sqrt"
     ) -> None:
-        set_fields(
-            self,
-            peak=rate("peak", peak),
-            warmup_steps=count("warmup", warmup),
-            stable=count("stable", stable),
-            decay=length("decay", decay),
-            end=rate("end", end),
-            shape=choice("shape", shape, tuple(_SHAPES)),
-        )
+        set_fields(self, peak=peak, warmup_steps=warmup, stable=stable, decay=decay, end=end, shape=shape)
+        self.__post_init__()
 
     def _value(self, t: int) -> float:
         if t < self.warmup_steps:
@@ -271,8 +248,19 @@ class WarmupStableDecay(Schedule):
         return _SHAPES[self.shape](self.peak, self.end, into / self.decay) if into < self.decay else self.end
 
 
+def _pairs(name: str, value: Any) -> tuple[tuple[float, int], ...]:
+    """Check pairs of a rate and a number of steps."""
+    try:
+        pairs = [(lr, steps) for lr, steps in value]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected pairs of a rate and a number of steps, got {value!r}") from None
+    if not pairs:
+        raise ValueError(f"{name}: expected at least one pair of a rate and a number of steps")
+    return tuple((rate(name, lr), length(name, steps)) for lr, steps in pairs)
+
+
 @dataclasses.dataclass(frozen=True)
-class CyclicStages(Schedule):
+class CyclicStages(Checked):
     """Give ``lr_i`` for ``length_i`` steps, one stage after another, then again from the first.
 
     Parameters
@@ -283,8 +271,10 @@ class CyclicStages(Schedule):
 
     stages: Sequence[tuple[float, int]]
 
+    _checks: ClassVar = {"stages": _pairs}
+
     def __post_init__(self) -> None:
-        set_fields(self, stages=_pairs("stages", self.stages))
+        super().__post_init__()
         set_fields(self, _whole=sum(steps for _, steps in self.stages))
 
     def _value(self, t: int) -> float:
@@ -297,7 +287,7 @@ class CyclicStages(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class PeriodicPulse(Schedule):
+class PeriodicPulse(Checked):
     """Give ``lr_i`` of the first i with ``t mod T_i = 0``, else `base`.
 
     Parameters
@@ -311,22 +301,10 @@ class PeriodicPulse(Schedule):
     base: float
     pulses: Sequence[tuple[float, int]]
 
-    def __post_init__(self) -> None:
-        set_fields(self, base=rate("base", self.base), pulses=_pairs("pulses", self.pulses))
+    _checks: ClassVar = {"pulses": _pairs}
 
     def _value(self, t: int) -> float:
         for lr, period in self.pulses:
             if t % period == 0:
                 return lr
         return self.base
-
-
-def _pairs(name: str, value: Any) -> tuple[tuple[float, int], ...]:
-    """Check pairs of a rate and a number of steps."""
-    try:
-        pairs = [(lr, steps) for lr, steps in value]
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected pairs of a rate and a number of steps, got {value!r}") from None
-    if not pairs:
-        raise ValueError(f"{name}: expected at least one pair of a rate and a number of steps")
-    return tuple((rate(name, lr), length(name, steps)) for lr, steps in pairs)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from math import cos, exp, pi, sqrt
+from typing import ClassVar
 
-from lrcore._arguments import flag, length
-from lrcore.schedules._base import Schedule, argument, listed, positive, rate, set_fields
+from lrcore._arguments import length
+from lrcore.schedules._base import Checked, argument, set_fields
+from lrcore.schedules._checks import listed, rate
 
 
 @dataclasses.dataclass(frozen=True)
-class PiecewiseConstant(Schedule):
+class PiecewiseConstant(Checked):
     """Give ``values[i]``, where i is how many boundaries are <= t.
 
     Parameters
@@ -43,7 +46,7 @@ class PiecewiseConstant(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class StepDecay(Schedule):
+class StepDecay(Checked):
     """Give ``lr factor^floor(t / every)``: a staircase.
 
     Parameters
@@ -60,20 +63,12 @@ class StepDecay(Schedule):
     every: int
     factor: float = 0.1
 
-    def __post_init__(self) -> None:
-        set_fields(
-            self,
-            lr=rate("lr", self.lr),
-            every=length("every", self.every),
-            factor=positive("factor", self.factor),
-        )
-
     def _value(self, t: int) -> float:
         return self.lr * self._power(self.factor, t // self.every, t)
 
 
 @dataclasses.dataclass(frozen=True)
-class Exponential(Schedule):
+class Exponential(Checked):
     """Give ``lr rate^(t / steps)``. It holds no end.
 
     Parameters
@@ -93,21 +88,12 @@ class Exponential(Schedule):
     steps: int = 1
     staircase: bool = False
 
-    def __post_init__(self) -> None:
-        set_fields(
-            self,
-            lr=rate("lr", self.lr),
-            rate=positive("rate", self.rate),
-            steps=length("steps", self.steps),
-            staircase=flag("staircase", self.staircase),
-        )
-
     def _value(self, t: int) -> float:
         return self.lr * self._power(self.rate, t // self.steps if self.staircase else t / self.steps, t)
 
 
 @dataclasses.dataclass(frozen=True)
-class NaturalExponential(Schedule):
+class NaturalExponential(Checked):
     """Give ``lr e^(-k t)``. It holds no end.
 
     Parameters
@@ -121,15 +107,12 @@ class NaturalExponential(Schedule):
     lr: float
     k: float
 
-    def __post_init__(self) -> None:
-        set_fields(self, lr=rate("lr", self.lr), k=rate("k", self.k))
-
     def _value(self, t: int) -> float:
         return self.lr * exp(-self.k * t)
 
 
 @dataclasses.dataclass(frozen=True)
-class InverseTime(Schedule):
+class InverseTime(Checked):
     """Give ``lr / (1 + k t / steps)``. It holds no end.
 
     Parameters
@@ -149,15 +132,6 @@ class InverseTime(Schedule):
     steps: int = 1
     staircase: bool = False
 
-    def __post_init__(self) -> None:
-        set_fields(
-            self,
-            lr=rate("lr", self.lr),
-            k=rate("k", self.k),
-            steps=length("steps", self.steps),
-            staircase=flag("staircase", self.staircase),
-        )
-
     def _value(self, t: int) -> float:
         if self.staircase:
             return self.lr / (1 + self.k * (t // self.steps))
@@ -165,7 +139,7 @@ class InverseTime(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear(Schedule):
+class Linear(Checked):
     """Go from `lr` to `end` along a line, then hold `end`: ``lr + (end - lr) z`` with ``z = min(t, steps) / steps``.
 
     Parameters
@@ -182,15 +156,12 @@ class Linear(Schedule):
     end: float
     steps: int
 
-    def __post_init__(self) -> None:
-        set_fields(self, lr=rate("lr", self.lr), end=rate("end", self.end), steps=length("steps", self.steps))
-
     def _value(self, t: int) -> float:
         return self.lr + (self.end - self.lr) * (t / self.steps) if t < self.steps else self.end
 
 
 @dataclasses.dataclass(frozen=True)
-class Polynomial(Schedule):
+class Polynomial(Checked):
     """Fall from `lr` to `end`: ``(lr - end) (1 - z)^power + end`` with ``z = min(t, steps) / steps``.
 
     Parameters
@@ -213,16 +184,6 @@ class Polynomial(Schedule):
     end: float = 0.0
     cycle: bool = False
 
-    def __post_init__(self) -> None:
-        set_fields(
-            self,
-            lr=rate("lr", self.lr),
-            steps=length("steps", self.steps),
-            power=rate("power", self.power),
-            end=rate("end", self.end),
-            cycle=flag("cycle", self.cycle),
-        )
-
     def _value(self, t: int) -> float:
         if self.cycle:
             z = t / (self.steps * max(1, -(-t // self.steps)))
@@ -232,7 +193,7 @@ class Polynomial(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class PolynomialProduct(Schedule):
+class PolynomialProduct(Checked):
     """Give ``lr (1 - t / steps)^power (1 - t / (steps - 1))^power2``, and 0 from t = steps - 1 on.
 
     Parameters
@@ -250,17 +211,7 @@ class PolynomialProduct(Schedule):
     power: float
     power2: float
 
-    def __post_init__(self) -> None:
-        steps = length("steps", self.steps)
-        if steps < 2:
-            raise ValueError(f"steps: expected a number of steps >= 2, got {steps}")
-        set_fields(
-            self,
-            lr=rate("lr", self.lr),
-            steps=steps,
-            power=rate("power", self.power),
-            power2=rate("power2", self.power2),
-        )
+    _checks: ClassVar = {"steps": functools.partial(length, least=2)}
 
     def _value(self, t: int) -> float:
         if t >= self.steps - 1:
@@ -269,7 +220,7 @@ class PolynomialProduct(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine(Schedule):
+class Cosine(Checked):
     """Fall from `lr` to `end` along half a cosine, then hold `end`.
 
     ``end + (lr - end) (1 + cos(pi z)) / 2`` with ``z = min(t, steps) / steps``.
@@ -292,16 +243,13 @@ class Cosine(Schedule):
     steps: int
     end: float = 0.0
 
-    def __post_init__(self) -> None:
-        set_fields(self, lr=rate("lr", self.lr), steps=length("steps", self.steps), end=rate("end", self.end))
-
     def _value(self, t: int) -> float:
         z = t / self.steps if t < self.steps else 1.0
         return self.end + (self.lr - self.end) * (1 + cos(pi * z)) / 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Rex(Schedule):
+class Rex(Checked):
     """Fall from `lr` to `end`: ``end + (lr - end) (1 - z) / (1 - z / 2)`` with ``z = min(t, steps) / steps``.
 
     Parameters
@@ -322,16 +270,13 @@ class Rex(Schedule):
     steps: int
     end: float = 0.0
 
-    def __post_init__(self) -> None:
-        set_fields(self, lr=rate("lr", self.lr), steps=length("steps", self.steps), end=rate("end", self.end))
-
     def _value(self, t: int) -> float:
         z = t / self.steps if t < self.steps else 1.0
         return self.end + (self.lr - self.end) * (1 - z) / (1 - z / 2)
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class InverseSqrt(Schedule):
+class InverseSqrt(Checked):
     """Rise to `peak` and fall with the root: ``peak min((t + 1) / warmup, sqrt(warmup / (t + 1)))``. It holds no end.
 
     Parameters
@@ -346,14 +291,15 @@ class InverseSqrt(Schedule):
     warmup_steps: int = argument("warmup")
 
     def __init__(self, peak: float, warmup: int) -> None:
-        set_fields(self, peak=rate("peak", peak), warmup_steps=length("warmup", warmup))
+        set_fields(self, peak=peak, warmup_steps=warmup)
+        self.__post_init__()
 
     def _value(self, t: int) -> float:
         return self.peak * min((t + 1) / self.warmup_steps, sqrt(self.warmup_steps / (t + 1)))
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class Noam(Schedule):
+class Noam(Checked):
     """Give ``scale d^-0.5 min(s^-0.5, s warmup^-1.5)`` with ``s = t + 1``. It holds no end.
 
     Parameters
@@ -375,12 +321,8 @@ class Noam(Schedule):
     scale: float = 1.0
 
     def __init__(self, model_dim: int, warmup: int, scale: float = 1.0) -> None:
-        set_fields(
-            self,
-            model_dim=length("model_dim", model_dim),
-            warmup_steps=length("warmup", warmup),
-            scale=rate("scale", scale),
-        )
+        set_fields(self, model_dim=model_dim, warmup_steps=warmup, scale=scale)
+        self.__post_init__()
 
     def _value(self, t: int) -> float:
         s = t + 1
