@@ -447,7 +447,9 @@ def test_devices_are_listed(xp: Imitated) -> None:
     assert info["devices"] == ["cpu", "cuda:0 Imitation 0", "cuda:1 Imitation 1"]
     assert info["cuda_error"] is None
     assert xp.fake.calls("set_device", "allocate") == []
-    with pytest.raises(ValueError, match="^backend: .*got 'cuda'"):
+    with pytest.raises(
+        ValueError, match="^backend: .*got 'cuda'; it steps the arrays of CUDA devices by itself"
+    ):
         lrcore.use_backend("cuda")
 
 

@@ -45,7 +45,8 @@ void use_backend(py::handle object) {
   if (backend == nullptr) {
     std::string known;
     for (const Backend& each : cpu_backends()) known += text(known.empty() ? "" : ", ", each.name);
-    throw py::value_error(text("backend: expected one of ", known, ", got '", name, "'"));
+    throw py::value_error(text("backend: expected one of ", known, ", got '", name, "'",
+                               name == "cuda" ? "; it steps the arrays of CUDA devices by itself, and no others" : ""));
   }
   if (!backend->runs_here())
     throw std::runtime_error(text("backend: this CPU cannot run '", name, "'; lrcore.backends() lists those it can"));
