@@ -107,7 +107,7 @@ def test_the_base_is_no_optimizer() -> None:
 def test_repr() -> None:
     opt = lrcore.AdamW(start(), lr=schedules.Cosine(0.1, steps=9))
     opt.step_count = 4
-    assert repr(opt) == "AdamW(size=21, device=cpu, lr=Cosine(lr=0.1, steps=9, end=0.0), step_count=4)"
+    assert repr(opt) == "AdamW(size=21, device=cpu, lr=Cosine(lr=0.1, steps=9), step_count=4)"
     assert repr(lrcore.SGD(start(), lr=0.5)) == "SGD(size=21, device=cpu, lr=0.5, step_count=0)"
 
 

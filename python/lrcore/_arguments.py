@@ -53,9 +53,13 @@ def length(name: str, value: Any, least: int = 1) -> int:
     try:
         steps = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+        steps = None
+    if steps is None or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
     if steps < least:
         raise ValueError(f"{name}: expected a number of steps >= {least}, got {steps}")
+    if steps >= 2**64:
+        raise ValueError(f"{name}: expected a number of steps < 2**64, got a larger integer")
     return steps
 
 

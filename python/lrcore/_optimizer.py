@@ -13,6 +13,7 @@ from lrcore import _arguments, schedules
 from lrcore._arguments import Hyper
 from lrcore._lrcore_core import Stepper, rules
 from lrcore._memory import offered_like, state_like
+from lrcore.schedules._plateau import plateaus, states_loader, states_of
 
 if TYPE_CHECKING:
     from lrcore._lrcore_core import Numbers, Rate
@@ -81,7 +82,7 @@ class Optimizer(Stepper):
             self._options["decoupled_weight_decay"],
             self._options["maximize"],
             self._numbers_of(hyper),
-            _rate_of(schedules.as_schedule(lr)),
+            self._rate_of(schedules.as_schedule(lr)),
             self._max_steps,
         )
         self._state = MappingProxyType(
@@ -99,6 +100,14 @@ class Optimizer(Stepper):
         """Give checked numeric arguments as the Stepper takes them."""
         flat = _arguments.flatten(hyper)
         return hyper, [flat[name] for name in self._rule_hypers], flat["weight_decay"]
+
+    def _rate_of(self, schedule: schedules.Schedule) -> Rate:
+        """Give a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
+        if self._max_steps is not None and plateaus(schedule):
+            raise ValueError(
+                "lr: the rates of a capturable optimizer are fixed, and a Plateau cannot change them"
+            )
+        return schedule, schedule.lr if type(schedule) is schedules.Constant else schedule._value
 
     @property
     def params(self) -> Any:
@@ -126,7 +135,7 @@ class Optimizer(Stepper):
 
     @lr.setter
     def lr(self, lr: schedules.Rate) -> None:
-        self._set_rate(_rate_of(schedules.as_schedule(lr)))
+        self._set_rate(self._rate_of(schedules.as_schedule(lr)))
 
     @property
     def hyper(self) -> Hyper:
@@ -184,7 +193,8 @@ class Optimizer(Stepper):
         -------
         dict
             `rule`, `options`, `hyper`, `step_count`, `state` (name -> array) and, unless the rate comes from an opaque
-            callable or a schedule of the caller's own, `schedule` (see `lrcore.schedules.from_dict`).
+            callable or a schedule of the caller's own, `schedule` (see `lrcore.schedules.from_dict`). Where the schedule
+            has a `Plateau`, `schedule_state` is a list of the state of each.
         """
         step_count, hyper, schedule, state = self._snapshot_all()
         dictionary = {
@@ -196,6 +206,8 @@ class Optimizer(Stepper):
         }
         with contextlib.suppress(TypeError):  # it may have no dictionary form
             dictionary["schedule"] = schedule.to_dict()
+        if states := states_of(schedule):
+            dictionary["schedule_state"] = states
         return dictionary
 
     def _stored_options(self) -> dict[str, Any]:
@@ -205,7 +217,9 @@ class Optimizer(Stepper):
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Replace hyperparameters, step count, state and, when the dictionary has one, the schedule.
 
-        A rate that came from a callable cannot be stored; this optimizer's own stays then.
+        A rate that came from a callable cannot be stored; this optimizer's own stays then. It stays as well where it equals
+        the stored one, so that a `Plateau` which the caller holds goes on steering; another is replaced, and then
+        `opt.schedule` is the one to tell.
 
         Raises
         ------
@@ -214,7 +228,11 @@ class Optimizer(Stepper):
             is changed then.
         """
         entries = _require_entries(
-            "state_dict", dictionary, ("rule", "options", "hyper", "step_count", "state"), "schedule"
+            "state_dict",
+            dictionary,
+            ("rule", "options", "hyper", "step_count", "state"),
+            "schedule",
+            "schedule_state",
         )
         if not isinstance(entries["rule"], str) or entries["rule"] != self.rule:
             raise ValueError(f"rule: expected {self.rule}, got {entries['rule']}")
@@ -224,9 +242,15 @@ class Optimizer(Stepper):
             raise ValueError(f"options: expected {own}, got {options}")
         hyper = self._checked_hyper(_require_entries("hyper", entries["hyper"], self._numbers))
         state = _require_entries("state", entries["state"], self._state)
-        schedule = schedules.from_dict(entries["schedule"]) if "schedule" in entries else self.schedule
+        schedule = self.schedule
+        if "schedule" in entries:
+            stored = schedules.from_dict(entries["schedule"])
+            schedule = schedule if schedule == stored else stored
+        plateau_states = entries.get("schedule_state", () if "schedule" in entries else states_of(schedule))
+        load_plateaus = states_loader(schedule, plateau_states)
         states = [state[name] for name in self._state]
-        self._restore(states, entries["step_count"], self._numbers_of(hyper), _rate_of(schedule))
+        self._restore(states, entries["step_count"], self._numbers_of(hyper), self._rate_of(schedule))
+        load_plateaus()
 
     def __getstate__(self) -> dict[str, Any]:
         step_count, hyper, schedule, state = self._snapshot_all()
@@ -248,7 +272,7 @@ class Optimizer(Stepper):
             self, parts["params"], schedule, parts["grads"], max_steps is not None, max_steps, **arguments
         )
         self._restore(
-            parts["states"], parts["step_count"], self._numbers_of(self._numbers), _rate_of(schedule)
+            parts["states"], parts["step_count"], self._numbers_of(self._numbers), self._rate_of(schedule)
         )
         vars(self).update(parts["attributes"])
 
@@ -264,11 +288,6 @@ class Optimizer(Stepper):
     def __repr__(self) -> str:
         rate = self.schedule.lr if type(self.schedule) is schedules.Constant else self.schedule
         return f"{type(self).__name__}(size={self.size}, device={self.device}, lr={rate!r}, step_count={self.step_count})"
-
-
-def _rate_of(schedule: schedules.Schedule) -> Rate:
-    """Give a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
-    return schedule, schedule.lr if type(schedule) is schedules.Constant else schedule._value
 
 
 def _table_length(capturable: Any, max_steps: Any) -> int | None:

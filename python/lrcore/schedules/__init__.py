@@ -3,7 +3,8 @@
 ``schedule(t)``, t = 0, 1, 2, ..., is the learning rate of the next step as a float. ``schedule(array)`` gives a float64
 array of the same shape that holds exactly those floats. Schedules are frozen values: they print as the code that makes
 them, compare equal, pickle, and go to a plain dictionary and back. They hold no counter; the optimizer's step count is
-the only clock. Past its end a schedule holds its last value, unless it says otherwise.
+the only clock. Past its end a schedule holds its last value, unless it says otherwise. `Plateau` alone depends on more
+than the step: on the metrics that it was told.
 
 Schedules compose, and what comes out is a schedule again:
 
@@ -38,6 +39,8 @@ from lrcore.schedules._decay import (
     Rex,
     StepDecay,
 )
+from lrcore.schedules._parse import parse
+from lrcore.schedules._plateau import Plateau
 
 __all__ = [
     "Constant",
@@ -55,6 +58,7 @@ __all__ = [
     "OneCycle",
     "PeriodicPulse",
     "PiecewiseConstant",
+    "Plateau",
     "Polynomial",
     "PolynomialProduct",
     "Rate",
@@ -66,4 +70,5 @@ __all__ = [
     "WarmupStableDecay",
     "as_schedule",
     "from_dict",
+    "parse",
 ]

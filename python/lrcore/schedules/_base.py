@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
 import operator
 import threading
@@ -18,7 +20,21 @@ from lrcore.schedules._checks import CHECKS, Check, rate
 
 
 class Schedule(ABC):
-    """The base of all schedules."""
+    """The base of all schedules.
+
+    Examples
+    --------
+    >>> from lrcore.schedules import Linear
+    >>> line = Linear(0.1, 0.0, steps=4)
+    >>> line(0), line(2)
+    (0.1, 0.05)
+    >>> line([0, 2, 4])
+    array([0.1 , 0.05, 0.  ])
+    >>> line * 0.5
+    Linear(lr=0.1, end=0.0, steps=4) * 0.5
+    >>> (line * 0.5)(0), (line * line)(4)
+    (0.05, 0.0)
+    """
 
     _classes: ClassVar[dict[str, type[Schedule]]] = {}
 
@@ -69,7 +85,16 @@ class Schedule(ABC):
             yield field.metadata.get("argument", field.name), getattr(self, field.name)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._arguments())})"
+        defaults = _defaults(type(self))
+        shown = [f"{name}={value!r}" for name, value in self._arguments() if defaults.get(name, ...) != value]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _nested(self) -> Iterator[Schedule]:
+        """Give this schedule and those that it is made of."""
+        yield self
+        own = dict(self._arguments()) if type(self) in self._classes.values() else vars(self)
+        for value in own.values():
+            yield from _schedules_in(value)
 
     def _overflow(self, t: int) -> OverflowError:
         return OverflowError(f"{self!r} overflows at t = {t}")
@@ -81,7 +106,15 @@ class Schedule(ABC):
             raise self._overflow(t) from None
 
     def then(self, other: Rate, at: int) -> Schedule:
-        """Give this schedule for t < at, then `other` with a clock of its own from 0."""
+        """Give this schedule for t < at, then `other` with a clock of its own from 0.
+
+        Examples
+        --------
+        >>> from lrcore.schedules import Linear
+        >>> rates = Constant(0.4).then(Linear(0.4, 0.0, steps=2), at=10)
+        >>> rates(9), rates(10), rates(11), rates(12)
+        (0.4, 0.4, 0.2, 0.0)
+        """
         from lrcore.schedules._compose import Sequence as Parts
 
         return Parts([(self, length("at", at)), other])
@@ -91,6 +124,19 @@ class Schedule(ABC):
 
         Step t of the ramp is ``(t + 1) / steps`` of that rate, so no step is wasted at rate 0, and the ramp's last step
         and this schedule's first have the full rate. With `start`, the ramp is ``start + (rate - start) t / steps``.
+
+        References
+        ----------
+        Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", section 2.2.
+
+        Examples
+        --------
+        >>> rates = Constant(0.4).warmup(4)
+        >>> [round(rates(t), 9) for t in range(6)]
+        [0.1, 0.2, 0.3, 0.4, 0.4, 0.4]
+        >>> rates = Constant(0.4).warmup(4, start=0.0)
+        >>> [round(rates(t), 9) for t in range(6)]
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.4]
         """
         from lrcore.schedules._compose import Warmup
 
@@ -105,19 +151,42 @@ class Schedule(ABC):
     __rmul__ = __mul__
 
     def clip(self, low: float, high: float) -> Schedule:
-        """Give this schedule, but no rate below `low` or above `high`."""
+        """Give this schedule, but no rate below `low` or above `high`.
+
+        Examples
+        --------
+        >>> from lrcore.schedules import Linear
+        >>> rates = Linear(0.4, 0.0, steps=4).clip(0.1, 0.2)
+        >>> rates(0), rates(2), rates(4)
+        (0.2, 0.2, 0.1)
+        """
         from lrcore.schedules._compose import Clip
 
         return Clip(self, low, high)
 
     def shift(self, n: int) -> Schedule:
-        """Give this schedule as it is n steps later."""
+        """Give this schedule as it is n steps later.
+
+        Examples
+        --------
+        >>> from lrcore.schedules import Linear
+        >>> Linear(0.4, 0.0, steps=4).shift(2)(0)
+        0.2
+        """
         from lrcore.schedules._compose import Shift
 
         return Shift(self, n)
 
     def per_epoch(self, steps_per_epoch: int) -> Schedule:
-        """Give a schedule that asks this one for the epoch, ``t // steps_per_epoch``, where it was written for epochs."""
+        """Give a schedule that asks this one for the epoch, ``t // steps_per_epoch``, where it was written for epochs.
+
+        Examples
+        --------
+        >>> from lrcore.schedules import StepDecay
+        >>> rates = StepDecay(0.1, every=1, factor=0.5).per_epoch(100)
+        >>> rates(99), rates(100), rates(200)
+        (0.1, 0.05, 0.025)
+        """
         from lrcore.schedules._compose import PerEpoch
 
         return PerEpoch(self, steps_per_epoch)
@@ -129,12 +198,33 @@ class Schedule(ABC):
         ------
         TypeError
             For a schedule that holds a callable, or one of a class that is not from this module.
+
+        Examples
+        --------
+        >>> Constant(0.1).to_dict()
+        {'schedule': 'Constant', 'lr': 0.1}
         """
         if type(self) not in self._classes.values():
             raise TypeError(
                 f"{self!r} has no dictionary form: {type(self).__name__} is not from {__package__}"
             )
         return {"schedule": type(self).__name__} | {name: _encode(value) for name, value in self._arguments()}
+
+
+@functools.cache
+def _defaults(cls: type[Schedule]) -> dict[str, Any]:
+    """Give the arguments of a constructor that may be left out, and what they are then."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def _schedules_in(value: Any) -> Iterator[Schedule]:
+    """Give the schedules in a field."""
+    if isinstance(value, Schedule):
+        yield from value._nested()
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _schedules_in(each)
 
 
 def _encode(value: Any) -> Any:
@@ -162,6 +252,14 @@ def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
     ------
     TypeError, ValueError
         When it is no dictionary, names no schedule, or has arguments that it does not take or that are out of range.
+
+    Examples
+    --------
+    >>> from_dict({"schedule": "Constant", "lr": 0.1})
+    Constant(lr=0.1)
+    >>> schedule = Constant(0.1).warmup(5)
+    >>> from_dict(schedule.to_dict()) == schedule
+    True
     """
     if not isinstance(dictionary, Mapping):
         raise TypeError(f"schedule: expected a dictionary, got {type(dictionary).__name__}")
@@ -178,7 +276,13 @@ def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
 
 
 def as_schedule(lr: Rate) -> Schedule:
-    """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
+    """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable.
+
+    Examples
+    --------
+    >>> as_schedule(0.1), as_schedule(Constant(0.1))
+    (Constant(lr=0.1), Constant(lr=0.1))
+    """
     if isinstance(lr, Schedule):
         return lr
     if isinstance(lr, type):
@@ -192,6 +296,11 @@ def as_schedule(lr: Rate) -> Schedule:
     except TypeError:
         message = f"lr: expected a number, a schedule or a callable, got {type(lr).__name__}"
         raise TypeError(message) from None
+
+
+def rate_or_schedule(name: str, value: Any) -> float | Schedule:
+    """Check a number or a schedule; a callable becomes a schedule."""
+    return as_schedule(value) if callable(value) else rate(name, value)
 
 
 def argument(name: str) -> Any:
@@ -219,7 +328,7 @@ class Checked(Schedule):
                 set_fields(self, **{field.name: check(name, getattr(self, field.name))})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Constant(Checked):
     """Give `lr` at every step.
 
@@ -227,6 +336,17 @@ class Constant(Checked):
     ----------
     lr : float
         The rate, finite and >= 0.
+
+    References
+    ----------
+    Optax's ``constant_schedule``: the rate of plain stochastic gradient descent.
+
+    Examples
+    --------
+    >>> Constant(0.1)(0), Constant(0.1)(1_000_000)
+    (0.1, 0.1)
+    >>> as_schedule(0.1)
+    Constant(lr=0.1)
     """
 
     lr: float
@@ -236,7 +356,7 @@ class Constant(Checked):
         return self.lr
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Function(Schedule):
     """Give ``fn(t)``. Any callable is accepted wherever a schedule is, and becomes one of these.
 
@@ -246,6 +366,16 @@ class Function(Schedule):
     ----------
     fn : callable
         Takes the number of steps already taken and gives a rate.
+
+    References
+    ----------
+    Optax's schedules are such callables; PyTorch's ``LambdaLR`` multiplies the optimizer's rate by what one gives.
+
+    Examples
+    --------
+    >>> rates = Function(lambda t: 0.1 / (1 + t))
+    >>> rates(0), rates(1), rates(3)
+    (0.1, 0.05, 0.025)
     """
 
     fn: Callable[[int], float]
@@ -265,7 +395,7 @@ class Function(Schedule):
         raise TypeError(f"{self!r} has no dictionary form: a callable cannot be stored")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Recursive(Schedule):
     """Give x_t with ``x_0 = fn(0, lr)`` and ``x_t = fn(t, x_(t-1))``: the callback ``lr_schedule(epoch, lr)`` of others.
 
@@ -278,6 +408,16 @@ class Recursive(Schedule):
         Takes t and the rate before, and gives a rate.
     lr : float
         The rate before the first.
+
+    References
+    ----------
+    Keras' ``LearningRateScheduler``, whose ``schedule(epoch, lr)`` is given the rate before.
+
+    Examples
+    --------
+    >>> halving = Recursive(lambda t, lr: lr / 2 if t > 0 else lr, lr=0.1)
+    >>> halving(2), halving(0), halving(1)
+    (0.025, 0.1, 0.05)
     """
 
     fn: Callable[[int, float], float]

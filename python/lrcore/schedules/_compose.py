@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
 from lrcore._arguments import length
-from lrcore.schedules._base import Checked, Rate, Schedule, as_schedule, set_fields
+from lrcore.schedules._base import Checked, Rate, Schedule, as_schedule, rate_or_schedule, set_fields
 from lrcore.schedules._checks import count, listed, optional, rate
 
 
@@ -20,6 +21,18 @@ class Sequence(Schedule):
     ----------
     parts : sequence of (schedule, int), the last a schedule alone
         The schedules, which may be numbers, and how many steps each but the last is asked.
+
+    References
+    ----------
+    PyTorch's ``SequentialLR`` and optax's ``join_schedules``, with lengths in place of the steps at which the
+    parts begin.
+
+    Examples
+    --------
+    >>> from lrcore.schedules import Linear
+    >>> rates = Sequence([(0.4, 10), (Linear(0.4, 0.0, steps=2), 2), 0.1])
+    >>> rates(9), rates(10), rates(11), rates(12)
+    (0.4, 0.4, 0.2, 0.1)
     """
 
     parts: Iterable[Any]
@@ -93,15 +106,15 @@ class Product(Schedule):
     other: Rate
 
     def __post_init__(self) -> None:
-        other: Any = self.other
-        if not isinstance(other, Schedule):
-            other = as_schedule(other) if callable(other) else rate("factor", other)
-        set_fields(self, other=other)
+        set_fields(self, other=rate_or_schedule("factor", self.other))
 
     def _value(self, t: int) -> float:
         other = self.other
         factor = other._value(t) if isinstance(other, Schedule) else cast(float, other)
-        return self.inner._value(t) * factor
+        product = self.inner._value(t) * factor
+        if math.isnan(product):
+            raise self._overflow(t)  # infinity times 0
+        return product
 
     def __repr__(self) -> str:
         other = _operand(self.other) if isinstance(self.other, Schedule) else repr(self.other)

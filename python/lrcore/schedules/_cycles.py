@@ -23,7 +23,7 @@ def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
     return starts
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class CosineRestarts(Checked):
     """Fall along half a cosine to `end`, again and again: warm restarts.
 
@@ -45,6 +45,14 @@ class CosineRestarts(Checked):
     References
     ----------
     Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts".
+
+    Examples
+    --------
+    >>> rates = CosineRestarts(0.1, steps=10, cycle_mult=2)
+    >>> rates(0), rates(5)  # 10 steps
+    (0.1, 0.05)
+    >>> rates(10), rates(20), rates(30)  # 20 steps, and the next
+    (0.1, 0.05, 0.1)
     """
 
     lr: float
@@ -75,7 +83,7 @@ class CosineRestarts(Checked):
         return self.end + (peak - self.end) * (1 + cos(pi * z)) / 2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Cyclic(Checked):
     """Rise from `low` to `high` along a line and fall back, for ever.
 
@@ -93,6 +101,12 @@ class Cyclic(Checked):
     References
     ----------
     Smith 2017, "Cyclical Learning Rates for Training Neural Networks".
+
+    Examples
+    --------
+    >>> rates = Cyclic(0.0, 0.4, up=2, mode="triangular2")
+    >>> [rates(t) for t in range(9)]
+    [0.0, 0.2, 0.4, 0.2, 0.0, 0.1, 0.2, 0.1, 0.0]
     """
 
     low: float
@@ -142,7 +156,7 @@ _SHAPES: dict[str, Callable[[float, float, float], float]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class OneCycle(Checked):
     """Rise from ``peak / div`` to `peak` and fall to ``peak / div / final_div``, then hold that.
 
@@ -167,6 +181,12 @@ class OneCycle(Checked):
     References
     ----------
     Smith & Topin 2018, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates".
+
+    Examples
+    --------
+    >>> rates = OneCycle(0.5, steps=10, pct_start=0.5)
+    >>> rates(0), rates(4), round(rates(9), 9)  # 0.5 / 25, the peak, 0.5 / 25 / 1e4
+    (0.02, 0.5, 2e-06)
     """
 
     peak: float
@@ -222,6 +242,18 @@ class WarmupStableDecay(Checked):
         The last rate.
     shape : {"1-sqrt", "linear", "cosine"}
         f: ``1 - sqrt(z)``, ``1 - z``, ``(1 + cos(pi z)) / 2``.
+
+    References
+    ----------
+    Hu et al. 2024, "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies". The
+    shape "1-sqrt" is from Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
+    Durations".
+
+    Examples
+    --------
+    >>> rates = WarmupStableDecay(0.1, warmup=4, stable=4, decay=4)
+    >>> rates(0), rates(3), rates(8), rates(9), rates(12)  # 0.1 / 4, the peak until 8, 0.1 (1 - sqrt(1/4)), the end
+    (0.025, 0.1, 0.1, 0.05, 0.0)
     """
 
     peak: float
@@ -259,7 +291,7 @@ def _pairs(name: str, value: Any) -> tuple[tuple[float, int], ...]:
     return tuple((rate(name, lr), length(name, steps)) for lr, steps in pairs)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class CyclicStages(Checked):
     """Give ``lr_i`` for ``length_i`` steps, one stage after another, then again from the first.
 
@@ -267,6 +299,16 @@ class CyclicStages(Checked):
     ----------
     stages : sequence of (float, int)
         The rate and the number of steps of each.
+
+    References
+    ----------
+    None known. The values of `PiecewiseConstant`, again and again.
+
+    Examples
+    --------
+    >>> rates = CyclicStages([(0.1, 2), (0.01, 1)])
+    >>> [rates(t) for t in range(6)]
+    [0.1, 0.1, 0.01, 0.1, 0.1, 0.01]
     """
 
     stages: Sequence[tuple[float, int]]
@@ -286,7 +328,7 @@ class CyclicStages(Checked):
         raise AssertionError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class PeriodicPulse(Checked):
     """Give ``lr_i`` of the first i with ``t mod T_i = 0``, else `base`.
 
@@ -296,6 +338,16 @@ class PeriodicPulse(Checked):
         The rate between the pulses.
     pulses : sequence of (float, int)
         The rate and the period of each.
+
+    References
+    ----------
+    None known. It is "every T_i steps take lr_i", taken literally.
+
+    Examples
+    --------
+    >>> rates = PeriodicPulse(0.01, [(0.5, 4), (0.1, 2)])
+    >>> [rates(t) for t in range(6)]
+    [0.5, 0.01, 0.1, 0.01, 0.5, 0.01]
     """
 
     base: float

@@ -15,7 +15,7 @@ from lrcore.schedules._base import Checked, argument, set_fields
 from lrcore.schedules._checks import listed, rate
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class PiecewiseConstant(Checked):
     """Give ``values[i]``, where i is how many boundaries are <= t.
 
@@ -25,6 +25,17 @@ class PiecewiseConstant(Checked):
         Increasing; at t = boundary the next value starts.
     values : sequence of float
         One more than boundaries.
+
+    References
+    ----------
+    He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2, divides the rate by 10 at two
+    steps. The arguments are named as in Keras' ``PiecewiseConstantDecay``, which switches one step later.
+
+    Examples
+    --------
+    >>> rates = PiecewiseConstant([10, 20], [0.1, 0.01, 0.001])
+    >>> rates(9), rates(10), rates(20)
+    (0.1, 0.01, 0.001)
     """
 
     boundaries: Sequence[int]
@@ -45,7 +56,7 @@ class PiecewiseConstant(Checked):
         return self.values[bisect_right(self.boundaries, t)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class StepDecay(Checked):
     """Give ``lr factor^floor(t / every)``: a staircase.
 
@@ -57,6 +68,17 @@ class StepDecay(Checked):
         Steps between two falls.
     factor : float
         What the rate is multiplied by, > 0.
+
+    References
+    ----------
+    Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: 4 % less every 8 epochs. It is PyTorch's
+    ``StepLR``.
+
+    Examples
+    --------
+    >>> halving = StepDecay(0.1, every=10, factor=0.5)
+    >>> halving(9), halving(10), halving(20)
+    (0.1, 0.05, 0.025)
     """
 
     lr: float
@@ -67,7 +89,7 @@ class StepDecay(Checked):
         return self.lr * self._power(self.factor, t // self.every, t)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Exponential(Checked):
     """Give ``lr rate^(t / steps)``. It holds no end.
 
@@ -81,6 +103,19 @@ class Exponential(Checked):
         With 1 the textbooks' ``lr rate^t``.
     staircase : bool
         Take the floor of the exponent.
+
+    References
+    ----------
+    Senior et al. 2013, "An Empirical Study of Learning Rates in Deep Neural Networks for Speech Recognition",
+    section 2.1. The arguments are those of Keras' ``ExponentialDecay``.
+
+    Examples
+    --------
+    >>> halving = Exponential(0.1, rate=0.5, steps=10)
+    >>> halving(0), halving(10), halving(20)
+    (0.1, 0.05, 0.025)
+    >>> round(halving(5), 4)  # 0.1 / sqrt(2)
+    0.0707
     """
 
     lr: float
@@ -92,7 +127,7 @@ class Exponential(Checked):
         return self.lr * self._power(self.rate, t // self.steps if self.staircase else t / self.steps, t)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class NaturalExponential(Checked):
     """Give ``lr e^(-k t)``. It holds no end.
 
@@ -102,6 +137,16 @@ class NaturalExponential(Checked):
         The rate at t = 0.
     k : float
         >= 0.
+
+    References
+    ----------
+    TensorFlow 1's ``natural_exp_decay`` has this form.
+
+    Examples
+    --------
+    >>> fall = NaturalExponential(0.1, k=0.01)
+    >>> fall(0), round(fall(100), 4)  # 0.1 / e
+    (0.1, 0.0368)
     """
 
     lr: float
@@ -111,7 +156,7 @@ class NaturalExponential(Checked):
         return self.lr * exp(-self.k * t)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class InverseTime(Checked):
     """Give ``lr / (1 + k t / steps)``. It holds no end.
 
@@ -125,6 +170,17 @@ class InverseTime(Checked):
         Steps in which the denominator grows by k.
     staircase : bool
         Take the floor of ``t / steps``.
+
+    References
+    ----------
+    Darken & Moody 1991, "Note on Learning Rate Schedules for Stochastic Optimization": ``lr / (1 + t / tau)``. The
+    arguments are those of Keras' ``InverseTimeDecay``.
+
+    Examples
+    --------
+    >>> fall = InverseTime(0.1, k=1, steps=10)
+    >>> fall(0), fall(10), fall(30)
+    (0.1, 0.05, 0.025)
     """
 
     lr: float
@@ -138,7 +194,7 @@ class InverseTime(Checked):
         return self.lr / (1 + self.k * t / self.steps)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Linear(Checked):
     """Go from `lr` to `end` along a line, then hold `end`: ``lr + (end - lr) z`` with ``z = min(t, steps) / steps``.
 
@@ -150,6 +206,16 @@ class Linear(Checked):
         The last rate.
     steps : int
         The number of steps until `end`.
+
+    References
+    ----------
+    Goodfellow, Bengio & Courville 2016, "Deep Learning", section 8.3.1.
+
+    Examples
+    --------
+    >>> line = Linear(0.1, 0.0, steps=10)
+    >>> line(0), line(5), line(10), line(1000)
+    (0.1, 0.05, 0.0, 0.0)
     """
 
     lr: float
@@ -160,7 +226,7 @@ class Linear(Checked):
         return self.lr + (self.end - self.lr) * (t / self.steps) if t < self.steps else self.end
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Polynomial(Checked):
     """Fall from `lr` to `end`: ``(lr - end) (1 - z)^power + end`` with ``z = min(t, steps) / steps``.
 
@@ -176,6 +242,20 @@ class Polynomial(Checked):
         The last rate.
     cycle : bool
         In place of holding `end`, let `steps` grow to its next multiple at or above t.
+
+    References
+    ----------
+    Chen et al. 2018, "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully
+    Connected CRFs", the "poly" policy, with power 0.9. `cycle` is that of Keras' ``PolynomialDecay``.
+
+    Examples
+    --------
+    >>> square = Polynomial(0.4, steps=10, power=2)
+    >>> square(0), square(5), square(10)
+    (0.4, 0.1, 0.0)
+    >>> cycling = Polynomial(0.4, steps=10, cycle=True)
+    >>> cycling(5), cycling(10), cycling(15)
+    (0.2, 0.0, 0.1)
     """
 
     lr: float
@@ -192,7 +272,7 @@ class Polynomial(Checked):
         return (self.lr - self.end) * float((1 - z) ** self.power) + self.end
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class PolynomialProduct(Checked):
     """Give ``lr (1 - t / steps)^power (1 - t / (steps - 1))^power2``, and 0 from t = steps - 1 on.
 
@@ -204,6 +284,18 @@ class PolynomialProduct(Checked):
         >= 2.
     power, power2 : float
         >= 0.
+
+    References
+    ----------
+    None known. A product of two falls as in `Polynomial`; the second ends one step earlier.
+
+    Examples
+    --------
+    >>> fall = PolynomialProduct(0.1, steps=5, power=1, power2=1)
+    >>> fall(0), fall(4)
+    (0.1, 0.0)
+    >>> round(fall(2), 4)  # 0.1 * 0.6 * 0.5
+    0.03
     """
 
     lr: float
@@ -219,7 +311,7 @@ class PolynomialProduct(Checked):
         return self.lr * float((1 - t / self.steps) ** self.power * (1 - t / (self.steps - 1)) ** self.power2)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Cosine(Checked):
     """Fall from `lr` to `end` along half a cosine, then hold `end`.
 
@@ -237,6 +329,12 @@ class Cosine(Checked):
     References
     ----------
     Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", one cycle.
+
+    Examples
+    --------
+    >>> fall = Cosine(0.1, steps=10)
+    >>> fall(0), fall(5), fall(10), fall(1000)
+    (0.1, 0.05, 0.0, 0.0)
     """
 
     lr: float
@@ -248,7 +346,7 @@ class Cosine(Checked):
         return self.end + (self.lr - self.end) * (1 + cos(pi * z)) / 2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Rex(Checked):
     """Fall from `lr` to `end`: ``end + (lr - end) (1 - z) / (1 - z / 2)`` with ``z = min(t, steps) / steps``.
 
@@ -264,6 +362,12 @@ class Rex(Checked):
     References
     ----------
     Chen et al. 2021, "REX: Revisiting Budgeted Training with an Improved Schedule".
+
+    Examples
+    --------
+    >>> fall = Rex(0.3, steps=10)
+    >>> fall(0), round(fall(5), 4), fall(10)  # 0.3 * 0.5 / 0.75
+    (0.3, 0.2, 0.0)
     """
 
     lr: float
@@ -285,6 +389,17 @@ class InverseSqrt(Checked):
         The largest rate, at t = warmup - 1.
     warmup : int
         The number of steps of the rise.
+
+    References
+    ----------
+    Vaswani et al. 2017, "Attention Is All You Need", section 5.3, with a peak in place of the model's width; fairseq's
+    ``inverse_sqrt`` falls like this.
+
+    Examples
+    --------
+    >>> rates = InverseSqrt(0.1, warmup=100)
+    >>> rates(49), rates(99), rates(399)
+    (0.05, 0.1, 0.05)
     """
 
     peak: float
@@ -314,6 +429,12 @@ class Noam(Checked):
     References
     ----------
     Vaswani et al. 2017, "Attention Is All You Need", section 5.3.
+
+    Examples
+    --------
+    >>> rates = Noam(model_dim=64, warmup=16)
+    >>> rates(7), rates(15), rates(63)  # 1/64, 1/32, 1/64
+    (0.015625, 0.03125, 0.015625)
     """
 
     model_dim: int

@@ -1,0 +1,160 @@
+"""Schedules from text. It is read, and never run."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lrcore._arguments import to_float
+from lrcore.schedules._base import Function, Recursive, Schedule, as_schedule
+
+_LONGEST = 10_000
+_DEEPEST = 50
+_METHODS = ("then", "warmup", "clip", "shift", "per_epoch")
+_FOREIGN = re.compile(r"[^\w\s.,()\[\]=*+\-'\"]", re.ASCII)
+
+
+def parse(text: str, /, **names: float) -> Schedule:
+    """Make the schedule that a text says, in the words of Python: what `repr` prints, and what a person would write.
+
+    It may call the public schedules but `Function` and `Recursive`, and their methods `then`, `warmup`, `clip`, `shift`
+    and `per_epoch`, with numbers, words in quotes, lists and schedules; and it may multiply with ``*``. A number by itself
+    is a constant rate.
+
+    Parameters
+    ----------
+    text : str
+        At most 10,000 characters.
+    **names : float
+        Numbers that the text may call by name.
+
+    Raises
+    ------
+    TypeError
+        When it is no text, or a name stands for no number.
+    ValueError
+        For anything else than the above, with the column of what is refused, from 1.
+
+    Examples
+    --------
+    >>> parse("Cosine(1e-3, steps=1000).warmup(100)")
+    Cosine(lr=0.001, steps=1000).warmup(100)
+    >>> parse("Linear(lr, 0, steps=10) * 0.5", lr=0.1)(5)
+    0.025
+    >>> parse("Cosine(1e-3, __import__('os'))")
+    Traceback (most recent call last):
+    ValueError: schedule: __import__ is no schedule, at column 14 near "__import__('os'))"
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"schedule: expected a text, got {type(text).__name__}")
+    numbers = {name: value if type(value) is int else to_float(name, value) for name, value in names.items()}
+    return _Parser(text, numbers).parse()
+
+
+class _Parser:
+    """Turns the tree that Python's own parser gives into a schedule."""
+
+    def __init__(self, text: str, names: Mapping[str, float]) -> None:
+        self._text = text
+        self._names = names
+
+    def parse(self) -> Schedule:
+        text = self._text
+        if len(text) > _LONGEST:
+            raise ValueError(f"schedule: expected at most {_LONGEST} characters, got {len(text)}")
+        if foreign := _FOREIGN.search(text):
+            raise self._refusal(f"unexpected character {foreign.group()!r}", foreign.start())
+        if not text.strip():
+            raise ValueError("schedule: expected a schedule, got nothing")
+        blank = len(text) - len(text.lstrip())
+        try:
+            tree = ast.parse(" ".join(text.split("\n"))[blank:], mode="eval").body
+        except SyntaxError as error:
+            raise self._refusal(error.msg, blank + (error.offset or 1) - 1) from None
+        except (MemoryError, RecursionError, ValueError):
+            raise ValueError("schedule: too long, or nested too deeply") from None
+        self._blank = blank
+        value = self._value(tree, 0)
+        if isinstance(value, Schedule):
+            return value
+        try:
+            return as_schedule(value)
+        except (TypeError, ValueError) as error:
+            raise self._refusal(str(error), self._position(tree)) from None
+
+    def _refusal(self, problem: str, position: int) -> ValueError:
+        near = self._text[position : position + 30].strip()
+        return ValueError(f'schedule: {problem}, at column {position + 1} near "{near}"')
+
+    def _position(self, node: ast.expr | ast.keyword) -> int:
+        return self._blank + node.col_offset
+
+    def _end(self, node: ast.expr) -> int:
+        return self._blank + (node.end_col_offset or 0)
+
+    def _value(self, node: ast.expr, depth: int) -> Any:
+        """Give what a node stands for."""
+        if depth > _DEEPEST:
+            raise self._refusal("nested too deeply", self._position(node))
+        match node:
+            case ast.Constant(value=bool() | int() | float() | str() | None):
+                return node.value
+            case ast.UnaryOp(
+                op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=int() | float() as number)
+            ):
+                return -number if isinstance(node.op, ast.USub) else number
+            case ast.List(elts=elements) | ast.Tuple(elts=elements):
+                return [self._value(each, depth + 1) for each in elements]
+            case ast.Name(id=name) if name in self._names:
+                return self._names[name]
+            case ast.Name(id=name):
+                raise self._refusal(f"unknown name {name}", self._position(node))
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                return self._product(node, self._value(left, depth + 1), self._value(right, depth + 1))
+            case ast.Call(func=ast.Name(id=name)):
+                if name not in _classes():
+                    raise self._refusal(f"{name} is no schedule", self._position(node))
+                return self._called(node, _classes()[name], depth)
+            case ast.Call(func=ast.Attribute(value=owner, attr=name) as attribute):
+                schedule = self._value(owner, depth + 1)
+                if name not in _METHODS or not isinstance(schedule, Schedule):
+                    raise self._refusal(f"unknown method {name}", self._end(attribute) - len(name))
+                return self._called(node, getattr(schedule, name), depth)
+        raise self._refusal("expected a schedule, a number, a word or a list", self._position(node))
+
+    def _product(self, node: ast.BinOp, left: Any, right: Any) -> Schedule:
+        if not isinstance(left, Schedule):
+            left, right = right, left
+        if not isinstance(left, Schedule):
+            raise self._refusal("expected a schedule on one side of *", self._position(node))
+        return self._made(node, left.__mul__, [right], {})
+
+    def _called(self, node: ast.Call, function: Any, depth: int) -> Schedule:
+        for each in node.args:
+            if isinstance(each, ast.Starred):
+                raise self._refusal("unexpected *", self._position(each))
+        args = [self._value(each, depth + 1) for each in node.args]
+        keywords: dict[str, Any] = {}
+        for keyword in node.keywords:
+            if keyword.arg is None or keyword.arg in keywords:
+                problem = f"repeated argument {keyword.arg}" if keyword.arg else "unexpected **"
+                raise self._refusal(problem, self._position(keyword))
+            keywords[keyword.arg] = self._value(keyword.value, depth + 1)
+        return self._made(node, function, args, keywords)
+
+    def _made(self, node: ast.expr, function: Any, args: list[Any], keywords: dict[str, Any]) -> Schedule:
+        try:
+            made: Schedule = function(*args, **keywords)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise self._refusal(str(error).replace(".__init__()", "()"), self._position(node)) from None
+        return made
+
+
+def _classes() -> dict[str, type[Schedule]]:
+    """Give the schedules that a text may name."""
+    from lrcore import schedules
+
+    classes = {name: cls for name, cls in Schedule._classes.items() if name in schedules.__all__}
+    return {name: cls for name, cls in classes.items() if not issubclass(cls, (Function, Recursive))}

@@ -1,0 +1,229 @@
+"""The schedule that listens: it falls when a metric no longer improves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, cast
+
+from lrcore._arguments import length, to_float
+from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule, set_fields
+from lrcore.schedules._checks import count, listed, one_of, rate
+
+
+class _Seen(NamedTuple):
+    """What the observations so far have left."""
+
+    reductions: int = 0
+    best: float | None = None
+    bad: int = 0
+    """Observations in a row without improvement."""
+    cooldown: int = 0
+    """Observations to come that are not counted."""
+    recent: tuple[float, ...] = ()
+    """The last metrics, for their mean."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Plateau(Checked):
+    """Fall when a metric has stopped improving: ``max(lr(t) factor^k, min(min_lr, lr(t)))`` after k reductions.
+
+    Call `observe` after each evaluation. An observation improves when it beats the best by more than the threshold; the
+    first always does, and any finite metric beats an infinite best. More than `patience` observations in a row without
+    improvement make a reduction.
+
+    This is the one schedule with a state. Equality, `repr` and `to_dict` are about the arguments; the state is in
+    `state_dict`, and an optimizer's `state_dict` holds it too.
+
+    Parameters
+    ----------
+    lr : float, schedule or callable
+        What is reduced. ``Plateau(Constant(0.1).warmup(100))`` rises first.
+    factor : float
+        What a reduction multiplies the rate by, between 0 and 1.
+    patience : int
+        How many observations in a row may fail to improve.
+    mode : {"min", "max"}
+        Whether less is better, or more.
+    threshold : float
+        How much better an improvement is than the best.
+    threshold_mode : {"rel", "abs"}
+        ``threshold * |best|``, also for negative metrics, or `threshold` itself.
+    cooldown : int
+        How many observations after a reduction are not counted. They may set the best.
+    min_lr : float
+        Reductions go no lower. Where `lr` itself is lower, they have no effect.
+    statistic : {"best", "mean"}
+        Look at each metric, or at the mean of the last `window`; before there are so many nothing is counted.
+    window : int
+        Acts with "mean".
+    nan : {"error", "bad"}
+        Refuse a metric that is NaN, or count it as one that does not improve; it stays out of the mean.
+
+    References
+    ----------
+    He et al. 2016, "Deep Residual Learning for Image Recognition", section 3.4, divides the rate by 10 at a plateau of
+    the error. The arguments are named as in PyTorch's ``ReduceLROnPlateau``.
+
+    Examples
+    --------
+    >>> plateau = Plateau(0.1, factor=0.5, patience=1)
+    >>> for loss in (3.0, 2.0, 2.0, 2.5):
+    ...     plateau.observe(loss)
+    >>> plateau(0), plateau.reductions
+    (0.05, 1)
+    """
+
+    lr: Rate
+    factor: float = 0.1
+    patience: int = 10
+    mode: str = "min"
+    threshold: float = 1e-4
+    threshold_mode: str = "rel"
+    cooldown: int = 0
+    min_lr: float = 0.0
+    statistic: str = "best"
+    window: int = 1
+    nan: str = "error"
+
+    _seen: ClassVar[_Seen] = _Seen()
+    _checks: ClassVar = {
+        "lr": rate_or_schedule,
+        "patience": count,
+        "mode": one_of("min", "max"),
+        "threshold": rate,
+        "threshold_mode": one_of("rel", "abs"),
+        "cooldown": count,
+        "min_lr": rate,
+        "statistic": one_of("best", "mean"),
+        "window": length,
+        "nan": one_of("error", "bad"),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factor >= 1:
+            raise ValueError(f"factor: expected a number between 0 and 1, got {self.factor}")
+        if self.window != 1 and self.statistic != "mean":
+            raise ValueError(f"window: has no effect with statistic {self.statistic!r}; leave it out")
+
+    def _value(self, t: int) -> float:
+        lr = self.lr._value(t) if isinstance(self.lr, Schedule) else cast(float, self.lr)
+        reduced: float = lr * self.factor**self._seen.reductions
+        return max(reduced, min(self.min_lr, lr))
+
+    @property
+    def reductions(self) -> int:
+        """How many reductions there were."""
+        return self._seen.reductions
+
+    def observe(self, metric: float) -> None:
+        """Take in the metric of an evaluation: a loss, say.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When it is no number, or NaN where that is not counted as bad. Nothing is changed then.
+        """
+        value = to_float("metric", metric)
+        if math.isnan(value) and self.nan == "error":
+            raise ValueError('metric: got nan; nan="bad" counts it as an observation that does not improve')
+        seen = self._seen
+        if self.statistic == "mean":
+            if not math.isnan(value):
+                seen = seen._replace(recent=(*seen.recent, value)[-self.window :])
+                value = sum(seen.recent) / self.window
+            if len(seen.recent) < self.window:
+                set_fields(self, _seen=seen)
+                return
+        set_fields(self, _seen=self._counted(seen, value))
+
+    def _counted(self, seen: _Seen, value: float) -> _Seen:
+        """Give what is left after an observation that counts, or would but for the cooldown."""
+        bad = seen.bad + 1
+        if self._improves(value, seen.best):
+            seen, bad = seen._replace(best=value), 0
+        if seen.cooldown:
+            return seen._replace(cooldown=seen.cooldown - 1, bad=0)
+        if bad > self.patience:
+            return seen._replace(reductions=seen.reductions + 1, cooldown=self.cooldown, bad=0)
+        return seen._replace(bad=bad)
+
+    def _improves(self, value: float, best: float | None) -> bool:
+        if best is None:
+            return not math.isnan(value)
+        if math.isinf(best) and math.isfinite(value):
+            return True
+        relative = self.threshold_mode == "rel" and math.isfinite(best)  # inf - inf would be NaN
+        margin = self.threshold * abs(best) if relative else self.threshold
+        return value < best - margin if self.mode == "min" else value > best + margin
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what the observations have left, as a JSON-safe dictionary. Infinite metrics are strings there."""
+        seen = self._seen
+        best = None if seen.best is None else _encoded(seen.best)
+        return seen._asdict() | {"best": best, "recent": [_encoded(each) for each in seen.recent]}
+
+    def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When an entry is missing, unknown or wrong. Nothing is changed then.
+        """
+        self._loader(dictionary)()
+
+    def _loader(self, dictionary: Mapping[str, Any]) -> Callable[[], None]:
+        """Check a dictionary; give what puts it in place."""
+        if not isinstance(dictionary, Mapping):
+            raise TypeError(f"plateau: expected a dictionary, got {type(dictionary).__name__}")
+        if {*dictionary} != {*_Seen._fields}:
+            raise ValueError(f"plateau: expected the entries {[*_Seen._fields]}, got {[*dictionary]}")
+        counts = {name: count(name, dictionary[name]) for name in ("reductions", "bad", "cooldown")}
+        best = dictionary["best"]
+        recent = tuple(_decoded("recent", each) for each in listed("recent", dictionary["recent"]))
+        if len(recent) > (self.window if self.statistic == "mean" else 0):
+            raise ValueError(f"recent: expected the last {self.window} metrics at most, got {len(recent)}")
+        seen = _Seen(best=None if best is None else _decoded("best", best), recent=recent, **counts)
+        return lambda: set_fields(self, _seen=seen)
+
+
+def _encoded(metric: float) -> float | str:
+    """Give a metric as strict JSON has it."""
+    return str(metric) if math.isinf(metric) else metric
+
+
+def _decoded(name: str, value: Any) -> float:
+    """Give what `_encoded` was given."""
+    metric = float(value) if value in ("inf", "-inf") else to_float(name, value)
+    if math.isnan(metric):
+        raise ValueError(f"{name}: expected a number, got nan")
+    return metric
+
+
+def plateaus(schedule: Schedule) -> list[Plateau]:
+    """Give each Plateau that a schedule is made of, in the order in which it prints."""
+    return [each for each in schedule._nested() if isinstance(each, Plateau)]
+
+
+def states_of(schedule: Schedule) -> list[dict[str, Any]]:
+    """Give the state of each Plateau in a schedule."""
+    return [each.state_dict() for each in plateaus(schedule)]
+
+
+def states_loader(schedule: Schedule, states: Iterable[Any]) -> Callable[[], None]:
+    """Check a state for each Plateau in a schedule; give what puts all of them in place."""
+    found, states = plateaus(schedule), listed("schedule_state", states)
+    if len(states) != len(found):
+        raise ValueError(
+            f"schedule_state: expected one for each Plateau of {schedule!r}, {len(found)}, got {len(states)}"
+        )
+    loaders = [plateau._loader(state) for plateau, state in zip(found, states, strict=True)]
+
+    def load() -> None:
+        for each in loaders:
+            each()
+
+    return load
