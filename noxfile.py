@@ -20,17 +20,18 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Run the live comparisons with PyTorch and optax, and step their arrays."""
+    """Run the live comparisons with PyTorch, optax, Keras and transformers, and step the arrays of the first two."""
     session.install("torch==2.13.0")  # the release that the stored vectors are from
-    session.install("optax", ".[test]")
-    session.run("pytest", "tests/test_parity.py", "tests/test_arrays.py", *session.posargs)
+    session.install("optax", "keras", "transformers", ".[test]")
+    files = ("test_parity.py", "test_schedule_parity.py", "test_arrays.py", "test_search.py")
+    session.run("pytest", *(f"tests/{each}" for each in files), *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and types; warnings are errors."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
-    session.install("numpy", "nox", "pytest")
+    session.install("numpy", "nox", "pytest", "hypothesis")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")

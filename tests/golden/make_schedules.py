@@ -1,0 +1,93 @@
+"""Run the installed peers over every row of the schedules' tables and store the rates that they give.
+
+    python tests/golden/make_schedules.py                        # all peers, writes schedules.json beside this file
+    python tests/golden/make_schedules.py --peer torch --output -    # one peer, to standard output
+
+The tables are ``schedule_peers.ROWS`` and ``plateau_peers.ROWS``. Wants PyTorch, optax, Keras and transformers
+(``pip install torch optax keras transformers``); lrcore is not used. The file holds the versions, and by peer and
+call the rates as the shortest decimals that give the float64 back, and the metrics that plateaus were told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import plateau_peers
+import schedule_peers
+
+TARGET = Path(__file__).resolve().with_name("schedules.json")
+
+
+def collect(names: Iterable[str]) -> dict[str, Any]:
+    """Run the rows of the named peers and return the contents of the file."""
+    names = tuple(names)
+    schedules: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+    plateaus: dict[str, dict[str, list[float]]] = {name: {} for name in names if name in plateau_peers.PEERS}
+    for row in schedule_peers.ROWS:
+        if row.peer in names:
+            rates = schedule_peers.run_peer(row.peer, row.theirs, row.steps)
+            schedules[row.peer][row.theirs] = _finite(rates, row.theirs)
+    for each in plateau_peers.ROWS:
+        if each.peer in names:
+            rates = plateau_peers.run_peer(each.peer, each.theirs, plateau_peers.METRICS[each.metrics])
+            plateaus[each.peer][str(each)] = _finite(rates, str(each))
+    return {
+        "versions": {key: value for name in names for key, value in schedule_peers.versions(name).items()},
+        "metrics": plateau_peers.METRICS,
+        "schedules": schedules,
+        "plateaus": plateaus,
+    }
+
+
+def _finite(rates: list[float], what: str) -> list[float]:
+    """Return the rates, or raise ValueError."""
+    if not all(map(math.isfinite, rates)):
+        raise ValueError(f"{what}: not finite")
+    return rates
+
+
+def dump(contents: dict[str, Any]) -> str:
+    """Return the contents as JSON, with each call on one line so that a change can be read."""
+    lines = [
+        f' "versions": {json.dumps(contents["versions"])}',
+        f' "metrics": {_dump_rows(contents["metrics"])}',
+    ]
+    for table in ("schedules", "plateaus"):
+        peers = [f'  "{peer}": {_dump_rows(rows)}' for peer, rows in contents[table].items()]
+        lines.append(f' "{table}": {{\n' + ",\n".join(peers) + "\n }")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _dump_rows(rows: dict[str, Any]) -> str:
+    return (
+        "{\n" + ",\n".join(f"   {json.dumps(key)}: {json.dumps(row)}" for key, row in rows.items()) + "\n  }"
+    )
+
+
+def main() -> None:
+    """Parse the command line, run the peers, write the file."""
+    parser = argparse.ArgumentParser(description="Store what the peers give.")
+    parser.add_argument(
+        "--peer", choices=tuple(schedule_peers.PACKAGES), help="run this one only (default: all)"
+    )
+    parser.add_argument("--output", default=str(TARGET), help="file to write, - for standard output")
+    arguments = parser.parse_args()
+    if arguments.peer is not None and arguments.output == str(TARGET):
+        parser.error("the stored file holds all peers: name an --output for one")
+    text = dump(collect([arguments.peer] if arguments.peer else schedule_peers.PACKAGES))
+    if arguments.output == "-":
+        sys.stdout.write(text)
+    else:
+        Path(arguments.output).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

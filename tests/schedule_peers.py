@@ -1,0 +1,850 @@
+"""What PyTorch, optax, Keras and transformers call the same schedule: one table of calls, and what evaluates them.
+
+A row says that a call here gives the rates of a peer's call, from t = 0 to the row's end, and `past` steps further
+where the peer holds its end as well, within the row's tolerance. Calls are code. A peer's optimizer is left out of
+its call: it is an SGD with ``lr=0.1``, whose rate is read before each step. PyTorch's schedulers are stepped, not
+asked for an epoch. The peers compute in float64: optax under ``jax.enable_x64`` and asked with Python integers,
+Keras with ``floatx`` float64 on its PyTorch backend; its NumPy backend computes in float32 whatever that is.
+
+Whatever is a function of t alone is at least a `Function` here. Further calls for which no composition of the
+others stands, and which have that form alone: optax's ``exponent`` that is not whole, or other than 1 beside an
+``alpha`` or ``end_value``, Keras ``t_mul`` that is no integer, once its cycles are no longer whole, and
+transformers ``num_cycles`` that do not divide the steps into whole cycles.
+
+No row, since no call here gives it: transformers ``get_greedy_schedule`` (raises the rate where a metric
+improves), ``get_adafactor_schedule`` (reports the rate that an Adafactor has made up by itself), and the momentum
+that PyTorch's ``CyclicLR`` and ``OneCycleLR`` move beside the rate. transformers ``get_scheduler`` gives the others
+by name, and ``get_reduce_on_plateau_schedule`` is PyTorch's ``ReduceLROnPlateau``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "LR",
+    "PACKAGES",
+    "PEERS",
+    "ROWS",
+    "Row",
+    "Tolerance",
+    "check",
+    "run_lrcore",
+    "run_peer",
+    "versions",
+]
+
+LR = 0.1
+"""Learning rate of the optimizer that PyTorch's and transformers' schedulers are given."""
+
+PACKAGES = {
+    "torch": ("torch",),
+    "optax": ("optax", "jax"),
+    "keras": ("keras", "torch"),
+    "transformers": ("transformers", "torch"),
+}
+"""Distributions whose versions decide what a peer gives."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest allowed difference of one rate, as a share of it or of the row's largest, and why it is that."""
+
+    limit: float
+    reason: str
+    of_largest: bool = False
+
+
+PRODUCT = Tolerance(
+    1e-14,
+    "of the rate itself: both sides multiply, divide and raise the same numbers in float64, some one step after the "
+    "other, and each rounds by 2^-53 = 1.1e-16; the largest found is 6.9e-16",
+)
+DIFFERENCE = Tolerance(
+    1e-14,
+    "of the row's largest rate: in float64, lr - end, 1 - z and 1 + cos(pi z) cancel, and leave the roundings of what "
+    "they are taken from; the largest found is 8.3e-16",
+    of_largest=True,
+)
+CHAIN = Tolerance(
+    1e-13,
+    "of the row's largest rate: PyTorch makes each rate from the one before in float64 and so adds up roundings, which "
+    "its CosineAnnealingLR magnifies near the end, dividing by 1 + cos; the largest found is 4.0e-15",
+    of_largest=True,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A peer's call beside ours: the same schedule."""
+
+    peer: str
+    """Package: a key of `PACKAGES`."""
+    theirs: str
+    """The peer's call, as code in terms of the peer's names."""
+    ours: str
+    """The call that gives the same rates, as code in terms of `lrcore.schedules`."""
+    end: int
+    """The last t of the schedule's course."""
+    past: int = 0
+    """How many steps further it is compared: there the peer holds its end as well."""
+    tolerance: Tolerance = DIFFERENCE
+    note: str = ""
+    """What is to be known about the peer, in a sentence."""
+
+    @property
+    def steps(self) -> range:
+        """The steps at which the rates are compared."""
+        return range(self.end + self.past + 1)
+
+
+_RISES = "CosineAnnealingLR rises again after T_max, to the first rate at 2 T_max; Cosine holds its end."
+_REBOUNDS = "At t = total_steps OneCycleLR rebounds, and one step later it raises; OneCycle holds its end."
+_SLIPS = (
+    "Stepped without an epoch; step(epoch) finds the cycle by a floating logarithm and slips at exact powers, at "
+    "t = 121 for T_0=1, T_mult=3."
+)
+_TRIANGULAR2 = "CyclicLR overflows at cycle 1024; Cyclic underflows to its lower rate."
+_UNDER_JIT = (
+    "Asked with Python integers; in float32 under jit a staircase slips, at t = 41 for 41 transition steps."
+)
+_JOINTS = (
+    "The joints are at whole steps, pct_start and all of transition_steps: not PyTorch's, nor OneCycle's."
+)
+_LATER = (
+    "PiecewiseConstantDecay switches one step after its boundary: pass boundaries - 1 for what is meant here."
+)
+_RESTARTS = (
+    "Keras finds the cycle by a floating logarithm, which in float32 slips at exact powers, at t = 57 for one first "
+    "step and t_mul=7."
+)
+_FLOOR = "m_mul scales what is above the floor alpha, and not the floor: the peaks are no powers of m_mul."
+_CLIMBS = "Climbs back after num_training_steps, and does so within them from num_cycles above 0.5; Cosine holds its end."
+
+_OURS_ONE_CYCLE = "Cosine(0.004, 12, end=0.1).then(Cosine(0.1, 28, end=4e-7), at=12)"
+
+ROWS: tuple[Row, ...] = (
+    Row("torch", "LambdaLR(lambda t: 0.95**t)", "Exponential(0.1, 0.95)", 40, tolerance=PRODUCT),
+    Row("torch", "LambdaLR(lambda t: 1 / (1 + t % 7))", "Function(lambda t: 0.1 / (1 + t % 7))", 40),
+    Row(
+        "torch",
+        "LambdaLR(lambda t: 64**-0.5 * min((t + 1) ** -0.5, (t + 1) * 10**-1.5))",
+        "Noam(64, warmup=10, scale=0.1)",
+        40,
+        tolerance=PRODUCT,
+    ),
+    Row(
+        "torch",
+        "MultiplicativeLR(lambda t: 0.9 if t % 3 == 0 else 1.0)",
+        "Recursive(lambda t, lr: 0.9 * lr if t > 0 and t % 3 == 0 else lr, 0.1)",
+        40,
+        tolerance=PRODUCT,
+        note="MultiplicativeLR is not called for t = 0, the function of Recursive is.",
+    ),
+    Row("torch", "StepLR(step_size=7)", "StepDecay(0.1, every=7)", 30, tolerance=PRODUCT),
+    Row(
+        "torch",
+        "StepLR(step_size=1, gamma=0.97)",
+        "StepDecay(0.1, every=1, factor=0.97)",
+        30,
+        tolerance=PRODUCT,
+    ),
+    Row(
+        "torch",
+        "MultiStepLR(milestones=[5, 12, 20], gamma=0.5)",
+        "PiecewiseConstant([5, 12, 20], [0.1, 0.05, 0.025, 0.0125])",
+        20,
+        past=20,
+        tolerance=PRODUCT,
+    ),
+    Row(
+        "torch",
+        "MultiStepLR(milestones=[5, 5, 12])",
+        "PiecewiseConstant([5, 12], [0.1, 0.001, 0.0001])",
+        12,
+        past=12,
+        tolerance=PRODUCT,
+        note="A milestone that is named twice counts twice; boundaries increase.",
+    ),
+    Row("torch", "ConstantLR()", "PiecewiseConstant([5], [0.1 / 3, 0.1])", 5, past=5, tolerance=PRODUCT),
+    Row(
+        "torch",
+        "ConstantLR(factor=0.5, total_iters=8)",
+        "PiecewiseConstant([8], [0.05, 0.1])",
+        8,
+        past=8,
+        tolerance=PRODUCT,
+    ),
+    Row("torch", "LinearLR()", "Linear(0.1 / 3, 0.1, steps=5)", 5, past=5, tolerance=CHAIN),
+    Row(
+        "torch",
+        "LinearLR(start_factor=1.0, end_factor=0.2, total_iters=20)",
+        "Linear(0.1, 0.02, steps=20)",
+        20,
+        past=20,
+        tolerance=CHAIN,
+    ),
+    Row("torch", "ExponentialLR(gamma=0.95)", "Exponential(0.1, 0.95)", 60, tolerance=PRODUCT),
+    Row("torch", "PolynomialLR()", "Polynomial(0.1, steps=5)", 5, past=5, tolerance=CHAIN),
+    Row(
+        "torch",
+        "PolynomialLR(total_iters=20, power=2.5)",
+        "Polynomial(0.1, steps=20, power=2.5)",
+        20,
+        past=20,
+        tolerance=CHAIN,
+    ),
+    Row("torch", "CosineAnnealingLR(T_max=30)", "Cosine(0.1, steps=30)", 30, tolerance=CHAIN, note=_RISES),
+    Row(
+        "torch",
+        "CosineAnnealingLR(T_max=40, eta_min=0.01)",
+        "Cosine(0.1, steps=40, end=0.01)",
+        40,
+        tolerance=CHAIN,
+        note=_RISES,
+    ),
+    Row(
+        "torch",
+        "CosineAnnealingLR(T_max=10, eta_min=0.01)",
+        "Sequence([(Cosine(0.1, 10, end=0.01), 10), (Cosine(0.01, 10, end=0.1), 10), Cosine(0.1, 10, end=0.01)])",
+        30,
+        tolerance=CHAIN,
+        note="Its rise after T_max, and the fall after that, as they are.",
+    ),
+    Row("torch", "CosineAnnealingWarmRestarts(T_0=10)", "CosineRestarts(0.1, steps=10)", 40),
+    Row(
+        "torch",
+        "CosineAnnealingWarmRestarts(T_0=4, T_mult=2, eta_min=0.001)",
+        "CosineRestarts(0.1, steps=4, cycle_mult=2, end=0.001)",
+        62,
+    ),
+    Row(
+        "torch",
+        "CosineAnnealingWarmRestarts(T_0=1, T_mult=3)",
+        "CosineRestarts(0.1, steps=1, cycle_mult=3)",
+        122,
+        note=_SLIPS,
+    ),
+    Row("torch", "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=5)", "Cyclic(0.01, 0.1, up=5)", 40),
+    Row(
+        "torch",
+        "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=3, step_size_down=8)",
+        "Cyclic(0.01, 0.1, up=3, down=8)",
+        40,
+    ),
+    Row(
+        "torch",
+        "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=4, step_size_down=1, mode='triangular2')",
+        "Cyclic(0.01, 0.1, up=4, down=1, mode='triangular2')",
+        40,
+        note=_TRIANGULAR2,
+    ),
+    Row(
+        "torch",
+        "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=5, mode='exp_range', gamma=0.97)",
+        "Cyclic(0.01, 0.1, up=5, mode='exp_range', gamma=0.97)",
+        40,
+    ),
+    Row(
+        "torch",
+        "CyclicLR(base_lr=0.0, max_lr=0.1, step_size_up=5, scale_fn=lambda cycle: 0.8 ** (cycle - 1))",
+        "Cyclic(0, 0.1, up=5) * StepDecay(1, every=10, factor=0.8)",
+        40,
+        note="A product has the scale of the whole, which is that of the height where base_lr is 0.",
+    ),
+    Row("torch", "OneCycleLR(max_lr=0.1, total_steps=40)", "OneCycle(0.1, steps=40)", 39, note=_REBOUNDS),
+    Row(
+        "torch",
+        "OneCycleLR(max_lr=0.1, epochs=4, steps_per_epoch=9, pct_start=0.4, div_factor=10, final_div_factor=50)",
+        "OneCycle(0.1, steps=36, pct_start=0.4, div=10, final_div=50)",
+        35,
+        note=_REBOUNDS,
+    ),
+    Row(
+        "torch",
+        "OneCycleLR(max_lr=0.1, total_steps=37, anneal_strategy='linear')",
+        "OneCycle(0.1, steps=37, shape='linear')",
+        36,
+        note=_REBOUNDS,
+    ),
+    Row(
+        "torch",
+        "OneCycleLR(max_lr=0.1, total_steps=40, three_phase=True)",
+        "OneCycle(0.1, steps=40, three_phase=True)",
+        39,
+        note=_REBOUNDS,
+    ),
+    Row(
+        "torch",
+        "OneCycleLR(max_lr=0.1, total_steps=37, pct_start=0.27, anneal_strategy='linear', three_phase=True)",
+        "OneCycle(0.1, steps=37, pct_start=0.27, shape='linear', three_phase=True)",
+        36,
+        note=_REBOUNDS,
+    ),
+    Row(
+        "torch",
+        "SequentialLR([LinearLR(start_factor=0.1, total_iters=5), CosineAnnealingLR(T_max=20)], milestones=[5])",
+        "Cosine(0.1, steps=20).warmup(5, start=0.01)",
+        25,
+        tolerance=CHAIN,
+        note=_RISES,
+    ),
+    Row(
+        "torch",
+        "SequentialLR([ConstantLR(factor=0.5, total_iters=99), ExponentialLR(gamma=0.9)], milestones=[6])",
+        "Constant(0.05).then(Exponential(0.1, 0.9), at=6)",
+        30,
+        tolerance=PRODUCT,
+        note="Each part starts from the optimizer's rate, except MultiplicativeLR, which goes on from the last one.",
+    ),
+    Row(
+        "torch",
+        "SequentialLR([LinearLR(), StepLR(step_size=4), PolynomialLR(total_iters=6)], milestones=[5, 15])",
+        "Sequence([(Linear(0.1 / 3, 0.1, 5), 5), (StepDecay(0.1, every=4), 10), Polynomial(0.1, 6)])",
+        21,
+        past=10,
+        tolerance=CHAIN,
+    ),
+    Row(
+        "torch",
+        "SequentialLR([CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=3), LambdaLR(lambda t: 1 / (2 + t))], [12])",
+        "Cyclic(0.01, 0.1, up=3).then(Function(lambda t: 0.01 / (2 + t)), at=12)",
+        30,
+        note="CyclicLR has set the optimizer's rate to its base_lr, from which the second part starts.",
+    ),
+    Row(
+        "torch",
+        "ChainedScheduler([ConstantLR(factor=0.1, total_iters=5), ExponentialLR(gamma=0.9)])",
+        "Exponential(0.1, 0.9) * PiecewiseConstant([5], [0.1, 1.0])",
+        30,
+        tolerance=PRODUCT,
+    ),
+    Row(
+        "torch",
+        "ChainedScheduler([LinearLR(start_factor=0.1, total_iters=8), CosineAnnealingLR(T_max=30)])",
+        "Cosine(0.1, steps=30) * Linear(0.1, 1.0, steps=8)",
+        30,
+        tolerance=CHAIN,
+        note="A product where each scheduler multiplies the rate; CyclicLR and OneCycleLR put theirs in its place.",
+    ),
+    Row("optax", "constant_schedule(0.1)", "Constant(0.1)", 5, tolerance=PRODUCT),
+    Row(
+        "optax", "polynomial_schedule(0.1, 0.01, 2.5, 20)", "Polynomial(0.1, 20, power=2.5, end=0.01)", 20, 20
+    ),
+    Row("optax", "polynomial_schedule(0.01, 0.1, 2, 15)", "Polynomial(0.01, 15, power=2, end=0.1)", 15, 15),
+    Row(
+        "optax",
+        "polynomial_schedule(0.1, 0.0, 1, 20, transition_begin=7)",
+        "Polynomial(0.1, 20).warmup(7, start=0.1)",
+        27,
+        past=20,
+    ),
+    Row("optax", "polynomial_schedule(0.1, 0.01, 2, 0)", "Constant(0.1)", 5, tolerance=PRODUCT),
+    Row("optax", "linear_schedule(0.1, 0.01, 20)", "Linear(0.1, 0.01, steps=20)", 20, 20),
+    Row(
+        "optax",
+        "linear_schedule(0.0, 0.1, 20, transition_begin=5)",
+        "Constant(0.0).then(Linear(0.0, 0.1, steps=20), at=5)",
+        25,
+        past=20,
+    ),
+    Row("optax", "exponential_decay(0.1, 7, 0.5)", "Exponential(0.1, 0.5, steps=7)", 40, tolerance=PRODUCT),
+    Row(
+        "optax",
+        "exponential_decay(0.1, 41, 0.5, staircase=True)",
+        "Exponential(0.1, 0.5, steps=41, staircase=True)",
+        125,
+        tolerance=PRODUCT,
+        note=_UNDER_JIT,
+    ),
+    Row(
+        "optax",
+        "exponential_decay(0.1, 7, 0.5, transition_begin=6, staircase=True, end_value=0.02)",
+        "Constant(0.1).then(StepDecay(0.1, every=7, factor=0.5), at=6).clip(0.02, 0.1)",
+        30,
+        past=10,
+        tolerance=PRODUCT,
+    ),
+    Row(
+        "optax",
+        "exponential_decay(0.1, 10, 1.5, transition_begin=3, end_value=0.3)",
+        "Constant(0.1).then(Exponential(0.1, 1.5, steps=10), at=3).clip(0.0, 0.3)",
+        31,
+        past=10,
+        tolerance=PRODUCT,
+        note="end_value is the least rate of a falling schedule and the largest of a rising one.",
+    ),
+    Row("optax", "cosine_decay_schedule(0.1, 30)", "Cosine(0.1, steps=30)", 30, 30),
+    Row("optax", "cosine_decay_schedule(0.1, 31, alpha=0.17)", "Cosine(0.1, steps=31, end=0.017)", 31, 31),
+    Row(
+        "optax",
+        "cosine_decay_schedule(0.1, 30, exponent=2)",
+        "Cosine(0.1, steps=30) * Cosine(1.0, steps=30)",
+        30,
+        past=10,
+    ),
+    Row(
+        "optax",
+        "cosine_decay_schedule(0.1, 30, alpha=0.1, exponent=1.5)",
+        "Function(lambda t: 0.01 + 0.09 * Cosine(1.0, steps=30)(t) ** 1.5)",
+        30,
+        past=10,
+        note="An exponent other than 1 is no argument here; without alpha a whole one is a product of cosines.",
+    ),
+    Row("optax", "cosine_onecycle_schedule(40, 0.1)", _OURS_ONE_CYCLE, 40, 20, note=_JOINTS),
+    Row(
+        "optax",
+        "cosine_onecycle_schedule(37, 0.1, pct_start=0.4, div_factor=10, final_div_factor=100)",
+        "Cosine(0.01, 14, end=0.1).then(Cosine(0.1, 23, end=1e-4), at=14)",
+        37,
+        past=10,
+        note=_JOINTS,
+    ),
+    Row(
+        "optax",
+        "linear_onecycle_schedule(40, 0.1)",
+        "Sequence([(Linear(0.004, 0.1, 12), 12), (Linear(0.1, 0.004, 22), 22), Linear(0.004, 4e-7, 6)])",
+        40,
+        past=20,
+        note="It ends at peak_value / div_factor / final_div_factor, where its docstring says peak_value / "
+        "final_div_factor.",
+    ),
+    Row(
+        "optax",
+        "piecewise_constant_schedule(0.1, {5: 0.5, 12: 0.1, 20: 4.0})",
+        "PiecewiseConstant([5, 12, 20], [0.1, 0.05, 0.005, 0.02])",
+        20,
+        past=20,
+        tolerance=PRODUCT,
+        note="The scales multiply up; the values here are rates.",
+    ),
+    Row(
+        "optax",
+        "piecewise_interpolate_schedule('linear', 0.1, {5: 0.3, 12: 0.5})",
+        "Linear(0.1, 0.03, steps=5).then(Linear(0.03, 0.015, steps=7), at=5)",
+        12,
+        past=12,
+    ),
+    Row(
+        "optax",
+        "piecewise_interpolate_schedule('cosine', 0.1, {5: 3.0, 12: 0.5})",
+        "Cosine(0.1, steps=5, end=0.3).then(Cosine(0.3, steps=7, end=0.15), at=5)",
+        12,
+        past=12,
+    ),
+    Row("optax", "warmup_constant_schedule(0.01, 0.1, 7)", "Constant(0.1).warmup(7, start=0.01)", 7, 7),
+    Row(
+        "optax",
+        "warmup_cosine_decay_schedule(0.0, 0.1, 5, 30)",
+        "Cosine(0.1, steps=25).warmup(5, start=0.0)",
+        30,
+        past=30,
+        note="decay_steps counts the warm-up in.",
+    ),
+    Row(
+        "optax",
+        "warmup_cosine_decay_schedule(0.02, 0.1, 7, 30, end_value=0.01)",
+        "Cosine(0.1, steps=23, end=0.01).warmup(7, start=0.02)",
+        30,
+        past=10,
+    ),
+    Row(
+        "optax",
+        "warmup_cosine_decay_schedule(0.0, 0.1, 5, 30, exponent=2.0)",
+        "(Cosine(0.1, steps=25) * Cosine(1.0, steps=25)).warmup(5, start=0.0)",
+        30,
+        past=10,
+    ),
+    Row(
+        "optax",
+        "warmup_exponential_decay_schedule(0.0, 0.1, 5, 7, 0.5)",
+        "Exponential(0.1, 0.5, steps=7).warmup(5, start=0.0)",
+        40,
+    ),
+    Row(
+        "optax",
+        "warmup_exponential_decay_schedule(0.01, 0.1, 5, 6, 0.5, 4, staircase=True, end_value=0.02)",
+        "StepDecay(0.1, every=6, factor=0.5).warmup(4, start=0.1).clip(0.02, 0.1).warmup(5, start=0.01)",
+        30,
+        past=10,
+    ),
+    Row(
+        "optax",
+        "join_schedules([linear_schedule(0.0, 0.1, 8), constant_schedule(0.05), cosine_decay_schedule(0.1, 9)], [8, 12])",
+        "Sequence([(Linear(0.0, 0.1, 8), 8), (0.05, 4), Cosine(0.1, 9)])",
+        21,
+        past=10,
+    ),
+    Row(
+        "optax",
+        "sgdr_schedule([dict(init_value=0.0, peak_value=p, warmup_steps=2, decay_steps=d, end_value=0.01) "
+        "for p, d in [(0.1, 6), (0.08, 12), (0.05, 24)]])",
+        "Sequence([(Cosine(0.1, 4, end=0.01).warmup(2, start=0.0), 6), (Cosine(0.08, 10, end=0.01)"
+        ".warmup(2, start=0.0), 12), Cosine(0.05, 22, end=0.01).warmup(2, start=0.0)])",
+        42,
+        past=10,
+        note="It lists its cycles and holds the end of the last; CosineRestarts goes on for ever.",
+    ),
+    Row("keras", "CosineDecay(0.1, 30)", "Cosine(0.1, steps=30)", 30, 30),
+    Row("keras", "CosineDecay(0.1, 31, alpha=0.17)", "Cosine(0.1, steps=31, end=0.017)", 31, 31),
+    Row(
+        "keras",
+        "CosineDecay(0.01, 30, alpha=0.1, warmup_target=0.1, warmup_steps=7)",
+        "Cosine(0.1, steps=30, end=0.01).warmup(7, start=0.01)",
+        37,
+        past=10,
+        note="decay_steps does not count the warm-up in, and alpha is a share of warmup_target.",
+    ),
+    Row(
+        "keras",
+        "CosineDecayRestarts(0.1, 7, t_mul=1.0, m_mul=0.8)",
+        "CosineRestarts(0.1, steps=7, peak_mult=0.8)",
+        40,
+    ),
+    Row(
+        "keras",
+        "CosineDecayRestarts(0.1, 5, alpha=0.1)",
+        "CosineRestarts(0.1, steps=5, cycle_mult=2, end=0.01)",
+        76,
+        note=_RESTARTS,
+    ),
+    Row(
+        "keras",
+        "CosineDecayRestarts(0.1, 4, t_mul=3.0, m_mul=0.5)",
+        "CosineRestarts(0.1, steps=4, cycle_mult=3, peak_mult=0.5)",
+        53,
+        note=_RESTARTS,
+    ),
+    Row(
+        "keras",
+        "CosineDecayRestarts(0.1, 5, t_mul=2.0, m_mul=0.5, alpha=0.1)",
+        "Sequence([(Cosine(0.1, 5, end=0.01), 5), (Cosine(0.055, 10, end=0.01), 10), Cosine(0.0325, 20, end=0.01)])",
+        34,
+        note=_FLOOR,
+    ),
+    Row(
+        "keras",
+        "CosineDecayRestarts(0.1, 8, t_mul=1.5)",
+        "Sequence([(Cosine(0.1, 8), 8), (Cosine(0.1, 12), 12), Cosine(0.1, 18)])",
+        37,
+        note="cycle_mult is an integer.",
+    ),
+    Row("keras", "ExponentialDecay(0.1, 7, 0.5)", "Exponential(0.1, 0.5, steps=7)", 40, tolerance=PRODUCT),
+    Row(
+        "keras",
+        "ExponentialDecay(0.1, 7, 0.5, staircase=True)",
+        "StepDecay(0.1, every=7, factor=0.5)",
+        40,
+        tolerance=PRODUCT,
+        note="In float32 a staircase slips where t has more than 24 bits.",
+    ),
+    Row("keras", "InverseTimeDecay(0.1, 7, 0.3)", "InverseTime(0.1, k=0.3, steps=7)", 40, tolerance=PRODUCT),
+    Row(
+        "keras",
+        "InverseTimeDecay(0.1, 7, 0.3, staircase=True)",
+        "InverseTime(0.1, k=0.3, steps=7, staircase=True)",
+        40,
+        tolerance=PRODUCT,
+    ),
+    Row(
+        "keras",
+        "PiecewiseConstantDecay([5, 12, 20], [0.1, 0.05, 0.005, 0.02])",
+        "PiecewiseConstant([6, 13, 21], [0.1, 0.05, 0.005, 0.02])",
+        21,
+        past=20,
+        tolerance=PRODUCT,
+        note=_LATER,
+    ),
+    Row("keras", "PolynomialDecay(0.1, 30)", "Polynomial(0.1, steps=30, end=1e-4)", 30, 30),
+    Row(
+        "keras",
+        "PolynomialDecay(0.1, 20, end_learning_rate=0.01, power=2.5)",
+        "Polynomial(0.1, steps=20, power=2.5, end=0.01)",
+        20,
+        past=20,
+    ),
+    Row(
+        "keras",
+        "PolynomialDecay(0.1, 9, end_learning_rate=0.01, power=0.5, cycle=True)",
+        "Polynomial(0.1, steps=9, power=0.5, end=0.01, cycle=True)",
+        40,
+    ),
+    Row("transformers", "get_constant_schedule()", "Constant(0.1)", 5, tolerance=PRODUCT),
+    Row(
+        "transformers",
+        "get_constant_schedule_with_warmup(7)",
+        "Constant(0.1).warmup(7, start=0.0)",
+        7,
+        past=7,
+        note="The first step is at rate 0.",
+    ),
+    Row(
+        "transformers",
+        "get_linear_schedule_with_warmup(5, 30)",
+        "Linear(0.1, 0.0, steps=25).warmup(5, start=0.0)",
+        30,
+        past=30,
+    ),
+    Row("transformers", "get_linear_schedule_with_warmup(0, 30)", "Linear(0.1, 0.0, steps=30)", 30, 10),
+    Row(
+        "transformers",
+        "get_cosine_schedule_with_warmup(5, 30)",
+        "Cosine(0.1, steps=25).warmup(5, start=0.0)",
+        30,
+        note=_CLIMBS,
+    ),
+    Row(
+        "transformers",
+        "get_cosine_schedule_with_warmup(4, 34, num_cycles=1.5)",
+        "Sequence([(Cosine(0.1, 10).warmup(4, start=0.0), 14), (Cosine(0.0, 10, end=0.1), 10), Cosine(0.1, 10)])",
+        34,
+        note=_CLIMBS,
+    ),
+    Row(
+        "transformers",
+        "get_cosine_with_hard_restarts_schedule_with_warmup(5, 30)",
+        "Cosine(0.1, steps=25).warmup(5, start=0.0)",
+        30,
+        past=30,
+    ),
+    Row(
+        "transformers",
+        "get_cosine_with_hard_restarts_schedule_with_warmup(5, 35, num_cycles=3)",
+        "CosineRestarts(0.1, steps=10).warmup(5, start=0.0).then(0.0, at=35)",
+        35,
+        past=35,
+        note="It ends; CosineRestarts goes on for ever.",
+    ),
+    Row(
+        "transformers",
+        "get_polynomial_decay_schedule_with_warmup(5, 30)",
+        "Polynomial(0.1, steps=25, end=1e-7).warmup(5, start=0.0)",
+        30,
+        past=30,
+    ),
+    Row(
+        "transformers",
+        "get_polynomial_decay_schedule_with_warmup(3, 30, lr_end=0.01, power=2.5)",
+        "Polynomial(0.1, steps=27, power=2.5, end=0.01).warmup(3, start=0.0)",
+        30,
+        past=10,
+    ),
+    Row(
+        "transformers",
+        "get_inverse_sqrt_schedule(10)",
+        "Constant(0.0).then(InverseSqrt(0.1, warmup=10), at=1)",
+        40,
+        tolerance=PRODUCT,
+        note="One step later than InverseSqrt, which has no first step at rate 0.",
+    ),
+    Row(
+        "transformers",
+        "get_inverse_sqrt_schedule(6, timescale=20)",
+        "InverseSqrt(0.1, warmup=20).shift(19).warmup(6, start=0.0)",
+        40,
+        tolerance=PRODUCT,
+    ),
+    Row(
+        "transformers",
+        "get_inverse_sqrt_schedule(0)",
+        "InverseSqrt(0.1, warmup=10_000).shift(9_999)",
+        40,
+        tolerance=PRODUCT,
+        note="Without a warm-up its timescale is 10000.",
+    ),
+    Row(
+        "transformers",
+        "get_cosine_with_min_lr_schedule_with_warmup(5, 30, min_lr=0.01)",
+        "Cosine(0.1, steps=25, end=0.01).warmup(5, start=0.0)",
+        30,
+        note=_CLIMBS,
+    ),
+    Row(
+        "transformers",
+        "get_cosine_with_min_lr_schedule_with_warmup(0, 20, num_cycles=1.0, min_lr_rate=0.2)",
+        "Cosine(0.1, steps=10, end=0.02).then(Cosine(0.02, steps=10, end=0.1), at=10)",
+        20,
+        note=_CLIMBS,
+    ),
+    Row(
+        "transformers",
+        "get_cosine_with_min_lr_schedule_with_warmup_lr_rate(5, 30, min_lr_rate=0.1)",
+        "Constant(0.1).warmup(5).then(Cosine(0.1, steps=25, end=0.01).shift(1), at=5)",
+        29,
+        note="The cosine begins one step on, and is at its end at num_training_steps - 1; then it climbs back.",
+    ),
+    Row(
+        "transformers",
+        "get_cosine_with_min_lr_schedule_with_warmup_lr_rate(5, 30, min_lr=0.02, warmup_lr_rate=0.3)",
+        "Linear(0.03, 0.1, steps=4).then(Cosine(0.1, steps=25, end=0.02).shift(1), at=5)",
+        29,
+        note="With warmup_lr_rate the warm-up is at the full rate in its last step.",
+    ),
+    Row(
+        "transformers",
+        "get_wsd_schedule(5, 10, num_stable_steps=8)",
+        "WarmupStableDecay(0.1, warmup=0, stable=8, decay=10, shape='cosine').warmup(5, start=0.0)",
+        23,
+        past=20,
+        note="The warm-up rises from min_lr_ratio at t = 0; that of WarmupStableDecay from 1 / warmup.",
+    ),
+    Row(
+        "transformers",
+        "get_wsd_schedule(5, 12, num_training_steps=25, decay_type='1-sqrt', min_lr_ratio=0.1)",
+        "WarmupStableDecay(0.1, warmup=0, stable=8, decay=12, end=0.01, shape='1-sqrt').warmup(5, start=0.01)",
+        25,
+        past=10,
+    ),
+    Row(
+        "transformers",
+        "get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='cosine', decay_type='linear', min_lr_ratio=0.2)",
+        "Cosine(0.02, 6, end=0.1).then(WarmupStableDecay(0.1, 0, 5, 9, end=0.02, shape='linear'), at=6)",
+        20,
+        past=10,
+    ),
+    Row(
+        "transformers",
+        "get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='1-sqrt', num_cycles=1.5)",
+        "Sequence([(Polynomial(0.0, 6, power=0.5, end=0.1), 11), (Cosine(0.1, 3), 3), "
+        "(Cosine(0.0, 3, end=0.1), 3), Cosine(0.1, 3)])",
+        20,
+        past=10,
+    ),
+)
+"""Every schedule of a peer that has a form here, and that form."""
+
+
+def check(actual: Sequence[float], expected: Sequence[float], tolerance: Tolerance, what: str) -> None:
+    """Raise AssertionError unless the rates agree at every t."""
+    assert len(actual) == len(expected), f"{what}: {len(actual)} rates for {len(expected)}"
+    largest = max(map(abs, expected))
+    for t, (rate, wanted) in enumerate(zip(actual, expected, strict=True)):
+        allowed = tolerance.limit * (largest if tolerance.of_largest else abs(wanted))
+        assert abs(rate - wanted) <= allowed, (
+            f"{what}: at t = {t} the rate is {rate!r} for {wanted!r}: off by {abs(rate - wanted):.2e}, where "
+            f"{allowed:.1e} is allowed ({tolerance.reason})"
+        )
+
+
+def run_lrcore(code: str, steps: Iterable[int]) -> list[float]:
+    """Return the rates that a call of ours gives at some steps."""
+    schedules = importlib.import_module("lrcore.schedules")
+    schedule = eval(code, dict(vars(schedules)))
+    return [schedule(t) for t in steps]
+
+
+def run_peer(peer: str, code: str, steps: Sequence[int]) -> list[float]:
+    """Return the rates that a peer's call gives at some steps.
+
+    Raises
+    ------
+    ImportError
+        The peer is not installed.
+    """
+    return PEERS[peer](code, steps)
+
+
+def run_torch(code: str, steps: Sequence[int]) -> list[float]:
+    """Step a scheduler of PyTorch; see `run_peer`."""
+    return _step(importlib.import_module("torch.optim.lr_scheduler"), code, steps)
+
+
+def run_transformers(code: str, steps: Sequence[int]) -> list[float]:
+    """Step a scheduler of transformers; see `run_peer`."""
+    return _step(importlib.import_module("transformers.optimization"), code, steps)
+
+
+class ByEpoch:
+    """A scheduler of PyTorch that is told the epoch at every step."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.epoch = 0
+
+    def step(self) -> None:
+        self.epoch += 1
+        self.scheduler.step(self.epoch)
+
+
+def _step(module: Any, code: str, steps: Sequence[int]) -> list[float]:
+    """Make a scheduler of a module and step it."""
+    torch = importlib.import_module("torch")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR, momentum=0.9)
+    names: dict[str, Any] = {
+        name: functools.partial(made, optimizer)
+        for name, made in vars(module).items()
+        if name.startswith("get_")
+        or (isinstance(made, type) and issubclass(made, torch.optim.lr_scheduler.LRScheduler))
+    }
+    names["ChainedScheduler"] = torch.optim.lr_scheduler.ChainedScheduler
+    names["ByEpoch"] = ByEpoch
+    scheduler = eval(code, names)
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(max(steps)):
+        optimizer.step()
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    return [float(rates[t]) for t in steps]
+
+
+def run_optax(code: str, steps: Sequence[int]) -> list[float]:
+    """Ask a schedule of optax, in float64 and on the CPU; see `run_peer`."""
+    jax = importlib.import_module("jax")
+    optax = importlib.import_module("optax")
+
+    def jitted(schedule: Callable[[int], Any]) -> Callable[[int], float]:
+        """Give a schedule as it is in float32 under jit."""
+        compiled = jax.jit(schedule)
+
+        def rate(t: int) -> float:
+            with jax.enable_x64(False):
+                return float(compiled(t))
+
+        return rate
+
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        schedule = eval(code, vars(optax.schedules) | {"jitted": jitted})
+        return [float(schedule(t)) for t in steps]
+
+
+def run_keras(code: str, steps: Sequence[int]) -> list[float]:
+    """Ask a schedule of Keras, in float64 on its PyTorch backend; see `run_peer`."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    keras = importlib.import_module("keras")
+    before = keras.config.floatx()
+
+    def float32(schedule: Callable[[int], Any]) -> Callable[[int], float]:
+        """Give a schedule as it is in float32, the default of Keras."""
+
+        def rate(t: int) -> float:
+            keras.config.set_floatx("float32")
+            return float(schedule(t))
+
+        return rate
+
+    keras.config.set_floatx("float64")
+    try:
+        schedule = eval(code, vars(keras.optimizers.schedules) | {"float32": float32})
+        return [float(schedule(t)) for t in steps]
+    finally:
+        keras.config.set_floatx(before)
+
+
+PEERS: dict[str, Callable[[str, Sequence[int]], list[float]]] = {
+    "torch": run_torch,
+    "optax": run_optax,
+    "keras": run_keras,
+    "transformers": run_transformers,
+}
+"""What evaluates each peer."""
+
+
+def versions(peer: str) -> dict[str, str]:
+    """Return the installed versions of a peer and of what it computes with."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES[peer]}
