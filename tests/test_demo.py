@@ -5,6 +5,7 @@ The losses of two runs are equal when all their float64 values are: `numpy.testi
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import struct
@@ -115,6 +116,7 @@ def result(steps: int = 60, **changes: Any) -> demo.Result:
     values: dict[str, Any] = {
         "optimizer": "SGD",
         "backend": "portable",
+        "schedule": "Cosine(lr=0.5, steps=60)",
         "threads": 3,
         "parameters": 9610,
         "steps_per_epoch": 20,
@@ -365,7 +367,8 @@ def test_report() -> None:
         "steps": "60",
         "time a step": "100.0 us (median)",
         "in the optimizer": "25.0 us, 25.0% of it",
-        "optimizer": "SGD, lr 0.5 falling to 0",
+        "optimizer": "SGD",
+        "learning rate": "Cosine(lr=0.5, steps=60)",
         "backend": "portable",
         "threads": "3",
     }
@@ -431,11 +434,72 @@ def test_command_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     options = ["--optimizer", "lion", "--lr", "1e-3", "--epochs", "2", "--batch-size", "100", "--seed", "7"]
     assert main(["demo", *options, "--backend", "portable", "--out", str(path)]) == 0
     printed = dict(re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines())
-    assert printed["optimizer"] == "Lion, lr 0.001 falling to 0"
+    assert printed["optimizer"] == "Lion"
+    assert printed["learning rate"] == "Cosine(lr=0.001, steps=30)"
     assert printed["steps"] == "30"
     assert printed["backend"] == "portable"
     assert printed["picture"] == str(path)
     assert png_size(path) == (1200, 900)
+
+
+@pytest.mark.usefixtures("matplotlib")
+def test_command_demo_finds_a_rate_for_a_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "demo.png"
+    options = ["--find-lr", "--schedule", "Constant(lr).then(Linear(lr, 0, steps=steps), at=10)"]
+    assert main(["demo", "--epochs", "1", *options, "--out", str(path)]) == 0
+    printed = dict(re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines())
+    found = float(printed["found rate"])
+    assert f"{found:.3g}" == f"{demo.find_lr().suggest():.3g}"
+    first, second = lrcore.schedules.Constant(found), lrcore.schedules.Linear(found, 0, steps=23)
+    assert printed["learning rate"] == repr(first.then(second, at=10))
+    assert printed["range test"] == str(tmp_path / "demo-find-lr.png")
+    assert png_size(tmp_path / "demo-find-lr.png") == (1200, 675)
+    assert png_size(path) == (1200, 900)
+
+
+FAMILIES: dict[str, Callable[[float, int], Any]] = {
+    "Constant": lambda lr, _: lr,
+    "PiecewiseConstant": lambda lr, n: lrcore.schedules.PiecewiseConstant([n // 2], [lr, lr / 10]),
+    "StepDecay": lambda lr, n: lrcore.schedules.StepDecay(lr, every=n // 3, factor=0.3),
+    "Exponential": lambda lr, n: lrcore.schedules.Exponential(lr, 0.1, steps=n),
+    "NaturalExponential": lambda lr, n: lrcore.schedules.NaturalExponential(lr, 2 / n),
+    "InverseTime": lambda lr, n: lrcore.schedules.InverseTime(lr, 4, steps=n),
+    "Linear": lambda lr, n: lrcore.schedules.Linear(lr, 0, steps=n),
+    "Polynomial": lambda lr, n: lrcore.schedules.Polynomial(lr, steps=n, power=2),
+    "PolynomialProduct": lambda lr, n: lrcore.schedules.PolynomialProduct(lr, steps=n, power=0.5, power2=0.5),
+    "Cosine": lambda lr, n: lrcore.schedules.Cosine(lr, steps=n),
+    "CosineRestarts": lambda lr, n: lrcore.schedules.CosineRestarts(lr, steps=n // 3),
+    "Cyclic": lambda lr, n: lrcore.schedules.Cyclic(lr / 10, lr, up=n // 6),
+    "OneCycle": lambda lr, n: lrcore.schedules.OneCycle(lr, steps=n),
+    "WarmupStableDecay": lambda lr, n: lrcore.schedules.WarmupStableDecay(lr, n // 10, n // 2, n // 3),
+    "InverseSqrt": lambda lr, n: lrcore.schedules.InverseSqrt(lr, warmup=n // 10),
+    "Noam": lambda lr, n: lrcore.schedules.Noam(1, warmup=n // 10, scale=lr * (n // 10) ** 0.5),
+    "CyclicStages": lambda lr, n: lrcore.schedules.CyclicStages([(lr, n // 10), (lr / 10, n // 10)]),
+    "PeriodicPulse": lambda lr, _: lrcore.schedules.PeriodicPulse(lr / 3, [(lr, 10)]),
+    "Rex": lambda lr, n: lrcore.schedules.Rex(lr, steps=n),
+    "Recursive": lambda lr, n: lrcore.schedules.Recursive(lambda _, before: before * 0.1 ** (1 / n), lr),
+    "Function": lambda lr, n: lambda t: lr / (1 + t / n),
+    "Plateau": lambda lr, _: lrcore.schedules.Plateau(lr),
+    "Sequence": lambda lr, n: lrcore.schedules.Cosine(lr, steps=n // 2).warmup(n // 2),
+}
+"""A schedule of every family around a rate, for so many steps."""
+
+
+def test_every_family_is_tried() -> None:
+    no_schedules = {"Rate", "Schedule", "as_schedule", "from_dict", "parse"}
+    assert {*FAMILIES} == {*lrcore.schedules.__all__} - no_schedules
+
+
+@functools.cache
+def found_rate() -> float:
+    return demo.find_lr().suggest()
+
+
+@pytest.mark.usefixtures("sklearn")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_schedule_learns_at_a_rate_that_a_range_test_found(family: str) -> None:
+    schedule = FAMILIES[family](found_rate(), 12 * 23)
+    assert demo.train(lr=schedule, epochs=12).accuracy >= 0.93
 
 
 @pytest.mark.usefixtures("matplotlib")
@@ -447,6 +511,9 @@ def test_command_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--lr", "nan"], "lr: expected a finite rate >= 0, got nan"),
         (["--backend", "sse2"], "backend: expected one of .*, got 'sse2'"),
         (["--seed", "-1"], "seed: expected a number >= 0, got -1"),
+        (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),
+        (["--schedule", "Linear(lr, 0, n)"], 'schedule: unknown name n, at column 15 near "n\\)"'),
+        (["--find-lr", "--lr", "1"], "--find-lr: finds what --lr gives; leave one of them out"),
         (["--device", "cuda", "--backend", "avx2"], "backend: device arrays always use cuda, got 'avx2'; .*"),
     ],
 )
@@ -505,7 +572,7 @@ def test_module_runs_and_imports_no_extra() -> None:
     assert (done.returncode, done.stdout) == (0, f"lrcore {lrcore.__version__}\n"), done.stderr
     program = (
         "import sys, lrcore.__main__\n"
-        "print([name for name in ('sklearn', 'scipy', 'matplotlib', 'tqdm', 'cupy') if name in sys.modules])"
+        "print([name for name in ('sklearn', 'scipy', 'matplotlib', 'tqdm', 'cupy', 'optuna') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

@@ -76,6 +76,15 @@ py::tuple describe(py::handle object) {
   return py::make_tuple(params.size(), params.place().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
 }
 
+/// Copies an array into another of as many elements, between the CPU and any device; waits for its end.
+void copy_array(py::handle source, py::handle destination) {
+  const Array to = Array::import(destination, "destination", Access::write);
+  const Array from = Array::import(source, "source", Access::read);
+  require_same_size(from, to);
+  require_disjoint(from, to);
+  copy_all({&from, 1}, {&to, 1});
+}
+
 /// One pass of the limit loop over the streams of a step with that many states; on a device over whole quads of arrays
 /// that are aligned to 16 bytes.
 void run_limit(py::handle params, py::handle grads, const py::sequence& states, py::handle asked) {
@@ -169,8 +178,9 @@ TypeError, ValueError, RuntimeError
       .def(
           "_restore",
           [](Stepper& self, const py::sequence& states, py::handle count, const NumbersTuple& numbers,
-             const RateTuple& rate) { self.restore(states, count, to_numbers(numbers), to_rate(rate)); },
-          "states"_a, "step_count"_a, "numbers"_a, "rate"_a);
+             const RateTuple& rate,
+             py::handle params) { self.restore(states, count, to_numbers(numbers), to_rate(rate), params); },
+          "states"_a, "step_count"_a, "numbers"_a, "rate"_a, "params"_a = py::none());
 }
 
 }  // namespace
@@ -189,6 +199,7 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("set_num_threads", &set_num_threads, "count"_a);
   module.def("build_info", &build_info);
   module.def("describe", &describe, "params"_a);
+  module.def("copy", &copy_array, "source"_a, "destination"_a);
   module.def("cuda_devices", &cuda_devices);
   module.def("run_limit", &run_limit, "params"_a, "grads"_a, "states"_a, "stream"_a = py::none());
   py::class_<DeviceArray>(module, "DeviceArray")

@@ -44,7 +44,7 @@ void require_uncrossed(const std::vector<Array>& arrays, const std::vector<Array
       if (i != j) require_disjoint(arrays[i], written[j]);
 }
 
-void copy_all(const std::vector<Array>& from, const std::vector<Array>& to) {
+void copy_all(std::span<const Array> from, std::span<const Array> to) {
   const auto on_device = [](const Array& array) { return !array.place().on_cpu(); };
   const bool any = std::ranges::any_of(from, on_device) || std::ranges::any_of(to, on_device);
   const cuda::Api* api = any ? &cuda_api() : nullptr;

@@ -1,6 +1,7 @@
 // The arrays of one step together, and the step on them.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "array.h"
@@ -35,6 +36,6 @@ std::vector<Array> import_states(const py::sequence& states, const Names& names,
 void require_uncrossed(const std::vector<Array>& arrays, const std::vector<Array>& written);
 
 /// Copies each array to its counterpart, between the CPU and any device; waits for its end.
-void copy_all(const std::vector<Array>& from, const std::vector<Array>& to);
+void copy_all(std::span<const Array> from, std::span<const Array> to);
 
 }  // namespace lrcore

@@ -272,9 +272,16 @@ py::tuple Stepper::snapshot(const py::sequence& states) {
   return py::make_tuple(step_count(), numbers_, rate_.schedule);
 }
 
-void Stepper::restore(const py::sequence& states, py::handle count_object, Numbers numbers, Rate rate) {
+void Stepper::restore(const py::sequence& states, py::handle count_object, Numbers numbers, Rate rate,
+                      py::handle params) {
   const std::vector<Array> from = import_states(states, recipe_.info().states, operands_.params, Access::read);
   require_uncrossed(from, operands_.states);
+  std::optional<Array> from_params;
+  if (!params.is_none()) {
+    from_params = Array::import(params, "params", Access::read);
+    require_same_size(*from_params, operands_.params);
+    require_disjoint(*from_params, operands_.params);
+  }
   const int64_t count = to_integer(count_object, "step_count", 0, max_step);
   const Turn turn(*this);
   std::vector<Constants> table;
@@ -285,6 +292,7 @@ void Stepper::restore(const py::sequence& states, py::handle count_object, Numbe
     table = rows(loaded, rate, timetable_->steps());
   }
   copy_all(from, operands_.states);
+  if (from_params) copy_all({&*from_params, 1}, {&operands_.params, 1});
   use(numbers);
   use(rate);
   const GilRelease unlocked;

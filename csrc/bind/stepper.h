@@ -50,8 +50,8 @@ class Stepper {
 
   /// Copies the states into `states`; gives the step count, the numbers and the schedule that go with them.
   py::tuple snapshot(const py::sequence& states);
-  /// Replaces states, step count, numbers and rate together.
-  void restore(const py::sequence& states, py::handle count, Numbers numbers, Rate rate);
+  /// Replaces states, step count, numbers and rate together, and the parameters where `params` is not None.
+  void restore(const py::sequence& states, py::handle count, Numbers numbers, Rate rate, py::handle params);
 
   int64_t size() const { return operands_.params.size(); }
   const char* rule() const { return recipe_.info().name; }

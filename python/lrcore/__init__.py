@@ -4,6 +4,7 @@ Optimizers     SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, NAdam, RAdam, Adama
 Rates          a number, a callable, or one of lrcore.schedules
 Flat buffers   Pack: named views of one buffer
 Own state      lrcore.functional: the same steps as functions
+Finding a rate lrcore.tune: range test, diagnosis, search; lrcore.plot: pictures
 Resuming       opt.state_dict(), opt.load_state_dict(); save the parameters beside it
 What is here   rules(), backends(), use_backend(), set_num_threads(), info()
 CUDA           arrays of a device step there, on the current stream; capturable=True for CUDA graphs
@@ -18,7 +19,7 @@ array([0.5, 0.5, 0.5], dtype=float32)
 
 from __future__ import annotations
 
-from lrcore import functional, optimizers, schedules
+from lrcore import functional, optimizers, plot, schedules, tune
 from lrcore._lrcore_core import build_info as _build_info
 from lrcore._runtime import (
     Rule,
@@ -40,10 +41,12 @@ __all__ = [
     "functional",
     "info",
     "optimizers",
+    "plot",
     "register_threadpoolctl",
     "rules",
     "schedules",
     "set_num_threads",
+    "tune",
     "use_backend",
 ]
 __all__ += optimizers.__all__

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import lrcore
-from lrcore import demo
+from lrcore import _plot_command, demo
 
 __all__ = ["main"]
 
@@ -48,6 +48,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("info", "tell what was built and what is here", _add_info_arguments, _info),
     Command("demo", "train a small network on handwritten digits", demo.add_arguments, demo.run),
+    Command("plot", "draw learning-rate schedules", _plot_command.add_arguments, _plot_command.run),
 )
 
 
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"lrcore {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

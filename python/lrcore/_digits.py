@@ -10,28 +10,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lrcore._extras import needs
 from lrcore.pack import Pack
 
 Parameters: TypeAlias = Pack | dict[str, NDArray[Any]]
 """The arrays of the network, or their gradients: w1 (D, H), b1 (H,), w2 (H, C), b2 (C,)."""
-
-
-@contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Say which extra brings what is imported in this block and is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        module, _, _ = str(error.name).partition(".")
-        package = "scikit-learn" if module == "sklearn" else module
-        raise ImportError(f'{package} is not installed: pip install "lrcore[{extra}]"') from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ Schedules compose, and what comes out is a schedule again:
 0.025
 """
 
-from lrcore.schedules._base import Constant, Function, Rate, Recursive, Schedule, as_schedule, from_dict
+from lrcore.schedules._base import Constant, Rate, Schedule, as_schedule, from_dict
+from lrcore.schedules._callable import Function, Recursive
 from lrcore.schedules._compose import Sequence
 from lrcore.schedules._cycles import (
     CosineRestarts,
@@ -28,11 +29,9 @@ from lrcore.schedules._cycles import (
 from lrcore.schedules._decay import (
     Cosine,
     Exponential,
-    InverseSqrt,
     InverseTime,
     Linear,
     NaturalExponential,
-    Noam,
     PiecewiseConstant,
     Polynomial,
     PolynomialProduct,
@@ -41,6 +40,7 @@ from lrcore.schedules._decay import (
 )
 from lrcore.schedules._parse import parse
 from lrcore.schedules._plateau import Plateau
+from lrcore.schedules._rise import InverseSqrt, Noam
 
 __all__ = [
     "Constant",

@@ -7,7 +7,6 @@ import functools
 import inspect
 import math
 import operator
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, SupportsIndex, TypeAlias, cast, overload
@@ -24,19 +23,21 @@ class Schedule(ABC):
 
     Examples
     --------
-    >>> from lrcore.schedules import Linear
-    >>> line = Linear(0.1, 0.0, steps=4)
-    >>> line(0), line(2)
-    (0.1, 0.05)
-    >>> line([0, 2, 4])
-    array([0.1 , 0.05, 0.  ])
-    >>> line * 0.5
-    Linear(lr=0.1, end=0.0, steps=4) * 0.5
-    >>> (line * 0.5)(0), (line * line)(4)
-    (0.05, 0.0)
+    >>> rates = Constant(0.4).warmup(4)
+    >>> rates(0), rates([0, 1, 100])
+    (0.1, array([0.1, 0.2, 0.4]))
+    >>> Constant(0.4).warmup(4, start=0.2)(0)
+    0.2
+    >>> rates.then(0.3, at=10)(10), (rates * 0.5)(10), rates.clip(0.2, 0.3)(0)
+    (0.3, 0.2, 0.2)
+    >>> rates.shift(1)(0), rates.per_epoch(100)(199)
+    (0.2, 0.2)
+    >>> Constant(0.4).to_dict(), from_dict(rates.to_dict()) == rates
+    ({'schedule': 'Constant', 'lr': 0.4}, True)
     """
 
     _classes: ClassVar[dict[str, type[Schedule]]] = {}
+    _holds_callable: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -106,15 +107,7 @@ class Schedule(ABC):
             raise self._overflow(t) from None
 
     def then(self, other: Rate, at: int) -> Schedule:
-        """Give this schedule for t < at, then `other` with a clock of its own from 0.
-
-        Examples
-        --------
-        >>> from lrcore.schedules import Linear
-        >>> rates = Constant(0.4).then(Linear(0.4, 0.0, steps=2), at=10)
-        >>> rates(9), rates(10), rates(11), rates(12)
-        (0.4, 0.4, 0.2, 0.0)
-        """
+        """Give this schedule for t < at, then `other` with a clock of its own from 0."""
         from lrcore.schedules._compose import Sequence as Parts
 
         return Parts([(self, length("at", at)), other])
@@ -128,15 +121,6 @@ class Schedule(ABC):
         References
         ----------
         Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", section 2.2.
-
-        Examples
-        --------
-        >>> rates = Constant(0.4).warmup(4)
-        >>> [round(rates(t), 9) for t in range(6)]
-        [0.1, 0.2, 0.3, 0.4, 0.4, 0.4]
-        >>> rates = Constant(0.4).warmup(4, start=0.0)
-        >>> [round(rates(t), 9) for t in range(6)]
-        [0.0, 0.1, 0.2, 0.3, 0.4, 0.4]
         """
         from lrcore.schedules._compose import Warmup
 
@@ -151,42 +135,19 @@ class Schedule(ABC):
     __rmul__ = __mul__
 
     def clip(self, low: float, high: float) -> Schedule:
-        """Give this schedule, but no rate below `low` or above `high`.
-
-        Examples
-        --------
-        >>> from lrcore.schedules import Linear
-        >>> rates = Linear(0.4, 0.0, steps=4).clip(0.1, 0.2)
-        >>> rates(0), rates(2), rates(4)
-        (0.2, 0.2, 0.1)
-        """
+        """Give this schedule, but no rate below `low` or above `high`."""
         from lrcore.schedules._compose import Clip
 
         return Clip(self, low, high)
 
     def shift(self, n: int) -> Schedule:
-        """Give this schedule as it is n steps later.
-
-        Examples
-        --------
-        >>> from lrcore.schedules import Linear
-        >>> Linear(0.4, 0.0, steps=4).shift(2)(0)
-        0.2
-        """
+        """Give this schedule as it is n steps later."""
         from lrcore.schedules._compose import Shift
 
         return Shift(self, n)
 
     def per_epoch(self, steps_per_epoch: int) -> Schedule:
-        """Give a schedule that asks this one for the epoch, ``t // steps_per_epoch``, where it was written for epochs.
-
-        Examples
-        --------
-        >>> from lrcore.schedules import StepDecay
-        >>> rates = StepDecay(0.1, every=1, factor=0.5).per_epoch(100)
-        >>> rates(99), rates(100), rates(200)
-        (0.1, 0.05, 0.025)
-        """
+        """Give a schedule that asks this one for the epoch, ``t // steps_per_epoch``, where it was written for epochs."""
         from lrcore.schedules._compose import PerEpoch
 
         return PerEpoch(self, steps_per_epoch)
@@ -198,12 +159,9 @@ class Schedule(ABC):
         ------
         TypeError
             For a schedule that holds a callable, or one of a class that is not from this module.
-
-        Examples
-        --------
-        >>> Constant(0.1).to_dict()
-        {'schedule': 'Constant', 'lr': 0.1}
         """
+        if self._holds_callable:
+            raise TypeError(f"{self!r} has no dictionary form: a callable cannot be stored")
         if type(self) not in self._classes.values():
             raise TypeError(
                 f"{self!r} has no dictionary form: {type(self).__name__} is not from {__package__}"
@@ -252,21 +210,13 @@ def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
     ------
     TypeError, ValueError
         When it is no dictionary, names no schedule, or has arguments that it does not take or that are out of range.
-
-    Examples
-    --------
-    >>> from_dict({"schedule": "Constant", "lr": 0.1})
-    Constant(lr=0.1)
-    >>> schedule = Constant(0.1).warmup(5)
-    >>> from_dict(schedule.to_dict()) == schedule
-    True
     """
     if not isinstance(dictionary, Mapping):
         raise TypeError(f"schedule: expected a dictionary, got {type(dictionary).__name__}")
     arguments = dict(dictionary)
     name = arguments.pop("schedule", None)
     cls = Schedule._classes.get(name) if isinstance(name, str) else None
-    if cls is None or issubclass(cls, (Function, Recursive)):
+    if cls is None or cls._holds_callable:
         raise ValueError(f"schedule: expected the name of a schedule, got {name!r}")
     arguments = {name: _decode(value) for name, value in arguments.items()}
     try:
@@ -276,13 +226,7 @@ def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
 
 
 def as_schedule(lr: Rate) -> Schedule:
-    """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable.
-
-    Examples
-    --------
-    >>> as_schedule(0.1), as_schedule(Constant(0.1))
-    (Constant(lr=0.1), Constant(lr=0.1))
-    """
+    """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
     if isinstance(lr, Schedule):
         return lr
     if isinstance(lr, type):
@@ -290,6 +234,8 @@ def as_schedule(lr: Rate) -> Schedule:
             f"lr: expected a number, a schedule or a callable, got the class {lr.__name__} itself"
         )
     if callable(lr):
+        from lrcore.schedules._callable import Function
+
         return Function(lr)
     try:
         return Constant(lr)
@@ -354,104 +300,3 @@ class Constant(Checked):
 
     def _value(self, t: int) -> float:  # noqa: ARG002
         return self.lr
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Function(Schedule):
-    """Give ``fn(t)``. Any callable is accepted wherever a schedule is, and becomes one of these.
-
-    It has no dictionary form, and pickles only when `fn` does.
-
-    Parameters
-    ----------
-    fn : callable
-        Takes the number of steps already taken and gives a rate.
-
-    References
-    ----------
-    Optax's schedules are such callables; PyTorch's ``LambdaLR`` multiplies the optimizer's rate by what one gives.
-
-    Examples
-    --------
-    >>> rates = Function(lambda t: 0.1 / (1 + t))
-    >>> rates(0), rates(1), rates(3)
-    (0.1, 0.05, 0.025)
-    """
-
-    fn: Callable[[int], float]
-
-    def __post_init__(self) -> None:
-        if not callable(self.fn):
-            raise TypeError(f"fn: expected a callable, got {type(self.fn).__name__}")
-
-    def _value(self, t: int) -> float:
-        return self.fn(t)
-
-    def __repr__(self) -> str:
-        return f"Function({getattr(self.fn, '__qualname__', repr(self.fn))})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Refuse: a callable has no dictionary form."""
-        raise TypeError(f"{self!r} has no dictionary form: a callable cannot be stored")
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Recursive(Schedule):
-    """Give x_t with ``x_0 = fn(0, lr)`` and ``x_t = fn(t, x_(t-1))``: the callback ``lr_schedule(epoch, lr)`` of others.
-
-    The values are remembered, so any t can be asked, in any order, and `fn` is called once for each. It has no dictionary
-    form, and pickles only when `fn` does.
-
-    Parameters
-    ----------
-    fn : callable
-        Takes t and the rate before, and gives a rate.
-    lr : float
-        The rate before the first.
-
-    References
-    ----------
-    Keras' ``LearningRateScheduler``, whose ``schedule(epoch, lr)`` is given the rate before.
-
-    Examples
-    --------
-    >>> halving = Recursive(lambda t, lr: lr / 2 if t > 0 else lr, lr=0.1)
-    >>> halving(2), halving(0), halving(1)
-    (0.025, 0.1, 0.05)
-    """
-
-    fn: Callable[[int, float], float]
-    lr: float
-
-    last: ClassVar[int] = 10**7
-
-    def __post_init__(self) -> None:
-        if not callable(self.fn):
-            raise TypeError(f"fn: expected a callable, got {type(self.fn).__name__}")
-        set_fields(self, lr=rate("lr", self.lr))
-        self.__setstate__({})
-
-    def _value(self, t: int) -> float:
-        values: list[float] = self._values  # type: ignore[attr-defined]
-        if t < len(values):
-            return values[t]
-        if t > self.last:
-            raise ValueError(f"t: {self!r} remembers each value, and takes t up to {self.last}, got {t}")
-        with self._turn:  # type: ignore[attr-defined]
-            while len(values) <= t:
-                before = values[-1] if values else self.lr
-                values.append(to_float("lr", self.fn(len(values), before)))
-        return values[t]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"fn": self.fn, "lr": self.lr}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        set_fields(self, **state, _values=[], _turn=threading.RLock())
-
-    def __repr__(self) -> str:
-        return f"Recursive({getattr(self.fn, '__qualname__', repr(self.fn))}, lr={self.lr!r})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Refuse: a callable has no dictionary form."""
-        raise TypeError(f"{self!r} has no dictionary form: a callable cannot be stored")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import operator
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from lrcore._arguments import to_float
-from lrcore.schedules._base import Function, Recursive, Schedule, as_schedule
+from lrcore.schedules._base import Schedule, as_schedule
 
 _LONGEST = 10_000
 _DEEPEST = 50
@@ -49,8 +51,13 @@ def parse(text: str, /, **names: float) -> Schedule:
     """
     if not isinstance(text, str):
         raise TypeError(f"schedule: expected a text, got {type(text).__name__}")
-    numbers = {name: value if type(value) is int else to_float(name, value) for name, value in names.items()}
-    return _Parser(text, numbers).parse()
+    return _Parser(text, {name: _number(name, value) for name, value in names.items()}).parse()
+
+
+def _number(name: str, value: Any) -> float:
+    """Check a number, and let an integer be one."""
+    number = to_float(name, value)
+    return operator.index(value) if hasattr(value, "__index__") else number
 
 
 class _Parser:
@@ -70,7 +77,9 @@ class _Parser:
             raise ValueError("schedule: expected a schedule, got nothing")
         blank = len(text) - len(text.lstrip())
         try:
-            tree = ast.parse(" ".join(text.split("\n"))[blank:], mode="eval").body
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # Python's own, of numbers that end in words
+                tree = ast.parse(re.sub(r"\s", " ", text)[blank:], mode="eval").body
         except SyntaxError as error:
             raise self._refusal(error.msg, blank + (error.offset or 1) - 1) from None
         except (MemoryError, RecursionError, ValueError):
@@ -90,9 +99,6 @@ class _Parser:
 
     def _position(self, node: ast.expr | ast.keyword) -> int:
         return self._blank + node.col_offset
-
-    def _end(self, node: ast.expr) -> int:
-        return self._blank + (node.end_col_offset or 0)
 
     def _value(self, node: ast.expr, depth: int) -> Any:
         """Give what a node stands for."""
@@ -116,12 +122,13 @@ class _Parser:
             case ast.Call(func=ast.Name(id=name)):
                 if name not in _classes():
                     raise self._refusal(f"{name} is no schedule", self._position(node))
-                return self._called(node, _classes()[name], depth)
+                return self._called(node, _classes()[name], self._position(node), depth)
             case ast.Call(func=ast.Attribute(value=owner, attr=name) as attribute):
                 schedule = self._value(owner, depth + 1)
+                position = self._blank + (attribute.end_col_offset or 0) - len(name)
                 if name not in _METHODS or not isinstance(schedule, Schedule):
-                    raise self._refusal(f"unknown method {name}", self._end(attribute) - len(name))
-                return self._called(node, getattr(schedule, name), depth)
+                    raise self._refusal(f"unknown method {name}", position)
+                return self._called(node, getattr(schedule, name), position, depth)
         raise self._refusal("expected a schedule, a number, a word or a list", self._position(node))
 
     def _product(self, node: ast.BinOp, left: Any, right: Any) -> Schedule:
@@ -129,9 +136,9 @@ class _Parser:
             left, right = right, left
         if not isinstance(left, Schedule):
             raise self._refusal("expected a schedule on one side of *", self._position(node))
-        return self._made(node, left.__mul__, [right], {})
+        return self._made(left.__mul__, [right], {}, self._position(node))
 
-    def _called(self, node: ast.Call, function: Any, depth: int) -> Schedule:
+    def _called(self, node: ast.Call, function: Any, position: int, depth: int) -> Schedule:
         for each in node.args:
             if isinstance(each, ast.Starred):
                 raise self._refusal("unexpected *", self._position(each))
@@ -142,13 +149,13 @@ class _Parser:
                 problem = f"repeated argument {keyword.arg}" if keyword.arg else "unexpected **"
                 raise self._refusal(problem, self._position(keyword))
             keywords[keyword.arg] = self._value(keyword.value, depth + 1)
-        return self._made(node, function, args, keywords)
+        return self._made(function, args, keywords, position)
 
-    def _made(self, node: ast.expr, function: Any, args: list[Any], keywords: dict[str, Any]) -> Schedule:
+    def _made(self, function: Any, args: list[Any], keywords: dict[str, Any], position: int) -> Schedule:
         try:
             made: Schedule = function(*args, **keywords)
         except (ArithmeticError, TypeError, ValueError) as error:
-            raise self._refusal(str(error).replace(".__init__()", "()"), self._position(node)) from None
+            raise self._refusal(str(error).replace(".__init__()", "()"), position) from None
         return made
 
 
@@ -157,4 +164,4 @@ def _classes() -> dict[str, type[Schedule]]:
     from lrcore import schedules
 
     classes = {name: cls for name, cls in Schedule._classes.items() if name in schedules.__all__}
-    return {name: cls for name, cls in classes.items() if not issubclass(cls, (Function, Recursive))}
+    return {name: cls for name, cls in classes.items() if not cls._holds_callable}

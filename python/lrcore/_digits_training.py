@@ -1,0 +1,271 @@
+"""Training the digits, and finding a rate for it, with any optimizer of lrcore."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import lrcore
+from lrcore._digits import Digits, accuracy, batches, initialize, load, loss_and_gradient
+from lrcore._extras import needs
+
+RATES = {
+    "Adadelta": 10.0,
+    "Adagrad": 0.05,
+    "Adam": 0.01,
+    "AdamW": 0.01,
+    "Adamax": 0.02,
+    "Lion": 0.002,
+    "NAdam": 0.01,
+    "RAdam": 0.02,
+    "RMSprop": 0.005,
+    "SGD": 1.0,
+}
+"""The learning rate at which each optimizer starts here, where none is given."""
+
+DEVICES = ("cpu", "cuda")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """What a training gave.
+
+    Attributes
+    ----------
+    optimizer, backend : str
+        What stepped.
+    schedule : str
+        The code of the learning rate's schedule.
+    threads : int
+        How many threads lrcore could use, on the CPU.
+    parameters : int
+        How many numbers were trained.
+    steps_per_epoch : int
+        How many steps saw each training image once.
+    accuracy : float
+        The share of the test images that were classified correctly, at the end.
+    losses, rates : array of float64, (steps,)
+        The loss of each step's batch in nats, before the step, and the step's learning rate.
+    step_seconds, optimizer_seconds : array of float64, (steps,)
+        How long each step took, forward and backward passes included, and the optimizer's part of it. A GPU works
+        after the call that asks for it has returned; these times last until it has finished.
+    """
+
+    optimizer: str
+    backend: str
+    schedule: str
+    threads: int
+    parameters: int
+    steps_per_epoch: int
+    accuracy: float
+    losses: NDArray[np.float64]
+    rates: NDArray[np.float64]
+    step_seconds: NDArray[np.float64]
+    optimizer_seconds: NDArray[np.float64]
+
+
+def optimizer_name(name: str) -> str:
+    """Give the name of an optimizer as its class writes it."""
+    names = {each.lower(): each for each in lrcore.optimizers.__all__ if each != "Optimizer"}
+    if name.lower() not in names:
+        raise ValueError(f"optimizer: expected one of {', '.join(names.values())}, got {name!r}")
+    return names[name.lower()]
+
+
+def check_least(name: str, value: int, least: int) -> None:
+    """ValueError for a number that is too small."""
+    if value < least:
+        raise ValueError(f"{name}: expected a number >= {least}, got {value}")
+
+
+def _array_module(device: str) -> tuple[ModuleType, Callable[[], None]]:
+    """Give the module of a device's arrays, and what waits until the work on them is done."""
+    if device == "cpu":
+        return np, lambda: None
+    with needs("cuda"):
+        import cupy
+    try:
+        ones = cupy.ones((2, 2), dtype=cupy.float32)
+        float((ones @ ones).sum())
+    except Exception as error:  # the kinds are many: driver, compiler, libraries, memory
+        raise RuntimeError(f"device: CuPy cannot use a GPU here: {error}") from error
+    return cupy, cupy.cuda.get_current_stream().synchronize
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Task:
+    """A network to be trained: the data, and an optimizer over the parameters and gradients."""
+
+    xp: ModuleType
+    wait: Callable[[], None]
+    data: Digits
+    rng: np.random.Generator
+    params: lrcore.Pack
+    grads: lrcore.Pack
+    opt: lrcore.optimizers.Optimizer
+
+    def loss_and_gradient(self, batch: NDArray[np.int64]) -> float:
+        """Fill the gradients on a batch, and give its loss."""
+        rows = self.xp.asarray(batch)
+        return loss_and_gradient(
+            self.params, self.grads, self.data.train_x[rows], self.data.train_y[rows], self.xp
+        )
+
+
+@contextmanager
+def _task(
+    optimizer: str, batch_size: int, hidden: int, seed: int, device: str, backend: str | None
+) -> Iterator[_Task]:
+    """Check the arguments, and give the task they mean, with the backend in use."""
+    name = optimizer_name(optimizer)
+    for what, value, least in (("batch_size", batch_size, 1), ("hidden", hidden, 1), ("seed", seed, 0)):
+        check_least(what, value, least)
+    if device not in DEVICES:
+        raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
+    if device == "cuda" and backend is not None:
+        raise ValueError(f"backend: device arrays always use cuda, got {backend!r}; leave it out")
+    xp, wait = _array_module(device)
+
+    data = load(seed)
+    rng = np.random.default_rng(seed)
+    pixels, classes = data.train_x.shape[1], int(data.train_y.max()) + 1
+    data = data.to(xp)
+    params = initialize(pixels, hidden, classes, rng, xp)
+    grads = params.like()
+    opt = getattr(lrcore.optimizers, name)(params.flat, RATES[name], grads=grads.flat)
+    with (
+        lrcore.use_backend(lrcore.info()["backend"] if backend is None else backend),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
+        yield _Task(xp, wait, data, rng, params, grads, opt)
+
+
+def steps_an_epoch(data: Digits, batch_size: int) -> int:
+    """Give how many batches see each training image once."""
+    return -(-len(data.train_y) // batch_size)
+
+
+def find_lr(
+    optimizer: str = "Adam",
+    *,
+    batch_size: int = 64,
+    hidden: int = 128,
+    seed: int = 0,
+    device: str = "cpu",
+    backend: str | None = None,
+    progress: bool = False,
+) -> lrcore.tune.RangeTest:
+    """Run a learning-rate range test on the network that `train` begins with, from 1e-6 to 100.
+
+    The arguments and errors are those of `train`.
+    """
+    with _task(optimizer, batch_size, hidden, seed, device, backend) as task:
+        every = batches(len(task.data.train_y), batch_size, 100, task.rng)
+        return lrcore.tune.range_test(
+            task.opt, lambda: task.loss_and_gradient(next(every)), 1e-6, 100.0, progress=progress
+        )
+
+
+def train(
+    optimizer: str = "Adam",
+    lr: lrcore.schedules.Rate | None = None,
+    *,
+    epochs: int = 30,
+    batch_size: int = 64,
+    hidden: int = 128,
+    seed: int = 0,
+    device: str = "cpu",
+    backend: str | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train the network on the digits.
+
+    Equal arguments give equal losses, to the last bit, on every CPU backend and with any number of lrcore's
+    threads. The rest is NumPy, which may round otherwise on another machine or with other BLAS threads. On a GPU the
+    first parameters, the batches and, for equal gradients, the steps have the same bits; but CuPy's matrix products
+    and sums round otherwise than NumPy's, and the losses differ by that.
+
+    Parameters
+    ----------
+    optimizer : str
+        The name of a class in `lrcore.optimizers`, in any case.
+    lr : float, schedule or callable, optional
+        A number is the rate of the first step, falling to 0 along a cosine. Default: the optimizer's in `RATES`.
+    epochs : int
+        How often each training image is seen.
+    batch_size : int
+        Images a step.
+    hidden : int
+        Hidden units.
+    seed : int
+        Of the split of the data, the first parameters and the order of the images.
+    device : str
+        "cpu", or "cuda": CuPy arrays, on CuPy's current device and stream. For the sake of the times each step then
+        waits for its gradient and again for the optimizer.
+    backend : str, optional
+        One of `lrcore.backends()` that steps CPU arrays. Default: the one in use.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Raises
+    ------
+    ValueError
+        When an argument is out of range, or so large a rate that the loss is no longer finite.
+    RuntimeError
+        When this CPU cannot run the backend, no GPU can be used, or lrcore was built without CUDA.
+    ImportError
+        When a package that the demo needs is not installed.
+    """
+    check_least("epochs", epochs, 1)
+    with needs("demo"):
+        from tqdm import tqdm
+    with _task(optimizer, batch_size, hidden, seed, device, backend) as task:
+        opt, data = task.opt, task.data
+        name = type(opt).__name__
+        steps_per_epoch = steps_an_epoch(data, batch_size)
+        steps = epochs * steps_per_epoch
+        opt.lr = _schedule(RATES[name] if lr is None else lr, steps)
+
+        losses, rates, step_seconds, optimizer_seconds = np.empty((4, steps))
+        all_batches = batches(len(data.train_y), batch_size, epochs, task.rng)
+        with tqdm(all_batches, total=steps, desc=name, unit="step", disable=not progress) as bar:
+            for t, batch in enumerate(bar):
+                rates[t] = opt.lr
+                begin = perf_counter()
+                losses[t] = task.loss_and_gradient(batch)
+                middle = perf_counter()
+                opt.step()
+                task.wait()
+                end = perf_counter()
+                step_seconds[t], optimizer_seconds[t] = end - begin, end - middle
+                if not np.isfinite(losses[t]):
+                    raise ValueError(
+                        f"lr: {rates[: t + 1].max():g} is too large, the loss became {losses[t]} at step {t}"
+                    )
+        info = lrcore.info()
+
+    return Result(
+        optimizer=name,
+        backend=info["backend"] if device == "cpu" else device,
+        schedule=repr(opt.schedule),
+        threads=info["threads"],
+        parameters=opt.size,
+        steps_per_epoch=steps_per_epoch,
+        accuracy=accuracy(task.params, data.test_x, data.test_y, task.xp),
+        losses=losses,
+        rates=rates,
+        step_seconds=step_seconds,
+        optimizer_seconds=optimizer_seconds,
+    )
+
+
+def _schedule(lr: Any, steps: int) -> lrcore.schedules.Schedule:
+    """Give the schedule for what `train` takes: a number falls to 0."""
+    return lrcore.schedules.as_schedule(lr) if callable(lr) else lrcore.schedules.Cosine(lr, steps=steps)

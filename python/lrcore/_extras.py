@@ -1,0 +1,17 @@
+"""Packages that only some functions need: imported when used, and named with the extra that installs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Say which extra brings what is imported in this block and is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module, _, _ = str(error.name).partition(".")
+        package = "scikit-learn" if module == "sklearn" else module
+        raise ImportError(f'{package} is not installed: pip install "lrcore[{extra}]"') from error

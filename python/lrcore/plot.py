@@ -1,0 +1,224 @@
+"""Pictures of schedules, range tests and trainings, with matplotlib: ``pip install "lrcore[plot]"``.
+
+Each function takes an `ax` to draw on, or makes a figure with pyplot, and returns the Axes.
+
+>>> import lrcore
+>>> cosine = lrcore.schedules.Cosine(1e-3, steps=1000)
+>>> ax = lrcore.plot.schedules(cosine.warmup(100), cosine, steps=1200)
+>>> ax.get_xlabel(), ax.get_ylabel()
+('step', 'learning rate')
+>>> ax.figure.savefig("rates.png")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lrcore._arguments import flag, length
+from lrcore._extras import needs
+from lrcore.schedules import Rate, as_schedule
+from lrcore.schedules._checks import one_of
+from lrcore.tune._range_test import SUGGESTIONS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lrcore.tune import RangeTest
+
+__all__ = ["range_test", "schedules", "training"]
+
+_POINTS = 10_000
+"""How many steps are drawn at most; of more, evenly spaced ones."""
+
+
+def schedules(
+    *rates: Rate,
+    steps: int,
+    labels: Sequence[str] | None = None,
+    log: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw schedules over the steps 0 to ``steps - 1``.
+
+    Parameters
+    ----------
+    *rates : float, schedule or callable
+        What an optimizer takes as `lr`.
+    steps : int
+        How many steps are drawn.
+    labels : sequence of str, optional
+        For the legend. Default: the code of each schedule.
+    log : bool
+        Whether the axis of the rates is logarithmic. Rates of 0 are left out there.
+    ax : Axes, optional
+        Where to draw.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When an argument is refused.
+    ImportError
+        When matplotlib is not installed.
+    """
+    steps, log = steps_to_draw("steps", steps), flag("log", log)
+    if not rates:
+        raise ValueError("rates: expected at least one schedule")
+    drawn = [as_schedule(rate) for rate in rates]
+    labels = [repr(each) for each in drawn] if labels is None else list(labels)
+    if len(labels) != len(drawn):
+        raise ValueError(f"labels: expected {len(drawn)}, one for each schedule, got {len(labels)}")
+    ax = _axes(ax)
+    t = np.unique(np.linspace(0, steps - 1, min(steps, _POINTS)).astype(np.int64))
+    for schedule, label in zip(drawn, labels, strict=True):
+        values = schedule(t)
+        if log:
+            values[values == 0] = np.nan
+        ax.plot(t, values, drawstyle="steps-post", linewidth=1.8, label=textwrap.fill(label, 90))
+    if log:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(bottom=0)
+    _finish(ax, "step", "learning rate", loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    return ax
+
+
+def steps_to_draw(name: str, value: Any) -> int:
+    """Check a number of steps that float64 counts."""
+    steps = length(name, value)
+    if steps > 2**53:
+        raise ValueError(f"{name}: expected at most 2**53 steps, got {steps}")
+    return steps
+
+
+def range_test(
+    found: RangeTest,
+    ax: Axes | None = None,
+    suggestions: Sequence[str] = ("steepest", "valley", "minimum/10"),
+) -> Axes:
+    """Draw the losses of a range test over its rates, and the rates that it suggests.
+
+    Parameters
+    ----------
+    found : RangeTest
+        From `lrcore.tune.range_test`.
+    ax : Axes, optional
+        Where to draw.
+    suggestions : sequence of str
+        Which of the methods of `RangeTest.suggest` are marked; none where the test has nothing to suggest.
+
+    Raises
+    ------
+    ValueError
+        When a suggestion is unknown.
+    ImportError
+        When matplotlib is not installed.
+    """
+    methods = [one_of(*SUGGESTIONS)("suggestions", each) for each in suggestions]
+    ax = _axes(ax)
+    ax.plot(found.rates, found.losses, color="C0", alpha=0.35, linewidth=0.9, label="loss of each step")
+    ax.plot(found.rates, found.smoothed, color="C0", linewidth=2, label="smoothed")
+    try:
+        marked = {method: found.suggest(method) for method in methods}
+    except ValueError:
+        marked = {}
+    for color, (method, lr) in enumerate(marked.items(), 1):
+        ax.axvline(lr, color=f"C{color}", linestyle="--", linewidth=1.3, label=f"{method}: {lr:.2g}")
+    if found.mode == "exponential":
+        ax.set_xscale("log")
+    if marked:  # what diverges would flatten the rest
+        lowest, highest = found.losses.min(), found.losses[: found.smoothed.argmin() + 1].max()
+        margin = 0.15 * (highest - lowest)
+        ax.set_ylim(lowest - margin, highest + margin)
+    _finish(ax, "learning rate", "loss")
+    return ax
+
+
+def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
+    """Draw the loss of a training over its steps, and below it the learning rate.
+
+    Parameters
+    ----------
+    losses, lrs : array of float, (n,)
+        The loss of each step, and its learning rate. The axis of losses is logarithmic where all of them are > 0.
+    ax : Axes, optional
+        Where to draw, one of a grid as ``plt.subplots`` makes it. Its lower third goes to the axes of the rates.
+
+    Returns
+    -------
+    Axes
+        Those of the losses. Those of the rates are the last of ``ax.figure.axes``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When an argument is refused.
+    ImportError
+        When matplotlib is not installed.
+    """
+    loss, rate = _numbers("losses", losses), _numbers("lrs", lrs)
+    if rate.shape != loss.shape:
+        raise ValueError(f"lrs: expected shape {loss.shape} like losses, got {rate.shape}")
+    above = _axes(ax)
+    grid = above.get_subplotspec()
+    if grid is None:
+        raise ValueError("ax: expected one of a grid, as plt.subplots makes it")
+    rows = grid.subgridspec(2, 1, height_ratios=(2, 1))
+    above.set_subplotspec(rows[0])
+    below = above.figure.add_subplot(rows[1], sharex=above)
+    above.tick_params(labelbottom=False)
+
+    steps = np.arange(len(loss))
+    window = max(1, len(loss) // 30)
+    above.plot(steps, loss, color="C0", alpha=0.3, linewidth=0.8, label="each step")
+    if window > 1:
+        above.plot(*_mean(loss, window), color="C0", linewidth=2, label=f"mean over {window} steps")
+    if (loss > 0).all():
+        above.set_yscale("log")
+    below.plot(steps, rate, color="C1", linewidth=2, drawstyle="steps-post")
+    below.set_ylim(bottom=0)
+    _finish(above, "", "training loss")
+    _finish(below, "step", "learning rate")
+    return above
+
+
+def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Check a number for each step."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{name}: expected one number for each step") from None
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"{name}: expected one number for each step, got shape {array.shape}")
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
+    return array.astype(np.float64)
+
+
+def _mean(values: NDArray[np.float64], window: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Give where the windows have their middle, and the mean of each."""
+    means = np.convolve(values, np.full(window, 1 / window), mode="valid")
+    return np.arange(len(means)) + (window - 1) / 2, means
+
+
+def _axes(ax: Axes | None) -> Axes:
+    """Give the axes to draw on."""
+    if ax is not None:
+        return ax
+    with needs("plot"):
+        from matplotlib import pyplot
+    _, ax = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    return ax
+
+
+def _finish(ax: Any, x: str, y: str, **legend: Any) -> None:
+    """Label the axes, and give them a grid and a legend, placed as `legend` says."""
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.grid(alpha=0.3)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize="small", **legend)

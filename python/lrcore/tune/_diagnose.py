@@ -1,0 +1,306 @@
+"""What a training's loss curve says about its learning rate."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrcore._arguments import to_float
+
+__all__ = ["Diagnosis", "diagnose"]
+
+Floats: TypeAlias = NDArray[np.float64]
+
+LEAST = 20
+"""Losses that `diagnose` needs, for eight levels of two or three and a noise from ten differences. Of 20, 2 % of flat
+noisy curves are called diverging or oscillating; of 12 it is 4 %, of 46 below 1 %."""
+
+# The thresholds were chosen on trainings of a small network, and then tried on other seeds, optimizers and lengths. At
+# the borders they err towards "sound".
+EXPLODED = 300.0
+"""Overshoot above which the rate was too large whatever came after. RMSprop and Adagrad, whose first steps are their
+largest, reach 150 at rates that end well."""
+OVERSHOT = 3.5
+"""Overshoot from which a curve that is STUCK was thrown there. Flat curves, one image a batch included, reach 2.5."""
+STUCK = 8.0
+"""Fall, in noises, of a curve that learned little. At sound rates it is 10 and more in batches of 64."""
+REBOUND = 0.2
+"""Share of the deepest fall that was lost again. At sound rates it is below 0.1."""
+REBOUND_ERRORS = 5.0
+"""Standard errors of a level that a rebound exceeds: the lowest of eight levels lies low by chance."""
+FLAT = 3.0
+"""Fall, in noises, below which the first loss may just have been high by chance."""
+LIFTED = 10.0
+"""Noises that no loss exceeds both the first and the last level where the rate is too small."""
+TAILS = (2.5, 30.0)
+"""Noises that the tail is at least, for short curves show little of it, and at most, for a batch of hard examples does
+not reach that far."""
+LATE_SHARE = 0.35
+"""A straight line has 0.5, an exponential that falls to a tenth 0.32."""
+LATE_PACE = (0.25, 2.0)
+"""A straight line has 1, that exponential 0.43, a plateau after a late fall 0; above 2 the fall has only begun."""
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Relative changes that float32 arithmetic makes to a loss."""
+NAMES = (
+    "first", "last", "lowest", "peak", "noise", "tail", "fall", "overshoot", "rebound", "rebound_errors",
+    "late_share", "late_pace", "finite",
+)  # fmt: skip
+"""The evidence, as `Diagnosis` defines it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What a loss curve says about the learning rate.
+
+    Attributes
+    ----------
+    verdict : str
+        "diverging" or "oscillating": the rate looks too large; "barely moving": too small; or "sound".
+    evidence : dict of str to float
+        What the verdict rests on. In the unit of the losses:
+
+        - ``first``: the first loss, or the median of the first three where that is lower.
+        - ``last``: the median of the last eighth of the losses.
+        - ``lowest``: the lowest median of an eighth.
+        - ``peak``: the largest loss.
+        - ``noise``: the standard deviation of a loss about the curve, from the median difference of neighbours in
+          the second half; at least what float32 rounds.
+        - ``tail``: how far the largest loss of a half exceeds its median, in the half where that is less; at least 2.5
+          and at most 30 noises.
+
+        Numbers without unit:
+
+        - ``fall``: first - last, over the noise.
+        - ``overshoot``: peak - first, over first - last or the tail, the larger of them.
+        - ``rebound``: last - lowest, over first - lowest or the noise, the larger of them.
+        - ``rebound_errors``: last - lowest, over the standard error of a level.
+        - ``late_share``: what the median fell from the middle third to the last, over its fall from the first third to
+          the last or a quarter of first - last, the larger of them; 0.5 for a straight line, 0 where nothing fell.
+        - ``late_pace``: the slope of a line through the last third, over the mean slope between the first third and
+          the last, with the same larger of two; 1 for a straight line, 0 where nothing fell.
+        - ``finite``: the share of the losses before the first that is NaN or infinite.
+
+        With a loss that is not finite, all but ``finite`` are NaN.
+    reason : str
+        Why, with these numbers: a sentence.
+    advice : str
+        What to try next: a sentence.
+    """
+
+    verdict: str
+    evidence: dict[str, float]
+    reason: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict}\n{self.reason}\n{self.advice}"
+
+
+def _array(name: str, value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: expected one dimension, got rows of different lengths") from None
+
+
+def _losses(value: Any) -> Floats:
+    """Check the losses."""
+    array = _array("losses", value)
+    if array.ndim != 1:
+        raise ValueError(f"losses: expected one dimension, got {array.ndim}")
+    if len(array) < LEAST:
+        raise ValueError(f"losses: expected at least {LEAST}, got {len(array)}")
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"losses: expected real numbers, got {array.dtype}")
+    return array.astype(np.float64)
+
+
+def _rates(value: Any, steps: int) -> Floats:
+    """Check the rates, and give one for each step."""
+    array = _array("lrs", value)
+    if array.ndim == 0:
+        array = np.full(steps, to_float("lrs", value))
+    if array.shape != (steps,):
+        raise ValueError(f"lrs: expected a number or {steps} rates, one a loss, got shape {array.shape}")
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"lrs: expected real numbers, got {array.dtype}")
+    if not (np.isfinite(array) & (array >= 0)).all():
+        raise ValueError("lrs: expected finite rates >= 0")
+    return array.astype(np.float64)
+
+
+def _ratio(top: float, bottom: float) -> float:
+    """Divide; 0 over 0 is 0, and another number over 0 infinite."""
+    if bottom != 0:
+        return top / bottom
+    return math.copysign(math.inf, top) if top else 0.0
+
+
+def _progress(rates: Floats | None, steps: int) -> Floats:
+    """Give how far through the training each step is, from 0 to 1, by the sum of the rates until then.
+
+    Without rates, or with fewer than four steps in a third of that sum, by the number of steps.
+    """
+    even = (np.arange(steps) + 0.5) / steps
+    if rates is None or not rates.max() > 0:
+        return even
+    rates = rates / rates.max()
+    progress: Floats = (np.cumsum(rates) - rates / 2) / rates.sum()
+    return progress if np.histogram(progress, 3, (0, 1))[0].min() >= 4 else even
+
+
+def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
+    """Give the evidence of finite losses."""
+    scale = float(abs(losses).max()) or 1.0  # so that no difference overflows
+    curve = losses / scale
+    first, peak = float(min(curve[0], np.median(curve[:3]))), float(curve.max())
+    levels = [float(np.median(each)) for each in np.array_split(curve, 8)]
+    last, lowest = levels[-1], min(levels)
+
+    halves = np.array_split(curve, 2)
+    # two normal numbers differ by 0.954 standard deviations in the median
+    noise = float(np.median(abs(np.diff(halves[1])))) / 0.954
+    noise = max(noise, ROUNDING * float(np.median(abs(curve))))
+    tail = min(float(half.max() - np.median(half)) for half in halves)
+    tail = min(max(tail, TAILS[0] * noise), TAILS[1] * noise)
+    level_error = 1.25 * noise / math.sqrt(len(curve) / 8)  # of the median of normal numbers
+
+    done = _progress(rates, len(curve))
+    thirds = np.minimum(3 * done, 2).astype(int)
+    early, middle, late = (float(np.median(curve[thirds == each])) for each in range(3))
+    along = done[thirds == 2] - done[thirds == 2].mean()
+    slope = _ratio(float(along @ curve[thirds == 2]), float(along @ along))  # of least squares
+    fell = max(early - late, (first - last) / 4)
+    return {
+        "first": first * scale,
+        "last": last * scale,
+        "lowest": lowest * scale,
+        "peak": peak * scale,
+        "noise": noise * scale,
+        "tail": tail * scale,
+        "fall": _ratio(first - last, noise),
+        "overshoot": _ratio(peak - first, max(first - last, tail)),
+        "rebound": _ratio(last - lowest, max(first - lowest, noise)),
+        "rebound_errors": _ratio(last - lowest, level_error),
+        "late_share": (middle - late) / fell if fell > 0 else 0.0,
+        "late_pace": -slope * 2 / 3 / fell if fell > 0 else 0.0,
+        "finite": 1.0,
+    }
+
+
+def _judge(found: dict[str, float]) -> tuple[str, str]:
+    """Give the verdict and its reason."""
+    told = {name: f"{value:.3g}" for name, value in found.items()}
+    if found["finite"] < 1:
+        return "diverging", f"After {found['finite']:.1%} of the steps the loss was no longer finite."
+    path = f"from {told['first']} to {told['last']}"
+    noises = f"{told['fall']} times its noise of {told['noise']}"
+    upward = "diverging" if found["last"] > found["first"] else "oscillating"
+    exploded = found["overshoot"] > EXPLODED
+    if exploded or (found["overshoot"] > OVERSHOT and found["fall"] < STUCK):
+        return "diverging" if exploded else upward, (
+            f"The loss went {path} by way of a peak of {told['peak']}, an overshoot of {told['overshoot']}."
+        )
+    if found["rebound"] > REBOUND and found["rebound_errors"] > REBOUND_ERRORS:
+        return upward, (
+            f"The loss went from {told['first']} to {told['lowest']} and rose again to {told['last']}, "
+            f"a rebound of {told['rebound']}."
+        )
+    lifted = found["peak"] - max(found["first"], found["last"]) > LIFTED * found["noise"]
+    if found["fall"] < FLAT and lifted:
+        return "sound", (
+            f"The loss went {path} with outliers up to {told['peak']}, which hide whether it moved: {noises}."
+        )
+    if found["fall"] < FLAT:
+        return "barely moving", (
+            f"The loss went {path}, {noises}, which may be chance, or there was nothing left to learn."
+        )
+    paced = LATE_PACE[0] < found["late_pace"] < LATE_PACE[1]
+    if not lifted and paced and found["late_share"] > LATE_SHARE:
+        return "barely moving", (
+            f"The loss went {path} and was still falling at the end, at {told['late_pace']} of its mean pace, "
+            f"with a late share of {told['late_share']}."
+        )
+    return "sound", f"The loss fell {path}, {noises}, and {told['late_share']} of it late."
+
+
+FACTORS = {
+    "diverging": (0.1, "a tenth of"),
+    "oscillating": (1 / 3, "a third of"),
+    "barely moving": (10.0, "ten times"),
+}
+"""What to multiply the rate by next, and its name. A curve that diverges may be far off, one that oscillates is near."""
+
+
+def _advise(verdict: str, overshoot: float, rates: Floats | None) -> str:
+    """Give the next thing to try, with the highest rate where rates are known."""
+    highest = None if rates is None else float(rates.max())
+    if highest == 0:
+        return "Every rate was 0: take one above it."
+    if verdict == "sound":
+        kept = "Keep the rate" if highest is None else f"Keep {highest:.3g}"
+        if overshoot > OVERSHOT:
+            return f"{kept}, and let it warm up: that spares the peak of the loss."
+        others = (
+            "a third and three times it" if highest is None else f"{highest / 3:.3g} and {highest * 3:.3g}"
+        )
+        return f"{kept}; to refine it, compare {others}."
+    factor, words = FACTORS[verdict]
+    if rates is None or highest is None:
+        return f"Try {words} the rate."
+    subject = "" if (rates == highest).all() else "a schedule with a highest rate of "
+    return f"Try {subject}{highest * factor:.3g}, {words} {highest:.3g}."
+
+
+def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
+    """Say from a training's losses whether its learning rate looks too large, too small or sound.
+
+    The losses may have any scale and sign, and the noise of small batches. Multiplying them by a positive number
+    changes no verdict. Adding a constant does not either, until the changes are less than float32 resolves in losses of
+    that size, 5e-7 of the median: then they count as rounding, for losses are mostly computed in float32.
+
+    The curve cannot tell a rate too small from a training that had converged before its first step; both are "barely
+    moving", or "sound" where outliers hide whether the loss moved. Without `lrs`, a rate that falls during the training
+    hides that it was too small: the loss levels off anyway.
+
+    Parameters
+    ----------
+    losses : sequence or array of float, (steps,)
+        The loss of each step, in order; at least 20. NaN and infinities are evidence of divergence.
+    lrs : float, or sequence or array of float, (steps,), optional
+        The learning rate, or that of each step, >= 0. With it the advice names rates, and the pace is measured by the
+        sum of the rates in place of the number of steps.
+
+    Raises
+    ------
+    TypeError
+        When an argument holds no real numbers.
+    ValueError
+        When there are fewer than 20 losses or more than one dimension, or `lrs` has another length, is negative or
+        not finite.
+
+    References
+    ----------
+    Bengio 2012, "Practical Recommendations for Gradient-Based Training of Deep Architectures", section 3.1.1: the
+    best rate is usually close to the largest at which training does not diverge.
+
+    Examples
+    --------
+    >>> print(diagnose([2.5, 900.0] + [2.3] * 20, lrs=0.01))
+    diverging
+    The loss went from 2.5 to 2.3 by way of a peak of 900, an overshoot of 4.49e+03.
+    Try 0.001, a tenth of 0.01.
+    """
+    curve = _losses(losses)
+    rates = None if lrs is None else _rates(lrs, len(curve))
+    finite = np.isfinite(curve)
+    if finite.all():
+        found = _measure(curve, rates)
+    else:
+        found = dict.fromkeys(NAMES, math.nan) | {"finite": float(np.argmin(finite)) / len(curve)}
+    verdict, reason = _judge(found)
+    return Diagnosis(verdict, found, reason, _advise(verdict, found["overshoot"], rates))

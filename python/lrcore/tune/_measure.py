@@ -1,0 +1,103 @@
+"""How far a step moves the parameters, and how a rate goes with the size of a batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, overload
+
+import numpy as np
+
+from lrcore._lrcore_core import copy
+from lrcore._optimizer import Optimizer
+from lrcore.schedules import Schedule
+from lrcore.schedules._checks import one_of, positive, rate
+
+_POWERS = {"linear": 1.0, "sqrt": 0.5}
+
+
+@overload
+def scale_lr(lr: float, batch_size: float, base_batch_size: float, rule: str = "linear") -> float: ...
+@overload
+def scale_lr(lr: Schedule, batch_size: float, base_batch_size: float, rule: str = "linear") -> Schedule: ...
+def scale_lr(
+    lr: float | Schedule, batch_size: float, base_batch_size: float, rule: str = "linear"
+) -> float | Schedule:
+    """Scale a learning rate, or a schedule, from one batch size to another.
+
+    Parameters
+    ----------
+    lr : float or schedule
+        The rate that suits `base_batch_size`.
+    batch_size, base_batch_size : float
+        In samples, > 0.
+    rule : {"linear", "sqrt"}
+        Multiply by ``batch_size / base_batch_size``, or by its root.
+
+    References
+    ----------
+    Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", section 2.1: linear, with a warm-up.
+    Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks", section 5: the root keeps the
+    variance of an update.
+
+    Examples
+    --------
+    >>> scale_lr(0.1, batch_size=1024, base_batch_size=256)
+    0.4
+    >>> scale_lr(0.001, 1024, 256, rule="sqrt")
+    0.002
+    """
+    power = _POWERS[one_of(*_POWERS)("rule", rule)]
+    factor: float = (
+        positive("batch_size", batch_size) / positive("base_batch_size", base_batch_size)
+    ) ** power
+    if isinstance(lr, Schedule):
+        return lr * factor
+    return rate("lr", rate("lr", lr) * factor)
+
+
+def update_ratio(opt: Optimizer, grads: Any = None, **arguments: Any) -> float:
+    """Take a step, and give ``||update|| / ||params||``: how far it moved the parameters, for their size.
+
+    About 1e-3 is common in sound trainings; 1e-6 says that hardly anything moves, 0.1 that a few steps replace what was
+    learned. The parameters are copied to NumPy twice, which takes many times longer than the step: measure one in a
+    hundred.
+
+    Parameters
+    ----------
+    opt : Optimizer
+        On the CPU or a CUDA device.
+    grads, **arguments
+        As in ``opt.step``.
+
+    Returns
+    -------
+    float
+        Of Euclidean norms; infinite where parameters that were all 0 moved, and 0 where nothing did.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        When the step is refused.
+
+    References
+    ----------
+    Karpathy's notes for CS231n, "Neural Networks Part 3: Learning and Evaluation", ratio of weights and updates.
+
+    Examples
+    --------
+    >>> params = numpy.full(4, 2.0, numpy.float32)
+    >>> round(update_ratio(lrcore.SGD(params, lr=0.5), numpy.full(4, 0.01, numpy.float32)), 6)
+    0.0025
+    """
+    if not isinstance(opt, Optimizer):
+        raise TypeError(f"opt: expected an optimizer, got {type(opt).__name__}")
+    before, after = np.empty((2, opt.size), np.float32)
+    copy(opt.params, before)
+    opt.step(grads, **arguments)
+    copy(opt.params, after)
+    with np.errstate(invalid="ignore"):  # infinite parameters
+        size = float(np.linalg.norm(before.astype(np.float64)))
+        moved = float(np.linalg.norm(after.astype(np.float64) - before))
+    if size == 0:
+        return math.inf if moved else 0.0
+    return moved / size

@@ -1,0 +1,255 @@
+"""The learning-rate range test: a short training at rates from small to large, of which nothing remains but the curve."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrcore._arguments import flag, length, magnitude, to_float
+from lrcore._extras import needs
+from lrcore._lrcore_core import copy
+from lrcore._memory import state_like
+from lrcore._optimizer import Optimizer
+from lrcore.schedules._checks import one_of, positive
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MODES: dict[str, Callable[[float, float, int], NDArray[np.float64]]] = {
+    "exponential": np.geomspace,
+    "linear": np.linspace,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RangeTest:
+    """What a range test found.
+
+    Attributes
+    ----------
+    rates : array of float64, (n,)
+        The learning rate of each step. After "divergence" the last of them was not taken.
+    losses : array of float64, (n,)
+        The loss before each of them.
+    smoothed : array of float64, (n,)
+        The exponential moving average of the losses, corrected for its start.
+    mode : str
+        Whether the rates grew by a factor, "exponential", or by an addend, "linear".
+    stopped_by : str
+        "steps" when all were taken, "divergence" when the smoothed loss left its minimum by `stop_factor`, "not finite"
+        when a loss was infinite or NaN; that loss is not among `losses`.
+    """
+
+    rates: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    smoothed: NDArray[np.float64]
+    mode: str
+    stopped_by: str
+
+    def suggest(self, method: str = "steepest") -> float:
+        """Suggest a learning rate.
+
+        Parameters
+        ----------
+        method : {"steepest", "valley", "minimum/10"}
+            Where the smoothed loss falls steepest over the logarithm of the rate, on its way to the minimum, as the
+            slope of a line through a tenth of the points; or before the end of the longest decreasing subsequence of the
+            smoothed loss, by half its length; or a tenth of the rate at which the smoothed loss is lowest.
+
+        Raises
+        ------
+        ValueError
+            When the losses do not fall, or are too few.
+
+        References
+        ----------
+        Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The valley is fastai's.
+        """
+        suggestion = SUGGESTIONS[one_of(*SUGGESTIONS)("method", method)]
+        if len(self.losses) < 5:
+            raise ValueError(f"suggest: {len(self.losses)} losses tell too little; start at a smaller rate")
+        if np.argmin(self.smoothed) == 0:
+            raise ValueError("suggest: the loss never fell; start at a smaller rate, or take more steps")
+        return float(suggestion(self.rates, self.smoothed))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the losses over the rates: `lrcore.plot.range_test`."""
+        from lrcore.plot import range_test as draw
+
+        return draw(self, ax)
+
+
+def _steepest(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float:
+    logs = np.log(rates)
+    width = max(3, len(rates) // 10)
+    begins = range(max(1, int(np.argmin(smoothed)) + 2 - width))
+    slopes = [
+        np.polynomial.Polynomial.fit(logs[i : i + width], smoothed[i : i + width], 1).deriv()(0)
+        for i in begins
+    ]
+    begin = int(np.argmin(slopes))
+    return math.exp(logs[begin : begin + width].mean())
+
+
+def _valley(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float:
+    lengths = np.ones(len(smoothed), int)  # of the longest decreasing subsequences, by where they end
+    for i in range(1, len(smoothed)):
+        lengths[i] += np.max(lengths[:i], where=smoothed[:i] > smoothed[i], initial=0)
+    end = int(np.argmax(lengths))
+    return float(rates[end - lengths[end] // 2])
+
+
+def _tenth_of_minimum(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float:
+    return float(rates[np.argmin(smoothed)] / 10)
+
+
+SUGGESTIONS: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], float]] = {
+    "steepest": _steepest,
+    "valley": _valley,
+    "minimum/10": _tenth_of_minimum,
+}
+
+
+def _restorer(opt: Optimizer) -> Callable[[], None]:
+    """Give what puts parameters, states, step count, numbers and schedule back to what they are now.
+
+    It is one call of the extension, which Ctrl-C comes before or after, and never into.
+    """
+    params = state_like(opt.params)
+    copy(opt.params, params)
+    states = [state_like(opt.params) for _ in opt.state]
+    step_count, hyper, schedule = opt._snapshot(states)
+    numbers, rate = opt._numbers_of(hyper), opt._rate_of(schedule)
+    return functools.partial(opt._restore, states, step_count, numbers, rate, params)
+
+
+def range_test(
+    opt: Optimizer,
+    closure: Callable[[], Any],
+    lr_min: float = 1e-7,
+    lr_max: float = 10.0,
+    steps: int = 100,
+    mode: str = "exponential",
+    smoothing: float = 0.9,
+    stop_factor: float = 4.0,
+    *,
+    progress: bool = False,
+) -> RangeTest:
+    """Take steps at growing learning rates, and put everything back.
+
+    In the end, after an exception and after Ctrl-C as well, the parameters and the optimizer's states, step count and
+    schedule are again what they were, to the last bit. The gradients are left as the last closure filled them.
+
+    Parameters
+    ----------
+    opt : Optimizer
+        With bound gradients, ``lrcore.Adam(params, grads=grads)``.
+    closure : callable
+        Takes nothing, fills the bound gradients on the next batch, and returns its loss.
+    lr_min, lr_max : float
+        The first rate and the last.
+    steps : int
+        How many there are.
+    mode : {"exponential", "linear"}
+        Whether the rate grows by a factor from step to step, or by an addend.
+    smoothing : float
+        The share of the moving average of losses that stays at each step, in [0, 1).
+    stop_factor : float
+        The test ends early where the smoothed loss exceeds its minimum so far by ``(stop_factor - 1) |minimum|``, where
+        it is larger by this factor, for losses > 0; and, since a minimum may be close to 0, by a tenth of what it fell.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When an argument is refused, or the closure returns no number.
+    ImportError
+        When `progress` is set and tqdm is not installed.
+
+    References
+    ----------
+    Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
+
+    Examples
+    --------
+    >>> params, grads = numpy.ones(3, numpy.float32), numpy.empty(3, numpy.float32)
+    >>> opt = lrcore.SGD(params, grads=grads)
+    >>> def closure():
+    ...     grads[:] = params
+    ...     return (params**2).sum() / 2
+    >>> found = range_test(opt, closure, 1e-4, 100.0)
+    >>> len(found.rates), opt.step_count, params
+    (100, 0, array([1., 1., 1.], dtype=float32))
+    >>> 0.01 < found.suggest() < 2
+    True
+    """
+    _check_optimizer(opt)
+    lr_min, lr_max = magnitude("lr_min", lr_min), magnitude("lr_max", lr_max)
+    if lr_min == 0:
+        raise ValueError("lr_min: expected a number > 0, got 0")
+    if lr_min >= lr_max:
+        raise ValueError(f"lr_min: expected less than lr_max = {lr_max}, got {lr_min}")
+    steps = length("steps", steps, least=2)
+    space = _MODES[one_of(*_MODES)("mode", mode)]
+    smoothing, stop_factor = to_float("smoothing", smoothing), positive("stop_factor", stop_factor)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing}")
+    if stop_factor <= 1:
+        raise ValueError(f"stop_factor: expected a number > 1, got {stop_factor}")
+    progress = flag("progress", progress)
+    if not callable(closure):
+        raise TypeError(f"closure: expected a callable, got {type(closure).__name__}")
+
+    rates = space(lr_min, lr_max, steps)
+    losses: list[float] = []
+    smoothed: list[float] = []
+    average, stopped_by = 0.0, "steps"
+    restore = _restorer(opt)
+    try:
+        with _bar(rates.tolist(), progress) as bar:
+            for lr in bar:
+                loss = to_float("closure", closure())
+                if not math.isfinite(loss):
+                    stopped_by = "not finite"
+                    break
+                average = smoothing * average + (1 - smoothing) * loss
+                losses.append(loss)
+                smoothed.append(average / (1 - smoothing ** len(losses)))
+                lowest = min(smoothed)
+                if smoothed[-1] > lowest + max((stop_factor - 1) * abs(lowest), (smoothed[0] - lowest) / 10):
+                    stopped_by = "divergence"
+                    break
+                opt.lr = lr
+                opt.step()
+    finally:
+        restore()
+    return RangeTest(rates[: len(losses)], np.array(losses), np.array(smoothed), mode, stopped_by)
+
+
+def _check_optimizer(opt: Any) -> None:
+    if not isinstance(opt, Optimizer):
+        raise TypeError(f"opt: expected an optimizer, got {type(opt).__name__}")
+    if opt.grads is None:
+        raise ValueError("opt: expected bound gradients for the closure to fill; make it with grads=")
+    if opt._max_steps is not None:
+        raise ValueError("opt: the rates of a capturable optimizer are fixed; make one without capturable")
+
+
+@contextlib.contextmanager
+def _bar(rates: list[float], progress: bool) -> Iterator[Any]:
+    """Give the rates, shown as they are taken where that is wanted."""
+    if not progress:
+        yield rates
+        return
+    with needs("tune"):
+        from tqdm import tqdm
+    with tqdm(rates, desc="range test", unit="step") as bar:
+        yield bar

@@ -1,0 +1,200 @@
+"""Bayesian search of the learning rate, with Optuna."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from lrcore._arguments import length, to_float
+from lrcore._extras import needs
+from lrcore.schedules._checks import one_of, positive
+
+if TYPE_CHECKING:
+    import optuna
+
+Report: TypeAlias = Callable[[float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A training of a search.
+
+    Attributes
+    ----------
+    lr : float
+        The learning rate.
+    value : float or None
+        What the training returned; infinite where that was not finite; None where it was pruned.
+    pruned : bool
+        Whether it was given up early.
+    """
+
+    lr: float
+    value: float | None
+    pruned: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Attributes
+    ----------
+    lr : float
+        The rate of the best training.
+    value : float
+        What that training returned.
+    trials : tuple of Trial
+        All that were completed or pruned, in their order.
+    study : optuna.Study
+        For Optuna's own plots and analyses.
+    """
+
+    lr: float
+    value: float
+    trials: tuple[Trial, ...]
+    study: optuna.Study = dataclasses.field(repr=False)
+
+
+def search(
+    train: Callable[[float, Report], float],
+    low: float,
+    high: float,
+    trials: int,
+    sampler: str = "tpe",
+    *,
+    direction: str = "minimize",
+    storage: str | Path | None = None,
+    name: str = "lrcore",
+    seed: int | None = None,
+    progress: bool = False,
+) -> Search:
+    """Search a learning rate, on a logarithmic scale.
+
+    Parameters
+    ----------
+    train : callable
+        Takes a rate and `report`, and returns the result of a training, such as its validation loss. It may call
+        ``report(loss)`` after each epoch: that ends the training, by an exception, where the loss is not finite, or, once
+        five trainings are completed, worse than their median at that epoch.
+    low, high : float
+        The bounds, > 0.
+    trials : int
+        How many trainings, completed or pruned. Those that the storage has already between `low` and `high` are counted.
+    sampler : {"tpe", "gp", "random"}
+        Tree-structured Parzen estimator; Gaussian process, for which PyTorch has to be installed; or no model.
+    direction : {"minimize", "maximize"}
+        What is wanted of the result.
+    storage : str or path, optional
+        An SQLite file, or the URL of another storage of Optuna. A search that was interrupted goes on there when it is
+        called again.
+    name : str
+        Of the study in the storage.
+    seed : int, optional
+        For a search that can be repeated.
+    progress : bool
+        Show Optuna's progress bar.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When an argument is refused, or no training came to a finite result.
+    ImportError
+        When Optuna, or what the sampler needs, is not installed.
+
+    References
+    ----------
+    Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization" (tpe). Snoek et al. 2012, "Practical Bayesian
+    Optimization of Machine Learning Algorithms" (gp). Akiba et al. 2019, "Optuna".
+    """
+    low, high = positive("low", low), positive("high", high)
+    if low >= high:
+        raise ValueError(f"low: expected less than high = {high}, got {low}")
+    trials = length("trials", trials)
+    one_of("tpe", "gp", "random")("sampler", sampler)
+    worst = math.inf if one_of("minimize", "maximize")("direction", direction) == "minimize" else -math.inf
+    if seed is not None and length("seed", seed, least=0) >= 2**32:
+        raise ValueError(f"seed: expected a number < 2**32, got {seed}")
+    if not callable(train):
+        raise TypeError(f"train: expected a callable, got {type(train).__name__}")
+    with needs("tune"):
+        import optuna
+
+    def objective(trial: optuna.Trial) -> float:
+        epochs = itertools.count()
+
+        def report(metric: float) -> None:
+            value = to_float("report", metric)
+            finite = math.isfinite(value)
+            trial.report(value if finite else worst, step=next(epochs))
+            if not finite or trial.should_prune():
+                raise optuna.TrialPruned
+
+        value = to_float("train", train(trial.suggest_float("lr", low, high, log=True), report))
+        return value if math.isfinite(value) else worst
+
+    study = optuna.create_study(
+        study_name=name, storage=_url(storage), direction=direction, load_if_exists=storage is not None
+    )
+    if study.direction.name != direction.upper():
+        raise ValueError(f"direction: the study {name!r} is there, and is to {study.direction.name.lower()}")
+    study.sampler = _sampler(sampler, None if seed is None else (seed + len(study.trials)) % 2**32)
+    missing = trials - len(_finished(study, low, high))
+    if missing > 0:
+        study.optimize(objective, n_trials=missing, show_progress_bar=progress)
+
+    finished = _finished(study, low, high)
+    results = [each.value for each in finished if each.value is not None and math.isfinite(each.value)]
+    if not results:
+        raise ValueError(f"search: no rate from {low} to {high} gave a finite result; try a smaller high")
+    value = min(results) if direction == "minimize" else max(results)
+    lr = next(each.lr for each in finished if each.value == value)
+    return Search(lr, value, finished, study)
+
+
+def _url(storage: str | Path | None) -> str | None:
+    """Give what Optuna calls a storage."""
+    if storage is None:
+        return None
+    if not isinstance(storage, (str, Path)):
+        raise TypeError(f"storage: expected the path of a file or a URL, got {type(storage).__name__}")
+    if "://" in str(storage):
+        return str(storage)
+    if "?" in str(storage):
+        raise ValueError(f"storage: expected the path of a file without '?', got {str(storage)!r}")
+    return f"sqlite:///{storage}"
+
+
+def _sampler(name: str, seed: int | None) -> optuna.samplers.BaseSampler:
+    from optuna import samplers
+
+    if name == "random":
+        return samplers.RandomSampler(seed=seed)
+    if name == "tpe":
+        return samplers.TPESampler(seed=seed)
+    with needs("tune"):
+        import scipy  # noqa: F401
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "torch is not installed, and Optuna's Gaussian process needs it: pip install torch"
+        ) from error
+    return samplers.GPSampler(seed=seed)
+
+
+def _finished(study: optuna.Study, low: float, high: float) -> tuple[Trial, ...]:
+    """Give the trials in the bounds that were completed or pruned; others were interrupted, or run elsewhere."""
+    return tuple(
+        Trial(
+            each.params["lr"],
+            None if each.state.name == "PRUNED" else each.value,
+            each.state.name == "PRUNED",
+        )
+        for each in study.trials
+        if each.state.name in ("COMPLETE", "PRUNED") and low <= each.params["lr"] <= high
+    )

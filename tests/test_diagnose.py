@@ -1,0 +1,395 @@
+"""What `lrcore.tune.diagnose` says of real trainings, and of curves whose verdict is known by construction.
+
+The verdict over real trainings is compared with a truth that is not the curve's shape: the final loss of the whole
+training set at a rate, among those of all rates. With s the share of the best rate's fall that a rate misses, a rate is
+sound where s <= 0.05, too small below those rates and too large above them. Near the border the neighbouring verdict
+"sound" is allowed; three decades below it, and two above it, the verdict is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import lrcore
+from lrcore._digits import Digits, batches, forward, initialize, load, log_softmax, loss_and_gradient
+from lrcore.tune import Diagnosis, diagnose
+from lrcore.tune._diagnose import LEAST, NAMES
+
+Floats = NDArray[np.float64]
+
+TOO_LARGE = ("diverging", "oscillating")
+TOO_SMALL = ("barely moving",)
+
+RATES = np.logspace(-6, 2, 17)
+TRAININGS: dict[str, tuple[str, dict[str, Any], str, int]] = {  # optimizer, its arguments, schedule, epochs
+    "SGD": ("SGD", {}, "constant", 5),
+    "SGD, 20 epochs": ("SGD", {}, "constant", 20),
+    "momentum": ("SGD", {"momentum": 0.9}, "constant", 3),
+    "Adam": ("Adam", {}, "constant", 5),
+    "Adam, cosine": ("Adam", {}, "cosine", 5),
+    "AdamW": ("AdamW", {}, "constant", 2),
+    "RMSprop": ("RMSprop", {}, "cosine", 3),
+    "Lion": ("Lion", {}, "constant", 5),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A training: its rates and losses, and at its end the whole training set's loss, or infinity, and the parameters."""
+
+    lrs: Floats
+    losses: Floats
+    final: float
+    params: lrcore.Pack
+
+    def diagnose(self) -> Diagnosis:
+        return diagnose(self.losses, self.lrs)
+
+
+def whole_loss(params: lrcore.Pack, data: Digits) -> float:
+    _, logits = forward(params, data.train_x)
+    loss = float(-log_softmax(logits)[np.arange(len(data.train_y)), data.train_y].mean())
+    return loss if math.isfinite(loss) else math.inf
+
+
+def train(
+    data: Digits,
+    training: str,
+    lr: float,
+    seed: int = 0,
+    batch_size: int = 64,
+    start: lrcore.Pack | None = None,
+) -> Run:
+    """Train as `lrcore.demo` does, or from other parameters, but record losses that are not finite too."""
+    name, arguments, schedule, epochs = TRAININGS[training]
+    rng = np.random.default_rng(seed)
+    params = initialize(data.train_x.shape[1], 128, 10, rng)
+    if start is not None:
+        params.flat[:] = start.flat
+    grads = params.like()
+    steps = epochs * -(-len(data.train_y) // batch_size)
+    rates: Any = lrcore.schedules.Cosine(lr, steps=steps) if schedule == "cosine" else lr
+    opt = getattr(lrcore.optimizers, name)(params.flat, rates, grads=grads.flat, **arguments)
+    losses = []
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for batch in batches(len(data.train_y), batch_size, epochs, rng):
+            losses.append(loss_and_gradient(params, grads, data.train_x[batch], data.train_y[batch]))
+            opt.step()
+        final = whole_loss(params, data)
+    lrs = rates(np.arange(steps)) if schedule == "cosine" else np.full(steps, lr)
+    return Run(lrs, np.array(losses), final, params)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return load(0)
+
+
+@pytest.fixture(scope="module", params=TRAININGS)
+def sweep(request: pytest.FixtureRequest, digits: Digits) -> list[Run]:
+    """Trainings with all the rates, from the smallest on."""
+    return [train(digits, request.param, lr) for lr in RATES]
+
+
+def sound_rates(sweep: list[Run]) -> tuple[int, int, int]:
+    """Give the first and the last sound rate, by the final losses, and the best."""
+    finals = np.array([run.final for run in sweep])
+    best = int(finals.argmin())
+    missed = (finals - finals[best]) / (finals[0] - finals[best])
+    sound = np.flatnonzero(missed <= 0.05)
+    return int(sound[0]), int(sound[-1]), best
+
+
+def test_real_sweep(sweep: list[Run]) -> None:
+    verdicts = [run.diagnose().verdict for run in sweep]
+    first, last, best = sound_rates(sweep)
+    assert 6 < first <= last < 13  # three decades below, two above
+    assert verdicts[best] == "sound"
+    for i, verdict in enumerate(verdicts):
+        if i < first:
+            assert verdict in (TOO_SMALL if i <= first - 6 else (*TOO_SMALL, "sound")), (RATES[i], verdicts)
+        elif i > last:
+            assert verdict in (TOO_LARGE if i >= last + 4 else (*TOO_LARGE, "sound")), (RATES[i], verdicts)
+
+
+def test_verdicts_are_in_order(sweep: list[Run]) -> None:
+    """Once a rate is too large, none above it is too small; once one is sound, none above it is."""
+    rank = {"barely moving": 0, "sound": 1, "oscillating": 2, "diverging": 2}
+    ranks = [rank[run.diagnose().verdict] for run in sweep]
+    assert ranks[0] == 0
+    assert ranks[-1] == 2
+    small = [i for i, each in enumerate(ranks) if each == 0]
+    large = [i for i, each in enumerate(ranks) if each == 2]
+    assert max(small) < min(large)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_small_batches(digits: Digits, seed: int) -> None:
+    """Of four images: the noise of a sound rate is no oscillation."""
+    verdicts = [train(digits, "AdamW", lr, seed, 4).diagnose().verdict for lr in (1e-6, 1e-3, 1.0)]
+    assert verdicts[:2] == ["barely moving", "sound"]
+    assert verdicts[2] in TOO_LARGE
+
+
+def test_converged_start(digits: Digits) -> None:
+    """Most batches have hardly a loss, and a few a large one: no oscillation, and at large rates still one."""
+    start = train(digits, "SGD, 20 epochs", 0.3).params
+    for seed in range(3):
+        for lr in (1e-6, 1e-4, 1e-2):
+            verdict = train(digits, "AdamW", lr / 10, seed, 8, start).diagnose().verdict
+            assert verdict in ("barely moving", "sound"), (lr, seed)
+        assert train(digits, "AdamW", 1.0, seed, 8, start).diagnose().verdict in TOO_LARGE
+
+
+def test_not_finite(digits: Digits) -> None:
+    run = train(digits, "SGD", 1e30)
+    assert not np.isfinite(run.losses).all()
+    assert run.diagnose().verdict == "diverging"
+
+
+def noise(steps: int, seed: int, scale: float = 0.05) -> Floats:
+    return np.random.default_rng(seed).normal(scale=scale, size=steps)
+
+
+def curves(steps: int, seed: int) -> dict[str, tuple[Floats, tuple[str, ...]]]:
+    """Give curves and the verdicts that fit them."""
+    t = np.arange(steps) / steps
+    e = noise(steps, seed)
+    fall = 2.5 * np.exp(-8 * t)
+    spike = np.where(np.arange(steps) == 1, 800.0, 0.0)
+    every_tenth = np.where(np.arange(steps) % 10 == 9, 1.0, 0.0)
+    easy = np.where(np.arange(steps) == 0, -0.13 - e, 0.0)  # 2.6 noises below
+    dead = np.where(np.arange(steps) == 0, 2.5, math.log(10))
+    return {
+        "flat": (2.5 + e, TOO_SMALL),
+        "flat after an easy batch": (2.5 + e + easy, TOO_SMALL),
+        "constant": (np.full(steps, 2.5), TOO_SMALL),
+        "constant 0": (np.zeros(steps), TOO_SMALL),
+        "line": (2.5 - 1.5 * t + e, TOO_SMALL),
+        "line without noise": (2.5 - 1e-4 * t, TOO_SMALL),
+        "exponential": (fall + e, ("sound",)),
+        "exponential without noise": (fall, ("sound",)),
+        "falls to a negative floor": (fall - 1000 + e, ("sound",)),
+        "falls through 0": (fall - 1 + e, ("sound",)),
+        "plateau, then a break": (2.5 - 2 / (1 + np.exp(40 * (0.5 - t))) + e, ("sound",)),
+        "a break at the end": (2.5 - 2 / (1 + np.exp(40 * (0.9 - t))) + e, ("sound",)),
+        "rises a little at the end": (fall + 0.15 * t + 0.02 * e, ("sound",)),
+        "a break and a plateau": (2.5 - 2 / (1 + np.exp(40 * (0.6 - t))) + 0.2 * e, ("sound",)),
+        "converged but for hard batches": (0.02 + 0.1 * e + 0.3 * every_tenth, ("sound",)),
+        "overshoots 100-fold and learns": (fall + 0.3 * spike + 0.2 * e, ("sound",)),
+        "one bad batch": (fall + e + np.where(np.arange(steps) == steps // 2, 15.0, 0.0), ("sound",)),
+        "peak while it warms up": (fall + e + 20 * np.exp(-((t - 0.15) ** 2) / 0.002), ("sound",)),
+        "dead after one step": (dead + spike + 0.1 * e, ("diverging",)),
+        "dead without noise": (dead + spike, ("diverging",)),
+        "exploded and came down": (dead + 5000 * np.exp(-20 * t) * (t > 0) + e, ("diverging",)),
+        "thrown up and stuck": (dead + 0.05 * spike + e, TOO_LARGE),
+        "explodes every ten steps": (dead + 100 * every_tenth + e, TOO_LARGE),
+        "rises": (2.5 + 3 * t + e, ("diverging",)),
+        "explodes at the end": (fall + np.where(np.arange(steps) >= steps - 2, 1e6, 0.0), ("diverging",)),
+        "falls, then rises": (2.5 - 4 * t + np.where(t > 0.4, 6 * (t - 0.4), 0) + e, TOO_LARGE),
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("steps", [46, 200, 2000])
+@pytest.mark.parametrize("name", curves(46, 0))
+def test_curves(name: str, steps: int, seed: int) -> None:
+    losses, verdicts = curves(steps, seed)[name]
+    found = diagnose(losses)
+    assert found.verdict in verdicts, found
+
+
+@pytest.mark.parametrize("steps", [46, 460])
+def test_quadratic(steps: int) -> None:
+    """Of gradient descent on x^2 + 10 y^2, which needs a rate below 0.1: known without any network."""
+
+    def losses(lr: float) -> list[float]:
+        point, found = np.array([1.0, 1.0]), []
+        curvature = np.array([1.0, 10.0])
+        for e in noise(steps, 3, 0.01):
+            found.append(float(curvature @ point**2) + e)
+            point = np.clip(point - lr * 2 * curvature * point, -1e100, 1e100)
+        return found
+
+    verdicts = [diagnose(losses(lr), lr).verdict for lr in (1e-6, 1e-5, 0.05, 0.13, 1.0)]
+    assert verdicts == ["barely moving", "barely moving", "sound", "diverging", "diverging"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("step", [0, 1, 20, 45])
+def test_one_loss_that_is_not_finite(bad: float, step: int) -> None:
+    losses, _ = curves(46, 0)["exponential"]
+    losses[step] = bad
+    found = diagnose(losses)
+    assert found.verdict == "diverging"
+    assert found.evidence["finite"] == step / 46
+
+
+@pytest.mark.parametrize("name", curves(200, 0))
+def test_scale_and_shift(name: str) -> None:
+    """By powers of two nothing is rounded; other numbers change what float64 rounds."""
+    losses, _ = curves(200, 0)[name]
+    found = diagnose(losses)
+    for factor in (2.0**-300, 0.25, 2.0**300):
+        scaled = diagnose(losses * factor)
+        assert scaled.verdict == found.verdict
+        for each in ("fall", "overshoot", "rebound", "late_share", "late_pace"):
+            assert scaled.evidence[each] == found.evidence[each]
+        for each in ("first", "last", "lowest", "peak", "noise", "tail"):
+            assert scaled.evidence[each] == found.evidence[each] * factor
+    for factor in (1e-6, 3.0, 1e5):
+        assert diagnose(losses * factor).verdict == found.verdict
+    for shift in (-1000.0, -1.0, 0.3, 100.0):
+        assert diagnose(losses + shift).verdict == found.verdict
+
+
+def test_shift_beyond_float32() -> None:
+    """A fall that float32 would not resolve in losses of that size is rounding."""
+    losses, _ = curves(200, 0)["exponential"]
+    assert diagnose(losses + 1e9).verdict == "barely moving"
+
+
+def test_extreme_numbers() -> None:
+    """No overflow on the way, and no warning, which would fail here."""
+    for losses in ([-1.7e308, *[1.7e308] * 30], [5e-324, *[0.0] * 30], [1.7e308, *np.linspace(1, 0, 30)]):
+        assert all(math.isfinite(each) or each == math.inf for each in diagnose(losses).evidence.values())
+
+
+def test_evidence() -> None:
+    """Worked by hand: a line from 99 to 0."""
+    found = diagnose(range(99, -1, -1)).evidence
+    assert tuple(found) == NAMES
+    assert {name: found[name] for name in ("first", "last", "lowest", "peak", "finite")} == {
+        "first": 98.0,
+        "last": 5.5,  # of the last 12
+        "lowest": 5.5,
+        "peak": 99.0,
+        "finite": 1.0,
+    }
+    assert found["noise"] == pytest.approx(1 / 0.954)
+    assert found["fall"] == pytest.approx(92.5 * 0.954)
+    assert found["overshoot"] == pytest.approx(1 / 92.5)
+    assert found["late_share"] == pytest.approx(0.5, abs=0.01)
+    assert found["late_pace"] == pytest.approx(1, abs=0.02)
+
+
+def test_every_name_is_documented() -> None:
+    assert all(f"``{name}``" in str(Diagnosis.__doc__) for name in NAMES)
+
+
+def test_pace_goes_by_the_rates() -> None:
+    """A rate too small that falls to 0 levels off; by the sum of the rates its loss is a line."""
+    lrs = lrcore.schedules.Cosine(1e-5, steps=200)(np.arange(200))
+    losses = 2.5 - 0.5 * np.cumsum(lrs) / lrs.sum() + noise(200, 0, 0.02)
+    assert diagnose(losses, lrs).verdict == "barely moving"
+    assert diagnose(losses).verdict == "sound"
+
+
+@pytest.mark.parametrize("lrs", [0.0, [0.0] * 200, [1.0] + [0.0] * 199, [0.0] * 199 + [1e300]])
+def test_odd_rates(lrs: Any) -> None:
+    """Where the sum of the rates orders no thirds, the steps do."""
+    losses, _ = curves(200, 0)["exponential"]
+    assert diagnose(losses, lrs).evidence == diagnose(losses).evidence
+
+
+ADVICE = [
+    ("dead after one step", 0.01, "Try 0.001, a tenth of 0.01."),
+    ("falls, then rises", 0.3, "Try 0.1, a third of 0.3."),
+    ("line", 0.01, "Try 0.1, ten times 0.01."),
+    ("line", 0.0, "Every rate was 0: take one above it."),
+    ("exponential", 0.3, "Keep 0.3; to refine it, compare 0.1 and 0.9."),
+    ("peak while it warms up", 0.3, "Keep 0.3, and let it warm up: that spares the peak of the loss."),
+    ("dead after one step", None, "Try a tenth of the rate."),
+    ("line", None, "Try ten times the rate."),
+    ("exponential", None, "Keep the rate; to refine it, compare a third and three times it."),
+]
+
+
+@pytest.mark.parametrize(("name", "lrs", "advice"), ADVICE)
+def test_advice(name: str, lrs: float | None, advice: str) -> None:
+    losses, _ = curves(200, 0)[name]
+    found = diagnose(losses, lrs)
+    assert found.advice == advice
+    assert str(found) == f"{found.verdict}\n{found.reason}\n{advice}"
+
+
+def test_advice_for_a_schedule() -> None:
+    losses, _ = curves(200, 0)["dead after one step"]
+    found = diagnose(losses, np.linspace(0.2, 0.1, 200))
+    assert found.advice == "Try a schedule with a highest rate of 0.02, a tenth of 0.2."
+
+
+def test_reasons_hold_the_numbers() -> None:
+    losses, _ = curves(200, 0)["dead without noise"]
+    assert diagnose(losses).reason == (
+        "The loss went from 2.5 to 2.3 by way of a peak of 802, an overshoot of 4.05e+03."
+    )
+
+
+def test_kinds_of_sequences() -> None:
+    """Lists, integers and float32 as well; what came in stays as it is."""
+    losses = np.linspace(100, 0, 50).round()
+    lrs = np.full(50, 0.1)
+    before = losses.copy(), lrs.copy()
+    found = diagnose(losses, lrs)
+    for each in (losses.tolist(), [int(each) for each in losses], losses.astype(np.float32), tuple(losses)):
+        assert diagnose(each, list(lrs)) == found
+    assert diagnose(losses, 0.1) == found
+    assert diagnose(losses, np.float32(0.5)).advice == "Try 5, ten times 0.5."
+    np.testing.assert_array_equal(before, (losses, lrs))
+
+
+LINE = list(np.linspace(2.0, 1.0, LEAST))
+
+
+@pytest.mark.parametrize(
+    ("losses", "lrs", "error", "message"),
+    [
+        (LINE[1:], None, ValueError, r"^losses: expected at least 20, got 19$"),
+        ([], None, ValueError, r"^losses: expected at least 20, got 0$"),
+        ([LINE], None, ValueError, r"^losses: expected one dimension, got 2$"),
+        (1.0, None, ValueError, r"^losses: expected one dimension, got 0$"),
+        (["a"] * LEAST, None, TypeError, r"^losses: expected real numbers, got <U1$"),
+        ([1j] * LEAST, None, TypeError, r"^losses: expected real numbers, got complex128$"),
+        ([None] * LEAST, None, TypeError, r"^losses: expected real numbers, got object$"),
+        ([True] * LEAST, None, TypeError, r"^losses: expected real numbers, got bool$"),
+        (
+            LINE,
+            [0.1] * 19,
+            ValueError,
+            r"^lrs: expected a number or 20 rates, one a loss, got shape \(19,\)$",
+        ),
+        (LINE, [[0.1] * LEAST], ValueError, r"^lrs: expected a number or 20 rates, one a loss, got shape"),
+        (LINE, [-0.1] * LEAST, ValueError, r"^lrs: expected finite rates >= 0$"),
+        (LINE, -0.1, ValueError, r"^lrs: expected finite rates >= 0$"),
+        (LINE, math.nan, ValueError, r"^lrs: expected finite rates >= 0$"),
+        (LINE, [math.inf] * LEAST, ValueError, r"^lrs: expected finite rates >= 0$"),
+        (LINE, "0.1", TypeError, r"^lrs: expected a number, got str$"),
+        (LINE, True, TypeError, r"^lrs: expected a number, got bool$"),
+        (LINE, ["a"] * LEAST, TypeError, r"^lrs: expected real numbers, got <U1$"),
+    ],
+)
+def test_refusals(losses: Any, lrs: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        diagnose(losses, lrs)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"losses": [[1.0], [1.0, 2.0]]}, {"losses": LINE, "lrs": [[1.0], [1.0, 2.0]]}]
+)
+def test_rows_of_different_lengths(arguments: dict[str, Any]) -> None:
+    name = list(arguments)[-1]
+    with pytest.raises(ValueError, match=rf"^{name}: expected one dimension, got rows of different lengths$"):
+        diagnose(**arguments)
+
+
+def test_frozen() -> None:
+    found = diagnose(LINE)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.verdict = "sound"  # type: ignore[misc]

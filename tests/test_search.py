@@ -1,0 +1,258 @@
+"""The Bayesian search of a learning rate. Rates of equal searches are equal to the last bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lrcore.tune import Search, search
+
+SAMPLERS = ["tpe", "random"]
+
+
+@pytest.fixture(autouse=True)
+def optuna() -> Iterator[Any]:
+    """Optuna without its log; the test is skipped where it is not installed."""
+    module = pytest.importorskip("optuna")
+    before = module.logging.get_verbosity()
+    module.logging.set_verbosity(logging.ERROR)
+    yield module
+    module.logging.set_verbosity(before)
+
+
+def bowl(lr: float, _report: Any = None) -> float:
+    """Give a loss that is 0 at 0.01 and 1 a decade off."""
+    return (math.log10(lr) + 2) ** 2
+
+
+class Training:
+    """Counts its calls, and can be interrupted at one of them."""
+
+    def __init__(self, fail_at: int | None = None, error: type[BaseException] = RuntimeError) -> None:
+        self.rates: list[float] = []
+        self._fail_at, self._error = fail_at, error
+
+    def __call__(self, lr: float, report: Callable[[float], None]) -> float:
+        self.rates.append(lr)
+        if len(self.rates) == self._fail_at:
+            raise self._error
+        for _ in range(2):
+            report(bowl(lr))
+        return bowl(lr)
+
+
+def rates(found: Search) -> list[float]:
+    return [trial.lr for trial in found.trials]
+
+
+def check(found: Search, sign: int = 1) -> None:
+    """Assert that what a search says of itself agrees."""
+    values = [sign * trial.value for trial in found.trials if trial.value is not None]
+    assert sign * found.value == min(values)
+    best = [trial.lr for trial in found.trials if trial.value == found.value]
+    assert found.lr == best[0]
+    assert all(trial.pruned == (trial.value is None) for trial in found.trials)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
+def test_it_finds_the_best_rate(sampler: str, direction: str, sign: int) -> None:
+    """Of 50 rates in five decades, drawn with no model, none within a third of one is one case in a thousand."""
+    training = Training()
+    found = search(
+        lambda lr, _: sign * training(lr, lambda _: None), 1e-5, 1.0, 50, sampler, direction=direction, seed=4
+    )
+    check(found, sign)
+    assert abs(math.log10(found.lr) + 2) < 1 / 3
+    assert found.value == sign * bowl(found.lr)
+    assert rates(found) == training.rates
+    assert len(set(rates(found))) == len(found.study.trials) == 50
+    assert min(rates(found)) >= 1e-5
+    assert max(rates(found)) <= 1
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_rates_are_even_on_a_logarithmic_scale(sampler: str) -> None:
+    """A tenth of them, or fewer, would lie below the middle of the logarithms if they were even themselves."""
+    found = search(bowl, 1e-4, 1.0, 20, sampler, seed=1)
+    assert sum(lr < 1e-2 for lr in rates(found)) >= 5
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_seed_repeats_a_search(sampler: str) -> None:
+    first, again, other = (search(bowl, 1e-5, 1.0, 12, sampler, seed=seed) for seed in (3, 3, 5))
+    assert rates(first) == rates(again)
+    assert first.trials == again.trials
+    assert rates(first) != rates(other)
+    assert rates(search(bowl, 1e-5, 1.0, 3, sampler)) != rates(search(bowl, 1e-5, 1.0, 3, sampler))
+
+
+def test_pruned_trainings_are_listed() -> None:
+    """Rates above 0.1 report a NaN, which ends them; what they would return is never seen."""
+    ended = []
+
+    def train(lr: float, report: Callable[[float], None]) -> float:
+        report(1.0)
+        if lr > 0.1:
+            ended.append(lr)
+            report(math.nan)
+        return bowl(lr)
+
+    found = search(train, 1e-3, 10.0, 20, "random", seed=2)
+    assert 0 < len(ended) < 20
+    assert len(found.trials) == 20
+    assert [trial.lr for trial in found.trials if trial.pruned] == ended
+    check(found)
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
+def test_trainings_that_are_worse_than_the_median_are_pruned(direction: str, sign: int) -> None:
+    """Than that of the completed ones, once there are five."""
+    reports = 0
+
+    def train(lr: float, report: Callable[[float], None]) -> float:
+        nonlocal reports
+        for _ in range(3):
+            reports += 1
+            report(sign * bowl(lr))
+        return sign * bowl(lr)
+
+    found = search(train, 1e-5, 1.0, 30, "random", direction=direction, seed=2)
+    check(found, sign)
+    completed: list[float] = []
+    for lr, _, pruned in map(dataclasses.astuple, found.trials):
+        assert pruned == (len(completed) >= 5 and bowl(lr) > np.median(completed))
+        completed += [] if pruned else [bowl(lr)]
+    assert 5 < len(completed) < 30
+    assert reports == 3 * len(completed) + 30 - len(completed)  # each ended at its first
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("direction", "worst"), [("minimize", math.inf), ("maximize", -math.inf)])
+def test_results_that_are_not_finite(wrong: float, direction: str, worst: float) -> None:
+    """They count as the worst there is, also where they look like the best."""
+    found = search(
+        lambda lr, _: wrong if lr > 1e-2 else lr, 1e-4, 1.0, 12, "random", direction=direction, seed=3
+    )
+    check(found, 1 if direction == "minimize" else -1)
+    assert found.lr <= 1e-2
+    assert {trial.value for trial in found.trials if trial.lr > 1e-2} == {worst}
+    assert search(lambda lr, _: wrong if lr > 1e-2 else lr, 1e-4, 1.0, 12, seed=3).lr <= 1e-2
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_without_a_finite_result_there_is_none(wrong: float) -> None:
+    with pytest.raises(ValueError, match=r"^search: no rate from 0.1 to 1.0 gave a finite result"):
+        search(lambda *_: wrong, 0.1, 1.0, 3)
+
+    def train(_: float, report: Callable[[float], None]) -> float:
+        report(wrong)
+        return 1.0
+
+    with pytest.raises(ValueError, match="^search: no rate"):
+        search(train, 0.1, 1.0, 3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_search_goes_on(error: type[BaseException], tmp_path: Path) -> None:
+    path = tmp_path / "rates of a search.db"
+    first, second, third = Training(4, error), Training(), Training()
+    with pytest.raises(error):
+        search(first, 1e-5, 1.0, 7, storage=path, seed=1)
+    found = search(second, 1e-5, 1.0, 7, storage=path, seed=1)
+    check(found)
+    assert rates(found) == first.rates[:3] + second.rates
+    assert len(set(rates(found))) == 7
+    again = search(third, 1e-5, 1.0, 7, storage=str(path), seed=1)
+    assert again.trials == found.trials
+    assert (again.lr, again.value, third.rates) == (found.lr, found.value, [])
+
+
+def test_pruned_trainings_are_not_repeated(tmp_path: Path) -> None:
+    def train(lr: float, report: Callable[[float], None]) -> float:
+        called.append(lr)
+        report(math.nan if len(called) % 2 else 1.0)
+        return bowl(lr)
+
+    called: list[float] = []
+    search(train, 1e-5, 1.0, 4, storage=tmp_path / "a.db", seed=1)
+    found = search(train, 1e-5, 1.0, 6, storage=tmp_path / "a.db", seed=1)
+    assert rates(found) == called
+    assert [trial.pruned for trial in found.trials] == [True, False] * 3
+    other = search(bowl, 1e-5, 1.0, 2, storage=f"sqlite:///{tmp_path}/a.db", name="other", seed=1)
+    assert len(other.trials) == 2
+
+
+def test_what_a_training_raises_comes_through() -> None:
+    training = Training(3, OSError)
+    with pytest.raises(OSError):
+        search(training, 1e-5, 1.0, 9)
+    assert len(training.rates) == 3
+    with pytest.raises(TypeError, match="^train: expected a number, got NoneType"):
+        search(lambda *_: None, 1e-5, 1.0, 9)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="^report: expected a number, got str"):
+        search(lambda _, report: report("high"), 1e-5, 1.0, 9)  # type: ignore[arg-type, return-value]
+
+
+WRONG: dict[str, list[Any]] = {
+    "train": [None, 3.0],
+    "low": [0, -1, math.nan, "1", 1.0, 2.0],
+    "high": [math.inf, None],
+    "trials": [0, 2.0, None],
+    "sampler": ["bayes", None],
+    "direction": ["up", None],
+    "seed": [-1, 1.5, "1"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, each) for name in WRONG for each in WRONG[name]])
+def test_wrong_arguments(name: str, value: Any) -> None:
+    training = Training()
+    arguments: dict[str, Any] = {"train": training, "low": 0.1, "high": 1.0, "trials": 2}
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+        search(**arguments | {name: value})
+    assert training.rates == []
+
+
+@pytest.mark.parametrize(
+    ("module", "sampler", "message"),
+    [
+        ("optuna", "tpe", r'^optuna is not installed: pip install "lrcore\[tune\]"$'),
+        ("scipy", "gp", r'^scipy is not installed: pip install "lrcore\[tune\]"$'),
+        ("torch", "gp", "^torch is not installed.*pip install torch$"),
+    ],
+)
+def test_missing_package(
+    module: str, sampler: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == module:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    training = Training()
+    with pytest.raises(ImportError, match=message):
+        search(training, 0.1, 1.0, 3, sampler, storage=tmp_path / "a.db")
+    assert training.rates == []
+
+
+def test_gaussian_process() -> None:
+    pytest.importorskip("torch")
+    first, again = (search(bowl, 1e-5, 1.0, 20, "gp", seed=4) for _ in range(2))
+    check(first)
+    assert first.trials == again.trials
+    assert abs(math.log10(first.lr) + 2) < 1 / 3
+
+
+def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    search(bowl, 0.1, 1.0, 3)
+    assert capsys.readouterr() == ("", "")
+    search(bowl, 0.1, 1.0, 3, progress=True)
+    assert "3/3" in capsys.readouterr().err
