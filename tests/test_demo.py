@@ -485,8 +485,17 @@ FAMILIES: dict[str, Callable[[float, int], Any]] = {
 """A schedule of every family around a rate, for so many steps."""
 
 
+@pytest.mark.usefixtures("sklearn")
+def test_a_plateau_is_told_the_loss_of_each_epoch() -> None:
+    """Of 3 epochs of 23 steps the second and the third do not improve by half: two reductions, one of them after the end."""
+    plateau = lrcore.schedules.Plateau(0.01, factor=0.5, patience=0, threshold=0.99)
+    trained = demo.train(lr=plateau * 1, epochs=3)
+    assert plateau.reductions == 2
+    assert [*trained.rates] == [0.01] * 46 + [0.005] * 23
+
+
 def test_every_family_is_tried() -> None:
-    no_schedules = {"Rate", "Schedule", "as_schedule", "from_dict", "parse"}
+    no_schedules = {"Rate", "Schedule", "as_schedule", "from_dict", "parse", "plateaus"}
     assert {*FAMILIES} == {*lrcore.schedules.__all__} - no_schedules
 
 
@@ -513,6 +522,9 @@ def test_every_schedule_learns_at_a_rate_that_a_range_test_found(family: str) ->
         (["--seed", "-1"], "seed: expected a number >= 0, got -1"),
         (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),
         (["--schedule", "Linear(lr, 0, n)"], 'schedule: unknown name n, at column 15 near "n\\)"'),
+        (["--lr", "1", "--schedule", "Constant(lr=0.1)"], "--schedule: does not name lr, and --lr or .*"),
+        (["--find-lr", "--schedule", "Constant(0.1)"], "--schedule: does not name lr, and --lr or .*"),
+        (["--find-lr", "--epochs", "0"], "epochs: expected a number >= 1, got 0"),
         (["--find-lr", "--lr", "1"], "--find-lr: finds what --lr gives; leave one of them out"),
         (["--device", "cuda", "--backend", "avx2"], "backend: device arrays always use cuda, got 'avx2'; .*"),
     ],

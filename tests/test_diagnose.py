@@ -274,7 +274,7 @@ def test_evidence() -> None:
     }
     assert found["noise"] == pytest.approx(1 / 0.954)
     assert found["fall"] == pytest.approx(92.5 * 0.954)
-    assert found["overshoot"] == pytest.approx(1 / 92.5)
+    assert found["overshoot"] == 0
     assert found["late_share"] == pytest.approx(0.5, abs=0.01)
     assert found["late_pace"] == pytest.approx(1, abs=0.02)
 
@@ -393,3 +393,21 @@ def test_frozen() -> None:
     found = diagnose(LINE)
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.verdict = "sound"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "losses", [[2.0] + [0.0] * 40, [1000.0, 1.0, 0.5] + [0.4] * 30, [50.0, 0.05] + [0.01] * 30]
+)
+def test_a_loss_that_falls_in_the_first_steps_is_sound(losses: list[float]) -> None:
+    """The largest loss is the first: nothing overshot."""
+    found = diagnose(losses)
+    assert (found.verdict, found.evidence["overshoot"]) == ("sound", 0.0)
+
+
+@pytest.mark.parametrize("levels", [(2.0, 32.0), (1.0, 1.01), (-5.0, -4.0)])
+def test_a_loss_that_jumps_between_two_levels_oscillates(levels: tuple[float, float]) -> None:
+    """Gradient descent at twice the inverse of the curvature does so: ten times the rate would be worse."""
+    found = diagnose([*levels] * 20)
+    assert (found.verdict, found.evidence["alternation"]) == ("oscillating", 0.0)
+    noise = np.random.default_rng(0).normal(size=40)
+    assert 0.5 < diagnose(noise).evidence["alternation"] < 2

@@ -833,3 +833,24 @@ def test_a_capturable_optimizer_refuses_it(kind: str, xp: CuPy | Torch) -> None:
         with pytest.raises(ValueError, match="^lr: "):
             opt.load_state_dict(saved)
         assert (xp.numpy(opt.params).tobytes(), opt.step_count, opt.schedule, opt.lr) == before
+
+
+def test_plateaus_are_found_in_whatever_is_made_of_them() -> None:
+    """Also in a list or a dictionary of a schedule of one's own; not in a callable."""
+
+    class Own(schedules.Schedule):
+        def __init__(self, *parts: Any) -> None:
+            self.parts, self.named = [*parts], dict(enumerate(parts))
+
+        def _value(self, t: int) -> float:
+            return float(self.parts[0](t))
+
+    first, second = Plateau(0.1), Plateau(Plateau(0.2), 0.5)
+    inner = second.lr
+    assert schedules.plateaus(first.warmup(3) * second) == [first, second, inner]
+    assert [id(each) for each in schedules.plateaus(Own(first))] == [id(first)] * 2
+    assert (
+        schedules.plateaus(schedules.Function(lambda t: first(t) * 2))
+        == schedules.plateaus(Constant(0.1))
+        == []
+    )

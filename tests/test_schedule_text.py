@@ -85,6 +85,12 @@ def test_names() -> None:
             parse(untyped)
 
 
+def test_numbers_are_computed() -> None:
+    text = "Cosine(lr * 2 / 4, steps - 6 // 4 * 10).warmup(-(-10)) * (1 - 0.5)"
+    assert parse(text, lr=0.1, steps=90) == schedules.Cosine(0.05, 80).warmup(10) * 0.5
+    assert parse("2 * 3") == schedules.Constant(6)
+
+
 def refusal(text: str, **names: Any) -> tuple[str, int | None]:
     """Give the message of a refused text, and the column in it."""
     with pytest.raises(ValueError, match="^schedule: ") as refused:
@@ -136,8 +142,15 @@ REFUSED = [
     "¦Constant(1)(3)",
     "¦Constant(1) + 1",
     "¦Constant(1) ** 2",
-    "Constant(1) ¦/ 2",
-    "¦2 * 3",
+    "¦Constant(1) / 2",
+    "¦Constant(1) + 2",
+    "¦2 - 'a'",
+    "¦True * 2",
+    "¦2 / 0",
+    "¦Constant(1) * 'a'",
+    "¦[1] * 3",
+    "¦2 ** 3",
+    "¦-Constant(1)",
     "¦'a' * 3",
     "Constant(¦9**9**9)",
     "¦Constant(-1)",

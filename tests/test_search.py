@@ -256,3 +256,10 @@ def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr() == ("", "")
     search(bowl, 0.1, 1.0, 3, progress=True)
     assert "3/3" in capsys.readouterr().err
+
+
+def test_a_storage_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database, whatever its name says")
+    for storage in (tmp_path / "text.db", tmp_path / "missing" / "file.db", ""):
+        with pytest.raises(ValueError, match="^storage: "):
+            search(lambda lr, _: lr, 0.1, 1.0, 1, storage=storage)

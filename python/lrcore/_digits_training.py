@@ -197,7 +197,8 @@ def train(
     optimizer : str
         The name of a class in `lrcore.optimizers`, in any case.
     lr : float, schedule or callable, optional
-        A number is the rate of the first step, falling to 0 along a cosine. Default: the optimizer's in `RATES`.
+        A number is the rate of the first step, falling to 0 along a cosine. Default: the optimizer's in `RATES`. A
+        `Plateau` is told the mean loss of each epoch.
     epochs : int
         How often each training image is seen.
     batch_size : int
@@ -245,6 +246,9 @@ def train(
                 task.wait()
                 end = perf_counter()
                 step_seconds[t], optimizer_seconds[t] = end - begin, end - middle
+                if (t + 1) % steps_per_epoch == 0:
+                    for plateau in lrcore.schedules.plateaus(opt.schedule):
+                        plateau.observe(losses[t + 1 - steps_per_epoch : t + 1].mean())
                 if not np.isfinite(losses[t]):
                     raise ValueError(
                         f"lr: {rates[: t + 1].max():g} is too large, the loss became {losses[t]} at step {t}"

@@ -219,7 +219,7 @@ class Optimizer(Stepper):
 
         A rate that came from a callable cannot be stored; this optimizer's own stays then. It stays as well where it equals
         the stored one, so that a `Plateau` which the caller holds goes on steering; another is replaced, and then
-        `opt.schedule` is the one to tell.
+        those of ``lrcore.schedules.plateaus(opt.schedule)`` are the ones to tell.
 
         Raises
         ------

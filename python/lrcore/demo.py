@@ -118,6 +118,9 @@ def run(arguments: argparse.Namespace) -> None:
     folder = out.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"--out: there is no directory {folder}")
+    if out.suffix != ".png" or out.is_dir():
+        raise ValueError(f"--out: expected the name of a file that ends in .png, got {out}")
+    check_least("epochs", arguments.epochs, 1)
     name = optimizer_name(arguments.optimizer)
     options = {each: getattr(arguments, each) for each in ("batch_size", "seed", "device", "backend")}
     lr: float = RATES[name] if arguments.lr is None else arguments.lr
@@ -141,8 +144,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _parse(arguments: argparse.Namespace, lr: float) -> lrcore.schedules.Schedule:
     """Give the schedule of the command line."""
-    check_least("epochs", arguments.epochs, 1)
     check_least("batch_size", arguments.batch_size, 1)
     check_least("seed", arguments.seed, 0)
     steps = arguments.epochs * steps_an_epoch(load(arguments.seed), arguments.batch_size)
-    return lrcore.schedules.parse(arguments.schedule, lr=lr, steps=steps)
+    schedule = lrcore.schedules.parse(arguments.schedule, lr=lr, steps=steps)
+    named = schedule != lrcore.schedules.parse(arguments.schedule, lr=lr / 2, steps=steps)
+    if not named and (arguments.find_lr or arguments.lr is not None):
+        raise ValueError("--schedule: does not name lr, and --lr or --find-lr would have no effect")
+    return schedule

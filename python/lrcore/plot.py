@@ -78,7 +78,10 @@ def schedules(
         values = schedule(t)
         if log:
             values[values == 0] = np.nan
-        ax.plot(t, values, drawstyle="steps-post", linewidth=1.8, label=textwrap.fill(label, 90))
+        marker = "o" if steps == 1 else None  # a line of one point would not show
+        ax.plot(
+            t, values, drawstyle="steps-post", linewidth=1.8, marker=marker, label=textwrap.fill(label, 90)
+        )
     if log:
         ax.set_yscale("log")
     else:
@@ -130,7 +133,7 @@ def range_test(
         ax.axvline(lr, color=f"C{color}", linestyle="--", linewidth=1.3, label=f"{method}: {lr:.2g}")
     if found.mode == "exponential":
         ax.set_xscale("log")
-    if marked:  # what diverges would flatten the rest
+    if found.smoothed.size and found.smoothed.argmin() > 0:  # what diverges would flatten the rest
         lowest, highest = found.losses.min(), found.losses[: found.smoothed.argmin() + 1].max()
         margin = 0.15 * (highest - lowest)
         ax.set_ylim(lowest - margin, highest + margin)

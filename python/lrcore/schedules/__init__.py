@@ -39,7 +39,7 @@ from lrcore.schedules._decay import (
     StepDecay,
 )
 from lrcore.schedules._parse import parse
-from lrcore.schedules._plateau import Plateau
+from lrcore.schedules._plateau import Plateau, plateaus
 from lrcore.schedules._rise import InverseSqrt, Noam
 
 __all__ = [
@@ -71,4 +71,5 @@ __all__ = [
     "as_schedule",
     "from_dict",
     "parse",
+    "plateaus",
 ]

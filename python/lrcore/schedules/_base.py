@@ -180,8 +180,8 @@ def _schedules_in(value: Any) -> Iterator[Schedule]:
     """Give the schedules in a field."""
     if isinstance(value, Schedule):
         yield from value._nested()
-    elif isinstance(value, tuple):
-        for each in value:
+    elif isinstance(value, (tuple, list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
             yield from _schedules_in(each)
 
 

@@ -6,7 +6,7 @@ import ast
 import operator
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lrcore._arguments import to_float
@@ -15,15 +15,22 @@ from lrcore.schedules._base import Schedule, as_schedule
 _LONGEST = 10_000
 _DEEPEST = 50
 _METHODS = ("then", "warmup", "clip", "shift", "per_epoch")
-_FOREIGN = re.compile(r"[^\w\s.,()\[\]=*+\-'\"]", re.ASCII)
+_FOREIGN = re.compile(r"[^\w\s.,()\[\]=*/+\-'\"]", re.ASCII)
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
 
 
 def parse(text: str, /, **names: float) -> Schedule:
     """Make the schedule that a text says, in the words of Python: what `repr` prints, and what a person would write.
 
     It may call the public schedules but `Function` and `Recursive`, and their methods `then`, `warmup`, `clip`, `shift`
-    and `per_epoch`, with numbers, words in quotes, lists and schedules; and it may multiply with ``*``. A number by itself
-    is a constant rate.
+    and `per_epoch`, with numbers, words in quotes, lists and schedules; multiply schedules with ``*``; and compute with
+    numbers by ``+ - * / //``. A number by itself is a constant rate.
 
     Parameters
     ----------
@@ -57,7 +64,10 @@ def parse(text: str, /, **names: float) -> Schedule:
 def _number(name: str, value: Any) -> float:
     """Check a number, and let an integer be one."""
     number = to_float(name, value)
-    return operator.index(value) if hasattr(value, "__index__") else number
+    try:
+        return operator.index(value)
+    except TypeError:
+        return number
 
 
 class _Parser:
@@ -107,18 +117,18 @@ class _Parser:
         match node:
             case ast.Constant(value=bool() | int() | float() | str() | None):
                 return node.value
-            case ast.UnaryOp(
-                op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=int() | float() as number)
-            ):
-                return -number if isinstance(node.op, ast.USub) else number
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+                number = self._value(operand, depth + 1)
+                if _is_number(number):
+                    return -number if isinstance(node.op, ast.USub) else number
             case ast.List(elts=elements) | ast.Tuple(elts=elements):
                 return [self._value(each, depth + 1) for each in elements]
             case ast.Name(id=name) if name in self._names:
                 return self._names[name]
             case ast.Name(id=name):
                 raise self._refusal(f"unknown name {name}", self._position(node))
-            case ast.BinOp(left=left, op=ast.Mult(), right=right):
-                return self._product(node, self._value(left, depth + 1), self._value(right, depth + 1))
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                return self._computed(node, self._value(left, depth + 1), self._value(right, depth + 1))
             case ast.Call(func=ast.Name(id=name)):
                 if name not in _classes():
                     raise self._refusal(f"{name} is no schedule", self._position(node))
@@ -131,14 +141,14 @@ class _Parser:
                 return self._called(node, getattr(schedule, name), position, depth)
         raise self._refusal("expected a schedule, a number, a word or a list", self._position(node))
 
-    def _product(self, node: ast.BinOp, left: Any, right: Any) -> Schedule:
-        if not isinstance(left, Schedule):
-            left, right = right, left
-        if not isinstance(left, Schedule):
-            raise self._refusal("expected a schedule on one side of *", self._position(node))
-        return self._made(left.__mul__, [right], {}, self._position(node))
+    def _computed(self, node: ast.BinOp, left: Any, right: Any) -> Any:
+        numbers = _is_number(left) + _is_number(right)
+        schedules = isinstance(left, Schedule) + isinstance(right, Schedule)
+        if numbers < 2 and not (isinstance(node.op, ast.Mult) and schedules and numbers + schedules == 2):
+            raise self._refusal("expected numbers, or * with a schedule", self._position(node))
+        return self._made(_OPERATORS[type(node.op)], [left, right], {}, self._position(node))
 
-    def _called(self, node: ast.Call, function: Any, position: int, depth: int) -> Schedule:
+    def _called(self, node: ast.Call, function: Any, position: int, depth: int) -> Any:
         for each in node.args:
             if isinstance(each, ast.Starred):
                 raise self._refusal("unexpected *", self._position(each))
@@ -151,12 +161,16 @@ class _Parser:
             keywords[keyword.arg] = self._value(keyword.value, depth + 1)
         return self._made(function, args, keywords, position)
 
-    def _made(self, function: Any, args: list[Any], keywords: dict[str, Any], position: int) -> Schedule:
+    def _made(self, function: Any, args: list[Any], keywords: dict[str, Any], position: int) -> Any:
         try:
-            made: Schedule = function(*args, **keywords)
+            made = function(*args, **keywords)
         except (ArithmeticError, TypeError, ValueError) as error:
             raise self._refusal(str(error).replace(".__init__()", "()"), position) from None
         return made
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _classes() -> dict[str, type[Schedule]]:

@@ -204,7 +204,16 @@ def _decoded(name: str, value: Any) -> float:
 
 
 def plateaus(schedule: Schedule) -> list[Plateau]:
-    """Give each Plateau that a schedule is made of, in the order in which it prints."""
+    """Give each `Plateau` that a schedule is made of, in the order in which it prints, for `Plateau.observe`.
+
+    One inside of a callable is not found.
+
+    Examples
+    --------
+    >>> schedule = Plateau(0.1).warmup(10) * 0.5
+    >>> plateaus(schedule)
+    [Plateau(lr=0.1)]
+    """
     return [each for each in schedule._nested() if isinstance(each, Plateau)]
 
 

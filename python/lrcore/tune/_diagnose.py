@@ -34,6 +34,8 @@ REBOUND_ERRORS = 5.0
 """Standard errors of a level that a rebound exceeds: the lowest of eight levels lies low by chance."""
 FLAT = 3.0
 """Fall, in noises, below which the first loss may just have been high by chance."""
+TO_AND_FRO = 0.1
+"""Alternation of a loss that jumps between two levels. Of ten noisy differences it is never that small."""
 LIFTED = 10.0
 """Noises that no loss exceeds both the first and the last level where the rate is too small."""
 TAILS = (2.5, 30.0)
@@ -47,7 +49,7 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)
 """Relative changes that float32 arithmetic makes to a loss."""
 NAMES = (
     "first", "last", "lowest", "peak", "noise", "tail", "fall", "overshoot", "rebound", "rebound_errors",
-    "late_share", "late_pace", "finite",
+    "late_share", "late_pace", "alternation", "finite",
 )  # fmt: skip
 """The evidence, as `Diagnosis` defines it."""
 
@@ -75,13 +77,15 @@ class Diagnosis:
         Numbers without unit:
 
         - ``fall``: first - last, over the noise.
-        - ``overshoot``: peak - first, over first - last or the tail, the larger of them.
+        - ``overshoot``: peak - the first loss, over first - last or the tail, the larger of them.
         - ``rebound``: last - lowest, over first - lowest or the noise, the larger of them.
         - ``rebound_errors``: last - lowest, over the standard error of a level.
         - ``late_share``: what the median fell from the middle third to the last, over its fall from the first third to
           the last or a quarter of first - last, the larger of them; 0.5 for a straight line, 0 where nothing fell.
         - ``late_pace``: the slope of a line through the last third, over the mean slope between the first third and
           the last, with the same larger of two; 1 for a straight line, 0 where nothing fell.
+        - ``alternation``: the median difference of losses two steps apart, over that of neighbours, in the second half; 1
+          for noise, 0 for a loss that jumps to and fro.
         - ``finite``: the share of the losses before the first that is NaN or infinite.
 
         With a loss that is not finite, all but ``finite`` are NaN.
@@ -163,8 +167,10 @@ def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
 
     halves = np.array_split(curve, 2)
     # two normal numbers differ by 0.954 standard deviations in the median
-    noise = float(np.median(abs(np.diff(halves[1])))) / 0.954
-    noise = max(noise, ROUNDING * float(np.median(abs(curve))))
+    neighbours = float(np.median(abs(np.diff(halves[1]))))
+    apart = float(np.median(abs(halves[1][2:] - halves[1][:-2])))
+    rounding = ROUNDING * float(np.median(abs(curve)))
+    noise = max(neighbours / 0.954, rounding)
     tail = min(float(half.max() - np.median(half)) for half in halves)
     tail = min(max(tail, TAILS[0] * noise), TAILS[1] * noise)
     level_error = 1.25 * noise / math.sqrt(len(curve) / 8)  # of the median of normal numbers
@@ -183,11 +189,12 @@ def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
         "noise": noise * scale,
         "tail": tail * scale,
         "fall": _ratio(first - last, noise),
-        "overshoot": _ratio(peak - first, max(first - last, tail)),
+        "overshoot": _ratio(peak - float(curve[0]), max(first - last, tail)),
         "rebound": _ratio(last - lowest, max(first - lowest, noise)),
         "rebound_errors": _ratio(last - lowest, level_error),
         "late_share": (middle - late) / fell if fell > 0 else 0.0,
         "late_pace": -slope * 2 / 3 / fell if fell > 0 else 0.0,
+        "alternation": apart / neighbours if neighbours > rounding else 1.0,
         "finite": 1.0,
     }
 
@@ -210,6 +217,8 @@ def _judge(found: dict[str, float]) -> tuple[str, str]:
             f"The loss went from {told['first']} to {told['lowest']} and rose again to {told['last']}, "
             f"a rebound of {told['rebound']}."
         )
+    if found["fall"] < FLAT and found["alternation"] < TO_AND_FRO:
+        return "oscillating", f"The loss went {path}, and jumped to and fro by {told['noise']} all the while."
     lifted = found["peak"] - max(found["first"], found["last"]) > LIFTED * found["noise"]
     if found["fall"] < FLAT and lifted:
         return "sound", (

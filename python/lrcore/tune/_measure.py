@@ -72,7 +72,8 @@ def update_ratio(opt: Optimizer, grads: Any = None, **arguments: Any) -> float:
     Returns
     -------
     float
-        Of Euclidean norms; infinite where parameters that were all 0 moved, and 0 where nothing did.
+        Of Euclidean norms; infinite where parameters that were all 0 moved, 0 where nothing did, and NaN where there are
+        parameters that are infinite or NaN.
 
     Raises
     ------

@@ -59,8 +59,8 @@ class RangeTest:
         Parameters
         ----------
         method : {"steepest", "valley", "minimum/10"}
-            Where the smoothed loss falls steepest over the logarithm of the rate, on its way to the minimum, as the
-            slope of a line through a tenth of the points; or before the end of the longest decreasing subsequence of the
+            Where the smoothed loss falls steepest over the logarithm of the rate, or over the rate itself where that
+            grew linearly, on its way to the minimum, as the slope of a line through a tenth of the points; or before the end of the longest decreasing subsequence of the
             smoothed loss, by half its length; or a tenth of the rate at which the smoothed loss is lowest.
 
         Raises
@@ -77,7 +77,7 @@ class RangeTest:
             raise ValueError(f"suggest: {len(self.losses)} losses tell too little; start at a smaller rate")
         if np.argmin(self.smoothed) == 0:
             raise ValueError("suggest: the loss never fell; start at a smaller rate, or take more steps")
-        return float(suggestion(self.rates, self.smoothed))
+        return suggestion(self)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the losses over the rates: `lrcore.plot.range_test`."""
@@ -86,31 +86,33 @@ class RangeTest:
         return draw(self, ax)
 
 
-def _steepest(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float:
-    logs = np.log(rates)
-    width = max(3, len(rates) // 10)
-    begins = range(max(1, int(np.argmin(smoothed)) + 2 - width))
+def _steepest(found: RangeTest) -> float:
+    along = np.log(found.rates) if found.mode == "exponential" else found.rates
+    width = max(3, len(along) // 10)
+    begins = range(max(1, int(np.argmin(found.smoothed)) + 2 - width))
     slopes = [
-        np.polynomial.Polynomial.fit(logs[i : i + width], smoothed[i : i + width], 1).deriv()(0)
+        np.polynomial.Polynomial.fit(along[i : i + width], found.smoothed[i : i + width], 1).deriv()(0)
         for i in begins
     ]
     begin = int(np.argmin(slopes))
-    return math.exp(logs[begin : begin + width].mean())
+    middle = float(along[begin : begin + width].mean())
+    return math.exp(middle) if found.mode == "exponential" else middle
 
 
-def _valley(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float:
+def _valley(found: RangeTest) -> float:
+    smoothed = found.smoothed
     lengths = np.ones(len(smoothed), int)  # of the longest decreasing subsequences, by where they end
     for i in range(1, len(smoothed)):
         lengths[i] += np.max(lengths[:i], where=smoothed[:i] > smoothed[i], initial=0)
     end = int(np.argmax(lengths))
-    return float(rates[end - lengths[end] // 2])
+    return float(found.rates[end - lengths[end] // 2])
 
 
-def _tenth_of_minimum(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float:
-    return float(rates[np.argmin(smoothed)] / 10)
+def _tenth_of_minimum(found: RangeTest) -> float:
+    return float(found.rates[np.argmin(found.smoothed)] / 10)
 
 
-SUGGESTIONS: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], float]] = {
+SUGGESTIONS: dict[str, Callable[[RangeTest], float]] = {
     "steepest": _steepest,
     "valley": _valley,
     "minimum/10": _tenth_of_minimum,

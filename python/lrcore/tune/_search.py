@@ -102,7 +102,7 @@ def search(
     Raises
     ------
     TypeError, ValueError
-        When an argument is refused, or no training came to a finite result.
+        When an argument is refused, the storage cannot be used, or no training came to a finite result.
     ImportError
         When Optuna, or what the sampler needs, is not installed.
 
@@ -123,6 +123,7 @@ def search(
         raise TypeError(f"train: expected a callable, got {type(train).__name__}")
     with needs("tune"):
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
 
     def objective(trial: optuna.Trial) -> float:
         epochs = itertools.count()
@@ -137,11 +138,16 @@ def search(
         value = to_float("train", train(trial.suggest_float("lr", low, high, log=True), report))
         return value if math.isfinite(value) else worst
 
-    study = optuna.create_study(
-        study_name=name, storage=_url(storage), direction=direction, load_if_exists=storage is not None
-    )
-    if study.direction.name != direction.upper():
-        raise ValueError(f"direction: the study {name!r} is there, and is to {study.direction.name.lower()}")
+    url = _url(storage)
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=url, direction=direction, load_if_exists=storage is not None
+        )
+    except (OSError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        raise ValueError(f"storage: Optuna cannot use {storage}: {error}") from error
+    if [each.name for each in study.directions] != [direction.upper()]:
+        found = ", ".join(each.name.lower() for each in study.directions)
+        raise ValueError(f"direction: the study {name!r} is there, and is to {found}")
     study.sampler = _sampler(sampler, None if seed is None else (seed + len(study.trials)) % 2**32)
     missing = trials - len(_finished(study, low, high))
     if missing > 0:
@@ -162,6 +168,8 @@ def _url(storage: str | Path | None) -> str | None:
         return None
     if not isinstance(storage, (str, Path)):
         raise TypeError(f"storage: expected the path of a file or a URL, got {type(storage).__name__}")
+    if not str(storage):
+        raise ValueError("storage: expected the path of a file or a URL, got nothing")
     if "://" in str(storage):
         return str(storage)
     if "?" in str(storage):
@@ -196,5 +204,5 @@ def _finished(study: optuna.Study, low: float, high: float) -> tuple[Trial, ...]
             each.state.name == "PRUNED",
         )
         for each in study.trials
-        if each.state.name in ("COMPLETE", "PRUNED") and low <= each.params["lr"] <= high
+        if each.state.name in ("COMPLETE", "PRUNED") and low <= each.params.get("lr", 0) <= high
     )
