@@ -12,8 +12,9 @@ from typing import Any
 
 import _report as report
 import lrcore
+from _classes import CLASSES
 from lrcore._lrcore_core import run_limit
-from step import stepper_for
+from lrcore.bench import stepper_for
 
 try:
     import torch
@@ -27,24 +28,6 @@ PADDING = 8
 """Elements that a shifted or odd variant may take beyond the size."""
 SMALL = 10**7
 """The size beyond which the host's cost of a call does not show."""
-
-CLASSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "sgd": ("SGD", {}, ("fused", "foreach")),
-    "sgd_momentum": ("SGD", {"momentum": 0.9}, ("fused", "foreach")),
-    "sgd_nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}, ("fused", "foreach")),
-    "adagrad": ("Adagrad", {}, ("foreach",)),
-    "rmsprop": ("RMSprop", {}, ("foreach",)),
-    "rmsprop_momentum": ("RMSprop", {"momentum": 0.9}, ("foreach",)),
-    "rmsprop_centered": ("RMSprop", {"centered": True}, ("foreach",)),
-    "adadelta": ("Adadelta", {}, ("foreach",)),
-    "adam": ("Adam", {}, ("fused", "foreach")),
-    "adam_amsgrad": ("Adam", {"amsgrad": True}, ("fused", "foreach")),
-    "nadam": ("NAdam", {}, ("foreach",)),
-    "radam": ("RAdam", {}, ("foreach",)),
-    "adamax": ("Adamax", {}, ("foreach",)),
-    "lion": ("Lion", {}, ()),
-}
-"""For a rule the class and arguments that choose it, the same here and in torch.optim, and torch's ways to run it."""
 
 Call = Callable[[], object]
 

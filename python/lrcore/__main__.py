@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import lrcore
-from lrcore import _plot_command, demo
+from lrcore import _plot_command, bench, demo
 
 __all__ = ["main"]
 
@@ -49,6 +49,7 @@ COMMANDS = (
     Command("info", "tell what was built and what is here", _add_info_arguments, _info),
     Command("demo", "train a small network on handwritten digits", demo.add_arguments, demo.run),
     Command("plot", "draw learning-rate schedules", _plot_command.add_arguments, _plot_command.run),
+    Command("bench", "time the optimizer step", bench.add_arguments, bench.run),
 )
 
 

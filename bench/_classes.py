@@ -1,0 +1,23 @@
+"""How the rules are made by class, here and in PyTorch alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CLASSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "sgd": ("SGD", {}, ("fused", "foreach")),
+    "sgd_momentum": ("SGD", {"momentum": 0.9}, ("fused", "foreach")),
+    "sgd_nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}, ("fused", "foreach")),
+    "adagrad": ("Adagrad", {}, ("foreach",)),
+    "rmsprop": ("RMSprop", {}, ("foreach",)),
+    "rmsprop_momentum": ("RMSprop", {"momentum": 0.9}, ("foreach",)),
+    "rmsprop_centered": ("RMSprop", {"centered": True}, ("foreach",)),
+    "adadelta": ("Adadelta", {}, ("foreach",)),
+    "adam": ("Adam", {}, ("fused", "foreach")),
+    "adam_amsgrad": ("Adam", {"amsgrad": True}, ("fused", "foreach")),
+    "nadam": ("NAdam", {}, ("foreach",)),
+    "radam": ("RAdam", {}, ("foreach",)),
+    "adamax": ("Adamax", {}, ("foreach",)),
+    "lion": ("Lion", {}, ()),
+}
+"""For a rule the class and arguments that choose it, the same here and in torch.optim, and torch's ways to run it."""

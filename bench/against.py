@@ -1,0 +1,306 @@
+"""The step here against other packages, in one run and on the same cores: ``lrcore bench`` with peers.
+
+    python bench/against.py --rules adam --sizes 1e3 1e5 1e7 --json bench/results/against.json --plot against.png
+
+Takes the options of ``lrcore bench`` but --backends, and `--peers`. A package that is not installed is left out, and
+said. Before anything is timed, each peer takes three steps on the same numbers as lrcore, with the same hyperparameters,
+and has to give the same parameters but for float32 rounding.
+
+numpy      twelve passes with preallocated temporaries, without Adam's corrections
+numba      one parallel loop, compiled before
+torch      torch.optim, fused and foreach, on one tensor
+optax      update and application in one jitted function, buffers donated
+deepspeed  DeepSpeedCPUAdam
+thinc      the fused kernel under thinc's Adam, without its clipping and its zeroing of the gradient
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.metadata
+import importlib.util
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import lrcore
+from _classes import CLASSES
+from lrcore import bench
+
+Array = NDArray[np.float32]
+LR, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
+
+
+class Made(NamedTuple):
+    """A peer's step on some arrays."""
+
+    call: Callable[[], object]
+    params: Callable[[], Any]
+    """Gives the parameters as they are."""
+
+
+class Peer(NamedTuple):
+    """How to step with another package."""
+
+    name: str
+    package: str
+    """What has to be importable."""
+    rules: tuple[str, ...]
+    make: Callable[[str, Array, Array], Made]
+    exact: bool = True
+    """Whether it has Adam's corrections, so that its results are those of lrcore."""
+
+
+def make_numpy(_: str, p: Array, g: Array) -> Made:
+    """Give Adam as a careful user writes it."""
+    m, v, x, y = np.zeros_like(p), np.zeros_like(p), np.empty_like(p), np.empty_like(p)
+    lr, beta1, beta2, eps = map(np.float32, (LR, BETA1, BETA2, EPS))
+
+    def step() -> None:
+        np.multiply(m, beta1, out=m)
+        np.multiply(g, 1 - beta1, out=x)
+        np.add(m, x, out=m)
+        np.multiply(v, beta2, out=v)
+        np.multiply(g, g, out=x)
+        np.multiply(x, 1 - beta2, out=x)
+        np.add(v, x, out=v)
+        np.sqrt(v, out=x)
+        np.add(x, eps, out=x)
+        np.divide(m, x, out=y)
+        np.multiply(y, lr, out=y)
+        np.subtract(p, y, out=p)
+
+    return Made(step, lambda: p)
+
+
+@functools.cache
+def numba_adam() -> Any:
+    """Compile the loop."""
+    import numba
+
+    @numba.njit(parallel=True)  # type: ignore[untyped-decorator]
+    def adam(p: Any, g: Any, m: Any, v: Any, lr: Any, b1: Any, b2: Any, c1: Any, c2: Any, eps: Any) -> None:
+        one = np.float32(1)
+        for i in numba.prange(p.size):
+            m[i] = b1 * m[i] + (one - b1) * g[i]
+            v[i] = b2 * v[i] + (one - b2) * g[i] * g[i]
+            p[i] -= lr * (m[i] * c1) / (np.sqrt(v[i] * c2) + eps)
+
+    return adam
+
+
+def make_numba(_: str, p: Array, g: Array) -> Made:
+    """Give the loop with the corrections of each step; the bare call, no schedule."""
+    adam, m, v, t = numba_adam(), np.zeros_like(p), np.zeros_like(p), 0
+    lr, beta1, beta2, eps = map(np.float32, (LR, BETA1, BETA2, EPS))
+
+    def step() -> None:
+        nonlocal t
+        t += 1
+        adam(
+            p, g, m, v, lr, beta1, beta2, np.float32(1 / (1 - BETA1**t)), np.float32(1 / (1 - BETA2**t)), eps
+        )
+
+    return Made(step, lambda: p)
+
+
+def make_torch(rule: str, p: Array, g: Array, way: str) -> Made:
+    """Give torch's optimizer on one tensor over the same memory."""
+    import torch
+
+    name, options, _ = CLASSES[rule]
+    tensor = torch.from_numpy(p)
+    tensor.grad = torch.from_numpy(g)
+    return Made(getattr(torch.optim, name)([tensor], lr=LR, **options, **{way: True}).step, lambda: p)
+
+
+def make_optax(_: str, p: Array, g: Array) -> Made:
+    """Give one jitted function for update and application."""
+    import jax
+    import optax
+
+    transform = optax.adam(LR, BETA1, BETA2, EPS)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = transform.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    grads = jax.numpy.array(g)
+    params = jax.numpy.array(p)
+    state = transform.init(params)
+
+    def call() -> None:
+        nonlocal params, state
+        params, state = step(params, state, grads)
+        params.block_until_ready()
+
+    return Made(call, lambda: np.asarray(params))
+
+
+def make_deepspeed(_: str, p: Array, g: Array) -> Made:
+    """Give DeepSpeed's Adam for parameters that are offloaded to the CPU."""
+    import torch
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    tensor = torch.from_numpy(p)
+    tensor.grad = torch.from_numpy(g)
+    opt = DeepSpeedCPUAdam([tensor], lr=LR, betas=(BETA1, BETA2), eps=EPS, adamw_mode=False)
+    return Made(opt.step, lambda: p)
+
+
+def make_thinc(_: str, p: Array, g: Array) -> Made:
+    """Give thinc's kernel, with the folded rate that its Adam passes; epsilon is added before the correction."""
+    from thinc.backends import get_array_ops
+
+    ops, m, v, t = get_array_ops(p), np.zeros_like(p), np.zeros_like(p), 0
+
+    def step() -> None:
+        nonlocal t
+        t += 1
+        lr = LR * math.sqrt(1 - BETA2**t) / (1 - BETA1**t)
+        ops.adam(p, g, m, v, BETA1, BETA2, EPS, lr)
+
+    return Made(step, lambda: p)
+
+
+def torch_peers() -> Iterator[Peer]:
+    """Give torch's ways, each for the rules that have it."""
+    for way in ("fused", "foreach"):
+        rules = tuple(rule for rule, (*_, ways) in CLASSES.items() if way in ways)
+        yield Peer(f"torch {way}", "torch", rules, functools.partial(make_torch, way=way))
+
+
+PEERS = (
+    Peer("numpy", "numpy", ("adam",), make_numpy, exact=False),
+    Peer("numba", "numba", ("adam",), make_numba),
+    *torch_peers(),
+    Peer("optax", "optax", ("adam",), make_optax),
+    Peer("deepspeed", "deepspeed", ("adam",), make_deepspeed),
+    Peer("thinc", "thinc", ("adam",), make_thinc),
+)
+
+
+def ours(rule: str, p: Array, g: Array, lr: Any = LR) -> lrcore.optimizers.Optimizer:
+    """Give the optimizer here."""
+    name, options, _ = CLASSES[rule]
+    made: lrcore.optimizers.Optimizer = getattr(lrcore, name)(p, lr=lr, grads=g, **options)
+    return made
+
+
+def problem(size: int) -> tuple[Array, Array]:
+    """Give parameters and gradients of moderate size."""
+    values = np.random.default_rng(0).normal(size=(2, size)).astype(np.float32)
+    return values[0].copy(), values[1].copy()
+
+
+def check(peer: Peer, rule: str) -> None:
+    """Take three steps with a peer and here; RuntimeError where the parameters differ by more than rounding."""
+    (p, g), (q, h) = problem(1000), problem(1000)
+    opt, made = ours(rule, p, g), peer.make(rule, q, h)
+    for _ in range(3):
+        opt.step()
+        h[...] = g  # torch's foreach SGD with Nesterov momentum writes into the gradients
+        made.call()
+    if peer.exact:
+        difference = float(np.abs(p - made.params()).max())
+        allowed = 8 * 2.0**-23 * float(np.abs(p).max())  # a few roundings of p in each of three steps
+        if difference > allowed:
+            raise RuntimeError(f"{peer.name}: {rule} differs by {difference:.2g}, more than {allowed:.2g}")
+
+
+IDLE_SECONDS, AWAKE_SECONDS = 0.03, 0.05
+"""How long the threads of OpenMP spin for more work, at least, since beside them two threads on two cores would be one;
+and how long the system may take to give the threads that wake up a core each."""
+
+
+def settle(call: Callable[[], object], grads: Array) -> None:
+    """Fill the gradients again, let the threads of other packages fall asleep, and wake those of `call`."""
+    grads.fill(0.5)
+    time.sleep(IDLE_SECONDS)
+    awake = time.perf_counter() + AWAKE_SECONDS
+    call()
+    while time.perf_counter() < awake:
+        call()
+
+
+def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[bench.Variant]:
+    """Give lrcore's step under a cosine rate, its limit loop, and each peer's step, on arrays of their own."""
+    backend = lrcore.info()["backend"]
+    params, grads = bench.filled(size, 1.0), bench.filled(size, 0.5)
+    opt = ours(rule, params, grads, lrcore.schedules.Cosine(LR, steps=10**9))
+    timed = [bench.Variant("lrcore", functools.partial(opt.step, grads), backend, threads)]
+    timed += [each for each in bench.variants(rule, size, [backend], [threads]) if each.name == "limit"]
+    for peer in peers:
+        if rule in peer.rules:
+            theirs = bench.filled(size, 0.5)
+            made = peer.make(rule, bench.filled(size, 1.0), theirs)
+            timed.append(bench.Variant(peer.name, made.call, threads=threads))
+            timed[-1].prepare = functools.partial(settle, made.call, theirs)
+    for own in timed[:2]:
+        if own.backend:
+            own.prepare = functools.partial(settle, own.call, grads)
+    return timed
+
+
+def present(chosen: list[str]) -> list[Peer]:
+    """Give the peers that are here and step as lrcore does; say of the others why not."""
+    found = []
+    for peer in PEERS:
+        if peer.name.split()[0] not in chosen:
+            continue
+        if importlib.util.find_spec(peer.package) is None:
+            print(f"{peer.name} is left out: {peer.package} is not installed", file=sys.stderr)
+            continue
+        for rule in peer.rules:
+            check(peer, rule)
+        found.append(peer)
+    return found
+
+
+def limit_threads(threads: int) -> None:
+    """Let every package use so many threads. Those that read it from the environment must not be imported yet."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    lrcore.set_num_threads(threads)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    bench.add_arguments(parser)
+    names = list(dict.fromkeys(peer.name.split()[0] for peer in PEERS))
+    parser.add_argument(
+        "--peers", nargs="+", default=names, choices=names, metavar="PEER", help=", ".join(names)
+    )
+    arguments = parser.parse_args()
+    if arguments.backends:
+        parser.error("--backends: the peers are held against the backend in use; LRCORE_BACKEND chooses it")
+    threads = arguments.threads or [lrcore.info()["threads"]]
+    if len(threads) > 1:
+        parser.error("--threads: expected one number, since some peers cannot change theirs")
+    limit_threads(threads[0])
+    peers = present(arguments.peers)
+    versions = {peer.package: importlib.metadata.version(peer.package) for peer in peers}
+    bench.execute(
+        arguments,
+        lambda rule, size: variants(rule, size, threads[0], peers),
+        lambda _, size: (3 + len(peers)) * 20 * size,
+        peers=versions,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What is timed: a step of each rule, and the loops that it is held against, on arrays of their own."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import lrcore
+from lrcore._lrcore_core import Stepper, run_limit
+from lrcore._memory import aligned_zeros
+from lrcore.bench._timing import Row, Variant, interleave, quartiles
+
+SMALLEST_FOR_LIMIT = 10_000
+"""Elements below which the call outweighs the sweep, and a share of the limit says nothing."""
+
+
+def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None) -> Stepper:
+    """Give what steps under every optimizer class, by the name of the rule and under a cosine rate.
+
+    The numbers keep every value of a long run away from the subnormal ones, which have a cost of their own.
+    """
+    numbers = [0.9 for _ in lrcore.rules()[rule].hyper]
+    schedule = lrcore.schedules.Cosine(1e-3, steps=10**9)
+    return Stepper(rule, params, states, grads, False, False, ({}, numbers, 0.0), (schedule, schedule._value))
+
+
+def filled(size: int, value: float) -> NDArray[np.float32]:
+    """Give a float32 array that begins at a cache line."""
+    array = aligned_zeros(size)
+    array.fill(value)
+    return array
+
+
+def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[int]) -> list[Variant]:
+    """Give the steps of a rule and the limit loops on its streams, on one set of arrays."""
+    params, grads = filled(size, 1.0), filled(size, 0.5)
+    states = [filled(size, 0.0) for _ in lrcore.rules()[rule].states]
+    passed, bound = stepper_for(rule, params, states), stepper_for(rule, params, states, grads)
+    calls: dict[str, Callable[[], object]] = {
+        "step": functools.partial(passed.step, grads),
+        "bound step": bound.step,
+    }
+    if size >= SMALLEST_FOR_LIMIT:
+        calls["limit"] = functools.partial(run_limit, params, grads, states)
+    return [
+        Variant(name, call, backend, count, functools.partial(_choose, backend, count))
+        for backend in backends
+        for count in threads
+        for name, call in calls.items()
+    ]
+
+
+def _choose(backend: str, threads: int) -> None:
+    lrcore.use_backend(backend)
+    lrcore.set_num_threads(threads)
+
+
+def bytes_of_arrays(rule: str, size: int) -> int:
+    """Give the memory that the arrays of `variants` take."""
+    return 4 * size * (2 + len(lrcore.rules()[rule].states))
+
+
+def free_bytes() -> int:
+    """Give the memory that is free."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+Maker = Callable[[str, int], Sequence[Variant]]
+"""Takes a rule and a size, and gives what is timed there."""
+
+
+def measure(cases: Iterable[tuple[str, int]], make: Maker, rounds: int) -> Iterator[list[Row]]:
+    """Time the variants of each rule and size, interleaved.
+
+    Backend and threads are put back when it ends.
+
+    Yields
+    ------
+    list of Row
+        After each round those of the case that is being timed; their `rounds` says how far it is.
+    """
+    info = lrcore.info()
+    try:
+        for rule, size in cases:
+            timed = make(rule, size)
+            necessary = lrcore.rules()[rule].bytes_per_element * size
+            for samples in interleave(timed, rounds):
+                yield [
+                    _row(rule, size, necessary, variant, each)
+                    for variant, each in zip(timed, samples, strict=True)
+                ]
+    finally:
+        _choose(info["backend"], info["threads"])
+
+
+def _row(rule: str, size: int, necessary: int, variant: Variant, samples: Sequence[float]) -> Row:
+    low, middle, high = (each * 1e9 for each in quartiles(samples))
+    return Row(
+        rule=rule,
+        variant=variant.name,
+        backend=variant.backend,
+        threads=variant.threads,
+        size=size,
+        bytes=necessary,
+        ns=middle,
+        low=low,
+        high=high,
+        rounds=len(samples),
+    )
+
+
+def of_limit(rows: Iterable[Row], row: Row) -> float | None:
+    """Give the limit loop's time over a step's: 1 is as fast as memory allows. None where it was not measured."""
+    key = (row.rule, "limit", row.backend, row.threads, row.size)
+    return next((each.ns / row.ns for each in rows if each.key == key), None)

@@ -1,0 +1,68 @@
+"""A picture of the results: throughput over size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lrcore._extras import needs
+from lrcore.bench._timing import Row
+
+
+def draw(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Draw a panel for each rule: a line for each variant, and the limit loop's quartiles as a band.
+
+    Raises
+    ------
+    OSError, ValueError
+        When the file cannot be written, or its name has no ending of a picture.
+    ImportError
+        When matplotlib is not installed.
+    """
+    with needs("bench"):
+        from matplotlib.figure import Figure
+
+    rules = list(dict.fromkeys(row.rule for row in rows))
+    columns = min(len(rules), 3)
+    lines = math.ceil(len(rules) / columns)
+    figure = Figure(figsize=(1 + 6 * columns, 0.6 + 4.4 * lines), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in panels[len(rules) :]:
+        ax.set_axis_off()
+    for ax, rule in zip(panels, rules, strict=False):
+        _panel(ax, rule, [row for row in rows if row.rule == rule])
+    figure.savefig(path, dpi=120)
+
+
+def _panel(ax: Any, rule: str, rows: Sequence[Row]) -> None:
+    series: dict[tuple[str, str, int], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.size):
+        series.setdefault((row.variant, row.backend, row.threads), []).append(row)
+    color = 0
+    for (variant, backend, threads), each in series.items():
+        sizes = [row.size for row in each]
+        label = " ".join(filter(None, (variant, backend, f"{threads} threads" if threads else "")))
+        if variant == "limit":
+            slowest, fastest = [row.bytes / row.high for row in each], [row.bytes / row.low for row in each]
+            ax.fill_between(sizes, slowest, fastest, color="0.75", label=label)
+            ax.plot(sizes, [row.gb_per_s for row in each], color="0.6", linewidth=1)
+        else:
+            ax.plot(
+                sizes,
+                [row.gb_per_s for row in each],
+                marker="o",
+                color=f"C{color}",
+                markersize=4,
+                label=label,
+            )
+            color += 1
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_title(rule)
+    ax.set_xlabel("elements")
+    ax.set_ylabel("necessary bytes over time (GB/s)")
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize="small")

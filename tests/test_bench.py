@@ -1,0 +1,191 @@
+"""The microbenchmark's machinery. No time is asserted: speed itself is measured by it, and not tested."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lrcore
+from lrcore import bench
+from lrcore.__main__ import main
+from lrcore.bench import _command, _timing
+
+ROW = bench.Row("adam", "step", "avx2", 2, 1000, 28_000, ns=1000.0, low=900.0, high=1200.0, rounds=9)
+
+
+def changed(**changes: Any) -> bench.Row:
+    return dataclasses.replace(ROW, **changes)
+
+
+def test_row() -> None:
+    assert ROW.key == ("adam", "step", "avx2", 2, 1000)
+    assert ROW.gb_per_s == 28
+    assert ROW.spread == 0.15
+
+
+def test_variants_take_turns() -> None:
+    """After one call of each and the calibration, a sample of each in every round, prepared outside of the time."""
+    seen: list[str] = []
+    variants = [
+        bench.Variant(name, lambda: None, prepare=functools.partial(seen.append, name)) for name in ("a", "b")
+    ]
+    rounds = list(bench.interleave(variants, 3))
+    assert seen == ["a", "b"] * 5
+    assert [len(each) for each in rounds[-1]] == [3, 3]
+    assert all(sample > 0 for each in rounds[-1] for sample in each)
+
+
+def test_quartiles() -> None:
+    assert _timing.quartiles([5.0]) == (5.0, 5.0, 5.0)
+    assert _timing.quartiles([3.0, 1.0, 2.0, 5.0, 4.0]) == (2.0, 3.0, 4.0)
+
+
+@pytest.mark.parametrize("rule", lrcore.rules())
+def test_every_rule_can_be_timed(rule: str) -> None:
+    """Its states stay free of NaN and of subnormal numbers over many steps."""
+    before = lrcore.info()["backend"], lrcore.info()["threads"]
+    backends = [name for name in lrcore.backends() if name in ("portable", "avx2")]
+    for rows in bench.measure([(rule, 100)], lambda rule, size: bench.variants(rule, size, backends, [1]), 1):
+        assert {(row.rule, row.size, row.threads, row.rounds) for row in rows} == {(rule, 100, 1, 1)}
+        assert [(row.backend, row.variant) for row in rows] == [
+            (backend, name) for backend in backends for name in ("step", "bound step")
+        ]
+        assert {row.bytes for row in rows} == {100 * lrcore.rules()[rule].bytes_per_element}
+    assert (lrcore.info()["backend"], lrcore.info()["threads"]) == before
+    params, grads = bench.filled(7, 1.0), bench.filled(7, 0.5)
+    states = [bench.filled(7, 0.0) for _ in lrcore.rules()[rule].states]
+    opt = bench.stepper_for(rule, params, states)
+    for _ in range(2000):
+        opt.step(grads)
+    for array in (params, *states):
+        assert all(value == 0 or 1e-30 < abs(value) < math.inf for value in array.tolist())
+
+
+def test_limit_is_measured_where_it_says_something() -> None:
+    (rows,) = bench.measure(
+        [("sgd", 10_000)], lambda rule, size: bench.variants(rule, size, ["portable"], [1]), 1
+    )
+    assert [row.variant for row in rows] == ["step", "bound step", "limit"]
+    share = bench.of_limit(rows, rows[0])
+    assert share == rows[2].ns / rows[0].ns
+    assert bench.of_limit(rows, dataclasses.replace(rows[0], threads=3)) is None
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "verdict"),
+    [
+        (ROW, ROW, "same"),
+        (
+            ROW,
+            changed(ns=1300.0),
+            "same",
+        ),  # 1.253 * 0.15 / 0.674 / 3 = 0.093 each, 0.39 together for three of them
+        (ROW, changed(ns=1700.0, low=1600.0, high=1900.0), "slower"),
+        (changed(ns=1700.0, low=1600.0, high=1900.0), ROW, "faster"),
+        (
+            changed(low=1000.0, high=1000.0),
+            changed(ns=1020.0, low=1020.0, high=1020.0),
+            "same",
+        ),  # less than 3 %
+        (changed(low=1000.0, high=1000.0), changed(ns=1040.0, low=1040.0, high=1040.0), "slower"),
+    ],
+)
+def test_verdicts(then: bench.Row, now: bench.Row, verdict: str) -> None:
+    other = changed(size=7)
+    assert bench.compare([other, then], [now, changed(size=8)]) == [(now, now.ns / then.ns, verdict)]
+
+
+def test_results_are_saved_and_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    bench.save(path, [ROW, changed(size=3)], {"peers": {"torch": "2"}})
+    assert bench.load(path) == [ROW, changed(size=3)]
+    contents = json.loads(path.read_text())
+    assert contents["peers"] == {"torch": "2"}
+    assert {"cpu", "cores", "caches", "clock", "clock_source", "lrcore", "compiler", "numpy"} <= {
+        *contents["machine"]
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"lrcore_bench": 2, "rows": []}', '{"lrcore_bench": 1, "rows": [{}]}']
+)
+def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is no result of this benchmark"):
+        bench.load(path)
+
+
+def run(*options: str) -> int:
+    return main(["bench", "--rules", "sgd", "--sizes", "100", "1e4", "--rounds", "2", *options])
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table, a file, a picture; and against its own file a verdict for each row."""
+    pytest.importorskip("matplotlib")
+    results, picture = tmp_path / "results.json", tmp_path / "picture.png"
+    assert run("--threads", "1", "2", "--json", str(results), "--plot", str(picture)) == 0
+    rows = bench.load(results)
+    assert {row.key for row in rows} == {
+        ("sgd", variant, lrcore.info()["backend"], threads, size)
+        for threads in (1, 2)
+        for size in (100, 10_000)
+        for variant in ("step", "bound step", "limit")
+        if (variant, size) != ("limit", 100)
+    }
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 + len(rows)
+    assert re.match(r"sgd +step +\S+ +1 +100 +[\d,]+ +[\d.]+ +- +\d+%$", printed[2])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run("--threads", "1", "--compare", str(results)) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    counts = re.fullmatch(r"(\d+) faster, (\d+) same, (\d+) slower", last)
+    assert counts is not None
+    assert sum(int(each) for each in counts.groups()) == 5
+
+
+def test_all_backends_are_those_for_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--rules", "sgd", "--sizes", "100", "--rounds", "1", "--backends", "all"]) == 0
+    backends = {line.split()[-7] for line in capsys.readouterr().out.splitlines()[2:]}
+    assert backends == {*lrcore._runtime.cpu_backends()} - {"emulated"}
+
+
+def test_what_does_not_fit_in_memory_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_command, "free_bytes", lambda: 50_000)
+    assert run() == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("sgd at 10,000 elements is left out: its arrays do not fit in memory")
+    assert " 10,000 " not in captured.out
+    assert " 100 " in captured.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sizes", "1.5"], "--sizes: expected whole numbers >= 1, got 1.5"),
+        (["--sizes", "0"], "--sizes: expected whole numbers >= 1, got 0"),
+        (["--sizes", "inf"], "--sizes: expected whole numbers >= 1, got inf"),
+        (["--rounds", "0"], "--rounds: expected a number of steps >= 1, got 0"),
+        (["--threads", "0"], "--threads: expected a number of steps >= 1, got 0"),
+        (["--json", "/nowhere/results.json"], "--json: there is no directory /nowhere"),
+        (["--plot", "/nowhere/picture.png"], "--plot: there is no directory /nowhere"),
+        (
+            ["--compare", "/nowhere/results.json"],
+            r"\[Errno 2\] No such file or directory: '/nowhere/results.json'",
+        ),
+    ],
+)
+def test_refusals(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*options) == 2
+    captured = capsys.readouterr()
+    assert re.fullmatch(f"lrcore bench: {message}\n", captured.err)
+    assert not captured.out
