@@ -107,6 +107,26 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a CPU")
+def test_more_threads_than_the_system_runs_at_once() -> None:
+    """Slices that nobody has begun are taken by the caller, each of them once, whoever wakes up when."""
+    done = python(
+        """
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        import lrcore, numpy
+        for threads in (2, 5):
+            lrcore.set_num_threads(threads)
+            for n in (65_536, 100_003, 300_000):
+                opt = lrcore.SGD(numpy.zeros(n, numpy.float32), lr=1.0, grads=numpy.full(n, -1, numpy.float32))
+                for step in range(300):
+                    opt.step()
+                assert (opt.params == 300).all(), (threads, n)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_a_forked_child_steps() -> None:
     """In the child none of the pool's threads exists; it must neither wait for them nor lose work."""

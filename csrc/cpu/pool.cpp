@@ -45,6 +45,7 @@ struct Job {
 
 struct Worker {
   alignas(64) std::atomic<uint32_t> ticket{0};  // changes when there is a slice to do
+  std::atomic<bool> offered{false};             // until somebody takes the slice
   int64_t begin = 0, end = 0;
 };
 
@@ -80,9 +81,15 @@ struct Crew {
   void serve(Worker& own) {
     for (uint32_t seen = 0;;) {
       seen = wait_for_change(own.ticket, seen);
-      job.task(job.context, own.begin, own.end);
-      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) pending.notify_one();
+      if (take(own) && pending.fetch_sub(1, std::memory_order_acq_rel) == 1) pending.notify_one();
     }
+  }
+
+  /// Does a worker's slice if nobody has taken it. What is taken late, after another job has begun, is that job's.
+  bool take(Worker& worker) {
+    if (!worker.offered.exchange(false, std::memory_order_acq_rel)) return false;
+    job.task(job.context, worker.begin, worker.end);
+    return true;
   }
 
   void run(int64_t n, int parts, Job new_job) {
@@ -95,10 +102,14 @@ struct Crew {
       Worker& worker = *workers[static_cast<size_t>(i)];
       worker.begin = std::min(n, (i + 1) * slice);
       worker.end = std::min(n, (i + 2) * slice);
+      worker.offered.store(true, std::memory_order_release);
       worker.ticket.fetch_add(1, std::memory_order_release);
       worker.ticket.notify_one();
     }
     job.task(job.context, 0, std::min(n, slice));
+    // A worker that the system has not given a core by now would be waited for longer than its slice takes.
+    for (int i = helpers; i-- > 0;)
+      if (take(*workers[static_cast<size_t>(i)])) pending.fetch_sub(1, std::memory_order_relaxed);
     for (int left = pending.load(std::memory_order_acquire); left != 0;) left = wait_for_change(pending, left);
   }
 };
