@@ -297,7 +297,9 @@ def main() -> None:
     bench.execute(
         arguments,
         lambda rule, size: variants(rule, size, threads[0], peers),
-        lambda _, size: (3 + len(peers)) * 20 * size,
+        lambda _, size: (
+            (3 + len(peers)) * 5 * 4 * size
+        ),  # p, g and states of at most three, in float32, for each
         peers=versions,
     )
 

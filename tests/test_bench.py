@@ -174,8 +174,8 @@ def test_what_does_not_fit_in_memory_is_left_out(
         (["--sizes", "1.5"], "--sizes: expected whole numbers >= 1, got 1.5"),
         (["--sizes", "0"], "--sizes: expected whole numbers >= 1, got 0"),
         (["--sizes", "inf"], "--sizes: expected whole numbers >= 1, got inf"),
-        (["--rounds", "0"], "--rounds: expected a number of steps >= 1, got 0"),
-        (["--threads", "0"], "--threads: expected a number of steps >= 1, got 0"),
+        (["--rounds", "0"], "--rounds: expected an integer >= 1, got 0"),
+        (["--threads", "0"], "--threads: expected an integer >= 1, got 0"),
         (["--json", "/nowhere/results.json"], "--json: there is no directory /nowhere"),
         (["--plot", "/nowhere/picture.png"], "--plot: there is no directory /nowhere"),
         (

@@ -365,7 +365,7 @@ LINE = list(np.linspace(2.0, 1.0, LEAST))
             ValueError,
             r"^lrs: expected a number or 20 rates, one a loss, got shape \(19,\)$",
         ),
-        (LINE, [[0.1] * LEAST], ValueError, r"^lrs: expected a number or 20 rates, one a loss, got shape"),
+        (LINE, [[0.1] * LEAST], ValueError, r"^lrs: expected one dimension, got 2$"),
         (LINE, [-0.1] * LEAST, ValueError, r"^lrs: expected finite rates >= 0$"),
         (LINE, -0.1, ValueError, r"^lrs: expected finite rates >= 0$"),
         (LINE, math.nan, ValueError, r"^lrs: expected finite rates >= 0$"),

@@ -193,7 +193,7 @@ def test_training(plt: Any) -> None:
 @pytest.mark.parametrize(
     ("losses", "lrs", "error", "message"),
     [
-        ([], [], ValueError, "losses: expected one number for each step, got shape"),
+        ([], [], ValueError, "losses: expected at least one, got none"),
         ([[1.0]], [[1.0]], ValueError, "losses: "),
         (3.0, 3.0, ValueError, "losses: "),
         ([1.0, 2.0], [1.0], ValueError, "lrs: expected shape"),

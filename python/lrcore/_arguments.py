@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from lrcore._optimizer import Optimizer
@@ -48,19 +49,37 @@ def magnitude(name: str, value: Any) -> float:
     return number
 
 
+def whole(name: str, value: Any, least: int = 1, what: str = "an integer") -> int:
+    """Check an integer that is at least `least`, and that the messages call `what`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if number < least:
+        raise ValueError(f"{name}: expected {what} >= {least}, got {number}")
+    if number >= 2**64:
+        raise ValueError(f"{name}: expected {what} < 2**64, got a larger integer")
+    return number
+
+
 def length(name: str, value: Any, least: int = 1) -> int:
     """Check a number of steps."""
+    return whole(name, value, least, "a number of steps")
+
+
+def series(name: str, value: Any) -> NDArray[np.float64]:
+    """Check a real number for each step."""
     try:
-        steps = operator.index(value)
-    except TypeError:
-        steps = None
-    if steps is None or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    if steps < least:
-        raise ValueError(f"{name}: expected a number of steps >= {least}, got {steps}")
-    if steps >= 2**64:
-        raise ValueError(f"{name}: expected a number of steps < 2**64, got a larger integer")
-    return steps
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: expected one dimension, got rows of different lengths") from None
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, got {array.ndim}")
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
+    return array.astype(np.float64)
 
 
 def _fraction(name: str, value: Any) -> float:

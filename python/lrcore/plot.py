@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lrcore._arguments import flag, length
+from lrcore._arguments import flag, length, series
 from lrcore._extras import needs
 from lrcore.schedules import Rate, as_schedule
 from lrcore.schedules._checks import one_of
@@ -163,7 +163,9 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     ImportError
         When matplotlib is not installed.
     """
-    loss, rate = _numbers("losses", losses), _numbers("lrs", lrs)
+    loss, rate = series("losses", losses), series("lrs", lrs)
+    if not loss.size:
+        raise ValueError("losses: expected at least one, got none")
     if rate.shape != loss.shape:
         raise ValueError(f"lrs: expected shape {loss.shape} like losses, got {rate.shape}")
     above = _axes(ax)
@@ -187,19 +189,6 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     _finish(above, "", "training loss")
     _finish(below, "step", "learning rate")
     return above
-
-
-def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Check a number for each step."""
-    try:
-        array = np.asarray(values)
-    except ValueError:  # rows of different lengths
-        raise ValueError(f"{name}: expected one number for each step") from None
-    if array.ndim != 1 or not array.size:
-        raise ValueError(f"{name}: expected one number for each step, got shape {array.shape}")
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
-    return array.astype(np.float64)
 
 
 def _mean(values: NDArray[np.float64], window: int) -> tuple[NDArray[Any], NDArray[Any]]:

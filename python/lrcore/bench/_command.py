@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lrcore
-from lrcore._arguments import length
+from lrcore._arguments import whole
 from lrcore._runtime import cpu_backends
 from lrcore.bench import _records
 from lrcore.bench._cases import Maker, bytes_of_arrays, free_bytes, measure, variants
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     backends = arguments.backends or [lrcore.info()["backend"]]
     if "all" in backends:
         backends = _real_backends()
-    threads = [length("--threads", each) for each in arguments.threads or [lrcore.info()["threads"]]]
+    threads = [whole("--threads", each) for each in arguments.threads or [lrcore.info()["threads"]]]
     execute(arguments, lambda rule, size: variants(rule, size, backends, threads), bytes_of_arrays)
 
 
@@ -84,7 +84,7 @@ def execute(
     """
     rules = list(lrcore.rules()) if "all" in arguments.rules else arguments.rules
     sizes = [_size(float(each)) for each in arguments.sizes]
-    rounds = length("--rounds", arguments.rounds)
+    rounds = whole("--rounds", arguments.rounds)
     for name in ("json", "plot"):
         path: Path | None = getattr(arguments, name)
         if path is not None and not path.absolute().parent.is_dir():

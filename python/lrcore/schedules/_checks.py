@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from lrcore._arguments import flag, length, to_float
+from lrcore._arguments import flag, length, to_float, whole
 
 Check: TypeAlias = Callable[[str, Any], Any]
 """Takes the name of an argument and its value, and gives the value to keep."""
@@ -60,9 +60,8 @@ CHECKS: dict[str, Check] = (
     dict.fromkeys(("lr", "end", "low", "high", "peak", "base", "start"), rate)
     | dict.fromkeys(("k", "power", "power2", "scale", "pct_start"), rate)
     | dict.fromkeys(("rate", "factor", "peak_mult", "gamma", "div", "final_div"), positive)
-    | dict.fromkeys(
-        ("steps", "every", "up", "warmup", "decay", "cycle_mult", "model_dim", "steps_per_epoch"), length
-    )
+    | dict.fromkeys(("steps", "every", "up", "warmup", "decay", "steps_per_epoch"), length)
+    | dict.fromkeys(("cycle_mult", "model_dim"), whole)
     | dict.fromkeys(("stable", "n"), count)
     | dict.fromkeys(("staircase", "cycle", "three_phase"), flag)
 )

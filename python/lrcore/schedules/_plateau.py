@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, cast
 
-from lrcore._arguments import length, to_float
+from lrcore._arguments import to_float, whole
 from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule, set_fields
-from lrcore.schedules._checks import count, listed, one_of, rate
+from lrcore.schedules._checks import listed, one_of, rate
+
+_count = functools.partial(whole, least=0)
 
 
 class _Seen(NamedTuple):
@@ -90,14 +93,14 @@ class Plateau(Checked):
     _seen: ClassVar[_Seen] = _Seen()
     _checks: ClassVar = {
         "lr": rate_or_schedule,
-        "patience": count,
+        "patience": _count,
         "mode": one_of("min", "max"),
         "threshold": rate,
         "threshold_mode": one_of("rel", "abs"),
-        "cooldown": count,
+        "cooldown": _count,
         "min_lr": rate,
         "statistic": one_of("best", "mean"),
-        "window": length,
+        "window": whole,
         "nan": one_of("error", "bad"),
     }
 
@@ -181,7 +184,7 @@ class Plateau(Checked):
             raise TypeError(f"plateau: expected a dictionary, got {type(dictionary).__name__}")
         if {*dictionary} != {*_Seen._fields}:
             raise ValueError(f"plateau: expected the entries {[*_Seen._fields]}, got {[*dictionary]}")
-        counts = {name: count(name, dictionary[name]) for name in ("reductions", "bad", "cooldown")}
+        counts = {name: _count(name, dictionary[name]) for name in ("reductions", "bad", "cooldown")}
         best = dictionary["best"]
         recent = tuple(_decoded("recent", each) for each in listed("recent", dictionary["recent"]))
         if len(recent) > (self.window if self.statistic == "mean" else 0):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._arguments import to_float
+from lrcore._arguments import series, to_float
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -104,37 +104,23 @@ class Diagnosis:
         return f"{self.verdict}\n{self.reason}\n{self.advice}"
 
 
-def _array(name: str, value: Any) -> NDArray[Any]:
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{name}: expected one dimension, got rows of different lengths") from None
-
-
 def _losses(value: Any) -> Floats:
     """Check the losses."""
-    array = _array("losses", value)
-    if array.ndim != 1:
-        raise ValueError(f"losses: expected one dimension, got {array.ndim}")
-    if len(array) < LEAST:
-        raise ValueError(f"losses: expected at least {LEAST}, got {len(array)}")
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"losses: expected real numbers, got {array.dtype}")
-    return array.astype(np.float64)
+    losses = series("losses", value)
+    if len(losses) < LEAST:
+        raise ValueError(f"losses: expected at least {LEAST}, got {len(losses)}")
+    return losses
 
 
 def _rates(value: Any, steps: int) -> Floats:
     """Check the rates, and give one for each step."""
-    array = _array("lrs", value)
-    if array.ndim == 0:
-        array = np.full(steps, to_float("lrs", value))
-    if array.shape != (steps,):
-        raise ValueError(f"lrs: expected a number or {steps} rates, one a loss, got shape {array.shape}")
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"lrs: expected real numbers, got {array.dtype}")
-    if not (np.isfinite(array) & (array >= 0)).all():
+    one = np.isscalar(value) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    rates = np.full(steps, to_float("lrs", value)) if one else series("lrs", value)
+    if rates.shape != (steps,):
+        raise ValueError(f"lrs: expected a number or {steps} rates, one a loss, got shape {rates.shape}")
+    if not (np.isfinite(rates) & (rates >= 0)).all():
         raise ValueError("lrs: expected finite rates >= 0")
-    return array.astype(np.float64)
+    return rates
 
 
 def _ratio(top: float, bottom: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from lrcore._arguments import length, to_float
+from lrcore._arguments import to_float, whole
 from lrcore._extras import needs
 from lrcore.schedules._checks import one_of, positive
 
@@ -114,10 +114,10 @@ def search(
     low, high = positive("low", low), positive("high", high)
     if low >= high:
         raise ValueError(f"low: expected less than high = {high}, got {low}")
-    trials = length("trials", trials)
+    trials = whole("trials", trials)
     one_of("tpe", "gp", "random")("sampler", sampler)
     worst = math.inf if one_of("minimize", "maximize")("direction", direction) == "minimize" else -math.inf
-    if seed is not None and length("seed", seed, least=0) >= 2**32:
+    if seed is not None and whole("seed", seed, least=0) >= 2**32:
         raise ValueError(f"seed: expected a number < 2**32, got {seed}")
     if not callable(train):
         raise TypeError(f"train: expected a callable, got {type(train).__name__}")
