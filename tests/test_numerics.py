@@ -77,8 +77,8 @@ def test_subnormals_are_kept(rule: str, backend: str) -> None:
 
 def test_no_epsilon_and_no_gradient(backend: str) -> None:
     """0 / 0 is NaN, as the arithmetic says, and only where the gradient is 0."""
-    for rule, (_, hyper) in lrcore.rules().items():
-        if "eps" not in hyper:
+    for rule, facts in lrcore.rules().items():
+        if "eps" not in facts.hyper:
             continue
         g = np.array([0.0, -0.0, 1.0, -2.0] * 6, np.float32)
         optimizer = make(rule, np.ones(24, np.float32), eps=0.0)
@@ -205,7 +205,7 @@ def test_the_callers_mode_is_neither_trusted_nor_changed(
 @pytest.mark.usefixtures("threads")
 def test_worker_threads_use_the_default_mode(mxcsr: FloatingPointMode) -> None:
     """A thread inherits the mode of the one that made it; the sweep sets its own."""
-    start = np.full(200_000, 1e-40, np.float32)
+    start = np.full(5 * 262_144, 1e-40, np.float32)  # enough for each thread to be woken up
     lrcore.set_num_threads(5)  # more than any test before: new threads are made under the preset mode
     optimizer = lrcore.SGD(start.copy(), lr=0.5)
     mxcsr.write(mxcsr.read() | FTZ_AND_DAZ)

@@ -124,12 +124,13 @@ def test_bits_do_not_depend_on_threads(rule: str, backend: str, count: int) -> N
     for n in (65_535, 65_536, 98_305, 7 * 32_768 + 5):
         repeats = -(-n // len(start))
         one, many = (make(rule, np.tile(start, repeats)[:n], rate) for _ in range(2))
-        for g in all_gradients[:3]:
-            tiled = np.tile(g, repeats)[:n]
-            lrcore.set_num_threads(1)
-            one.step(tiled)
-            lrcore.set_num_threads(count)
-            many.step(tiled)
+        tiled = [np.tile(g, repeats)[:n] for g in all_gradients[:3]]
+        for optimizer, threads in ((one, 1), (many, count)):
+            lrcore.set_num_threads(threads)
+            for (
+                g
+            ) in tiled:  # at once, for so few elements are cut only in a step that closely follows another
+                optimizer.step(g)
         states = [np.array(state) for state in one.state.values()]
         assert_same(many, one.params, states, f"{rule}, {backend}, {count} threads:")
 

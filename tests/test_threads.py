@@ -134,8 +134,8 @@ def test_a_forked_child_steps() -> None:
         import os, signal, sys
         import numpy as np, lrcore
         lrcore.set_num_threads(4)
-        opt = lrcore.SGD(np.zeros(300_000, np.float32), lr=1.0)
-        g = np.full(300_000, -1, np.float32)
+        opt = lrcore.SGD(np.zeros(1_500_000, np.float32), lr=1.0)
+        g = np.full(1_500_000, -1, np.float32)
         opt.step(g)
         child = os.fork()
         if child == 0:

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <system_error>
@@ -14,9 +15,12 @@
 namespace lrcore::pool {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
+constexpr auto patience = std::chrono::microseconds(50);  // for which a thread waits awake before it goes to sleep
 constexpr int64_t smallest_slice = 32 * 1024;  // elements; from two of these on, two threads beat one in every rule
-constexpr int64_t slice_multiple = 16;         // 64 bytes
-constexpr int spins = 2000;                    // some tens of microseconds before a thread goes to sleep
+constexpr int64_t slice_worth_waking = 256 * 1024;  // likewise where the second has to be woken up, which takes 10 us
+constexpr int64_t slice_multiple = 16;              // 64 bytes
 
 void relax() {
 #if defined(__x86_64__)
@@ -26,14 +30,17 @@ void relax() {
 #endif
 }
 
-/// Waits until the value differs from `old`: a bounded spin, then a futex.
+/// Waits until the value differs from `old`: awake for a while, then by a futex.
 template <class T>
 T wait_for_change(const std::atomic<T>& value, T old) {
-  for (int i = 0; i < spins; ++i) {
-    const T now = value.load(std::memory_order_acquire);
-    if (now != old) return now;
-    relax();
-  }
+  const Clock::time_point end = Clock::now() + patience;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      const T now = value.load(std::memory_order_acquire);
+      if (now != old) return now;
+      relax();
+    }
+  } while (Clock::now() < end);
   value.wait(old, std::memory_order_acquire);
   return value.load(std::memory_order_acquire);
 }
@@ -55,6 +62,16 @@ struct Crew {
   std::vector<std::unique_ptr<Worker>> workers;
   Job job{};
   alignas(64) std::atomic<int> pending{0};
+  std::atomic<Clock::rep> last_end{Clock::time_point::min().time_since_epoch().count()};
+
+  /// Into how many slices to cut a job. Where jobs follow one another closely the workers are awake, or worth waking.
+  int parts(int64_t n) const {
+    const Clock::time_point last{Clock::duration(last_end.load(std::memory_order_relaxed))};
+    const bool close = Clock::now() < last + patience;
+    return static_cast<int>(std::min<int64_t>(threads(), n / (close ? smallest_slice : slice_worth_waking)));
+  }
+
+  void note_end() { last_end.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
 
   /// Hires until there are `wanted` workers, or as many as the system gives.
   int hire(int wanted) {
@@ -92,7 +109,10 @@ struct Crew {
     return true;
   }
 
-  void run(int64_t n, int parts, Job new_job) {
+  /// Does the job in so many slices, unless the workers are busy with another caller's.
+  bool run(int64_t n, int parts, Job new_job) {
+    const std::unique_lock lock(busy, std::try_to_lock);
+    if (!lock.owns_lock()) return false;
     const int helpers = hire(parts - 1);
     const int64_t share = (n + helpers) / (helpers + 1);
     const int64_t slice = (share + slice_multiple - 1) / slice_multiple * slice_multiple;
@@ -111,6 +131,7 @@ struct Crew {
     for (int i = helpers; i-- > 0;)
       if (take(*workers[static_cast<size_t>(i)])) pending.fetch_sub(1, std::memory_order_relaxed);
     for (int left = pending.load(std::memory_order_acquire); left != 0;) left = wait_for_change(pending, left);
+    return true;
   }
 };
 
@@ -141,15 +162,11 @@ void prepare_for_forks() {
 int generation() { return forks.load(std::memory_order_relaxed); }
 
 void run(int64_t n, Task task, const void* context) {
-  const int parts = static_cast<int>(std::min<int64_t>(threads(), n / smallest_slice));
-  if (parts >= 2) {
-    Crew& hands = *crew.load(std::memory_order_acquire);
-    if (const std::unique_lock lock(hands.busy, std::try_to_lock); lock.owns_lock()) {
-      hands.run(n, parts, {task, context});
-      return;
-    }
-  }
-  task(context, 0, n);
+  if (n < 2 * smallest_slice || threads() == 1) return task(context, 0, n);
+  Crew& hands = *crew.load(std::memory_order_acquire);
+  const int parts = hands.parts(n);
+  if (parts < 2 || !hands.run(n, parts, {task, context})) task(context, 0, n);
+  hands.note_end();
 }
 
 }  // namespace lrcore::pool
