@@ -103,6 +103,11 @@ def managed_of(capsule: Any) -> Managed | ManagedVersioned:
     )
 
 
+def take(capsule: Any) -> None:
+    """Mark a capsule as consumed: what it points to is the caller's to let go of."""
+    _set_name(capsule, USED[VERSIONED if isinstance(managed_of(capsule), ManagedVersioned) else LEGACY])
+
+
 def move(capsule: Any, device_type: int, device_id: int) -> Any:
     """Give the same capsule, which now says that its tensor is on that device."""
     tensor = managed_of(capsule).tensor
@@ -122,7 +127,7 @@ class Tensor:
     def __init__(self, capsule: Any) -> None:
         self.managed: Managed | ManagedVersioned | None = None
         managed = managed_of(capsule)
-        _set_name(capsule, USED[VERSIONED if isinstance(managed, ManagedVersioned) else LEGACY])
+        take(capsule)
         self.managed = managed
 
     def __del__(self) -> None:

@@ -1,20 +1,13 @@
 // Arrays as callers pass them -> checked flat float32 views. Every refusal of an array is worded here.
 #pragma once
 
-#include <memory>
 #include <string>
 
-#include "device.h"
+#include "import.h"
 
 namespace lrcore {
 
 enum class Access { read, write };
-
-/// A managed tensor, and how to let go of it.
-using Hold = std::unique_ptr<void, void (*)(void*)>;
-
-/// Prepares what every import needs; called once when the module is made.
-void prepare_imports();
 
 /// A flat view of `size` floats, and the hold that keeps their memory alive.
 class Array {
