@@ -26,6 +26,7 @@ void fold(const double* hypers, const Clock& now, Memo& memo, float* constants) 
 std::span<const RuleInfo> rule_infos() {
   return rules::with_all([](auto... entry) -> std::span<const RuleInfo> {
     static const RuleInfo table[] = {{entry.name, decltype(entry)::Rule::states, decltype(entry)::Rule::hypers,
+                                      rules::cost<typename decltype(entry)::Rule>(),
                                       fold<typename decltype(entry)::Rule>}...};
     return table;
   });

@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "step.h"
+#include "rules/cost.h"
 
 namespace lrcore {
 
@@ -11,6 +11,7 @@ struct RuleInfo {
   const char* name;
   Names states;
   Names hypers;
+  rules::Cost cost;
   /// Writes the rule's step constants. `hypers` holds doubles in the order of the names.
   void (*fold)(const double* hypers, const Clock& now, Memo& memo, float* constants);
 };

@@ -12,6 +12,7 @@ struct Update {
   Stages stages;
   Rule rule;
 
+  constexpr Update() : stages(), rule() {}
   constexpr explicit Update(const Constants& constants) : stages(constants.stages) {
     __builtin_memcpy(static_cast<void*>(&rule), constants.rule, sizeof rule);
   }

@@ -10,11 +10,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import lrcore
 from lrcore import bench
 from lrcore.__main__ import main
+from lrcore._lrcore_core import run_divisions
 from lrcore.bench import _command, _timing
 
 ROW = bench.Row("adam", "step", "avx2", 2, 1000, 28_000, ns=1000.0, low=900.0, high=1200.0, rounds=9)
@@ -76,6 +78,27 @@ def test_limit_is_measured_where_it_says_something() -> None:
     share = bench.of_limit(rows, rows[0])
     assert share == rows[2].ns / rows[0].ns
     assert bench.of_limit(rows, dataclasses.replace(rows[0], threads=3)) is None
+
+
+def test_the_slower_loop_is_the_limit() -> None:
+    (rows,) = bench.measure(
+        [("adam", 10_000)], lambda rule, size: bench.variants(rule, size, ["portable"], [1]), 1
+    )
+    assert [row.variant for row in rows] == ["step", "bound step", "limit", "divisions"]
+    for slower in (0.5, 2.0):
+        rows[3] = dataclasses.replace(rows[2], variant="divisions", ns=slower * rows[2].ns)
+        assert bench.of_limit(rows, rows[0]) == max(1, slower) * rows[2].ns / rows[0].ns
+
+
+@pytest.mark.parametrize("backend", [name for name in lrcore.backends() if name != "cuda"])
+def test_the_loop_of_divisions(backend: str) -> None:
+    """P = g / sqrt(p), with as many of both as the rule has; nothing where it has none."""
+    for rule, result in {"adam": 0.5, "adadelta": 0.25**0.25, "adamax": 0.25, "lion": 4.0}.items():
+        params, grads = bench.filled(32, 4.0), bench.filled(32, 1.0)
+        with lrcore.use_backend(backend):
+            run_divisions(rule, params, grads)
+        assert params == pytest.approx(np.full(32, result), rel=2**-22), rule  # of three roundings
+        assert (grads == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,16 @@ def test_every_rule_is_reached_and_has_an_oracle() -> None:
     registered = lrcore.rules()
     assert set(WAYS) == set(registered)
     assert set(oracle.RULES) == set(registered)
-    for name, (states, hyper) in registered.items():
-        assert oracle.RULES[name].states == states
-        assert oracle.RULES[name].hyper == hyper
+    for name, rule in registered.items():
+        assert oracle.RULES[name].states == rule.states
+        assert oracle.RULES[name].hyper == rule.hyper
+
+
+def test_divisions_and_roots() -> None:
+    """Epsilon keeps a division from 0; what is divided by is a root, but in Adamax, whose average is of |g| itself."""
+    for name, rule in lrcore.rules().items():
+        roots = {"adadelta": 2, "adamax": 0}.get(name, 1)
+        assert (rule.divisions, rule.roots) == ((1, roots) if "eps" in rule.hyper else (0, 0)), name
 
 
 @pytest.mark.parametrize("stages", STAGES)

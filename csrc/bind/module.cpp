@@ -26,8 +26,8 @@ std::vector<std::string> strings(const Names& names) { return {names.text, names
 py::dict list_rules() {
   py::dict all;
   for (const RuleInfo& info : rule_infos())
-    all[info.name] =
-        py::make_tuple(py::tuple(py::cast(strings(info.states))), py::tuple(py::cast(strings(info.hypers))));
+    all[info.name] = py::make_tuple(py::tuple(py::cast(strings(info.states))),
+                                    py::tuple(py::cast(strings(info.hypers))), info.cost.divisions, info.cost.roots);
   return all;
 }
 
@@ -102,6 +102,16 @@ void run_limit(py::handle params, py::handle grads, const py::sequence& states, 
     throw std::invalid_argument("params: the limit loop takes arrays that are aligned to 16 bytes");
   const CurrentDevice current(*operands.api, operands.place());
   check_cuda(*operands.api, operands.api->limit(&work, names.count, n, stream.handle), "launching the limit loop");
+}
+
+/// One pass of the divisions and roots of a rule over CPU arrays: writes params.
+void run_divisions(const std::string& rule, py::handle params, py::handle grads) {
+  const Recipe recipe(rule, false, false);
+  const Operands operands(params, py::list(), {});
+  if (operands.api != nullptr) throw std::invalid_argument("params: the loop of divisions takes CPU arrays");
+  const Step work = operands.step(operands.gradients(grads, {}));
+  const GilRelease unlocked;
+  run(active_backend().kernels->divisions[recipe.rule], work, operands.params.size());
 }
 
 /// Lets the garbage collector see what a Stepper holds: a schedule may hold the optimizer in turn.
@@ -202,6 +212,7 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("copy", &copy_array, "source"_a, "destination"_a);
   module.def("cuda_devices", &cuda_devices);
   module.def("run_limit", &run_limit, "params"_a, "grads"_a, "states"_a, "stream"_a = py::none());
+  module.def("run_divisions", &run_divisions, "rule"_a, "params"_a, "grads"_a);
   py::class_<DeviceArray>(module, "DeviceArray")
       .def(py::init<int, int64_t, int64_t, float>(), "device"_a, "size"_a, "offset"_a, "value"_a)
       .def("__dlpack_device__", &DeviceArray::dlpack_device)

@@ -68,7 +68,7 @@ class Optimizer(Stepper):
         hyper = _arguments.numbers(arguments)
         self._options = _arguments.options(arguments)
         rule = self._choose_rule(hyper | self._options)
-        names, self._rule_hypers = _RULES[rule]
+        names, self._rule_hypers, *_ = _RULES[rule]
 
         self._params = params
         self._grads = grads

@@ -11,10 +11,20 @@ from lrcore import _lrcore_core as core
 
 
 class Rule(NamedTuple):
-    """An update rule: the names of its states and of the numbers it takes, in order."""
+    """An update rule.
+
+    Attributes
+    ----------
+    states, hyper : tuple of str
+        The names of its states and of the numbers it takes, in order.
+    divisions, roots : int
+        How many of each an element takes: the arithmetic that a step in cache waits for.
+    """
 
     states: tuple[str, ...]
     hyper: tuple[str, ...]
+    divisions: int
+    roots: int
 
     @property
     def bytes_per_element(self) -> int:
@@ -24,7 +34,7 @@ class Rule(NamedTuple):
 
 def rules() -> dict[str, Rule]:
     """Give every update rule by name. Variants of an optimizer are rules of their own."""
-    return {name: Rule(*names) for name, names in core.rules().items()}
+    return {name: Rule(*facts) for name, facts in core.rules().items()}
 
 
 def backends() -> list[str]:

@@ -4,12 +4,13 @@
 steps and the limit loops. `Row` says what a figure means.
 """
 
-from lrcore.bench._cases import Maker, filled, free_bytes, measure, of_limit, stepper_for, variants
+from lrcore.bench._cases import LOOPS, Maker, filled, free_bytes, measure, of_limit, stepper_for, variants
 from lrcore.bench._command import add_arguments, execute, run
 from lrcore.bench._records import compare, load, save
 from lrcore.bench._timing import Row, Variant, interleave
 
 __all__ = [
+    "LOOPS",
     "Maker",
     "Row",
     "Variant",

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lrcore
-from lrcore._lrcore_core import Stepper, run_limit
+from lrcore._lrcore_core import Stepper, run_divisions, run_limit
 from lrcore._memory import aligned_zeros
 from lrcore.bench._timing import Row, Variant, interleave, quartiles
+
+LOOPS = ("limit", "divisions")
+"""The loops that steps are held against: the same streams; the same divisions and roots."""
 
 SMALLEST_FOR_LIMIT = 10_000
 """Elements below which the call outweighs the sweep, and a share of the limit says nothing."""
@@ -37,7 +40,7 @@ def filled(size: int, value: float) -> NDArray[np.float32]:
 
 
 def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[int]) -> list[Variant]:
-    """Give the steps of a rule and the limit loops on its streams, on one set of arrays."""
+    """Give the steps of a rule and the loops that they are held against, on one set of arrays."""
     params, grads = filled(size, 1.0), filled(size, 0.5)
     states = [filled(size, 0.0) for _ in lrcore.rules()[rule].states]
     passed, bound = stepper_for(rule, params, states), stepper_for(rule, params, states, grads)
@@ -47,6 +50,8 @@ def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[in
     }
     if size >= SMALLEST_FOR_LIMIT:
         calls["limit"] = functools.partial(run_limit, params, grads, states)
+        if _divides(rule):
+            calls["divisions"] = functools.partial(run_divisions, rule, filled(size, 1.0), grads)
     return [
         Variant(name, call, backend, count, functools.partial(_choose, backend, count))
         for backend in backends
@@ -60,9 +65,14 @@ def _choose(backend: str, threads: int) -> None:
     lrcore.set_num_threads(threads)
 
 
+def _divides(rule: str) -> bool:
+    facts = lrcore.rules()[rule]
+    return facts.divisions + facts.roots > 0
+
+
 def bytes_of_arrays(rule: str, size: int) -> int:
     """Give the memory that the arrays of `variants` take."""
-    return 4 * size * (2 + len(lrcore.rules()[rule].states))
+    return 4 * size * (2 + len(lrcore.rules()[rule].states) + _divides(rule))
 
 
 def free_bytes() -> int:
@@ -115,6 +125,9 @@ def _row(rule: str, size: int, necessary: int, variant: Variant, samples: Sequen
 
 
 def of_limit(rows: Iterable[Row], row: Row) -> float | None:
-    """Give the limit loop's time over a step's: 1 is as fast as memory allows. None where it was not measured."""
-    key = (row.rule, "limit", row.backend, row.threads, row.size)
-    return next((each.ns / row.ns for each in rows if each.key == key), None)
+    """Give the time of the slower of the loops over a step's: 1 is as fast as memory and arithmetic allow.
+
+    None where they were not measured.
+    """
+    keys = [(row.rule, loop, row.backend, row.threads, row.size) for loop in LOOPS]
+    return max((each.ns / row.ns for each in rows if each.key in keys), default=None)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lrcore._extras import needs
+from lrcore.bench._cases import LOOPS
 from lrcore.bench._timing import Row
 
 
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Draw a panel for each rule: a line for each variant, and the limit loop's quartiles as a band.
+    """Draw a panel for each rule: a line for each variant, the limit loop's quartiles as a band, and the divisions dotted.
 
     Raises
     ------
@@ -49,6 +50,8 @@ def _panel(ax: Any, rule: str, rows: Sequence[Row]) -> None:
             slowest, fastest = [row.bytes / row.high for row in each], [row.bytes / row.low for row in each]
             ax.fill_between(sizes, slowest, fastest, color="0.75", label=label)
             ax.plot(sizes, [row.gb_per_s for row in each], color="0.6", linewidth=1)
+        elif variant in LOOPS:
+            ax.plot(sizes, [row.gb_per_s for row in each], color="0.6", linestyle=":", label=label)
         else:
             ax.plot(
                 sizes,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import lrcore
-from lrcore.bench._cases import of_limit
+from lrcore.bench._cases import LOOPS, of_limit
 from lrcore.bench._timing import Row
 
 FORMAT = 1
@@ -29,7 +29,7 @@ HEADER = (
 
 def line(row: Row, rows: Sequence[Row]) -> str:
     """Give a row of the table; `rows` are those among which its limit is."""
-    share = of_limit(rows, row) if row.variant != "limit" else None
+    share = of_limit(rows, row) if row.variant not in LOOPS else None
     return (
         f"{row.rule:32} {row.variant:14} {row.backend or '-':9} {row.threads or '-':>7} {row.size:>11,} "
         f"{row.ns:>13,.0f} {row.gb_per_s:>7.1f} {'-' if share is None else f'{share:.2f}':>8} {row.spread:>6.0%}"

@@ -18,7 +18,7 @@ class Row:
     Attributes
     ----------
     rule, variant : str
-        The work, and who does it how: "step", "bound step", "limit", or the name of a peer.
+        The work, and who does it how: "step", "bound step", "limit", "divisions", or the name of a peer.
     backend : str
         The backend of lrcore; "" for others.
     threads : int
