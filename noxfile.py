@@ -7,7 +7,7 @@ import nox
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["tests", "lint"]
 
-CPP = ("csrc/*.h", "csrc/*.cpp", "csrc/*/*.h", "csrc/*/*.cpp", "csrc/*/*.cu")
+CPP = ("csrc/*.h", "csrc/*.cpp", "csrc/*/*.h", "csrc/*/*.cpp", "csrc/*/*.cu", "bench/*.cpp")
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -37,6 +37,13 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
     files = session.run("git", "ls-files", *CPP, external=True, silent=True)
     session.run("clang-format", "--dry-run", "-Werror", *str(files).split())
+
+
+@nox.session
+def instructions(session: nox.Session) -> None:
+    """Hold the instructions that each sweep takes against the recorded counts. Needs valgrind."""
+    session.install(*PYPROJECT["build-system"]["requires"], "cmake", "ninja")
+    session.run("python", "bench/instructions.py", *session.posargs)
 
 
 @nox.session

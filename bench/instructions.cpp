@@ -1,0 +1,85 @@
+// Has callgrind count the instructions of every rule's sweep, for bench/instructions.py. There is no Python in this
+// program and no thread pool, so the counts are those of the sweeps alone and do not vary.
+//
+// AVX-512 is left out: valgrind does not know it.
+#if !__has_include(<valgrind/callgrind.h>)
+#error "valgrind/callgrind.h is missing: install valgrind with its headers"
+#endif
+#include <stdint.h>
+#include <stdio.h>
+#include <valgrind/callgrind.h>
+
+#include <string>
+
+#include "../csrc/constants.h"
+#include "../csrc/cpu/backends.h"
+
+namespace lrcore {
+namespace {
+
+struct Counted {
+  const char* name;
+  const Kernels& kernels;
+};
+
+constexpr Counted backends[] = {{"avx2", cpu::avx2_kernels}, {"portable", cpu::portable_kernels}};
+
+// Whole lanes alone, where the loop weighs most, and few lanes with a remainder of seven, which weighs enough there.
+constexpr int64_t sizes[] = {1024, 135};
+constexpr int64_t largest = 1024;
+
+// Every stream begins at a cache line, whatever the system's choice of addresses.
+alignas(64) float params[largest];
+alignas(64) float grads[largest];
+alignas(64) float states[max_states][largest];
+
+constexpr double half[max_hypers] = {0.5, 0.5, 0.5, 0.5};  // every hyperparameter may be that
+
+/// Ordinary numbers of both signs, and states as they are before the first step.
+void fill() {
+  for (int64_t i = 0; i < largest; ++i) {
+    const float x = 0.5f + static_cast<float>(i % 7) / 8;
+    params[i] = x;
+    grads[i] = i % 2 ? x : -x;
+    for (auto& state : states) state[i] = 0;
+  }
+}
+
+void count(Sweep sweep, const Step& step, int64_t n, const std::string& label) {
+  fill();
+  sweep(step, 0, n);  // the first call may do what later ones do not
+  CALLGRIND_ZERO_STATS;
+  CALLGRIND_TOGGLE_COLLECT;
+  sweep(step, 0, n);
+  CALLGRIND_TOGGLE_COLLECT;
+  CALLGRIND_DUMP_STATS_AT(label.c_str());
+}
+
+void count_all() {
+  for (const Counted& backend : backends)
+    for (size_t rule = 0; rule < rule_infos().size(); ++rule)
+      for (const bool coupled : {false, true}) {
+        const RuleInfo& info = rule_infos()[rule];
+        Step step{.p = params, .g = grads, .states = {states[0], states[1], states[2]}, .constants = {}};
+        Memo memo;
+        step.constants.stages = fold_stages(0.01, coupled ? 0.01 : 0, false, 1, false);
+        info.fold(half, {.t = 10, .lr = 0.01}, memo, step.constants.rule);
+        for (const int64_t n : sizes) {
+          const std::string kind = coupled ? " coupled " : " ";
+          count(backend.kernels.sweeps[rule][coupled], step, n,
+                std::string(backend.name) + " " + info.name + kind + std::to_string(n));
+        }
+      }
+}
+
+}  // namespace
+}  // namespace lrcore
+
+int main() {
+  if (!__builtin_cpu_supports("avx2")) {
+    fputs("this CPU has no AVX2, and valgrind runs on the CPU that is there\n", stderr);
+    return 1;
+  }
+  puts(LRCORE_COMPILER);  // the recorded figures are kept by compiler
+  lrcore::count_all();
+}
