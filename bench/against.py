@@ -298,9 +298,7 @@ def main() -> None:
     bench.execute(
         arguments,
         lambda rule, size: variants(rule, size, threads[0], peers),
-        lambda _, size: (
-            (3 + len(peers)) * 5 * 4 * size
-        ),  # p, g and states of at most three, in float32, for each
+        lambda rule, size: 4 * size * (3 + len(peers)) * (2 + len(lrcore.rules()[rule].states)),
         peers=versions,
     )
 

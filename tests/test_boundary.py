@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -326,3 +327,32 @@ def test_memory_is_held_and_let_go() -> None:
     del opt
     gc.collect()
     assert all(reference() is None for reference in references)
+
+
+def test_an_array_that_is_held_keeps_its_memory() -> None:
+    """A flat array of NumPy does not go through its exporter; it is held all the same, and let go of."""
+    params, grads = ones(), ones()
+    held = weakref.ref(grads)
+    opt = lrcore.SGD(params, lr=0.5, grads=grads)
+    for array in (params, grads):
+        with pytest.raises(ValueError, match="resize"):
+            array.resize(1000)
+    del array, grads
+    gc.collect()
+    assert held() is not None
+    opt.step()
+    assert_bits(params, np.full(8, 0.5, np.float32))
+    del opt
+    assert held() is None
+
+
+def test_an_array_that_is_given_another_shape_later() -> None:
+    """A view keeps the extents of the moment it was taken."""
+    params = ones()
+    opt = lrcore.SGD(params, lr=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of some versions of NumPy
+        params.shape = (2, 4)
+    opt.step(np.ones((2, 4), np.float32))
+    opt.step(ones())
+    assert_bits(params, np.zeros((2, 4), np.float32))

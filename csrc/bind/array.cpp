@@ -71,7 +71,7 @@ int64_t contiguous_size(const DLTensor& tensor, const std::string& name) {
 
 Array Array::import(py::handle object, std::string name, Access access, int64_t stream) {
   Import import = import_array(object, name, stream);
-  const DLTensor& tensor = *import.tensor;
+  const DLTensor& tensor = import.tensor;
 
   require_float32(tensor.dtype, name);
   if (access == Access::write) require_writable(import.writable, name);

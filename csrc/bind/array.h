@@ -37,7 +37,7 @@ class Array {
   Hold hold_;
   float* data_ = nullptr;
   int64_t size_ = 0;
-  const int64_t* shape_ = nullptr;  // lives as long as the hold
+  const int64_t* shape_ = nullptr;  // of more than one dimension; lives as long as the hold
   int ndim_ = 0;
 };
 

@@ -1,5 +1,7 @@
 #include "import.h"
 
+#include <pybind11/numpy.h>
+
 namespace lrcore {
 namespace {
 
@@ -31,6 +33,7 @@ struct Known {
   py::handle both_keywords = py::make_tuple("max_version", "stream").release();
   py::handle version = py::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION).release();
   py::handle ndarray = py::object(py::module_::import("numpy").attr("ndarray")).release();
+  py::handle float32 = py::dtype::of<float>().release();
 };
 const Known* known = nullptr;
 
@@ -114,11 +117,11 @@ Import take(Place place, py::handle capsule, const std::string& name) {
     if (managed->version.major != DLPACK_MAJOR_VERSION)
       throw py::type_error(text(name, ": expected DLPack version ", DLPACK_MAJOR_VERSION, ", got version ",
                                 managed->version.major, "; update the array's library or lrcore"));
-    return {place, &managed->dl_tensor, is_writable(*managed), std::move(held)};
+    return {place, managed->dl_tensor, is_writable(*managed), std::move(held)};
   }
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
     auto* managed = take<DLManagedTensor>(capsule, "dltensor", "used_dltensor");
-    return {place, &managed->dl_tensor, std::nullopt, hold(managed)};
+    return {place, managed->dl_tensor, std::nullopt, hold(managed)};
   }
   throw py::type_error(text(name, ": __dlpack__ returned no unused DLPack capsule"));
 }
@@ -174,7 +177,27 @@ std::optional<Import> import_in_c(py::handle object) {
   }
   Hold held = hold(managed);
   if (managed->dl_tensor.device.device_type != kDLCPU) return {};
-  return Import{{}, &managed->dl_tensor, is_writable(*managed), std::move(held)};
+  return Import{{}, managed->dl_tensor, is_writable(*managed), std::move(held)};
+}
+
+/// Imports a flat float32 array of NumPy without asking its exporter, which would take half as long as a small step.
+/// Nothing of any other array.
+std::optional<Import> import_flat(const py::array& array) {
+  constexpr int contiguous = py::array::c_style, aligned = 0x100, writable = 0x400,
+                warns_of_writes = 1 << 31;  // NumPy's
+  const int flags = array.flags();
+  if (array.ndim() != 1 || !array.dtype().is(known->float32)) return {};
+  if ((flags & (contiguous | aligned | warns_of_writes)) != (contiguous | aligned)) return {};
+  return Import{.place = {},
+                .tensor = {.data = const_cast<void*>(array.data()),
+                           .device = {kDLCPU, 0},
+                           .ndim = 1,
+                           .dtype = {kDLFloat, 32, 1},
+                           .shape = reinterpret_cast<int64_t*>(const_cast<py::ssize_t*>(array.shape())),
+                           .strides = nullptr,
+                           .byte_offset = 0},
+                .writable = (flags & writable) != 0,
+                .hold = Hold(array.inc_ref().ptr(), [](void* held) { Py_DECREF(static_cast<PyObject*>(held)); })};
 }
 
 }  // namespace
@@ -182,9 +205,11 @@ std::optional<Import> import_in_c(py::handle object) {
 void prepare_imports() { known = new Known; }
 
 Import import_array(py::handle object, const std::string& name, int64_t stream) {
-  // A NumPy array is on the CPU and means what it holds; of anything else both have to be asked.
   Place place;
-  if (py::type::handle_of(object).ptr() != known->ndarray.ptr()) {
+  if (py::type::handle_of(object).ptr() == known->ndarray.ptr()) {  // on the CPU, and it means what it holds
+    if (std::optional<Import> import = import_flat(py::reinterpret_borrow<py::array>(object)))
+      return std::move(*import);
+  } else {
     if (is_negated(object))
       throw py::value_error(text(name, ": this tensor is a negated view of its memory; pass its resolve_neg()"));
     if (std::optional<Import> import = import_in_c(object)) return std::move(*import);

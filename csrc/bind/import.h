@@ -1,5 +1,5 @@
-// Arrays as callers pass them -> tensors, by DLPack. What an exporter gives and refuses is dealt with here; whether a
-// step can use it, in array.h.
+// Arrays as callers pass them -> tensors, by DLPack or what is faster. What an exporter gives and refuses is dealt with
+// here; whether a step can use it, in array.h.
 #pragma once
 
 #include <memory>
@@ -14,10 +14,11 @@ namespace lrcore {
 /// A managed tensor, and how to let go of it.
 using Hold = std::unique_ptr<void, void (*)(void*)>;
 
-/// A tensor, as long as it is held. `writable` is what the exporter says; a legacy capsule cannot say.
+/// A tensor, as long as it is held; the extents of one that is flat need not live so long. `writable` is what the
+/// exporter says; a legacy capsule cannot say.
 struct Import {
   Place place;
-  const DLTensor* tensor;
+  DLTensor tensor;
   std::optional<bool> writable;
   Hold hold;
 };
