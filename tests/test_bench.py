@@ -34,13 +34,17 @@ def test_row() -> None:
 
 def test_variants_take_turns() -> None:
     """After one call of each and the calibration, a sample of each in every round, prepared outside of the time."""
+    rounds_of_two = [["a", "b"], ["b", "a"]]
     seen: list[str] = []
     variants = [
         bench.Variant(name, lambda: None, prepare=functools.partial(seen.append, name)) for name in ("a", "b")
     ]
-    rounds = list(bench.interleave(variants, 3))
-    assert seen == ["a", "b"] * 5
-    assert [len(each) for each in rounds[-1]] == [3, 3]
+    rounds = list(bench.interleave(variants, 10))
+    assert seen[:4] == ["a", "b"] * 2
+    orders = [seen[k : k + 2] for k in range(4, 24, 2)]
+    assert all(order in rounds_of_two for order in orders)
+    assert len({*map(tuple, orders)}) == 2
+    assert [len(each) for each in rounds[-1]] == [10, 10]
     assert all(sample > 0 for each in rounds[-1] for sample in each)
 
 
@@ -92,12 +96,14 @@ def test_the_slower_loop_is_the_limit() -> None:
 
 @pytest.mark.parametrize("backend", [name for name in lrcore.backends() if name != "cuda"])
 def test_the_loop_of_divisions(backend: str) -> None:
-    """P = g / sqrt(p), with as many of both as the rule has; nothing where it has none."""
-    for rule, result in {"adam": 0.5, "adadelta": 0.25**0.25, "adamax": 0.25, "lion": 4.0}.items():
+    """In p is g / sqrt(p), with as many of both as the rule has, or p + g where it has none; g is added to the states."""
+    for rule, result in {"adam": 0.5, "adadelta": 0.25**0.25, "adamax": 0.25, "lion": 5.0}.items():
         params, grads = bench.filled(32, 4.0), bench.filled(32, 1.0)
+        states = [bench.filled(32, 2.0) for _ in lrcore.rules()[rule].states]
         with lrcore.use_backend(backend):
-            run_divisions(rule, params, grads)
+            run_divisions(rule, params, grads, states)
         assert params == pytest.approx(np.full(32, result), rel=2**-22), rule  # of three roundings
+        assert all((state == 3).all() for state in states)
         assert (grads == 1).all()
 
 

@@ -104,11 +104,11 @@ void run_limit(py::handle params, py::handle grads, const py::sequence& states, 
   check_cuda(*operands.api, operands.api->limit(&work, names.count, n, stream.handle), "launching the limit loop");
 }
 
-/// One pass of the divisions and roots of a rule over CPU arrays: writes params.
-void run_divisions(const std::string& rule, py::handle params, py::handle grads) {
+/// One pass over CPU arrays of the limit loop with the divisions and roots of a rule.
+void run_divisions(const std::string& rule, py::handle params, py::handle grads, const py::sequence& states) {
   const Recipe recipe(rule, false, false);
-  const Operands operands(params, py::list(), {});
-  if (operands.api != nullptr) throw std::invalid_argument("params: the loop of divisions takes CPU arrays");
+  const Operands operands(params, states, recipe.info().states);
+  if (operands.api != nullptr) throw std::invalid_argument("params: the loop with divisions takes CPU arrays");
   const Step work = operands.step(operands.gradients(grads, {}));
   const GilRelease unlocked;
   run(active_backend().kernels->divisions[recipe.rule], work, operands.params.size());
@@ -212,7 +212,7 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("copy", &copy_array, "source"_a, "destination"_a);
   module.def("cuda_devices", &cuda_devices);
   module.def("run_limit", &run_limit, "params"_a, "grads"_a, "states"_a, "stream"_a = py::none());
-  module.def("run_divisions", &run_divisions, "rule"_a, "params"_a, "grads"_a);
+  module.def("run_divisions", &run_divisions, "rule"_a, "params"_a, "grads"_a, "states"_a);
   py::class_<DeviceArray>(module, "DeviceArray")
       .def(py::init<int, int64_t, int64_t, float>(), "device"_a, "size"_a, "offset"_a, "value"_a)
       .def("__dlpack_device__", &DeviceArray::dlpack_device)

@@ -60,7 +60,7 @@ consteval Kernels kernels() {
   return rules::with_all([](auto... entry) -> Kernels {
     return {.sweeps = {{sweep<Isa, typename decltype(entry)::Rule, false>,
                         sweep<Isa, typename decltype(entry)::Rule, true>}...},
-            .divisions = {divide<Isa, typename decltype(entry)::Rule>...},
+            .divisions = {divisions<Isa, typename decltype(entry)::Rule>...},
             .limits = {limit<Isa, 0>, limit<Isa, 1>, limit<Isa, 2>, limit<Isa, 3>}};
   });
 }

@@ -54,7 +54,7 @@ namespace lrcore::cpu {
 constinit const Kernels emulated_kernels = rules::with_all([](auto... entry) -> Kernels {
   return {.sweeps = {{cuda::sweep<typename decltype(entry)::Rule, false>,
                       cuda::sweep<typename decltype(entry)::Rule, true>}...},
-          .divisions = {divide<Portable, typename decltype(entry)::Rule>...},
+          .divisions = {cpu::divisions<Portable, typename decltype(entry)::Rule>...},
           .limits = {limit<Portable, 0>, limit<Portable, 1>, limit<Portable, 2>, limit<Portable, 3>}};
 });
 

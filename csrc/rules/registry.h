@@ -64,8 +64,8 @@ inline constexpr int count = with_all([](auto... entry) { return static_cast<int
 
 }  // namespace rules
 
-/// A backend's kernels: the sweep of each rule, without and with coupled decay; the loop of its divisions and roots;
-/// and the limit loops by number of states.
+/// A backend's kernels: the sweep of each rule, without and with coupled decay; the limit loop with its divisions and
+/// roots; and those without, by number of states.
 struct Kernels {
   Sweep sweeps[rules::count][2];
   Sweep divisions[rules::count];

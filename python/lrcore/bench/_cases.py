@@ -16,7 +16,7 @@ from lrcore._memory import aligned_zeros
 from lrcore.bench._timing import Row, Variant, interleave, quartiles
 
 LOOPS = ("limit", "divisions")
-"""The loops that steps are held against: the same streams; the same divisions and roots."""
+"""The loops that steps are held against: one over the same streams, and one that also divides and takes roots."""
 
 SMALLEST_FOR_LIMIT = 10_000
 """Elements below which the call outweighs the sweep, and a share of the limit says nothing."""
@@ -51,7 +51,7 @@ def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[in
     if size >= SMALLEST_FOR_LIMIT:
         calls["limit"] = functools.partial(run_limit, params, grads, states)
         if _divides(rule):
-            calls["divisions"] = functools.partial(run_divisions, rule, filled(size, 1.0), grads)
+            calls["divisions"] = functools.partial(run_divisions, rule, filled(size, 1.0), grads, states)
     return [
         Variant(name, call, backend, count, functools.partial(_choose, backend, count))
         for backend in backends

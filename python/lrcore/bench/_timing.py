@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -81,9 +82,10 @@ class Variant:
     prepare: Callable[[], object] = lambda: None
 
     def time(self, calls: int) -> float:
-        """Give the seconds that a call takes, over so many."""
+        """Give the seconds that a call takes, over so many, after one that brings the arrays into the caches."""
         self.prepare()
         call = self.call
+        call()
         start = time.perf_counter()
         for _ in repeat(None, calls):
             call()
@@ -91,7 +93,7 @@ class Variant:
 
 
 def interleave(variants: Sequence[Variant], rounds: int) -> Iterable[list[list[float]]]:
-    """Time every variant once a round.
+    """Time every variant once a round, in an order of the round's own: what one leaves in the caches meets all others.
 
     Yields
     ------
@@ -102,9 +104,12 @@ def interleave(variants: Sequence[Variant], rounds: int) -> Iterable[list[list[f
         variant.time(1)  # what the first call does once
     calls = [_calls_in(variant) for variant in variants]
     samples: list[list[float]] = [[] for _ in variants]
+    order = list(range(len(variants)))
+    shuffle = random.Random(0).shuffle
     for _ in range(rounds):
-        for each, count, variant in zip(samples, calls, variants, strict=True):
-            each.append(variant.time(count))
+        shuffle(order)
+        for k in order:
+            samples[k].append(variants[k].time(calls[k]))
         yield samples
 
 
