@@ -20,11 +20,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Run the live comparisons with PyTorch, optax, Keras and transformers, and step the arrays of the first two."""
+    """Run the live comparisons with PyTorch, optax, Keras and transformers, and step the arrays of the first two.
+
+    PyTorch's optimizers also give and take their state.
+    """
     session.install("torch==2.13.0")  # the release that the stored vectors are from
     session.install("optax", "keras", "transformers", ".[test]")
-    files = ("test_parity.py", "test_schedule_parity.py", "test_arrays.py", "test_search.py")
-    session.run("pytest", *(f"tests/{each}" for each in files), *session.posargs)
+    files = ("parity", "schedule_parity", "arrays", "torch_state", "search")
+    session.run("pytest", *(f"tests/test_{each}.py" for each in files), *session.posargs)
 
 
 @nox.session

@@ -85,7 +85,9 @@ def test_thin_python() -> None:
     for path in PYTHON.rglob("*.py"):
         text = path.read_text()
         assert not re.search(
-            r"^(import|from) (torch|cupy|jax|sklearn|scipy|matplotlib|optuna|tqdm)\b", text, re.MULTILINE
+            r"^(import|from) (torch|cupy|jax|sklearn|scipy|matplotlib|optuna|safetensors|tqdm)\b",
+            text,
+            re.MULTILINE,
         ), path
         if path.name != "_digits.py":  # a user's program
             assert not re.search(r"np\.(sqrt|add|subtract|multiply|divide|maximum|sign)\(", text), path

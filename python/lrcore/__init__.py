@@ -5,7 +5,8 @@ Rates          a number, a callable, or one of lrcore.schedules
 Flat buffers   Pack: named views of one buffer
 Own state      lrcore.functional: the same steps as functions
 Finding a rate lrcore.tune: range test, diagnosis, search; lrcore.plot: pictures
-Resuming       opt.state_dict(), opt.load_state_dict(); save the parameters beside it
+Resuming       opt.save(), lrcore.load(), or opt.state_dict(), opt.load_state_dict(); save the parameters beside it
+From PyTorch   opt.load_torch_state_dict(), opt.torch_state_dict()
 What is here   rules(), backends(), use_backend(), set_num_threads(), info()
 CUDA           arrays of a device step there, on the current stream; capturable=True for CUDA graphs
 
@@ -20,6 +21,7 @@ array([0.5, 0.5, 0.5], dtype=float32)
 from __future__ import annotations
 
 from lrcore import functional, optimizers, plot, schedules, tune
+from lrcore._load import load
 from lrcore._lrcore_core import build_info as _build_info
 from lrcore._runtime import (
     Rule,
@@ -40,6 +42,7 @@ __all__ = [
     "backends",
     "functional",
     "info",
+    "load",
     "optimizers",
     "plot",
     "register_threadpoolctl",

@@ -112,7 +112,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def _eps_placement(name: str, value: Any) -> str:
-    if value not in ("corrected", "hat"):
+    if value not in CHOICES[name]:
         raise ValueError(f"{name}: expected 'corrected' or 'hat', got {value!r}")
     return str(value)
 
@@ -142,6 +142,9 @@ OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
     "nesterov": flag,
 }
 
+#: The values of the options that are no flags.
+CHOICES: dict[str, tuple[str, ...]] = {"eps_placement": ("corrected", "hat")}
+
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the numeric ones of the arguments `values`."""
@@ -151,6 +154,38 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 def options(values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the structural ones of the arguments `values`."""
     return {name: OPTIONS[name](name, value) for name, value in values.items() if name in OPTIONS}
+
+
+def require_entries(
+    what: str, mapping: Any, required: Mapping[str, Any] | tuple[str, ...], *optional: str
+) -> Mapping[str, Any]:
+    """Give a mapping that has the required entries and no others but the optional ones."""
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{what}: expected a dictionary, got {type(mapping).__name__}")
+    if {*mapping} - {*optional} != {*required}:
+        raise ValueError(f"{what}: expected the entries {[*required]}, got {[*mapping]}")
+    return mapping
+
+
+def table_length(capturable: Any, max_steps: Any) -> int | None:
+    """Check the two arguments that go together; give the number of steps where both are there."""
+    if not flag("capturable", capturable):
+        if max_steps is not None:
+            raise ValueError("max_steps: has no effect without capturable=True; leave it out")
+        return None
+    if max_steps is None:
+        raise ValueError("max_steps: a capturable optimizer needs the number of steps to make constants for")
+    steps = length("max_steps", max_steps)
+    if steps >= 2**53:
+        raise ValueError(f"max_steps: expected at most 2**53 - 1, got {steps}")
+    return steps
+
+
+def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
+    """ValueError where an argument is set that acts on a momentum that is not there."""
+    for name in names:
+        if arguments[name] and not arguments["momentum"]:
+            raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
 
 
 def flatten(values: Mapping[str, Value]) -> dict[str, float]:

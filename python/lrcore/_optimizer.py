@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from lrcore import _arguments, schedules
-from lrcore._arguments import Hyper
+from lrcore import _arguments, _state_file, _torch_state, schedules
+from lrcore._arguments import Hyper, require_entries
 from lrcore._lrcore_core import Stepper, rules
-from lrcore._memory import offered_like, state_like
+from lrcore._memory import aligned_zeros, offered_like, state_like
 from lrcore.schedules._plateau import plateaus, states_loader, states_of
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Optimizer(Stepper):
 
         self._params = params
         self._grads = grads
-        self._max_steps = _table_length(capturable, max_steps)
+        self._max_steps = _arguments.table_length(capturable, max_steps)
         self._states = [state_like(params, initial.get(name, 0.0)) for name in names]
         super().__init__(
             rule,
@@ -130,12 +131,15 @@ class Optimizer(Stepper):
     @property
     def lr(self) -> float:
         """The learning rate that the next step will use. Assigning a number, a schedule or a callable replaces it."""
-        t = self.step_count
-        return self.schedule(t if self._max_steps is None else min(t, self._max_steps - 1))
+        return self._rate_after(self.step_count, self.schedule)
 
     @lr.setter
     def lr(self, lr: schedules.Rate) -> None:
         self._set_rate(self._rate_of(schedules.as_schedule(lr)))
+
+    def _rate_after(self, t: int, schedule: schedules.Schedule) -> float:
+        """Give the rate of the step after t steps."""
+        return schedule(t if self._max_steps is None else min(t, self._max_steps - 1))
 
     @property
     def hyper(self) -> Hyper:
@@ -177,14 +181,17 @@ class Optimizer(Stepper):
             if self._replace_numbers(before, self._numbers_of(hyper)):
                 return  # no other thread has changed them since
 
-    def _snapshot_all(self) -> tuple[int, dict[str, Any], schedules.Schedule, dict[str, Any]]:
-        """Give step count, numeric arguments, schedule and copies of the states, all of one moment."""
-        copies = [state_like(self._params) for _ in self._states]
+    def _snapshot_all(
+        self, on_host: bool = False
+    ) -> tuple[int, dict[str, Any], schedules.Schedule, dict[str, Any]]:
+        """Give step count, numeric arguments, schedule and copies of the states, all of one moment.
+
+        The copies lie where the parameters do, or are arrays of NumPy.
+        """
+        copies = [aligned_zeros(self.size) if on_host else state_like(self._params) for _ in self._states]
         step_count, hyper, schedule = self._snapshot(copies)
-        state = {
-            name: offered_like(self._params, each) for name, each in zip(self._state, copies, strict=True)
-        }
-        return step_count, hyper, schedule, state
+        offered = copies if on_host else [offered_like(self._params, each) for each in copies]
+        return step_count, hyper, schedule, dict(zip(self._state, offered, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Give a copy of everything that a resumed run needs beside the parameters.
@@ -196,7 +203,11 @@ class Optimizer(Stepper):
             callable or a schedule of the caller's own, `schedule` (see `lrcore.schedules.from_dict`). Where the schedule
             has a `Plateau`, `schedule_state` is a list of the state of each.
         """
-        step_count, hyper, schedule, state = self._snapshot_all()
+        return self._dictionary()
+
+    def _dictionary(self, on_host: bool = False) -> dict[str, Any]:
+        """Give the state dictionary, its arrays where the parameters lie or as NumPy's."""
+        step_count, hyper, schedule, state = self._snapshot_all(on_host)
         dictionary = {
             "rule": self.rule,
             "options": self._stored_options(),
@@ -227,7 +238,7 @@ class Optimizer(Stepper):
             When the dictionary is of another rule or other options, or has a missing, unknown or wrong entry. Nothing
             is changed then.
         """
-        entries = _require_entries(
+        entries = require_entries(
             "state_dict",
             dictionary,
             ("rule", "options", "hyper", "step_count", "state"),
@@ -237,11 +248,11 @@ class Optimizer(Stepper):
         if not isinstance(entries["rule"], str) or entries["rule"] != self.rule:
             raise ValueError(f"rule: expected {self.rule}, got {entries['rule']}")
         own = self._stored_options()
-        options = _arguments.options(_require_entries("options", entries["options"], own))
+        options = _arguments.options(require_entries("options", entries["options"], own))
         if options != own:
             raise ValueError(f"options: expected {own}, got {options}")
-        hyper = self._checked_hyper(_require_entries("hyper", entries["hyper"], self._numbers))
-        state = _require_entries("state", entries["state"], self._state)
+        hyper = self._checked_hyper(require_entries("hyper", entries["hyper"], self._numbers))
+        state = require_entries("state", entries["state"], self._state)
         schedule = self.schedule
         if "schedule" in entries:
             stored = schedules.from_dict(entries["schedule"])
@@ -251,6 +262,85 @@ class Optimizer(Stepper):
         states = [state[name] for name in self._state]
         self._restore(states, entries["step_count"], self._numbers_of(hyper), self._rate_of(schedule))
         load_plateaus()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write what `state_dict` gives to a file, for `load` and `lrcore.load`; save the parameters beside it.
+
+        The file is in the format safetensors. It takes the place of one of that name in one move, after all of it is on
+        the disk: whatever happens, there is the old file or the new one, whole. A link goes on pointing to its target,
+        which is replaced. A process that is killed may leave a hidden temporary file beside it.
+
+        Raises
+        ------
+        ImportError
+            When safetensors is not installed.
+        OSError, ValueError
+            When the file cannot be written, or `path` is a directory, say. What was there is unchanged then.
+        """
+        _state_file.write(path, self._public_name(), self._dictionary(on_host=True))
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Go on where `save` was called: `load_state_dict` with what is in the file.
+
+        Raises
+        ------
+        ImportError
+            When safetensors is not installed.
+        OSError
+            When the file cannot be read.
+        ValueError
+            When it is damaged or of a later version, or holds what `load_state_dict` refuses. Nothing is changed then.
+        """
+        _, dictionary = _state_file.read(path, self.size)
+        with _state_file.blaming(path):
+            self.load_state_dict(dictionary)
+
+    def torch_state_dict(self, shapes: Sequence[Any] | None = None) -> dict[str, Any]:
+        """Give a dictionary for ``load_state_dict`` of the optimizer of the same name in ``torch.optim``.
+
+        Its tensors lie on the CPU; PyTorch moves them. Its rate is `lr`, and the flags that choose how PyTorch computes
+        (``fused``, ``capturable``, ...) are PyTorch's defaults.
+
+        Parameters
+        ----------
+        shapes : sequence of shapes or arrays, optional
+            PyTorch's parameters in their order, which together have as many elements; by default one like `params`.
+
+        Raises
+        ------
+        ImportError
+            When PyTorch is not installed.
+        TypeError, ValueError
+            When PyTorch has no such optimizer, or the shapes do not fit.
+        """
+        return _torch_state.exported(self, shapes)
+
+    def load_torch_state_dict(self, dictionary: Mapping[str, Any], *, step_count: int | None = None) -> None:
+        """Go on where the optimizer of the same name in ``torch.optim`` gave its ``state_dict()``.
+
+        Replaces state, step count, hyperparameters and the rate, which becomes the number that PyTorch's group has; for a
+        schedule assign `lr` afterwards.
+
+        Parameters
+        ----------
+        dictionary : dict
+            With one parameter group, whose parameters one after another, each in C order, are `params`.
+        step_count : int, optional
+            How many steps were taken, for SGD alone: PyTorch does not count them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When it is of another optimizer or other options, has several groups, parameters that have taken different
+            numbers of steps, or anything that has no form here. Nothing is changed then.
+        """
+        self.load_state_dict(_torch_state.converted(self, dictionary, step_count))
+
+    @classmethod
+    def _public_name(cls) -> str:
+        """Give the name of the class of `lrcore.optimizers` that this is or derives from."""
+        public = (each.__name__ for each in cls.__mro__ if each.__module__.startswith("lrcore.optimizers."))
+        return next(public, cls.__name__)
 
     def __getstate__(self) -> dict[str, Any]:
         step_count, hyper, schedule, state = self._snapshot_all()
@@ -288,35 +378,3 @@ class Optimizer(Stepper):
     def __repr__(self) -> str:
         rate = self.schedule.lr if type(self.schedule) is schedules.Constant else self.schedule
         return f"{type(self).__name__}(size={self.size}, device={self.device}, lr={rate!r}, step_count={self.step_count})"
-
-
-def _table_length(capturable: Any, max_steps: Any) -> int | None:
-    """Check the two arguments that go together; give the number of steps where both are there."""
-    if not _arguments.flag("capturable", capturable):
-        if max_steps is not None:
-            raise ValueError("max_steps: has no effect without capturable=True; leave it out")
-        return None
-    if max_steps is None:
-        raise ValueError("max_steps: a capturable optimizer needs the number of steps to make constants for")
-    length = _arguments.length("max_steps", max_steps)
-    if length >= 2**53:
-        raise ValueError(f"max_steps: expected at most 2**53 - 1, got {length}")
-    return length
-
-
-def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
-    """ValueError where an argument is set that acts on a momentum that is not there."""
-    for name in names:
-        if arguments[name] and not arguments["momentum"]:
-            raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
-
-
-def _require_entries(
-    what: str, mapping: Any, required: Mapping[str, Any] | tuple[str, ...], *optional: str
-) -> Mapping[str, Any]:
-    """Give a mapping that has the required entries and no others but the optional ones."""
-    if not isinstance(mapping, Mapping):
-        raise TypeError(f"{what}: expected a dictionary, got {type(mapping).__name__}")
-    if {*mapping} - {*optional} != {*required}:
-        raise ValueError(f"{what}: expected the entries {[*required]}, got {[*mapping]}")
-    return mapping

@@ -52,7 +52,7 @@ class Pack(Mapping[str, Any]):
         if not isinstance(entries, Mapping):
             raise TypeError(f"entries: expected a dictionary, got {type(entries).__name__}")
         self._xp = xp
-        self._shapes = {name: _shape(name, entry) for name, entry in entries.items()}
+        self._shapes = {name: shape_of(name, entry) for name, entry in entries.items()}
         size = sum(math.prod(shape) for shape in self._shapes.values())
         self._adopt(aligned_zeros(size) if xp is np else xp.zeros(size, dtype=xp.float32))
         for name, entry in entries.items():
@@ -109,7 +109,7 @@ class Pack(Mapping[str, Any]):
         return f"Pack({self._shapes!r}, xp={self._xp.__name__})"
 
 
-def _shape(name: str, entry: Any) -> tuple[int, ...]:
+def shape_of(name: str, entry: Any) -> tuple[int, ...]:
     """Give the shape of an entry, which may be an array or the shape itself."""
     if isinstance(entry, (int, np.integer)):
         entry = (entry,)

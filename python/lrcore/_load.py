@@ -1,0 +1,93 @@
+"""Making the optimizer that a file holds."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from lrcore import _arguments, _state_file, optimizers
+from lrcore._arguments import require_entries
+from lrcore._lrcore_core import describe
+from lrcore.optimizers import Optimizer
+from lrcore.schedules import Rate
+
+
+def load(
+    path: str | PathLike[str],
+    params: Any,
+    *,
+    grads: Any = None,
+    lr: Rate | None = None,
+    capturable: bool = False,
+    max_steps: int | None = None,
+) -> Optimizer:
+    """Give the optimizer that `Optimizer.save` wrote, on these parameters.
+
+    It is of the stored class, with the stored options, hyperparameters, step count, states and schedule. From a class of
+    the caller's own, it is of the one in `lrcore` that this derives from; for another make it, and call its ``load``.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    params : array of float32
+        The parameters, as they were when it was written: they are not in it.
+    grads : array of float32, optional
+        Gradients bound once; ``step()`` then needs none.
+    lr : float, schedule or callable
+        The rate, where the stored one came from a callable, which no file holds. Refused where there is a schedule in the
+        file; assign ``opt.lr`` afterwards to replace that.
+    capturable, max_steps
+        As in the constructor.
+
+    Returns
+    -------
+    Optimizer
+        Of the stored class.
+
+    Raises
+    ------
+    ImportError
+        When safetensors is not installed.
+    OSError
+        When the file cannot be read.
+    TypeError, ValueError
+        When the file is damaged or of a later version, does not fit the parameters, or an argument is refused.
+    """
+    size, _, _ = describe(params)
+    name, dictionary = _state_file.read(path, size)
+    with _state_file.blaming(path):
+        if not isinstance(name, str) or name not in optimizers.__all__ or name == "Optimizer":
+            raise ValueError(f"class: expected the name of an optimizer, got {name!r}")
+        cls: type[Any] = getattr(optimizers, name)
+        arguments = _arguments_for(cls, dictionary)
+    if lr is None and "schedule" not in dictionary:
+        raise ValueError(f"lr: {path} has no schedule, since the rate came from a callable; pass lr")
+    if lr is not None and "schedule" in dictionary:
+        raise ValueError(f"lr: {path} has a schedule; leave lr out, and assign opt.lr afterwards")
+    rate = 0.0 if lr is None else lr
+    opt: Optimizer = cls(params, rate, grads=grads, capturable=capturable, max_steps=max_steps, **arguments)
+    with _state_file.blaming(path):
+        opt.load_state_dict(dictionary)
+    return opt
+
+
+def _arguments_for(cls: type[Any], dictionary: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the arguments of a class that choose the rule of a state dictionary."""
+    taken = inspect.signature(cls).parameters
+    names = [name for name in taken if name in _arguments.NUMBERS]
+    hyper = _arguments.numbers(require_entries("hyper", dictionary.get("hyper"), tuple(names)))
+    stored = require_entries("options", dictionary.get("options"), ("decoupled_weight_decay", "maximize"))
+    options = _arguments.options(stored)
+    open_ones = [name for name in taken if name in _arguments.OPTIONS and name not in options]
+    for values in itertools.product(*(_arguments.CHOICES.get(name, (False, True)) for name in open_ones)):
+        arguments = hyper | options | dict(zip(open_ones, values, strict=True))
+        try:
+            if cls._choose_rule(arguments) == dictionary.get("rule"):
+                return arguments
+        except ValueError:
+            continue  # a refused combination
+    raise ValueError(f"rule: expected one of {cls.__name__}, got {dictionary.get('rule')!r}")

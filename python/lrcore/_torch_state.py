@@ -1,0 +1,233 @@
+"""The state dictionaries of `torch.optim`, to and from those of the optimizers here.
+
+States, hyperparameters and options bear PyTorch's names, so what differs is one table. Beside the states PyTorch has for
+each parameter a ``step``, but not in SGD, and in NAdam the product of the momenta, which here follows from the step.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrcore import _arguments
+from lrcore._arguments import require_entries, to_float
+from lrcore._lrcore_core import rules
+from lrcore.pack import shape_of
+from lrcore.schedules import Constant
+
+if TYPE_CHECKING:
+    from lrcore._optimizer import Optimizer
+
+
+class _Peer(NamedTuple):
+    """What the class of the same name has in `torch.optim`."""
+
+    options: tuple[str, ...]
+    """Its options. One that it lacks has the value here that is the default."""
+    others: dict[str, Any]
+    """What else is in its parameter group, by default; none of it changes what a step is."""
+
+
+_ANY = {"foreach": None, "differentiable": False}
+_FUSED, _CAPTURABLE = {"fused": None}, {"capturable": False}
+_LATER = ("decoupled_weight_decay", "maximize")
+"""Options that earlier versions of PyTorch lack."""
+
+_PEERS = {
+    "SGD": _Peer(("nesterov", "maximize"), _ANY | _FUSED),
+    "Adagrad": _Peer(("maximize",), _ANY | _FUSED | {"initial_accumulator_value": 0.0}),
+    "RMSprop": _Peer(("centered", "maximize"), _ANY | _CAPTURABLE),
+    "Adadelta": _Peer(("maximize",), _ANY | _CAPTURABLE),
+    "Adam": _Peer(("amsgrad", *_LATER), _ANY | _CAPTURABLE | _FUSED),
+    "AdamW": _Peer(("amsgrad", "maximize"), _ANY | _CAPTURABLE | _FUSED | {"decoupled_weight_decay": True}),
+    "NAdam": _Peer(_LATER, _ANY | _CAPTURABLE),
+    "RAdam": _Peer(_LATER, _ANY | _CAPTURABLE),
+    "Adamax": _Peer(("maximize",), _ANY | _CAPTURABLE),
+}
+
+
+def _peer(optimizer: Optimizer) -> tuple[str, _Peer]:
+    """Give the name of an optimizer's class, and PyTorch's."""
+    name = optimizer._public_name()
+    if name not in _PEERS:
+        raise ValueError(f"{name}: torch.optim has no such optimizer; it has {', '.join(_PEERS)}")
+    return name, _PEERS[name]
+
+
+def _default_options(optimizer: Optimizer) -> dict[str, Any]:
+    """Give the options of an optimizer's class that is public, as they are by default."""
+    cls = next(each for each in type(optimizer).__mro__ if each.__name__ == optimizer._public_name())
+    taken = inspect.signature(cls).parameters
+    return {name: taken[name].default for name in taken if name in _arguments.OPTIONS}
+
+
+def _momentum_product(step_count: int, hyper: Mapping[str, Any]) -> float:
+    """Give NAdam's ``mu(1) ... mu(t)`` as `lrcore.NAdam` has it; 0 once it is too small to count."""
+    product = 1.0
+    for k in range(1, step_count + 1):
+        product *= hyper["betas"][0] * (1 - 0.5 * 0.96 ** (k * hyper["momentum_decay"]))
+        if product < 2.0**-60:
+            return 0.0
+    return product
+
+
+def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, Any]:
+    """Do what `Optimizer.torch_state_dict` says."""
+    name, peer = _peer(optimizer)
+    for option, default in _default_options(optimizer).items():
+        value = optimizer._options[option]
+        if option not in peer.options and value != default:
+            raise ValueError(f"{option}: torch.optim.{name} has no {option}={value!r}")
+    if shapes is None:
+        shapes = [getattr(optimizer.params, "shape", optimizer.size)]
+    extents = [shape_of(f"shapes[{i}]", each) for i, each in enumerate(shapes)]
+    ends = [0, *itertools.accumulate(map(math.prod, extents))]
+    if ends[-1] != optimizer.size:
+        raise ValueError(f"shapes: expected {optimizer.size} elements together, got {ends[-1]}")
+    import torch
+
+    step_count, hyper, schedule, state = optimizer._snapshot_all(on_host=True)
+    numbers = {}
+    if name != "SGD":
+        numbers["step"] = float(step_count)
+    elif not step_count:
+        state = {}  # PyTorch takes a buffer that is there for one that has begun
+    if name == "NAdam":
+        numbers["mu_product"] = _momentum_product(step_count, hyper)
+
+    states: dict[int, dict[str, Any]] = {}
+    for i, (shape, start) in enumerate(zip(extents, ends, strict=False)):
+        parts = {each: array[start : start + math.prod(shape)] for each, array in state.items()}
+        states[i] = {each: torch.tensor(number) for each, number in numbers.items()}
+        states[i] |= {each: torch.from_numpy(part.reshape(shape)) for each, part in parts.items()}
+    options = {each: optimizer._options[each] for each in peer.options}
+    group = {
+        "lr": optimizer._rate_after(step_count, schedule),
+        **hyper,
+        **options,
+        **peer.others,
+        "params": [*states],
+    }
+    return {"state": states, "param_groups": [group]}
+
+
+def converted(optimizer: Optimizer, dictionary: Mapping[str, Any], step_count: int | None) -> dict[str, Any]:
+    """Give a dictionary of `torch.optim` as one for `Optimizer.load_state_dict`, which checks what is in it."""
+    name, peer = _peer(optimizer)
+    entries = require_entries("state_dict", dictionary, ("state", "param_groups"))
+    group = _only_group(entries["param_groups"])
+    found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in _arguments.OPTIONS}
+    lacked = [each for each in peer.options if each not in _LATER]
+    require_entries("param_groups", found, (*optimizer.hyper, *lacked), *_LATER)
+    if group.get("differentiable"):
+        raise ValueError("differentiable: no step here can be differentiated")
+
+    hyper = _arguments.numbers(found)
+    options = _default_options(optimizer) | _arguments.options(found)
+    of_parameters = _states_in_order(entries["state"], group["params"])
+    if name == "SGD":
+        step_count = _given_step_count(step_count)
+    else:
+        if step_count is not None:
+            raise ValueError(f"step_count: PyTorch's {name} counts its steps; leave it out")
+        step_count = _common_step_count(of_parameters)
+    if name == "NAdam":
+        _check_products(of_parameters, _momentum_product(step_count, hyper))
+    rule = optimizer._choose_rule(hyper | options)
+    return {
+        "rule": rule,
+        "options": {each: options[each] for each in optimizer._stored_options()},
+        "hyper": hyper,
+        "step_count": step_count,
+        "state": _flat_states(optimizer, rules()[rule][0], of_parameters, step_count),
+        "schedule": Constant(to_float("lr", group.get("lr"))).to_dict(),
+    }
+
+
+def _only_group(groups: Any) -> Mapping[str, Any]:
+    """Give the parameter group, when it is one and names its parameters."""
+    if not isinstance(groups, (list, tuple)) or not all(isinstance(each, Mapping) for each in groups):
+        raise TypeError("param_groups: expected a list of dictionaries, as PyTorch has")
+    if len(groups) != 1:
+        raise ValueError(
+            f"param_groups: expected one group, got {len(groups)}; an optimizer here has one set of hyperparameters"
+        )
+    if not isinstance(groups[0].get("params"), (list, tuple)):
+        raise TypeError("param_groups: expected a list of the parameters' numbers as params")
+    group: Mapping[str, Any] = groups[0]
+    return group
+
+
+def _states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]:
+    """Give what PyTorch has for each parameter, in the order of the group."""
+    if not isinstance(states, Mapping) or not all(isinstance(each, Mapping) for each in states.values()):
+        raise TypeError("state: expected a dictionary of dictionaries, as PyTorch has")
+    if more := [number for number in states if number not in numbers]:
+        raise ValueError(f"state: expected the parameters {[*numbers]}, got {more} too")
+    of_parameters = [states.get(number, {}) for number in numbers]
+    return [{name: value for name, value in each.items() if value is not None} for each in of_parameters]
+
+
+def _given_step_count(step_count: int | None) -> int:
+    if step_count is None:
+        raise ValueError("step_count: PyTorch's SGD does not count its steps; pass how many it has taken")
+    return _arguments.whole("step_count", step_count, 0)
+
+
+def _common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
+    """Give the number of steps that all parameters have taken."""
+    counts = {to_float("step", each.get("step", 0)) for each in of_parameters} or {0.0}
+    count, *others = sorted(counts)
+    if others:
+        raise ValueError(
+            f"step: expected as many steps of every parameter, got from {count:g} to {others[-1]:g}; "
+            "make one optimizer for those that belong together"
+        )
+    if not count.is_integer():
+        raise ValueError(f"step: expected a number of steps, got {count}")
+    return int(count)
+
+
+def _check_products(of_parameters: Sequence[Mapping[str, Any]], expected: float) -> None:
+    """ValueError where NAdam's product is of other momenta than those of now.
+
+    PyTorch's is rounded to float32 at every step. What acts is the difference from 1.
+    """
+    for each in of_parameters:
+        product = to_float("mu_product", each.get("mu_product", 1.0))
+        if each and not abs(product - expected) <= 1e-4:
+            raise ValueError(
+                f"mu_product: expected {expected:.6g}, got {product:.6g}; betas or momentum_decay must have been the same in "
+                "all steps, since here the product follows from their number"
+            )
+
+
+def _flat_states(
+    optimizer: Optimizer, names: Sequence[str], of_parameters: Sequence[Mapping[str, Any]], step_count: int
+) -> dict[str, NDArray[np.float32]]:
+    """Give each state as one array, all parameters one after another; zeros where none has taken a step."""
+    if not step_count and not any(of_parameters):
+        return {name: np.zeros(optimizer.size, np.float32) for name in names}
+    others = {"SGD": (), "NAdam": ("step", "mu_product")}.get(optimizer._public_name(), ("step",))
+    for i, each in enumerate(of_parameters):
+        require_entries(f"state[{i}]", each, (*others, *names))
+    if not step_count and not others:
+        raise ValueError("step_count: expected at least 1, since the momentum has begun")
+    return {name: np.concatenate([_flat(name, each[name]) for each in of_parameters]) for name in names}
+
+
+def _flat(name: str, value: Any) -> NDArray[np.float32]:
+    """Give a tensor's elements in C order, on the CPU."""
+    dtype = str(getattr(value, "dtype", type(value).__name__)).rpartition(".")[2]
+    if dtype != "float32":
+        raise TypeError(f"{name}: expected a tensor of float32, got {dtype}")
+    if getattr(value, "is_sparse", False):
+        raise TypeError(f"{name}: expected a dense tensor, got a sparse one")
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    return array.reshape(-1)
