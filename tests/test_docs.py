@@ -26,6 +26,7 @@ from support import CLASSES
 README = Path(__file__).resolve().parent.parent / "README.md"
 CUDA = README.parent / "docs" / "cuda.md"
 SCHEDULES = README.parent / "docs" / "schedules.md"
+ACCEPTANCE = README.parent / "docs" / "acceptance.md"
 SCRIPT = README.parent / "scripts" / "schedule_pages.py"
 MODULES = ["lrcore", *(each.name for each in pkgutil.walk_packages(lrcore.__path__, "lrcore."))]
 SCHEDULE_CLASSES: dict[str, type[Schedule]] = {
@@ -71,6 +72,17 @@ def test_cuda_examples() -> None:
         assert namespace["opt"].step_count == 1000
         assert len(fake.calls("launch")) == 2
         namespace.clear()
+
+
+@pytest.mark.skipif(not ACCEPTANCE.is_file(), reason="the documentation is not here")
+def test_what_must_hold_is_tested() -> None:
+    """Each row names tests that are there."""
+    rows = re.findall(r"^\| +(\d+) \|.*\| (.*) \|$", ACCEPTANCE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == [*range(1, 28)]
+    tests = Path(__file__).parent
+    for number, names in rows:
+        for file, name in (each.strip("`").split("::") for each in names.split(", ")):
+            assert f"\ndef {name}(" in (tests / file).read_text(encoding="utf-8"), f"{number}: {file}::{name}"
 
 
 @pytest.mark.parametrize("name", CLASSES)
