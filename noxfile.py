@@ -50,6 +50,14 @@ def instructions(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Give what reads files and texts whatever comes: ``nox -s fuzz -- -runs=1000000``. Atheris is there up to Python 3.13."""
+    session.install(".[io]", "atheris>=3", env={"LRCORE_CUDA": "OFF"})
+    for target in ("state_file", "schedule_text"):
+        session.run("python", f"fuzz/{target}.py", *(session.posargs or ["-runs=20000", "-seed=1"]))
+
+
+@nox.session
 def sanitize(session: nox.Session) -> None:
     """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
     # What a GPU would run is emulated on the host, so the sanitizers see it too.

@@ -1,14 +1,30 @@
 #include "arguments.h"
 
 namespace lrcore {
+namespace {
+
+/// Whether `object` is a truth value, or NumPy's form of one, of a complex number or a time: Python makes floats of
+/// them, and nobody means that.
+bool is_no_real_number(py::handle object) {
+  if (PyLong_Check(object.ptr())) return PyBool_Check(object.ptr());
+  const auto numpy = py::module_::import("numpy");
+  if (!py::isinstance(object, numpy.attr("generic")) && !py::isinstance(object, numpy.attr("ndarray"))) return false;
+  const auto kind = object.attr("dtype").attr("kind").cast<std::string>();
+  return std::string("bcmMSU").find(kind) != std::string::npos;
+}
+
+}  // namespace
 
 double to_double(py::handle object, const char* name) {
+  if (PyFloat_Check(object.ptr())) return PyFloat_AS_DOUBLE(object.ptr());
+  const auto problem = [&] { return text(name, ": expected a number, got ", type_name(object)); };
+  if (is_no_real_number(object)) throw py::type_error(problem());
   const double value = PyFloat_AsDouble(object.ptr());
   if (value == -1 && PyErr_Occurred() != nullptr) {
     py::error_already_set cause;
-    if (!cause.matches(PyExc_TypeError) && !cause.matches(PyExc_OverflowError)) throw cause;
-    PyObject* kind = cause.matches(PyExc_TypeError) ? PyExc_TypeError : PyExc_ValueError;
-    py::raise_from(cause, kind, text(name, ": expected a number, got ", type_name(object)).c_str());
+    const bool is_value = cause.matches(PyExc_OverflowError) || cause.matches(PyExc_ValueError);
+    if (!cause.matches(PyExc_TypeError) && !is_value) throw cause;
+    py::raise_from(cause, is_value ? PyExc_ValueError : PyExc_TypeError, problem().c_str());
     throw py::error_already_set();
   }
   return value;
@@ -23,8 +39,10 @@ int64_t to_integer(py::handle object, const char* name, int64_t least, int64_t m
   int overflow = 0;
   const long long value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
   if (overflow != 0 || value < least || value > most)
-    throw py::value_error(
-        text(name, ": expected an integer from ", least, " to ", most, ", got ", py::str(index).cast<std::string>()));
+    throw py::value_error(text(name, ": expected an integer from ", least, " to ", most, ", got ",
+                               overflow == 0  ? text(value)
+                               : overflow > 0 ? "a larger one"
+                                              : "a smaller one"));
   return value;
 }
 

@@ -18,16 +18,27 @@ Value: TypeAlias = float | tuple[float, float]
 
 
 def to_float(name: str, value: Any) -> float:
-    """Give a real number as a float; TypeError for anything else, strings and truth values included."""
-    refused = (str, bytes, bool, np.bool_, complex, np.complexfloating)
-    if not isinstance(value, refused) and isinstance(value, (SupportsFloat, SupportsIndex)):
+    """Give a real number as a float; TypeError for anything else, strings, truth values and times included."""
+    refused = isinstance(value, (str, bytes, bool, complex))
+    refused = refused or (isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "bcmMSU")
+    if not refused and isinstance(value, (SupportsFloat, SupportsIndex)):
         try:
             return float(value)
         except OverflowError:
             raise ValueError(f"{name}: expected a number that float64 holds, got a larger integer") from None
         except TypeError:
             pass  # an array of several elements, say
+        except ValueError as error:  # a signaling NaN of decimal, say
+            raise ValueError(f"{name}: expected a number: {error}") from error
     raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+
+
+def shown(value: Any) -> str:
+    """Give a value as a message has it: Python prints no integer of thousands of digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return type(value).__name__
 
 
 def _float32(value: float) -> float:
@@ -46,7 +57,7 @@ def magnitude(name: str, value: Any) -> float:
     rounded = _float32(number)
     if math.isinf(rounded) or (rounded == 0) != (number == 0):
         raise ValueError(f"{name}: {number} becomes {rounded} in float32")
-    return number
+    return number + 0.0  # -0.0 is 0.0: equal arguments give equal bits
 
 
 def whole(name: str, value: Any, least: int = 1, what: str = "an integer") -> int:
@@ -58,7 +69,7 @@ def whole(name: str, value: Any, least: int = 1, what: str = "an integer") -> in
     if number is None or isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
     if number < least:
-        raise ValueError(f"{name}: expected {what} >= {least}, got {number}")
+        raise ValueError(f"{name}: expected {what} >= {least}, got {shown(number)}")
     if number >= 2**64:
         raise ValueError(f"{name}: expected {what} < 2**64, got a larger integer")
     return number
@@ -86,7 +97,7 @@ def _fraction(name: str, value: Any) -> float:
     number = to_float(name, value)
     if not 0 <= number < 1:
         raise ValueError(f"{name}: expected a number in [0, 1), got {number}")
-    return number
+    return number + 0.0  # as magnitude
 
 
 def _decay_rate(name: str, value: Any) -> float:
@@ -100,20 +111,20 @@ def _decay_rates(name: str, value: Any) -> tuple[float, float]:
     try:
         first, second = value
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected two numbers, got {value!r}") from None
+        raise TypeError(f"{name}: expected two numbers, got {shown(value)}") from None
     return _decay_rate(f"{name}[0]", first), _decay_rate(f"{name}[1]", second)
 
 
 def flag(name: str, value: Any) -> bool:
     """Check a truth value."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected True or False, got {value!r}")
+        raise TypeError(f"{name}: expected True or False, got {shown(value)}")
     return bool(value)
 
 
 def _eps_placement(name: str, value: Any) -> str:
-    if value not in CHOICES[name]:
-        raise ValueError(f"{name}: expected 'corrected' or 'hat', got {value!r}")
+    if not isinstance(value, str) or value not in CHOICES[name]:
+        raise ValueError(f"{name}: expected 'corrected' or 'hat', got {shown(value)}")
     return str(value)
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, SupportsIndex, TypeAlias, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._arguments import length, magnitude, to_float
+from lrcore._arguments import length, magnitude, shown, to_float
 from lrcore.schedules._checks import CHECKS, Check, rate
 
 
@@ -65,8 +65,8 @@ class Schedule(ABC):
         if not isinstance(t, (np.ndarray, list, tuple, range)):
             step = self._checked(operator.index(cast(SupportsIndex, t)))
             rate = to_float("lr", self._value(step))
-            if math.isinf(rate):
-                raise self._overflow(step)
+            if math.isinf(rate) or (math.isnan(rate) and not self._holds_callable):
+                raise self._overflow(step)  # NaN: infinity times 0, or less infinity
             return rate
         steps = np.asarray(t)
         if steps.size and not np.issubdtype(steps.dtype, np.integer):
@@ -77,7 +77,7 @@ class Schedule(ABC):
     @staticmethod
     def _checked(t: int) -> int:
         if t < 0:
-            raise ValueError(f"t: expected a number of steps >= 0, got {t}")
+            raise ValueError(f"t: expected a number of steps >= 0, got {shown(t)}")
         return t
 
     def _arguments(self) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from lrcore._arguments import flag, length, to_float, whole
+from lrcore._arguments import flag, length, shown, to_float, whole
 
 Check: TypeAlias = Callable[[str, Any], Any]
 """Takes the name of an argument and its value, and gives the value to keep."""
@@ -45,7 +45,7 @@ def one_of(*known: str) -> Check:
 
     def check(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {shown(value)}")
         return value
 
     return check

@@ -74,6 +74,13 @@ def _part(value: Rate) -> Schedule:
         raise TypeError(f"parts: {error}") from None
 
 
+def _inner(name: str, value: Any) -> Schedule:
+    """Check what a schedule is made around, which a dictionary may say wrong."""
+    if not isinstance(value, Schedule):
+        raise TypeError(f"{name}: expected a schedule, got {type(value).__name__}")
+    return value
+
+
 @dataclasses.dataclass(frozen=True)
 class Warmup(Checked):
     """A ramp before a schedule: `Schedule.warmup`."""
@@ -82,7 +89,7 @@ class Warmup(Checked):
     steps: int
     start: float | None = None
 
-    _checks: ClassVar = {"steps": count, "start": optional(rate)}
+    _checks: ClassVar = {"inner": _inner, "steps": count, "start": optional(rate)}
 
     def _value(self, t: int) -> float:
         steps = self.steps
@@ -99,13 +106,16 @@ class Warmup(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Product(Schedule):
+class Product(Checked):
     """A schedule times a number or another schedule: ``schedule * other``."""
 
     inner: Schedule
     other: Rate
 
+    _checks: ClassVar = {"inner": _inner}
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         set_fields(self, other=rate_or_schedule("factor", self.other))
 
     def _value(self, t: int) -> float:
@@ -129,6 +139,8 @@ class Clip(Checked):
     low: float
     high: float
 
+    _checks: ClassVar = {"inner": _inner}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.low > self.high:
@@ -148,6 +160,8 @@ class Shift(Checked):
     inner: Schedule
     n: int
 
+    _checks: ClassVar = {"inner": _inner}
+
     def _value(self, t: int) -> float:
         return self.inner._value(t + self.n)
 
@@ -161,6 +175,8 @@ class PerEpoch(Checked):
 
     inner: Schedule
     steps_per_epoch: int
+
+    _checks: ClassVar = {"inner": _inner}
 
     def _value(self, t: int) -> float:
         return self.inner._value(t // self.steps_per_epoch)
