@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
+import subprocess
+import sys
+import textwrap
+import threading
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,3 +142,35 @@ def run(optimizer: Any, steps: int) -> Array:
     for _ in range(steps):
         optimizer.step(gradients(np.random.default_rng([2, optimizer.step_count]), optimizer.size))
     return np.array(optimizer.params)
+
+
+LARGE = 300_000
+"""Elements of a problem that is large enough for the pool to cut."""
+
+
+def together(count: int, work: Callable[[int], None]) -> None:
+    """Run `work` in several threads at once; fail when one has not ended within a minute."""
+    gate = threading.Barrier(count)
+    failures: list[BaseException] = []
+
+    def run(index: int) -> None:
+        gate.wait()
+        try:
+            work(index)
+        except BaseException as error:
+            failures.append(error)
+
+    all_threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(count)]
+    for thread in all_threads:
+        thread.start()
+    for thread in all_threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not failures, failures
+
+
+def python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a fresh interpreter, with these variables added to the environment."""
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
+    environment = os.environ | env
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)

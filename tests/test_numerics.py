@@ -141,7 +141,7 @@ def test_constants_depend_on_step_and_numbers_alone(rule: str) -> None:
 
 
 FTZ_AND_DAZ = 0x8040
-ROUND_UP = 0x4000
+ROUND_DOWN, ROUND_UP, ROUND_TOWARD_ZERO = 0x2000, 0x4000, 0x6000
 
 
 class FloatingPointMode:
@@ -176,7 +176,7 @@ def mxcsr() -> Iterator[FloatingPointMode]:
     mode.write(before)
 
 
-@pytest.mark.parametrize("preset", [0, FTZ_AND_DAZ, ROUND_UP], ids=["default", "flush to zero", "round up"])
+@pytest.mark.parametrize("preset", [0, FTZ_AND_DAZ, ROUND_DOWN, ROUND_UP, ROUND_TOWARD_ZERO], ids=hex)
 def test_the_callers_mode_is_neither_trusted_nor_changed(
     rule: str, backend: str, preset: int, mxcsr: FloatingPointMode
 ) -> None:

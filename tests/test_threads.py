@@ -4,41 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import lrcore
-from support import assert_bits, assert_same, gradients, make
-
-LARGE = 300_000  # enough for the pool to cut
-
-
-def together(count: int, work: Callable[[int], None]) -> None:
-    """Run `work` in several threads at once; fail when one has not ended within a minute."""
-    gate = threading.Barrier(count)
-    failures: list[BaseException] = []
-
-    def run(index: int) -> None:
-        gate.wait()
-        try:
-            work(index)
-        except BaseException as error:
-            failures.append(error)
-
-    all_threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(count)]
-    for thread in all_threads:
-        thread.start()
-    for thread in all_threads:
-        thread.join(60)
-        assert not thread.is_alive()
-    assert not failures, failures
+from support import LARGE, assert_bits, assert_same, gradients, make, oracle_step, python, together
 
 
 @pytest.mark.parametrize("n", [100, LARGE])
@@ -50,24 +24,29 @@ def test_eight_threads_on_one_optimizer_lose_no_step(n: int) -> None:
         for _ in range(25):
             opt.step(g)
 
+    references = sys.getrefcount(g)
     together(8, work)
+    assert sys.getrefcount(g) == references
     assert opt.step_count == 200
     assert_bits(opt.params, np.full(n, 200, np.float32))
 
 
 def test_eight_threads_on_eight_optimizers() -> None:
+    """Each as if it were alone: the oracle's bits."""
     rng = np.random.default_rng(0)
     all_gradients = [gradients(rng, LARGE) for _ in range(5)]
-    optimizers = [lrcore.Adam(np.ones(LARGE, np.float32)) for _ in range(9)]
+    optimizers = [lrcore.Adam(np.ones(LARGE, np.float32), lr=0.01) for _ in range(8)]
 
     def work(index: int) -> None:
         for g in all_gradients:
             optimizers[index].step(g)
 
     together(8, work)
-    work(8)
-    for opt in optimizers[:8]:
-        assert_same(opt, optimizers[8].params, list(map(np.array, optimizers[8].state.values())))
+    p, states = np.ones(LARGE, np.float32), [np.zeros(LARGE, np.float32) for _ in range(2)]
+    for t, g in enumerate(all_gradients, 1):
+        p, states = oracle_step(optimizers[0], p, g, states, t=t, lr=0.01)
+    for opt in optimizers:
+        assert_same(opt, p, states)
 
 
 def test_saving_while_another_thread_steps() -> None:
@@ -99,12 +78,6 @@ def test_more_threads_than_cores_and_back() -> None:
     for bad in (0, -1):
         with pytest.raises(ValueError, match="^num_threads: expected an integer from 1"):
             lrcore.set_num_threads(bad)
-
-
-def python(program: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a fresh interpreter."""
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a CPU")

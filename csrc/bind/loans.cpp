@@ -4,7 +4,7 @@
 
 namespace lrcore {
 
-void Loans::take(const cuda::Api& api, Array array, uintptr_t stream) {
+void Loans::take(const cuda::Api& api, Array&& array, uintptr_t stream) {
   void* mark = nullptr;
   check_cuda(api, api.mark(&mark, stream), "marking the end of the step");
   loans_.push_back({std::move(array), &api, mark});

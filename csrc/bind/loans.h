@@ -16,7 +16,7 @@ class Loans {
   Loans& operator=(const Loans&) = delete;
 
   /// Holds `array` until `stream` has done all that it has been given. The array's device is current.
-  void take(const cuda::Api& api, Array array, uintptr_t stream);
+  void take(const cuda::Api& api, Array&& array, uintptr_t stream);
   /// Gives back what has been read. What it gives is let go by the caller, who needs the GIL for it.
   std::vector<Array> returned();
 

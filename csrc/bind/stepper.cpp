@@ -168,8 +168,9 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle asked) {
   if (passed) lend(operands_, std::move(*passed), stream);
 }
 
-/// Keeps gradients of a library that does not work on the step's stream until they are read. Needs a turn.
-void Stepper::lend(const Operands& operands, Array grads, const Stream& stream) {
+/// Keeps gradients of a library that does not work on the step's stream until they are read. Needs a turn. What is not
+/// kept stays with the caller, who lets go of it under the GIL.
+void Stepper::lend(const Operands& operands, Array&& grads, const Stream& stream) {
   if (operands.api == nullptr || stream.exported == -1) return;
   const CurrentDevice current(*operands.api, operands.place());
   loans_.take(*operands.api, std::move(grads), stream.handle);

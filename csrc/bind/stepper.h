@@ -66,7 +66,7 @@ class Stepper {
 
   void step_by_table(py::handle grads, double grad_scale, py::handle stream);
   std::vector<Constants> rows(const Recipe& recipe, const Rate& rate, int64_t steps) const;
-  void lend(const Operands& operands, Array grads, const Stream& stream);
+  void lend(const Operands& operands, Array&& grads, const Stream& stream);
   void refuse_where_captured(const char* what) const;
   void use(Numbers& numbers);
   void use(Rate& rate);

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <memory>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -75,24 +75,23 @@ struct Crew {
 
   /// Hires until there are `wanted` workers, or as many as the system gives.
   int hire(int wanted) {
-    workers.reserve(static_cast<size_t>(wanted));
-    while (static_cast<int>(workers.size()) < wanted) {
-      auto worker = std::make_unique<Worker>();
-      // Signals are for the threads of the program.
-      sigset_t all, found;
-      sigfillset(&all);
-      pthread_sigmask(SIG_SETMASK, &all, &found);
-      bool started = true;
-      try {
+    if (static_cast<int>(workers.size()) >= wanted) return wanted;
+    // Signals are for the threads of the program.
+    sigset_t all, found;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &found);
+    try {
+      workers.reserve(static_cast<size_t>(wanted));
+      while (static_cast<int>(workers.size()) < wanted) {
+        auto worker = std::make_unique<Worker>();
         std::thread([this, &own = *worker] { serve(own); }).detach();
-      } catch (const std::system_error&) {
-        started = false;
+        workers.push_back(std::move(worker));
       }
-      pthread_sigmask(SIG_SETMASK, &found, nullptr);
-      if (!started) break;
-      workers.push_back(std::move(worker));
+    } catch (const std::exception&) {
+      // No thread, or no memory for one. Those that are there do the work.
     }
-    return std::min(wanted, static_cast<int>(workers.size()));
+    pthread_sigmask(SIG_SETMASK, &found, nullptr);
+    return static_cast<int>(workers.size());
   }
 
   void serve(Worker& own) {

@@ -1,0 +1,105 @@
+// Hammers the thread pool, for the sanitizers: several callers at once, thread counts that change, sizes around the
+// thresholds, gaps in which the workers fall asleep, forks at any moment. Status 0 when every job was done whole, once.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <iterator>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "../csrc/cpu/pool.h"
+
+namespace {
+
+namespace pool = lrcore::pool;
+
+constexpr int64_t grain = 16;        // slices begin at multiples of it
+constexpr int64_t smallest = 32768;  // and have at least so many elements
+constexpr int most_threads = 6;
+constexpr int64_t sizes[] = {0, 1000, 65'535, 65'536, 100'003, 524'288, 1'500'001};
+constexpr int gaps[] = {0, 0, 0, 20, 45, 55, 200, 2000};  // microseconds, around the pool's patience
+#if defined(__SANITIZE_THREAD__)
+constexpr unsigned forks = 0;  // ThreadSanitizer does not follow a forked child that starts threads
+#else
+constexpr unsigned forks = 100;
+#endif
+
+void require(bool condition, const char* what) {
+  if (condition) return;
+  std::fprintf(stderr, "%s\n", what);
+  std::abort();
+}
+
+void change_threads(std::mt19937& random) { pool::set_threads(static_cast<int>(1 + random() % most_threads)); }
+
+/// Jobs of any size, with gaps. Not atomic, like a sweep: a race is an error.
+void call(unsigned seed, int jobs) {
+  std::mt19937 random(seed);
+  const auto one_of = [&](const auto& all) { return all[random() % std::size(all)]; };
+  std::vector<int> counts(1'500'001 / grain + 1);  // how often each grain was worked on
+  int* const context = counts.data();
+  for (int job = 0; job < jobs; ++job) {
+    if (random() % 8 == 0) change_threads(random);
+    const int64_t n = one_of(sizes);
+    const auto done = counts.begin() + (n + grain - 1) / grain;
+    std::fill(counts.begin(), counts.end(), 0);
+    pool::run(
+        n,
+        [](const void* of, int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; i += grain) ++(*static_cast<int* const*>(of))[i / grain];
+        },
+        &context);
+    require(std::all_of(counts.begin(), done, [](int times) { return times == 1; }), "not done once");
+    require(std::all_of(done, counts.end(), [](int times) { return times == 0; }), "done beyond the end");
+    if (const int gap = one_of(gaps)) std::this_thread::sleep_for(std::chrono::microseconds(gap));
+  }
+}
+
+/// Jobs of no length one after the other, so that the caller and a worker often reach for the same slice at once.
+void burst(unsigned seed, int jobs) {
+  std::mt19937 random(seed);
+  for (int job = 0; job < jobs; ++job) {
+    if (random() % 64 == 0) change_threads(random);
+    std::array<int, most_threads> begun{};
+    int* const context = begun.data();
+    pool::run(
+        most_threads * smallest,
+        [](const void* of, int64_t begin, int64_t) { ++(*static_cast<int* const*>(of))[begin / smallest]; }, &context);
+    require(begun[0] == 1, "the first slice was not begun once");
+    require(std::all_of(begun.begin(), begun.end(), [](int times) { return times <= 1; }), "a slice was begun twice");
+  }
+}
+
+/// Forks while the callers work: the child has none of the pool's threads.
+bool child_works(unsigned seed) {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    call(seed, 20);
+    burst(seed, 100);
+    _exit(0);
+  }
+  int status = -1;
+  return waitpid(child, &status, 0) == child && status == 0;
+}
+
+}  // namespace
+
+int main() {
+  pool::prepare_for_forks();
+  burst(0, 20'000);
+  std::vector<std::thread> callers;
+  for (unsigned seed = 1; seed <= 3; ++seed) callers.emplace_back(call, seed, 500);
+  callers.emplace_back(burst, 4, 20'000);
+  int failures = 0;
+  for (unsigned seed = 0; seed < forks; ++seed) failures += !child_works(seed);
+  for (std::thread& caller : callers) caller.join();
+  std::fprintf(stderr, "%d of %u forked children failed\n", failures, forks);
+  return failures != 0;
+}
