@@ -144,6 +144,14 @@ def run(optimizer: Any, steps: int) -> Array:
     return np.array(optimizer.params)
 
 
+def assert_goes_on(resumed: Any, uninterrupted: Any, steps: int) -> None:
+    """Assert that after so many steps more it is in all what the uninterrupted one is: bits, rate, hyperparameters."""
+    run(resumed, steps)
+    assert_same(resumed, uninterrupted.params, [np.array(state) for state in uninterrupted.state.values()])
+    assert resumed.lr == uninterrupted.lr
+    assert dict(resumed.hyper) == dict(uninterrupted.hyper)
+
+
 LARGE = 300_000
 """Elements of a problem that is large enough for the pool to cut."""
 

@@ -26,7 +26,7 @@ import pytest
 import lrcore
 from devices import imitated
 from lrcore import _state_file, schedules
-from support import N, assert_bits, assert_same, make, run, start
+from support import N, assert_bits, assert_goes_on, make, run, start
 
 
 @pytest.fixture
@@ -86,10 +86,7 @@ def test_resume_from_a_file(rule: str, k: int, path: Path) -> None:
     for each in (resumed, made):
         assert each.step_count == k
         assert each.lr == cosine(k)
-        run(each, 3)
-        assert_same(each, opt.params, [np.array(state) for state in opt.state.values()])
-        assert each.lr == opt.lr
-        assert dict(each.hyper) == dict(opt.hyper)
+        assert_goes_on(each, opt, 3)
 
 
 def test_the_file_holds_what_the_dictionary_holds(saved: Path) -> None:

@@ -196,7 +196,7 @@ def test_what_a_training_raises_comes_through() -> None:
     with pytest.raises(OSError):
         search(training, 1e-5, 1.0, 9)
     assert len(training.rates) == 3
-    with pytest.raises(TypeError, match="^train: expected a number, got NoneType"):
+    with pytest.raises(TypeError, match="^train: expected a number, got None$"):
         search(lambda *_: None, 1e-5, 1.0, 9)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="^report: expected a number, got str"):
         search(lambda _, report: report("high"), 1e-5, 1.0, 9)  # type: ignore[arg-type, return-value]

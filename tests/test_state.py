@@ -9,7 +9,7 @@ import pytest
 
 import lrcore
 from lrcore import schedules
-from support import N, assert_bits, assert_same, make, run, start
+from support import N, assert_bits, assert_goes_on, assert_same, make, run, start
 
 
 def test_hyper_reads_and_assigns() -> None:
@@ -88,10 +88,7 @@ def test_resume_from_a_state_dict(rule: str, k: int) -> None:
     resumed.load_state_dict(saved)
     assert resumed.step_count == k
     assert resumed.lr == cosine(k)
-    run(resumed, 3)
-    assert_same(resumed, opt.params, [np.array(state) for state in opt.state.values()])
-    assert resumed.lr == opt.lr
-    assert dict(resumed.hyper) == dict(opt.hyper)
+    assert_goes_on(resumed, opt, 3)
 
 
 def test_a_state_dict_is_a_copy() -> None:

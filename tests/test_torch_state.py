@@ -282,7 +282,7 @@ def spoiled() -> list[tuple[dict[str, Any], str]]:
         (given(groups=[without("params")]), "^param_groups: expected a list of the parameters"),
         (given(groups=[without("amsgrad")]), "^param_groups: expected the entries"),
         (given(groups=[without("betas")]), "^param_groups: expected the entries"),
-        (given(groups=[without("lr")]), "^lr: expected a number, got NoneType"),
+        (given(groups=[without("lr")]), "^lr: expected a number, got None$"),
         (given(groups=[group | {"momentum": 0.5}]), "^param_groups: expected the entries"),
         (given(groups=[group | {"differentiable": True}]), "^differentiable: "),
         (given(groups=[group | {"maximize": True}]), "^options: expected"),

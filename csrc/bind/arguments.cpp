@@ -22,9 +22,16 @@ double to_double(py::handle object, const char* name) {
   const double value = PyFloat_AsDouble(object.ptr());
   if (value == -1 && PyErr_Occurred() != nullptr) {
     py::error_already_set cause;
-    const bool is_value = cause.matches(PyExc_OverflowError) || cause.matches(PyExc_ValueError);
-    if (!cause.matches(PyExc_TypeError) && !is_value) throw cause;
-    py::raise_from(cause, is_value ? PyExc_ValueError : PyExc_TypeError, problem().c_str());
+    if (cause.matches(PyExc_OverflowError))
+      py::raise_from(cause, PyExc_ValueError,
+                     text(name, ": expected a number that float64 holds, got a larger integer").c_str());
+    else if (cause.matches(PyExc_ValueError))  // a signaling NaN of decimal, say
+      py::raise_from(cause, PyExc_ValueError,
+                     text(name, ": expected a number: ", py::str(cause.value()).cast<std::string>()).c_str());
+    else if (cause.matches(PyExc_TypeError))
+      py::raise_from(cause, PyExc_TypeError, problem().c_str());
+    else
+      throw cause;
     throw py::error_already_set();
   }
   return value;

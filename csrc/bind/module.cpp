@@ -6,6 +6,7 @@
 
 #include "../cpu/pool.h"
 #include "../dispatch.h"
+#include "arguments.h"
 #include "device_array.h"
 #include "gil.h"
 #include "stepper.h"
@@ -208,6 +209,8 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("num_threads", &pool::threads);
   module.def("set_num_threads", &set_num_threads, "count"_a);
   module.def("build_info", &build_info);
+  module.def(
+      "to_float", [](const char* name, py::handle value) { return to_double(value, name); }, "name"_a, "value"_a);
   module.def("describe", &describe, "params"_a);
   module.def("copy", &copy_array, "source"_a, "destination"_a);
   module.def("cuda_devices", &cuda_devices);

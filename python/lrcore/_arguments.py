@@ -6,31 +6,17 @@ import math
 import operator
 import struct
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lrcore._lrcore_core import to_float
 
 if TYPE_CHECKING:
     from lrcore._optimizer import Optimizer
 
 Value: TypeAlias = float | tuple[float, float]
-
-
-def to_float(name: str, value: Any) -> float:
-    """Give a real number as a float; TypeError for anything else, strings, truth values and times included."""
-    refused = isinstance(value, (str, bytes, bool, complex))
-    refused = refused or (isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "bcmMSU")
-    if not refused and isinstance(value, (SupportsFloat, SupportsIndex)):
-        try:
-            return float(value)
-        except OverflowError:
-            raise ValueError(f"{name}: expected a number that float64 holds, got a larger integer") from None
-        except TypeError:
-            pass  # an array of several elements, say
-        except ValueError as error:  # a signaling NaN of decimal, say
-            raise ValueError(f"{name}: expected a number: {error}") from error
-    raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
 
 
 def shown(value: Any) -> str:

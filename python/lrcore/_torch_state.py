@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrcore import _arguments
-from lrcore._arguments import require_entries, to_float
-from lrcore._lrcore_core import rules
+from lrcore._arguments import require_entries
+from lrcore._lrcore_core import rules, to_float
 from lrcore.pack import shape_of
 from lrcore.schedules import Constant
 
@@ -90,7 +90,10 @@ def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, An
     ends = [0, *itertools.accumulate(map(math.prod, extents))]
     if ends[-1] != optimizer.size:
         raise ValueError(f"shapes: expected {optimizer.size} elements together, got {ends[-1]}")
-    import torch
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ImportError("torch is not installed: see its own page for how to install it") from error
 
     step_count, hyper, schedule, state = optimizer._snapshot_all(on_host=True)
     numbers = {}

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from lrcore._arguments import to_float
+from lrcore._lrcore_core import to_float
 from lrcore.schedules._base import Schedule, set_fields
 from lrcore.schedules._checks import rate
 

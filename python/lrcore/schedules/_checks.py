@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from lrcore._arguments import flag, length, shown, to_float, whole
+from lrcore._arguments import flag, length, shown, whole
+from lrcore._lrcore_core import to_float
 
 Check: TypeAlias = Callable[[str, Any], Any]
 """Takes the name of an argument and its value, and gives the value to keep."""

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lrcore._arguments import to_float
+from lrcore._lrcore_core import to_float
 from lrcore.schedules._base import Schedule, as_schedule
 
 _LONGEST = 10_000

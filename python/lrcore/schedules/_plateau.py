@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, cast
 
-from lrcore._arguments import to_float, whole
+from lrcore._arguments import whole
+from lrcore._lrcore_core import to_float
 from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule, set_fields
 from lrcore.schedules._checks import listed, one_of, rate
 

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._arguments import series, to_float
+from lrcore._arguments import series
+from lrcore._lrcore_core import to_float
 
 __all__ = ["Diagnosis", "diagnose"]
 

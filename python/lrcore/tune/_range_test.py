@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._arguments import flag, length, magnitude, to_float
+from lrcore._arguments import flag, length, magnitude
 from lrcore._extras import needs
-from lrcore._lrcore_core import copy
+from lrcore._lrcore_core import copy, to_float
 from lrcore._memory import state_like
 from lrcore._optimizer import Optimizer
 from lrcore.schedules._checks import one_of, positive

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from lrcore._arguments import to_float, whole
+from lrcore._arguments import whole
 from lrcore._extras import needs
+from lrcore._lrcore_core import to_float
 from lrcore.schedules._checks import one_of, positive
 
 if TYPE_CHECKING:
