@@ -1,4 +1,4 @@
-"""Against what PyTorch and optax gave when ``golden/peers.json`` was made; needs neither of them.
+"""Against what PyTorch, optax and Keras gave when ``golden/peers.json`` was made; needs none of them.
 
 Equal means: ``|difference| / (1 + |p|)`` of each element is within the row's tolerance, after each checked
 step.

@@ -1,8 +1,8 @@
-"""Against PyTorch and optax themselves, where they are installed.
+"""Against PyTorch, optax and Keras themselves, where they are installed.
 
-Each peer runs in a process of its own: JAX's threads and 64-bit mode and PyTorch's default dtype stay out of
-the other tests. Equal means: ``|difference| / (1 + |p|)`` of each element is within the tolerance, after each
-checked step.
+Each peer runs in a process of its own: JAX's threads and 64-bit mode, PyTorch's default dtype and Keras' backend
+stay out of the other tests. Equal means: ``|difference| / (1 + |p|)`` of each element is within the tolerance,
+after each checked step.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def live(row: peers.Row) -> dict[int, list[float]]:
     """Return the installed peer's parameters by step, or skip the test where it is not installed."""
     for package in peers.PACKAGES[row.peer]:
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: pip install {row.peer}")
+            pytest.skip(f"{package} is not installed: pip install {' '.join(peers.PACKAGES[row.peer])}")
     return {int(step): values for step, values in run_all(row.peer)["rows"][row.name]["after"].items()}
 
 

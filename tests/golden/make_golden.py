@@ -1,10 +1,10 @@
 """Run the installed peers over every row of ``peers.ROWS`` and store what they give.
 
-    python tests/golden/make_golden.py                        # both peers, writes peers.json beside this file
+    python tests/golden/make_golden.py                        # all peers, writes peers.json beside this file
     python tests/golden/make_golden.py --peer torch --output -    # one peer, to standard output
 
-Wants PyTorch and optax (``pip install torch optax``); lrcore is not used. The file holds the versions, the
-start and the gradients as the shortest decimals that give the float32 back, and the parameters after the
+Wants PyTorch, optax and Keras (``pip install torch optax keras``); lrcore is not used. The file holds the versions,
+the start and the gradients as the shortest decimals that give the float32 back, and the parameters after the
 checked steps as those that give the float64 back.
 """
 
