@@ -15,10 +15,11 @@ class Adagrad(Optimizer):
 
     ::
 
+        lr_t = lr / (1 + (t - 1) lr_decay)
         s = s + g^2
-        p = p - lr_t g / (sqrt(s) + eps),   lr_t = lr / (1 + (t - 1) lr_decay)
+        p = p - lr_t g / (sqrt(s) + eps)
 
-    State: ``sum``.
+    State: ``sum`` (s).
 
     Parameters
     ----------

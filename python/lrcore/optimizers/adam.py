@@ -80,7 +80,12 @@ class AdamW(Adam):
 
     ::
 
-        p = p (1 - lr weight_decay), then Adam's step
+        p = p (1 - lr weight_decay)
+        m = beta1 m + (1 - beta1) g
+        v = beta2 v + (1 - beta2) g^2
+        p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+
+    State: as `Adam`, ``exp_avg`` (m), ``exp_avg_sq`` (v), ``max_exp_avg_sq`` with amsgrad.
 
     Parameters
     ----------

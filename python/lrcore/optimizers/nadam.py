@@ -14,7 +14,8 @@ class NAdam(Optimizer):
     ::
 
         mu(k) = beta1 (1 - 0.5 0.96^(k momentum_decay)),   P(t) = mu(1) ... mu(t)
-        m, v as in Adam
+        m = beta1 m + (1 - beta1) g
+        v = beta2 v + (1 - beta2) g^2
         n = (1 - mu(t)) / (1 - P(t)) g + mu(t+1) / (1 - P(t+1)) m
         p = p - lr n / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 

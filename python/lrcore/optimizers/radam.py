@@ -14,9 +14,10 @@ class RAdam(Optimizer):
     ::
 
         rho_inf = 2 / (1 - beta2) - 1,   rho = rho_inf - 2 t beta2^t / (1 - beta2^t)
-        m, v as in Adam
+        m = beta1 m + (1 - beta1) g
+        v = beta2 v + (1 - beta2) g^2
+        rho > 5    r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))
         rho > 5    p = p - lr r sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)
-                   r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))
         else       p = p - lr / (1 - beta1^t) m
 
     State: ``exp_avg`` (m), ``exp_avg_sq`` (v).

@@ -16,14 +16,14 @@ class RMSprop(Optimizer):
     ::
 
         v = alpha v + (1 - alpha) g^2
-        w = v, or centered:  a = alpha a + (1 - alpha) g,  w = max(0, v - a^2)
+        not centered      w = v
+        centered          a = alpha a + (1 - alpha) g,   w = max(0, v - a^2)
         d = g / (sqrt(w) + eps)
-
         plain             p = p - lr d
         momentum          b = momentum b + d,      p = p - lr b
         lr_in_velocity    b = momentum b + lr d,   p = p - b
 
-    State: ``square_avg``, ``grad_avg`` when centered, ``momentum_buffer`` with momentum.
+    State: ``square_avg`` (v), ``grad_avg`` (a) when centered, ``momentum_buffer`` (b) with momentum.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ class SGD(Optimizer):
         nesterov, lr_in_velocity     b = momentum b + lr g,                p = p - (momentum b + lr g)
 
     The first b is g without dampening. The velocity forms agree with the others at a constant rate and part from them
-    when the rate changes. State: ``momentum_buffer`` (none when plain).
+    when the rate changes. State: ``momentum_buffer`` (b), none when plain.
 
     Parameters
     ----------

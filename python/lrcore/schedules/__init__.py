@@ -18,29 +18,21 @@ Schedules compose, and what comes out is a schedule again:
 from lrcore.schedules._base import Constant, Rate, Schedule, as_schedule, from_dict
 from lrcore.schedules._callable import Function, Recursive
 from lrcore.schedules._compose import Sequence
-from lrcore.schedules._cycles import (
-    CosineRestarts,
-    Cyclic,
-    CyclicStages,
-    OneCycle,
-    PeriodicPulse,
-    WarmupStableDecay,
-)
+from lrcore.schedules._cycles import CosineRestarts, Cyclic, CyclicStages, PeriodicPulse
 from lrcore.schedules._decay import (
     Cosine,
     Exponential,
     InverseTime,
     Linear,
     NaturalExponential,
-    PiecewiseConstant,
     Polynomial,
     PolynomialProduct,
     Rex,
-    StepDecay,
 )
 from lrcore.schedules._parse import parse
 from lrcore.schedules._plateau import Plateau, plateaus
-from lrcore.schedules._rise import InverseSqrt, Noam
+from lrcore.schedules._rise import InverseSqrt, Noam, OneCycle, WarmupStableDecay
+from lrcore.schedules._staircase import PiecewiseConstant, StepDecay
 
 __all__ = [
     "Constant",

@@ -279,6 +279,10 @@ class Checked(Schedule):
 class Constant(Checked):
     """Give `lr` at every step.
 
+    ::
+
+        s(t) = lr
+
     Parameters
     ----------
     lr : float

@@ -14,7 +14,11 @@ from lrcore.schedules._checks import rate
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Function(Schedule):
-    """Give ``fn(t)``. Any callable is accepted wherever a schedule is, and becomes one of these.
+    """Ask a callable. Any is accepted wherever a schedule is, and becomes one of these.
+
+    ::
+
+        s(t) = fn(t)
 
     It has no dictionary form, and pickles only when `fn` does.
 
@@ -50,7 +54,12 @@ class Function(Schedule):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Recursive(Schedule):
-    """Give x_t with ``x_0 = fn(0, lr)`` and ``x_t = fn(t, x_(t-1))``: the callback ``lr_schedule(epoch, lr)`` of others.
+    """Make each rate of the one before: the callback ``lr_schedule(epoch, lr)`` of others.
+
+    ::
+
+        t = 0    s(t) = fn(0, lr)
+        else     s(t) = fn(t, s(t - 1))
 
     The values are remembered, so any t can be asked, in any order, and `fn` is called once for each. It has no dictionary
     form, and pickles only when `fn` does.

@@ -15,7 +15,13 @@ from lrcore.schedules._checks import count, listed, optional, rate
 
 @dataclasses.dataclass(frozen=True)
 class Sequence(Schedule):
-    """One schedule after another, each with a clock of its own from 0.
+    """Ask one schedule after another, each with a clock of its own from 0.
+
+    ::
+
+        s(t) = s_i(t - t_i)
+
+    Part i is the one that t is in, and ``t_i`` its first step.
 
     Parameters
     ----------

@@ -1,17 +1,16 @@
-"""Schedules that rise and fall: once, or in cycles."""
+"""Schedules that rise and fall again and again."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from math import cos, pi, sqrt
+from collections.abc import Sequence
+from math import cos, pi
 from typing import Any, ClassVar
 
 from lrcore._arguments import length
-from lrcore.schedules._base import Checked, argument, set_fields
-from lrcore.schedules._checks import count, one_of, optional, rate
+from lrcore.schedules._base import Checked, set_fields
+from lrcore.schedules._checks import one_of, optional, rate
 
 
 def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
@@ -27,7 +26,12 @@ def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
 class CosineRestarts(Checked):
     """Fall along half a cosine to `end`, again and again: warm restarts.
 
-    Cycle i takes ``steps cycle_mult^i`` steps and falls from ``lr peak_mult^i``.
+    ::
+
+        z = (t - t_i) / (steps cycle_mult^i)
+        s(t) = end + (lr peak_mult^i - end) (1 + cos(pi z)) / 2
+
+    The cycles are counted by i, from 0, and ``t_i`` is the first step of cycle i.
 
     Parameters
     ----------
@@ -87,6 +91,15 @@ class CosineRestarts(Checked):
 class Cyclic(Checked):
     """Rise from `low` to `high` along a line and fall back, for ever.
 
+    ::
+
+        i = floor(t / (up + down)),   r = mod(t, up + down)
+        r <= up        x = r / up
+        else           x = (up + down - r) / down
+        triangular     s(t) = low + (high - low) x
+        triangular2    s(t) = low + (high - low) x / 2^i
+        exp_range      s(t) = low + (high - low) x gamma^t
+
     Parameters
     ----------
     low, high : float
@@ -137,149 +150,6 @@ class Cyclic(Checked):
         return self.low + (self.high - self.low) * height
 
 
-def _cosine(start: float, end: float, z: float) -> float:
-    return end + (start - end) * (1 + cos(pi * z)) / 2
-
-
-def _line(start: float, end: float, z: float) -> float:
-    return start + (end - start) * z
-
-
-def _root(start: float, end: float, z: float) -> float:
-    return end + (start - end) * (1 - sqrt(z))
-
-
-_SHAPES: dict[str, Callable[[float, float, float], float]] = {
-    "cosine": _cosine,
-    "linear": _line,
-    "1-sqrt": _root,
-}
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class OneCycle(Checked):
-    """Rise from ``peak / div`` to `peak` and fall to ``peak / div / final_div``, then hold that.
-
-    The rise ends at ``a = pct_start steps - 1``, the fall at ``steps - 1``, as PyTorch has it. With `three_phase` it
-    falls to ``peak / div`` until ``b = 2 pct_start steps - 2`` first.
-
-    Parameters
-    ----------
-    peak : float
-        The largest rate.
-    steps : int
-        Of the whole cycle.
-    pct_start : float
-        The share of the rise. Refused where a phase would have no length.
-    div, final_div : float
-        > 0.
-    shape : {"cosine", "linear"}
-        Half a cosine for each phase, or a line.
-    three_phase : bool
-        Fall in two phases.
-
-    References
-    ----------
-    Smith & Topin 2018, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates".
-
-    Examples
-    --------
-    >>> rates = OneCycle(0.5, steps=10, pct_start=0.5)
-    >>> rates(0), rates(4), round(rates(9), 9)  # 0.5 / 25, the peak, 0.5 / 25 / 1e4
-    (0.02, 0.5, 2e-06)
-    """
-
-    peak: float
-    steps: int
-    pct_start: float = 0.3
-    div: float = 25.0
-    final_div: float = 1e4
-    shape: str = "cosine"
-    three_phase: bool = False
-
-    _checks: ClassVar = {"shape": one_of("cosine", "linear")}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        start = self.peak / self.div
-        rates = [start, self.peak, *([start] if self.three_phase else []), start / self.final_div]
-        joints = [0.0, self.pct_start * self.steps - 1, self.steps - 1]
-        if self.three_phase:
-            joints.insert(2, 2 * self.pct_start * self.steps - 2)
-        if any(later <= earlier for earlier, later in itertools.pairwise(joints)):
-            raise ValueError(
-                f"pct_start: {self.pct_start} of {self.steps} steps leaves a phase without length: joints at {joints}"
-            )
-        phases = [
-            (*span, *ends)
-            for span, ends in zip(itertools.pairwise(joints), itertools.pairwise(rates), strict=True)
-        ]
-        set_fields(self, _phases=phases, _last=rates[-1], _shape=_SHAPES[self.shape])
-
-    def _value(self, t: int) -> float:
-        for begin, end, start, last in self._phases:  # type: ignore[attr-defined]
-            if t < end:  # the joints are exact
-                return self._shape(start, last, (t - begin) / (end - begin)) if t != begin else start  # type: ignore[attr-defined, no-any-return]
-            if t == end:
-                return last  # type: ignore[no-any-return]
-        return self._last  # type: ignore[attr-defined, no-any-return]
-
-
-@dataclasses.dataclass(frozen=True, init=False, repr=False)
-class WarmupStableDecay(Checked):
-    """Rise to `peak`, stay there, fall to `end`, and hold that.
-
-    Step t of the rise is ``peak (t + 1) / warmup``, and the fall ``end + (peak - end) f(z)`` with z the share of it that is
-    over.
-
-    Parameters
-    ----------
-    peak : float
-        The largest rate.
-    warmup, stable, decay : int
-        How many steps each part takes; the first two may be 0.
-    end : float
-        The last rate.
-    shape : {"1-sqrt", "linear", "cosine"}
-        f: ``1 - sqrt(z)``, ``1 - z``, ``(1 + cos(pi z)) / 2``.
-
-    References
-    ----------
-    Hu et al. 2024, "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies". The
-    shape "1-sqrt" is from Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
-    Durations".
-
-    Examples
-    --------
-    >>> rates = WarmupStableDecay(0.1, warmup=4, stable=4, decay=4)
-    >>> rates(0), rates(3), rates(8), rates(9), rates(12)  # 0.1 / 4, the peak until 8, 0.1 (1 - sqrt(1/4)), the end
-    (0.025, 0.1, 0.1, 0.05, 0.0)
-    """
-
-    peak: float
-    warmup_steps: int = argument("warmup")
-    stable: int = 0
-    decay: int = 1
-    end: float = 0.0
-    shape: str = "1-sqrt"
-
-    _checks: ClassVar = {"warmup": count, "shape": one_of(*_SHAPES)}
-
-    def __init__(
-        self, peak: float, warmup: int, stable: int, decay: int, end: float = 0.0, shape: str = "1-sqrt"
-    ) -> None:
-        set_fields(self, peak=peak, warmup_steps=warmup, stable=stable, decay=decay, end=end, shape=shape)
-        self.__post_init__()
-
-    def _value(self, t: int) -> float:
-        if t < self.warmup_steps:
-            return self.peak * ((t + 1) / self.warmup_steps)
-        into = t - self.warmup_steps - self.stable
-        if into <= 0:
-            return self.peak
-        return _SHAPES[self.shape](self.peak, self.end, into / self.decay) if into < self.decay else self.end
-
-
 def _pairs(name: str, value: Any) -> tuple[tuple[float, int], ...]:
     """Check pairs of a rate and a number of steps."""
     try:
@@ -293,7 +163,13 @@ def _pairs(name: str, value: Any) -> tuple[tuple[float, int], ...]:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CyclicStages(Checked):
-    """Give ``lr_i`` for ``length_i`` steps, one stage after another, then again from the first.
+    """Give the rate of one stage after another for as many steps as it lasts, then again from the first.
+
+    ::
+
+        s(t) = lr_i
+
+    Stage i is the one that t is in.
 
     Parameters
     ----------
@@ -330,7 +206,12 @@ class CyclicStages(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PeriodicPulse(Checked):
-    """Give ``lr_i`` of the first i with ``t mod T_i = 0``, else `base`.
+    """Give the rate of the first pulse whose period divides t, else `base`.
+
+    ::
+
+        mod(t, T_i) = 0    s(t) = lr_i
+        else               s(t) = base
 
     Parameters
     ----------

@@ -4,94 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-from bisect import bisect_right
-from collections.abc import Sequence
 from math import cos, exp, pi
 from typing import ClassVar
 
 from lrcore._arguments import length
-from lrcore.schedules._base import Checked, set_fields
-from lrcore.schedules._checks import listed, rate
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class PiecewiseConstant(Checked):
-    """Give ``values[i]``, where i is how many boundaries are <= t.
-
-    Parameters
-    ----------
-    boundaries : sequence of int
-        Increasing; at t = boundary the next value starts.
-    values : sequence of float
-        One more than boundaries.
-
-    References
-    ----------
-    He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2, divides the rate by 10 at two
-    steps. The arguments are named as in Keras' ``PiecewiseConstantDecay``, which switches one step later.
-
-    Examples
-    --------
-    >>> rates = PiecewiseConstant([10, 20], [0.1, 0.01, 0.001])
-    >>> rates(9), rates(10), rates(20)
-    (0.1, 0.01, 0.001)
-    """
-
-    boundaries: Sequence[int]
-    values: Sequence[float]
-
-    def __post_init__(self) -> None:
-        boundaries = tuple(length("boundaries", each) for each in listed("boundaries", self.boundaries))
-        values = tuple(rate("values", each) for each in listed("values", self.values))
-        if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
-            raise ValueError(f"boundaries: expected increasing numbers, got {boundaries}")
-        if len(values) != len(boundaries) + 1:
-            raise ValueError(
-                f"values: expected {len(boundaries) + 1}, one more than boundaries, got {len(values)}"
-            )
-        set_fields(self, boundaries=boundaries, values=values)
-
-    def _value(self, t: int) -> float:
-        return self.values[bisect_right(self.boundaries, t)]
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class StepDecay(Checked):
-    """Give ``lr factor^floor(t / every)``: a staircase.
-
-    Parameters
-    ----------
-    lr : float
-        The rate at t = 0.
-    every : int
-        Steps between two falls.
-    factor : float
-        What the rate is multiplied by, > 0.
-
-    References
-    ----------
-    Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: 4 % less every 8 epochs. It is PyTorch's
-    ``StepLR``.
-
-    Examples
-    --------
-    >>> halving = StepDecay(0.1, every=10, factor=0.5)
-    >>> halving(9), halving(10), halving(20)
-    (0.1, 0.05, 0.025)
-    """
-
-    lr: float
-    every: int
-    factor: float = 0.1
-
-    def _value(self, t: int) -> float:
-        return self.lr * self._power(self.factor, t // self.every, t)
+from lrcore.schedules._base import Checked
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Exponential(Checked):
-    """Give ``lr rate^(t / steps)``. It holds no end.
+    """Multiply by `rate` in `steps` steps. It holds no end.
+
+    ::
+
+        smooth       s(t) = lr rate^(t / steps)
+        staircase    s(t) = lr rate^floor(t / steps)
 
     Parameters
     ----------
@@ -129,7 +56,11 @@ class Exponential(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class NaturalExponential(Checked):
-    """Give ``lr e^(-k t)``. It holds no end.
+    """Fall as the exponential function does. It holds no end.
+
+    ::
+
+        s(t) = lr e^(-k t)
 
     Parameters
     ----------
@@ -158,7 +89,12 @@ class NaturalExponential(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class InverseTime(Checked):
-    """Give ``lr / (1 + k t / steps)``. It holds no end.
+    """Divide by a number that grows along a line. It holds no end.
+
+    ::
+
+        smooth       s(t) = lr / (1 + k t / steps)
+        staircase    s(t) = lr / (1 + k floor(t / steps))
 
     Parameters
     ----------
@@ -196,7 +132,12 @@ class InverseTime(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Linear(Checked):
-    """Go from `lr` to `end` along a line, then hold `end`: ``lr + (end - lr) z`` with ``z = min(t, steps) / steps``.
+    """Go from `lr` to `end` along a line, then hold `end`.
+
+    ::
+
+        z = min(t, steps) / steps
+        s(t) = lr + (end - lr) z
 
     Parameters
     ----------
@@ -228,7 +169,12 @@ class Linear(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Polynomial(Checked):
-    """Fall from `lr` to `end`: ``(lr - end) (1 - z)^power + end`` with ``z = min(t, steps) / steps``.
+    """Fall from `lr` to `end` as a power of the steps that are left, then hold `end`.
+
+    ::
+
+        z = min(t, steps) / steps
+        s(t) = (lr - end) (1 - z)^power + end
 
     Parameters
     ----------
@@ -274,7 +220,12 @@ class Polynomial(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PolynomialProduct(Checked):
-    """Give ``lr (1 - t / steps)^power (1 - t / (steps - 1))^power2``, and 0 from t = steps - 1 on.
+    """Fall to 0 as a product of two powers, then hold 0.
+
+    ::
+
+        t < steps - 1    s(t) = lr (1 - t / steps)^power (1 - t / (steps - 1))^power2
+        else             s(t) = 0
 
     Parameters
     ----------
@@ -315,7 +266,10 @@ class PolynomialProduct(Checked):
 class Cosine(Checked):
     """Fall from `lr` to `end` along half a cosine, then hold `end`.
 
-    ``end + (lr - end) (1 + cos(pi z)) / 2`` with ``z = min(t, steps) / steps``.
+    ::
+
+        z = min(t, steps) / steps
+        s(t) = end + (lr - end) (1 + cos(pi z)) / 2
 
     Parameters
     ----------
@@ -348,7 +302,12 @@ class Cosine(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Rex(Checked):
-    """Fall from `lr` to `end`: ``end + (lr - end) (1 - z) / (1 - z / 2)`` with ``z = min(t, steps) / steps``.
+    """Fall from `lr` to `end`, slowly at first and steeply at last, then hold `end`.
+
+    ::
+
+        z = min(t, steps) / steps
+        s(t) = end + (lr - end) (1 - z) / (1 - z / 2)
 
     Parameters
     ----------

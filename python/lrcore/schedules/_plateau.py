@@ -31,7 +31,13 @@ class _Seen(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Plateau(Checked):
-    """Fall when a metric has stopped improving: ``max(lr(t) factor^k, min(min_lr, lr(t)))`` after k reductions.
+    """Fall when a metric has stopped improving.
+
+    ::
+
+        s(t) = max(lr(t) factor^k, min(min_lr, lr(t)))
+
+    k is how often it has fallen.
 
     Call `observe` after each evaluation. An observation improves when it beats the best by more than the threshold; the
     first always does, and any finite metric beats an infinite best. More than `patience` observations in a row without

@@ -1,16 +1,24 @@
-"""Schedules that rise, and then fall without an end."""
+"""Schedules that rise once, and then fall."""
 
 from __future__ import annotations
 
 import dataclasses
-from math import sqrt
+import itertools
+from collections.abc import Callable
+from math import cos, pi, sqrt
+from typing import ClassVar
 
 from lrcore.schedules._base import Checked, argument, set_fields
+from lrcore.schedules._checks import count, one_of
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class InverseSqrt(Checked):
-    """Rise to `peak` and fall with the root: ``peak min((t + 1) / warmup, sqrt(warmup / (t + 1)))``. It holds no end.
+    """Rise to `peak` and fall with the root. It holds no end.
+
+    ::
+
+        s(t) = peak min((t + 1) / warmup, sqrt(warmup / (t + 1)))
 
     Parameters
     ----------
@@ -44,12 +52,16 @@ class InverseSqrt(Checked):
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Noam(Checked):
-    """Give ``scale d^-0.5 min(s^-0.5, s warmup^-1.5)`` with ``s = t + 1``. It holds no end.
+    """Rise along a line and fall with the root, to a height that the model's width gives. It holds no end.
+
+    ::
+
+        s(t) = scale model_dim^-0.5 min((t + 1)^-0.5, (t + 1) warmup^-1.5)
 
     Parameters
     ----------
     model_dim : int
-        The width d of the model.
+        The width of the model.
     warmup : int
         The number of steps of the rise.
     scale : float
@@ -77,3 +89,161 @@ class Noam(Checked):
     def _value(self, t: int) -> float:
         s = t + 1
         return float(self.scale * self.model_dim**-0.5 * min(s**-0.5, s * self.warmup_steps**-1.5))
+
+
+def _cosine(start: float, end: float, z: float) -> float:
+    return end + (start - end) * (1 + cos(pi * z)) / 2
+
+
+def _line(start: float, end: float, z: float) -> float:
+    return start + (end - start) * z
+
+
+def _root(start: float, end: float, z: float) -> float:
+    return end + (start - end) * (1 - sqrt(z))
+
+
+_SHAPES: dict[str, Callable[[float, float, float], float]] = {
+    "cosine": _cosine,
+    "linear": _line,
+    "1-sqrt": _root,
+}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class OneCycle(Checked):
+    """Rise from ``peak / div`` to `peak` and fall to ``peak / div / final_div``, then hold that.
+
+    ::
+
+        start = peak / div,   end = start / final_div,   a = pct_start steps - 1
+        cosine    f(z) = (1 + cos(pi z)) / 2
+        linear    f(z) = 1 - z
+        t <= a    s(t) = peak + (start - peak) f(t / a)
+        else      s(t) = end + (peak - end) f(min((t - a) / (steps - 1 - a), 1))
+
+    These are PyTorch's joints. With `three_phase` it falls to `start` first, until ``2 pct_start steps - 2``, and then to
+    `end`.
+
+    Parameters
+    ----------
+    peak : float
+        The largest rate.
+    steps : int
+        Of the whole cycle.
+    pct_start : float
+        The share of the rise. Refused where a phase would have no length.
+    div, final_div : float
+        > 0.
+    shape : {"cosine", "linear"}
+        Half a cosine for each phase, or a line.
+    three_phase : bool
+        Fall in two phases.
+
+    References
+    ----------
+    Smith & Topin 2018, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates".
+
+    Examples
+    --------
+    >>> rates = OneCycle(0.5, steps=10, pct_start=0.5)
+    >>> rates(0), rates(4), round(rates(9), 9)  # 0.5 / 25, the peak, 0.5 / 25 / 1e4
+    (0.02, 0.5, 2e-06)
+    """
+
+    peak: float
+    steps: int
+    pct_start: float = 0.3
+    div: float = 25.0
+    final_div: float = 1e4
+    shape: str = "cosine"
+    three_phase: bool = False
+
+    _checks: ClassVar = {"shape": one_of("cosine", "linear")}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        start = self.peak / self.div
+        rates = [start, self.peak, *([start] if self.three_phase else []), start / self.final_div]
+        joints = [0.0, self.pct_start * self.steps - 1, self.steps - 1]
+        if self.three_phase:
+            joints.insert(2, 2 * self.pct_start * self.steps - 2)
+        if any(later <= earlier for earlier, later in itertools.pairwise(joints)):
+            raise ValueError(
+                f"pct_start: {self.pct_start} of {self.steps} steps leaves a phase without length: joints at {joints}"
+            )
+        phases = [
+            (*span, *ends)
+            for span, ends in zip(itertools.pairwise(joints), itertools.pairwise(rates), strict=True)
+        ]
+        set_fields(self, _phases=phases, _last=rates[-1], _shape=_SHAPES[self.shape])
+
+    def _value(self, t: int) -> float:
+        for begin, end, start, last in self._phases:  # type: ignore[attr-defined]
+            if t < end:  # the joints are exact
+                return self._shape(start, last, (t - begin) / (end - begin)) if t != begin else start  # type: ignore[attr-defined, no-any-return]
+            if t == end:
+                return last  # type: ignore[no-any-return]
+        return self._last  # type: ignore[attr-defined, no-any-return]
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class WarmupStableDecay(Checked):
+    """Rise to `peak`, stay there, fall to `end`, and hold that.
+
+    ::
+
+        z = min(t - warmup - stable, decay) / decay
+        1-sqrt                 f(z) = 1 - sqrt(z)
+        linear                 f(z) = 1 - z
+        cosine                 f(z) = (1 + cos(pi z)) / 2
+        t < warmup             s(t) = peak (t + 1) / warmup
+        t < warmup + stable    s(t) = peak
+        else                   s(t) = end + (peak - end) f(z)
+
+    Parameters
+    ----------
+    peak : float
+        The largest rate.
+    warmup, stable, decay : int
+        How many steps each part takes; the first two may be 0.
+    end : float
+        The last rate.
+    shape : {"1-sqrt", "linear", "cosine"}
+        f: ``1 - sqrt(z)``, ``1 - z``, ``(1 + cos(pi z)) / 2``.
+
+    References
+    ----------
+    Hu et al. 2024, "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies". The
+    shape "1-sqrt" is from Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
+    Durations".
+
+    Examples
+    --------
+    >>> rates = WarmupStableDecay(0.1, warmup=4, stable=4, decay=4)
+    >>> rates(0), rates(3), rates(8), rates(9), rates(12)  # 0.1 / 4, the peak until 8, 0.1 (1 - sqrt(1/4)), the end
+    (0.025, 0.1, 0.1, 0.05, 0.0)
+    """
+
+    peak: float
+    warmup_steps: int = argument("warmup")
+    stable: int = 0
+    decay: int = 1
+    end: float = 0.0
+    shape: str = "1-sqrt"
+
+    _checks: ClassVar = {"warmup": count, "shape": one_of(*_SHAPES)}
+
+    def __init__(
+        self, peak: float, warmup: int, stable: int, decay: int, end: float = 0.0, shape: str = "1-sqrt"
+    ) -> None:
+        set_fields(self, peak=peak, warmup_steps=warmup, stable=stable, decay=decay, end=end, shape=shape)
+        self.__post_init__()
+
+    def _value(self, t: int) -> float:
+        if t < self.warmup_steps:
+            return self.peak * ((t + 1) / self.warmup_steps)
+        into = t - self.warmup_steps - self.stable
+        if into <= 0:
+            return self.peak
+        return _SHAPES[self.shape](self.peak, self.end, into / self.decay) if into < self.decay else self.end

@@ -1,0 +1,94 @@
+"""Schedules that stay at one rate for a while, and step to the next."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from lrcore._arguments import length
+from lrcore.schedules._base import Checked, set_fields
+from lrcore.schedules._checks import listed, rate
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PiecewiseConstant(Checked):
+    """Give one value after another; the i-th once i boundaries are <= t.
+
+    ::
+
+        s(t) = values_i
+
+    Parameters
+    ----------
+    boundaries : sequence of int
+        Increasing; at t = boundary the next value starts.
+    values : sequence of float
+        One more than boundaries.
+
+    References
+    ----------
+    He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2, divides the rate by 10 at two
+    steps. The arguments are named as in Keras' ``PiecewiseConstantDecay``, which switches one step later.
+
+    Examples
+    --------
+    >>> rates = PiecewiseConstant([10, 20], [0.1, 0.01, 0.001])
+    >>> rates(9), rates(10), rates(20)
+    (0.1, 0.01, 0.001)
+    """
+
+    boundaries: Sequence[int]
+    values: Sequence[float]
+
+    def __post_init__(self) -> None:
+        boundaries = tuple(length("boundaries", each) for each in listed("boundaries", self.boundaries))
+        values = tuple(rate("values", each) for each in listed("values", self.values))
+        if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
+            raise ValueError(f"boundaries: expected increasing numbers, got {boundaries}")
+        if len(values) != len(boundaries) + 1:
+            raise ValueError(
+                f"values: expected {len(boundaries) + 1}, one more than boundaries, got {len(values)}"
+            )
+        set_fields(self, boundaries=boundaries, values=values)
+
+    def _value(self, t: int) -> float:
+        return self.values[bisect_right(self.boundaries, t)]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class StepDecay(Checked):
+    """Multiply by `factor` after every so many steps: a staircase.
+
+    ::
+
+        s(t) = lr factor^floor(t / every)
+
+    Parameters
+    ----------
+    lr : float
+        The rate at t = 0.
+    every : int
+        Steps between two falls.
+    factor : float
+        What the rate is multiplied by, > 0.
+
+    References
+    ----------
+    Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: 4 % less every 8 epochs. It is PyTorch's
+    ``StepLR``.
+
+    Examples
+    --------
+    >>> halving = StepDecay(0.1, every=10, factor=0.5)
+    >>> halving(9), halving(10), halving(20)
+    (0.1, 0.05, 0.025)
+    """
+
+    lr: float
+    every: int
+    factor: float = 0.1
+
+    def _value(self, t: int) -> float:
+        return self.lr * self._power(self.factor, t // self.every, t)

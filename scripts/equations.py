@@ -1,0 +1,344 @@
+"""The equations of the docstrings: read as they stand there, printed as LaTeX, computed.
+
+A block of equations has a line for each step; several equations on a line are parted by a comma and spaces. What stands in
+front, at least two spaces away, says when a line holds: a comparison, ``else``, or the name of an option.
+
+    m = beta1 m + (1 - beta1) g
+    rho > 5    p = p - lr r m / (sqrt(v) + eps)
+    else       p = p - lr m
+
+Factors follow one another; a bracket right behind a name is a function's. Products and quotients go from left to right, and
+``f(1) ... f(t)`` is the product of all between.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TOKEN = re.compile(r"\d+(?:\.\d+)?|[A-Za-z]\w*\(?|\.\.\.|<=|>=|[-+/^=<>(),|]")
+
+GREEK = {"alpha", "beta", "gamma", "rho", "mu", "pi"}
+SYMBOLS = {"eps": r"\epsilon", "rho_inf": r"\rho_\infty"}
+"""Names with a letter of their own."""
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "sqrt": math.sqrt,
+    "max": max,
+    "min": min,
+    "cos": math.cos,
+    "product": lambda factor, first, last: math.prod(factor(k) for k in range(int(first), int(last) + 1)),
+    "floor": math.floor,
+    "mod": math.fmod,
+    "sign": lambda x: math.copysign(1, x) if x else 0.0,
+    "abs": abs,
+}
+CONSTANTS = {"pi": math.pi, "e": math.e}
+OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "^": operator.pow,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "=": operator.eq,
+}
+COMPARISONS = ("=", "<", "<=", ">", ">=")
+RANKS = {"=": 0, "<": 0, "<=": 0, ">": 0, ">=": 0, "+": 1, "-": 1, "*": 2, "/": 2, "^": 4}
+"""How tightly an operator binds."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A part of an equation: a number or a name, an operator or a function with its arguments."""
+
+    head: str
+    arguments: tuple[Node, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """How tightly it holds together."""
+        return RANKS.get(self.head, 5) if self.arguments else 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a block."""
+
+    when: str
+    """When it holds; empty where always."""
+    equations: tuple[Node, ...]
+
+
+def block(docstring: str) -> str:
+    """Give the equations of a docstring; empty where there are none."""
+    found = re.search(r"^::\n\n((?: {4}.*\n|\n)+)", docstring + "\n", re.MULTILINE)
+    return found[1] if found else ""
+
+
+def lines(text: str) -> list[Line]:
+    """Read a block of equations.
+
+    Raises
+    ------
+    ValueError
+        When something is no equation.
+    """
+    found = []
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        when, equations = re.fullmatch(r"\s*(?:(.*?[^,\s])\s{2,})?(\S+ = .*)", line).groups("")  # type: ignore[union-attr]
+        parts = re.split(r",\s+(?=\S+ = )", equations)
+        found.append(Line(when, tuple(parse(each) for each in parts)))
+    return found
+
+
+def parse(text: str) -> Node:
+    """Read an equation, a comparison or an expression."""
+    reader = _Reader(text)
+    node = reader.relation()
+    if reader.rest:
+        raise ValueError(f"{text!r}: expected an equation, got {reader.rest!r}")
+    return node
+
+
+class _Reader:
+    """Reads a text from left to right: a method for each kind of part, which gives its node."""
+
+    def __init__(self, text: str) -> None:
+        self.rest = text.strip()
+        self._inside = False  # an absolute value, which a bar ends
+
+    def _next(self) -> str:
+        found = TOKEN.match(self.rest)
+        return found[0] if found else ""
+
+    def _take(self, *wanted: str) -> str:
+        token = self._next()
+        if not token or (wanted and token not in wanted):
+            raise ValueError(f"expected {' or '.join(wanted) or 'a number or a name'} at {self.rest!r}")
+        self.rest = self.rest[len(token) :].lstrip()
+        return token
+
+    def relation(self) -> Node:
+        """Read a sum, or two of them and what is said of them."""
+        node = self._sum()
+        if self._next() in COMPARISONS:
+            node = Node(self._take(), (node, self._sum()))
+        return node
+
+    def _sum(self) -> Node:
+        if self._next() == "-":
+            self._take()
+            node = Node("-", (Node("0"), self._product()))
+        else:
+            node = self._product()
+        while self._next() in ("+", "-"):
+            node = Node(self._take(), (node, self._product()))
+        return node
+
+    def _product(self) -> Node:
+        node = self._power()
+        while True:
+            token = self._next()
+            if token == "/":
+                self._take()
+                node = Node("/", (node, self._power()))
+            elif token == "...":
+                self._take()
+                node = Node("product", (node, self._power()))
+            elif re.match(r"[\w(]", token) or (token == "|" and not self._inside):
+                node = Node("*", (node, self._power()))
+            else:
+                return node
+
+    def _power(self) -> Node:
+        node = self._atom()
+        if self._next() != "^":
+            return node
+        self._take()
+        if self._next() == "-":
+            self._take()
+            return Node("^", (node, Node("-", (Node("0"), self._atom()))))
+        return Node("^", (node, self._atom()))
+
+    def _atom(self) -> Node:
+        token = self._take()
+        if token == "(":
+            node = self._sum()
+            self._take(")")
+            return node
+        if token == "|":
+            self._inside = True
+            node = Node("abs", (self._sum(),))
+            self._inside = False
+            self._take("|")
+            return node
+        if token.endswith("("):
+            arguments = [self._sum()]
+            while self._take(",", ")") == ",":
+                arguments.append(self._sum())
+            return Node(token[:-1], tuple(arguments))
+        if not re.match(r"\w", token):
+            raise ValueError(f"expected a number or a name, got {token!r}")
+        return Node(token)
+
+
+def latex(node: Node) -> str:
+    """Give a node as LaTeX."""
+    if not node.arguments:
+        return symbol(node.head)
+    parts = [latex(each) for each in node.arguments]
+    if node.head in RANKS:
+        return _operation(node, parts)
+    plain = {"sqrt": rf"\sqrt{{{parts[0]}}}", "floor": rf"\left\lfloor {parts[0]} \right\rfloor"}
+    plain["abs"] = rf"\left|{parts[0]}\right|"
+    if node.head in plain:
+        return plain[node.head]
+    if node.head == "mod":
+        return rf"{_bracketed(node.arguments[0], 2)} \bmod {_bracketed(node.arguments[1], 2)}"
+    if node.head == "product":
+        return rf"{parts[0]} \cdots {parts[1]}"
+    name = rf"\{node.head}" if node.head in ("max", "min", "cos") else symbol(node.head)
+    if node.head == "sign":
+        name = r"\operatorname{sign}"
+    return name + _parentheses(", ".join(parts))
+
+
+def _operation(node: Node, parts: list[str]) -> str:
+    left, right = node.arguments
+    if node.head == "/":
+        if left.head == "*" and left.arguments and _has_fraction(left.arguments[0]):  # a/b c/d
+            return rf"{latex(left.arguments[0])} \, {latex(Node('/', (left.arguments[1], right)))}"
+        return rf"\frac{{{parts[0]}}}{{{parts[1]}}}"
+    if node.head == "^":
+        return rf"{_bracketed(left, 5)}^{{{parts[1]}}}"
+    if node.head == "*":
+        factors = _bracketed(left, 2), _bracketed(right, 2)
+        return (r" \cdot " if factors[1][0].isdigit() else r" \, ").join(factors)
+    if left == Node("0"):
+        return f"-{_bracketed(right, 2)}"
+    sign = {"<=": r"\le", ">=": r"\ge"}.get(node.head, node.head)
+    return f"{parts[0]} {sign} {_bracketed(right, 2) if node.head == '-' else parts[1]}"
+
+
+def _has_fraction(node: Node) -> bool:
+    return node.head == "/" or (node.head == "*" and any(_has_fraction(each) for each in node.arguments))
+
+
+def _bracketed(node: Node, least: int) -> str:
+    text = latex(node)
+    return text if node.rank >= least else _parentheses(text)
+
+
+def _parentheses(text: str) -> str:
+    """Put parentheses around, as high as what is in them."""
+    return rf"\left({text}\right)" if r"\frac" in text else f"({text})"
+
+
+def symbol(name: str) -> str:
+    """Give a name as LaTeX."""
+    if name in SYMBOLS:
+        return SYMBOLS[name]
+    letter, index = re.fullmatch(r"(.*?)_?(\d+|(?<=_)\w)?", name).groups()  # type: ignore[union-attr]
+    if name[0].isdigit():
+        return name
+    if letter in GREEK:
+        letter = f"\\{letter}"
+    elif len(letter) > 1:
+        letter = rf"\mathrm{{{letter.replace('_', chr(92) + '_')}}}"
+    return letter if index is None else f"{letter}_{{{index}}}"
+
+
+def display(text: str) -> str:
+    """Give a block of equations as a display in LaTeX."""
+    read = lines(text)
+    labelled = any(line.when for line in read)
+    rows = []
+    for line in read:
+        label = _label(line.when)
+        for each in line.equations:
+            equation = latex(each)
+            rows.append(
+                rf"{label} & \displaystyle {equation}" if labelled else equation.replace(" = ", " &= ", 1)
+            )
+            label = ""
+    begin = r"\begin{array}{ll}" if labelled else r"\begin{aligned}"
+    end = r"\end{array}" if labelled else r"\end{aligned}"
+    return "\n".join([begin, " \\\\[4pt]\n".join(rows), end])
+
+
+def _label(when: str) -> str:
+    try:
+        node = parse(when)
+    except ValueError:
+        node = Node(when)
+    if node.head in COMPARISONS:
+        return latex(node)
+    return rf"\text{{{when}}}" if when else ""
+
+
+def value(node: Node, known: Mapping[str, Any]) -> Any:
+    """Compute a node. `known` has the names, and functions beside `FUNCTIONS`."""
+    if not node.arguments:
+        return float(node.head) if node.head[0].isdigit() else {**CONSTANTS, **known}[node.head]
+    if node.head == "product":
+        (first,), (last,) = (each.arguments for each in node.arguments)
+        factor = known[node.arguments[0].head]
+        return FUNCTIONS["product"](factor, value(first, known), value(last, known))
+    arguments = [value(each, known) for each in node.arguments]
+    return {**OPERATORS, **FUNCTIONS, **known}[node.head](*arguments)
+
+
+def compute(read: Iterable[Line], known: dict[str, Any], chosen: Callable[[str], bool]) -> dict[str, Any]:
+    """Compute the lines that hold, one after another.
+
+    Of lines under comparisons, those under the first that is true hold; of others, those whose option is `chosen`.
+
+    Returns
+    -------
+    dict
+        `known` with what was computed. A function of numbers, such as f(z), is one of Python.
+    """
+    holds = ""
+    for line in read:
+        condition = _condition(line.when)
+        if condition is None:
+            holds = ""
+            if line.when and not chosen(line.when):
+                continue
+        else:
+            if not holds and (line.when == "else" or value(condition, known)):
+                holds = line.when
+            if line.when != holds:
+                continue
+        for each in line.equations:
+            name, formula = each.arguments
+            if not name.arguments:
+                known[name.head] = value(formula, known)
+            else:
+                known[name.head] = _function(
+                    [argument.head for argument in name.arguments], formula, dict(known)
+                )
+    return known
+
+
+def _condition(when: str) -> Node | None:
+    """Give the comparison under which a line holds, for ``else`` any node; None for other lines."""
+    try:
+        node = parse(when)
+    except ValueError:
+        return None
+    return node if when == "else" or node.head in COMPARISONS else None
+
+
+def _function(names: Sequence[str], formula: Node, known: Mapping[str, Any]) -> Callable[..., Any]:
+    return lambda *arguments: value(formula, {**known, **dict(zip(names, arguments, strict=True))})
