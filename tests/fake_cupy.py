@@ -232,12 +232,16 @@ def zeros(shape: Any, dtype: DTypeLike = float) -> ndarray:
 
 
 def asarray(array: Any, dtype: DTypeLike | None = None, *, device: int | None = None) -> ndarray:
-    """Give a device array as it is, and of anything else a copy on the current device.
+    """Give a device array of this dtype as it is, and of anything else a copy on the current device.
 
     CuPy knows no `device` here; it stands for ``with cupy.cuda.Device(device)``.
     """
     if isinstance(array, ndarray):
-        return array
+        if dtype is None or array.dtype == dtype:
+            return array
+        made = ndarray(_allocate(np.empty, array.shape, dtype), runtime().device)
+        made[...] = array
+        return made
     host = np.asarray(array, dtype)
     memory = _allocate(np.empty, host.shape, host.dtype)
     memory[...] = host
@@ -249,10 +253,15 @@ def asnumpy(array: Any) -> NDArray[Any]:
     return array.get() if isinstance(array, ndarray) else np.asarray(array)
 
 
+def may_share_memory(a: ndarray, b: ndarray) -> bool:
+    """Tell whether the ranges of two arrays' memory overlap."""
+    return np.may_share_memory(a._host, b._host)
+
+
 def make_module(exports: list[Export]) -> types.ModuleType:
     """Give the module `cupy`, with its submodule `cuda` and a list of `exports`."""
     module = types.ModuleType("cupy")
-    functions = (ndarray, from_dlpack, empty, zeros, asarray, asnumpy)
+    functions = (ndarray, from_dlpack, empty, zeros, asarray, asnumpy, may_share_memory)
     names = ("generic", "bool_", "int32", "int64", "float16", "float32", "float64")
     vars(module).update({function.__name__: function for function in functions})
     vars(module).update({name: getattr(np, name) for name in names})

@@ -1,4 +1,4 @@
-"""`lrcore.Pack`: named views of one flat buffer."""
+"""`lrcore.Pack`: named and nested views of one flat buffer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import lrcore
-from support import assert_bits
+from fake_cuda import FakeCuda
+from lrcore.pack import PackList, layout
+from support import assert_bits, make
 
 
 def test_views_lie_one_after_another() -> None:
@@ -46,9 +48,6 @@ def test_from_arrays_copies() -> None:
     assert_bits(pack["w"], np.ascontiguousarray(w.T))
     pack["w"] = 0
     assert w.any()
-    for wrong in (np.ones(3), np.ones(3, int)):
-        with pytest.raises(TypeError, match=f"^w: expected dtype float32, got {wrong.dtype}"):
-            lrcore.Pack({"w": wrong})
 
 
 def test_like() -> None:
@@ -87,12 +86,20 @@ def test_a_pack_in_place_of_its_buffer() -> None:
         (None, TypeError),
         (3.0, TypeError),
         (True, TypeError),
-        ([[1, 2]], TypeError),
+        ((True, 2), TypeError),
+        ((2, "x"), TypeError),
+        (b"ab", TypeError),
+        ({1, 2}, TypeError),
+        (np.float32, TypeError),
     ],
 )
 def test_wrong_shapes(entry: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="^w: expected"):
+    with pytest.raises(
+        error, match="^w: expected (a float32 array, a shape|an array, or a shape|extents >= 0)"
+    ):
         lrcore.Pack({"w": entry})
+    with pytest.raises(error, match=r"^layers\.1\.w: expected"):
+        lrcore.Pack({"layers": [{"w": 3}, {"w": entry}]})
     with pytest.raises(TypeError, match="^entries: expected a dictionary, got list"):
         lrcore.Pack([("w", entry)])  # type: ignore[arg-type]
 
@@ -114,3 +121,420 @@ def test_copies_keep_their_views() -> None:
 def test_empty_and_aligned() -> None:
     assert lrcore.Pack({}).flat.shape == (0,)
     assert lrcore.Pack({"w": 5}).flat.ctypes.data % 64 == 0
+
+
+def test_aligned_copies() -> None:
+    """A copy begins at a cache line too."""
+    for _ in range(20):
+        assert copy.deepcopy(lrcore.Pack({"w": 5})).flat.ctypes.data % 64 == 0
+
+
+# ---- nests
+
+
+def model() -> lrcore.Pack:
+    """Give a pack of 46 elements, which are numbered."""
+    w, b = np.ones((2, 3), np.float32), np.zeros(3, np.float32)
+    pack = lrcore.Pack(
+        {
+            "embed": (5, 2),
+            "layers": [{"w": (2, 3), "b": 3}, {"w": w, "b": b}],
+            "head": {"w": (4, 4), "s": [()]},
+            "c": 1,
+        }
+    )
+    pack.flat[:] = np.arange(46)
+    return pack
+
+
+NAMES = ["embed", "layers.0.w", "layers.0.b", "layers.1.w", "layers.1.b", "head.w", "head.s.0", "c"]
+STARTS = [0, 10, 16, 19, 25, 28, 44, 45]
+
+
+def numbers(pack: lrcore.Pack, add: float = 0.0) -> Any:
+    """Give the values as a nest of float64 arrays, plus a number."""
+    tree = copy.deepcopy(pack.tree())
+    for layer in (*tree["layers"], tree["head"]):
+        layer["w"] = layer["w"] + np.float64(add)
+    return tree
+
+
+def test_nested_views() -> None:
+    """They lie in the order in which they are named, depth first."""
+    pack = model()
+    assert [*pack.named_arrays()] == NAMES
+    assert [int(view.ravel()[0]) for view in pack.named_arrays().values()] == STARTS
+    assert pack["layers"][1]["w"].shape == (2, 3)
+    assert pack["head"]["s"][0].shape == ()
+    for view in pack.named_arrays().values():
+        assert np.shares_memory(view, pack.flat)
+    assert [*pack] == ["embed", "layers", "head", "c"]
+    assert pack["layers"][0]["w"] is pack.named_arrays()["layers.0.w"]
+
+
+def test_the_values_of_arrays_are_copied_in() -> None:
+    w = np.arange(6, dtype=np.float32).reshape(2, 3)
+    pack = lrcore.Pack({"layers": [{"w": 3}, {"w": w.T, "s": np.float32(7)}]})
+    assert_bits(pack.flat, np.array([0, 0, 0, 0, 3, 1, 4, 2, 5, 7], np.float32))
+    pack.flat[:] = 0
+    assert w.any()
+
+
+def test_a_node_is_a_slice_of_the_buffer() -> None:
+    pack = model()
+    layer = pack["layers"][1]
+    assert isinstance(layer, lrcore.Pack)
+    assert_bits(layer.flat, np.arange(19, 28, dtype=np.float32))
+    assert_bits(pack["layers"].flat, np.arange(10, 28, dtype=np.float32))
+    opt = lrcore.SGD(layer.flat, lr=1.0)
+    opt.step(np.full(9, -100, np.float32))
+    assert_bits(pack["layers"][1]["b"], np.arange(125, 128, dtype=np.float32))
+    assert pack.flat[18] == 18
+    assert pack.flat[28] == 28
+
+
+def test_scaling_a_node() -> None:
+    pack = model()
+    flat = pack["layers"][1].flat
+    pack["layers"][1].flat *= 2
+    pack["head"].flat = 0.5
+    assert_bits(pack.flat, np.array([*range(19), *range(38, 56, 2), *[0.5] * 17, 45], np.float32))
+    assert pack["layers"][1].flat is flat
+    with pytest.raises(ValueError, match="broadcast"):
+        pack.flat = np.ones(45)
+
+
+def test_a_list_is_a_sequence() -> None:
+    layers = model()["layers"]
+    assert isinstance(layers, PackList)
+    assert len(layers) == 2
+    assert [layer["w"].shape for layer in layers] == [(2, 3), (2, 3)]
+    assert layers[-1] is layers[1]
+    assert layers[:1] == [layers[0]]
+    assert [*reversed(layers)] == [layers[1], layers[0]]
+    assert layers.index(layers[1]) == 1
+    assert repr(layers) == "PackList([{'w': (2, 3), 'b': (3,)}, {'w': (2, 3), 'b': (3,)}], xp=numpy)"
+    with pytest.raises(IndexError):
+        _ = layers[2]
+    with pytest.raises(TypeError, match="'slice' object cannot be interpreted as an integer"):
+        layers[:1] = [layers[0]]  # type: ignore[index]
+
+
+def test_what_is_a_list_and_what_a_shape() -> None:
+    pack = lrcore.Pack(
+        {"a": [], "b": {}, "c": [2, 3], "d": [[2, 3]], "e": (), "f": [()], "g": [2, {"w": 3}], "h": ((2,), 4)}
+    )
+    shapes = {name: view.shape for name, view in pack.named_arrays().items()}
+    assert shapes == {
+        "c": (2, 3), "d.0": (2, 3), "e": (), "f.0": (), "g.0": (2,), "g.1.w": (3,), "h.0": (2,), "h.1": (4,)
+    }  # fmt: skip
+    assert len(pack["a"]) == len(pack["b"]) == 0
+    assert pack["a"].flat.shape == pack["b"].flat.shape == (0,)
+    assert pack.tree()["a"] == []
+    assert (
+        eval(repr(pack)[: -len(", xp=numpy)")] + ")", {"Pack": lrcore.Pack}).tree().keys()
+        == pack.tree().keys()
+    )
+
+
+def test_a_pack_of_a_pack() -> None:
+    pack = model()
+    for again in (
+        lrcore.Pack(pack),
+        lrcore.Pack(pack.tree()),
+        lrcore.Pack({**pack, "layers": pack["layers"]}),
+    ):
+        assert repr(again) == repr(pack)
+        assert_bits(again.flat, pack.flat)
+        assert not np.shares_memory(again.flat, pack.flat)
+    assert_bits(lrcore.Pack(pack.named_arrays()).flat, pack.flat)
+
+
+def test_trees() -> None:
+    """Plain dictionaries and lists with the very views."""
+    pack = model()
+    tree = pack.tree()
+    assert type(tree) is type(tree["head"]) is type(tree["layers"][0]) is dict
+    assert type(tree["layers"]) is type(tree["head"]["s"]) is list
+    tree["layers"][1]["b"] += 100
+    assert pack["layers"][1]["b"][0] == 125
+    assert type(pack["layers"].tree()) is list
+    assert [*pack["layers"].named_arrays()] == ["0.w", "0.b", "1.w", "1.b"]
+
+
+def test_like_a_nest() -> None:
+    pack = model()
+    assert repr(pack.like()) == repr(pack)
+    assert not pack.like().flat.any()
+    layers = pack["layers"].like()
+    assert repr(layers) == repr(pack["layers"])
+    assert layers.flat.shape == (18,)
+    assert not np.shares_memory(layers.flat, pack.flat)
+
+
+def test_nested_writing_in_place() -> None:
+    """Views stay what they are, and values are converted as by ``view[...] = values``."""
+    pack = model()
+    views = pack.named_arrays()
+    pack["layers"][0]["w"] = [[1, 2, 3], [4, 5, 6]]
+    pack["layers"][0]["b"] -= 1
+    pack["layers"][1] = {"w": np.full((2, 3), 0.1), "b": (7, 8, 9)}
+    pack["head"] = {"s": [5], "w": np.eye(4, dtype=int)}
+    assert_bits(
+        pack.flat[10:],
+        np.array([1, 2, 3, 4, 5, 6, 15, 16, 17, *[0.1] * 6, 7, 8, 9, *np.eye(4).ravel(), 5, 45], np.float32),
+    )
+    before = pack.flat.copy()
+    pack.assign(numbers(pack, 1.0))
+    assert_bits(pack["head"]["w"], before[28:44].reshape(4, 4) + np.float32(1))
+    pack.assign(pack)
+    pack["layers"] = tuple(pack["layers"])
+    assert all(view is views[name] for name, view in pack.named_arrays().items())
+
+
+def test_writing_what_lies_in_the_buffer() -> None:
+    """As if all of it were read first."""
+    pack = model()
+    pack["layers"] = [pack["layers"][1], pack["layers"][0]]
+    assert_bits(pack["layers"].flat, np.array([*range(19, 28), *range(10, 19)], np.float32))
+
+
+class Once:
+    """Becomes an array when it is asked to, or fails."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise RuntimeError("is of no use")
+
+
+WRONG: list[tuple[Any, type[Exception], str]] = [
+    (lambda tree: tree.pop("c"), ValueError, "^c: missing"),
+    (lambda tree: tree["layers"][1].pop("b"), ValueError, r"^layers\.1\.b: missing"),
+    (lambda tree: tree["layers"][1].update(v=1), ValueError, r"^layers\.1\.v: unknown; expected .*'w', 'b'"),
+    (lambda tree: tree["layers"].append({}), ValueError, "^layers: expected 2 entries, got 3"),
+    (lambda tree: tree["layers"].pop(), ValueError, "^layers: expected 2 entries, got 1"),
+    (
+        lambda tree: tree.update(layers={"0": 1, "1": 2}),
+        TypeError,
+        "^layers: expected a list of 2 entries, got dict",
+    ),
+    (lambda tree: tree.update(layers="ab"), TypeError, "^layers: expected a list of 2 entries, got str"),
+    (lambda tree: tree.update(layers=np.ones((2, 3))), TypeError, "^layers: expected a list .*got ndarray"),
+    (
+        lambda tree: tree.update(head=[1, 2]),
+        TypeError,
+        r"^head: expected a dictionary .*'w', 's'.*, got list",
+    ),
+    (
+        lambda tree: tree["head"].update(w=np.ones(4)),
+        ValueError,
+        r"^head\.w: expected shape \(4, 4\), got \(4,\)",
+    ),
+    (lambda tree: tree.update(c=0.0), ValueError, r"^c: expected shape \(1,\), got \(\)"),
+    (lambda tree: tree.update(c={"w": 1}), TypeError, "^c: expected .*float32.*, got dict"),
+    (lambda tree: tree.update(c=None), TypeError, "^c: expected .*float32.*, got None"),
+    (lambda tree: tree.update(c=[1j]), TypeError, "^c: expected .*float32.*, got list"),
+    (lambda tree: tree.update(c=["x"]), TypeError, "^c: expected .*float32.*, got list"),
+    (lambda tree: tree.update(c=[[1], [1, 2]]), TypeError, "^c: expected .*float32.*, got list"),
+    (lambda tree: tree.update(c=Once()), TypeError, "^c: expected .*float32.*, got Once: is of no use"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "match"), WRONG, ids=[match for *_, match in WRONG])
+def test_wrong_trees(change: Any, error: type[Exception], match: str) -> None:
+    """Nothing is written, though what is wrong comes last."""
+    pack = model()
+    tree = numbers(pack, 1.0)
+    change(tree)
+    with pytest.raises(error, match=match):
+        pack.assign(tree)
+    assert_bits(pack.flat, np.arange(46, dtype=np.float32))
+
+
+def test_errors_name_the_whole_path() -> None:
+    """Also where a node is written by itself."""
+    pack = model()
+    with pytest.raises(ValueError, match=r"^layers\.1\.w: expected shape"):
+        pack["layers"][1] = {"w": 1, "b": [1, 2, 3]}
+    with pytest.raises(ValueError, match=r"^layers\.1\.v: unknown"):
+        pack["layers"][1].assign({"w": 1, "b": 1, "v": 1})
+    with pytest.raises(TypeError, match=r"^tree: expected a dictionary .*, got list"):
+        pack.assign([])
+    with pytest.raises(KeyError, match="v"):
+        _ = pack["layers"][0]["v"]
+    with pytest.raises(KeyError, match="v"):
+        pack["layers"][0]["v"] = 1
+    with pytest.raises(IndexError):
+        pack["layers"][2] = {}
+    with pytest.raises(TypeError, match=r"^w: expected a dictionary"):
+        lrcore.Pack({"w": {"a": 1}})["w"] = 3
+    copied = copy.deepcopy(pack["layers"][1])  # a pack of its own
+    with pytest.raises(ValueError, match="^w: expected shape"):
+        copied.assign({"w": 1, "b": [1, 2, 3]})
+
+
+DTYPES = [
+    "float64",
+    "float16",
+    "int32",
+    "uint8",
+    "bool",
+    "complex64",
+    "object",
+    "str",
+    ">f4",
+    "datetime64[s]",
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wrong_dtypes(dtype: str) -> None:
+    w = np.zeros(3).astype(dtype)
+    for entries, path in (({"w": w}, "w"), ({"layers": [{"w": 2}, {"w": w}]}, r"layers\.1\.w")):
+        with pytest.raises(
+            TypeError,
+            match=rf"^{path}: expected dtype float32, got {w.dtype}; make a float32 array".replace(
+                "[", r"\["
+            ),
+        ):
+            lrcore.Pack(entries)
+
+
+def test_bfloat16() -> None:
+    """NumPy has none of its own."""
+
+    class Half:
+        dtype, shape = "torch.bfloat16", (3,)
+
+    with pytest.raises(
+        TypeError, match=r"^layers\.0: expected dtype float32, got torch.bfloat16; make a float32"
+    ):
+        lrcore.Pack({"layers": [Half()]})
+
+
+def test_names() -> None:
+    """They are strings that are not empty, and no two arrays have the same path."""
+    for entries, error, match in (
+        ({3: 1}, TypeError, "^entries: expected names that are strings, got 3"),
+        ({"a": {None: 1}}, TypeError, "^a: expected names that are strings, got None"),
+        ({"": 1}, ValueError, "^entries: expected names that are not empty"),
+        ({"a": [{"": 1}]}, ValueError, r"^a\.0: expected names that are not empty"),
+        ({"a.b": 1, "a": {"b": 2}}, ValueError, r"^a\.b: two arrays have this path; rename one"),
+        ({"a": [1, {"w": 2}], "a.1": {"w": 3}}, ValueError, r"^a\.1\.w: two arrays have this path"),
+    ):
+        with pytest.raises(error, match=match):
+            lrcore.Pack(entries)  # type: ignore[arg-type]
+    dotted = lrcore.Pack({"a.b": 1, "a": {"c": 2, "b": {}}})
+    assert [*dotted.named_arrays()] == ["a.b", "a.c"]
+    assert dotted["a.b"].shape == (1,)
+
+
+def test_copies_of_nests() -> None:
+    """Of a whole and of a part, padded or not; each over a buffer of its own."""
+    for pad in (False, True):
+        pack = lrcore.Pack(model(), pad=pad)
+        for part in (pack, pack["layers"], pack["layers"][1]):
+            for copied in (copy.deepcopy(part), pickle.loads(pickle.dumps(part))):
+                assert type(copied) is type(part)
+                assert repr(copied) == repr(part)
+                assert_bits(copied.flat, part.flat)
+                for name, view in copied.named_arrays().items():
+                    assert np.shares_memory(view, copied.flat)
+                    assert not np.shares_memory(view, pack.flat)
+                    assert_bits(view, part.named_arrays()[name])
+    shared = copy.copy(pack)
+    shared["layers"][0]["b"] = 5
+    assert pack["layers"][0]["b"][0] == 5
+
+
+def test_a_list_in_place_of_its_buffer() -> None:
+    for part, name in ((model()["layers"], "PackList"), (model()["layers"][0], "Pack")):
+        with pytest.raises(
+            TypeError, match=f"^params: expected a float32 array .*got {name}; pass its flat$"
+        ):
+            lrcore.Adam(part)
+
+
+# ---- padding
+
+
+def test_layout() -> None:
+    shapes = [(3,), (), (4, 4), (0, 5), (17,)]
+    assert layout(shapes, pad=False) == ([0, 3, 4, 20, 20], 37)
+    assert layout(shapes, pad=True) == ([0, 16, 32, 48, 48], 65)
+    assert layout([], pad=True) == layout([], pad=False) == ([], 0)
+    assert layout([(3,), (0,)], pad=True) == ([0, 16], 16)
+
+
+def test_padding() -> None:
+    """Each array begins at a cache line, and what lies between is zero, in copies and packs like it as well."""
+    pack = lrcore.Pack(model(), pad=True)
+    assert pack.flat.size == 7 * 16 + 1
+    assert repr(pack).endswith("}, xp=numpy, pad=True)")
+    for each in (pack, pack.like(), copy.deepcopy(pack), pack["layers"], pack["head"].like()):
+        for view in each.named_arrays().values():
+            assert view.ctypes.data % 64 == 0
+    assert pack["layers"][1].flat.size == 16 + 3
+    assert pack["layers"].flat.size == 3 * 16 + 3
+    assert np.shares_memory(pack["layers"].flat[-3:], pack["layers"][1]["b"])
+    assert pack.flat.sum() == np.arange(46).sum()  # small integers: exact
+    assert_bits(pickle.loads(pickle.dumps(pack))["layers"][1]["b"], np.arange(25, 28, dtype=np.float32))
+    with pytest.raises(TypeError, match="^pad: expected True or False, got 64"):
+        lrcore.Pack({"w": 3}, pad=64)  # type: ignore[arg-type]
+
+
+def test_steps_pass_over_the_padding(rule: str) -> None:
+    """Every rule gives the arrays the bits that it gives them without padding, and leaves zeros between."""
+    packs = [lrcore.Pack(model(), pad=pad) for pad in (False, True)]
+    rng = np.random.default_rng(3)
+    opts = [make(rule, pack.flat, 0.01, weight_decay=0.1) for pack in packs]
+    for _ in range(3):
+        tree = {name: rng.standard_normal(view.shape) for name, view in packs[0].named_arrays().items()}
+        for pack, opt in zip(packs, opts, strict=True):
+            grads = pack.like()
+            for name, view in grads.named_arrays().items():
+                view[...] = tree[name]
+            opt.step(grads.flat)
+    for name, view in packs[0].named_arrays().items():
+        assert_bits(packs[1].named_arrays()[name], view)
+    arrays = packs[1].like()
+    for view in arrays.named_arrays().values():
+        view[...] = 1
+    between = packs[1].flat[arrays.flat == 0]
+    assert between.size == 113 - 46
+    assert not between.any()
+
+
+# ---- devices
+
+
+def test_device_arrays() -> None:
+    """What comes from NumPy goes to the device; what is there stays there."""
+    with FakeCuda() as fake:
+        cupy = fake.cupy
+        w = np.arange(6, dtype=np.float32).reshape(2, 3)
+        pack = lrcore.Pack({"layers": [{"w": w, "b": cupy.asarray(w[0])}], "s": ()}, xp=cupy)
+        assert type(pack.flat) is type(pack["layers"][0]["w"]) is cupy.ndarray
+        assert_bits(cupy.asnumpy(pack.flat), np.array([*range(6), 0, 1, 2, 0], np.float32))
+        pack["layers"][0]["b"] = np.array([7.0, 8.0, 9.0])
+        pack["s"] = 2
+        assert_bits(cupy.asnumpy(pack.flat[6:]), np.array([7, 8, 9, 2], np.float32))
+        pack.assign({"layers": [{"w": w + 1.0, "b": cupy.asarray(w[1], np.float64)}], "s": 4})
+        assert_bits(cupy.asnumpy(pack.flat), np.array([*range(1, 7), 3, 4, 5, 4], np.float32))
+        pack["layers"][0]["w"] = [[0, 1, 2], [3, 4, 5]]
+        pack["layers"] = [{"w": pack["layers"][0]["w"], "b": pack["layers"][0]["w"][1]}]
+        assert_bits(cupy.asnumpy(pack.flat), np.array([*range(6), 3, 4, 5, 4], np.float32))
+        for copied in (
+            copy.deepcopy(pack),
+            pickle.loads(pickle.dumps(pack)),
+            lrcore.Pack(pack, xp=cupy, pad=True),
+        ):
+            assert type(copied["layers"][0].flat) is cupy.ndarray
+            assert_bits(cupy.asnumpy(copied["layers"][0]["w"]), w)
+            copied["s"] = 9
+        assert copied["s"].data.ptr % 64 == 0
+        assert cupy.asnumpy(pack["s"]) == 4
+        with pytest.raises(TypeError, match=r"^layers.0.w: expected .*float32.* got ndarray: .*\.get\(\)"):
+            lrcore.Pack(pack)
+        opt = lrcore.SGD(pack["layers"][0].flat, lr=1.0)
+        opt.step(cupy.asarray(np.ones(9, np.float32)))
+        assert_bits(cupy.asnumpy(pack["layers"][0]["w"]), w - np.float32(1))

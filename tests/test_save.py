@@ -25,7 +25,7 @@ import pytest
 
 import lrcore
 from devices import imitated
-from lrcore import _state_file, schedules
+from lrcore import _state_file, _tensor_file, schedules
 from support import N, assert_bits, assert_goes_on, make, run, start
 
 
@@ -398,7 +398,7 @@ def test_killed_while_saving(path: Path) -> None:
 
 
 def test_a_schedule_that_no_header_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_state_file, "_LONGEST", 1000)
+    monkeypatch.setattr(_tensor_file, "_LONGEST", 1000)
     rates = schedules.PiecewiseConstant(list(range(1, 200)), [0.1] * 200)
     with pytest.raises(ValueError, match="too long for the file's header"):
         lrcore.SGD(start(), lr=rates).save(path)

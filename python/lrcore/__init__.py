@@ -2,7 +2,7 @@
 
 Optimizers     SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, NAdam, RAdam, Adamax, Lion: help(lrcore.Adam)
 Rates          a number, a callable, or one of lrcore.schedules
-Flat buffers   Pack: named views of one buffer
+Flat buffers   Pack: named and nested views of one buffer; pack.save(), Pack.from_file()
 Own state      lrcore.functional: the same steps as functions
 Finding a rate lrcore.tune: range test, diagnosis, search; lrcore.plot: pictures
 Resuming       opt.save(), lrcore.load(), or opt.state_dict(), opt.load_state_dict(); save the parameters beside it

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from lrcore._memory import aligned_zeros
+from lrcore import _pack_file
+from lrcore._arguments import flag
+from lrcore._nest import is_array, shape_of, shapes_of
+from lrcore._node import Node, layout, zeros_for
+from lrcore._tensor_file import blaming
 
-__all__ = ["Pack"]
+__all__ = ["Pack", "PackList", "layout", "shape_of"]
 
 
-class Pack(Mapping[str, Any]):
-    """Named arrays in one flat float32 buffer.
+class Pack(Node, Mapping[str, Any], over=dict):
+    """Named arrays in one flat float32 buffer, also in dictionaries and lists within one another.
 
     ``pack["w1"]`` is a view of `flat`: writing either changes both. ``pack["w1"] -= x`` and ``pack["w1"] = values``
-    write in place.
+    write in place. ``pack["head"]``, of a dictionary, is a pack over its part of the same buffer, and ``pack["layers"]``,
+    of a list, a sequence of views and packs; ``pack["layers"][0].flat`` can be stepped or saved by itself, and
+    ``pack["layers"] = values`` writes in place as `assign` does.
 
     Parameters
     ----------
-    entries : mapping of str to shape or array
-        The names with their shapes (an integer, or a tuple of them), which begin as zeros, or with float32 arrays, whose
-        values are copied in.
+    entries : mapping of str to entries
+        An entry is a shape (an integer, or a tuple or list of them), whose array begins as zeros; a float32 array, whose
+        values are copied in; or a mapping or a list of entries. An empty list holds no arrays, ``()`` is the shape of a
+        scalar. Names are not empty, and no two arrays have the same path, as "a.b" and {"a": {"b": ...}} would.
     xp : module
         The array library of the buffer: numpy, or one with its interface such as cupy.
+    pad : bool
+        Whether each array begins at a multiple of 64 bytes of the buffer, which in NumPy begins at one itself; a pickle
+        of it lies where unpickling puts it. What lies between is zeros, which a step passes over like parameters without
+        a gradient. With an eps of 0 they may become NaN, which touches no array.
 
     Raises
     ------
     TypeError
-        When an array is not float32.
+        When an array is not float32 in the machine's byte order, or an entry is none of these.
     ValueError
-        When an extent is negative.
+        When an extent is negative, or a name is refused.
 
     Examples
     --------
@@ -45,82 +57,96 @@ class Pack(Mapping[str, Any]):
     >>> pack.flat
     array([0., 0., 0., 0., 0., 0., 1., 1., 1.], dtype=float32)
 
-    ``dict(pack)`` gives the arrays to save; ``Pack(saved)`` makes a pack of them again.
+    >>> pack = Pack({"embed": 2, "layers": [{"w": (1, 2), "b": 1}, {"w": (1, 2), "b": 1}]})
+    >>> pack["layers"][1].assign({"w": [[1, 2]], "b": [3]})
+    >>> pack.flat
+    array([0., 0., 0., 0., 0., 1., 2., 3.], dtype=float32)
+    >>> list(pack.named_arrays())
+    ['embed', 'layers.0.w', 'layers.0.b', 'layers.1.w', 'layers.1.b']
     """
 
-    def __init__(self, entries: Mapping[str, Any], xp: ModuleType = np) -> None:
+    def __init__(self, entries: Mapping[str, Any], xp: ModuleType = np, *, pad: bool = False) -> None:
         if not isinstance(entries, Mapping):
             raise TypeError(f"entries: expected a dictionary, got {type(entries).__name__}")
-        self._xp = xp
-        self._shapes = {name: shape_of(name, entry) for name, entry in entries.items()}
-        size = sum(math.prod(shape) for shape in self._shapes.values())
-        self._adopt(aligned_zeros(size) if xp is np else xp.zeros(size, dtype=xp.float32))
-        for name, entry in entries.items():
-            if hasattr(entry, "dtype"):
-                self._views[name][...] = entry
+        pad = flag("pad", pad)
+        found: dict[str, Any] = {}
+        shapes = shapes_of(entries, "", found)
+        self._adopt(zeros_for(shapes, xp, pad), shapes, xp, pad)
+        for (path, entry), view in zip(found.items(), self.named_arrays().values(), strict=True):
+            if is_array(entry):
+                view[...] = self._checked(path, view, entry)
 
-    def _adopt(self, flat: Any) -> None:
-        """Lay the views over a flat buffer."""
-        self._flat = flat
-        self._views: dict[str, Any] = {}
-        start = 0
-        for name, shape in self._shapes.items():
-            end = start + math.prod(shape)
-            self._views[name] = flat[start:end].reshape(shape)
-            start = end
+    @classmethod
+    def from_file(cls, path: str | PathLike[str], xp: ModuleType = np, *, pad: bool = False) -> Self:
+        """Make a pack of the arrays in a file that `save` wrote, nested as they were.
 
-    @property
-    def flat(self) -> Any:
-        """The whole buffer: a 1-D float32 array, the views one after another."""
-        return self._flat
+        Of a safetensors file by others, whose tensors must be F32, the names are taken as they are, dots and all.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        xp, pad
+            As in the constructor: neither is in the file.
+
+        Raises
+        ------
+        ImportError
+            When safetensors is not installed.
+        OSError
+            When the file cannot be read.
+        ValueError
+            When it is damaged or of a later version, or holds something else.
+        """
+        pad = flag("pad", pad)
+        entries = _pack_file.read(path)
+        with blaming(path):
+            return cls(entries, xp, pad=pad)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the arrays to a safetensors file, under their names as in `named_arrays`, for `load` and `from_file`.
+
+        It takes the place of one of that name as the file of ``opt.save`` does. Nothing may write the arrays meanwhile.
+
+        Raises
+        ------
+        ImportError
+            When safetensors is not installed.
+        OSError, ValueError
+            When the file cannot be written, or has no place for a name. What was there is unchanged then.
+        """
+        _pack_file.write(path, self._shapes, self._on_host().named_arrays())
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Write the arrays of a file that `save` wrote into these, in place.
+
+        Names, nesting and shapes must be the same; of a safetensors file by others, the names with their dots.
+
+        Raises
+        ------
+        ImportError
+            When safetensors is not installed.
+        OSError
+            When the file cannot be read.
+        ValueError
+            When it is damaged or of a later version, or does not fit. Nothing is changed then.
+        """
+        entries = _pack_file.read(path, self._shapes)
+        with blaming(path):
+            self.assign(entries)
 
     def like(self) -> Pack:
         """Give a new pack of zeros with the same names and shapes, as for the gradients."""
-        return Pack(self._shapes, self._xp)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._views[name]
-
-    def __setitem__(self, name: str, values: Any) -> None:
-        self._views[name][...] = values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._views)
-
-    def __len__(self) -> int:
-        return len(self._views)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    __hash__ = object.__hash__
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"xp": self._xp.__name__, "shapes": self._shapes, "flat": self._flat}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        import importlib
-
-        self._xp = importlib.import_module(state["xp"])
-        self._shapes = state["shapes"]
-        self._adopt(state["flat"])
-
-    def __repr__(self) -> str:
-        return f"Pack({self._shapes!r}, xp={self._xp.__name__})"
+        return Pack(self._shapes, self._xp, pad=self._pad)
 
 
-def shape_of(name: str, entry: Any) -> tuple[int, ...]:
-    """Give the shape of an entry, which may be an array or the shape itself."""
-    if isinstance(entry, (int, np.integer)):
-        entry = (entry,)
-    elif hasattr(entry, "dtype"):
-        if str(entry.dtype).rpartition(".")[2] != "float32":  # torch says torch.float32
-            raise TypeError(f"{name}: expected dtype float32, got {entry.dtype}; make a float32 array first")
-        return tuple(entry.shape)
-    if not isinstance(entry, Sequence) or not all(
-        isinstance(extent, (int, np.integer)) and not isinstance(extent, bool) for extent in entry
-    ):
-        raise TypeError(f"{name}: expected an array, or a shape of integers, got {entry!r}")
-    if any(extent < 0 for extent in entry):
-        raise ValueError(f"{name}: expected extents >= 0, got {entry}")
-    return tuple(int(extent) for extent in entry)
+class PackList(Node, Sequence[Any], over=list):
+    """The arrays, packs and lists of a list in a `Pack`, over one part of its buffer. A slice of it is a plain list."""
+
+    def like(self) -> PackList:
+        """Give a new list of zeros with the same names and shapes, as for the gradients."""
+        flat = zeros_for(self._shapes, self._xp, self._pad)
+        return PackList.__new__(PackList)._adopt(flat, self._shapes, self._xp, self._pad)
+
+    def __setitem__(self, index: int, values: Any) -> None:
+        super().__setitem__(operator.index(index), values)

@@ -1,0 +1,135 @@
+"""Nests: dictionaries and lists within one another, with something else at the leaves. A leaf's path is like layers.0.w."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+
+
+def mapped(function: Callable[[str, Any], Any], nest: Any, path: str = "") -> Any:
+    """Give the same nest with ``function(path, leaf)`` at each leaf."""
+    if isinstance(nest, dict):
+        return {name: mapped(function, part, join(path, name)) for name, part in nest.items()}
+    if isinstance(nest, list):
+        return [mapped(function, part, join(path, index)) for index, part in enumerate(nest)]
+    return function(path, nest)
+
+
+def leaves(nest: Any) -> dict[str, Any]:
+    """Give the leaves by their paths, in order."""
+    found: dict[str, Any] = {}
+    mapped(found.__setitem__, nest)
+    return found
+
+
+def join(path: str, name: str | int) -> str:
+    """Give the path of what lies under this name, or index, at a path."""
+    return f"{path}.{name}" if path else str(name)
+
+
+def shapes_of(entry: Any, path: str, found: dict[str, Any]) -> Any:
+    """Give the nest of the shapes of an entry: a shape, an array, or a mapping or list of entries.
+
+    Each shape or array is put into `found` under its path.
+    """
+    if isinstance(entry, Mapping):
+        for name in entry:
+            _check_name(name, path or "entries")
+        return {name: shapes_of(part, join(path, name), found) for name, part in entry.items()}
+    if _is_list(entry) and not _is_meant_as_shape(entry):
+        return [shapes_of(part, join(path, index), found) for index, part in enumerate(entry)]
+    if not (is_array(entry) or _is_integer(entry) or _is_list(entry)):
+        raise TypeError(
+            f"{path}: expected a float32 array, a shape (an integer, or a tuple of them), or a dictionary or list of "
+            f"these, got {reprlib.repr(entry)}"
+        )
+    if path in found:
+        raise ValueError(f"{path}: two arrays have this path; rename one")
+    found[path] = entry
+    return shape_of(path, entry)
+
+
+def shape_of(path: str, entry: Any) -> tuple[int, ...]:
+    """Give the shape of an entry, which may be a float32 array or the shape itself."""
+    if is_array(entry):
+        if str(entry.dtype).rpartition(".")[2] != "float32":  # torch says torch.float32
+            raise TypeError(f"{path}: expected dtype float32, got {entry.dtype}; make a float32 array first")
+        return tuple(int(extent) for extent in entry.shape)
+    shape = (entry,) if _is_integer(entry) else entry
+    if not _is_list(shape) or not all(map(_is_integer, shape)):
+        raise TypeError(f"{path}: expected an array, or a shape of integers, got {reprlib.repr(entry)}")
+    if any(extent < 0 for extent in shape):
+        raise ValueError(f"{path}: expected extents >= 0, got {entry}")
+    return tuple(int(extent) for extent in shape)
+
+
+def pairs(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Give path, leaf and value for each leaf of `own`, from values in a nest that is built the same way."""
+    where = path or "tree"
+    if isinstance(own, dict):
+        if not isinstance(values, Mapping):
+            raise TypeError(f"{where}: expected a dictionary of {reprlib.repr([*own])}, got {_kind(values)}")
+        for name in own:
+            if name not in values:
+                raise ValueError(f"{join(path, name)}: missing")
+        for name in values:
+            if name not in own:
+                raise ValueError(f"{join(path, name)}: unknown; expected {reprlib.repr([*own])}")
+        for name, part in own.items():
+            yield from pairs(part, values[name], join(path, name))
+    elif isinstance(own, list):
+        if not _is_list(values):
+            raise TypeError(f"{where}: expected a list of {len(own)} entries, got {_kind(values)}")
+        if len(values) != len(own):
+            raise ValueError(f"{where}: expected {len(own)} entries, got {len(values)}")
+        for index, (part, value) in enumerate(zip(own, values, strict=True)):
+            yield from pairs(part, value, join(path, index))
+    else:
+        yield path, own, values
+
+
+def is_array(entry: Any) -> bool:
+    """Tell an array of any library by what all of them have; an integer of NumPy has it too, and is an integer."""
+    return hasattr(entry, "dtype") and hasattr(entry, "shape") and not isinstance(entry, (type, np.integer))
+
+
+def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
+    """Give ``make(values)``, an array; TypeError that names the path where there is none."""
+    reason = ""
+    if values is not None and not isinstance(values, Mapping):
+        try:
+            return make(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = f": {error}"
+    raise TypeError(f"{path}: expected an array, or what becomes one of float32, got {_kind(values)}{reason}")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _check_name(name: Any, where: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{where}: expected names that are strings, got {name!r}")
+    if not name:
+        raise ValueError(f"{where}: expected names that are not empty")
+
+
+def _is_list(entry: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(entry, Sequence) and not isinstance(entry, (str, bytes, bytearray))
+
+
+def _is_integer(entry: Any) -> bool:
+    return isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
+
+
+def _is_meant_as_shape(entry: Sequence[Any]) -> bool:
+    """Tell a shape, right or wrong, from a list of entries: it has integers, and nothing that is an entry otherwise."""
+    if not entry:
+        return isinstance(entry, tuple)
+    return any(map(_is_integer, entry)) and not any(
+        is_array(each) or isinstance(each, Mapping) or _is_list(each) for each in entry
+    )

@@ -1,0 +1,471 @@
+"""A pack in a file: what is written comes back nested, others read it, and a wrong file changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from fake_cuda import FakeCuda
+from lrcore import _tensor_file
+from support import assert_bits
+
+pytest.importorskip("safetensors", reason="there are no wheels of it for free-threaded Python")
+
+
+def model(pad: bool = False) -> lrcore.Pack:
+    """Give a pack of 21 elements, which are numbered from 1."""
+    layer = {"w": (2, 3), "b": 3}
+    pack = lrcore.Pack(
+        {"layers": [layer, layer], "head": {"s": (), "none": [], "zero": (0, 3)}, "c": [2]}, pad=pad
+    )
+    for view, first in zip(pack.named_arrays().values(), (1, 7, 10, 16, 19, 20, 20), strict=True):
+        view[...] = np.arange(first, first + view.size).reshape(view.shape)
+    return pack
+
+
+NAMES = ["layers.0.w", "layers.0.b", "layers.1.w", "layers.1.b", "head.s", "head.zero", "c"]
+ONE_TO_21 = np.arange(1, 22, dtype=np.float32)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give a name for the file, in a folder of its own."""
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def saved(path: Path) -> Path:
+    """Give the file of a model."""
+    model().save(path)
+    return path
+
+
+def assert_refused(
+    path: Path,
+    match: str | None = None,
+    error: type[Exception] = ValueError,
+    make: Callable[[], lrcore.Pack] = model,
+) -> None:
+    """Assert that neither way of loading takes the file, that both name it, and that nothing changes."""
+    pack = make()
+    for load in (lambda: pack.load(path), lambda: lrcore.Pack.from_file(path)):
+        with pytest.raises(error, match=match) as raised:
+            load()
+        assert str(path) in str(raised.value)
+    assert_bits(pack.flat, make().flat)
+
+
+def assert_does_not_fit(path: Path, match: str, pack: lrcore.Pack | None = None) -> None:
+    """Assert that a pack does not take the file, which is a good one, and keeps its values."""
+    lrcore.Pack.from_file(path)
+    pack = model() if pack is None else pack
+    before = pack.flat.copy()
+    with pytest.raises(ValueError, match=match) as raised:
+        pack.load(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert_bits(pack.flat, before)
+
+
+# ---- what survives
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_there_and_back(pad: bool, path: Path) -> None:
+    """Names, their order, nesting and values; padding is not in the file."""
+    pack = model(pad)
+    pack.save(path)
+    made = lrcore.Pack.from_file(path)
+    assert repr(made) == repr(model())
+    assert_bits(made.flat, ONE_TO_21)
+    assert repr(lrcore.Pack.from_file(path, pad=True)) == repr(model(pad=True))
+    for other in (model(), model(pad=True)):
+        views = other.named_arrays()
+        other.flat[:] = -1
+        other.load(str(path))
+        for name, view in pack.named_arrays().items():
+            assert_bits(other.named_arrays()[name], view)
+            assert other.named_arrays()[name] is views[name]
+    assert [*path.parent.iterdir()] == [path]
+    with pytest.raises(TypeError, match="^pad: expected True or False"):
+        lrcore.Pack.from_file(path, pad=64)  # type: ignore[arg-type]
+
+
+def test_all_bits_survive(path: Path) -> None:
+    bits = np.array([0x7FC01234, 0xFFC00001, 0x80000000, 1, 0x7F800000, 0xFF7FFFFF], np.uint32)
+    lrcore.Pack({"w": bits.view(np.float32)}).save(path)
+    pack = lrcore.Pack({"w": 6})
+    pack.load(path)
+    for each in (pack, lrcore.Pack.from_file(path)):
+        assert each.flat.tobytes() == bits.tobytes()
+
+
+def test_others_read_it(saved: Path) -> None:
+    from safetensors.numpy import load_file
+
+    found = load_file(saved)
+    assert {*found} == {*NAMES}
+    for name, view in model().named_arrays().items():
+        assert_bits(found[name], view)
+
+
+def test_the_file_says_how_it_is_nested(saved: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(saved, framework="np") as tensors:
+        text = json.loads(tensors.metadata()["lrcore"])
+    assert text.pop("version") == lrcore.__version__
+    layer = {"w": "[2, 3]", "b": "[3]"}
+    structure = {
+        "layers": [layer, layer],
+        "head": {"s": "[]", "none": [], "zero": "[0, 3]"},
+        "c": "[2]",
+    }
+    assert text == {"format": 1, "class": "Pack", "structure": structure}
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_a_file_by_others(metadata: Any, path: Path) -> None:
+    """It has names with dots: a flat pack of these, or what it is loaded into says how they are nested."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: view + 1 for name, view in model().named_arrays().items()}
+    save_file({name: np.array(view) for name, view in arrays.items()}, path, metadata)
+    made = lrcore.Pack.from_file(path)
+    assert {*made} == {*NAMES}
+    assert_bits(made["layers.1.w"], arrays["layers.1.w"])
+    for other in (model(), lrcore.Pack(model().named_arrays())):
+        other.load(path)
+        assert_bits(other.flat, ONE_TO_21 + np.float32(1))
+
+
+def test_an_empty_pack(path: Path) -> None:
+    nests: list[dict[str, Any]] = [{}, {"a": [], "b": {}}]
+    for entries in nests:
+        lrcore.Pack(entries).save(path)
+        assert repr(lrcore.Pack.from_file(path)) == repr(lrcore.Pack(entries))
+        lrcore.Pack(entries).load(path)
+
+
+def test_a_part(path: Path) -> None:
+    """Its names begin at itself, and it loads into one part alone."""
+    model()["layers"][1].save(path)
+    assert [*lrcore.Pack.from_file(path)] == ["w", "b"]
+    pack = model()
+    pack["layers"][0].load(path)
+    assert_bits(pack.flat[:9], ONE_TO_21[9:18])
+    assert_bits(pack.flat[9:], ONE_TO_21[9:])
+    with pytest.raises(ValueError, match="expected shape|w: expected F32 of shape"):
+        lrcore.Pack({"w": 2, "b": 3}).load(path)
+
+
+def test_between_devices(path: Path) -> None:
+    with FakeCuda() as fake:
+        cupy = fake.cupy
+        for pad in (False, True):
+            there = lrcore.Pack(model(), xp=cupy, pad=pad)
+            there.save(path)
+            assert_bits(lrcore.Pack.from_file(path).flat, ONE_TO_21)
+            again = lrcore.Pack.from_file(path, cupy, pad=pad)
+            assert repr(again) == repr(there)
+            assert_bits(cupy.asnumpy(again.flat), cupy.asnumpy(there.flat))
+        twice = model()
+        twice.flat *= 2
+        twice.save(path)
+        again.load(path)
+        assert type(again.flat) is cupy.ndarray
+        for name, view in again.named_arrays().items():
+            assert_bits(cupy.asnumpy(view), twice.named_arrays()[name])
+
+
+# ---- writing
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file(where: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, where, fail)
+        with pytest.raises(OSError, match="broken"):
+            lrcore.Pack({"w": 3}).save(saved)
+    assert saved.read_bytes() == before
+    assert [*saved.parent.iterdir()] == [saved]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a file, or a name that is free"):
+        model().save(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        model().save(tmp_path / "missing" / "model")
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "\ud800"])
+def test_names_without_a_place(name: str, path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model.safetensors: .*(__metadata__|ud800).*; rename the array"):
+        lrcore.Pack({"layers": {name: 2}} if name != "__metadata__" else {name: 2}).save(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["é", "a b", 'a"b', "\n", "lrcore", "dtype", "a.b", ".", "0", "layers.__metadata__"]
+)
+def test_names_of_all_kinds(name: str, path: Path) -> None:
+    pack = lrcore.Pack({name: {name: np.ones(2, np.float32)}})
+    pack.save(path)
+    assert lrcore.Pack.from_file(path)[name][name].tolist() == [1, 1]
+    pack.load(path)
+
+
+def test_names_that_no_header_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tensor_file, "_LONGEST", 1000)
+    model()["head"].save(path)
+    with pytest.raises(ValueError, match="the structure is too long for the file's header"):
+        lrcore.Pack({f"array{i}": 1 for i in range(20)}).save(path.with_name("other"))
+    assert not path.with_name("other").exists()
+
+
+def test_without_safetensors(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "safetensors":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    uses: list[Callable[[], Any]] = [
+        lambda: model().save(saved),
+        lambda: model().load(saved),
+        lambda: lrcore.Pack.from_file(saved),
+    ]
+    for use in uses:
+        with pytest.raises(ImportError, match=r'^safetensors is not installed: pip install "lrcore\[io\]"$'):
+            use()
+
+
+# ---- what does not fit
+
+
+def test_other_packs(saved: Path) -> None:
+    """The file is good; names, nesting or shapes are those of another pack."""
+    layer = {"w": (2, 3), "b": 3}
+    head = {"s": (), "none": [], "zero": (0, 3)}
+    for entries, match in (
+        ({"layers": [layer, layer], "head": head}, "c: unknown; expected"),
+        ({"layers": [layer, layer], "head": head, "c": 2, "d": 1}, "d: missing"),
+        ({"layers": [layer, layer, layer], "head": head, "c": 2}, r"layers\.2\.w: missing"),
+        ({"layers": [layer, layer], "head": head, "c": 3}, r"c: expected F32 of shape \[3\], got F32 of shape \[2\]"),
+        ({"layers": [layer, {"w": (3, 2), "b": 3}], "head": head, "c": 2}, r"layers\.1\.w: expected F32 of shape"),
+        ({"layers": [layer, layer], "head": head | {"s": 1}, "c": 2}, r"head\.s: expected F32 of shape \[1\], got"),
+        ({"layers": {"0": layer, "1": layer}, "head": head, "c": 2}, "layers: expected a dictionary of .*got list"),
+        ({"layers": [layer, layer], "head": head | {"none": {}}, "c": 2}, r"head\.none: expected a dictionary"),
+        ({"layers": [layer, layer], "head": {"s": (), "zero": (0, 3)}, "c": 2}, r"head\.none: unknown"),
+        (model().named_arrays(), r"layers\.0\.w: missing"),
+    ):  # fmt: skip
+        assert_does_not_fit(saved, match, lrcore.Pack(entries))
+    reordered = lrcore.Pack({"c": 2, "head": {"zero": (0, 3), "none": [], "s": ()}, "layers": [layer, layer]})
+    reordered.load(saved)
+    assert_bits(reordered.flat, np.array([20, 21, 19, *range(1, 19)], np.float32))
+
+
+def test_files_by_others_that_do_not_fit(path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.array(view) for name, view in model().named_arrays().items()}
+    for change, match in (
+        ({"c": np.ones(3, np.float32)}, r"c: expected F32 of shape \[2\], got F32 of shape \[3\]"),
+        ({"layers.2.w": np.ones(3, np.float32)}, r"layers\.2\.w: unknown"),
+        ({"c": None}, "c: missing"),
+    ):
+        save_file({name: each for name, each in (arrays | change).items() if each is not None}, path)
+        assert_does_not_fit(path, match)
+    for dtype, name in (("float64", "F64"), ("float16", "F16"), ("int32", "I32"), ("bool", "BOOL")):
+        save_file(arrays | {"layers.1.b": np.ones(3, dtype)}, path)
+        assert_refused(path, rf"layers\.1\.b: expected F32.*, got {name} of shape \[3\]")
+
+
+# ---- reading what is wrong
+
+
+def test_cut_at_each_byte(saved: Path) -> None:
+    whole = saved.read_bytes()
+    for length in range(len(whole)):
+        saved.write_bytes(whole[:length])
+        assert_refused(saved)
+    saved.write_bytes(whole + b"\0")
+    assert_refused(saved)
+
+
+def test_each_bit_flipped(saved: Path) -> None:
+    """In the header and in the arrays, also in an extent of an array without elements."""
+    whole = saved.read_bytes()
+    for position in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[position] ^= 1 << bit
+            saved.write_bytes(flipped)
+            with pytest.raises(ValueError, match="model.safetensors: "):
+                lrcore.Pack.from_file(saved)
+
+
+def text_of(changes: dict[str, Any]) -> str:
+    """Give the text of a pack of two arrays with some entries changed; ``...`` takes one out."""
+    entries = {
+        "format": 1,
+        "version": "0.1.0",
+        "class": "Pack",
+        "structure": {"a": [{"w": "[2]"}], "b": "[]"},
+    }
+    return json.dumps({name: value for name, value in (entries | changes).items() if value is not ...})
+
+
+BYTES = np.arange(3, dtype=np.float32).tobytes()
+
+
+def tensor(first: int, last: int, shape: Any) -> dict[str, Any]:
+    """Give a tensor's entry in the header."""
+    return {"dtype": "F32", "shape": [*shape], "data_offsets": [first, last]}
+
+
+TENSORS = {"a.0.w": tensor(0, 8, (2,)), "b": tensor(8, 12, ())}
+
+
+def put(path: Path, text: str, tensors: Any = None, metadata: Any = None) -> Path:
+    """Write a file with any header, its checksum right."""
+    checksum = zlib.crc32(BYTES, zlib.crc32(text.encode()))
+    metadata = {"lrcore": text, "lrcore.crc32": f"{checksum:08x}"} if metadata is None else metadata
+    header = json.dumps({"__metadata__": metadata} | (TENSORS if tensors is None else tensors)).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + BYTES)
+    return path
+
+
+def small() -> lrcore.Pack:
+    """Give the pack of these files."""
+    return lrcore.Pack({"a": [{"w": 2}], "b": ()})
+
+
+def test_these_files_would_be_taken(path: Path) -> None:
+    put(path, text_of({}))
+    assert repr(lrcore.Pack.from_file(path)) == repr(small())
+    pack = small()
+    pack.load(path)
+    assert_bits(pack.flat, np.arange(3, dtype=np.float32))
+
+
+TEXTS: list[tuple[str, str]] = [
+    (text_of({"format": 2}), "format 2, written by lrcore 0.1.0; .*install a later one"),
+    (text_of({"format": True}), "format: expected 1, got True"),
+    (text_of({"format": ...}), "format: expected 1, got None"),
+    (text_of({"version": ...}), "expected the entries"),
+    (text_of({"class": ...}), "class: expected 'Pack', got None"),
+    (text_of({"class": "Adam"}), "class: expected 'Pack', got 'Adam'; lrcore.load reads"),
+    (text_of({"more": 1}), "expected the entries"),
+    (text_of({"structure": ...}), "expected the entries"),
+    (text_of({"structure": ["[2]"]}), "structure: expected a dictionary, got list"),
+    (text_of({"structure": "[2]"}), "structure: expected a dictionary, got str"),
+    (text_of({"structure": {"a": [{"w": "[2]"}]}}), "b: unknown"),
+    (text_of({"structure": {"a": [{"w": "[2]"}], "b": "[]", "c": "[]"}}), "c: missing"),
+    (text_of({"structure": {"a": [{"w": "[2]"}, "[]"], "b": "[]"}}), r"a\.1: missing"),
+    (text_of({"structure": {"a": [{"w": "[2]"}], "": {"b": "[]"}}}), "not empty|missing"),
+    (text_of({"structure": {"a": [{"w": "[2]"}], "b": "[]", "a.0": {"w": "[2]"}}}), r"a\.0\.w: two arrays|a\.0: unknown"),
+    (text_of({"structure": {"a": [{"w": "[1, 2]"}], "b": "[]"}}), r"structure: a\.0\.w: expected '\[2\]'"),
+    (text_of({"structure": {"a": [{"w": None}], "b": "[]"}}), r"structure: a\.0\.w: expected .*got None"),
+    (text_of({"structure": {"a": [{"w": 2}], "b": "[]"}}), r"structure: a\.0\.w: expected .*got 2"),
+    (text_of({"structure": {"a": [{"w": [2]}], "b": "[]"}}), r"a\.0\.w\.0: missing|a\.0\.w: missing"),
+    (text_of({"structure": 7}).replace("7", '{"a":' * 50_000), "recursion|overflow"),
+    (text_of({"structure": 7}).replace("7", '{"a":' * 900 + "{}" + "}" * 900), "recursion|missing|unknown"),
+    (text_of({}).replace('"b":', '"a":'), "the entry 'a' stands twice"),
+    (text_of({}).replace('"[]"', "NaN"), "finite numbers, got NaN"),
+    ("[]", "expected a JSON object, got list"),
+    ("", "Expecting value"),
+    (text_of({}) + "x", "Extra data"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "match"), TEXTS, ids=lambda each: each[:60])
+def test_wrong_texts(text: str, match: str, path: Path) -> None:
+    assert_refused(put(path, text), f"(?i)^{path}: .*({match})", make=small)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "match"),
+    [
+        ({"lrcore": text_of({})}, "damaged"),
+        ({"lrcore": text_of({}), "lrcore.crc32": "00000000"}, "damaged"),
+        ({"lrcore.crc32": "00000000"}, "damaged"),
+        ({"lrcorf": text_of({}), "lrcore.crc32": "00000000"}, "damaged"),
+        ({"lrcore": 3}, "header"),
+    ],
+)
+def test_wrong_metadata(metadata: Any, match: str, path: Path) -> None:
+    assert_refused(put(path, "", metadata=metadata), match, make=small)
+
+
+def test_tensors_that_the_text_does_not_name(path: Path) -> None:
+    tensors = {"a.0.w": tensor(0, 8, (2,)), "c": tensor(8, 12, ())}
+    assert_refused(put(path, text_of({}), tensors), "b: missing", make=small)
+    assert_refused(put(path, text_of({}), {"a.0.w": tensor(0, 12, (3,))}), "b: missing", make=small)
+
+
+def test_states_are_no_packs(saved: Path, path: Path) -> None:
+    """And packs are no states; each says what reads it."""
+    opt = lrcore.Adam(np.zeros(21, np.float32))
+    for load in (lambda: opt.load(saved), lambda: lrcore.load(saved, np.zeros(21, np.float32))):
+        with pytest.raises(
+            ValueError, match="model.safetensors: class: .*got 'Pack'; lrcore.Pack.from_file reads it"
+        ):
+            load()
+    opt.save(path)
+    assert_refused(path, "class: expected 'Pack', got 'Adam'; lrcore.load reads")
+
+
+class Bomb:
+    """Leaves a trace when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("executed",)
+
+
+def test_other_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    for content in (
+        b"",
+        b"\xff" * 8 + b"{}",
+        struct.pack("<Q", 400_000) + b"[" * 400_000,
+        pickle.dumps(Bomb()),
+    ):
+        path.write_bytes(content)
+        assert_refused(path)
+    assert not Path("executed").exists()
+    path.unlink()
+    assert_refused(path, error=FileNotFoundError)
+    path.mkdir()
+    assert_refused(path, error=IsADirectoryError)
+
+
+def test_a_huge_file_is_not_read(path: Path) -> None:
+    """An array of another size is refused before its memory is asked for. The file has no bytes on the disk."""
+    size = 2**40
+    header = json.dumps(
+        {"a.0.w": tensor(0, 4 * size, (size,)), "b": tensor(4 * size, 4 * size + 4, ())}
+    ).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    try:
+        os.truncate(path, 8 + len(header) + 4 * size + 4)
+    except OSError:
+        pytest.skip("no file of 4 TiB can be made here")
+    try:
+        with pytest.raises(ValueError, match=r"a\.0\.w: expected F32 of shape \[2\]|memory"):
+            small().load(path)
+    finally:
+        path.unlink()
