@@ -6,12 +6,16 @@ Takes the options of ``lrcore bench`` but --backends, and `--peers`. A package t
 said. Before anything is timed, each peer takes three steps on the same numbers as lrcore, with the same hyperparameters,
 and has to give the same parameters but for float32 rounding.
 
-numpy      twelve passes with preallocated temporaries, without Adam's corrections
-numba      one parallel loop, compiled before
-torch      torch.optim, fused and foreach, on one tensor
-optax      update and application in one jitted function, buffers donated
-deepspeed  DeepSpeedCPUAdam
-thinc      the fused kernel under thinc's Adam, without its clipping and its zeroing of the gradient
+numpy         twelve passes with preallocated temporaries, without Adam's corrections
+numba         one parallel loop, compiled before
+torch         torch.optim, fused and foreach
+lrcore.torch  lrcore.torch.FusedOptimizer
+optax         update and application in one jitted function, buffers donated
+deepspeed     DeepSpeedCPUAdam
+thinc         the fused kernel under thinc's Adam, without its clipping and its zeroing of the gradient
+
+With --tensors 200, torch and lrcore.torch step so many tensors, as a module has, weights and small biases in turns, and the
+others are left out.
 """
 
 from __future__ import annotations
@@ -56,6 +60,8 @@ class Peer(NamedTuple):
     make: Callable[[str, Array, Array], Made]
     exact: bool = True
     """Whether it has Adam's corrections, so that its results are those of lrcore."""
+    many: bool = False
+    """Whether it can be given several tensors."""
 
 
 def make_numpy(_: str, p: Array, g: Array) -> Made:
@@ -111,14 +117,45 @@ def make_numba(_: str, p: Array, g: Array) -> Made:
     return Made(step, lambda: p)
 
 
-def make_torch(rule: str, p: Array, g: Array, way: str) -> Made:
-    """Give torch's optimizer on one tensor over the same memory."""
+def parameters(p: Array, tensors: int) -> list[Any]:
+    """Give so many parameters of torch over the same memory: every second has a hundredth of the elements of the others."""
+    import torch
+
+    weights = np.resize([1.0, 0.01], tensors).cumsum()
+    cuts = (p.size * weights[:-1] / weights[-1]).astype(int).tolist()
+    return [torch.nn.Parameter(part) for part in torch.from_numpy(p).tensor_split(cuts)]
+
+
+def with_gradients(params: list[Any], g: Array) -> list[Any]:
+    """Give them gradients over the same memory, one after another."""
+    import torch
+
+    parts = torch.from_numpy(g).split([each.numel() for each in params])
+    for each, part in zip(params, parts, strict=True):
+        each.grad = part
+    return params
+
+
+def make_torch(rule: str, p: Array, g: Array, way: str, tensors: int) -> Made:
+    """Give torch's optimizer over the same memory."""
     import torch
 
     name, options, _ = CLASSES[rule]
-    tensor = torch.from_numpy(p)
-    tensor.grad = torch.from_numpy(g)
-    return Made(getattr(torch.optim, name)([tensor], lr=LR, **options, **{way: True}).step, lambda: p)
+    params = with_gradients(parameters(p, tensors), g)
+    return Made(getattr(torch.optim, name)(params, lr=LR, **options, **{way: True}).step, lambda: p)
+
+
+def make_fused(rule: str, p: Array, g: Array, tensors: int) -> Made:
+    """Give the optimizer of `lrcore.torch` over as many parameters."""
+    import torch
+
+    from lrcore.torch import FusedOptimizer
+
+    name, options, _ = CLASSES[rule]
+    params = with_gradients(parameters(p, tensors), g)
+    rate = lrcore.schedules.Cosine(LR, steps=10**9)
+    step = FusedOptimizer(params, getattr(lrcore, name), lr=rate, **options).step
+    return Made(step, lambda: torch.cat([each.detach() for each in params]).numpy())
 
 
 def make_optax(_: str, p: Array, g: Array) -> Made:
@@ -171,21 +208,27 @@ def make_thinc(_: str, p: Array, g: Array) -> Made:
     return Made(step, lambda: p)
 
 
-def torch_peers() -> Iterator[Peer]:
-    """Give torch's ways, each for the rules that have it."""
+def torch_peers(tensors: int) -> Iterator[Peer]:
+    """Give what steps torch's tensors, each for the rules that it has."""
     for way in ("fused", "foreach"):
         rules = tuple(rule for rule, (*_, ways) in CLASSES.items() if way in ways)
-        yield Peer(f"torch {way}", "torch", rules, functools.partial(make_torch, way=way))
+        make = functools.partial(make_torch, way=way, tensors=tensors)
+        yield Peer(f"torch {way}", "torch", rules, make, many=True)
+    make = functools.partial(make_fused, tensors=tensors)
+    yield Peer("lrcore.torch", "torch", tuple(CLASSES), make, many=True)
 
 
-PEERS = (
-    Peer("numpy", "numpy", ("adam",), make_numpy, exact=False),
-    Peer("numba", "numba", ("adam",), make_numba),
-    *torch_peers(),
-    Peer("optax", "optax", ("adam",), make_optax),
-    Peer("deepspeed", "deepspeed", ("adam",), make_deepspeed),
-    Peer("thinc", "thinc", ("adam",), make_thinc),
-)
+def peers_of(tensors: int) -> list[Peer]:
+    """Give the peers that step so many tensors."""
+    every = (
+        Peer("numpy", "numpy", ("adam",), make_numpy, exact=False),
+        Peer("numba", "numba", ("adam",), make_numba),
+        *torch_peers(tensors),
+        Peer("optax", "optax", ("adam",), make_optax),
+        Peer("deepspeed", "deepspeed", ("adam",), make_deepspeed),
+        Peer("thinc", "thinc", ("adam",), make_thinc),
+    )
+    return [peer for peer in every if peer.many or tensors == 1]
 
 
 def ours(rule: str, p: Array, g: Array, lr: Any = LR) -> lrcore.optimizers.Optimizer:
@@ -251,10 +294,10 @@ def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[benc
     return timed
 
 
-def present(chosen: list[str]) -> list[Peer]:
+def present(chosen: list[str], tensors: int) -> list[Peer]:
     """Give the peers that are here and step as lrcore does; say of the others why not."""
     found = []
-    for peer in PEERS:
+    for peer in peers_of(tensors):
         if peer.name.split()[0] not in chosen:
             continue
         if importlib.util.find_spec(peer.package) is None:
@@ -282,24 +325,30 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     bench.add_arguments(parser)
-    names = list(dict.fromkeys(peer.name.split()[0] for peer in PEERS))
+    names = list(dict.fromkeys(peer.name.split()[0] for peer in peers_of(1)))
     parser.add_argument(
         "--peers", nargs="+", default=names, choices=names, metavar="PEER", help=", ".join(names)
     )
+    parser.add_argument(
+        "--tensors", type=int, default=1, help="that torch's parameters are (default: %(default)s)"
+    )
     arguments = parser.parse_args()
+    if arguments.tensors < 1:
+        parser.error("--tensors: expected a number >= 1")
     if arguments.backends:
         parser.error("--backends: the peers are held against the backend in use; LRCORE_BACKEND chooses it")
     threads = arguments.threads or [lrcore.info()["threads"]]
     if len(threads) > 1:
         parser.error("--threads: expected one number, since some peers cannot change theirs")
     limit_threads(threads[0])
-    peers = present(arguments.peers)
+    peers = present(arguments.peers, arguments.tensors)
     versions = {peer.package: importlib.metadata.version(peer.package) for peer in peers}
     bench.execute(
         arguments,
         lambda rule, size: variants(rule, size, threads[0], peers),
         lambda rule, size: 4 * size * (3 + len(peers)) * (2 + len(lrcore.rules()[rule].states)),
         peers=versions,
+        tensors=arguments.tensors,
     )
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lrcore import _arguments
 from lrcore._arguments import require_entries
+from lrcore._extras import needs
 from lrcore._lrcore_core import rules, to_float
 from lrcore.pack import shape_of
 from lrcore.schedules import Constant
@@ -52,12 +52,22 @@ _PEERS = {
 }
 
 
+FLAGS = frozenset(flag for peer in _PEERS.values() for flag in peer.others)
+"""What may be in a parameter group of PyTorch's and says nothing here."""
+
+
 def _peer(optimizer: Optimizer) -> tuple[str, _Peer]:
     """Give the name of an optimizer's class, and PyTorch's."""
     name = optimizer._public_name()
     if name not in _PEERS:
         raise ValueError(f"{name}: torch.optim has no such optimizer; it has {', '.join(_PEERS)}")
     return name, _PEERS[name]
+
+
+def flags_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Give what else PyTorch's parameter group has, by default; nothing where PyTorch has no such optimizer."""
+    peer = _PEERS.get(optimizer._public_name())
+    return {} if peer is None else peer.others
 
 
 def _default_options(optimizer: Optimizer) -> dict[str, Any]:
@@ -77,25 +87,27 @@ def _momentum_product(step_count: int, hyper: Mapping[str, Any]) -> float:
     return product
 
 
-def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, Any]:
-    """Do what `Optimizer.torch_state_dict` says."""
+def group_of(optimizer: Optimizer, lr: float, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Give PyTorch's parameter group, but for the numbers of its parameters."""
     name, peer = _peer(optimizer)
     for option, default in _default_options(optimizer).items():
         value = optimizer._options[option]
         if option not in peer.options and value != default:
             raise ValueError(f"{option}: torch.optim.{name} has no {option}={value!r}")
-    if shapes is None:
-        shapes = [getattr(optimizer.params, "shape", optimizer.size)]
-    extents = [shape_of(f"shapes[{i}]", each) for i, each in enumerate(shapes)]
-    ends = [0, *itertools.accumulate(map(math.prod, extents))]
-    if ends[-1] != optimizer.size:
-        raise ValueError(f"shapes: expected {optimizer.size} elements together, got {ends[-1]}")
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise ImportError("torch is not installed: see its own page for how to install it") from error
+    return {"lr": lr, **hyper, **{each: optimizer._options[each] for each in peer.options}, **peer.others}
 
-    step_count, hyper, schedule, state = optimizer._snapshot_all(on_host=True)
+
+def states_of(
+    optimizer: Optimizer,
+    step_count: int,
+    hyper: Mapping[str, Any],
+    state: Mapping[str, Sequence[Any]],
+    count: int,
+) -> list[dict[str, Any]]:
+    """Give what PyTorch has for each of `count` parameters, from each state's tensors in their order."""
+    with needs("torch"):
+        import torch
+    name = optimizer._public_name()
     numbers = {}
     if name != "SGD":
         numbers["step"] = float(step_count)
@@ -103,37 +115,69 @@ def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, An
         state = {}  # PyTorch takes a buffer that is there for one that has begun
     if name == "NAdam":
         numbers["mu_product"] = _momentum_product(step_count, hyper)
+    return [
+        {each: torch.tensor(number) for each, number in numbers.items()}
+        | {each: tensors[i] for each, tensors in state.items()}
+        for i in range(count)
+    ]
 
-    states: dict[int, dict[str, Any]] = {}
-    for i, (shape, start) in enumerate(zip(extents, ends, strict=False)):
-        parts = {each: array[start : start + math.prod(shape)] for each, array in state.items()}
-        states[i] = {each: torch.tensor(number) for each, number in numbers.items()}
-        states[i] |= {each: torch.from_numpy(part.reshape(shape)) for each, part in parts.items()}
-    options = {each: optimizer._options[each] for each in peer.options}
-    group = {
-        "lr": optimizer._rate_after(step_count, schedule),
-        **hyper,
-        **options,
-        **peer.others,
-        "params": [*states],
+
+def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, Any]:
+    """Do what `Optimizer.torch_state_dict` says."""
+    if shapes is None:
+        shapes = [getattr(optimizer.params, "shape", optimizer.size)]
+    extents = [shape_of(f"shapes[{i}]", each) for i, each in enumerate(shapes)]
+    ends = [0, *itertools.accumulate(map(math.prod, extents))]
+    if ends[-1] != optimizer.size:
+        raise ValueError(f"shapes: expected {optimizer.size} elements together, got {ends[-1]}")
+    with needs("torch"):
+        import torch
+
+    step_count, hyper, schedule, state = optimizer._snapshot_all(on_host=True)
+    group = group_of(optimizer, optimizer._rate_after(step_count, schedule), hyper)
+    tensors = {
+        each: [
+            torch.from_numpy(array[start:end].reshape(shape))
+            for shape, (start, end) in zip(extents, itertools.pairwise(ends), strict=True)
+        ]
+        for each, array in state.items()
     }
-    return {"state": states, "param_groups": [group]}
+    states = states_of(optimizer, step_count, hyper, tensors, len(extents))
+    return {"state": dict(enumerate(states)), "param_groups": [group | {"params": [*range(len(extents))]}]}
 
 
-def converted(optimizer: Optimizer, dictionary: Mapping[str, Any], step_count: int | None) -> dict[str, Any]:
-    """Give a dictionary of `torch.optim` as one for `Optimizer.load_state_dict`, which checks what is in it."""
+def concatenated(name: str, tensors: Sequence[Any]) -> Any:
+    """Give the elements of a state's tensors one after another, each in C order, on the CPU."""
+    parts = [require_dense(name, each) for each in tensors]
+    return np.concatenate(
+        [np.asarray(each.detach().cpu() if hasattr(each, "detach") else each).reshape(-1) for each in parts]
+    )
+
+
+def converted(
+    optimizer: Optimizer,
+    dictionary: Mapping[str, Any],
+    step_count: int | None,
+    join: Callable[[str, Sequence[Any]], Any] = concatenated,
+) -> dict[str, Any]:
+    """Give a dictionary of `torch.optim` as one for `Optimizer.load_state_dict`, which checks what is in it.
+
+    `join` makes one flat array of a state's tensors, which come with the state's name.
+    """
     name, peer = _peer(optimizer)
     entries = require_entries("state_dict", dictionary, ("state", "param_groups"))
-    group = _only_group(entries["param_groups"])
+    group = only_group(entries["param_groups"])
     found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in _arguments.OPTIONS}
-    lacked = [each for each in peer.options if each not in _LATER]
-    require_entries("param_groups", found, (*optimizer.hyper, *lacked), *_LATER)
+    defaults = _default_options(optimizer)
+    there = [each for each in peer.options if each not in _LATER]
+    # Options that PyTorch lacks are kept in the groups that it loads, and come back from there.
+    require_entries("param_groups", found, (*optimizer.hyper, *there), *_LATER, *(defaults.keys() - {*there}))
     if group.get("differentiable"):
         raise ValueError("differentiable: no step here can be differentiated")
 
     hyper = _arguments.numbers(found)
-    options = _default_options(optimizer) | _arguments.options(found)
-    of_parameters = _states_in_order(entries["state"], group["params"])
+    options = defaults | _arguments.options(found)
+    of_parameters = states_in_order(entries["state"], group["params"])
     if name == "SGD":
         step_count = _given_step_count(step_count)
     else:
@@ -148,12 +192,12 @@ def converted(optimizer: Optimizer, dictionary: Mapping[str, Any], step_count: i
         "options": {each: options[each] for each in optimizer._stored_options()},
         "hyper": hyper,
         "step_count": step_count,
-        "state": _flat_states(optimizer, rules()[rule][0], of_parameters, step_count),
+        "state": _flat_states(optimizer, rules()[rule][0], of_parameters, step_count, join),
         "schedule": Constant(to_float("lr", group.get("lr"))).to_dict(),
     }
 
 
-def _only_group(groups: Any) -> Mapping[str, Any]:
+def only_group(groups: Any) -> Mapping[str, Any]:
     """Give the parameter group, when it is one and names its parameters."""
     if not isinstance(groups, (list, tuple)) or not all(isinstance(each, Mapping) for each in groups):
         raise TypeError("param_groups: expected a list of dictionaries, as PyTorch has")
@@ -167,7 +211,7 @@ def _only_group(groups: Any) -> Mapping[str, Any]:
     return group
 
 
-def _states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]:
+def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]:
     """Give what PyTorch has for each parameter, in the order of the group."""
     if not isinstance(states, Mapping) or not all(isinstance(each, Mapping) for each in states.values()):
         raise TypeError("state: expected a dictionary of dictionaries, as PyTorch has")
@@ -212,8 +256,12 @@ def _check_products(of_parameters: Sequence[Mapping[str, Any]], expected: float)
 
 
 def _flat_states(
-    optimizer: Optimizer, names: Sequence[str], of_parameters: Sequence[Mapping[str, Any]], step_count: int
-) -> dict[str, NDArray[np.float32]]:
+    optimizer: Optimizer,
+    names: Sequence[str],
+    of_parameters: Sequence[Mapping[str, Any]],
+    step_count: int,
+    join: Callable[[str, Sequence[Any]], Any],
+) -> dict[str, Any]:
     """Give each state as one array, all parameters one after another; zeros where none has taken a step."""
     if not step_count and not any(of_parameters):
         return {name: np.zeros(optimizer.size, np.float32) for name in names}
@@ -222,15 +270,14 @@ def _flat_states(
         require_entries(f"state[{i}]", each, (*others, *names))
     if not step_count and not others:
         raise ValueError("step_count: expected at least 1, since the momentum has begun")
-    return {name: np.concatenate([_flat(name, each[name]) for each in of_parameters]) for name in names}
+    return {name: join(name, [each[name] for each in of_parameters]) for name in names}
 
 
-def _flat(name: str, value: Any) -> NDArray[np.float32]:
-    """Give a tensor's elements in C order, on the CPU."""
+def require_dense(name: str, value: Any) -> Any:
+    """Give a tensor of float32 that is not sparse."""
     dtype = str(getattr(value, "dtype", type(value).__name__)).rpartition(".")[2]
     if dtype != "float32":
         raise TypeError(f"{name}: expected a tensor of float32, got {dtype}")
     if getattr(value, "is_sparse", False):
         raise TypeError(f"{name}: expected a dense tensor, got a sparse one")
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    return array.reshape(-1)
+    return value
