@@ -20,14 +20,32 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Run the live comparisons with PyTorch, optax, Keras and transformers, and step the arrays of the first two.
+    """Run the live comparisons with PyTorch, optax, Keras and transformers, and what needs one of these or autograd.
 
-    PyTorch's optimizers also give and take their state.
+    That is: steps on their arrays, PyTorch's state and its modules, the examples, and the pages' blocks of code.
     """
     session.install("torch==2.13.0")  # the release that the stored vectors are from
-    session.install("optax", "keras", "transformers", ".[test]")
-    files = ("parity", "schedule_parity", "arrays", "torch_state", "search")
+    session.install("autograd", "optax", "keras", "transformers", ".[test]")
+    files = (
+        "parity",
+        "schedule_parity",
+        "arrays",
+        "torch_state",
+        "torch_optimizer",
+        "search",
+        "docs",
+        "examples",
+        "pages",
+    )
     session.run("pytest", *(f"tests/test_{each}.py" for each in files), *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into build/site; warnings are errors."""
+    session.install("torch==2.13.0")  # its reference has lrcore.torch
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"), ".[plot]")
+    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "docs", "build/site", *session.posargs)
 
 
 @nox.session

@@ -1,30 +1,26 @@
-"""Make docs/schedules.md and the pictures in docs/schedules/.
+"""Make docs/schedules.md, the pages of the schedules in docs/schedules/ and their pictures.
 
     python scripts/schedule_pages.py           # write them
     python scripts/schedule_pages.py --check   # tell what is missing or differs; 1 where something does
 
-The prose is in docs/schedules.in.md, with a ``{{Name}}`` for each schedule and picture. What is said of a schedule is
-its docstring; the calls of other packages are the tables of tests/schedule_peers.py and tests/plateau_peers.py.
-Needs what the demo needs; ``--check`` needs NumPy alone.
+The prose is in docs/schedules.in.md. What is said of a schedule is its docstring; the calls of other packages are the
+tables of tests/schedule_peers.py and tests/plateau_peers.py. Needs what the demo needs; ``--check`` needs NumPy alone.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import inspect
-import io
 import re
-import struct
 import sys
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+import _pages
+import _pictures
+from _pages import DOCS, PEERS, wrapped
+from _pictures import Drawing
+
 import lrcore
 import plateau_peers
 import schedule_peers
@@ -33,24 +29,10 @@ from lrcore.schedules import Plateau, Rate, Schedule
 
 Row: TypeAlias = schedule_peers.Row | plateau_peers.Row
 
-TEMPLATE = ROOT / "docs" / "schedules.in.md"
-PAGE = ROOT / "docs" / "schedules.md"
-PICTURES = ROOT / "docs" / "schedules"
-WIDTH, DPI = 640, 100
-"""Of the pictures, in pixels and per inch."""
-PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-NOTICE = "<!-- Made by scripts/schedule_pages.py from schedules.in.md and the docstrings: edit those. -->\n"
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A picture."""
-
-    text: str
-    """For those who do not see it."""
-    draw: Callable[[Any], object]
-    """Draws it on an ax."""
-    height: int
+TEMPLATE = DOCS / "schedules.in.md"
+PICTURES = DOCS / "schedules"
+WIDTH = 640
+"""Of the pictures, in pixels."""
 
 
 def curves(
@@ -132,8 +114,6 @@ DRAWINGS: dict[str, Drawing] = {
 }  # fmt: skip
 """The pictures by name: one of each schedule, and more."""
 
-PEERS = {"torch": "PyTorch", "optax": "optax", "keras": "Keras", "transformers": "transformers"}
-
 HOMES = {
     "CosineAnnealingLR": "Cosine",
     "get_cosine": "Cosine",
@@ -169,34 +149,6 @@ def home(row: Row) -> str:
     return next((name for name in named if name != "Constant"), named[0])
 
 
-def sections(cls: type[Schedule]) -> dict[str, str]:
-    """Give the parts of a docstring: "" is what it begins with."""
-    parts = re.split(r"^(\w+)\n-+\n", inspect.getdoc(cls) or "", flags=re.MULTILINE)
-    return dict(zip(["", *parts[1::2]], (each.strip() for each in parts[::2]), strict=True))
-
-
-def wrapped(text: str, indent: str = "") -> str:
-    """Break prose into lines, but not within code."""
-    whole = re.sub(r"`[^`]*`", lambda code: re.sub(r"\s+", "\0", code.group()), text.replace("``", "`"))
-    lines = textwrap.wrap(
-        whole, 110, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-    return "\n".join(lines).replace("\0", " ")
-
-
-def signature(cls: type[Schedule]) -> str:
-    """Give the call that makes a schedule, with its defaults."""
-    arguments = inspect.signature(cls).parameters.values()
-    return f"{cls.__name__}({', '.join(str(each.replace(annotation=each.empty)) for each in arguments)})"
-
-
-def parameters(text: str) -> Iterable[str]:
-    """Give the arguments of a docstring, as items of a list."""
-    for names, kind, what in re.findall(r"^(\w.*?) : (.*)\n((?: +.*\n?)+)", text, flags=re.MULTILINE):
-        code = ", ".join(f"`{name}`" for name in names.split(", "))
-        yield wrapped(f"- {code}: {kind}. {' '.join(what.split())}", "  ")
-
-
 def elsewhere(name: str) -> Iterable[str]:
     """Give the calls of others for a schedule, as items of a list; a note stands where it first applies."""
     rows: tuple[Row, ...] = (*schedule_peers.ROWS, *plateau_peers.ROWS)
@@ -209,32 +161,36 @@ def elsewhere(name: str) -> Iterable[str]:
             seen |= {call, (row.peer, note)}
 
 
-def picture(name: str) -> str:
-    """Give the link to a picture."""
+def picture(name: str, folder: str = "") -> str:
+    """Give the link to a picture, from a page beside it or above its folder."""
     text = re.sub(r"([\[\]*_])", r"\\\1", DRAWINGS[name].text)
-    return f"![{text}](schedules/{name}.png)"
+    return f"![{text}]({folder}{name}.png)"
 
 
-def section(cls: type[Schedule]) -> str:
-    """Give what is said of a schedule."""
-    parts = sections(cls)
-    about = [wrapped(each) for each in parts[""].split("\n\n")]
-    calls = [*elsewhere(cls.__name__)]
+def page(cls: type[Schedule], choice: str) -> str:
+    """Give the page of a schedule."""
+    name, parts = cls.__name__, _pages.sections(cls)
+    calls = [*elsewhere(name)]
     return "\n\n".join(
         [
-            f"### {cls.__name__}",
-            f"`{signature(cls)}`",
-            *about,
-            "\n".join(parameters(parts["Parameters"])),
-            picture(cls.__name__),
-            wrapped(f"Reference: {parts['References']}"),
-            *(["Elsewhere:", "\n".join(calls)] if calls else []),
+            f"# {name}",
+            *_pages.about(cls),
+            f"```text\n{_pages.signature(cls)}\n```",
+            "\n".join(_pages.parameters(parts["Parameters"])),
+            picture(name),
+            "## When to choose it",
+            choice,
+            "## Examples",
+            f"```pycon\n{parts['Examples']}\n```",
+            "## Reference",
+            wrapped(parts["References"]),
+            *(["## Elsewhere", "\n".join(calls)] if calls else []),
         ]
     )
 
 
-def page() -> str:
-    """Give the page.
+def pages() -> dict[Path, str]:
+    """Give all pages.
 
     Raises
     ------
@@ -244,54 +200,29 @@ def page() -> str:
     known = classes()
     if missing := known.keys() - DRAWINGS.keys():
         raise ValueError(f"DRAWINGS: expected one of each schedule, lacks {', '.join(sorted(missing))}")
-    template = TEMPLATE.read_text(encoding="utf-8")
-    placed = re.findall(r"{{(\w+)}}", template)
-    if sorted(placed) != sorted(DRAWINGS):
-        raise ValueError(f"{TEMPLATE.name}: expected each name of DRAWINGS once, got {placed}")
-    filled = re.sub(
-        r"{{(\w+)}}",
-        lambda found: section(known[found[1]]) if found[1] in known else picture(found[1]),
-        template,
-    )
-    return NOTICE + filled
-
-
-def draw() -> None:
-    """Draw the pictures, in few colours, which keeps them small."""
-    figures, images = (importlib.import_module(name) for name in ("matplotlib.figure", "PIL.Image"))
-    PICTURES.mkdir(exist_ok=True)
-    for name, each in DRAWINGS.items():
-        figure = figures.Figure(figsize=(WIDTH / DPI, each.height / DPI), dpi=DPI, layout="constrained")
-        each.draw(figure.subplots())
-        figure.savefig(drawn := io.BytesIO(), format="png")
-        images.open(drawn).convert("RGB").quantize(64).save(PICTURES / f"{name}.png", optimize=True)
+    template = _pages.Template(TEMPLATE, [*known, "composing"])
+    pieces = {"composing": picture("composing", "schedules/")}
+    for name, cls in known.items():
+        pieces[name] = (
+            f"### [{name}](schedules/{name}.md)\n\n{_pages.summary(cls)}\n\n{picture(name, 'schedules/')}"
+        )
+    made = {DOCS / "schedules.md": template.fill(pieces, __file__)}
+    for name, cls in known.items():
+        text = page(cls, template.choice(name))
+        made[PICTURES / f"{name}.md"] = f"{_pages.notice(__file__, '../' + TEMPLATE.name)}{text}\n"
+    return made
 
 
 def problems() -> list[str]:
-    """Tell what is missing or differs. Of a picture, its size is looked at: matplotlib's versions draw otherwise."""
-    wanted = {f"{name}.png": PNG + struct.pack(">II", WIDTH, each.height) for name, each in DRAWINGS.items()}
-    there = {path.name: path.read_bytes()[:24] for path in PICTURES.glob("*")}
-    found = [
-        f"{name} is missing, or no PNG of its size" for name in wanted if there.get(name) != wanted[name]
-    ]
-    found += [f"{name} belongs to nothing" for name in there.keys() - wanted.keys()]
-    if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
-        found.append(f"{PAGE.name} is not what the script gives")
-    return sorted(found)
+    """Tell what is missing or differs."""
+    return _pages.differing(pages()) + _pictures.problems(DRAWINGS, PICTURES, WIDTH)
 
 
-def main() -> int:
-    """Write everything, or check it."""
-    parser = argparse.ArgumentParser(description="Make docs/schedules.md and its pictures.")
-    parser.add_argument("--check", action="store_true", help="tell what is missing or differs")
-    if parser.parse_args().check:
-        found = problems()
-        print("\n".join(found or ["all is as the script gives it"]))
-        return bool(found)
-    PAGE.write_text(page(), encoding="utf-8")
-    draw()
-    return 0
+def make() -> None:
+    """Write the pages and draw the pictures."""
+    _pages.write(pages())
+    _pictures.draw(DRAWINGS, PICTURES, WIDTH)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_pages.main("Make the pages of the schedules and their pictures.", make, problems))

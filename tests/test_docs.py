@@ -1,14 +1,13 @@
-"""The examples in docstrings, in the README and in docs/ run as they stand, and the pages say what the code says."""
+"""The examples in docstrings run as they stand, and the pages that scripts make say what the code says."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,16 @@ import numpy as np
 import pytest
 
 import lrcore
+import peer_rows
 import plateau_peers
 import schedule_peers
-from fake_cuda import FakeCuda
 from lrcore import schedules
 from lrcore.schedules import Schedule
 from support import CLASSES
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-CUDA = README.parent / "docs" / "cuda.md"
-SCHEDULES = README.parent / "docs" / "schedules.md"
-ACCEPTANCE = README.parent / "docs" / "acceptance.md"
-SCRIPT = README.parent / "scripts" / "schedule_pages.py"
+ROOT = Path(__file__).resolve().parent.parent
+ACCEPTANCE = ROOT / "docs" / "acceptance.md"
+SCRIPTS = ROOT / "scripts"
 MODULES = ["lrcore", *(each.name for each in pkgutil.walk_packages(lrcore.__path__, "lrcore."))]
 SCHEDULE_CLASSES: dict[str, type[Schedule]] = {
     name: each
@@ -43,35 +40,14 @@ SCHEDULE_CLASSES: dict[str, type[Schedule]] = {
     "name", [name for name in MODULES if name.split(".")[-1] not in ("__main__", "_lrcore_core")]
 )
 def test_docstrings(name: str) -> None:
+    if "torch" in name and name != "lrcore._torch_state":
+        pytest.importorskip("torch")
     result = doctest.testmod(importlib.import_module(name), extraglobs={"lrcore": lrcore, "numpy": np})
     assert result.failed == 0
 
 
 def test_examples_are_found() -> None:
     assert doctest.testmod(lrcore.pack, extraglobs={"lrcore": lrcore}).attempted > 3
-
-
-@pytest.mark.skipif(not README.is_file(), reason="the README is not here")
-def test_readme_example(capsys: pytest.CaptureFixture[str]) -> None:
-    """It learns what it is meant to."""
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    exec(example, {})
-    error, _, opt = capsys.readouterr().out.partition(" ")
-    assert float(error) < 0.01
-    assert opt.startswith("Adam(size=8, device=cpu, ")
-
-
-@pytest.mark.skipif(not CUDA.is_file(), reason="the documentation is not here")
-def test_cuda_examples() -> None:
-    """They run on imitated devices."""
-    examples = re.findall(r"```python\n(.*?)```", CUDA.read_text(encoding="utf-8"), re.DOTALL)
-    namespace: dict[str, Any] = {}
-    with FakeCuda() as fake:
-        for example in examples:
-            exec(example, namespace)
-        assert namespace["opt"].step_count == 1000
-        assert len(fake.calls("launch")) == 2
-        namespace.clear()
 
 
 @pytest.mark.skipif(not ACCEPTANCE.is_file(), reason="the documentation is not here")
@@ -117,43 +93,71 @@ def test_every_schedule_is_documented(name: str) -> None:
     assert any(name in example.source or example.want for each in found for example in each.examples)
 
 
-@pytest.mark.skipif(not SCHEDULES.is_file(), reason="the documentation is not here")
-def test_schedule_examples(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """They print what stands beside them."""
-    monkeypatch.chdir(tmp_path)
-    code = "\n".join(re.findall(r"```python\n(.*?)```", SCHEDULES.read_text(encoding="utf-8"), re.DOTALL))
-    exec(code, {})
-    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
-
-
-@pytest.fixture(name="pages")
-def load_pages() -> Any:
-    """Give the script that makes the page of the schedules."""
-    if not SCRIPT.is_file():
+@pytest.fixture(name="script")
+def load_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Give what loads one of the scripts that make pages."""
+    if not SCRIPTS.is_dir():
         pytest.skip("the scripts are not here")
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[SCRIPT.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module
 
 
-def test_schedule_page_is_up_to_date(pages: Any) -> None:
-    assert pages.problems() == [], "run scripts/schedule_pages.py"
+@pytest.mark.parametrize("name", ["optimizer_pages", "schedule_pages"])
+def test_pages_are_up_to_date(script: Callable[[str], Any], name: str) -> None:
+    assert script(name).problems() == [], f"run scripts/{name}.py"
 
 
-def test_schedule_page_has_every_schedule_and_peer(pages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A schedule that is not drawn is an error, and each call of a peer is listed once."""
-    assert {*pages.classes()} == {*SCHEDULE_CLASSES}
-    text = " ".join(pages.page().split())
-    calls = {(row.peer, row.theirs) for row in schedule_peers.ROWS}
-    calls |= {(row.peer, row.theirs) for row in plateau_peers.ROWS}
+@pytest.mark.parametrize("name", ["optimizer_pages", "schedule_pages"])
+def test_what_differs_is_told(
+    script: Callable[[str], Any], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A page that is missing, one that was edited, one that belongs to nothing, a picture that is missing."""
+    pages = script("_pages")
+    made = script(name).pages()
+    docs = pages.DOCS
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
+    moved = {tmp_path / path.relative_to(docs): text for path, text in made.items()}
+    pages.write(moved)
+    assert pages.differing(moved) == []
+    first, second, *_ = (path for path in moved if path.parent != tmp_path)
+    first.unlink()
+    second.write_text("edited", encoding="utf-8")
+    (first.parent / "Other.md").write_text("", encoding="utf-8")
+    told = pages.differing(moved)
+    assert len(told) == 3
+    assert [each.partition(" ")[2] for each in told].count("is not what the script gives") == 2
+    assert any(each.endswith("Other.md belongs to nothing") for each in told)
+
+
+def test_every_optimizer_has_a_page(script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its rules, each call of a peer that it follows, and when to choose it; one without a paragraph is an error."""
+    module = script("optimizer_pages")
+    pages = {path.stem: " ".join(text.split()) for path, text in module.pages().items()}
+    assert {*pages} == {*CLASSES, "index"}
+    assert sum(len(module.variants(name)) for name in CLASSES) - len(module.variants("AdamW")) == len(
+        lrcore.rules()
+    )
+    for name, text in pages.items():
+        for rule in module.variants(name) if name != "index" else ():
+            assert f"| `{rule}` |" in text
+    for row in peer_rows.ROWS:
+        theirs = f"`{row.theirs}`" if str(row.theirs) == str(row.ours) else f"`{row.theirs}` is `{row.ours}`."
+        assert theirs in pages[row.ours.name], row.name
+    monkeypatch.setitem(module.CLASSES, "Newest", lrcore.SGD)
+    with pytest.raises(ValueError, match="Newest"):
+        module.pages()
+
+
+def test_every_schedule_has_a_page(script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not drawn is an error, and each call of a peer is listed once."""
+    module = script("schedule_pages")
+    assert {*module.classes()} == {*SCHEDULE_CLASSES}
+    pages = {path.stem: " ".join(text.split()) for path, text in module.pages().items()}
+    assert {*pages} == {*SCHEDULE_CLASSES, "schedules"}
+    rows: list[Any] = [*schedule_peers.ROWS, *plateau_peers.ROWS]
+    calls = {(row.peer, row.theirs) for row in rows}
     for peer, theirs in calls:
-        assert text.count(f"- {pages.PEERS[peer]}: `{theirs}` is") == 1
-    monkeypatch.delitem(pages.DRAWINGS, "Cosine")
+        assert sum(text.count(f"- {module.PEERS[peer]}: `{theirs}` is") for text in pages.values()) == 1
+    monkeypatch.delitem(module.DRAWINGS, "Cosine")
     with pytest.raises(ValueError, match="Cosine"):
-        pages.page()
+        module.pages()

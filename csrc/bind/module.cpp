@@ -171,7 +171,7 @@ TypeError, ValueError, RuntimeError
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "Steps applied so far, 0 to 2**53 - 1. Assignable: the next step then is step_count + 1.")
       .def_property_readonly("rule", &Stepper::rule, "The name of the rule that steps; lrcore.rules() lists all.")
-      .def_property_readonly("device", &Stepper::device, "Where the arrays are: cpu, cuda:0, ...")
+      .def_property_readonly("device", &Stepper::device, "The device of the arrays, such as cpu or cuda:0.")
       .def_property_readonly("size", &Stepper::size, "The number of parameters.")
       .def("_apply", &Stepper::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a, "stream"_a)
       .def_property_readonly("_numbers", &Stepper::numbers)

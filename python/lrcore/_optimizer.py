@@ -122,7 +122,7 @@ class Optimizer(Stepper):
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """The optimizer's state: name -> flat float32 array of the kind of the parameters.
+        """The optimizer's state, from names to flat float32 arrays of the kind of the parameters.
 
         The arrays are the memory that a step reads and writes; writing them in place changes the optimizer.
         """

@@ -1,0 +1,133 @@
+"""Make the pages of the optimizers, docs/optimizers/.
+
+    python scripts/optimizer_pages.py           # write them
+    python scripts/optimizer_pages.py --check   # tell what is missing or differs; 1 where something does
+
+The prose is in docs/optimizers/index.in.md. What is said of an optimizer is its docstring, its variants are what
+`lrcore.rules()` tells, and the calls of other packages are the table of tests/peer_rows.py. Needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import _pages
+from _pages import DOCS, PEERS, wrapped
+
+import lrcore
+import peer_rows
+from support import CLASSES, all_ways
+
+FOLDER = DOCS / "optimizers"
+TEMPLATE = FOLDER / "index.in.md"
+
+
+def variants(name: str) -> dict[str, dict[str, Any]]:
+    """Give the rules that a class chooses among, and of the arguments that choose each those that are no defaults."""
+    cls = CLASSES[name]
+    taken = inspect.signature(cls).parameters
+    found: dict[str, dict[str, Any]] = {}
+    for rule, way in all_ways():
+        if way.cls is cls:
+            others = {key: value for key, value in way.arguments.items() if value != taken[key].default}
+            if rule not in found or len(others) < len(found[rule]):
+                found[rule] = others
+    return found
+
+
+def arguments(chosen: dict[str, Any]) -> str:
+    """Give arguments as code."""
+    return ", ".join(f"`{key}={value!r}`" for key, value in chosen.items()) or "defaults"
+
+
+def table_of_variants(name: str) -> str:
+    """Give a row for each rule of a class."""
+    rows = ["| arguments | rule | states | bytes |", "| --- | --- | --- | ---: |"]
+    for rule, chosen in variants(name).items():
+        facts = lrcore.rules()[rule]
+        states = ", ".join(f"`{each}`" for each in facts.states) or "none"
+        rows.append(f"| {arguments(chosen)} | `{rule}` | {states} | {facts.bytes_per_element} |")
+    return "\n".join(rows)
+
+
+def table() -> str:
+    """Give a row for each class."""
+    rows = ["| optimizer | | states | bytes |", "| --- | --- | ---: | ---: |"]
+    for name, cls in CLASSES.items():
+        facts = [lrcore.rules()[rule] for rule in variants(name)]
+        states = span(len(each.states) for each in facts)
+        rows.append(
+            f"| [{name}]({name}.md) | {_pages.summary(cls)} | {states} | {span(each.bytes_per_element for each in facts)} |"
+        )
+    return "\n".join(rows)
+
+
+def span(numbers: Iterable[int]) -> str:
+    """Give the least and the largest number."""
+    found = sorted(numbers)
+    return f"{found[0]}" if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
+
+
+def elsewhere(name: str) -> Iterable[str]:
+    """Give the calls of others that a class follows, as items of a list."""
+    rows = [row for row in peer_rows.ROWS if row.ours.name == name]
+    for peer, called in PEERS.items():
+        same = [f"`{row.theirs}`" for row in rows if row.peer == peer and str(row.theirs) == str(row.ours)]
+        if same:
+            yield wrapped(f"- {called}, the same calls: {', '.join(same)}.", "  ")
+        for row in rows:
+            if row.peer == peer and str(row.theirs) != str(row.ours):
+                yield wrapped(f"- {called}: `{row.theirs}` is `{row.ours}`.", "  ")
+
+
+def page(name: str, choice: str) -> str:
+    """Give the page of an optimizer."""
+    cls = CLASSES[name]
+    parts = _pages.sections(cls)
+    calls = [*elsewhere(name)]
+    return "\n\n".join(
+        [
+            f"# {name}",
+            *_pages.about(cls),
+            f"```text\n{_pages.signature(cls)}\n```",
+            "\n".join(_pages.parameters(parts["Parameters"])),
+            "## When to choose it",
+            choice,
+            "## Variants",
+            "Which rule steps, what it keeps, and the bytes of an element that a step reads and writes.",
+            table_of_variants(name),
+            "## Reference",
+            wrapped(parts["References"]),
+            *(["## Elsewhere", "\n".join(calls)] if calls else []),
+        ]
+    )
+
+
+def pages() -> dict[Path, str]:
+    """Give all pages.
+
+    Raises
+    ------
+    ValueError
+        When the template lacks an optimizer or has one too many.
+    """
+    template = _pages.Template(TEMPLATE, [*CLASSES, "table"])
+    pieces = {name: f"### [{name}]({name}.md)" for name in CLASSES} | {"table": table()}
+    made = {FOLDER / "index.md": template.fill(pieces, __file__)}
+    for name in CLASSES:
+        text = page(name, template.choice(name))
+        made[FOLDER / f"{name}.md"] = f"{_pages.notice(__file__, TEMPLATE.name)}{text}\n"
+    return made
+
+
+def problems() -> list[str]:
+    """Tell what is missing or differs."""
+    return _pages.differing(pages())
+
+
+if __name__ == "__main__":
+    sys.exit(_pages.main("Make the pages of the optimizers.", lambda: _pages.write(pages()), problems))
