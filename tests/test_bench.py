@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,12 @@ def test_refusals(options: list[str], message: str, capsys: pytest.CaptureFixtur
     captured = capsys.readouterr()
     assert re.fullmatch(f"lrcore bench: {message}\n", captured.err)
     assert not captured.out
+
+
+def test_a_missing_package_is_named_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "--sizes", "8", "--rounds", "1", "--plot", str(tmp_path / "throughput.png")]) == 2
+    message = 'lrcore bench: matplotlib is not installed: pip install "lrcore[bench]"\n'
+    assert capsys.readouterr() == ("", message)

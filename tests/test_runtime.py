@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lrcore
+from lrcore import __main__ as lrcore_command
 
 
 def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,6 +81,37 @@ def test_environment() -> None:
     )
     for bad in ("0", "many", "-1", "1.5"):
         assert "ValueError: LRCORE_NUM_THREADS: expected" in python(show, LRCORE_NUM_THREADS=bad).stderr
+
+
+@pytest.mark.parametrize("variable", ["LRCORE_BACKEND", "LRCORE_NUM_THREADS"])
+def test_the_command_line_in_a_wrong_environment(variable: str) -> None:
+    """A line that says what is wrong, and no traceback."""
+    script = Path(sysconfig.get_path("scripts")) / "lrcore"
+    commands = [[sys.executable, "-m", "lrcore"], *([[str(script)]] if script.is_file() else [])]
+    for command in commands:
+        done = subprocess.run(
+            [*command, "info"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {variable: "fast"},
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(rf"lrcore: {variable}: .*expected .*, got 'fast'\n", done.stderr)
+
+
+def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """What there is: each command, and examples of some, which are commands themselves."""
+    assert lrcore_command.main([]) == 0
+    said = capsys.readouterr().out
+    assert all(
+        re.search(rf"^ +{each.name} +{each.help}$", said, re.MULTILINE) for each in lrcore_command.COMMANDS
+    )
+    examples = [
+        line.split() for line in said.partition("examples:\n")[2].splitlines() if line.startswith("  lrcore ")
+    ]
+    assert {words[1] for words in examples} <= {each.name for each in lrcore_command.COMMANDS}
+    assert len(examples) >= 3
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this platform has no affinity mask")

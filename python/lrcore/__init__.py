@@ -25,7 +25,6 @@ from lrcore._load import load
 from lrcore._lrcore_core import build_info as _build_info
 from lrcore._runtime import (
     Rule,
-    _obey_environment,
     backends,
     info,
     register_threadpoolctl,
@@ -33,6 +32,7 @@ from lrcore._runtime import (
     set_num_threads,
     use_backend,
 )
+from lrcore._runtime import obey_environment as _obey_environment
 from lrcore.optimizers import *
 from lrcore.pack import Pack
 

@@ -53,10 +53,25 @@ COMMANDS = (
 )
 
 
+EXAMPLES = """\
+examples:
+  lrcore demo                                  train a network, and draw its loss: lrcore-demo.png
+  lrcore demo --optimizer Lion --find-lr       with the rate that a range test finds
+  lrcore plot "Cosine(0.1, steps=80).warmup(20)" --steps 120
+  lrcore bench --rules adam --sizes 1e3 1e6
+  python -c "import lrcore; help(lrcore)"      what the library has
+"""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lrcore", description="The optimizer step as a library.")
+    parser = argparse.ArgumentParser(
+        prog="lrcore",
+        description="The optimizer step as a library. `lrcore COMMAND --help` tells the options of a command.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"lrcore {lrcore.__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="command")
     for command in COMMANDS:
         subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
         command.add_arguments(subparser)
@@ -65,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command, `sys.argv` where none is given.
+    """Run a command, `sys.argv` where none is given. Without a command, say what there is.
 
     Returns
     -------
@@ -77,7 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         From argparse: after --help and --version, and with status 2 for arguments that cannot be parsed.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 0
     try:
         arguments.run(arguments)
     except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:

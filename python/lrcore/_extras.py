@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,3 +16,10 @@ def needs(extra: str) -> Iterator[None]:
         module, _, _ = str(error.name).partition(".")
         package = "scikit-learn" if module == "sklearn" else module
         raise ImportError(f'{package} is not installed: pip install "lrcore[{extra}]"') from error
+
+
+def require(extra: str, *modules: str) -> None:
+    """ImportError that names the extra where a module is not there: before work that would need it in the end."""
+    with needs(extra):
+        for module in modules:
+            importlib.import_module(module)

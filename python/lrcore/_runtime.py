@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,8 +171,21 @@ def info() -> dict[str, Any]:
     }
 
 
+def obey_environment() -> None:
+    """Do what LRCORE_BACKEND and LRCORE_NUM_THREADS ask for. The command line ends with a message where they are wrong."""
+    try:
+        _obey_environment()
+    except (RuntimeError, ValueError) as error:
+        program = Path(
+            getattr(sys, "argv", [""])[0]
+        ).name  # "-m" while `python -m lrcore` imports the package
+        if program in ("lrcore", "-m"):
+            print(f"lrcore: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        raise
+
+
 def _obey_environment() -> None:
-    """Do what LRCORE_BACKEND and LRCORE_NUM_THREADS ask for."""
     backend = os.environ.get("LRCORE_BACKEND")
     if backend:
         try:

@@ -23,7 +23,7 @@ from lrcore._digits_training import (
     steps_an_epoch,
     train,
 )
-from lrcore._extras import needs
+from lrcore._extras import needs, require
 from lrcore._runtime import cpu_backends
 
 __all__ = ["RATES", "Digits", "Result", "add_arguments", "find_lr", "load", "plot", "report", "run", "train"]
@@ -120,6 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--out: there is no directory {folder}")
     if out.suffix != ".png" or out.is_dir():
         raise ValueError(f"--out: expected the name of a file that ends in .png, got {out}")
+    require("demo", "sklearn", "tqdm", "matplotlib")
     check_least("epochs", arguments.epochs, 1)
     name = optimizer_name(arguments.optimizer)
     options = {each: getattr(arguments, each) for each in ("batch_size", "seed", "device", "backend")}

@@ -10,6 +10,7 @@ from typing import Any
 
 import lrcore
 from lrcore._arguments import whole
+from lrcore._extras import require
 from lrcore._runtime import cpu_backends
 from lrcore.bench import _records
 from lrcore.bench._cases import Maker, bytes_of_arrays, free_bytes, measure, variants
@@ -89,6 +90,8 @@ def execute(
         path: Path | None = getattr(arguments, name)
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"--{name}: there is no directory {path.absolute().parent}")
+    if arguments.plot is not None:
+        require("bench", "matplotlib")
     older = None if arguments.compare is None else _records.load(arguments.compare)
 
     cases = [(rule, size) for rule in rules for size in sizes]
