@@ -62,6 +62,8 @@ class Peer(NamedTuple):
     """Whether it has Adam's corrections, so that its results are those of lrcore."""
     many: bool = False
     """Whether it can be given several tensors."""
+    serial: bool = False
+    """Whether it computes on one thread."""
 
 
 def make_numpy(_: str, p: Array, g: Array) -> Made:
@@ -221,12 +223,12 @@ def torch_peers(tensors: int) -> Iterator[Peer]:
 def peers_of(tensors: int) -> list[Peer]:
     """Give the peers that step so many tensors."""
     every = (
-        Peer("numpy", "numpy", ("adam",), make_numpy, exact=False),
+        Peer("numpy", "numpy", ("adam",), make_numpy, exact=False, serial=True),
         Peer("numba", "numba", ("adam",), make_numba),
         *torch_peers(tensors),
         Peer("optax", "optax", ("adam",), make_optax),
         Peer("deepspeed", "deepspeed", ("adam",), make_deepspeed),
-        Peer("thinc", "thinc", ("adam",), make_thinc),
+        Peer("thinc", "thinc", ("adam",), make_thinc, serial=True),
     )
     return [peer for peer in every if peer.many or tensors == 1]
 
@@ -286,7 +288,7 @@ def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[benc
         if rule in peer.rules:
             theirs = bench.filled(size, 0.5)
             made = peer.make(rule, bench.filled(size, 1.0), theirs)
-            timed.append(bench.Variant(peer.name, made.call, threads=threads))
+            timed.append(bench.Variant(peer.name, made.call, threads=1 if peer.serial else threads))
             timed[-1].prepare = functools.partial(settle, made.call, theirs)
     for own in timed:
         if own.backend:

@@ -283,7 +283,8 @@ def _label(when: str) -> str:
         node = Node(when)
     if node.head in COMPARISONS:
         return latex(node)
-    return rf"\text{{{when}}}" if when else ""
+    escaped = when.replace("_", r"\_").replace(" ", r"\ ")  # in \text an underscore is an error to some
+    return rf"\mathrm{{{escaped}}}" if when else ""
 
 
 def value(node: Node, known: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import _pages
+import numpy as np
 from _pages import DOCS, PEERS, wrapped
 
 import lrcore
@@ -34,9 +35,19 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
     for rule, way in all_ways():
         if way.cls is cls:
             others = {key: value for key, value in way.arguments.items() if value != taken[key].default}
+            others = {key: value for key, value in others.items() if rule_of(cls, others, key) != rule}
             if rule not in found or len(others) < len(found[rule]):
                 found[rule] = others
     return found
+
+
+def rule_of(cls: Any, chosen: dict[str, Any], without: str) -> str:
+    """Give the rule that a class chooses without one of the arguments; none where it refuses the others then."""
+    try:
+        opt = cls(np.zeros(0, np.float32), **{key: value for key, value in chosen.items() if key != without})
+    except ValueError:
+        return ""
+    return str(opt.rule)
 
 
 def arguments(chosen: dict[str, Any]) -> str:

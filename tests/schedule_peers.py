@@ -114,9 +114,7 @@ _TRIANGULAR2 = "CyclicLR overflows at cycle 1024; Cyclic underflows to its lower
 _UNDER_JIT = (
     "Asked with Python integers; in float32 under jit a staircase slips, at t = 41 for 41 transition steps."
 )
-_JOINTS = (
-    "The joints are at whole steps, pct_start and all of transition_steps: not PyTorch's, nor OneCycle's."
-)
+_JOINTS = "The joints are at whole steps, pct_start and all of transition_steps: not where those of PyTorch and of OneCycle are."
 _LATER = (
     "PiecewiseConstantDecay switches one step after its boundary: pass boundaries - 1 for what is meant here."
 )

@@ -36,7 +36,7 @@ class RMSprop(Optimizer):
     momentum : float
         In [0, 1).
     eps_inside_sqrt : bool
-        Divide by ``sqrt(w + eps)`` instead, as Keras does.
+        Divide by ``sqrt(w + eps)`` instead, as Keras and optax do.
     lr_in_velocity : bool
         Accumulate ``lr * d``, as Keras and optax do. Needs momentum.
     {shared}

@@ -122,8 +122,8 @@ class OneCycle(Checked):
         t <= a    s(t) = peak + (start - peak) f(t / a)
         else      s(t) = end + (peak - end) f(min((t - a) / (steps - 1 - a), 1))
 
-    These are PyTorch's joints. With `three_phase` it falls to `start` first, until ``2 pct_start steps - 2``, and then to
-    `end`.
+    The phases meet where PyTorch's do. With `three_phase` it falls to `start` first, until ``2 pct_start steps - 2``, and
+    then to `end`.
 
     Parameters
     ----------
