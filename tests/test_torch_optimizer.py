@@ -140,6 +140,17 @@ def test_one_buffer() -> None:
         assert opt.state[each]["exp_avg"].abs().max() > 0
 
 
+def test_memory_formats_are_kept() -> None:
+    """A parameter with channels last stays so, and so do its gradient and its state."""
+    model = network(channels_last=True)
+    opt = made("Adam", model)
+    train(model, opt, range(1))
+    weight = model[0].weight
+    for each in (weight, weight.grad, opt.state[weight]["exp_avg"]):
+        assert each.is_contiguous(memory_format=torch.channels_last)
+        assert not each.is_contiguous()
+
+
 def test_a_parameter_without_a_gradient_counts_as_zero() -> None:
     """Momentum and decay go on acting on it, and an old gradient does not."""
     first, second = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
@@ -161,23 +172,31 @@ def test_a_parameter_without_a_gradient_counts_as_zero() -> None:
         assert (second == before - 0.5 * (0.5 * velocity)).all()
 
 
+def places(model: Any) -> list[int]:
+    """Give where the gradients lie."""
+    return [each.grad.data_ptr() for each in model.parameters()]
+
+
 def test_zeroing() -> None:
+    """The flat gradients are those of the last backward passes, before a step as well."""
     model = network()
     opt = made("SGD", model)
     loss_of(model, 0).backward()
-    views = [each.grad for each in model.parameters()]
+    flat, attached = opt.optimizers[0].grads, places(model)
+    norm = flat.norm()
+    assert norm > 0
     opt.zero_grad()
     assert all(each.grad is None for each in model.parameters())
+    assert not flat.any()
     loss_of(model, 0).backward()
-    for each, view in zip(model.parameters(), views, strict=True):
-        assert each.grad is view  # the hook has put it back
-    opt.zero_grad(set_to_none=False)
-    for each, view in zip(model.parameters(), views, strict=True):
-        assert each.grad is view
-        assert not each.grad.any()
-    opt.zero_grad()
-    opt.zero_grad(set_to_none=False)
-    assert all(each.grad is view for each, view in zip(model.parameters(), views, strict=True))
+    assert places(model) == attached  # the hook has put them back
+    assert flat.norm() == norm
+    for foreign in (lambda _: None, lambda each: each.grad.clone()):
+        for each in model.parameters():
+            each.grad = foreign(each)
+        opt.zero_grad(set_to_none=False)
+        assert places(model) == attached
+        assert not flat.any()
 
 
 def test_gradients_accumulate() -> None:
@@ -210,6 +229,47 @@ def test_gradients_of_a_differentiable_backward_pass() -> None:
     opt.step()
     train(twin, other, range(1))
     assert_equal(model, parameters(twin))
+
+
+def test_a_penalty_on_the_gradient() -> None:
+    """A gradient that can be differentiated is left for what is computed of it."""
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
+    opt.zero_grad()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of the cycle that this makes
+        (weight**3).sum().backward(create_graph=True)
+    penalty = (weight.grad**2).sum()
+    ((weight**2).sum() + penalty).backward()  # 3 w^2 + 2 w + 36 w^3
+    opt.step()
+    assert weight.item() == 1 - 41
+
+
+def test_gradients_that_are_assigned() -> None:
+    """They are read at every step, wherever they lie: in a tensor of the caller's, in one another's place, or moved."""
+    first, second = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(3))
+    opt = FusedOptimizer([first, second], lrcore.SGD, lr=1.0)
+    own = torch.zeros(3)
+    first.grad = own
+    for value in (1.0, 2.0, 4.0):
+        own.fill_(value)
+        opt.step()
+    assert first.tolist() == [-7.0] * 3
+    opt.zero_grad(set_to_none=False)
+    (first.sum() + 10 * second.sum()).backward()
+    first.grad, second.grad = second.grad, first.grad
+    opt.step()
+    assert (first.tolist(), second.tolist()) == ([-17.0] * 3, [-1.0] * 3)
+    opt.zero_grad(set_to_none=False)
+    first.sum().backward()
+    first.grad.data = first.grad.data * 5
+    opt.step()
+    assert first.tolist() == [-22.0] * 3
+    for _ in range(2):
+        opt.zero_grad(set_to_none=False)
+        first.sum().backward()
+        opt.step()
+    assert first.tolist() == [-24.0] * 3
 
 
 def test_a_closure() -> None:
@@ -284,6 +344,41 @@ def test_a_schedule_of_ours() -> None:
     assert opt.param_groups[0]["lr"] == opt.lr == 0.25
 
 
+def test_a_callable_is_asked_once_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with two devices; what it raises is raised by the step that asks for it."""
+    rates = [1.0, 2.0, 4.0]
+    asked = []
+
+    def rate(t: int) -> float:
+        asked.append(t)
+        return rates[t]
+
+    first, second = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1, 1))
+    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    opt = FusedOptimizer([first, second], lrcore.SGD, lr=rate)
+    for _ in rates:
+        for each in (first, second):
+            each.grad = torch.ones_like(each)
+        opt.step()
+    assert (first.tolist(), second.tolist()) == ([-7.0] * 3, [[-7.0]])
+    assert asked[:3] == [0, 1, 2]
+    with pytest.raises(IndexError):
+        opt.step()
+    assert opt.step_count == 3
+
+
+def test_rates_that_float32_loses() -> None:
+    """They are 0, as those of a schedule."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(opt, gamma=0.1)
+    for _ in range(60):
+        weight.grad = torch.ones(3)
+        opt.step()
+        scheduler.step()
+    assert opt.step_count == 60
+
+
 def test_hyperparameters_of_the_group() -> None:
     model = network()
     opt = made("AdamW", model)
@@ -297,6 +392,20 @@ def test_hyperparameters_of_the_group() -> None:
         opt.step()
     group["betas"], group["maximize"] = (0.5, 0.6), True
     with pytest.raises(ValueError, match="^maximize: fixed at construction"):
+        opt.step()
+    group["maximize"], group["weight_decay"], group["lr"] = False, 0.75, -1.0
+    with pytest.raises(ValueError, match=r"^lr: "):
+        opt.step()
+    assert hyper["weight_decay"] == 0.5  # none of it
+    group["weight_decay"], group["lr"] = 0.25, 1.0
+    assert opt.state_dict()["param_groups"][0]["weight_decay"] == hyper["weight_decay"] == 0.25
+    hyper["weight_decay"] = 0.125
+    assert opt.state_dict()["param_groups"][0]["weight_decay"] == group["weight_decay"] == 0.125
+    for name in ("hyper", "weight_decay", "maximize"):
+        with pytest.raises(AttributeError, match=rf"^{name}: assign opt\.param_groups\[0\]"):
+            setattr(opt, name, 0.5)
+    group["params"].append(of(2))
+    with pytest.raises(ValueError, match="^param_groups: its parameters were changed"):
         opt.step()
     assert opt.step_count == 1
 
@@ -316,6 +425,26 @@ def test_the_scale_of_a_grad_scaler() -> None:
         scaler.update()
     train(twin, other, range(3))
     assert_equal(model, parameters(twin))
+    opt.zero_grad()
+    scaler.scale(4 * loss_of(model, 3)).backward()
+    scaler.step(opt, grad_scale=0.25)  # both act
+    train(twin, other, range(3, 4))
+    assert_equal(model, parameters(twin))
+
+
+def test_a_refused_step_leaves_no_scale() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(weight.sum()).backward()
+    opt.param_groups[0]["weight_decay"] = -1
+    with pytest.raises(ValueError, match="^weight_decay: "):
+        scaler.step(opt)
+    opt.param_groups[0]["weight_decay"] = 0.0
+    opt.zero_grad()
+    weight.sum().backward()
+    opt.step()
+    assert not weight.any()
 
 
 def test_a_step_is_skipped_where_the_scaler_found_an_infinity() -> None:
@@ -367,7 +496,8 @@ def test_resuming(name: str, lr: Any) -> None:
         resumed = network(seed=1)
         resumed.load_state_dict(weights)
         other = made(name, resumed, lr=0.5, weight_decay=0.125)
-        train(network(seed=2), other, range(0))
+        train(resumed, other, range(3))  # it is somewhere else
+        resumed.load_state_dict(weights)
         other.load_state_dict(state)
         assert other.step_count == k
         train(resumed, other, range(k, 8))
@@ -472,6 +602,14 @@ def break_hyper(saved: Any) -> None:
     saved["param_groups"][0]["eps"] = float("nan")
 
 
+def break_step(saved: Any) -> None:
+    saved["state"][2]["step"] += 1
+
+
+def break_name(saved: Any) -> None:
+    saved["state"][2]["more"] = saved["state"][2]["exp_avg"]
+
+
 def break_option(saved: Any) -> None:
     saved["param_groups"][0]["maximize"] = True
 
@@ -480,7 +618,7 @@ def break_option(saved: Any) -> None:
     ("broken", "message"),
     [
         (break_rule, "rule: expected adam, got sgd"),
-        (break_count, "step_count: "),
+        (break_count, r"state\[0\]: step: expected -1, got 2"),
         (break_group, "param_groups: expected one group, got 2"),
         (break_parameters, "param_groups: expected 7 parameters, got 6"),
         (break_shape, r"state\[0\]: exp_avg: expected shape \(5, 3, 3, 3\), got \(2, 2\)"),
@@ -488,6 +626,8 @@ def break_option(saved: Any) -> None:
         (break_state, r"state\[1\]: expected the entries"),
         (break_hyper, "eps: expected a finite number"),
         (break_option, "options: expected"),
+        (break_step, r"state\[2\]: step: expected 2, got 3"),
+        (break_name, r"state\[2\]: expected the entries"),
     ],
 )
 def test_wrong_dictionaries_change_nothing(broken: Callable[[Any], None], message: str) -> None:
@@ -500,6 +640,8 @@ def test_wrong_dictionaries_change_nothing(broken: Callable[[Any], None], messag
     broken(saved)
     with pytest.raises((TypeError, ValueError), match=message):
         opt.load_state_dict(saved)
+    with pytest.raises(ValueError, match="^step_count: the dictionary tells it"):
+        opt.load_state_dict(before, step_count=3)
     after = opt.state_dict()
     assert after["lrcore"] == before["lrcore"]
     assert after["param_groups"] == before["param_groups"]
@@ -518,12 +660,14 @@ def test_hooks_of_state_dictionaries_and_steps() -> None:
     opt.register_load_state_dict_pre_hook(
         lambda _, saved: {key: saved[key] for key in saved if key != "more"}
     )
+    opt.register_load_state_dict_pre_hook(lambda *_: seen.append("before load_state_dict"))
     opt.register_load_state_dict_post_hook(lambda _: seen.append("after load_state_dict"))
     opt.step()
     saved = opt.state_dict()
     assert saved["more"] == 7
     opt.load_state_dict(saved)
-    assert seen == ["before the step", "after the step", "before state_dict", "after load_state_dict"]
+    steps = ["before the step", "after the step"]
+    assert seen == [*steps, "before state_dict", "before load_state_dict", "after load_state_dict"]
 
 
 # Several devices: parameters that are said to be apart.
@@ -553,6 +697,38 @@ def test_a_buffer_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_equal(model, parameters(twin))
 
 
+def test_what_is_set_is_set_on_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates and hyperparameters, in the group or by `lr`; and one Plateau steers all."""
+    model = network()
+    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    opt = made("Adam", model, lr=lrcore.schedules.Plateau(0.5, patience=0))
+    saved = opt.state_dict()
+    other = made("Adam", network(), lr=0.1)
+    other.load_state_dict(saved)
+    for each in (opt, other):
+        (plateau,) = lrcore.schedules.plateaus(each.schedule)
+        for metric in (1.0, 2.0):
+            plateau.observe(metric)
+        assert {inner.lr for inner in each.optimizers} == {0.05}
+    opt.lr = 0.25
+    opt.param_groups[0]["eps"] = 0.5
+    opt.step()
+    assert {(inner.lr, inner.hyper["eps"]) for inner in opt.optimizers} == {(0.25, 0.5)}
+    opt.param_groups[0]["lr"] = 0.125
+    opt.step()
+    assert {inner.lr for inner in opt.optimizers} == {0.125}
+
+
+def test_a_schedule_stays_where_pytorchs_dictionary_has_none() -> None:
+    model, twin = network(), network()
+    theirs = torch.optim.Adam(twin.parameters(), lr=0.5)
+    train(twin, theirs, range(3))
+    schedule = lrcore.schedules.Cosine(0.1, steps=10)
+    opt = made("Adam", model, lr=schedule)
+    opt.load_state_dict(theirs.state_dict())
+    assert (opt.schedule, opt.step_count, opt.lr) == (schedule, 3, schedule(3))
+
+
 # What is refused.
 
 
@@ -561,6 +737,7 @@ def test_storage_that_has_moved() -> None:
         lambda model: model.to(torch.float64).to(torch.float32),
         lambda model: setattr(model[0].weight, "data", model[0].weight.data.clone()),
         lambda model: FusedOptimizer(model.parameters(), lrcore.SGD),
+        lambda model: setattr(model[0].weight, "data", model[0].weight.data.transpose(2, 3)),
     ):
         model = network()
         opt = FusedOptimizer(model.named_parameters(), lrcore.SGD)
@@ -574,6 +751,44 @@ def test_storage_that_has_moved() -> None:
         assert_equal(model, before)
         assert opt.step_count == 0
         del kept
+
+
+def test_gradients_whose_storage_has_moved() -> None:
+    weight = torch.nn.Parameter(torch.zeros(5))
+    opt = FusedOptimizer([weight], lrcore.SGD)
+    weight.grad.share_memory_()
+    with pytest.raises(RuntimeError, match="^params: its storage has moved"):
+        opt.step()
+    assert not weight.any()
+
+
+def test_a_parameter_that_is_frozen_later() -> None:
+    model = network()
+    opt = FusedOptimizer(model.named_parameters(), lrcore.AdamW)
+    model[3].bias.requires_grad_(False)
+    before = parameters(model)
+    with pytest.raises(ValueError, match=r"^3\.bias: does not require its gradient any more"):
+        opt.step()
+    assert_equal(model, before)
+
+
+def test_other_default_dtypes_and_inference_mode() -> None:
+    model = network()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            opt = made("Adam", model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    train(model, opt, range(2))
+    with torch.inference_mode():
+        inner = torch.ones(3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"^params\[0\]: .*inference_mode"):
+        FusedOptimizer([inner], lrcore.SGD)
+    shared = of(3)
+    shared.share_memory_()
+    with pytest.raises(ValueError, match=r"^params\[0\]: lies in shared memory"):
+        FusedOptimizer([shared], lrcore.SGD)
 
 
 def test_sparse_gradients() -> None:

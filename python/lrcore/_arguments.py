@@ -46,6 +46,11 @@ def magnitude(name: str, value: Any) -> float:
     return number + 0.0  # -0.0 is 0.0: equal arguments give equal bits
 
 
+def or_zero(number: float) -> float:
+    """Give a number, or 0 where float32 loses it, as the rates of a long decay may."""
+    return number if _float32(number) else 0.0
+
+
 def whole(name: str, value: Any, least: int = 1, what: str = "an integer") -> int:
     """Check an integer that is at least `least`, and that the messages call `what`."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lrcore import _torch_state
@@ -14,6 +14,41 @@ from lrcore.pack import layout
 
 with needs("torch"):
     import torch
+
+
+class Slot:
+    """A parameter and its places in the flat buffers."""
+
+    __slots__ = ("address", "grads", "name", "parameter", "place", "values")
+
+    def __init__(self, name: str, parameter: Any, values: Any, grads: Any) -> None:
+        self.name, self.parameter, self.values = name, parameter, values
+        self.place = grads
+        self.address = grads.data_ptr()
+        self.grads = grads.detach()
+        """What becomes the parameter's gradient. Others may give it other memory, so the place itself is kept."""
+
+    def is_attached(self) -> bool:
+        """Tell whether the parameter's gradient is its place in the buffer."""
+        return self.parameter.grad is self.grads and self.grads.data_ptr() == self.address
+
+    def attach(self) -> None:
+        """Make the place in the buffer the parameter's gradient, with the values that are there."""
+        if self.grads.data_ptr() != self.address:
+            self.grads = self.place.detach()
+        self.parameter.grad = self.grads
+
+    def after_backward(self, parameter: Any) -> None:
+        """Take a new gradient into the buffer: the hook that a backward pass calls for each parameter.
+
+        One that can be differentiated stays as it is, for what is computed of it.
+        """
+        found = parameter.grad
+        if found is self.grads and found.data_ptr() == self.address:
+            return
+        if not found.requires_grad:
+            self.place.copy_(dense(self.name, found))
+            self.attach()
 
 
 class Buffer:
@@ -29,11 +64,16 @@ class Buffer:
     ) -> None:
         self.indices, self.names, self.parameters = indices, names, parameters
         self._starts, size = layout([tuple(each.shape) for each in parameters], pad=True)
+        device = parameters[0].device
         with torch.no_grad():
             # Those of the parameter where it is dense, channels last for instance.
             self._strides = [torch.empty_like(each, device="meta").stride() for each in parameters]
-            self._params, self._grads = (torch.zeros(size, device=parameters[0].device) for _ in range(2))
+            self._params = torch.zeros(size, device=device, dtype=torch.float32)
+            self._grads = torch.zeros_like(self._params)
+        self._addresses = self._params.data_ptr(), self._grads.data_ptr()
         self.optimizer: Any = cls(self._params, grads=self._grads, **arguments)
+        places = zip(names, parameters, self.views(self._params), self.views(self._grads), strict=True)
+        self._slots = [Slot(*each) for each in places]
         self.handles: list[Any] = []
 
     def views(self, flat: Any) -> list[Any]:
@@ -44,15 +84,12 @@ class Buffer:
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def move_in(self) -> None:
         """Make the parameters and their gradients views of the flat buffers."""
-        self._grad_views = self.views(self._grads)
-        for name, parameter, values, grads in zip(
-            self.names, self.parameters, self.views(self._params), self._grad_views, strict=True
-        ):
-            parameter.data = values.copy_(parameter)
-            attach(name, grads, parameter)
-            self.handles.append(parameter.register_post_accumulate_grad_hook(attaching(name, grads)))
-        addresses = [each.data_ptr() for each in self.parameters]
-        self._watched = list(zip(self.parameters, self._grad_views, addresses, strict=True))
+        for slot in self._slots:
+            slot.parameter.data = slot.values.copy_(slot.parameter)
+        self.gather()
+        for slot in self._slots:
+            slot.attach()
+            self.handles.append(slot.parameter.register_post_accumulate_grad_hook(slot.after_backward))
 
     def states(self) -> list[dict[str, Any]]:
         """Give the state of each parameter."""
@@ -60,70 +97,88 @@ class Buffer:
         return [{name: tensors[i] for name, tensors in views.items()} for i in range(len(self.parameters))]
 
     def gather(self) -> None:
-        """See that the flat gradients are those of the parameters, and that these are where they were."""
-        for i, (parameter, grads, address) in enumerate(self._watched):
-            if parameter.data_ptr() != address:
-                raise RuntimeError(
-                    f"{self.names[i]}: its storage has moved since the optimizer was made, as .to() moves it; make a new "
-                    "FusedOptimizer after that"
+        """See that the flat gradients are those of the parameters, and that these are where they were.
+
+        A gradient that was assigned is copied and stays what it is, so that it is read again at the next step.
+        """
+        if (self._params.data_ptr(), self._grads.data_ptr()) != self._addresses:
+            raise RuntimeError(f"params: {_MOVED}")
+        for slot in self._slots:
+            parameter = slot.parameter
+            if not parameter.is_set_to(slot.values):
+                raise RuntimeError(f"{slot.name}: {_MOVED}")
+            if not parameter.requires_grad:
+                raise ValueError(
+                    f"{slot.name}: does not require its gradient any more; make a new FusedOptimizer of those that do"
                 )
-            if parameter.grad is not grads:
-                attach(self.names[i], grads, parameter)
+        foreign = [slot for slot in self._slots if not slot.is_attached()]
+        own = self._grads.untyped_storage().data_ptr()
+        found = []
+        for slot in foreign:
+            grad = slot.parameter.grad
+            if grad is not None:
+                grad = dense(slot.name, grad).detach()
+                if grad.untyped_storage().data_ptr() == own:
+                    grad = grad.clone()  # before another is written over it
+            found.append(grad)
+        for slot, grad in zip(foreign, found, strict=True):
+            if grad is None:
+                slot.place.zero_()
+                slot.attach()
+            else:
+                slot.place.copy_(grad)
 
     def zero_grad(self, set_to_none: bool) -> None:
         """Do what `FusedOptimizer.zero_grad` says."""
-        if not set_to_none:
-            self._grads.zero_()
-        for parameter, grads, _ in self._watched:
-            parameter.grad = None if set_to_none else grads
+        self._grads.zero_()
+        for slot in self._slots:
+            if set_to_none:
+                slot.parameter.grad = None
+            elif not slot.is_attached():
+                slot.attach()
 
     def join(self, name: str, tensors: Sequence[Any]) -> Any:
         """Give a flat state of the tensors of all parameters, those of other devices among them."""
         flat = torch.zeros_like(self._params)
         for i, view in zip(self.indices, self.views(flat), strict=True):
-            values = _torch_state.require_dense(name, tensors[i])
+            values = _torch_state.require_dense(f"state[{i}]: {name}", tensors[i])
             if values.shape != view.shape:
                 raise ValueError(
                     f"state[{i}]: {name}: expected shape {tuple(view.shape)}, got {tuple(values.shape)}"
                 )
-            view.copy_(values)
+            view.copy_(torch.as_tensor(values).detach())
         return flat
 
-    def join_all(self, of_parameters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def join_all(self, of_parameters: Sequence[Mapping[str, Any]], step_count: Any) -> dict[str, Any]:
         """Give the flat states of the dictionaries of all parameters; zeros where there are none yet."""
-        names = [*self.optimizer.state]
-        found = [{name: each[name] for name in each if name in names} for each in of_parameters]
+        names = tuple(self.optimizer.state)
+        for i, each in enumerate(of_parameters):
+            if "step" in each and each["step"] != step_count:
+                raise ValueError(f"state[{i}]: step: expected {step_count}, got {float(each['step'])}")
+        found = [
+            {name: each[name] for name in each if name not in ("step", "mu_product")}
+            for each in of_parameters
+        ]
         if not any(found):
             return {name: torch.zeros_like(self._params) for name in names}
         for i, each in enumerate(found):
-            require_entries(f"state[{i}]", each, tuple(names))
+            require_entries(f"state[{i}]", each, names)
         return {name: self.join(name, [each[name] for each in found]) for name in names}
 
 
-def attach(name: str, grads: Any, parameter: Any) -> None:
-    """Make a parameter's gradient the view of the flat buffer, with the values that it has; none are zeros."""
-    found = parameter.grad
-    if found is None:
-        grads.zero_()
-    elif found.layout != torch.strided:
+_MOVED = (
+    "its storage has moved since the optimizer was made, as .to() and .share_memory() move it; make a new FusedOptimizer "
+    "after that"
+)
+
+
+def dense(name: str, grad: Any) -> Any:
+    """Give a gradient that is not sparse."""
+    if grad.layout != torch.strided:
         raise TypeError(
             f"{name}: expected a dense gradient, got a sparse one; pass sparse=False to its layer"
         )
-    else:
-        grads.copy_(
-            found.detach() if found.requires_grad else found
-        )  # it does where it can be differentiated
-    parameter.grad = grads
-
-
-def attaching(name: str, grads: Any) -> Callable[[Any], None]:
-    """Give the hook that a backward pass calls for each parameter, so that it does as little as it can."""
-
-    def hook(parameter: Any) -> None:
-        if parameter.grad is not grads:
-            attach(name, grads, parameter)
-
-    return hook
+    return grad
 
 
 def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
@@ -162,6 +217,10 @@ def check_parameters(names: Sequence[str], tensors: Sequence[Any]) -> None:
             )
         if tensor.device.type not in ("cpu", "cuda"):
             raise ValueError(f"{name}: expected a tensor on a CPU or CUDA device, got {tensor.device}")
+        if tensor.is_inference():
+            raise ValueError(f"{name}: expected a tensor that was made outside of torch.inference_mode()")
+        if tensor.device.type == "cpu" and tensor.is_shared():
+            raise ValueError(f"{name}: lies in shared memory, which a flat buffer would take it out of")
         if not tensor.is_leaf:
             raise ValueError(f"{name}: expected a leaf, got the result of an operation")
         if not tensor.requires_grad:

@@ -15,6 +15,8 @@ PyTorch is imported with this module and not with `lrcore`.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
@@ -48,11 +50,14 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     on working.
 
     - A parameter without a gradient counts as one whose gradient is zero: momentum and decay act on it. PyTorch's
-      optimizers leave it out.
-    - After ``zero_grad(set_to_none=True)``, or ``model.zero_grad()``, a hook copies each new gradient into the flat buffer
-      and attaches it again. ``zero_grad(set_to_none=False)`` clears the flat buffer at once, and nothing has to be copied.
+      optimizers leave it out. One that does not require its gradient any more is refused.
+    - A backward pass writes every gradient into the flat buffer, the next one again: clone what is to be kept. After
+      ``zero_grad(set_to_none=True)``, or ``model.zero_grad()``, a hook copies each new gradient there and attaches it;
+      ``zero_grad(set_to_none=False)`` leaves the gradients attached, and nothing has to be copied. A tensor that is
+      assigned as a gradient is copied at every step until the next backward pass.
     - Make it after the module is on its device. `step` refuses parameters whose storage has moved since, as ``.to()`` moves
       them. ``load_state_dict(assign=True)`` puts others in their place, which it cannot see.
+    - ``torch.save`` of one parameter writes the buffer that it is a view of: clone parts before they are saved.
 
     Parameters
     ----------
@@ -61,8 +66,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     optimizer : class
         One of `lrcore.optimizers`, such as `lrcore.AdamW`.
     lr : float, schedule or callable, optional
-        As the class takes it, with its default. ``param_groups[0]["lr"]`` shows the rate of the next step; a number can be
-        assigned there, as PyTorch's schedulers do, unless the rate comes from a schedule of lrcore.
+        As the class takes it, with its default. ``param_groups[0]["lr"]`` shows, after each step, the rate of the next; a
+        number can be assigned there, as PyTorch's schedulers do, unless the rate comes from a schedule of lrcore.
     **arguments
         The other arguments of the class, but `grads`.
 
@@ -99,24 +104,27 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         names, tensors = named(params)
         check_parameters(names, tensors)
         if lr is not None:
-            arguments["lr"] = lr
+            arguments["lr"] = _asked_once(lr)
         of_devices: dict[Any, list[int]] = {}
         for i, tensor in enumerate(tensors):
             of_devices.setdefault(place_of(tensor), []).append(i)
-        self._buffers = [
-            Buffer(indices, [names[i] for i in indices], [tensors[i] for i in indices], optimizer, arguments)
-            for indices in of_devices.values()
-        ]
+        with torch.inference_mode(False):
+            self._buffers = [
+                Buffer(
+                    indices, [names[i] for i in indices], [tensors[i] for i in indices], optimizer, arguments
+                )
+                for indices in of_devices.values()
+            ]
         self.optimizers: tuple[Optimizer, ...] = tuple(each.optimizer for each in self._buffers)
         self._group_is_made = False
         super().__init__([{"params": tensors}], self._numbers())
         self._group_is_made = True
         for buffer in self._buffers:
-            buffer.move_in()
-            for parameter, states in zip(buffer.parameters, buffer.states(), strict=True):
-                self.state[parameter] = states
-        handles = [handle for buffer in self._buffers for handle in buffer.handles]
-        weakref.finalize(self, _remove, handles).atexit = False  # they hold the flat gradients
+            weakref.finalize(self, _remove, buffer.handles).atexit = False  # they hold the flat gradients
+            with torch.inference_mode(False):
+                buffer.move_in()
+                for parameter, states in zip(buffer.parameters, buffer.states(), strict=True):
+                    self.state[parameter] = states
         self._show()
 
     @property
@@ -126,8 +134,12 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @lr.setter
     def lr(self, lr: Rate) -> None:
+        self._set_lr(_asked_once(lr))
+
+    def _set_lr(self, lr: Rate) -> None:
+        schedule = schedules.as_schedule(lr)  # one for all devices
         for each in self.optimizers:
-            each.lr = lr
+            each.lr = schedule
         self._show()
 
     @property
@@ -164,25 +176,28 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             When a gradient is sparse, or what was assigned in `param_groups` is refused. Nothing is changed then.
         """
         loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for buffer in self._buffers:
-            buffer.gather()
-        self._obey_group()
-        found_inf, scale = (
-            getattr(self, "found_inf", None),
-            getattr(self, "grad_scale", None),
-        )  # of GradScaler
-        if found_inf is not None and found_inf.item():
+        scaler = _scaler_of(self)
+        try:
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            for buffer in self._buffers:
+                buffer.gather()
+            self._obey_group()
+        except BaseException:
+            for name in scaler:  # GradScaler takes them away after a step, and this was none
+                delattr(self, name)
+            raise
+        if float(scaler.get("found_inf", 0)):
             return loss
-        if scale is not None:
-            grad_scale /= scale.item()
+        if scaler.get("grad_scale") is not None:
+            grad_scale /= float(scaler["grad_scale"])
         for buffer in self._buffers:
             buffer.optimizer.step(grad_scale=grad_scale)
             torch.autograd.graph.increment_version(buffer.parameters)  # backward passes notice the change
         if self._scheduled:
-            self._shown["lr"] = self.param_groups[0]["lr"] = self.lr
+            with contextlib.suppress(Exception):  # it is the next step that asks for it, and then raises
+                self._shown["lr"] = self.param_groups[0]["lr"] = self.lr
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -204,11 +219,13 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         -------
         dict
             `state` and `param_groups` as the optimizer of the same name in ``torch.optim`` has them, if there is one: it can
-            load them. `lrcore` has what PyTorch's do not: `rule`, `step_count`, and the schedule as in
+            load them, but ignores options that it lacks, such as `eps_placement`. `lrcore` has what PyTorch's do not: `rule`, `step_count`, and the schedule as in
             `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of the parameters.
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
+        self._obey_group()
+        self._show()
         first = self.optimizers[0]
         stored = [each.state_dict() for each in self.optimizers]
         states: dict[int, dict[str, Any]] = {}
@@ -234,7 +251,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         Parameters
         ----------
         state_dict : dict
-            From `state_dict` or from PyTorch. PyTorch's has no schedule: the rate becomes the number that its group has.
+            From `state_dict` or from PyTorch. PyTorch's has no schedule: one that this optimizer has stays, a rate that is a
+            number becomes the group's.
         step_count : int, optional
             How many steps were taken, for PyTorch's SGD alone, which does not count them.
 
@@ -255,6 +273,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         found = [self._for_buffer(buffer, dictionary, group, step_count) for buffer in self._buffers]
         for optimizer, entries in zip(self.optimizers, found, strict=True):
             optimizer.load_state_dict(entries)
+            optimizer.lr = self.schedule
         others = {"params", *self._shown, *_torch_state.FLAGS}
         self.param_groups[0].update({name: value for name, value in group.items() if name not in others})
         self._show()
@@ -267,7 +286,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """Give what is in a state dictionary as one for the optimizer of a device."""
         optimizer = buffer.optimizer
         if _OWN not in dictionary:
-            return _torch_state.converted(optimizer, dictionary, step_count, buffer.join)
+            entries = _torch_state.converted(optimizer, dictionary, step_count, buffer.join)
+            if self._scheduled:
+                del entries["schedule"]  # which is the number that PyTorch's group has
+            return entries
         if step_count is not None:
             raise ValueError("step_count: the dictionary tells it; leave it out")
         stored = require_entries(_OWN, dictionary[_OWN], _OWN_ENTRIES[:2], *_OWN_ENTRIES[2:])
@@ -277,7 +299,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             **stored,
             "hyper": {name: found[name] for name in optimizer.hyper},
             "options": {name: found[name] for name in optimizer._stored_options()},
-            "state": buffer.join_all(_torch_state.states_in_order(dictionary.get("state"), group["params"])),
+            "state": buffer.join_all(
+                _torch_state.states_in_order(dictionary.get("state"), group["params"]), stored["step_count"]
+            ),
         }
         if "schedule" in stored and type(schedules.from_dict(stored["schedule"])) is Constant:
             entries["schedule"] = Constant(to_float("lr", found["lr"])).to_dict()
@@ -304,25 +328,38 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self.param_groups[0].update(self._shown)
 
     def _obey_group(self) -> None:
-        """Use what was assigned in the group since it was last written."""
+        """Use what was assigned in the group since it was last written: all of it or, where some is refused, none."""
         group = self.param_groups[0]
+        if len(self.param_groups) != 1 or len(group["params"]) != sum(
+            len(each.parameters) for each in self._buffers
+        ):
+            raise ValueError(
+                "param_groups: its parameters were changed; make a FusedOptimizer for each group"
+            )
         changed = {name: group[name] for name, value in self._shown.items() if group[name] != value}
         if not changed:
             return
         for name in changed:
             if name in _arguments.OPTIONS:
                 raise ValueError(f"{name}: fixed at construction; make a new optimizer")
-        if "lr" in changed and self._scheduled:
-            raise ValueError(
-                f"lr: {changed['lr']} was assigned in param_groups, as a scheduler of PyTorch does, but the rate comes "
-                f"from {self.schedule!r}; give a number as lr, or assign opt.lr"
-            )
-        rate = to_float("lr", changed.pop("lr")) if "lr" in changed else None
+        rate = None
+        if "lr" in changed:
+            if self._scheduled:
+                raise ValueError(
+                    f"lr: {changed['lr']} was assigned in param_groups, as a scheduler of PyTorch does, but the rate comes "
+                    f"from {self.schedule!r}; give a number as lr, or assign opt.lr"
+                )
+            rate = schedules.as_schedule(_arguments.or_zero(to_float("lr", changed.pop("lr"))))
         for each in self.optimizers:
             each.hyper.update(changed)
             if rate is not None:
                 each.lr = rate
         self._show()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "hyper" or name in _arguments.NUMBERS or name in _arguments.OPTIONS:
+            raise AttributeError(f'{name}: assign opt.param_groups[0]["{name}"]')
+        super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
@@ -332,6 +369,28 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"FusedOptimizer({', '.join(map(repr, self.optimizers))})"
+
+
+def _scaler_of(optimizer: Any) -> dict[str, Any]:
+    """Give what GradScaler tells an optimizer before its step: by what gradients were multiplied, and infinities in them."""
+    return {name: vars(optimizer)[name] for name in ("grad_scale", "found_inf") if name in vars(optimizer)}
+
+
+def _asked_once(lr: Any) -> Any:
+    """Give a rate whose callable, which may keep a state of its own, is asked once for each step."""
+    if not callable(lr) or isinstance(lr, Schedule):
+        return lr
+    given: dict[int, Any] = {}
+
+    @functools.wraps(lr, updated=())
+    def asked(t: int) -> Any:
+        if t not in given:
+            rate = lr(t)
+            given.clear()
+            given[t] = rate
+        return given[t]
+
+    return asked
 
 
 def _remove(handles: Iterable[Any]) -> None:

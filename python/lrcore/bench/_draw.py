@@ -45,7 +45,9 @@ def _panel(ax: Any, rule: str, rows: Sequence[Row]) -> None:
     color = 0
     for (variant, backend, threads), each in series.items():
         sizes = [row.size for row in each]
-        label = " ".join(filter(None, (variant, backend, f"{threads} threads" if threads else "")))
+        label = " ".join(
+            filter(None, (variant, backend, f"{threads} thread{'s' * (threads > 1)}" if threads else ""))
+        )
         if variant == "limit":
             slowest, fastest = [row.bytes / row.high for row in each], [row.bytes / row.low for row in each]
             ax.fill_between(sizes, slowest, fastest, color="0.75", label=label)
