@@ -538,3 +538,36 @@ def test_device_arrays() -> None:
         opt = lrcore.SGD(pack["layers"][0].flat, lr=1.0)
         opt.step(cupy.asarray(np.ones(9, np.float32)))
         assert_bits(cupy.asnumpy(pack["layers"][0]["w"]), w - np.float32(1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        "3",
+        ["1", "2", "3"],
+        np.array([1, 2, 3], "datetime64[s]"),
+        np.array([None] * 3),
+        np.ones(3) * 1j,
+        [1j] * 3,
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_is_no_number_is_not_written(wrong: Any) -> None:
+    """NumPy would make NaN, a number or a part of it."""
+    pack = lrcore.Pack({"a": {"w": 3}})
+    flat = pack["a"]
+    with pytest.raises(TypeError, match=r"^a\.w: expected"):
+        flat["w"] = wrong
+    with pytest.raises(TypeError, match=r"^a\.w: expected"):
+        pack.assign({"a": {"w": wrong}})
+    with pytest.raises(TypeError, match=r"^a\.flat: expected"):
+        flat.flat = wrong
+    assert not pack.flat.any()
+
+
+def test_attributes_are_no_entries() -> None:
+    pack = lrcore.Pack({"w": 3})
+    for name in ("w", "new"):
+        with pytest.raises(AttributeError, match=rf'^{name}: .*write pack\["{name}"\]'):
+            setattr(pack, name, 1)

@@ -465,7 +465,7 @@ def test_a_huge_file_is_not_read(path: Path) -> None:
     except OSError:
         pytest.skip("no file of 4 TiB can be made here")
     try:
-        with pytest.raises(ValueError, match=r"a\.0\.w: expected F32 of shape \[2\]|memory"):
+        with pytest.raises(ValueError, match=r"a\.0\.w: expected F32 of shape \[2\]"):
             small().load(path)
     finally:
         path.unlink()

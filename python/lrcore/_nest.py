@@ -101,10 +101,18 @@ def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
     reason = ""
     if values is not None and not isinstance(values, Mapping):
         try:
+            require_numbers(values, path)
             return make(values)
         except (TypeError, ValueError, RuntimeError) as error:
             reason = f": {error}"
     raise TypeError(f"{path}: expected an array, or what becomes one of float32, got {_kind(values)}{reason}")
+
+
+def require_numbers(values: Any, path: str) -> None:
+    """TypeError that names the path for what NumPy would make numbers of: texts, times, objects, complex numbers."""
+    dtype = values.dtype if is_array(values) else np.asarray(values).dtype
+    if getattr(dtype, "kind", "f") in "cOSUTMm":  # other libraries' dtypes have no kind
+        raise TypeError(f"{path}: expected real numbers, got {_kind(values)} of {dtype}")
 
 
 def _kind(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lrcore._memory import aligned_zeros
-from lrcore._nest import array_from, join, leaves, mapped, pairs
+from lrcore._nest import array_from, join, leaves, mapped, pairs, require_numbers
 
 _CACHE_LINE = 64
 """In bytes."""
@@ -59,7 +59,7 @@ class Node:
 
     @flat.setter
     def flat(self, values: Any) -> None:
-        self._write(self._flat, values)
+        self._write(self._flat, values, join(self._path, "flat"))
 
     def tree(self) -> Any:
         """Give the views in plain dictionaries and lists, as for ``jax.grad``."""
@@ -117,11 +117,17 @@ class Node:
         if isinstance(part, Node):
             part.assign(values)
         else:
-            self._write(part, values)
+            self._write(part, values, join(self._path, key))
 
-    def _write(self, view: Any, values: Any) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name != "flat":
+            raise AttributeError(f'{name}: a pack has no attributes of its own; write pack["{name}"] = ...')
+        super().__setattr__(name, value)
+
+    def _write(self, view: Any, values: Any, path: str) -> None:
         """Write into one array as it does itself, its library's rules for shapes and errors included."""
         if values is not view:
+            require_numbers(values, path)
             stays = self._xp is np or isinstance(values, (int, float, type(view)))
             view[...] = values if stays else self._xp.asarray(values, dtype=self._xp.float32)
 

@@ -24,8 +24,9 @@ class Pack(Node, Mapping[str, Any], over=dict):
 
     ``pack["w1"]`` is a view of `flat`: writing either changes both. ``pack["w1"] -= x`` and ``pack["w1"] = values``
     write in place. ``pack["head"]``, of a dictionary, is a pack over its part of the same buffer, and ``pack["layers"]``,
-    of a list, a sequence of views and packs; ``pack["layers"][0].flat`` can be stepped or saved by itself, and
-    ``pack["layers"] = values`` writes in place as `assign` does.
+    of a list, a sequence of views and packs; ``pack["layers"][0].flat`` can be stepped by itself, and
+    ``pack["layers"] = values`` writes in place as `assign` does. A pickle or deep copy of a pack beside an optimizer on
+    ``pack.flat`` goes on sharing that memory; one on the flat of a part becomes an optimizer of its own.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         values are copied in; or a mapping or a list of entries. An empty list holds no arrays, ``()`` is the shape of a
         scalar. Names are not empty, and no two arrays have the same path, as "a.b" and {"a": {"b": ...}} would.
     xp : module
-        The array library of the buffer: numpy, or one with its interface such as cupy.
+        The array library of the buffer: numpy, or one with its interface such as cupy; not torch or jax.numpy.
     pad : bool
         Whether each array begins at a multiple of 64 bytes of the buffer, which in NumPy begins at one itself; a pickle
         of it lies where unpickling puts it. What lies between is zeros, which a step passes over like parameters without
