@@ -94,7 +94,7 @@ def hammer_the_pool(session: nox.Session, sanitizers: str, *prefix: str, **env: 
 def fuzz(session: nox.Session) -> None:
     """Give what reads files and texts whatever comes: ``nox -s fuzz -- -runs=1000000``. Atheris is there up to Python 3.13."""
     session.install(".[io]", "atheris>=3", env={"LRCORE_CUDA": "OFF"})
-    for target in ("state_file", "schedule_text"):
+    for target in ("state_file", "pack_file", "schedule_text"):
         session.run("python", f"fuzz/{target}.py", *(session.posargs or ["-runs=20000", "-seed=1"]))
 
 

@@ -14,12 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import lrcore
-import lrcore.torch
 from lrcore.bench import Row, Variant, interleave, save
 from lrcore.bench._timing import quartiles
+
+try:
+    import torch
+
+    import lrcore.torch
+except ImportError as error:
+    raise SystemExit(f"bench/module.py: {error}") from None
 
 BATCH = 64
 

@@ -67,7 +67,15 @@ def without_signature(_app: Any, what: str, _name: str, member: Any, _options: A
         del lines[:2]
 
 
+def without_paths(
+    _app: Any, _what: str, _name: str, _member: Any, _options: Any, signature: Any, returns: Any
+) -> Any:
+    """Give modules that are defaults by their names."""
+    return signature and re.sub(r"<module '(\w+)' from '[^']*'>", r"\1", signature), returns
+
+
 def setup(app: Any) -> None:
     """Connect what is above."""
     app.connect("source-read", for_the_site)
     app.connect("autodoc-process-docstring", without_signature)
+    app.connect("autodoc-process-signature", without_paths)

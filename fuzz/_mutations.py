@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import struct
+import zlib
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -29,8 +34,8 @@ def nodes(value: Any) -> list[Node]:
     return found
 
 
-def changed(random: Random, value: Any, odd: list[Any]) -> Any:
-    """Give a JSON value with one place changed; it may be changed in place."""
+def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = ("", "more")) -> Any:
+    """Give a JSON value with one place changed; it may be changed in place. New names are also from `names`."""
     places = nodes(value)
     if not places:
         return random.choice(odd)
@@ -46,7 +51,7 @@ def changed(random: Random, value: Any, odd: list[Any]) -> Any:
         case 4:
             owner.pop(key)
         case 5 if isinstance(owner, dict):
-            owner[random.choice([str(name) for _, name in places] + ["", "more"])] = owner.pop(key)
+            owner[random.choice([*(str(name) for _, name in places), *names])] = owner.pop(key)
         case _:
             owner[key] = random.choice([[owner[key]], {"schedule": "Shift", "n": 1, "inner": owner[key]}])
     return value
@@ -70,3 +75,76 @@ def spliced(random: Random, text: str, words: list[str]) -> str:
     other = random.randint(0, len(text))
     put = random.choice([random.choice(words), text[other : other + random.choice([1, 5, 30])], ""])
     return text[:begin] + put + text[end:]
+
+
+# ---- files in the format safetensors, with a text in their metadata
+
+
+def parts(data: bytes) -> tuple[Any, bytes]:
+    """Give the header and the tensors of a file."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return parsed(data[8:end]), data[end:]
+
+
+def parsed(text: str | bytes) -> Any:
+    """Give what JSON says; ValueError where a name stands twice."""
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def repeated(random: Random, text: str) -> str:
+    """Give JSON with a name, and a text that belongs to it, written twice."""
+    found = [*re.finditer(r'"\w*": "[^"\\]*", ', text)]
+    if not found:
+        return text
+    begin, end = random.choice(found).span()
+    return text[:end] + text[begin:]
+
+
+def checksum(header: Any, tensors: bytes) -> str:
+    """Give the checksum that is due, from the bytes alone."""
+    found = zlib.crc32(header["__metadata__"]["lrcore"].encode())
+    for name in sorted({*header} - {"__metadata__"}):
+        begin, end = header[name]["data_offsets"]
+        found = zlib.crc32(tensors[begin:end], found)
+    return f"{found:08x}"
+
+
+def joined(random: Random, header: Any, tensors: bytes) -> bytes:
+    """Give the file of a header and tensors, its length and checksum right most of the time."""
+    if random.random() < 0.95:
+        # Where there is no text, or a tensor without a place, there is no checksum.
+        with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
+            header["__metadata__"]["lrcore.crc32"] = checksum(header, tensors)
+    text = json.dumps(header)
+    if random.random() < 0.05:
+        text = spliced(random, text, ['"', "{", "}", '"exp_avg": 1, ', " "])
+    length = len(text.encode())
+    if random.random() < 0.05:
+        length = random.choice([0, 1, length, 2**63, 2**64 - 1])
+    return struct.pack("<Q", length) + text.encode() + tensors
+
+
+def rebuilt(random: Random, data: bytes, odd: list[Any]) -> bytes:
+    """Give a file with one thing changed, and what depends on it made right most of the time."""
+    header, tensors = parts(data)
+    metadata = header.get("__metadata__", {})
+    choice = random.random()
+    if choice < 0.6 and "lrcore" in metadata:
+        metadata["lrcore"] = json.dumps(changed(random, json.loads(metadata["lrcore"]), odd))
+    elif choice < 0.63 and "lrcore" in metadata:
+        metadata["lrcore"] = repeated(random, metadata["lrcore"])
+    elif choice < 0.7 and "lrcore" in metadata:
+        words = ['"', "{", "}", "[" * 999, "NaN", "1e999", ", ", "9" * 99]
+        metadata["lrcore"] = spliced(random, metadata["lrcore"], words)
+    elif choice < 0.9:
+        header = changed(random, header, odd)
+    else:
+        begin, put = random.randint(0, len(tensors)), random.randbytes(random.choice([0, 1, 4, 12]))
+        tensors = tensors[:begin] + put + (tensors[begin + len(put) :] if random.random() < 0.5 else b"")
+    return joined(random, header, tensors)

@@ -10,33 +10,20 @@ import atheris
 
 with atheris.instrument_imports(include=["lrcore", "json", "safetensors"]):
     import json.decoder
-    import json.scanner
+    import json.scanner  # noqa: F401
 
     import lrcore
     from lrcore import optimizers, schedules
 
-import contextlib
-import os
-import struct
-import tempfile
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
 
-from _harness import fuzz, guarded
-from _mutations import ODD, changed, spliced
+from _harness import AGAIN, PATH, fuzz, guarded, mutator, put
+from _mutations import ODD, checksum, parts, rebuilt
 
 N = 3
-FILE = os.memfd_create("state")
-PATH = f"/proc/self/fd/{FILE}"
-AGAIN = (
-    Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()) / f"lrcore-fuzz-{os.getpid()}"
-)
-"""A file in memory, where there is such a place: a million saves wait for no disk."""
 
 
 def params() -> Any:
@@ -53,8 +40,7 @@ def everything(opt: Any) -> Any:
 
 def target(data: bytes) -> None:
     """Load the file in all ways."""
-    os.ftruncate(FILE, 0)
-    os.pwrite(FILE, data, 0)
+    put(data)
     opt = lrcore.Adam(params(), lr=0.25)
     before = everything(opt)
     with guarded():
@@ -65,24 +51,10 @@ def target(data: bytes) -> None:
             assert everything(opt) == before
         made = load(None) or load(0.5)
     if made is not None:
-        assert checksum(data) == json.loads(text_of(data))["__metadata__"]["lrcore.crc32"]
+        header, tensors = parts(data)
+        assert checksum(header, tensors) == header["__metadata__"]["lrcore.crc32"]
     for each in [opt] if made is None else [made, remade(made), opt]:
         step(each)
-
-
-def text_of(data: bytes) -> bytes:
-    """Give the header of a file that was taken."""
-    return data[8 : 8 + int.from_bytes(data[:8], "little")]
-
-
-def checksum(data: bytes) -> str:
-    """Give the checksum that is due, from the bytes alone."""
-    header, tensors = json.loads(text_of(data)), data[8 + len(text_of(data)) :]
-    found = zlib.crc32(header.pop("__metadata__")["lrcore"].encode())
-    for name in sorted(header):
-        begin, end = header[name]["data_offsets"]
-        found = zlib.crc32(tensors[begin:end], found)
-    return f"{found:08x}"
 
 
 def load(lr: float | None) -> Any:
@@ -153,45 +125,5 @@ def saved(opt: Any) -> Iterator[bytes]:
     AGAIN.unlink()
 
 
-# ---- mutations that keep the form of the file
-
-
-def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """Change bytes; or the header, its text or the tensors, with the lengths and the checksum that belong to them."""
-    random = Random(seed)
-    if random.random() < 0.8:
-        with contextlib.suppress(
-            ValueError, TypeError, AttributeError, KeyError, RecursionError, struct.error
-        ):
-            return rebuilt(random, data)[:max_size]
-    return bytes(atheris.Mutate(data, max_size))
-
-
-def rebuilt(random: Random, data: bytes) -> bytes:
-    """Give the file with one thing changed, and what depends on it made right most of the time."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header, tensors = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
-    metadata = header["__metadata__"]
-    choice = random.random()
-    if choice < 0.6:
-        metadata["lrcore"] = json.dumps(changed(random, json.loads(metadata["lrcore"]), ODD))
-    elif choice < 0.7:
-        metadata["lrcore"] = spliced(
-            random, metadata["lrcore"], ['"', "{", "}", "[" * 999, "NaN", "1e999", ", ", "9" * 99]
-        )
-    elif choice < 0.9:
-        header = changed(random, header, ODD)
-    else:
-        tensors[random.randint(0, len(tensors)) :] = random.randbytes(random.choice([0, 4, 12]))
-    if random.random() < 0.95:
-        checksum = zlib.crc32(tensors, zlib.crc32(metadata["lrcore"].encode()))
-        metadata["lrcore.crc32"] = f"{checksum:08x}"
-    text = json.dumps(header)
-    if random.random() < 0.05:
-        text = spliced(random, text, ['"', "{", "}", '"exp_avg": 1, ', " "])
-    length = len(text.encode()) if random.random() < 0.95 else random.choice([0, 1, length, 2**63, 2**64 - 1])
-    return struct.pack("<Q", length) + text.encode() + tensors
-
-
 if __name__ == "__main__":
-    fuzz(target, mutate, list(seeds()))
+    fuzz(target, mutator(lambda random, data: rebuilt(random, data, ODD)), list(seeds()))

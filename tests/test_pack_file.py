@@ -469,3 +469,24 @@ def test_a_huge_file_is_not_read(path: Path) -> None:
             small().load(path)
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize("part", [[], {}, "[]", 0])
+def test_a_long_name_does_not_fill_the_memory(part: Any, path: Path) -> None:
+    """It is in the path of each part below it: a few kilobytes would become the square of that."""
+    entries = {"x" * 50_000: [part] * 2_000}
+    refusal = "model.safetensors: structure: expected paths of at most 99000000 characters together"
+    assert_refused(put(path, text_of({"structure": entries})), refusal, make=small)
+    path.unlink()
+    if not isinstance(part, (str, int)):
+        with pytest.raises(ValueError, match=refusal):
+            lrcore.Pack(entries).save(path)
+        assert not path.exists()
+
+
+def test_a_file_by_others_with_a_name_like_ours(path: Path) -> None:
+    """Metadata that only begin as ours do are theirs."""
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.ones(3, np.float32)}, path, {"lrcore_run": "7"})
+    assert_bits(lrcore.Pack.from_file(path)["w"], np.ones(3, np.float32))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from lrcore._nest import leaves, mapped
 from lrcore._tensor_file import OWN, TEXT, blaming
 
 FORMAT = 1
+_LONGEST = 99_000_000
+"""Of the paths of all parts together, in characters: those of the arrays alone fill a header then."""
 
 
 def write(path: str | os.PathLike[str], shapes: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -26,6 +28,7 @@ def write(path: str | os.PathLike[str], shapes: Any, arrays: Mapping[str, NDArra
     with blaming(path):
         for name in arrays:
             _require_place(name)
+        _require_short(shapes)
     structure = mapped(lambda _, shape: str([*shape]), shapes)
     _tensor_file.write(path, FORMAT, "Pack", {"structure": structure}, arrays)
 
@@ -37,10 +40,10 @@ def read(path: str | os.PathLike[str], shapes: Any = None) -> Any:
     that nest. The nest of another file is as it was found: `Pack` and `Pack.assign` check it.
     """
     with _tensor_file.reading(path) as tensors:
-        metadata, names = tensors.metadata() or {}, tensors.keys()
-        own = any(name.startswith(TEXT) for name in metadata)
-        structure = _structure(metadata) if own else dict.fromkeys(names) if shapes is None else shapes
-        expected = dict.fromkeys(names) if shapes is None else leaves(shapes)
+        metadata, names = tensors.metadata() or {}, dict.fromkeys(tensors.keys())
+        own = any(name == TEXT or name.startswith(f"{TEXT}.") for name in metadata)
+        structure = _structure(metadata) if own else names if shapes is None else shapes
+        expected = names if shapes is None else leaves(shapes)
         _require_names(expected, names)
         arrays = {name: _tensor_file.tensor(tensors, name, expected[name]) for name in names}
         if not own:
@@ -62,7 +65,24 @@ def _structure(metadata: Mapping[str, str]) -> dict[str, Any]:
     structure = require_entries(TEXT, entries, (*OWN, "structure"))["structure"]
     if not isinstance(structure, dict):
         raise TypeError(f"structure: expected a dictionary, got {type(structure).__name__}")
+    _require_short(structure)
     return structure
+
+
+def _require_short(structure: Any) -> None:
+    """ValueError where the paths of the parts of a nest, each with all names above it, would fill the memory."""
+    total, open_ones = 0, [(structure, 0)]
+    while open_ones:
+        nest, length = open_ones.pop()
+        if isinstance(nest, (dict, list)):
+            named = nest.items() if isinstance(nest, dict) else enumerate(nest)
+            parts = [(part, length + 1 + len(str(name))) for name, part in named]
+            total += sum(each for _, each in parts)
+            open_ones += parts
+    if total > _LONGEST:
+        raise ValueError(
+            f"structure: expected paths of at most {_LONGEST} characters together, got {total}; shorten the names"
+        )
 
 
 def _array(name: str, array: NDArray[Any], shape: Any) -> NDArray[Any]:
@@ -72,7 +92,7 @@ def _array(name: str, array: NDArray[Any], shape: Any) -> NDArray[Any]:
     return array
 
 
-def _require_names(expected: Mapping[str, Any], names: Collection[str]) -> None:
+def _require_names(expected: Mapping[str, Any], names: Mapping[str, Any]) -> None:
     """ValueError where the tensors have other names."""
     for name in expected:
         if name not in names:

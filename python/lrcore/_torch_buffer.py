@@ -74,6 +74,15 @@ class Buffer:
         self.optimizer: Any = cls(self._params, grads=self._grads, **arguments)
         places = zip(names, parameters, self.views(self._params), self.views(self._grads), strict=True)
         self._slots = [Slot(*each) for each in places]
+        self._watched = [
+            (
+                each,
+                each.parameter,
+                each.values.data_ptr(),
+                each.values.stride() if each.values.dim() > 1 else None,
+            )
+            for each in self._slots
+        ]
         self.handles: list[Any] = []
 
     def views(self, flat: Any) -> list[Any]:
@@ -103,15 +112,22 @@ class Buffer:
         """
         if (self._params.data_ptr(), self._grads.data_ptr()) != self._addresses:
             raise RuntimeError(f"params: {_MOVED}")
-        for slot in self._slots:
-            parameter = slot.parameter
-            if not parameter.is_set_to(slot.values):
+        foreign = []
+        for slot, parameter, address, strides in self._watched:
+            if parameter.data_ptr() != address or (strides is not None and parameter.stride() != strides):
                 raise RuntimeError(f"{slot.name}: {_MOVED}")
             if not parameter.requires_grad:
                 raise ValueError(
                     f"{slot.name}: does not require its gradient any more; make a new FusedOptimizer of those that do"
                 )
-        foreign = [slot for slot in self._slots if not slot.is_attached()]
+            grads = slot.grads
+            if parameter.grad is not grads or grads.data_ptr() != slot.address:
+                foreign.append(slot)
+        if foreign:
+            self._copy_gradients(foreign)
+
+    def _copy_gradients(self, foreign: Sequence[Slot]) -> None:
+        """Copy gradients that are not in their places; zeros where there are none."""
         own = self._grads.untyped_storage().data_ptr()
         found = []
         for slot in foreign:
