@@ -28,7 +28,7 @@ from _harness import AGAIN, PATH, fuzz, guarded, mutator, put
 from _mutations import ODD, changed, checksum, joined, nodes, parsed, parts, rebuilt
 
 LAYER = {"w": (2, 3), "b": 3}
-NESTED = {"layers": [LAYER, LAYER], "head": {"s": (), "none": [], "zero": (0, 3)}, "c": 2}
+NESTED = {"c": 2, "layers": [LAYER, LAYER], "head": {"s": (), "none": [], "zero": (0, 3)}}
 
 
 def filled(pack: lrcore.Pack) -> lrcore.Pack:
@@ -209,7 +209,8 @@ def renested(random: Random, structure: Any) -> Any:
     """Give a structure with one place changed: in its value, its shape, or its depth, or so that all paths stay the same."""
     if random.random() < 0.4 or not (places := nodes(structure)):
         return changed(random, structure, [*SHAPES, [], {}, ["[1]"], {"w": "[]"}], NAMES)
-    owner, key = random.choice(places)
+    inner = [(owner, key) for owner, key in places if isinstance(owner[key], (dict, list))]
+    owner, key = random.choice(inner if inner and random.random() < 0.5 else places)
     part = owner[key]
     if isinstance(part, str):
         owner[key] = reshaped(random, part) if random.random() < 0.7 else deeper(random, part)
@@ -218,7 +219,8 @@ def renested(random: Random, structure: Any) -> Any:
     elif list(part) == [*map(str, range(len(part)))]:
         owner[key] = [*part.values()]
     elif isinstance(owner, dict):
-        owner.pop(key)
+        if random.random() < 0.7:  # else two arrays have one path
+            owner.pop(key)
         owner |= {f"{key}.{name}": each for name, each in part.items()}
     return structure
 
