@@ -89,6 +89,38 @@ def parameters(text: str) -> Iterable[str]:
         yield wrapped(f"- {code}: {f'{kind}. ' if kind else ''}{' '.join(what.split())}", "  ")
 
 
+def page(cls: type, choice: str, picture: Iterable[str], own: Iterable[str], calls: Iterable[str]) -> str:
+    """Give the page of a class.
+
+    Parameters
+    ----------
+    cls : type
+        What it is of.
+    choice : str
+        When to choose it.
+    picture, own : iterable of str
+        What the page has behind the arguments, and before the reference.
+    calls : iterable of str
+        The calls of other packages, as items of a list.
+    """
+    parts, elsewhere = sections(cls), [*calls]
+    return "\n\n".join(
+        [
+            f"# {cls.__name__}",
+            *about(cls),
+            f"```text\n{signature(cls)}\n```",
+            "\n".join(parameters(parts["Parameters"])),
+            *picture,
+            "## When to choose it",
+            choice,
+            *own,
+            "## Reference",
+            wrapped(parts["References"]),
+            *(["## Elsewhere", "\n".join(elsewhere)] if elsewhere else []),
+        ]
+    )
+
+
 class Template:
     """A template, and what it says of each class.
 

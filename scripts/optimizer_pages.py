@@ -97,25 +97,12 @@ def elsewhere(name: str) -> Iterable[str]:
 
 def page(name: str, choice: str) -> str:
     """Give the page of an optimizer."""
-    cls = CLASSES[name]
-    parts = _pages.sections(cls)
-    calls = [*elsewhere(name)]
-    return "\n\n".join(
-        [
-            f"# {name}",
-            *_pages.about(cls),
-            f"```text\n{_pages.signature(cls)}\n```",
-            "\n".join(_pages.parameters(parts["Parameters"])),
-            "## When to choose it",
-            choice,
-            "## Variants",
-            "Which rule steps, what it keeps, and the bytes of an element that a step reads and writes.",
-            table_of_variants(name),
-            "## Reference",
-            wrapped(parts["References"]),
-            *(["## Elsewhere", "\n".join(calls)] if calls else []),
-        ]
-    )
+    own = [
+        "## Variants",
+        "Which rule steps, what it keeps, and the bytes of an element that a step reads and writes.",
+        table_of_variants(name),
+    ]
+    return _pages.page(CLASSES[name], choice, [], own, elsewhere(name))
 
 
 def pages() -> dict[Path, str]:

@@ -169,24 +169,8 @@ def picture(name: str, folder: str = "") -> str:
 
 def page(cls: type[Schedule], choice: str) -> str:
     """Give the page of a schedule."""
-    name, parts = cls.__name__, _pages.sections(cls)
-    calls = [*elsewhere(name)]
-    return "\n\n".join(
-        [
-            f"# {name}",
-            *_pages.about(cls),
-            f"```text\n{_pages.signature(cls)}\n```",
-            "\n".join(_pages.parameters(parts["Parameters"])),
-            picture(name),
-            "## When to choose it",
-            choice,
-            "## Examples",
-            f"```pycon\n{parts['Examples']}\n```",
-            "## Reference",
-            wrapped(parts["References"]),
-            *(["## Elsewhere", "\n".join(calls)] if calls else []),
-        ]
-    )
+    examples = ["## Examples", f"```pycon\n{_pages.sections(cls)['Examples']}\n```"]
+    return _pages.page(cls, choice, [picture(cls.__name__)], examples, elsewhere(cls.__name__))
 
 
 def pages() -> dict[Path, str]:

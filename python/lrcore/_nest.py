@@ -72,12 +72,7 @@ def pairs(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, Any
     if isinstance(own, dict):
         if not isinstance(values, Mapping):
             raise TypeError(f"{where}: expected a dictionary of {reprlib.repr([*own])}, got {_kind(values)}")
-        for name in own:
-            if name not in values:
-                raise ValueError(f"{join(path, name)}: missing")
-        for name in values:
-            if name not in own:
-                raise ValueError(f"{join(path, name)}: unknown; expected {reprlib.repr([*own])}")
+        require_names(own, values, path)
         for name, part in own.items():
             yield from pairs(part, values[name], join(path, name))
     elif isinstance(own, list):
@@ -89,6 +84,16 @@ def pairs(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, Any
             yield from pairs(part, value, join(path, index))
     else:
         yield path, own, values
+
+
+def require_names(own: Mapping[str, Any], values: Mapping[str, Any], path: str = "") -> None:
+    """ValueError where `values` has other names than `own`."""
+    for name in own:
+        if name not in values:
+            raise ValueError(f"{join(path, name)}: missing")
+    for name in values:
+        if name not in own:
+            raise ValueError(f"{join(path, name)}: unknown; expected {reprlib.repr([*own])}")
 
 
 def is_array(entry: Any) -> bool:

@@ -7,7 +7,6 @@ shapes as text at the leaves, such as "[3, 4]". A file without a text is one by 
 from __future__ import annotations
 
 import os
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from lrcore import _tensor_file
 from lrcore._arguments import require_entries
-from lrcore._nest import leaves, mapped
+from lrcore._nest import leaves, mapped, require_names
 from lrcore._tensor_file import OWN, TEXT, blaming
 
 FORMAT = 1
@@ -44,12 +43,12 @@ def read(path: str | os.PathLike[str], shapes: Any = None) -> Any:
         own = any(name == TEXT or name.startswith(f"{TEXT}.") for name in metadata)
         structure = _structure(metadata) if own else names if shapes is None else shapes
         expected = names if shapes is None else leaves(shapes)
-        _require_names(expected, names)
+        require_names(expected, names)
         arrays = {name: _tensor_file.tensor(tensors, name, expected[name]) for name in names}
         if not own:
             return mapped(lambda name, _: arrays[name], structure)
         _tensor_file.require_checksum(metadata, arrays)
-        _require_names(leaves(structure), names)
+        require_names(leaves(structure), names)
         return mapped(lambda name, shape: _array(name, arrays[name], shape), structure)
 
 
@@ -90,16 +89,6 @@ def _array(name: str, array: NDArray[Any], shape: Any) -> NDArray[Any]:
     if shape != str([*array.shape]):
         raise ValueError(f"structure: {name}: expected {str([*array.shape])!r}, got {shape!r}")
     return array
-
-
-def _require_names(expected: Mapping[str, Any], names: Mapping[str, Any]) -> None:
-    """ValueError where the tensors have other names."""
-    for name in expected:
-        if name not in names:
-            raise ValueError(f"{name}: missing")
-    for name in names:
-        if name not in expected:
-            raise ValueError(f"{name}: unknown; expected {reprlib.repr([*expected])}")
 
 
 def _require_place(name: str) -> None:

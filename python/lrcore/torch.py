@@ -206,8 +206,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         Parameters
         ----------
         set_to_none : bool
-            Set each parameter's ``grad`` to None, which costs the next backward pass a copy of every gradient; False clears
-            the flat buffer.
+            Set each parameter's ``grad`` to None as well, which costs the next backward pass a copy of every gradient.
         """
         for buffer in self._buffers:
             buffer.zero_grad(set_to_none)
