@@ -256,7 +256,10 @@ def rate(value: Any) -> float | type[Exception]:
 def scale(value: Any) -> float | type[Exception]:
     """Give what the gradients are multiplied by, or the error that is due."""
     found = real(value)
-    return found if isinstance(found, type) or abs(found) <= LARGEST else ValueError
+    if isinstance(found, type) or found == 0:
+        return found
+    with np.errstate(under="ignore"):
+        return found if abs(found) <= LARGEST and np.float32(found) else ValueError
 
 
 COUNTS = st.one_of(

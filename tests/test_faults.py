@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -402,17 +403,18 @@ def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
                 saved.append(opt.state_dict())
 
     together(3, work)
-    assert len(asked) == 80
+    assert len(asked) >= 80  # a step that another got ahead of, or an assignment, asks again
     assert (opt.state["sum"] == 80).all()
-    for before, now in zip([-1, *asked], asked, strict=False):
-        assert now == before + 1 or now % 2**20 == 0
-    for each in saved:
+    for now in asked:
+        assert now % 2**20 <= 80
+    for before, now in itertools.pairwise(saved):
+        assert before["step_count"] <= now["step_count"]
+    for turn, each in enumerate(saved, 1):
         total = each["state"]["sum"]
-        taken, count = int(total[0]), each["step_count"]
-        assert (total == taken).all()
-        following = asked[taken] if taken < len(asked) else 41 << 20
-        assert count == (asked[taken - 1] + 1 if taken else 0) or (count % 2**20 == 0 and count <= following)
-        assert each["hyper"]["eps"] == each["hyper"]["lr_decay"]
+        assert (total == total[0]).all()
+        since = each["step_count"] - (turn << 20)  # steps since the count was assigned, by the thread that saves
+        assert 0 <= since <= total[0] <= 80
+        assert each["hyper"]["eps"] == each["hyper"]["lr_decay"] == turn
 
 
 def test_gradients_that_are_rewritten_during_a_step() -> None:

@@ -92,24 +92,77 @@ def test_a_scheduled_rate_may_round_to_zero() -> None:
     assert_bits(opt.params, start())
 
 
-def test_a_schedule_must_not_touch_its_own_optimizer() -> None:
-    """It would wait for itself; reading is fine."""
+def test_a_schedule_must_not_step_its_own_optimizer() -> None:
+    """That step would ask for a rate in turn; also through other optimizers, and whatever else the schedule does."""
     opt = lrcore.SGD(start(), lr=0.5)
+    other = lrcore.SGD(start(), lr=lambda _: opt.step(g) or 0.5)
     g = np.ones(N, np.float32)
 
     def stepping(t: int) -> float:
         assert opt.step_count == t
+        opt.state_dict()
         opt.step(g)
         return 0.5
 
-    def assigning(_: int) -> float:
-        opt.step_count = 9
+    def through_another(_: int) -> float:
+        other.step(g)
         return 0.5
 
-    for rate in (stepping, assigning):
+    for rate in (stepping, through_another):
         opt.lr = rate
-        with pytest.raises(RuntimeError, match="a schedule must not step or change the optimizer"):
+        with pytest.raises(RuntimeError, match="a schedule must not step the optimizer that is asking it"):
             opt.step(g)
+    assert opt.step_count == other.step_count == 0
+    assert_bits(opt.params, start())
+    assert_bits(other.params, start())
+    opt.lr = 0.5
+    opt.step(g)
+    assert opt.step_count == 1
+
+
+def test_what_a_schedule_assigns_is_used_by_the_step_that_asks_it() -> None:
+    """As what a signal handler assigns meanwhile: the step begins anew with that, its number or its rate."""
+    opt = lrcore.Adam(start(), lr=0.5)
+    asked = []
+
+    def rate(t: int) -> float:
+        asked.append(t)
+        opt.step_count = 9
+        opt.hyper["eps"] = 0.25
+        return 0.125
+
+    opt.lr = rate
+    opt.step(np.ones(N, np.float32))
+    assert asked == [0, 9]
+    assert opt.step_count == 10
+    twin = lrcore.Adam(start(), lr=0.125, eps=0.25)
+    twin.step_count = 9
+    twin.step(np.ones(N, np.float32))
+    assert_bits(opt.params, twin.params)
+
+    def leaving(_: int) -> float:
+        opt.lr = 0.5
+        return 1e9
+
+    opt.lr = leaving
+    opt.step(np.zeros(N, np.float32))
+    assert opt.lr == 0.5
+    assert np.abs(opt.params).max() < 1e3
+
+
+def test_a_schedule_that_replaces_itself_for_ever_is_refused() -> None:
+    opt = lrcore.SGD(start(), lr=0.5)
+    asked = []
+
+    def rate(t: int) -> float:
+        asked.append(t)
+        opt.lr = rate
+        return 0.5
+
+    opt.lr = rate
+    with pytest.raises(RuntimeError, match="a schedule must not change the optimizer that is asking it"):
+        opt.step(np.ones(N, np.float32))
+    assert len(asked) == 1000
     assert opt.step_count == 0
     assert_bits(opt.params, start())
 

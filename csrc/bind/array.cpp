@@ -1,5 +1,7 @@
 #include "array.h"
 
+#include <algorithm>
+
 namespace lrcore {
 namespace {
 
@@ -54,8 +56,12 @@ void require_float32(DLDataType dtype, const std::string& name) {
 /// The number of elements of a C-contiguous tensor. Extents of 1 and empty tensors may have any strides.
 int64_t contiguous_size(const DLTensor& tensor, const std::string& name) {
   int64_t size = 1;
-  for (int i = 0; i < tensor.ndim; ++i) size *= tensor.shape[i];
-  if (size == 0 || tensor.strides == nullptr) return size;
+  if (std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim) return 0;
+  for (int i = 0; i < tensor.ndim; ++i)
+    if (__builtin_mul_overflow(size, tensor.shape[i], &size))
+      throw py::value_error(
+          text(name, ": the shape ", tuple_text(tensor.shape, tensor.ndim), " has too many elements"));
+  if (tensor.strides == nullptr) return size;
   int64_t expected = 1;
   for (int i = tensor.ndim - 1; i >= 0; --i) {
     if (tensor.shape[i] != 1 && tensor.strides[i] != expected)
@@ -80,6 +86,7 @@ Array Array::import(py::handle object, std::string name, Access access, int64_t 
   array.size_ = contiguous_size(tensor, array.name_);
   array.shape_ = tensor.shape;
   array.ndim_ = tensor.ndim;
+  if (array.size_ != 0 && tensor.data == nullptr) refuse_null(object, array.name_);
   const auto address = reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset;
   if (array.size_ != 0 && address % alignof(float) != 0)
     throw py::value_error(text(array.name_, ": expected data aligned to 4 bytes, got address 0x", std::hex, address,
@@ -109,6 +116,12 @@ bool Array::has_shape_of(const Array& other) const {
     theirs = next(theirs + 1, other_end);
   }
   return own == end && theirs == other_end;
+}
+
+void Array::let_go() {
+  if (ndim_ > 1) shape_copy_.assign(shape_, shape_ + ndim_);
+  shape_ = shape_copy_.data();
+  hold_.reset();
 }
 
 std::string Array::shape() const { return tuple_text(shape_, ndim_); }

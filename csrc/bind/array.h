@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "import.h"
 
@@ -15,8 +16,8 @@ class Array {
   /// Imports `object` through DLPack without copying. `name` is the argument's, for messages. The exporter of a device
   /// array is asked to make it safe for `stream`, -1 for none.
   ///
-  /// Throws TypeError for what is no float32 array, ValueError for a layout, an alignment or a read-only buffer that
-  /// cannot be used as `access` asks, RuntimeError for a device that cannot be used.
+  /// Throws TypeError if `object` is not a float32 array, ValueError for a layout, an alignment, missing memory or a
+  /// read-only buffer that cannot be used as `access` asks, RuntimeError for a device that cannot be used.
   static Array import(py::handle object, std::string name, Access access, int64_t stream = -1);
 
   const std::string& name() const { return name_; }
@@ -28,6 +29,8 @@ class Array {
   bool has_shape_of(const Array& other) const;
   /// The shape as Python prints it.
   std::string shape() const;
+  /// Lets go of the memory, which the caller keeps alive from now on.
+  void let_go();
 
  private:
   Array(std::string name, Place place, Hold hold) : name_(std::move(name)), place_(place), hold_(std::move(hold)) {}
@@ -37,8 +40,9 @@ class Array {
   Hold hold_;
   float* data_ = nullptr;
   int64_t size_ = 0;
-  const int64_t* shape_ = nullptr;  // of more than one dimension; lives as long as the hold
+  const int64_t* shape_ = nullptr;  // of more than one dimension; the hold's, or the copy
   int ndim_ = 0;
+  std::vector<int64_t> shape_copy_;
 };
 
 /// RuntimeError unless both are on the same device.

@@ -2,6 +2,8 @@
 
 #include <pybind11/numpy.h>
 
+#include <atomic>
+
 namespace lrcore {
 namespace {
 
@@ -27,11 +29,14 @@ struct Known {
   py::handle exchange_api = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
   py::handle requires_grad = PyUnicode_InternFromString("requires_grad");
   py::handle is_neg = PyUnicode_InternFromString("is_neg");
+  py::handle torch = PyUnicode_InternFromString("torch");
+  py::handle dispatch = PyUnicode_InternFromString("__torch_dispatch__");
   py::handle no_keywords = py::tuple().release();
   py::handle stream_keyword = py::make_tuple("stream").release();
   py::handle version_keyword = py::make_tuple("max_version").release();
   py::handle both_keywords = py::make_tuple("max_version", "stream").release();
   py::handle version = py::make_tuple(DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION).release();
+  py::handle generic = py::object(py::module_::import("numpy").attr("generic")).release();
   py::handle ndarray = py::object(py::module_::import("numpy").attr("ndarray")).release();
   py::handle float32 = py::dtype::of<float>().release();
 };
@@ -126,6 +131,27 @@ Import take(Place place, py::handle capsule, const std::string& name) {
   throw py::type_error(text(name, ": __dlpack__ returned no unused DLPack capsule"));
 }
 
+/// The place of a device of DLPack; nothing for one that lrcore cannot step arrays of.
+std::optional<Place> to_place(long type, long id) {
+  if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return Place{};
+  if ((type == kDLCUDA || type == kDLCUDAManaged) && id >= 0) return Place{static_cast<int>(id)};
+  return {};
+}
+
+/// Refuses a tensor whose description no step could use, as a faulty exporter may give: it would be believed.
+void refuse_nonsense(const Import& import, const std::string& name) {
+  const DLTensor& tensor = import.tensor;
+  if (to_place(tensor.device.device_type, tensor.device.device_id) != import.place)
+    throw std::runtime_error(
+        text(name, ": __dlpack_device__ and __dlpack__ of this array name different devices; correct its exporter"));
+  bool valid = tensor.ndim >= 0 && (tensor.ndim == 0 || tensor.shape != nullptr);
+  for (int i = 0; valid && i < tensor.ndim; ++i) valid = tensor.shape[i] >= 0;
+  if (!valid) throw py::value_error(text(name, ": the exporter of this array gives no valid shape; correct it"));
+}
+
+/// Whether `object` is a scalar of NumPy.
+bool is_numpy_scalar(py::handle object) { return PyObject_IsInstance(object.ptr(), known->generic.ptr()) == 1; }
+
 /// The device, asked before anything is exported.
 Place place_of(py::handle object, const std::string& name) {
   py::object device;
@@ -141,10 +167,12 @@ Place place_of(py::handle object, const std::string& name) {
     if (!is_refusal(error)) throw;
     if (!error.matches(PyExc_AttributeError)) refuse_export(error, object, name);
     throw py::type_error(text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ",
-                              type_name(object), py::hasattr(object, "flat") ? "; pass its flat" : ""));
+                              type_name(object),
+                              is_numpy_scalar(object)       ? "; pass an array, whose memory can be written"
+                              : py::hasattr(object, "flat") ? "; pass its flat"
+                                                            : ""));
   }
-  if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return {};
-  if ((type == kDLCUDA || type == kDLCUDAManaged) && id >= 0) return {static_cast<int>(id)};
+  if (const std::optional<Place> place = to_place(type, id)) return *place;
   throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),
                                 ", and lrcore steps arrays of the CPU and of CUDA devices; move it there"));
 }
@@ -153,16 +181,6 @@ Place place_of(py::handle object, const std::string& name) {
 bool is_negated(py::handle object) {
   const auto method = py::getattr(object, known->is_neg, py::none());
   return !method.is_none() && py::bool_(method());
-}
-
-/// DLPack's functions in C, which a type may offer beside its methods; null where it offers none of this version.
-const DLPackExchangeAPI* exchange_api(py::handle type) {
-  const auto capsule = py::getattr(type, known->exchange_api, py::none());
-  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
-  const auto* header =
-      static_cast<const DLPackExchangeAPIHeader*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  while (header != nullptr && header->version.major != DLPACK_MAJOR_VERSION) header = header->prev_api;
-  return reinterpret_cast<const DLPackExchangeAPI*>(header);
 }
 
 /// Imports an array of the CPU by the functions in C: torch's methods take ten times as long. Nothing where they do not
@@ -204,18 +222,79 @@ std::optional<Import> import_flat(const py::array& array) {
 
 void prepare_imports() { known = new Known; }
 
+bool is_numpy(py::handle object) {
+  return PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(known->ndarray.ptr())) != 0;
+}
+
+py::handle torch_type_of(py::handle object) {
+  static std::atomic<PyObject*> found{nullptr};  // kept for good once torch is imported
+  PyObject* tensor = found.load(std::memory_order_acquire);
+  if (tensor == nullptr) {
+    const auto torch = py::reinterpret_steal<py::object>(PyImport_GetModule(known->torch.ptr()));
+    if (!torch) {
+      PyErr_Clear();
+      return {};
+    }
+    py::object type = py::getattr(torch, "Tensor", py::none());
+    if (!PyType_Check(type.ptr())) return {};  // torch is being imported, or something else has its name
+    tensor = type.release().ptr();
+    found.store(tensor, std::memory_order_release);
+  }
+  const bool is_tensor = PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(tensor)) != 0;
+  return is_tensor ? py::handle(tensor) : py::handle();
+}
+
+const DLPackExchangeAPI* exchange_api(py::handle type) {
+  const auto capsule = py::getattr(type, known->exchange_api, py::none());
+  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+  const auto* header =
+      static_cast<const DLPackExchangeAPIHeader*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  while (header != nullptr && header->version.major != DLPACK_MAJOR_VERSION) header = header->prev_api;
+  return reinterpret_cast<const DLPackExchangeAPI*>(header);
+}
+
+void refuse_disguises(py::handle object, const std::string& name) {
+  if (is_numpy(object)) {
+    const auto numpy_ma = py::reinterpret_steal<py::object>(PyImport_GetModule(py::str("numpy.ma").ptr()));
+    PyErr_Clear();
+    if (numpy_ma && py::isinstance(object, numpy_ma.attr("MaskedArray")))
+      throw py::type_error(text(name, ": expected a plain array, got ", type_name(object),
+                                ", whose mask a step would ignore; pass its filled(0) or its data"));
+    return;
+  }
+  const py::handle tensor = torch_type_of(object);
+  const py::handle type = py::type::handle_of(object);
+  if (!tensor || type.is(tensor)) return;
+  if (!py::getattr(type, known->dispatch, py::none()).is(py::getattr(tensor, known->dispatch, py::none())))
+    throw py::type_error(text(name, ": expected a tensor that is its memory, got ", type_name(object),
+                              ", which overrides dispatch; pass the plain tensor of its values, such as a DTensor's "
+                              "to_local()"));
+}
+
+void refuse_null(py::handle object, const std::string& name) {
+  if (torch_type_of(object) && py::bool_(object.attr("_is_zerotensor")()))
+    throw py::type_error(
+        text(name, ": expected a tensor with memory, got a zero tensor, which has none; pass its clone()"));
+  throw py::value_error(text(name,
+                             ": expected an array with memory, got a null pointer; its storage was freed or resized "
+                             "to 0"));
+}
+
 Import import_array(py::handle object, const std::string& name, int64_t stream) {
   Place place;
   if (py::type::handle_of(object).ptr() == known->ndarray.ptr()) {  // on the CPU, and it means what it holds
     if (std::optional<Import> import = import_flat(py::reinterpret_borrow<py::array>(object)))
       return std::move(*import);
   } else {
+    refuse_disguises(object, name);
     if (is_negated(object))
       throw py::value_error(text(name, ": this tensor is a negated view of its memory; pass its resolve_neg()"));
     if (std::optional<Import> import = import_in_c(object)) return std::move(*import);
     place = place_of(object, name);
   }
-  return take(place, export_from(place, object, name, stream), name);
+  Import import = take(place, export_from(place, object, name, stream), name);
+  refuse_nonsense(import, name);
+  return import;
 }
 
 }  // namespace lrcore

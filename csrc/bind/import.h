@@ -26,6 +26,22 @@ struct Import {
 /// Prepares what every import needs; called once when the module is made.
 void prepare_imports();
 
+/// Whether `object` is an array of NumPy, of a subclass too.
+bool is_numpy(py::handle object);
+
+/// torch's type of tensors if `object` is one; null otherwise.
+py::handle torch_type_of(py::handle object);
+
+/// DLPack's functions in C, which a type may offer in addition to its methods; null if it offers none of this version.
+const DLPackExchangeAPI* exchange_api(py::handle type);
+
+/// TypeError that names the argument for arrays whose memory is not what they mean: tensors of torch that override
+/// dispatch (DTensor, FakeTensor, MaskedTensor, wrapper subclasses), and arrays of numpy.ma.
+void refuse_disguises(py::handle object, const std::string& name);
+
+/// For elements without memory: TypeError if `object` is a zero tensor of torch, else ValueError.
+[[noreturn]] void refuse_null(py::handle object, const std::string& name);
+
 /// Asks `object`, without copying; `name` is the argument's, for messages. The exporter of a device array is asked to
 /// make it safe for `stream`, -1 for none.
 ///

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "../cpu/pool.h"
@@ -9,7 +10,7 @@
 #include "arguments.h"
 #include "device_array.h"
 #include "gil.h"
-#include "stepper.h"
+#include "step_method.h"
 
 // For threadpoolctl, which looks these up by name.
 extern "C" {
@@ -77,6 +78,18 @@ py::tuple describe(py::handle object) {
   return py::make_tuple(params.size(), params.place().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
 }
 
+/// Refuses an array that is not its memory, or has none, whatever its dtype and layout. Says nothing of other objects.
+void require_memory(const std::string& name, py::handle object) {
+  refuse_disguises(object, name);
+  if (!torch_type_of(object)) return;
+  const DLPackExchangeAPI* api = exchange_api(py::type::handle_of(object));
+  DLTensor tensor;
+  if (api == nullptr || api->dltensor_from_py_object_no_sync == nullptr) return;
+  if (api->dltensor_from_py_object_no_sync(object.ptr(), &tensor) != 0) return PyErr_Clear();  // sparse, say
+  const bool is_empty = std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim;
+  if (tensor.data == nullptr && !is_empty) refuse_null(object, name);
+}
+
 /// Copies an array into another of as many elements, between the CPU and any device; waits for its end.
 void copy_array(py::handle source, py::handle destination) {
   const Array to = Array::import(destination, "destination", Access::write);
@@ -115,16 +128,17 @@ void run_divisions(const std::string& rule, py::handle params, py::handle grads,
   run(active_backend().kernels->divisions[recipe.rule], work, operands.params.size());
 }
 
-/// Lets the garbage collector see what a Stepper holds: a schedule may hold the optimizer in turn.
+/// Lets the garbage collector see what a class holds: what it holds may hold its instance in turn.
+template <class Class>
 void make_collectable(PyHeapTypeObject* heap_type) {
   PyTypeObject& type = heap_type->ht_type;
   type.tp_flags |= Py_TPFLAGS_HAVE_GC;
   type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
-    return py::detail::is_holder_constructed(self) ? py::cast<Stepper&>(py::handle(self)).traverse(visit, arg) : 0;
+    return py::detail::is_holder_constructed(self) ? py::cast<Class&>(py::handle(self)).traverse(visit, arg) : 0;
   };
   type.tp_clear = [](PyObject* self) {
-    if (py::detail::is_holder_constructed(self)) py::cast<Stepper&>(py::handle(self)).clear();
+    if (py::detail::is_holder_constructed(self)) py::cast<Class&>(py::handle(self)).clear();
     return 0;
   };
 }
@@ -138,9 +152,31 @@ Numbers to_numbers(const NumbersTuple& parts) {
 }
 Rate to_rate(const RateTuple& parts) { return {.schedule = std::get<0>(parts), .asked = std::get<1>(parts)}; }
 
+void bind_watch(py::module_& module) {
+  using namespace py::literals;
+  struct NamedWatch : Watch {
+    std::string why;
+  };
+  py::class_<NamedWatch>(module, "Watch", py::custom_type_setup(make_collectable<NamedWatch>))
+      .def(py::init([](const std::vector<std::string>& names, const std::vector<py::object>& arrays, std::string why) {
+             if (names.size() != arrays.size()) throw py::value_error("names: expected as many as there are arrays");
+             auto watch = std::make_unique<NamedWatch>();
+             watch->why = std::move(why);
+             for (size_t i = 0; i < arrays.size(); ++i)
+               if (!watch->add(arrays[i], names[i], false))
+                 throw py::type_error(
+                     text(names[i], ": expected an array of NumPy or torch, got ", type_name(arrays[i])));
+             return watch;
+           }),
+           "names"_a, "arrays"_a, "why"_a)
+      .def("check", [](const NamedWatch& self) { self.check(self.why.c_str()); });
+}
+
 void bind_stepper(py::module_& module) {
   using namespace py::literals;
-  py::class_<Stepper>(module, "Stepper", py::custom_type_setup(make_collectable))
+  py::class_<Stepper> stepper(module, "Stepper", py::custom_type_setup(make_collectable<Stepper>));
+  add_step_method(stepper);
+  stepper
       .def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
                        bool decoupled, bool maximize, const NumbersTuple& numbers, const RateTuple& rate,
                        std::optional<int64_t> max_steps) {
@@ -149,25 +185,6 @@ void bind_stepper(py::module_& module) {
            }),
            "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "numbers"_a, "rate"_a,
            "max_steps"_a = py::none())
-      .def("step", &Stepper::step, "grads"_a = py::none(), py::kw_only(), "grad_scale"_a = py::float_(1.0),
-           "stream"_a = py::none(),
-           R"(Take one step: update the parameters and the states in place, in one pass.
-
-Parameters
-----------
-grads : array of float32, optional
-    As many elements as the parameters, on the same device, in any C-contiguous shape. Never written.
-    May be left out when gradients were bound at construction.
-grad_scale : float
-    The gradients are multiplied by it: 1 / loss_scale, or a clipping factor.
-stream : optional
-    The CUDA stream of a step on device arrays: a stream of CuPy or torch, or a raw handle, of which 0 is the legacy
-    default stream. Left out, it is the current stream of the parameters' library. CPU arrays have none.
-
-Raises
-------
-TypeError, ValueError, RuntimeError
-    When an argument is refused, or the schedule gives no rate. Nothing is changed then, the step count included.)")
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "Steps applied so far, 0 to 2**53 - 1. Assignable: the next step then is step_count + 1.")
       .def_property_readonly("rule", &Stepper::rule, "The name of the rule that steps; lrcore.rules() lists all.")
@@ -189,9 +206,16 @@ TypeError, ValueError, RuntimeError
       .def(
           "_restore",
           [](Stepper& self, const py::sequence& states, py::handle count, const NumbersTuple& numbers,
-             const RateTuple& rate,
-             py::handle params) { self.restore(states, count, to_numbers(numbers), to_rate(rate), params); },
-          "states"_a, "step_count"_a, "numbers"_a, "rate"_a, "params"_a = py::none());
+             const RateTuple& rate, py::handle params, const std::vector<Assignment>& attributes) {
+            self.restore(states, count, to_numbers(numbers), to_rate(rate), params, attributes);
+          },
+          "states"_a, "step_count"_a, "numbers"_a, "rate"_a, "params"_a = py::none(), "attributes"_a = py::tuple());
+  module.def(
+      "step_together",
+      [](const std::vector<Stepper*>& steppers, py::handle grad_scale) {
+        Stepper::step_together(steppers, grad_scale);
+      },
+      "steppers"_a, "grad_scale"_a = 1.0);
 }
 
 }  // namespace
@@ -226,5 +250,7 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
           },
           py::kw_only(), "stream"_a = py::none(), "max_version"_a = py::none(), "dl_device"_a = py::none(),
           "copy"_a = py::none());
+  module.def("require_memory", &require_memory, "name"_a, "array"_a);
   bind_stepper(module);
+  bind_watch(module);
 }

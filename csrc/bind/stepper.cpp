@@ -1,43 +1,39 @@
 #include "stepper.h"
 
-#include <unistd.h>
-
+#include <algorithm>
 #include <cmath>
-#include <limits>
+#include <deque>
+#include <functional>
+#include <utility>
 
-#include "../cpu/pool.h"
 #include "gil.h"
 
 namespace lrcore {
 namespace {
 
-bool fits_float32(double value) { return std::abs(value) <= std::numeric_limits<float>::max(); }
-
+/// The number that gradients are multiplied by; 1 if there is no `object`.
 double checked_grad_scale(py::handle object) {
+  if (!object) return 1;
   const double grad_scale = to_double(object, "grad_scale");
   if (!fits_float32(grad_scale))
     throw py::value_error(text("grad_scale: expected a number that is finite in float32, got ", number(grad_scale)));
+  if (grad_scale != 0 && std::abs(grad_scale) <= 0x1p-150)
+    throw py::value_error(text("grad_scale: ", number(grad_scale), " becomes 0 in float32"));
   return grad_scale;
 }
 
-/// The rate `value`, which a schedule gave when it was asked at `asked_at`, if there was one.
-double checked_rate(py::handle value, std::optional<int64_t> asked_at = std::nullopt) {
-  const std::string name = PyFloat_Check(value.ptr()) ? ""
-                           : asked_at                 ? text("lr from the schedule at t = ", *asked_at)
-                                                      : "lr";
-  const double lr = to_double(value, name.c_str());
-  if (!(lr >= 0) || !fits_float32(lr))
-    throw py::value_error(text("lr: expected a number >= 0 that is finite in float32, got ", number(lr),
-                               asked_at ? text(" from the schedule at t = ", *asked_at) : ""));
-  return lr;
-}
+constexpr char moved[] =
+    "its memory has moved, or its size or layout has changed, since the optimizer was made, as .data =, resize_() and "
+    ".to() do; make the optimizer again";
 
-double rate_at(const Rate& rate, int64_t count) {
-  if (PyFloat_CheckExact(rate.asked.ptr())) return PyFloat_AS_DOUBLE(rate.asked.ptr());
-  const auto t = py::reinterpret_steal<py::object>(PyLong_FromLongLong(count));
-  const auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(rate.asked.ptr(), t.ptr()));
-  if (!value) throw py::error_already_set();
-  return checked_rate(value, count);
+/// Raises autograd's version of those arrays that are tensors of torch.
+void raise_versions_of(py::handle params, const py::sequence& states) {
+  if (!torch_type_of(params)) return;
+  py::list written;
+  written.append(params);
+  for (const auto& state : states)
+    if (torch_type_of(state)) written.append(state);
+  raise_versions(written);
 }
 
 /// RuntimeError where the stream is recording a graph.
@@ -50,57 +46,19 @@ void refuse_capture(const Operands& operands, const Stream& stream) {
 
 }  // namespace
 
-/// One thread's turn at an optimizer. Waits for it without holding the GIL. A schedule that comes back to the optimizer
-/// that is asking it would wait for itself, and a forked child for a thread that it does not have: both are refused.
-class Stepper::Turn {
- public:
-  explicit Turn(Stepper& stepper) : stepper_(stepper) {
-    if (stepper_.owner_.load(std::memory_order_relaxed) == this_thread())
-      throw std::runtime_error("a schedule must not step or change the optimizer that is asking it for a rate");
-    if (!stepper_.mutex_.try_lock()) {
-      if (owner_is_lost())
-        throw std::runtime_error(
-            "this process was forked while another thread was stepping this optimizer, so its arrays may be half "
-            "updated; make a new optimizer");
-      const GilRelease unlocked;
-      stepper_.mutex_.lock();
-    }
-    stepper_.owner_.store(this_thread(), std::memory_order_relaxed);
-    stepper_.owner_generation_.store(pool::generation(), std::memory_order_relaxed);
-  }
-  ~Turn() {
-    stepper_.owner_.store(nullptr, std::memory_order_relaxed);
-    stepper_.mutex_.unlock();
-  }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
- private:
-  /// Whether the lock was taken before a fork by a thread that this process does not have. A thread of this process
-  /// that has just taken it says so at once.
-  bool owner_is_lost() const {
-    for (int attempt = 0; attempt < 100; ++attempt) {
-      if (stepper_.owner_generation_.load(std::memory_order_relaxed) == pool::generation()) return false;
-      usleep(1000);
-    }
-    return true;
-  }
-
-  static const void* this_thread() {
-    static thread_local const char mark = 0;
-    return &mark;
-  }
-
-  Stepper& stepper_;
-};
-
 Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
                  bool decoupled, bool maximize, Numbers numbers, Rate rate, std::optional<int64_t> max_steps)
     : operands_(params, states, Recipe(rule, decoupled, maximize).info().states),
       recipe_(rule, decoupled, maximize),
       rate_(std::move(rate)) {
   use(numbers);
-  if (!grads.is_none()) grads_ = operands_.gradients(grads, {});
+  watch_.add(params, operands_.params, true);
+  if (!grads.is_none()) {
+    grads_ = operands_.gradients(grads, {});
+    watch_.add(grads, *grads_, false);
+  }
+  for (size_t k = 0; k < operands_.states.size(); ++k)
+    states_watch_.add(py::object(states[k]), operands_.states[k], true);
   if (operands_.api != nullptr) {
     const GilRelease unlocked;
     const CurrentDevice current(*operands_.api, operands_.place());
@@ -148,24 +106,121 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle asked) {
   const Stream stream = operands_.stream(asked, grads);
   std::optional<Array> passed;
   if (!grads.is_none())
-    passed = operands_.gradients(grads, stream);
+    passed = fitting_gradients(grads, stream);
   else if (!grads_)
     throw py::type_error("grads: expected an array, got None; pass the gradients, or bind them once with grads=");
-  Step step = operands_.step(passed ? *passed : *grads_);
+  const Step step = operands_.step(passed ? *passed : *grads_);
 
   std::vector<Array> returned;  // let go when the turn is over
-  const Turn turn(*this);
-  returned = loans_.returned();
-  const int64_t count = count_.load(std::memory_order_relaxed);
-  if (count >= max_step) throw std::overflow_error("step_count: 2**53 - 1 steps is the most that can be counted");
-  const Clock now{.t = static_cast<double>(count + 1), .lr = rate_at(rate_, count)};
-  refuse_capture(operands_, stream);
+  for (int attempt = 0;; ++attempt) {
+    const Answer answer = ask(attempt);
+    const Turn turn(turn_);
+    if (!is_current(answer)) continue;
+    require_unmoved(stream);
+    returned = loans_.returned();
 
-  const GilRelease unlocked;
-  step.constants = recipe_.fold(now, memo_, grad_scale);
+    const GilRelease unlocked;
+    advance(step, answer.lr, grad_scale, stream);
+    if (passed) lend(operands_, std::move(*passed), stream);
+    break;
+  }
+  raise_versions();
+}
+
+/// The gradients of one step. Where they do not fit parameters that have moved, it is the parameters that are to blame.
+Array Stepper::fitting_gradients(py::handle grads, const Stream& stream) const {
+  try {
+    return operands_.gradients(grads, stream);
+  } catch (py::builtin_exception&) {
+    watch_.check(moved);
+    states_watch_.check(moved);
+    throw;
+  }
+}
+
+/// Asks for the rate of the next step, before the step takes its turn: the schedule is Python code.
+Stepper::Answer Stepper::ask(int attempt) const {
+  constexpr int most = 1000;  // each step of another thread in between is another attempt
+  if (attempt == most)
+    throw std::runtime_error(text("the optimizer was changed ", most,
+                                  " times while its schedule was asked for the rate of one step; a schedule must not "
+                                  "change the optimizer that is asking it"));
+  py::object asked;
+  {
+    const std::lock_guard lock(shown_);
+    asked = rate_.asked;
+  }
+  if (!asked) throw std::runtime_error("the optimizer was cleared by the garbage collector; make a new one");
+  const int64_t count = count_.load(std::memory_order_acquire);
+  if (count >= max_step) throw std::overflow_error("step_count: 2**53 - 1 steps is the most that can be counted");
+  if (PyFloat_CheckExact(asked.ptr())) {
+    const double lr = PyFloat_AS_DOUBLE(asked.ptr());
+    return {std::move(asked), count, lr};
+  }
+  const Asking asking(this);
+  const double lr = rate_at(asked, count);
+  return {std::move(asked), count, lr};
+}
+
+/// Whether the next step is still the one that the answer is for. Needs a turn.
+bool Stepper::is_current(const Answer& answer) const {
+  return rate_.asked.is(answer.asked) && count_.load(std::memory_order_relaxed) == answer.count;
+}
+
+/// RuntimeError where bound memory is not what it was, or the stream is recording a graph. Needs a turn.
+void Stepper::require_unmoved(const Stream& stream) const {
+  watch_.check(moved);
+  states_watch_.check(moved);
+  refuse_capture(operands_, stream);
+}
+
+/// Takes the step. Needs a turn and no GIL.
+void Stepper::advance(Step step, double lr, double grad_scale, const Stream& stream) {
+  const int64_t count = count_.load(std::memory_order_relaxed);
+  step.constants = recipe_.fold({.t = static_cast<double>(count + 1), .lr = lr}, memo_, grad_scale);
   operands_.run(recipe_, step, stream);
   count_.store(count + 1, std::memory_order_release);
-  if (passed) lend(operands_, std::move(*passed), stream);
+}
+
+void Stepper::raise_versions() const {
+  watch_.raise_versions();
+  states_watch_.raise_versions();
+}
+
+void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale) {
+  const double grad_scale = checked_grad_scale(scale);
+  std::vector<Stream> streams;
+  bool by_table = false;
+  for (Stepper* each : steppers) {
+    if (!each->grads_)
+      throw py::type_error("grads: optimizers that step together need gradients bound at construction");
+    streams.push_back(each->operands_.stream(py::none(), py::none()));
+    by_table = by_table || each->timetable_;
+  }
+  if (by_table) {
+    for (Stepper* each : steppers) each->step_by_table(py::none(), grad_scale, py::none());
+    return;
+  }
+  std::vector<Stepper*> in_order(steppers.begin(), steppers.end());  // so that two calls do not wait for each other
+  std::ranges::sort(in_order, std::less<>());
+  if (in_order.empty() || std::ranges::adjacent_find(in_order) != in_order.end())
+    throw py::value_error("steppers: expected optimizers, each of them once");
+
+  for (int attempt = 0;; ++attempt) {
+    const Answer answer = steppers[0]->ask(attempt);
+    std::deque<Turn> turns;
+    for (Stepper* each : in_order) turns.emplace_back(each->turn_);
+    if (!steppers[0]->is_current(answer)) continue;
+    for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->require_unmoved(streams[i]);
+
+    const GilRelease unlocked;
+    for (size_t i = 0; i < steppers.size(); ++i) {
+      Stepper& each = *steppers[i];
+      each.advance(each.operands_.step(*each.grads_), answer.lr, grad_scale, streams[i]);
+    }
+    break;
+  }
+  for (const Stepper* each : steppers) each->raise_versions();
 }
 
 /// Keeps gradients of a library that does not work on the step's stream until they are read. Needs a turn. What is not
@@ -184,22 +239,27 @@ void Stepper::step_by_table(py::handle grads, double grad_scale, py::handle aske
   const Stream stream = operands_.stream(asked, grads);
   Step step = operands_.step(*grads_);
 
-  const Turn turn(*this);
-  const GilRelease unlocked;
-  Memo memo;
-  step.constants = recipe_.fold({.t = 1, .lr = 0}, memo, grad_scale);  // of these the gradients' scale is used
-  captured_ = captured_ || operands_.is_capturing(stream);
-  operands_.run(recipe_, step, stream, timetable_->view());
-  timetable_->advance(stream.handle);
+  {
+    const Turn turn(turn_);
+    watch_.check(moved);
+    states_watch_.check(moved);
+    const GilRelease unlocked;
+    Memo memo;
+    step.constants = recipe_.fold({.t = 1, .lr = 0}, memo, grad_scale);  // of these the gradients' scale is used
+    captured_ = captured_ || operands_.is_capturing(stream);
+    operands_.run(recipe_, step, stream, timetable_->view());
+    timetable_->advance(stream.handle);
+  }
+  raise_versions();
 }
 
 /// The constants of the first `steps` steps.
-std::vector<Constants> Stepper::rows(const Recipe& recipe, const Rate& rate, int64_t steps) const {
+std::vector<Constants> Stepper::rows(const Recipe& recipe, const Rate& rate, int64_t steps) {
   std::vector<Constants> all;
   all.reserve(static_cast<size_t>(steps));
   Memo memo;
   for (int64_t count = 0; count < steps; ++count)
-    all.push_back(recipe.fold({.t = static_cast<double>(count + 1), .lr = rate_at(rate, count)}, memo, 1));
+    all.push_back(recipe.fold({.t = static_cast<double>(count + 1), .lr = rate_at(rate.asked, count)}, memo, 1));
   return all;
 }
 
@@ -215,17 +275,20 @@ void Stepper::apply(py::handle params, py::handle grads, const py::sequence& sta
   Step step = operands.step(gradients);
   std::vector<Array> returned;  // let go when the turns are over
   {
-    const Turn turn(*this);
+    const Turn turn(turn_);
     returned = loans_.returned();
+    const GilRelease unlocked;
     step.constants = recipe_.fold(now, memo_, grad_scale);
   }
   {
     const GilRelease unlocked;
     operands.run(recipe_, step, stream);
   }
-  if (operands.api == nullptr) return;
-  const Turn turn(*this);
-  lend(operands, std::move(gradients), stream);
+  if (operands.api != nullptr) {
+    const Turn turn(turn_);
+    lend(operands, std::move(gradients), stream);
+  }
+  raise_versions_of(params, states);
 }
 
 int64_t Stepper::step_count() const {
@@ -236,7 +299,7 @@ int64_t Stepper::step_count() const {
 
 void Stepper::set_step_count(py::handle object) {
   const int64_t count = to_integer(object, "step_count", 0, max_step);
-  const Turn turn(*this);
+  const Turn turn(turn_);
   const GilRelease unlocked;
   if (timetable_)
     timetable_->set_taken(count);
@@ -254,7 +317,7 @@ void Stepper::refuse_where_captured(const char* what) const {
 
 bool Stepper::replace_numbers(py::handle expected, Numbers numbers) {
   refuse_where_captured("hyper");
-  const Turn turn(*this);
+  const Turn turn(turn_);
   if (!numbers_.is(expected)) return false;
   use(numbers);
   return true;
@@ -262,19 +325,27 @@ bool Stepper::replace_numbers(py::handle expected, Numbers numbers) {
 
 void Stepper::set_rate(Rate rate) {
   refuse_where_captured("lr");
-  const Turn turn(*this);
+  const Turn turn(turn_);
   use(rate);
 }
 
 py::tuple Stepper::snapshot(const py::sequence& states) {
   const std::vector<Array> to = import_states(states, recipe_.info().states, operands_.params, Access::write);
-  const Turn turn(*this);
-  copy_all(operands_.states, to);
-  return py::make_tuple(step_count(), numbers_, rate_.schedule);
+  int64_t count = 0;
+  py::object numbers, schedule;
+  {
+    const Turn turn(turn_);
+    states_watch_.check(moved);
+    copy_all(operands_.states, to);
+    count = step_count();
+    numbers = numbers_;
+    schedule = rate_.schedule;
+  }
+  return py::make_tuple(count, numbers, schedule);
 }
 
 void Stepper::restore(const py::sequence& states, py::handle count_object, Numbers numbers, Rate rate,
-                      py::handle params) {
+                      py::handle params, const std::vector<Assignment>& attributes) {
   const std::vector<Array> from = import_states(states, recipe_.info().states, operands_.params, Access::read);
   require_uncrossed(from, operands_.states);
   std::optional<Array> from_params;
@@ -284,35 +355,44 @@ void Stepper::restore(const py::sequence& states, py::handle count_object, Numbe
     require_disjoint(*from_params, operands_.params);
   }
   const int64_t count = to_integer(count_object, "step_count", 0, max_step);
-  const Turn turn(*this);
+  const Recipe loaded = recipe_.with(numbers);
   std::vector<Constants> table;
-  if (timetable_) {
-    const Recipe loaded = recipe_.with(numbers);
+  if (timetable_) table = rows(loaded, rate, timetable_->steps());
+  {
+    const Turn turn(turn_);
     if (captured_ && loaded.coupled() != recipe_.coupled())
       throw py::value_error("weight_decay: captured graphs would go on with the kernel of the former one");
-    table = rows(loaded, rate, timetable_->steps());
+    states_watch_.check(moved);
+    if (from_params) watch_.check(moved);
+    copy_all(from, operands_.states);
+    if (from_params) copy_all({&*from_params, 1}, {&operands_.params, 1});
+    use(numbers);
+    use(rate);
+    const GilRelease unlocked;
+    if (timetable_)
+      timetable_->write(table, count);
+    else
+      count_.store(count, std::memory_order_release);
   }
-  copy_all(from, operands_.states);
-  if (from_params) copy_all({&*from_params, 1}, {&operands_.params, 1});
-  use(numbers);
-  use(rate);
-  const GilRelease unlocked;
-  if (timetable_)
-    timetable_->write(table, count);
-  else
-    count_.store(count, std::memory_order_release);
+  for (const auto& [object, name, value] : attributes)
+    if (PyObject_GenericSetAttr(object.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
+  states_watch_.raise_versions();
+  if (from_params) watch_.raise_versions();
 }
 
 int Stepper::traverse(visitproc visit, void* arg) const {
   Py_VISIT(numbers_.ptr());
   Py_VISIT(rate_.schedule.ptr());
   Py_VISIT(rate_.asked.ptr());
-  return 0;
+  if (const int found = watch_.traverse(visit, arg)) return found;
+  return states_watch_.traverse(visit, arg);
 }
 
 void Stepper::clear() {
-  numbers_ = py::object();
-  rate_ = Rate();
+  const py::object numbers = std::exchange(numbers_, py::object());
+  const Rate rate = std::exchange(rate_, Rate());
+  watch_.clear();
+  states_watch_.clear();
 }
 
 }  // namespace lrcore

@@ -4,23 +4,35 @@
 #include <atomic>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "loans.h"
 #include "operands.h"
+#include "rate.h"
 #include "timetable.h"
+#include "turn.h"
+#include "watch.h"
 
 namespace lrcore {
 
 /// Step numbers are exact as doubles up to here.
 inline constexpr int64_t max_step = (int64_t{1} << 53) - 1;
 
-/// The learning rate: the schedule as the optimizer shows it, and what is asked for a step's rate, a float or a
-/// callable that takes the number of steps taken before.
-struct Rate {
-  py::object schedule;
-  py::object asked;
+/// An object, the name of an attribute, and its new value.
+using Assignment = std::tuple<py::object, py::object, py::object>;
+
+/// A mutex where Python runs without a GIL; elsewhere the GIL is the lock.
+#ifdef Py_GIL_DISABLED
+using GilOrMutex = std::mutex;
+#else
+struct GilOrMutex {
+  void lock() {}
+  void unlock() {}
 };
+#endif
 
 class Stepper {
  public:
@@ -32,8 +44,10 @@ class Stepper {
   /// alone gives, and would use it as if there were a Stepper. The constructor's caller says `::new`.
   static void* operator new(size_t size);
 
-  /// Takes one step with `grads`, or with the bound ones when it is None.
+  /// Takes one step with `grads`, or with the bound ones when it is None. A scale that is null is 1.
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
+  /// Takes one step of each with its bound gradients and the rate of the first: of all, or of none.
+  static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale);
   /// Takes step number `t` with this optimizer's rule and numbers on arrays that the caller keeps.
   void apply(py::handle params, py::handle grads, const py::sequence& states, py::handle t, py::handle lr,
              py::handle grad_scale, py::handle stream);
@@ -48,10 +62,12 @@ class Stepper {
   py::object schedule() const;
   void set_rate(Rate rate);
 
-  /// Copies the states into `states`; gives the step count, the numbers and the schedule that go with them.
+  /// Copies the states into `states`; returns the step count, the numbers and the schedule that go with them.
   py::tuple snapshot(const py::sequence& states);
-  /// Replaces states, step count, numbers and rate together, and the parameters where `params` is not None.
-  void restore(const py::sequence& states, py::handle count, Numbers numbers, Rate rate, py::handle params);
+  /// Replaces states, step count, numbers and rate together, and the parameters unless `params` is None. Then makes the
+  /// assignments, before any Python code runs.
+  void restore(const py::sequence& states, py::handle count, Numbers numbers, Rate rate, py::handle params,
+               const std::vector<Assignment>& attributes);
 
   int64_t size() const { return operands_.params.size(); }
   const char* rule() const { return recipe_.info().name; }
@@ -62,10 +78,20 @@ class Stepper {
   void clear();
 
  private:
-  class Turn;
-
+  /// The rate that a schedule gave before the step took its turn, and what it was asked for.
+  struct Answer {
+    py::object asked;
+    int64_t count;
+    double lr;
+  };
+  Array fitting_gradients(py::handle grads, const Stream& stream) const;
+  Answer ask(int attempt) const;
+  bool is_current(const Answer& answer) const;
+  void require_unmoved(const Stream& stream) const;
+  void advance(Step step, double lr, double grad_scale, const Stream& stream);
+  void raise_versions() const;
   void step_by_table(py::handle grads, double grad_scale, py::handle stream);
-  std::vector<Constants> rows(const Recipe& recipe, const Rate& rate, int64_t steps) const;
+  static std::vector<Constants> rows(const Recipe& recipe, const Rate& rate, int64_t steps);
   void lend(const Operands& operands, Array&& grads, const Stream& stream);
   void refuse_where_captured(const char* what) const;
   void use(Numbers& numbers);
@@ -73,6 +99,8 @@ class Stepper {
 
   Operands operands_;
   std::optional<Array> grads_;
+  Watch watch_;  // parameters and bound gradients
+  Watch states_watch_;
   Recipe recipe_;
   py::object numbers_;
   Rate rate_;
@@ -81,11 +109,9 @@ class Stepper {
   bool captured_ = false;
   Loans loans_;
   std::atomic<int64_t> count_{0};
-  std::mutex mutex_;
-  /// Guards the references that are read without a turn, where no GIL does. Held for a copy or a swap alone.
-  mutable std::mutex shown_;
-  std::atomic<const void*> owner_{nullptr};
-  std::atomic<int> owner_generation_{0};
+  TurnLock turn_;
+  /// Guards the references that are read without a turn. Held for a copy or a swap alone.
+  mutable GilOrMutex shown_;
 };
 
 }  // namespace lrcore

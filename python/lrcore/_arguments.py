@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-import struct
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Set
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -27,12 +26,13 @@ def shown(value: Any) -> str:
         return type(value).__name__
 
 
-def _float32(value: float) -> float:
-    """Round to float32; infinite where the number is too large for it."""
-    try:
-        return float(struct.unpack("f", struct.pack("f", value))[0])
-    except OverflowError:
-        return math.inf
+# What float32 makes of a number, by comparisons of float64: the caller's rounding and flushing change none of them.
+_LARGEST = 2.0**128 - 2.0**103
+"""This number and all above it round to infinity in float32."""
+_SMALLEST = 2.0**-150
+"""This number and all below it round to 0 in float32."""
+_ALMOST_ONE = 1 - 2.0**-25
+"""This number and all up to 1 round to 1 in float32."""
 
 
 def magnitude(name: str, value: Any) -> float:
@@ -40,15 +40,14 @@ def magnitude(name: str, value: Any) -> float:
     number = to_float(name, value)
     if not 0 <= number < math.inf:
         raise ValueError(f"{name}: expected a finite number >= 0, got {number}")
-    rounded = _float32(number)
-    if math.isinf(rounded) or (rounded == 0) != (number == 0):
-        raise ValueError(f"{name}: {number} becomes {rounded} in float32")
+    if number >= _LARGEST or 0 < number <= _SMALLEST:
+        raise ValueError(f"{name}: {number} becomes {'inf' if number > 1 else '0.0'} in float32")
     return number + 0.0  # -0.0 is 0.0: equal arguments give equal bits
 
 
 def or_zero(number: float) -> float:
-    """Give a number, or 0 where float32 loses it, as the rates of a long decay may."""
-    return number if _float32(number) else 0.0
+    """Return a number, or 0 if float32 loses it, as the rates of a long decay may."""
+    return 0.0 if 0 <= number <= _SMALLEST else number
 
 
 def whole(name: str, value: Any, least: int = 1, what: str = "an integer") -> int:
@@ -93,13 +92,15 @@ def _fraction(name: str, value: Any) -> float:
 
 def _decay_rate(name: str, value: Any) -> float:
     number = _fraction(name, value)
-    if _float32(number) == 1:
+    if number >= _ALMOST_ONE:
         raise ValueError(f"{name}: {number} becomes 1 in float32, and an average would never move")
     return number
 
 
 def _decay_rates(name: str, value: Any) -> tuple[float, float]:
     try:
+        if isinstance(value, (Set, Mapping)):
+            raise TypeError("no order")
         first, second = value
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected two numbers, got {shown(value)}") from None
@@ -190,6 +191,25 @@ def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
             raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
 
 
+#: What other libraries, and haste, call the attributes of an optimizer that can be assigned.
+MISSPELLED: dict[str, str] = {
+    **dict.fromkeys(
+        ("learning_rate", "learn_rate", "rate", "rates", "lrs", "lr_schedule", "lr_scheduler", "schedule", "scheduler"),
+        "lr",
+    ),
+    **dict.fromkeys(("steps", "step_number", "iterations", "t", "count"), "step_count"),
+    **dict.fromkeys(("hyperparameters", "hypers", "defaults"), "hyper"),
+    "parameters": "params",
+    "gradients": "grads",
+}
+
+
+def misspelled(name: str) -> str:
+    """Return what to add to a message that names an unknown attribute; nothing if no other is meant."""
+    meant = MISSPELLED.get(name)
+    return "" if meant is None else f"; assign opt.{meant}"
+
+
 def flatten(values: Mapping[str, Value]) -> dict[str, float]:
     """Give the numbers under the names of the rules, where `betas` is `beta1` and `beta2`."""
     flat: dict[str, float] = {}
@@ -233,3 +253,6 @@ class Hyper(MutableMapping[str, Value]):
 
     def __repr__(self) -> str:
         return repr(self._optimizer._numbers)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a copy, or a pickle, is of the numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,3 +51,26 @@ def offered_like(params: Any, array: NDArray[np.float32] | DeviceArray) -> Any:
             return array
         return cupy.from_dlpack(array)
     return array
+
+
+class State(Mapping[str, Any]):
+    """An optimizer's state by name. An array is written in place; another cannot take its place."""
+
+    def __init__(self, arrays: Iterable[tuple[str, Any]]) -> None:
+        self._arrays = dict(arrays)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arrays[name]
+
+    def __setitem__(self, name: str, array: Any) -> None:
+        if array is not self._arrays.get(name):
+            raise TypeError(f"{name}: a step writes the array that is there; write into it: opt.state[{name!r}][:] = ...")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return repr(self._arrays)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from lrcore import _arguments, _state_file, _torch_state, schedules
 from lrcore._arguments import Hyper, require_entries
 from lrcore._lrcore_core import Stepper, rules
-from lrcore._memory import aligned_zeros, offered_like, state_like
+from lrcore._memory import State, aligned_zeros, offered_like, state_like
 from lrcore.schedules._plateau import plateaus, states_loader, states_of
 
 if TYPE_CHECKING:
@@ -66,19 +66,19 @@ class Optimizer(Stepper):
         **arguments: Any,
     ) -> None:
         """Check the arguments, choose the rule, and make the state; the class says what the arguments are."""
+        if "_params" in vars(self):
+            raise TypeError(f"{type(self).__name__}: this optimizer is made already; make another")
         hyper = _arguments.numbers(arguments)
         self._options = _arguments.options(arguments)
         rule = self._choose_rule(hyper | self._options)
         names, self._rule_hypers, *_ = _RULES[rule]
 
-        self._params = params
-        self._grads = grads
         self._max_steps = _arguments.table_length(capturable, max_steps)
-        self._states = [state_like(params, initial.get(name, 0.0)) for name in names]
+        states = [offered_like(params, state_like(params, initial.get(name, 0.0))) for name in names]
         super().__init__(
             rule,
             params,
-            self._states,
+            states,
             grads,
             self._options["decoupled_weight_decay"],
             self._options["maximize"],
@@ -86,9 +86,8 @@ class Optimizer(Stepper):
             self._rate_of(schedules.as_schedule(lr)),
             self._max_steps,
         )
-        self._state = MappingProxyType(
-            {name: offered_like(params, state) for name, state in zip(names, self._states, strict=True)}
-        )
+        self._params, self._grads = params, grads
+        self._state = State(zip(names, states, strict=True))
 
     @classmethod
     def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:  # noqa: ARG003
@@ -112,8 +111,13 @@ class Optimizer(Stepper):
 
     @property
     def params(self) -> Any:
-        """The parameters, as they were passed."""
+        """The parameters, as they were passed. ``opt.params *= 2`` writes them in place."""
         return self._params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        if params is not self._params:
+            raise AttributeError("params: bound at construction; write into that array, or make a new optimizer")
 
     @property
     def grads(self) -> Any:
@@ -124,7 +128,8 @@ class Optimizer(Stepper):
     def state(self) -> Mapping[str, Any]:
         """The optimizer's state, from names to flat float32 arrays of the kind of the parameters.
 
-        The arrays are the memory that a step reads and writes; writing them in place changes the optimizer.
+        The arrays are the memory that a step reads and writes; writing them in place, also as ``opt.state[name] *= 2``,
+        changes the optimizer.
         """
         return self._state
 
@@ -154,11 +159,22 @@ class Optimizer(Stepper):
         self._change_hyper(dict(changes))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _arguments.NUMBERS:
-            raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
-        if name in _arguments.OPTIONS:
-            raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
+        if not name.startswith("_"):
+            self._refuse_attribute(name)
         super().__setattr__(name, value)
+
+    def _refuse_attribute(self, name: str) -> None:
+        """AttributeError for an attribute whose assignment would have no effect; a subclass may have its own."""
+        cls = type(self)
+        if name in vars(self).get("_options", ()):
+            raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
+        if "_params" in vars(self) and name in self._numbers:
+            raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
+        setter = inspect.getattr_static(cls, name, None)
+        if isinstance(setter, property) and setter.fset is None:
+            raise AttributeError(f"{name}: cannot be assigned{_arguments.misspelled(name)}")
+        if setter is None and name not in vars(self) and cls.__module__.partition(".")[0] == "lrcore":
+            raise AttributeError(f"{name}: {cls.__name__} has no such attribute{_arguments.misspelled(name)}")
 
     def _checked_hyper(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Check a full set of numeric arguments; ValueError where they would mean another rule."""
@@ -188,7 +204,7 @@ class Optimizer(Stepper):
 
         The copies lie where the parameters do, or are arrays of NumPy.
         """
-        copies = [aligned_zeros(self.size) if on_host else state_like(self._params) for _ in self._states]
+        copies = [aligned_zeros(self.size) if on_host else state_like(self._params) for _ in self._state]
         step_count, hyper, schedule = self._snapshot(copies)
         offered = copies if on_host else [offered_like(self._params, each) for each in copies]
         return step_count, hyper, schedule, dict(zip(self._state, offered, strict=True))
@@ -344,7 +360,7 @@ class Optimizer(Stepper):
 
     def __getstate__(self) -> dict[str, Any]:
         step_count, hyper, schedule, state = self._snapshot_all()
-        own = ("_options", "_rule_hypers", "_params", "_grads", "_max_steps", "_states", "_state")
+        own = ("_options", "_rule_hypers", "_params", "_grads", "_max_steps", "_state")
         return {
             "params": self._params,
             "grads": self._grads,

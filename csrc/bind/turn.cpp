@@ -1,0 +1,48 @@
+#include "turn.h"
+
+#include <unistd.h>
+
+#include <stdexcept>
+
+#include "../cpu/pool.h"
+#include "gil.h"
+
+namespace lrcore {
+namespace {
+
+/// Whether the lock was taken before a fork by a thread that this process does not have. A thread of this process that
+/// has just taken it says so at once.
+bool owner_is_lost(const TurnLock& lock) {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    if (lock.generation.load(std::memory_order_relaxed) == pool::generation()) return false;
+    usleep(1000);
+  }
+  return true;
+}
+
+thread_local constinit const Asking* innermost = nullptr;
+
+}  // namespace
+
+Turn::Turn(TurnLock& lock) : lock_(lock) {
+  if (!lock.mutex.try_lock()) {
+    if (owner_is_lost(lock))
+      throw std::runtime_error(
+          "this process was forked while another thread was stepping this optimizer, so its arrays may be half "
+          "updated; make a new optimizer");
+    const GilRelease unlocked;
+    lock.mutex.lock();
+  }
+  lock.generation.store(pool::generation(), std::memory_order_relaxed);
+}
+
+Asking::Asking(const void* optimizer) : optimizer_(optimizer), outer_(innermost) {
+  for (const Asking* each = outer_; each != nullptr; each = each->outer_)
+    if (each->optimizer_ == optimizer)
+      throw std::runtime_error("a schedule must not step the optimizer that is asking it for a rate");
+  innermost = this;
+}
+
+Asking::~Asking() { innermost = outer_; }
+
+}  // namespace lrcore

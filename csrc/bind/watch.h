@@ -1,0 +1,83 @@
+// Arrays that stay bound: whether their memory is still what it was, and the holds that keep it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "array.h"
+
+namespace lrcore {
+
+/// Raises autograd's version of the tensors of torch in a list. Needs the GIL.
+void raise_versions(py::handle tensors);
+
+/// Compares bound arrays with what they were. NumPy and torch may put other memory under an array that somebody holds
+/// (`ndarray.resize`, `tensor.data = ...`, `set_`, `share_memory_`), and a step would write to memory that is freed.
+///
+/// What is watched is held as a Python object, which the garbage collector sees into: an array may hold the optimizer
+/// that holds it.
+class Watch {
+ public:
+  Watch() = default;
+  /// Lets go of what it holds. Needs the GIL.
+  ~Watch();
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+
+  /// Watches an array of any dtype and layout, if it is one of NumPy or torch; returns whether it is. `written` arrays
+  /// have to stay writable, and autograd is told of each write.
+  bool add(py::handle object, std::string name, bool written);
+  /// Watches the array that was imported from `object`, and takes over its hold.
+  void add(py::handle object, Array& array, bool written);
+
+  /// Throws unless all is as it was: RuntimeError `name`: `why` where memory, size or layout differ, ValueError where a
+  /// written array has become read-only. Needs the GIL, runs no Python code and allocates nothing unless it throws.
+  void check(const char* why) const {
+    for (const NumpyEntry& entry : numpy_)
+      if (!is_unchanged(entry)) refuse(entry, why);
+    for (const TorchEntry& entry : torch_)
+      if (!is_unchanged(entry)) refuse_moved(entry.name, why);
+    if (is_cleared_) refuse_moved("params", why);
+  }
+  /// Raises autograd's version of the tensors that are written. Needs the GIL.
+  void raise_versions() const {
+    if (versioned_) lrcore::raise_versions(versioned_);
+  }
+
+  /// For the garbage collector.
+  int traverse(visitproc visit, void* arg) const;
+  void clear();
+
+ private:
+  struct NumpyEntry {
+    std::string name;
+    py::object array;
+    const void* data;
+    int64_t size;
+    int flags;  // those that must stay
+    Py_buffer root;
+  };
+  struct TorchEntry {
+    std::string name;
+    py::object tensor;
+    const DLPackExchangeAPI* api;
+    py::object storage;  // a step without the GIL may outlast the tensor's own hold on it
+    DLDataType dtype;
+    const void* data;
+    std::vector<int64_t> layout;  // extents and strides
+  };
+
+  static bool is_unchanged(const NumpyEntry& entry);
+  static bool is_unchanged(const TorchEntry& entry);
+  [[noreturn]] static void refuse(const NumpyEntry& entry, const char* why);
+  [[noreturn]] static void refuse_moved(const std::string& name, const char* why);
+  void add_numpy(py::handle object, std::string name, bool written);
+  bool add_torch(py::handle object, std::string name, bool written);
+
+  std::vector<NumpyEntry> numpy_;
+  std::vector<TorchEntry> torch_;
+  py::object versioned_;  // a list of the tensors that are written, or null
+  bool is_cleared_ = false;
+};
+
+}  // namespace lrcore
