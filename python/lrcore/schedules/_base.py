@@ -44,6 +44,8 @@ class Schedule(ABC):
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(f"{__package__}."):
             cls._classes[cls.__name__] = cls
+        elif "_value" in vars(cls):
+            cls._value = _converted(cls._value)  # type: ignore[assignment, method-assign]
 
     @abstractmethod
     def _value(self, t: int) -> float:
@@ -168,6 +170,21 @@ class Schedule(ABC):
                 f"{self!r} has no dictionary form: {type(self).__name__} is not from {__package__}"
             )
         return {"schedule": type(self).__name__} | {name: _encode(value) for name, value in self._arguments()}
+
+
+def as_rate(value: Any, t: int) -> float:
+    """Return a rate from the caller's own code as a Python float, so that arithmetic with it is in float64."""
+    return value if type(value) is float else to_float(f"lr from the schedule at t = {t}", value)
+
+
+def _converted(formula: Callable[[Any, int], Any]) -> Callable[[Any, int], float]:
+    """Return the formula of a class of the caller's own, with its results as Python floats."""
+
+    @functools.wraps(formula)
+    def value(self: Schedule, t: int) -> float:
+        return as_rate(formula(self, t), t)
+
+    return value
 
 
 @functools.cache

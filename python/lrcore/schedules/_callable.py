@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from lrcore._lrcore_core import to_float
-from lrcore.schedules._base import Schedule, set_fields
+from lrcore.schedules._base import Schedule, as_rate, set_fields
 from lrcore.schedules._checks import rate
 
 
@@ -46,7 +44,7 @@ class Function(Schedule):
             raise TypeError(f"fn: expected a callable, got {type(self.fn).__name__}")
 
     def _value(self, t: int) -> float:
-        return self.fn(t)
+        return as_rate(self.fn(t), t)
 
     def __repr__(self) -> str:
         return f"Function({getattr(self.fn, '__qualname__', repr(self.fn))})"
@@ -61,8 +59,10 @@ class Recursive(Schedule):
         t = 0    s(t) = fn(0, lr)
         else     s(t) = fn(t, s(t - 1))
 
-    The values are remembered, so any t can be asked, in any order, and `fn` is called once for each. It has no dictionary
-    form, and pickles only when `fn` does.
+    The values are remembered, so any t can be asked, in any order, and `fn` is called once for each. If several threads,
+    or a signal handler in the middle of `fn`, ask for a new value at the same moment, `fn` may be called more than once
+    for the same t, and the first result is kept; so `fn` should be a pure function of its arguments. A Recursive holds no
+    lock. It has no dictionary form, and pickles only when `fn` does.
 
     Parameters
     ----------
@@ -95,22 +95,21 @@ class Recursive(Schedule):
         self.__setstate__({})
 
     def _value(self, t: int) -> float:
-        values: list[float] = self._values  # type: ignore[attr-defined]
-        if t < len(values):
+        values: dict[int, float] = self._values  # type: ignore[attr-defined]
+        if t in values:
             return values[t]
         if t > self.last:
             raise ValueError(f"t: {self!r} remembers each value, and takes t up to {self.last}, got {t}")
-        with self._turn:  # type: ignore[attr-defined]
-            while len(values) <= t:
-                before = values[-1] if values else self.lr
-                values.append(to_float("lr", self.fn(len(values), before)))
+        while (following := len(values)) <= t:
+            before = values[following - 1] if following else self.lr
+            values.setdefault(following, as_rate(self.fn(following, before), following))
         return values[t]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"fn": self.fn, "lr": self.lr}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        set_fields(self, **state, _values=[], _turn=threading.RLock())
+        set_fields(self, **state, _values={})
 
     def __repr__(self) -> str:
         return f"Recursive({getattr(self.fn, '__qualname__', repr(self.fn))}, lr={self.lr!r})"

@@ -109,7 +109,8 @@ class Cyclic(Checked):
     mode : {"triangular", "triangular2", "exp_range"}
         What the height is multiplied by: 1; 1/2 from cycle to cycle; ``gamma^t``.
     gamma : float
-        > 0; acts with "exp_range".
+        > 0; acts with "exp_range". Above 1 the height grows without bound: with `high` above `low` the rate overflows in
+        the end, and with `high` below `low` it becomes negative, which the step refuses.
 
     References
     ----------

@@ -29,6 +29,43 @@ class _Seen(NamedTuple):
     """The last metrics, for their mean."""
 
 
+class _State:
+    """One state in a history, and a cell for the next, which is written once."""
+
+    __slots__ = ("following", "seen")
+
+    def __init__(self, seen: _Seen) -> None:
+        self.seen = seen
+        self.following: dict[str, _State] = {}
+
+
+class _History:
+    """The states of a Plateau, each leading to the next.
+
+    It only grows, by one atomic operation on its last state, so it needs no lock. Former states are not kept.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self, seen: _Seen) -> None:
+        self._last = _State(seen)
+
+    def last(self) -> _State:
+        """Return the last state."""
+        state = self._last
+        while state.following:
+            self._last = state = state.following["state"]
+        return state
+
+    def append(self, follow: Callable[[_Seen], _Seen]) -> None:
+        """Append the state that follows the last one."""
+        while True:
+            last = self.last()
+            state = _State(follow(last.seen))
+            if last.following.setdefault("state", state) is state:
+                return  # otherwise another thread or a signal handler came first
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Plateau(Checked):
     """Fall when a metric has stopped improving.
@@ -44,7 +81,8 @@ class Plateau(Checked):
     improvement make a reduction.
 
     This is the one schedule with a state. Equality, `repr` and `to_dict` are about the arguments; the state is in
-    `state_dict`, and an optimizer's `state_dict` holds it too.
+    `state_dict`, and an optimizer's `state_dict` holds it too. Several threads and signal handlers may observe and ask at
+    the same time: each observation is counted once, and nothing waits for a lock.
 
     Parameters
     ----------
@@ -97,7 +135,6 @@ class Plateau(Checked):
     window: int = 1
     nan: str = "error"
 
-    _seen: ClassVar[_Seen] = _Seen()
     _checks: ClassVar = {
         "lr": rate_or_schedule,
         "patience": _count,
@@ -113,6 +150,7 @@ class Plateau(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        set_fields(self, _history=_History(_Seen()))
         if self.factor >= 1:
             raise ValueError(f"factor: expected a number between 0 and 1, got {self.factor}")
         if self.window != 1 and self.statistic != "mean":
@@ -122,6 +160,10 @@ class Plateau(Checked):
         lr = self.lr._value(t) if isinstance(self.lr, Schedule) else cast(float, self.lr)
         reduced: float = lr * self.factor**self._seen.reductions
         return max(reduced, min(self.min_lr, lr))
+
+    @property
+    def _seen(self) -> _Seen:
+        return self._history.last().seen  # type: ignore[attr-defined, no-any-return]
 
     @property
     def reductions(self) -> int:
@@ -139,15 +181,17 @@ class Plateau(Checked):
         value = to_float("metric", metric)
         if math.isnan(value) and self.nan == "error":
             raise ValueError('metric: got nan; nan="bad" counts it as an observation that does not improve')
-        seen = self._seen
+        self._history.append(lambda seen: self._after(seen, value))  # type: ignore[attr-defined]
+
+    def _after(self, seen: _Seen, value: float) -> _Seen:
+        """Return what is left after a metric."""
         if self.statistic == "mean":
             if not math.isnan(value):
                 seen = seen._replace(recent=(*seen.recent, value)[-self.window :])
                 value = sum(seen.recent) / self.window
             if len(seen.recent) < self.window:
-                set_fields(self, _seen=seen)
-                return
-        set_fields(self, _seen=self._counted(seen, value))
+                return seen
+        return self._counted(seen, value)
 
     def _counted(self, seen: _Seen, value: float) -> _Seen:
         """Give what is left after an observation that counts, or would but for the cooldown."""
@@ -183,10 +227,10 @@ class Plateau(Checked):
         TypeError, ValueError
             When an entry is missing, unknown or wrong. Nothing is changed then.
         """
-        self._loader(dictionary)()
+        object.__setattr__(*self._to_set(dictionary))
 
-    def _loader(self, dictionary: Mapping[str, Any]) -> Callable[[], None]:
-        """Check a dictionary; give what puts it in place."""
+    def _to_set(self, dictionary: Any) -> tuple[Plateau, str, _History]:
+        """Check a dictionary; return the object, the name of its attribute and the value that loads it."""
         if not isinstance(dictionary, Mapping):
             raise TypeError(f"plateau: expected a dictionary, got {type(dictionary).__name__}")
         if {*dictionary} != {*_Seen._fields}:
@@ -197,7 +241,13 @@ class Plateau(Checked):
         if len(recent) > (self.window if self.statistic == "mean" else 0):
             raise ValueError(f"recent: expected the last {self.window} metrics at most, got {len(recent)}")
         seen = _Seen(best=None if best is None else _decoded("best", best), recent=recent, **counts)
-        return lambda: set_fields(self, _seen=seen)
+        return self, "_history", _History(seen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_history": self._seen}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        set_fields(self, **state | {"_history": _History(state["_history"])})
 
 
 def _encoded(metric: float) -> float | str:
@@ -232,17 +282,25 @@ def states_of(schedule: Schedule) -> list[dict[str, Any]]:
     return [each.state_dict() for each in plateaus(schedule)]
 
 
-def states_loader(schedule: Schedule, states: Iterable[Any]) -> Callable[[], None]:
-    """Check a state for each Plateau in a schedule; give what puts all of them in place."""
+def states_to_set(schedule: Schedule, states: Iterable[Any]) -> list[tuple[Plateau, str, Any]]:
+    """Check a state for each Plateau in a schedule; return the object, attribute and value of each assignment.
+
+    They are to be assigned by ``object.__setattr__``, since schedules are frozen.
+    """
     found, states = plateaus(schedule), listed("schedule_state", states)
     if len(states) != len(found):
         raise ValueError(
             f"schedule_state: expected one for each Plateau of {schedule!r}, {len(found)}, got {len(states)}"
         )
-    loaders = [plateau._loader(state) for plateau, state in zip(found, states, strict=True)]
+    return [plateau._to_set(state) for plateau, state in zip(found, states, strict=True)]
+
+
+def states_loader(schedule: Schedule, states: Iterable[Any]) -> Callable[[], None]:
+    """Check a state for each Plateau in a schedule; return what puts all of them in place."""
+    to_set = states_to_set(schedule, states)
 
     def load() -> None:
-        for each in loaders:
-            each()
+        for each in to_set:
+            object.__setattr__(*each)
 
     return load

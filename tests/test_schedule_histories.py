@@ -1,0 +1,512 @@
+"""The histories of Recursive and Plateau: signal handlers, threads, forks and interrupts at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import schedules
+from lrcore.schedules import Constant, Cosine, Linear, Plateau, Recursive, Schedule
+from lrcore.schedules import Sequence as Parts
+from lrcore.schedules._plateau import states_loader, states_to_set
+from opcodes import at_each_opcode, interrupt
+from support import python, together
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this platform has no interval timer")
+
+SIGNALS = 1000
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[], object]) -> Iterator[Callable[[], int]]:
+    """Run a handler every 300 us; give what counts how often it has run."""
+    count = 0
+
+    def handle(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        handler()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0003)
+    try:
+        yield lambda: count
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def count_up(t: int, lr: float) -> float:
+    """Make the rate at t equal to t + 1."""
+    assert lr == t
+    return lr + 1.0
+
+
+COMPOSED: dict[str, tuple[Callable[[Schedule], Schedule], Callable[[int], float]]] = {
+    "itself": (lambda s: s, lambda t: t + 1),
+    "warmup": (lambda s: s.warmup(2), lambda t: t - 1 if t >= 2 else (t + 1) / 2),
+    "product": (lambda s: s * Constant(0.5), lambda t: (t + 1) / 2),
+    "parts": (lambda s: Parts([(1.0, 3), s]), lambda t: t - 2 if t >= 3 else 1),
+    "plateau": (Plateau, lambda t: t + 1),
+}
+composed = pytest.mark.parametrize("name", COMPOSED)
+
+
+# ---- Recursive
+
+
+@signals
+@composed
+def test_a_handler_that_reads_the_rate(name: str) -> None:
+    """Whatever is asked when, each rate is the one after the rate before."""
+    compose, expected = COMPOSED[name]
+    rates, now = compose(Recursive(count_up, lr=0.0)), 0
+    with handled(lambda: rates(now)) as count:
+        while count() < SIGNALS:
+            assert rates(now) == expected(now)
+            now += 1
+    assert rates(range(now)).tolist() == [expected(t) for t in range(now)]
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+@pytest.mark.parametrize("asked_at", [0, 1, 4])
+def test_a_rate_that_is_asked_while_it_is_made(ahead: int, asked_at: int) -> None:
+    """The inner result came first, and is the one that is kept."""
+    asked: list[int] = []
+
+    def fn(t: int, lr: float) -> float:
+        asked.append(t)
+        if t == asked_at and asked.count(t) == 1:
+            assert rates(t + ahead) == t + ahead + 1
+            return 99.0
+        return lr + 1
+
+    rates = Recursive(fn, lr=0.0)
+    assert rates(6) == 7
+    assert rates(range(7)).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert [asked.count(t) for t in range(7)] == [1 + (t == asked_at) for t in range(7)]
+
+
+def test_a_handler_before_any_opcode_of_a_recursive() -> None:
+    rates = Recursive(count_up, lr=0.0)
+
+    def ask() -> None:
+        following = len(vars(rates)["_values"])
+        assert rates(following + 1) == following + 2
+
+    for _ in at_each_opcode(ask, ask):
+        known = len(vars(rates)["_values"])
+        assert rates(range(known + 1)).tolist() == [*range(1, known + 2)]
+
+
+def test_an_interrupt_before_any_opcode_of_a_recursive() -> None:
+    rates = Recursive(count_up, lr=0.0)
+    far = iter(range(3, 10**6, 3))
+    for number in at_each_opcode(lambda: rates(next(far)), interrupt):
+        known = 3 * number + 6
+        assert rates(range(known)).tolist() == [*range(1, known + 1)]
+
+
+def test_two_threads_that_make_the_same_rate() -> None:
+    """Both are in the callable at once: nobody waits for the other. Both get the result that came first."""
+    meet, got = threading.Barrier(2, timeout=60), {}
+    numbers = iter(range(1, 100))
+
+    def fn(t: int, lr: float) -> float:
+        if t == 1:
+            meet.wait()
+        return lr + next(numbers)  # not pure: the second call gives another result
+
+    rates = Recursive(fn, lr=0.0)
+
+    def work(index: int) -> None:
+        rates(0)
+        meet.wait()
+        got[index] = rates(3)
+
+    together(2, work)
+    assert got[0] == got[1] == rates(3)
+    before = [rates(t) for t in range(4)]
+    assert all(later > earlier for earlier, later in zip([0.0, *before], before, strict=False))
+    assert rates(range(4)).tolist() == before
+
+
+def test_a_rate_that_waits_for_a_thread_that_reads_it() -> None:
+    """As a callback does that logs the state of its optimizer, or of another with the same rates, in a thread."""
+    alive: list[bool] = []
+
+    def fn(t: int, lr: float) -> float:
+        if t == 2 and not alive:
+            alive.append(True)
+            thread = threading.Thread(target=lambda: rates(2), daemon=True)
+            thread.start()
+            thread.join(60)
+            alive[0] = thread.is_alive()
+        return lr + 1
+
+    rates = Recursive(fn, lr=0.0)
+    assert rates(4) == 5
+    assert alive == [False]
+
+
+def test_threads_that_ask_in_any_order() -> None:
+    rates = Recursive(count_up, lr=0.0)
+    orders = [range(20_000), range(19_999, -1, -1), range(0, 20_000, 7), range(1, 20_000, 2)]
+
+    def work(index: int) -> None:
+        for t in orders[index]:
+            assert rates(t) == t + 1
+
+    together(4, work)
+
+
+@forks
+def test_a_child_forked_while_a_recursive_computes() -> None:
+    """The thread that computes does not exist there; the child makes the rate itself."""
+    done = python("""
+        import os, signal, sys, threading
+        import numpy as np, lrcore
+        inside, leave = threading.Event(), threading.Event()
+        def fn(t, lr):
+            if t == 1 and threading.current_thread() is worker:
+                inside.set()
+                leave.wait()
+            return lr + 1.0
+        rates = lrcore.schedules.Recursive(fn, lr=0.0)
+        one, two = (lrcore.SGD(np.zeros(2, np.float32), lr=rates * 1.0) for _ in range(2))
+        g = np.full(2, -1, np.float32)
+        worker = threading.Thread(target=lambda: [one.step(g) for _ in range(3)])
+        worker.start()
+        inside.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            for _ in range(3):
+                two.step(g)
+            os._exit(0 if two.params.tolist() == [6, 6] and rates(5) == 6 else 1)
+        _, status = os.waitpid(child, 0)
+        leave.set()
+        worker.join()
+        assert one.params.tolist() == [6, 6] and rates(2) == 3
+        sys.exit(os.waitstatus_to_exitcode(status))
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+def echo(t: int, lr: float) -> float:
+    """Like `count_up`, and copies its schedule on the way."""
+    if t == 2 and IN_HAND:
+        rates = IN_HAND.pop()
+        COPIES.extend([copy.copy(rates), copy.deepcopy(rates), pickle.loads(pickle.dumps(rates))])
+    return lr + 1.0
+
+
+IN_HAND: list[Schedule] = []
+COPIES: list[Schedule] = []
+
+
+def test_copies_that_are_made_while_a_rate_is_computed() -> None:
+    rates = Recursive(echo, lr=0.0)
+    IN_HAND.append(rates.warmup(0))
+    COPIES.clear()
+    assert rates(5) == 6
+    assert len(COPIES) == 3
+    for each in COPIES:
+        assert each(range(9)).tolist() == [*range(1, 10)]
+    assert rates(8) == 9
+
+
+# ---- Plateau
+
+
+def falling(**more: Any) -> Plateau:
+    """Give a Plateau that falls with each observation from now on."""
+    plateau = Plateau(1.0, **{"factor": 0.999999, "patience": 0} | more)
+    for _ in range(plateau.window):
+        plateau.observe(1.0)
+    return plateau
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "best": {},
+    "mean": {"statistic": "mean", "window": 3},
+    "max": {"mode": "max", "threshold_mode": "abs", "threshold": 5.0},
+    "nan": {"nan": "bad"},
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def test_threads_lose_no_observation() -> None:
+    plateau = falling()
+
+    def work(_: int) -> None:
+        for _ in range(100_000):
+            plateau.observe(2.0)
+
+    together(4, work)
+    assert plateau.reductions == 400_000
+
+
+def test_threads_that_observe_improvements_and_failures() -> None:
+    """Two tell of better metrics, two of worse: the best of all is the best, and nothing is counted in between."""
+    plateau = Plateau(1.0, patience=10**9, threshold=0.0)
+
+    def work(index: int) -> None:
+        for turn in range(10_000):
+            plateau.observe(10.0**9 if index % 2 else 10_000.0 - turn + index)
+
+    together(4, work)
+    assert plateau.state_dict()["best"] == 1.0
+    assert plateau.state_dict()["bad"] <= 40_000
+    plateau.observe(0.5)
+    assert plateau.state_dict() == {"reductions": 0, "best": 0.5, "bad": 0, "cooldown": 0, "recent": []}
+
+
+@signals
+@kinds
+def test_a_handler_that_observes(kind: str) -> None:
+    plateau, told = falling(**KINDS[kind]), 0
+    with handled(lambda: plateau.observe(1.0)) as count:
+        while count() < SIGNALS:
+            plateau.observe(1.0)
+            told += 1
+    assert plateau.reductions == told + count()
+
+
+@kinds
+def test_an_observation_before_any_opcode_of_an_observation(kind: str) -> None:
+    plateau, other = falling(**KINDS[kind]), Plateau(1.0)
+    assert plateau.reductions == 0
+
+    def observe() -> None:
+        plateau.observe(1.0)
+
+    def intrude() -> None:
+        observe()
+        assert schedule(2) == plateau(0)
+
+    schedule = plateau.warmup(3) * other
+    for number in at_each_opcode(observe, intrude):
+        assert plateau.reductions == 2 * (number + 1)
+
+
+@kinds
+def test_an_interrupt_before_any_opcode_of_an_observation(kind: str) -> None:
+    """It is counted as a whole, or not at all; the next one counts as ever."""
+    plateau = falling(**KINDS[kind])
+    counts = []
+    for _ in at_each_opcode(lambda: plateau.observe(1.0), interrupt):
+        counts.append(plateau.reductions)
+        plateau.observe(1.0)
+        assert plateau.reductions == counts[-1] + 1
+        plateau.load_state_dict(plateau.state_dict() | {"reductions": 0})
+    assert set(counts) == {0, 1}
+    assert counts == sorted(counts)
+
+
+SAVED = 10**6
+
+
+@kinds
+def test_a_state_that_is_loaded_before_any_opcode_of_an_observation(kind: str) -> None:
+    """It comes before the observation or after it: nothing of the former state returns."""
+    plateau = falling(**KINDS[kind])
+    state = plateau.state_dict() | {"reductions": SAVED}
+    seen = set()
+    for _ in at_each_opcode(lambda: plateau.observe(1.0), lambda: plateau.load_state_dict(state)):
+        seen.add(plateau.reductions)
+        plateau.load_state_dict(state | {"reductions": 0})
+    assert seen == {SAVED, SAVED + 1}
+
+
+def test_an_observation_before_any_opcode_of_loading() -> None:
+    """It is of the former state, or of the new one."""
+    plateau = falling()
+    state = plateau.state_dict() | {"reductions": SAVED}
+    seen = set()
+    for _ in at_each_opcode(lambda: plateau.load_state_dict(state), lambda: plateau.observe(1.0)):
+        seen.add(plateau.reductions)
+    assert seen == {SAVED, SAVED + 1}
+
+
+def test_states_to_set() -> None:
+    """Each is one attribute of an object, and all are checked before any is given."""
+    first, second = falling(), falling(**KINDS["mean"])
+    schedule = first.warmup(4) * second
+    states = [{**each.state_dict(), "reductions": 5 + i} for i, each in enumerate((first, second))]
+    for make in (states_loader, states_to_set):
+        with pytest.raises(ValueError, match="^bad: "):
+            make(schedule, [states[0], states[1] | {"bad": -1}])
+        with pytest.raises(ValueError, match="^schedule_state: expected one for each Plateau .*, 2, got 1"):
+            make(schedule, states[:1])
+    to_set = states_to_set(schedule, states)
+    assert [each.reductions for each in (first, second)] == [0, 0]
+    assert [target for target, *_ in to_set] == [first, second]
+    for target, name, value in to_set:
+        object.__setattr__(target, name, value)
+    assert [each.state_dict() for each in (first, second)] == states
+    states_loader(schedule, [each | {"reductions": 9} for each in states])()
+    assert [each.reductions for each in (first, second)] == [9, 9]
+
+
+@kinds
+def test_copies_that_are_made_while_a_plateau_observes(kind: str) -> None:
+    """Of any moment, with a state of their own: a shallow copy too."""
+    plateau = falling(**KINDS[kind])
+    copies: list[Plateau] = []
+
+    def take() -> None:
+        whole = plateau * Cosine(1.0, 10)
+        copies.extend([copy.copy(plateau), copy.deepcopy(plateau), pickle.loads(pickle.dumps(plateau))])
+        copies.extend(schedules.plateaus(copy.deepcopy(whole)))
+
+    for number in at_each_opcode(lambda: plateau.observe(1.0), take):
+        assert plateau.reductions == number + 1
+        for each in copies:
+            assert each == plateau
+            assert each.reductions in (number, number + 1)
+            before = each.reductions
+            each.observe(1.0)
+            assert each.reductions == before + 1
+        assert plateau.reductions == number + 1
+        copies.clear()
+
+
+def test_former_states_are_not_kept() -> None:
+    """Nor is a thread that was late, with what it had read, a harm: the chain from there is followed and let go."""
+    plateau = falling()
+    history = vars(plateau)["_history"]
+    early = history.last()
+    for _ in range(100_000):
+        plateau.observe(1.0)
+    assert not gone(history.last())
+    history._last = early
+    assert plateau.reductions == 100_000
+    assert not gone(history._last)
+    del early
+    assert plateau.reductions == 100_000
+
+
+def gone(state: Any) -> bool:
+    """Tell whether a state has one after it."""
+    return bool(state.following)
+
+
+@forks
+def test_a_child_forked_while_a_plateau_observes() -> None:
+    done = python("""
+        import os, signal, sys, threading
+        from lrcore.schedules import Plateau
+        plateau = Plateau(1.0, factor=0.999999, patience=0)
+        plateau.observe(1.0)
+        begun, end = threading.Event(), threading.Event()
+        def work():
+            while not end.is_set():
+                plateau.observe(1.0)
+                begun.set()
+        worker = threading.Thread(target=work)
+        worker.start()
+        begun.wait()
+        statuses = []
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)
+                before = plateau.reductions
+                for _ in range(100):
+                    plateau.observe(1.0)
+                os._exit(plateau.reductions != before + 100)
+            statuses.append(os.waitpid(child, 0)[1])
+        end.set()
+        worker.join()
+        sys.exit(any(statuses))
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- numbers
+
+
+class Own(Schedule):
+    """A schedule of the caller's own."""
+
+    def __init__(self, fn: Callable[[int], Any]) -> None:
+        self.fn = fn
+
+    def _value(self, t: int) -> Any:
+        return self.fn(t)
+
+
+NUMBERS: dict[str, Callable[[float], Any]] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "array": lambda value: np.array(value, np.float32),
+    "integer": lambda value: np.int8(value * 10),
+}
+SOURCES: dict[str, Callable[[Callable[[int], Any]], Any]] = {
+    "function": schedules.Function,
+    "recursive": lambda fn: Recursive(lambda t, _: fn(t), 0.0),
+    "own": Own,
+}
+
+
+def falling_from(schedule: Schedule) -> Plateau:
+    """Give a Plateau over a schedule, after one reduction."""
+    plateau = Plateau(schedule, factor=0.3, patience=0)
+    for _ in range(2):
+        plateau.observe(1.0)
+    return plateau
+
+
+IN_ARITHMETIC: dict[str, Callable[[Any], Schedule]] = {
+    "number": lambda s: s * 0.3,
+    "schedule": lambda s: Linear(0.7, 0.1, 9) * s,
+    "itself": lambda s: s * s,
+    "warmup": lambda s: s.warmup(7),
+    "warmup from": lambda s: s.warmup(7, start=0.01),
+    "clip": lambda s: s.clip(0.05, 0.1) * 0.3,
+    "sequence": lambda s: Parts([(s, 3), s]) * 0.3,
+    "then": lambda s: Constant(0.1).then(s, at=2) * 0.3,
+    "shift": lambda s: s.shift(2) * 0.3,
+    "epochs": lambda s: s.per_epoch(2) * 0.3,
+    "plateau": falling_from,
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("arithmetic", IN_ARITHMETIC)
+def test_arithmetic_is_in_float64(source: str, number: str, arithmetic: str) -> None:
+    """A rate in another type acts as the float64 that it is equal to."""
+    compose, convert = IN_ARITHMETIC[arithmetic], NUMBERS[number]
+    narrow = compose(SOURCES[source](lambda t: convert(0.1 + 0.01 * (t % 3))))
+    wide = compose(schedules.Function(lambda t: float(convert(0.1 + 0.01 * (t % 3)))))
+    for t in range(12):
+        assert type(narrow._value(t)) is float
+        assert narrow._value(t) == narrow(t) == wide(t)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("wrong", ["fast", None, True, 1j, np.ones(2)], ids=lambda each: type(each).__name__)
+def test_what_is_no_rate_is_refused_where_it_is_returned(source: str, wrong: Any) -> None:
+    """By the t that the callable was given, in any arithmetic."""
+    schedule = SOURCES[source](lambda t: wrong if t else 0.5)
+    for compose in (lambda s: s, *IN_ARITHMETIC.values()):
+        with pytest.raises(TypeError, match="^lr from the schedule at t = [1-9]: expected a number, got"):
+            compose(schedule)(range(20))
+    opt = lrcore.SGD(np.zeros(2, np.float32), lr=schedule)
+    opt.step(np.ones(2, np.float32))
+    with pytest.raises(TypeError, match="^lr from the schedule at t = 1: expected a number, got"):
+        opt.step(np.ones(2, np.float32))
+    assert opt.step_count == 1
