@@ -7,13 +7,19 @@ import re
 import subprocess
 import sys
 import sysconfig
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import lrcore
 from lrcore import __main__ as lrcore_command
+from lrcore._lrcore_core import active_backend
+from opcodes import at_each_opcode
+from support import together
 
 
 def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,6 +62,136 @@ def test_use_backend_as_a_call_and_as_a_context() -> None:
         lrcore.use_backend(3)  # type: ignore[arg-type]
 
 
+def in_use() -> str:
+    return active_backend()
+
+
+@pytest.fixture
+def two() -> Iterator[tuple[str, str, str]]:
+    """Give the backend in use and two others, and put it back."""
+    before = in_use()
+    name, other = [each for each in ("portable", "emulated", "avx2") if each != before][:2]
+    yield before, name, other
+    lrcore.use_backend(before)
+    assert in_use() == before
+
+
+ORDERS = ["a(b[)]", "a(b[])", "b[a()]", "b[a(])", "ab()[]", "ab([)]", "ba([])", "ab[]()", "ba[(])"]
+"""Blocks of two objects: a letter makes one, brackets are where the block of a, (), or of b, [], begins and ends."""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("in_threads", [False, True])
+def test_blocks_that_overlap(order: str, in_threads: bool, two: tuple[str, str, str]) -> None:
+    """The latest that is open is in use, once both have been opened; in the end the one before the first."""
+    before, *names = two
+    made: dict[str, Any] = {}
+    is_open: list[str] = []
+
+    def act(sign: str) -> None:
+        which = {"(": "a", ")": "a", "[": "b", "]": "b"}.get(sign, sign)
+        name = names["ab".index(which)]
+        if sign in "ab":
+            made[sign] = lrcore.use_backend(name)
+        elif sign in "([":
+            made[which].__enter__()
+            is_open.append(name)
+        else:
+            made[which].__exit__(None, None, None)
+            is_open.remove(name)
+
+    for place, sign in enumerate(order):
+        if in_threads:
+            thread = threading.Thread(target=act, args=(sign,))
+            thread.start()
+            thread.join()
+        else:
+            act(sign)
+        if not {*"ab(["} & {*order[place + 1 :]}:
+            assert in_use() == [before, *is_open][-1], order[: place + 1]
+    assert in_use() == before
+
+
+def test_one_object_in_several_blocks(two: tuple[str, str, str]) -> None:
+    before, name, other = two
+    chosen = lrcore.use_backend(name)
+    for _ in range(2):
+        with chosen:
+            with lrcore.use_backend(other):
+                with chosen:
+                    assert in_use() == name
+                    with chosen:
+                        assert in_use() == name
+                    assert in_use() == name
+                assert in_use() == other
+            assert in_use() == name
+        assert in_use() == before
+
+
+def test_a_call_within_a_block(two: tuple[str, str, str]) -> None:
+    """It is in use from then on; the block takes back its own choice alone."""
+    before, name, other = two
+    with lrcore.use_backend(name):
+        lrcore.use_backend(other)
+        assert in_use() == other
+        with lrcore.use_backend(name):
+            assert in_use() == name
+        assert in_use() == other
+        with pytest.raises(ValueError, match="^backend: "):
+            lrcore.use_backend("fast")
+        assert in_use() == other
+    assert in_use() == other
+    with pytest.raises(ZeroDivisionError), lrcore.use_backend(name):
+        lrcore.use_backend(before)
+        _ = 1 / 0
+    assert in_use() == before
+
+
+def test_blocks_of_many_threads(two: tuple[str, str, str]) -> None:
+    """What is in use while all of them are open is one of theirs, and afterwards what was before."""
+    before, *names = two
+    shared = lrcore.use_backend(names[0])
+    inside = threading.Barrier(4, timeout=60)
+
+    def work(index: int) -> None:
+        for turn in range(200):
+            with shared if index == 0 else lrcore.use_backend(names[index % 2]):
+                if turn % 50 == 0:
+                    inside.wait()
+                    assert in_use() in names
+                    inside.wait()
+
+    together(4, work)
+    assert in_use() == before
+
+
+def test_blocks_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
+    """As in a signal handler."""
+    before, name, other = two
+
+    def block(name: str) -> None:
+        with lrcore.use_backend(name):
+            assert in_use() == name
+        assert in_use() != name
+
+    for _ in at_each_opcode(lambda: block(name), lambda: block(other)):
+        assert in_use() == before
+
+
+def test_choices_that_no_longer_matter_are_forgotten(two: tuple[str, str, str]) -> None:
+    before, name, _ = two
+    kept = [lrcore.use_backend(name) for _ in range(100)]
+    for _ in range(100):
+        lrcore.use_backend(name)
+        with lrcore.use_backend(before):
+            pass
+    assert len(lrcore._runtime._choices) <= 3
+    with kept[50]:
+        assert in_use() == name
+    lrcore.use_backend(before)
+    assert len(lrcore._runtime._choices) <= 3
+
+
 @pytest.mark.parametrize("name", ["sse2", "cuda", "", "AVX2"])
 def test_unknown_backend(name: str) -> None:
     before = lrcore.info()["backend"]
@@ -79,8 +215,12 @@ def test_environment() -> None:
     assert (
         "ValueError: LRCORE_BACKEND: backend: expected one of" in python(show, LRCORE_BACKEND="fast").stderr
     )
-    for bad in ("0", "many", "-1", "1.5"):
-        assert "ValueError: LRCORE_NUM_THREADS: expected" in python(show, LRCORE_NUM_THREADS=bad).stderr
+    for bad in ("0", "many", "-1", "1.5", "99999999999", str(2**31), "9" * 5000):
+        said = python(show, LRCORE_NUM_THREADS=bad).stderr.splitlines()[-1]
+        assert said.startswith(
+            "ValueError: LRCORE_NUM_THREADS: expected an integer from 1 to 2147483647, got '"
+        )
+        assert len(said) < 200
 
 
 @pytest.mark.parametrize("variable", ["LRCORE_BACKEND", "LRCORE_NUM_THREADS"])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import reprlib
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,11 +65,51 @@ def _devices() -> tuple[list[str], str | None]:
         return [], str(error)
 
 
+class _Choice:
+    """A backend that was chosen: by a call of `use_backend` that may still begin a block, or by a block."""
+
+    def __init__(self, name: str, caller: Callable[[], object] | None = None) -> None:
+        self.name = name
+        self.caller = caller
+        """For a call, what returns its `use_backend` object while there is one."""
+
+
+_choices = [_Choice(core.active_backend(), lambda: None)]
+"""The choices that stand, the latest last. Changed by atomic operations alone: there is no lock to wait for."""
+
+
+def _use_latest_choice() -> None:
+    """Make the core use the latest choice, also where another thread chooses at the same time."""
+    while True:
+        name = _choices[-1].name
+        core.use_backend(name)
+        if _choices[-1].name == name:
+            return
+
+
+def _forget_former_calls() -> None:
+    """Remove the calls before the last one that can begin no block any more."""
+    calls = [each for each in _choices.copy() if each.caller is not None]
+    final = [index for index, each in enumerate(calls) if each.caller is not None and each.caller() is None]
+    for each in calls[: final[-1]]:
+        _remove(each)
+
+
+def _remove(choice: _Choice) -> None:
+    with contextlib.suppress(ValueError):  # another thread has removed it
+        _choices.remove(choice)
+
+
 class use_backend:
     """Step CPU arrays with the named backend from now on, or within a ``with`` block.
 
     It holds for the whole process, all threads included, and is looked up at every step. Results do not depend on it.
     The environment variable ``LRCORE_BACKEND`` does the same from outside.
+
+    The latest choice that stands is in use. A call stands until the next one. A ``with`` block stands until it ends, and
+    takes its own choice back then, and no other: blocks may be nested, may overlap in several threads and may use one
+    object more than once, and after the last of them the backend is the one that was in use before the first. A call
+    within a block is in use at once, and stays in use after the block.
 
     Parameters
     ----------
@@ -86,19 +130,23 @@ class use_backend:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
-        self._switch()
-
-    def _switch(self) -> None:
-        self._former = core.active_backend()
-        core.use_backend(self._name)
+        core.use_backend(name)
+        self._call = _Choice(name, weakref.ref(self))
+        self._blocks: list[_Choice] = []
+        _choices.append(self._call)
+        _forget_former_calls()
+        _use_latest_choice()
 
     def __enter__(self) -> None:
-        if core.active_backend() != self._name:  # another was chosen since
-            self._switch()
+        block = _Choice(self._call.name)
+        _choices.append(block)
+        self._blocks.append(block)
+        _remove(self._call)
+        _use_latest_choice()
 
     def __exit__(self, *exception: object) -> None:
-        core.use_backend(self._former)
+        _remove(self._blocks.pop())
+        _use_latest_choice()
 
 
 def set_num_threads(count: int) -> None:
@@ -189,11 +237,15 @@ def _obey_environment() -> None:
     backend = os.environ.get("LRCORE_BACKEND")
     if backend:
         try:
-            core.use_backend(backend)
+            use_backend(backend)
         except (ValueError, RuntimeError) as error:
             raise type(error)(f"LRCORE_BACKEND: {error}") from None
     threads = os.environ.get("LRCORE_NUM_THREADS")
     if threads:
-        if not threads.isdecimal() or int(threads) < 1:
-            raise ValueError(f"LRCORE_NUM_THREADS: expected a number >= 1, got {threads!r}")
-        core.set_num_threads(int(threads))
+        try:
+            core.set_num_threads(int(threads))
+        except ValueError:
+            message = (
+                f"LRCORE_NUM_THREADS: expected an integer from 1 to {2**31 - 1}, got {reprlib.repr(threads)}"
+            )
+            raise ValueError(message) from None
