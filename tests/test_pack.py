@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+import types
 from typing import Any
 
 import numpy as np
@@ -564,6 +566,172 @@ def test_what_is_no_number_is_not_written(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"^a\.flat: expected"):
         flat.flat = wrong
     assert not pack.flat.any()
+
+
+# ---- arrays that mean something else
+
+
+W = np.arange(24, dtype=np.float32).reshape(4, 6)
+
+OVERLAPPING: dict[str, tuple[Any, Any]] = {
+    "slices": (W[0, :4], W[0, 2:]),
+    "one element": (W[:2], W[1, 5:]),
+    "one inside of the other": (W, W[1:3, 2:4]),
+    "reversed": (W[0], W[0, ::-1]),
+    "transposed": (W[:, :4], W[:, :4].T),
+    "another shape": (W, W.reshape(6, 4)),
+    "broadcast": (W[0], np.broadcast_to(W[0], (3, 6))),
+    "steps": (W[0, ::2], W[0, ::3]),
+}
+APART: dict[str, tuple[Any, Any]] = {
+    "slices": (W[0, :4], W[0, 4:]),
+    "columns": (W[:, :2], W[:, 2:]),
+    "interleaved": (W[:, ::2], W[:, 1::2]),
+    "backwards": (W[0, ::-1], W[1]),
+    "no elements": (W[:, :0], W),
+    "the same": (W, W),
+    "an equal view": (W[1:, 2], W[1:4, 2]),
+    "an equal view of a row": (W[:1], W[0:3:5]),
+}
+
+
+def test_arrays_that_overlap_are_refused() -> None:
+    """By both of their names, the later one first, wherever they stand; what is between them does not hide it."""
+    for one, other in OVERLAPPING.values():
+        for a, b in ((one, other), (other, one)):
+            for entries, first, second in (
+                ({"a": a, "b": b}, "a", "b"),
+                ({"u": 3, "a": [{"w": a}, W.copy()], "v": W[:0], "b": {"w": [b]}}, "a.0.w", "b.w.0"),
+            ):
+                with pytest.raises(
+                    ValueError, match=f"^{second}: expected memory of its own, .* with {first}; pass a copy"
+                ):
+                    lrcore.Pack(entries)
+                copied = lrcore.Pack(entries | {"a": np.array(a) if first == "a" else [{"w": np.array(a)}]})
+                assert_bits(copied.named_arrays()["b" if second == "b" else "b.w.0"], b)
+
+
+def test_one_pair_of_many_that_overlaps() -> None:
+    rows = {f"row{i}": np.zeros(100, np.float32)[10 * i :] for i in range(3)}
+    flat = np.zeros(1000, np.float32)
+    rows |= {f"piece{i}": flat[10 * i : 10 * i + 10] for i in range(100)}
+    lrcore.Pack(rows)
+    with pytest.raises(ValueError, match="^piece40: .* shares memory with piece7;"):
+        lrcore.Pack(rows | {"piece40": flat[75:85]} | {"piece8": np.zeros(3, np.float32)})
+
+
+def test_arrays_that_do_not_overlap() -> None:
+    """Nor does an array that stands under two names."""
+    for one, other in APART.values():
+        for a, b in ((one, other), (other, one)):
+            pack = lrcore.Pack({"a": a, "n": {"b": [b]}})
+            assert_bits(pack["a"], a)
+            assert_bits(pack["n"]["b"][0], b)
+
+
+def test_tensors_that_overlap() -> None:
+    torch = pytest.importorskip("torch")
+    w = torch.arange(8.0)
+    for a, b in ((w[:4], w[2:]), (w, w.numpy()[1:]), (w.numpy()[3:], w), (w.view(2, 4), w.view(2, 4).T)):
+        with pytest.raises(ValueError, match="^b: .* shares memory with a;"):
+            lrcore.Pack({"a": a, "b": b})
+    for a, b in ((w[:4], w[4:]), (w[::2], w[1::2]), (w, w.numpy()), (w, w), (w[:0], w)):
+        assert_bits(lrcore.Pack({"a": a, "b": b})["b"], np.asarray(b))
+
+
+def test_device_arrays_that_overlap() -> None:
+    with FakeCuda() as fake:
+        w = fake.cupy.asarray(W)
+        for a, b in ((w[0, :4], w[0, 2:]), (w, w.T), (w[:, :3], w[2])):
+            with pytest.raises(ValueError, match="^b: .* shares memory with a;"):
+                lrcore.Pack({"a": a, "b": b}, xp=fake.cupy)
+        with pytest.raises(ValueError, match="^b: .* shares memory with a;"):
+            lrcore.Pack({"a": W[:2], "b": W[1:]}, xp=fake.cupy)
+        for a, b in ((w[:, :3], w[:, 3:]), (w, w), (w[:0], w)):
+            pack = lrcore.Pack({"a": a, "b": b}, xp=fake.cupy)
+            assert_bits(fake.cupy.asnumpy(pack["b"]), fake.cupy.asnumpy(b))
+
+
+@pytest.mark.parametrize(
+    "masked",
+    [
+        np.ma.array([1, 2, 3], np.float32, mask=[False, True, False]),
+        np.ma.array([1, 2, 3], np.float32),
+        np.ma.array([1, 2, 3], mask=True),
+        [np.ma.array(1.0), 2, 3],
+        ([1.0], [np.ma.masked], [np.float32(3)]),
+    ],
+    ids=["masked", "nothing masked", "integers", "in a list", "deeper"],
+)
+def test_arrays_with_a_mask_are_refused(masked: Any) -> None:
+    """The mask would be ignored."""
+    pack = lrcore.Pack({"a": {"w": 3}})
+    match = r"^a\.w: expected an array without a mask, got .*; pass its \.filled\(0\) or \.data"
+    with pytest.raises(TypeError, match=match):
+        pack["a"]["w"] = masked
+    with pytest.raises(TypeError, match=match):
+        pack.assign({"a": {"w": masked}})
+    with pytest.raises(TypeError, match=r"^a\.flat: expected an array without a mask"):
+        pack["a"].flat = masked
+    assert not pack.flat.any()
+    if isinstance(masked, np.ma.MaskedArray):
+        narrow: Any = masked.astype(np.float32)
+        with pytest.raises(TypeError, match=match):
+            lrcore.Pack({"a": {"w": narrow}})
+        assert_bits(lrcore.Pack({"w": narrow.filled(0)}).flat, narrow.filled(0))
+        pack["a"]["w"] = masked.data
+
+
+# ---- libraries
+
+
+class Immutable:
+    """An array that cannot be written, as those of jax."""
+
+    dtype, shape = np.dtype(np.float32), (1,)
+
+
+def library_of(**parts: Any) -> types.ModuleType:
+    """Give a module of these functions, and of NumPy's that a Pack needs."""
+    made = types.ModuleType("made")
+    names = ("zeros", "float32", "asarray", "may_share_memory")
+    vars(made).update({name: getattr(np, name) for name in names} | parts)
+    return made
+
+
+def test_what_is_no_array_library_is_refused() -> None:
+    """By its name, before anything is made or read."""
+
+    def missing(*_: Any) -> Any:
+        raise NotImplementedError("may_share_memory is not implemented")
+
+    without = library_of()
+    del without.may_share_memory
+    for xp, name in (
+        ("numpy", "str"),
+        (None, "NoneType"),
+        (np.ndarray, "ndarray"),
+        (math, "math"),
+        (library_of(zeros=lambda *_, **__: Immutable()), "made"),
+        (library_of(may_share_memory=missing), "made"),
+        (without, "made"),
+    ):
+        wrong: Any = xp
+        match = f"^xp: expected numpy, or a module with its interface such as cupy, got {name}: "
+        with pytest.raises(TypeError, match=match):
+            lrcore.Pack({"w": 3}, xp=wrong)
+        with pytest.raises(TypeError, match=match):
+            lrcore.Pack({}, wrong)
+        with pytest.raises(TypeError, match=match):
+            lrcore.Pack.from_file("no such file", wrong)
+    assert lrcore.Pack({"w": 3}, xp=library_of()).flat.shape == (3,)
+
+
+@pytest.mark.parametrize("name", ["torch", "jax.numpy"])
+def test_libraries_of_another_interface_are_refused(name: str) -> None:
+    xp = pytest.importorskip(name)
+    with pytest.raises(TypeError, match=f"^xp: expected numpy, .* got {name}: "):
+        lrcore.Pack({"w": 3}, xp=xp)
 
 
 def test_attributes_are_no_entries() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import reprlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, TypeGuard
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
+from numpy.typing import NDArray
 
 
 def mapped(function: Callable[[str, Any], Any], nest: Any, path: str = "") -> Any:
@@ -105,6 +109,7 @@ def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
     """Give ``make(values)``, an array; TypeError that names the path where there is none."""
     reason = ""
     if values is not None and not isinstance(values, Mapping):
+        require_plain(values, path)
         try:
             require_numbers(values, path)
             return make(values)
@@ -118,6 +123,75 @@ def require_numbers(values: Any, path: str) -> None:
     dtype = values.dtype if is_array(values) else np.asarray(values).dtype
     if getattr(dtype, "kind", "f") in "cOSUTMm":  # other libraries' dtypes have no kind
         raise TypeError(f"{path}: expected real numbers, got {_kind(values)} of {dtype}")
+
+
+def require_plain(values: Any, path: str) -> None:
+    """TypeError that names the path for an array with a mask, which would be ignored."""
+    if _is_masked(values):
+        raise TypeError(
+            f"{path}: expected an array without a mask, got {_kind(values)}; pass its .filled(0) or .data"
+        )
+
+
+def _is_masked(values: Any) -> bool:
+    """Tell an array with a mask, and a list that has one in it."""
+    ma = sys.modules.get("numpy.ma")  # without it there is none
+    if ma is None:
+        return False
+    return isinstance(values, ma.MaskedArray) or (
+        isinstance(values, (list, tuple)) and any(map(_is_masked, values))
+    )
+
+
+def require_apart(arrays: Mapping[str, Any]) -> None:
+    """ValueError that names two arrays which share memory, unless they are the same array under both paths."""
+    places = [(path, place) for path, array in arrays.items() if (place := _place(array)) is not None]
+    reaching: list[
+        tuple[int, str, NDArray[Any], tuple[Any, ...]]
+    ] = []  # the end of each in bytes, and its layout
+    for path, place in sorted(places, key=lambda each: byte_bounds(each[1])[0]):
+        begin, end = byte_bounds(place)
+        layout = _layout(place)
+        reaching = [each for each in reaching if each[0] > begin]
+        for _, other, former, its_layout in reaching:
+            if its_layout != layout and np.shares_memory(former, place):
+                first, second = sorted((path, other), key=[*arrays].index)
+                raise ValueError(
+                    f"{second}: expected memory of its own, got an array that shares memory with {first}; pass a copy of one"
+                )
+        reaching.append((end, path, place, layout))
+
+
+def _place(array: Any) -> NDArray[Any] | None:
+    """Return an array of NumPy that lies where a float32 array does, and must not be read: it may be on a device.
+
+    None for an array without elements, and where the address cannot be told.
+    """
+    if isinstance(array, np.ndarray):
+        return array if array.size else None
+    if hasattr(array, "data_ptr"):  # of torch
+        try:
+            address, strides = array.data_ptr(), [4 * each for each in array.stride()]
+        except RuntimeError:  # a sparse tensor, say, which is refused as an array
+            return None
+    elif hasattr(array, "data") and hasattr(array.data, "ptr"):  # of CuPy
+        address, strides = array.data.ptr, array.strides
+    else:
+        return None
+    interface = {
+        "version": 3,
+        "typestr": np.dtype(np.float32).str,
+        "data": (address, True),
+        "shape": tuple(array.shape),
+        "strides": tuple(strides),
+    }
+    return np.asarray(SimpleNamespace(__array_interface__=interface)) if address else None
+
+
+def _layout(array: NDArray[Any]) -> tuple[Any, ...]:
+    """Return what equal views of the same memory have in common."""
+    strides = [step for extent, step in zip(array.shape, array.strides, strict=True) if extent > 1]
+    return array.__array_interface__["data"][0], array.shape, strides
 
 
 def _kind(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lrcore._memory import aligned_zeros
-from lrcore._nest import array_from, join, leaves, mapped, pairs, require_numbers
+from lrcore._nest import array_from, join, leaves, mapped, pairs, require_numbers, require_plain
 
 _CACHE_LINE = 64
 """In bytes."""
@@ -127,6 +127,7 @@ class Node:
     def _write(self, view: Any, values: Any, path: str) -> None:
         """Write into one array as it does itself, its library's rules for shapes and errors included."""
         if values is not view:
+            require_plain(values, path)
             require_numbers(values, path)
             stays = self._xp is np or isinstance(values, (int, float, type(view)))
             view[...] = values if stays else self._xp.asarray(values, dtype=self._xp.float32)
@@ -188,3 +189,18 @@ def zeros_for(shapes: Any, xp: ModuleType, pad: bool) -> Any:
     """Give a buffer for arrays of a nest of shapes."""
     _, size = layout([*leaves(shapes).values()], pad)
     return aligned_zeros(size) if xp is np else xp.zeros(size, dtype=xp.float32)
+
+
+def library(xp: Any) -> ModuleType:
+    """Check an array library: its arrays are written in place and can be compared by their memory."""
+    if xp is not np:
+        try:
+            probe = xp.zeros(1, dtype=xp.float32)
+            probe[...] = 0
+            xp.may_share_memory(probe, xp.asarray(probe, dtype=xp.float32))
+        except (AttributeError, TypeError, NotImplementedError) as error:
+            name = getattr(xp, "__name__", type(xp).__name__)
+            raise TypeError(
+                f"xp: expected numpy, or a module with its interface such as cupy, got {name}: {error}"
+            ) from None
+    return xp  # type: ignore[no-any-return]

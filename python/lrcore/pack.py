@@ -12,8 +12,8 @@ import numpy as np
 
 from lrcore import _pack_file
 from lrcore._arguments import flag
-from lrcore._nest import is_array, shape_of, shapes_of
-from lrcore._node import Node, layout, zeros_for
+from lrcore._nest import is_array, require_apart, require_plain, shape_of, shapes_of
+from lrcore._node import Node, layout, library, zeros_for
 from lrcore._tensor_file import blaming
 
 __all__ = ["Pack", "PackList", "layout", "shape_of"]
@@ -33,9 +33,11 @@ class Pack(Node, Mapping[str, Any], over=dict):
     entries : mapping of str to entries
         An entry is a shape (an integer, or a tuple or list of them), whose array begins as zeros; a float32 array, whose
         values are copied in; or a mapping or a list of entries. An empty list holds no arrays, ``()`` is the shape of a
-        scalar. Names are not empty, and no two arrays have the same path, as "a.b" and {"a": {"b": ...}} would.
+        scalar. Names are not empty, and no two arrays have the same path, as "a.b" and {"a": {"b": ...}} would. Arrays that
+        overlap in memory are refused, unless they are the same array, which is copied in under each of its paths; so are
+        arrays with a mask.
     xp : module
-        The array library of the buffer: numpy, or one with its interface such as cupy; not torch or jax.numpy.
+        The array library of the buffer: numpy, or one with its interface such as cupy. torch and jax.numpy are refused.
     pad : bool
         Whether each array begins at a multiple of 64 bytes of the buffer, which in NumPy begins at one itself; a pickle
         of it lies where unpickling puts it. What lies between is zeros, which a step passes over like parameters without
@@ -44,9 +46,10 @@ class Pack(Node, Mapping[str, Any], over=dict):
     Raises
     ------
     TypeError
-        When an array is not float32 in the machine's byte order, or an entry is none of these.
+        When an array is not float32 in the machine's byte order or has a mask, an entry is none of these, or `xp` is no such
+        module.
     ValueError
-        When an extent is negative, or a name is refused.
+        When an extent is negative, a name is refused, or two arrays overlap.
 
     Examples
     --------
@@ -69,9 +72,12 @@ class Pack(Node, Mapping[str, Any], over=dict):
     def __init__(self, entries: Mapping[str, Any], xp: ModuleType = np, *, pad: bool = False) -> None:
         if not isinstance(entries, Mapping):
             raise TypeError(f"entries: expected a dictionary, got {type(entries).__name__}")
-        pad = flag("pad", pad)
+        xp, pad = library(xp), flag("pad", pad)
         found: dict[str, Any] = {}
         shapes = shapes_of(entries, "", found)
+        for path, entry in found.items():
+            require_plain(entry, path)
+        require_apart({path: entry for path, entry in found.items() if is_array(entry)})
         self._adopt(zeros_for(shapes, xp, pad), shapes, xp, pad)
         for (path, entry), view in zip(found.items(), self.named_arrays().values(), strict=True):
             if is_array(entry):
@@ -99,7 +105,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         ValueError
             When it is damaged or of a later version, or holds something else.
         """
-        pad = flag("pad", pad)
+        xp, pad = library(xp), flag("pad", pad)
         entries = _pack_file.read(path)
         with blaming(path):
             return cls(entries, xp, pad=pad)
