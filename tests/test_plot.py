@@ -105,6 +105,11 @@ def test_a_logarithmic_axis_leaves_zeros_out(plt: Any) -> None:  # noqa: ARG001
         ((0.1,), {"steps": 2.5}, TypeError, "steps: "),
         ((0.1,), {"steps": 3, "log": 1}, TypeError, "log: "),
         ((0.1,), {"steps": 3, "labels": []}, ValueError, "labels: expected 1, one for each schedule, got 0"),
+        ((0.1, 0.2), {"steps": 3, "labels": "ab"}, TypeError, "labels: expected a sequence, got str"),
+        ((0.1,), {"steps": 3, "labels": 3}, TypeError, "labels: expected a sequence, got int"),
+        ((0.1,), {"steps": 3, "labels": [3]}, TypeError, "labels: expected strings, got 3"),
+        ((0.1,), {"steps": 3, "labels": [None]}, TypeError, "labels: expected strings, got None"),
+        ((0.1, lambda t: 1e308 * (t == 1)), {"steps": 3}, ValueError, r"rates: .* up to 1e\+150 .* 1e\+308"),
         ((-0.1,), {"steps": 3}, ValueError, "lr: "),
         (("0.1",), {"steps": 3}, TypeError, "lr: "),
         ((schedules.Cosine,), {"steps": 3}, TypeError, "lr: "),
@@ -163,6 +168,54 @@ def test_an_unknown_suggestion_is_refused(plt: Any) -> None:  # noqa: ARG001
         plot.range_test(found(), suggestions=["best"])
 
 
+@pytest.mark.parametrize(
+    ("suggestions", "error", "message"),
+    [
+        ("valley", TypeError, "suggestions: expected a sequence, got str"),
+        (3, TypeError, "suggestions: expected a sequence, got int"),
+        (None, TypeError, "suggestions: expected a sequence, got NoneType"),
+        ([3], ValueError, "suggestions: expected one of steepest, valley, minimum/10, got 3"),
+        (["valley", "v"], ValueError, "suggestions: expected one of .*, got 'v'"),
+    ],
+)
+def test_wrong_suggestions_open_no_figure(
+    plt: Any, suggestions: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        plot.range_test(found(), suggestions=suggestions)
+    assert plt.get_fignums() == []
+    assert len(plot.range_test(found(), suggestions=iter(["valley"])).lines) == 3
+
+
+HUGE = 1e308
+
+
+@pytest.mark.parametrize("mode", ["exponential", "linear"])
+def test_huge_losses(plt: Any, mode: str) -> None:
+    """Those that diverge in the end are cut off; others would overflow in matplotlib."""
+    figure = plot.range_test(found(mode, [5, 4, 3, 2, 1, 2, 3, HUGE])).figure
+    figure.canvas.draw()
+    assert figure.axes[0].get_ylim()[1] < 10
+    plt.close("all")
+    for losses in ([HUGE, 5, 4, 3, 2, 1, 2, 3], [HUGE] * 6, [HUGE], [5, 4, 3, 2, -HUGE, 2], [1, 2, HUGE]):
+        with pytest.raises(
+            ValueError, match=r"^found: expected magnitudes up to 1e\+150 to draw, got -?1e\+308"
+        ):
+            plot.range_test(found(mode, losses))
+        assert plt.get_fignums() == []
+    for losses in ([1e150, 1e149, 5e148, 1e148, 1e147, 1e-300], [-1e150, 1e150], [1e150] * 6):
+        plot.range_test(found(mode, losses)).figure.canvas.draw()
+
+
+def test_the_largest_that_is_drawn(plt: Any) -> None:  # noqa: ARG001
+    for losses in ([1e150, 5e-324], [1e150, -1e150, 0.0], [1e150], np.geomspace(1e150, 1e-300, 64)):
+        plot.training(losses, np.linspace(1e150, 0, len(losses))).figure.canvas.draw()
+    for log in (False, True):
+        ax = plot.schedules(lambda t: 1e150 / 10.0**t, 0.0, steps=300, log=log, labels=iter("ab"))
+        ax.figure.canvas.draw()
+    plot.training([1.0, np.nan, np.inf, 2.0], [0.1] * 4).figure.canvas.draw()
+
+
 def test_training(plt: Any) -> None:
     """The mean of 60 losses goes over windows of 2; a sum of two halves is exact here."""
     losses, rates = np.arange(60.0) + 1, schedules.Cosine(0.1, 60)(np.arange(60))
@@ -201,6 +254,8 @@ def test_training(plt: Any) -> None:
         (["a"], [1.0], (TypeError, ValueError), "losses: "),
         ([1.0], [1j], (TypeError, ValueError), "lrs: "),
         ([[1.0], [1.0, 2.0]], [1.0], (TypeError, ValueError), "losses: "),
+        ([1.0, -1e308, 1e200], [0.1] * 3, ValueError, r"losses: .* up to 1e\+150 .* got -1e\+308"),
+        ([1.0, 2.0], [0.1, 1e155], ValueError, r"lrs: .* up to 1e\+150 .* got 1e\+155"),
     ],
 )
 def test_wrong_trainings_open_no_figure(plt: Any, losses: Any, lrs: Any, error: Any, message: str) -> None:

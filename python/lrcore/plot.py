@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lrcore._arguments import flag, length, series
+from lrcore._arguments import flag, length, series, shown
 from lrcore._extras import needs
 from lrcore.schedules import Rate, as_schedule
-from lrcore.schedules._checks import one_of
+from lrcore.schedules._checks import listed, one_of
 from lrcore.tune._range_test import SUGGESTIONS
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ __all__ = ["range_test", "schedules", "training"]
 
 _POINTS = 10_000
 """How many steps are drawn at most; of more, evenly spaced ones."""
+
+_LARGEST = 1e150
+"""The largest magnitude on an axis: matplotlib overflows at larger ones, its margins on logarithmic axes included."""
 
 
 def schedules(
@@ -69,13 +72,13 @@ def schedules(
     if not rates:
         raise ValueError("rates: expected at least one schedule")
     drawn = [as_schedule(rate) for rate in rates]
-    labels = [repr(each) for each in drawn] if labels is None else list(labels)
+    labels = [repr(each) for each in drawn] if labels is None else _labels(labels)
     if len(labels) != len(drawn):
         raise ValueError(f"labels: expected {len(drawn)}, one for each schedule, got {len(labels)}")
-    ax = _axes(ax)
     t = np.unique(np.linspace(0, steps - 1, min(steps, _POINTS)).astype(np.int64))
-    for schedule, label in zip(drawn, labels, strict=True):
-        values = schedule(t)
+    lines = [_drawable("rates", schedule(t)) for schedule in drawn]
+    ax = _axes(ax)
+    for values, label in zip(lines, labels, strict=True):
         if log:
             values[values == 0] = np.nan
         marker = "o" if steps == 1 else None  # a line of one point would not show
@@ -116,12 +119,16 @@ def range_test(
 
     Raises
     ------
-    ValueError
-        When a suggestion is unknown.
+    TypeError, ValueError
+        When an argument is refused.
     ImportError
         When matplotlib is not installed.
     """
-    methods = [one_of(*SUGGESTIONS)("suggestions", each) for each in suggestions]
+    methods = [one_of(*SUGGESTIONS)("suggestions", each) for each in listed("suggestions", suggestions)]
+    fallen = int(found.smoothed.argmin()) if found.smoothed.size else 0
+    before = found.losses[: fallen + 1] if fallen else found.losses  # what diverges would flatten the rest
+    if before.size:
+        lowest, highest = _drawable("found", np.array([found.losses.min(), before.max()]))
     ax = _axes(ax)
     ax.plot(found.rates, found.losses, color="C0", alpha=0.35, linewidth=0.9, label="loss of each step")
     ax.plot(found.rates, found.smoothed, color="C0", linewidth=2, label="smoothed")
@@ -133,8 +140,7 @@ def range_test(
         ax.axvline(lr, color=f"C{color}", linestyle="--", linewidth=1.3, label=f"{method}: {lr:.2g}")
     if found.mode == "exponential":
         ax.set_xscale("log")
-    if found.smoothed.size and found.smoothed.argmin() > 0:  # what diverges would flatten the rest
-        lowest, highest = found.losses.min(), found.losses[: found.smoothed.argmin() + 1].max()
+    if fallen:
         margin = 0.15 * (highest - lowest)
         ax.set_ylim(lowest - margin, highest + margin)
     _finish(ax, "learning rate", "loss")
@@ -168,6 +174,7 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
         raise ValueError("losses: expected at least one, got none")
     if rate.shape != loss.shape:
         raise ValueError(f"lrs: expected shape {loss.shape} like losses, got {rate.shape}")
+    loss, rate = _drawable("losses", loss), _drawable("lrs", rate)
     above = _axes(ax)
     grid = above.get_subplotspec()
     if grid is None:
@@ -189,6 +196,23 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     _finish(above, "", "training loss")
     _finish(below, "step", "learning rate")
     return above
+
+
+def _labels(labels: Any) -> tuple[str, ...]:
+    """Check labels; any iterable of strings will do but a string."""
+    checked = listed("labels", labels)
+    for label in checked:
+        if not isinstance(label, str):
+            raise TypeError(f"labels: expected strings, got {shown(label)}")
+    return checked
+
+
+def _drawable(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Check that matplotlib can draw the finite ones of these values."""
+    too_large = values[np.isfinite(values) & (abs(values) > _LARGEST)]
+    if too_large.size:
+        raise ValueError(f"{name}: expected magnitudes up to {_LARGEST:g} to draw, got {too_large[0]:g}")
+    return values
 
 
 def _mean(values: NDArray[np.float64], window: int) -> tuple[NDArray[Any], NDArray[Any]]:
