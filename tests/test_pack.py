@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import types
+import warnings
 from typing import Any
 
 import numpy as np
@@ -666,12 +667,12 @@ def test_device_arrays_that_overlap() -> None:
 def test_arrays_with_a_mask_are_refused(masked: Any) -> None:
     """The mask would be ignored."""
     pack = lrcore.Pack({"a": {"w": 3}})
-    match = r"^a\.w: expected an array without a mask, got .*; pass its \.filled\(0\) or \.data"
+    match = r"^a\.w: expected a plain array, got Masked(Array|Constant), whose mask .*; pass its filled\(0\) or its data"
     with pytest.raises(TypeError, match=match):
         pack["a"]["w"] = masked
     with pytest.raises(TypeError, match=match):
         pack.assign({"a": {"w": masked}})
-    with pytest.raises(TypeError, match=r"^a\.flat: expected an array without a mask"):
+    with pytest.raises(TypeError, match=r"^a\.flat: expected a plain array, got Masked"):
         pack["a"].flat = masked
     assert not pack.flat.any()
     if isinstance(masked, np.ma.MaskedArray):
@@ -680,6 +681,42 @@ def test_arrays_with_a_mask_are_refused(masked: Any) -> None:
             lrcore.Pack({"a": {"w": narrow}})
         assert_bits(lrcore.Pack({"w": narrow.filled(0)}).flat, narrow.filled(0))
         pack["a"]["w"] = masked.data
+
+
+def test_tensors_without_memory_are_refused() -> None:
+    """And those that are not their memory; nothing is read or written."""
+    torch = pytest.importorskip("torch")
+    fake = pytest.importorskip("torch._subclasses.fake_tensor")
+    w = torch.arange(3.0)
+    freed = torch.ones(3)
+    freed.untyped_storage().resize_(0)
+    with fake.FakeTensorMode():
+        faked = torch.ones(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these are prototypes
+        masked = torch.masked.masked_tensor(w, w > 0)
+    for wrong, error, match in (
+        (freed, ValueError, "expected an array with memory, got a null pointer"),
+        (torch._efficientzerotensor(3), TypeError, "expected a tensor with memory, got a zero tensor"),
+        (faked, TypeError, "expected a tensor that is its memory, got FakeTensor"),
+        (masked, TypeError, "expected a tensor that is its memory, got MaskedTensor"),
+    ):
+        pack = lrcore.Pack({"a": {"w": 3}})
+        for entry in (wrong, [wrong], ([0.0], (wrong,))):
+            with pytest.raises(error, match=rf"^a\.w: {match}"):
+                pack["a"]["w"] = entry
+            with pytest.raises(error, match=rf"^a\.w: {match}"):
+                pack.assign({"a": {"w": entry}})
+            with pytest.raises(error, match=rf"^a\.flat: {match}"):
+                pack["a"].flat = entry
+        with pytest.raises(error, match=rf"^a\.w: {match}"):
+            lrcore.Pack({"a": {"w": wrong}, "b": w, "c": w[1:]})
+        assert not pack.flat.any()
+    pack["a"]["w"] = w
+    assert_bits(pack.flat, w.numpy())
+    pack["a"]["w"] = [w[0] + 1, w[1], torch.tensor(5, dtype=torch.int8)]
+    assert_bits(pack.flat, np.array([1, 1, 5], np.float32))
+    assert lrcore.Pack({"a": freed[:0], "b": w})["a"].shape == (0,)
 
 
 # ---- libraries

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import reprlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeGuard
@@ -11,6 +10,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
+
+from lrcore._lrcore_core import require_memory
 
 
 def mapped(function: Callable[[str, Any], Any], nest: Any, path: str = "") -> Any:
@@ -126,21 +127,12 @@ def require_numbers(values: Any, path: str) -> None:
 
 
 def require_plain(values: Any, path: str) -> None:
-    """TypeError that names the path for an array with a mask, which would be ignored."""
-    if _is_masked(values):
-        raise TypeError(
-            f"{path}: expected an array without a mask, got {_kind(values)}; pass its .filled(0) or .data"
-        )
-
-
-def _is_masked(values: Any) -> bool:
-    """Tell an array with a mask, and a list that has one in it."""
-    ma = sys.modules.get("numpy.ma")  # without it there is none
-    if ma is None:
-        return False
-    return isinstance(values, ma.MaskedArray) or (
-        isinstance(values, (list, tuple)) and any(map(_is_masked, values))
-    )
+    """TypeError or ValueError that names the path for an array, also in a list, which is not its memory or has none."""
+    if isinstance(values, (list, tuple)):
+        for each in values:
+            require_plain(each, path)
+    else:
+        require_memory(path, values)
 
 
 def require_apart(arrays: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         values are copied in; or a mapping or a list of entries. An empty list holds no arrays, ``()`` is the shape of a
         scalar. Names are not empty, and no two arrays have the same path, as "a.b" and {"a": {"b": ...}} would. Arrays that
         overlap in memory are refused, unless they are the same array, which is copied in under each of its paths; so are
-        arrays with a mask.
+        arrays with a mask, and tensors of torch without memory or that override dispatch.
     xp : module
         The array library of the buffer: numpy, or one with its interface such as cupy. torch and jax.numpy are refused.
     pad : bool
@@ -75,13 +75,14 @@ class Pack(Node, Mapping[str, Any], over=dict):
         xp, pad = library(xp), flag("pad", pad)
         found: dict[str, Any] = {}
         shapes = shapes_of(entries, "", found)
-        for path, entry in found.items():
-            require_plain(entry, path)
-        require_apart({path: entry for path, entry in found.items() if is_array(entry)})
+        arrays = {path: entry for path, entry in found.items() if is_array(entry)}
+        for path, array in arrays.items():
+            require_plain(array, path)
+        require_apart(arrays)
         self._adopt(zeros_for(shapes, xp, pad), shapes, xp, pad)
-        for (path, entry), view in zip(found.items(), self.named_arrays().values(), strict=True):
-            if is_array(entry):
-                view[...] = self._checked(path, view, entry)
+        views = self.named_arrays()
+        for path, array in arrays.items():
+            views[path][...] = self._checked(path, views[path], array)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], xp: ModuleType = np, *, pad: bool = False) -> Self:
