@@ -30,6 +30,7 @@ def peers(session: nox.Session) -> None:
         "parity",
         "schedule_parity",
         "arrays",
+        "bound_memory",
         "torch_state",
         "torch_optimizer",
         "search",

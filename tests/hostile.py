@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
+import capsules
 from support import WAYS, Array
 
 Problem = tuple[str, type[Exception]]
@@ -342,3 +343,56 @@ def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
         "hyper": hyper, "weight_decay": hyper["weight_decay"], "decoupled": values["decoupled_weight_decay"],
         "maximize": values["maximize"],
     }  # fmt: skip
+
+
+# ---- exporters that lie
+
+
+class Liar:
+    """An array whose exporter says something else than what is there.
+
+    Parameters
+    ----------
+    array : array of float32
+        What is exported.
+    device : tuple of int
+        What ``__dlpack_device__`` says.
+    **lies
+        Fields of DLPack's tensor, such as ``data=None``; ``extents`` are written into its shape.
+    """
+
+    def __init__(self, array: Array, device: tuple[int, int] = (capsules.CPU, 0), **lies: Any) -> None:
+        self.array, self.device, self.lies = array, device, lies
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device
+
+    def __dlpack__(self, **_: Any) -> Any:
+        capsule = self.array.__dlpack__(max_version=(1, 0))
+        tensor = capsules.managed_of(capsule).tensor
+        for name, value in self.lies.items():
+            if name == "extents":
+                for i, extent in enumerate(value):
+                    tensor.shape[i] = extent
+            else:
+                setattr(tensor, name, value)
+        return capsule
+
+
+LIES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no memory": ({"data": None}, ValueError, "expected an array with memory, got a null pointer"),
+    "no shape": ({"shape": None}, ValueError, "the exporter of this array gives no valid shape"),
+    "fewer dimensions than none": (
+        {"ndim": -1},
+        ValueError,
+        "the exporter of this array gives no valid shape",
+    ),
+    "a negative extent": ({"extents": [-8]}, ValueError, "the exporter of this array gives no valid shape"),
+    "more than memory holds": ({"extents": [2**62]}, ValueError, "has more elements than memory can hold"),
+    "another device": ({"device_type": capsules.CUDA}, RuntimeError, "name different devices"),
+    "another device before": ({"device": (capsules.CUDA, 0)}, RuntimeError, ""),
+    "another dtype": ({"bits": 16}, TypeError, "expected dtype float32, got float16"),
+    "two lanes": ({"lanes": 2}, TypeError, "expected dtype float32, got float32x2"),
+    "an odd address": ({"byte_offset": 2}, ValueError, "expected data aligned to 4 bytes"),
+}
+"""For each kind what is said, and the error that is due with some of its words."""

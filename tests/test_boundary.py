@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
+import re
 import warnings
 import weakref
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hostile
 import lrcore
 from support import CLASSES, Array, assert_bits
 
@@ -356,3 +359,112 @@ def test_an_array_that_is_given_another_shape_later() -> None:
     opt.step(np.ones((2, 4), np.float32))
     opt.step(ones())
     assert_bits(params, np.zeros((2, 4), np.float32))
+
+
+ROLES: dict[str, Callable[[Any], object]] = {
+    "params": lrcore.Adam,
+    "grads": lambda array: lrcore.Adam(ones()).step(array),
+    "grads bound": lambda array: lrcore.Adam(ones(), grads=array),
+    "params of a function": lambda array: lrcore.functional.sgd(array, ones(), step=1, lr=0.1),
+    "grads of a function": lambda array: lrcore.functional.sgd(ones(), array, step=1, lr=0.1),
+    "exp_avg of a function": lambda array: lrcore.functional.adam(
+        ones(), ones(), array, ones(), step=1, lr=0.1
+    ),
+    "exp_avg of a dictionary": lambda array: lrcore.Adam(ones()).load_state_dict(
+        lrcore.Adam(ones()).state_dict() | {"state": {"exp_avg": array, "exp_avg_sq": ones()}}
+    ),
+}
+"""Everywhere that an array is taken; the first word is the argument's name."""
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("lie", hostile.LIES)
+def test_exporters_that_lie(role: str, lie: str) -> None:
+    """None of it is believed, where it can be seen to be wrong; the array is as before."""
+    array = ones()
+    lies, error, words = hostile.LIES[lie]
+    with pytest.raises(error, match=f"^{role.split(maxsplit=1)[0]}: .*{re.escape(words)}"):
+        ROLES[role](hostile.Liar(array, **lies))
+    assert_bits(array, ones())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_exporter_with_no_elements_needs_no_memory(role: str) -> None:
+    """An empty array has no memory in several libraries; here it is of another size than the others."""
+    nothing = hostile.Liar(ones(0), data=None)
+    if role == "params":
+        opt = lrcore.Adam(nothing)
+        opt.step(ones(0))
+        assert (opt.size, opt.step_count) == (0, 1)
+    elif role != "grads bound":
+        with pytest.raises(ValueError, match=r"expected \d elements"):
+            ROLES[role](nothing)
+
+
+def test_an_exporter_that_moves_and_vanishes() -> None:
+    """What it has given stays: the capsule holds it."""
+    exporter = hostile.Liar(ones())
+    memory, released = exporter.array, weakref.ref(exporter)
+    opt = lrcore.SGD(exporter, lr=0.5)
+    exporter.array = np.full(3, 9, np.float32)
+    opt.step(ones())
+    assert_bits(memory, np.full(8, 0.5, np.float32))
+    assert_bits(exporter.array, np.full(3, 9, np.float32))
+    opt._params = None
+    del exporter
+    gc.collect()
+    assert released() is None
+    opt.step(ones())
+    assert_bits(memory, np.zeros(8, np.float32))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_masked_arrays(role: str) -> None:
+    """A step would ignore their masks."""
+    masked = np.ma.array(ones(), mask=[1, 0] * 4)
+    with pytest.raises(TypeError, match=rf"^{role.split(maxsplit=1)[0]}: .*got MaskedArray.*filled\(0\)"):
+        ROLES[role](masked)
+    assert (masked.data == 1).all()
+
+
+def test_a_scalar_has_no_memory_to_write() -> None:
+    with pytest.raises(TypeError, match="^params: .*got float32; pass an array, whose memory can be written"):
+        lrcore.SGD(np.float32(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "words"),
+    [
+        ((1, 2), {}, "got 2 positional arguments"),
+        ((), {"closure": None}, "got closure=; compute the gradients before the step"),
+        ((1,), {"lr": 0.1}, "got lr=; assign opt.lr"),
+        ((1,), {"grads": 1}, "got grads= twice"),
+        ((1,), {"stream": None, "epoch": 1, "loss": 2}, "got epoch= and loss="),
+    ],
+)
+def test_arguments_that_a_step_does_not_take(
+    opt: Counted, arguments: tuple[Any, ...], keywords: dict[str, Any], words: str
+) -> None:
+    opt.unchanged(
+        lambda: opt.step(*arguments, **keywords),
+        TypeError,
+        rf"^step: expected step\(grads=None, \*, grad_scale=1.0, stream=None\), {words}$",
+    )
+
+
+def test_the_signature_of_a_step_can_be_read() -> None:
+    signature = inspect.signature(lrcore.Adam.step)
+    assert str(signature) == "(self, /, grads=None, *, grad_scale=1.0, stream=None)"
+
+
+def test_a_scale_that_float32_loses(opt: Counted) -> None:
+    """As hyperparameters are: what is taken acts."""
+    for scale in (1e-60, -1e-50, 2.0**-150):
+        opt.unchanged(
+            functools.partial(opt.step, ones(), grad_scale=scale),
+            ValueError,
+            "^grad_scale: .* becomes 0 in float32",
+        )
+    opt.step(ones(), grad_scale=2.0**-149)
+    opt.step(ones(), grad_scale=0)
+    assert opt.step_count == 3

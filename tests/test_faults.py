@@ -412,7 +412,9 @@ def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
     for turn, each in enumerate(saved, 1):
         total = each["state"]["sum"]
         assert (total == total[0]).all()
-        since = each["step_count"] - (turn << 20)  # steps since the count was assigned, by the thread that saves
+        since = each["step_count"] - (
+            turn << 20
+        )  # steps since the count was assigned, by the thread that saves
         assert 0 <= since <= total[0] <= 80
         assert each["hyper"]["eps"] == each["hyper"]["lr_decay"] == turn
 

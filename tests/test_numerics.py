@@ -202,6 +202,52 @@ def test_the_callers_mode_is_neither_trusted_nor_changed(
     assert left == found
 
 
+@pytest.mark.parametrize("preset", [FTZ_AND_DAZ, ROUND_DOWN, ROUND_UP, ROUND_TOWARD_ZERO], ids=hex)
+def test_rates_are_asked_in_the_default_mode(preset: int, mxcsr: FloatingPointMode) -> None:
+    """A schedule's own arithmetic too. What the caller asks of it is the caller's affair, as is the mode."""
+    rates = (
+        lrcore.schedules.Constant(1 + 2**-24 - 2**-40) * (1 + 2**-40),  # close to the middle of two float32
+        lrcore.schedules.Constant(1e-40) * 0.5,
+        lrcore.schedules.Function(lambda _: float("5e-324") * 1e300),  # not folded by the compiler
+    )
+    g = np.full(8, 1e30, np.float32)
+    for schedule in rates:
+        expected, opt = (lrcore.SGD(np.zeros(8, np.float32), lr=schedule) for _ in range(2))
+        expected.step(g)
+        assert expected.params.any()
+        found = mxcsr.read() | preset
+        mxcsr.write(found)
+        opt.step(g)
+        left = mxcsr.read()
+        mxcsr.write(found & ~preset)
+        assert left == found
+        assert_bits(opt.params, expected.params)
+
+
+@pytest.mark.parametrize("preset", [FTZ_AND_DAZ, ROUND_DOWN, ROUND_UP, ROUND_TOWARD_ZERO], ids=hex)
+def test_arguments_are_checked_alike_in_every_mode(preset: int, mxcsr: FloatingPointMode) -> None:
+    """What float32 makes of a number does not depend on the mode in which it is asked."""
+    largest = float(np.finfo(np.float32).max)
+    taken = {"weight_decay": (1e-40, 2.0**-149, 1.0000001 * 2.0**-150, largest), "eps": (1e-45,)}
+    refused = {"weight_decay": (2.0**-150, 1e-46, largest + 2.0**103, 1e39), "eps": (1e-50,)}
+    near_one = (1 - 2.0**-24, 0.5), (1 - 2.0**-25, 0.5)
+    found = mxcsr.read() | preset
+    mxcsr.write(found)
+    try:
+        for name, values in taken.items():
+            for value in values:
+                assert lrcore.Adam(np.zeros(1, np.float32), **{name: value}).hyper[name] == value
+        for name, values in refused.items():
+            for value in values:
+                with pytest.raises(ValueError, match=f"^{name}: .* becomes (0.0|inf) in float32"):
+                    lrcore.Adam(np.zeros(1, np.float32), **{name: value})
+        lrcore.Adam(np.zeros(1, np.float32), betas=near_one[0])
+        with pytest.raises(ValueError, match=r"^betas\[0\]: .* becomes 1 in float32"):
+            lrcore.Adam(np.zeros(1, np.float32), betas=near_one[1])
+    finally:
+        mxcsr.write(found & ~preset)
+
+
 @pytest.mark.usefixtures("threads")
 def test_worker_threads_use_the_default_mode(mxcsr: FloatingPointMode) -> None:
     """A thread inherits the mode of the one that made it; the sweep sets its own."""

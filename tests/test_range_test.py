@@ -243,6 +243,23 @@ def test_the_schedule_is_the_same_object() -> None:
     assert plateau.state_dict() == plateau_state
 
 
+def test_what_a_closure_tells_a_plateau_is_put_back() -> None:
+    plateau = schedules.Plateau(0.1, factor=0.5, patience=0)
+    plateau.observe(2.0)
+    before = plateau.state_dict()
+    opt, _, closure = problem("adam", plateau.warmup(3))
+
+    def telling() -> float:
+        loss = closure()
+        plateau.observe(3.0 + loss)
+        return loss
+
+    range_test(opt, telling, steps=5)
+    assert plateau.state_dict() == before
+    plateau.observe(3.0)
+    assert plateau.reductions == 1
+
+
 def raising(error: type[BaseException]) -> Callable[[], float]:
     def closure() -> float:
         raise error

@@ -1,6 +1,7 @@
 #include "array.h"
 
 #include <algorithm>
+#include <span>
 
 namespace lrcore {
 namespace {
@@ -53,14 +54,21 @@ void require_float32(DLDataType dtype, const std::string& name) {
                               "; lrcore never converts: make a float32 array first"));
 }
 
+/// More elements than any address space holds.
+constexpr int64_t max_size = int64_t{1} << 60;
+
 /// The number of elements of a C-contiguous tensor. Extents of 1 and empty tensors may have any strides.
 int64_t contiguous_size(const DLTensor& tensor, const std::string& name) {
+  const std::span extents(tensor.shape, tensor.shape == nullptr ? 0 : static_cast<size_t>(std::max(tensor.ndim, 0)));
+  if (tensor.ndim != static_cast<int>(extents.size()) ||
+      std::ranges::any_of(extents, [](auto each) { return each < 0; }))
+    throw py::value_error(text(name, ": the exporter of this array gives no valid shape; correct it"));
+  if (std::ranges::find(extents, 0) != extents.end()) return 0;
   int64_t size = 1;
-  if (std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim) return 0;
   for (int i = 0; i < tensor.ndim; ++i)
-    if (__builtin_mul_overflow(size, tensor.shape[i], &size))
+    if (__builtin_mul_overflow(size, tensor.shape[i], &size) || size > max_size)
       throw py::value_error(
-          text(name, ": the shape ", tuple_text(tensor.shape, tensor.ndim), " has too many elements"));
+          text(name, ": the shape ", tuple_text(tensor.shape, tensor.ndim), " has more elements than memory can hold"));
   if (tensor.strides == nullptr) return size;
   int64_t expected = 1;
   for (int i = tensor.ndim - 1; i >= 0; --i) {

@@ -138,15 +138,11 @@ std::optional<Place> to_place(long type, long id) {
   return {};
 }
 
-/// Refuses a tensor whose description no step could use, as a faulty exporter may give: it would be believed.
-void refuse_nonsense(const Import& import, const std::string& name) {
-  const DLTensor& tensor = import.tensor;
-  if (to_place(tensor.device.device_type, tensor.device.device_id) != import.place)
+/// Refuses an array whose exporter said that it is elsewhere before: it would be believed.
+void require_same_device(const Import& import, const std::string& name) {
+  if (to_place(import.tensor.device.device_type, import.tensor.device.device_id) != import.place)
     throw std::runtime_error(
         text(name, ": __dlpack_device__ and __dlpack__ of this array name different devices; correct its exporter"));
-  bool valid = tensor.ndim >= 0 && (tensor.ndim == 0 || tensor.shape != nullptr);
-  for (int i = 0; valid && i < tensor.ndim; ++i) valid = tensor.shape[i] >= 0;
-  if (!valid) throw py::value_error(text(name, ": the exporter of this array gives no valid shape; correct it"));
 }
 
 /// Whether `object` is a scalar of NumPy.
@@ -293,7 +289,7 @@ Import import_array(py::handle object, const std::string& name, int64_t stream) 
     place = place_of(object, name);
   }
   Import import = take(place, export_from(place, object, name, stream), name);
-  refuse_nonsense(import, name);
+  require_same_device(import, name);
   return import;
 }
 

@@ -145,26 +145,23 @@ Stepper::Answer Stepper::ask(int attempt) const {
     throw std::runtime_error(text("the optimizer was changed ", most,
                                   " times while its schedule was asked for the rate of one step; a schedule must not "
                                   "change the optimizer that is asking it"));
-  py::object asked;
+  Rate rate;
   {
     const std::lock_guard lock(shown_);
-    asked = rate_.asked;
+    rate = rate_;
   }
-  if (!asked) throw std::runtime_error("the optimizer was cleared by the garbage collector; make a new one");
+  if (!rate.asked) throw std::runtime_error("the optimizer was cleared by the garbage collector; make a new one");
   const int64_t count = count_.load(std::memory_order_acquire);
   if (count >= max_step) throw std::overflow_error("step_count: 2**53 - 1 steps is the most that can be counted");
-  if (PyFloat_CheckExact(asked.ptr())) {
-    const double lr = PyFloat_AS_DOUBLE(asked.ptr());
-    return {std::move(asked), count, lr};
-  }
-  const Asking asking(this);
-  const double lr = rate_at(asked, count);
-  return {std::move(asked), count, lr};
+  std::optional<Asking> asking;
+  if (!PyFloat_CheckExact(rate.asked.ptr())) asking.emplace(this);
+  const double lr = rate_at(rate.asked, count);
+  return {std::move(rate.schedule), count, lr};
 }
 
 /// Whether the next step is still the one that the answer is for. Needs a turn.
 bool Stepper::is_current(const Answer& answer) const {
-  return rate_.asked.is(answer.asked) && count_.load(std::memory_order_relaxed) == answer.count;
+  return rate_.schedule.is(answer.schedule) && count_.load(std::memory_order_relaxed) == answer.count;
 }
 
 /// RuntimeError where bound memory is not what it was, or the stream is recording a graph. Needs a turn.

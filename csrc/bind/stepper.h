@@ -80,7 +80,7 @@ class Stepper {
  private:
   /// The rate that a schedule gave before the step took its turn, and what it was asked for.
   struct Answer {
-    py::object asked;
+    py::object schedule;
     int64_t count;
     double lr;
   };

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Set
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -99,7 +100,7 @@ def _decay_rate(name: str, value: Any) -> float:
 
 def _decay_rates(name: str, value: Any) -> tuple[float, float]:
     try:
-        if isinstance(value, (Set, Mapping)):
+        if isinstance(value, (AbstractSet, Mapping)):
             raise TypeError("no order")
         first, second = value
     except (TypeError, ValueError):
@@ -194,7 +195,17 @@ def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
 #: What other libraries, and haste, call the attributes of an optimizer that can be assigned.
 MISSPELLED: dict[str, str] = {
     **dict.fromkeys(
-        ("learning_rate", "learn_rate", "rate", "rates", "lrs", "lr_schedule", "lr_scheduler", "schedule", "scheduler"),
+        (
+            "learning_rate",
+            "learn_rate",
+            "rate",
+            "rates",
+            "lrs",
+            "lr_schedule",
+            "lr_scheduler",
+            "schedule",
+            "scheduler",
+        ),
         "lr",
     ),
     **dict.fromkeys(("steps", "step_number", "iterations", "t", "count"), "step_count"),

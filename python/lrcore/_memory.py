@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._lrcore_core import DeviceArray, describe
+from lrcore._lrcore_core import DeviceArray
+
+Place: TypeAlias = tuple[int, int, int]
+"""What ``describe`` says of parameters: elements, number of the CUDA device or -1, bytes beyond a multiple of 256."""
 
 
 def aligned_zeros(size: int) -> NDArray[np.float32]:
@@ -20,13 +23,13 @@ def aligned_zeros(size: int) -> NDArray[np.float32]:
     return memory[start : start + size * 4].view(np.float32)
 
 
-def state_like(params: Any, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
-    """Give a flat array of as many elements as `params`, on their device.
+def array_at(place: Place, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
+    """Return a flat array of one value, of as many elements as the parameters at a place, on their device.
 
     On a CUDA device it lies like the parameters with respect to 16 bytes, so that a step on a shifted view of a larger
     buffer still moves 16 bytes at once.
     """
-    size, device, offset = describe(params)
+    size, device, offset = place
     if device >= 0:
         return DeviceArray(device, size, offset, value)
     array = aligned_zeros(size)
@@ -64,7 +67,9 @@ class State(Mapping[str, Any]):
 
     def __setitem__(self, name: str, array: Any) -> None:
         if array is not self._arrays.get(name):
-            raise TypeError(f"{name}: a step writes the array that is there; write into it: opt.state[{name!r}][:] = ...")
+            raise TypeError(
+                f"{name}: a step writes the array that is there; write into it: opt.state[{name!r}][:] = ..."
+            )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lrcore import _arguments, _state_file, _torch_state, schedules
 from lrcore._arguments import Hyper, require_entries
-from lrcore._lrcore_core import Stepper, rules
-from lrcore._memory import State, aligned_zeros, offered_like, state_like
-from lrcore.schedules._plateau import plateaus, states_loader, states_of
+from lrcore._lrcore_core import Stepper, describe, rules
+from lrcore._memory import State, aligned_zeros, array_at, offered_like
+from lrcore.schedules._plateau import plateaus, states_of, states_to_set
 
 if TYPE_CHECKING:
     from lrcore._lrcore_core import Numbers, Rate
@@ -74,7 +74,8 @@ class Optimizer(Stepper):
         names, self._rule_hypers, *_ = _RULES[rule]
 
         self._max_steps = _arguments.table_length(capturable, max_steps)
-        states = [offered_like(params, state_like(params, initial.get(name, 0.0))) for name in names]
+        self._place = describe(params)
+        states = [offered_like(params, array_at(self._place, initial.get(name, 0.0))) for name in names]
         super().__init__(
             rule,
             params,
@@ -117,7 +118,9 @@ class Optimizer(Stepper):
     @params.setter
     def params(self, params: Any) -> None:
         if params is not self._params:
-            raise AttributeError("params: bound at construction; write into that array, or make a new optimizer")
+            raise AttributeError(
+                "params: bound at construction; write into that array, or make a new optimizer"
+            )
 
     @property
     def grads(self) -> Any:
@@ -204,7 +207,7 @@ class Optimizer(Stepper):
 
         The copies lie where the parameters do, or are arrays of NumPy.
         """
-        copies = [aligned_zeros(self.size) if on_host else state_like(self._params) for _ in self._state]
+        copies = [aligned_zeros(self.size) if on_host else array_at(self._place) for _ in self._state]
         step_count, hyper, schedule = self._snapshot(copies)
         offered = copies if on_host else [offered_like(self._params, each) for each in copies]
         return step_count, hyper, schedule, dict(zip(self._state, offered, strict=True))
@@ -274,10 +277,15 @@ class Optimizer(Stepper):
             stored = schedules.from_dict(entries["schedule"])
             schedule = schedule if schedule == stored else stored
         plateau_states = entries.get("schedule_state", () if "schedule" in entries else states_of(schedule))
-        load_plateaus = states_loader(schedule, plateau_states)
+        plateaus_to_set = states_to_set(schedule, plateau_states)
         states = [state[name] for name in self._state]
-        self._restore(states, entries["step_count"], self._numbers_of(hyper), self._rate_of(schedule))
-        load_plateaus()
+        self._restore(
+            states,
+            entries["step_count"],
+            self._numbers_of(hyper),
+            self._rate_of(schedule),
+            attributes=plateaus_to_set,
+        )
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write what `state_dict` gives to a file, for `load` and `lrcore.load`; save the parameters beside it.
@@ -360,7 +368,7 @@ class Optimizer(Stepper):
 
     def __getstate__(self) -> dict[str, Any]:
         step_count, hyper, schedule, state = self._snapshot_all()
-        own = ("_options", "_rule_hypers", "_params", "_grads", "_max_steps", "_state")
+        own = ("_options", "_rule_hypers", "_params", "_grads", "_max_steps", "_place", "_state")
         return {
             "params": self._params,
             "grads": self._grads,

@@ -1,9 +1,13 @@
 """The optimizers. Each class names its arguments, their defaults and what they mean; the equations are in C++.
 
-Parameters and bound gradients are looked at once. Do not give them other storage later (torch's ``set_`` and
-``resize_``, NumPy's ``resize`` without its check): the optimizer would go on with the former memory, which may be gone.
-Make a new optimizer then. The rate is asked while the optimizer is locked, so two schedules that step each other's
-optimizers from two threads wait for each other for ever.
+Arrays that are bound stay bound. Before each step their address and size are compared with those at construction, for
+arrays of NumPy and tensors of torch: memory that has been replaced since (``tensor.data = ...``, ``set_``, ``resize_``,
+``share_memory_``, ``ndarray.resize``) is a RuntimeError, and nothing has been written. Make a new optimizer then. A map or
+shared memory under a bound array cannot be closed while the optimizer lives: its ``close()`` raises BufferError.
+
+An optimizer may be read, saved, copied, pickled and assigned to at any moment: by another thread, by a signal handler, by a
+finalizer, and while its own schedule is being called. A schedule is called before the step begins, and once more only if
+the step count or the schedule has been replaced meanwhile. It must not step the optimizer that calls it: RuntimeError.
 
 Wrong arrays raise what `Stepper.step` says; numbers out of range raise ValueError, other types TypeError.
 ``g``, ``p`` and ``t`` in the equations are the gradient, the parameter and the number of the step, from 1; every

@@ -293,14 +293,3 @@ def states_to_set(schedule: Schedule, states: Iterable[Any]) -> list[tuple[Plate
             f"schedule_state: expected one for each Plateau of {schedule!r}, {len(found)}, got {len(states)}"
         )
     return [plateau._to_set(state) for plateau, state in zip(found, states, strict=True)]
-
-
-def states_loader(schedule: Schedule, states: Iterable[Any]) -> Callable[[], None]:
-    """Check a state for each Plateau in a schedule; return what puts all of them in place."""
-    to_set = states_to_set(schedule, states)
-
-    def load() -> None:
-        for each in to_set:
-            object.__setattr__(*each)
-
-    return load

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from lrcore._arguments import flag, length, magnitude
 from lrcore._extras import needs
 from lrcore._lrcore_core import copy, to_float
-from lrcore._memory import state_like
+from lrcore._memory import array_at
 from lrcore._optimizer import Optimizer
 from lrcore.schedules._checks import one_of, positive
+from lrcore.schedules._plateau import states_of, states_to_set
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,16 +121,17 @@ SUGGESTIONS: dict[str, Callable[[RangeTest], float]] = {
 
 
 def _restorer(opt: Optimizer) -> Callable[[], None]:
-    """Give what puts parameters, states, step count, numbers and schedule back to what they are now.
+    """Return what puts parameters, states, step count, numbers and schedule back to what they are now.
 
     It is one call of the extension, which Ctrl-C comes before or after, and never into.
     """
-    params = state_like(opt.params)
+    params = array_at(opt._place)
     copy(opt.params, params)
-    states = [state_like(opt.params) for _ in opt.state]
+    states = [array_at(opt._place) for _ in opt.state]
     step_count, hyper, schedule = opt._snapshot(states)
     numbers, rate = opt._numbers_of(hyper), opt._rate_of(schedule)
-    return functools.partial(opt._restore, states, step_count, numbers, rate, params)
+    observed = states_to_set(schedule, states_of(schedule))
+    return functools.partial(opt._restore, states, step_count, numbers, rate, params, observed)
 
 
 def range_test(
@@ -147,7 +149,7 @@ def range_test(
     """Take steps at growing learning rates, and put everything back.
 
     In the end, after an exception and after Ctrl-C as well, the parameters and the optimizer's states, step count and
-    schedule are again what they were, to the last bit. The gradients are left as the last closure filled them.
+    schedule, with what a `Plateau` in it has observed, are again what they were, to the last bit. The gradients are left as the last closure filled them.
 
     Parameters
     ----------

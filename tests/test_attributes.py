@@ -1,0 +1,177 @@
+"""What can be assigned to an optimizer: it acts, or it is refused at once, in words that name what is meant."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import schedules
+from support import CLASSES, N, assert_bits, run, start
+
+ONES = np.ones(N, np.float32)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        ("learning_rate", "has no such attribute; assign opt.lr"),
+        ("lr_schedule", "has no such attribute; assign opt.lr"),
+        ("scheduler", "has no such attribute; assign opt.lr"),
+        ("schedule", "cannot be assigned; assign opt.lr"),
+        ("rate", "has no such attribute; assign opt.lr"),
+        ("iterations", "has no such attribute; assign opt.step_count"),
+        ("parameters", "has no such attribute; assign opt.params"),
+        ("grad_scale", "has no such attribute$"),
+        ("grads", "cannot be assigned$"),
+        ("state", "cannot be assigned$"),
+        ("size", "cannot be assigned$"),
+        ("colour", "has no such attribute$"),
+    ],
+)
+def test_attributes_without_effect_are_refused(name: str, attribute: str, words: str) -> None:
+    opt = CLASSES[name](start(), lr=0.5)
+    before = opt.state_dict() | {"state": {}}
+    with pytest.raises(AttributeError, match=f"^{attribute}: .*{words}"):
+        setattr(opt, attribute, 0.1)
+    assert opt.lr == 0.5
+    assert opt.state_dict() | {"state": {}} == before
+    assert not hasattr(opt, attribute) or attribute in ("schedule", "grads", "state", "size")
+
+
+def test_numbers_name_their_place_if_the_class_has_them() -> None:
+    with pytest.raises(AttributeError, match=r'^eps: assign opt.hyper\["eps"\]$'):
+        lrcore.Adam(start()).eps = 1e-6  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="^eps: SGD has no such attribute$"):
+        lrcore.SGD(start()).eps = 1e-6  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="^amsgrad: fixed at construction"):
+        lrcore.Adam(start()).amsgrad = True  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="^amsgrad: Lion has no such attribute$"):
+        lrcore.Lion(start()).amsgrad = True  # type: ignore[attr-defined]
+
+
+class Own(lrcore.SGD):
+    """A subclass with attributes of its own, which share names with numbers of other classes."""
+
+    factor = 2.0
+
+    def __init__(self, params: Any) -> None:
+        self.alpha = "before"
+        super().__init__(params, lr=0.5)
+        self.eps = self.rho = 0.25
+
+
+@pytest.mark.parametrize(
+    "copied", [lambda opt: opt, copy.copy, copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))]
+)
+def test_a_subclass_has_attributes_of_its_own(copied: Any) -> None:
+    opt = copied(Own(start()))
+    opt.colour, opt.factor, opt.learning_rate = "red", 3.0, 0.1
+    assert (opt.alpha, opt.eps, opt.rho, opt.colour, opt.factor) == ("before", 0.25, 0.25, "red", 3.0)
+    for name, words in (
+        ("momentum", r'assign opt.hyper\["momentum"\]'),
+        ("nesterov", "fixed"),
+        ("schedule", "assign opt.lr"),
+    ):
+        with pytest.raises(AttributeError, match=f"^{name}: .*{words}"):
+            setattr(opt, name, 0.5)
+
+
+def test_in_place_operators_write_and_bind_nothing_else() -> None:
+    params = start()
+    opt = lrcore.Adam(params, lr=0.5)
+    run(opt, 1)
+    expected, average = params * 2, opt.state["exp_avg"] + 1
+    opt.params *= 2
+    opt.state["exp_avg"] += 1  # type: ignore[index]
+    assert opt.params is params
+    assert_bits(params, expected)
+    assert_bits(opt.state["exp_avg"], average)
+    with pytest.raises(AttributeError, match="^params: bound at construction"):
+        opt.params = start()
+    for name in ("exp_avg", "more"):
+        with pytest.raises(TypeError, match=f"^{name}: a step writes the array that is there"):
+            opt.state[name] = start()  # type: ignore[index]
+    assert_bits(params, expected)
+    assert list(opt.state) == ["exp_avg", "exp_avg_sq"]
+
+
+def test_an_optimizer_is_made_once() -> None:
+    opt = lrcore.SGD(start(), lr=0.5, momentum=0.5)
+    run(opt, 2)
+    before = opt.params.copy(), opt.state_dict()
+    for again in (
+        lambda: opt.__init__(np.ones(4, np.float32)),  # type: ignore[misc]
+        lambda: opt.__setstate__(opt.__getstate__()),
+    ):
+        with pytest.raises(TypeError, match="^SGD: this optimizer is made already; make another"):
+            again()
+    assert_bits(opt.params, before[0])
+    assert (opt.size, opt.step_count, opt.lr) == (N, 2, 0.5)
+    assert_bits(opt.state["momentum_buffer"], before[1]["state"]["momentum_buffer"])
+
+
+def test_a_constructor_that_was_refused_can_be_called_again() -> None:
+    opt = lrcore.SGD.__new__(lrcore.SGD)
+    with pytest.raises(TypeError, match="^params: expected dtype float32, got float64"):
+        opt.__init__(np.ones(4))  # type: ignore[misc]
+    opt.__init__(np.ones(4, np.float32), lr=0.5)  # type: ignore[misc]
+    opt.step(np.ones(4, np.float32))
+    assert_bits(opt.params, np.full(4, 0.5, np.float32))
+
+
+@pytest.mark.parametrize("betas", [{0.999, 0.9}, frozenset((0.5, 0.25)), {0.9: 1, 0.999: 2}, {}.keys()])
+def test_numbers_without_an_order_are_no_betas(betas: Any) -> None:
+    with pytest.raises(TypeError, match="^betas: expected two numbers"):
+        lrcore.Adam(start(), betas=betas)
+    opt = lrcore.Adam(start())
+    with pytest.raises(TypeError, match="^betas: expected two numbers"):
+        opt.hyper["betas"] = betas
+    assert opt.hyper["betas"] == (0.9, 0.999)
+    opt.hyper["betas"] = np.array([0.5, 0.25])
+    assert opt.hyper["betas"] == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda hyper: pickle.loads(pickle.dumps(hyper))]
+)
+def test_a_copy_of_the_numbers_is_a_dictionary(copied: Any) -> None:
+    """Of this moment, with no optimizer behind it."""
+    opt = lrcore.Adam(start(), eps=0.5)
+    taken = copied(opt.hyper)
+    assert type(taken) is dict
+    opt.hyper["eps"] = 0.25
+    assert taken == dict(opt.hyper) | {"eps": 0.5}
+    taken["eps"] = 9.0
+    assert opt.hyper["eps"] == 0.25
+
+
+def test_a_rate_is_read_when_it_is_assigned() -> None:
+    """An array of no dimension is its number of that moment."""
+    rate = np.array(0.5)
+    opt = lrcore.SGD(start(), lr=rate)  # type: ignore[arg-type]
+    rate[...] = 0.25
+    assert opt.schedule == schedules.Constant(0.5)
+
+
+def test_a_long_product_of_momenta_lets_other_threads_run() -> None:
+    """NAdam's function multiplies the momenta of all steps before: no thread waits for it."""
+    done, turns = threading.Event(), 0
+
+    def work() -> None:
+        arrays = [np.zeros(1, np.float32) for _ in range(4)]
+        lrcore.functional.nadam(*arrays, step=20_000_000, lr=0.1, betas=(1 - 1e-7, 0.5), momentum_decay=1.0)
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not done.is_set():
+        turns += 1
+    thread.join()
+    assert turns > 1000
