@@ -398,6 +398,36 @@ def test_momenta_that_changed() -> None:
     assert opt.torch_state_dict()["state"][0]["mu_product"] == 0
 
 
+def test_counts_are_float32_on_the_cpu() -> None:
+    """Whatever the defaults are; what float32 does not have is refused by name."""
+    opt = lrcore.NAdam(start())
+    opt.step_count = 70_001
+    torch.set_default_dtype(torch.float16)
+    torch.set_default_device("meta")
+    try:
+        exported = opt.torch_state_dict()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    for name in ("step", "mu_product"):
+        assert exported["state"][0][name].dtype == torch.float32
+        assert exported["state"][0][name].device.type == "cpu"
+    opt.load_torch_state_dict(exported)
+    assert opt.step_count == 70_001
+    for count in (2**24 - 1, 2**24, 2**24 + 2):
+        opt.step_count = count
+        assert int(opt.torch_state_dict()["state"][0]["step"]) == count
+    for count in (2**24 + 1, 2**25 + 2):
+        opt.step_count = count
+        with pytest.raises(
+            ValueError, match=f"^step_count: PyTorch counts in float32.*for {count}; use state_dict"
+        ):
+            opt.torch_state_dict()
+    sgd = lrcore.SGD(start(), momentum=0.5)
+    sgd.step_count = 2**24 + 1
+    assert "step" not in sgd.torch_state_dict()["state"][0]
+
+
 def test_shapes() -> None:
     opt = lrcore.Adam(start().reshape(3, 7))
     assert opt.torch_state_dict()["state"][0]["exp_avg"].shape == (3, 7)

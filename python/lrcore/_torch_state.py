@@ -17,7 +17,7 @@ import numpy as np
 from lrcore import _arguments
 from lrcore._arguments import require_entries
 from lrcore._extras import needs
-from lrcore._lrcore_core import rules, to_float
+from lrcore._lrcore_core import require_memory, rules, to_float
 from lrcore.pack import shape_of
 from lrcore.schedules import Constant
 
@@ -87,6 +87,21 @@ def _momentum_product(step_count: int, hyper: Mapping[str, Any]) -> float:
     return product
 
 
+COUNTS = ("step", "mu_product")
+"""What PyTorch has beside the states of a parameter."""
+
+
+def as_float32(step_count: Any) -> float:
+    """Return a step count as PyTorch stores it."""
+    return float(np.float32(to_float("step", step_count)))
+
+
+def require_step_count(name: str, entries: Mapping[str, Any], step_count: Any) -> None:
+    """ValueError where a parameter has taken another number of steps than the optimizer."""
+    if "step" in entries and as_float32(entries["step"]) != as_float32(step_count):
+        raise ValueError(f"{name}: step: expected {step_count}, got {float(entries['step'])}")
+
+
 def group_of(optimizer: Optimizer, lr: float, hyper: Mapping[str, Any]) -> dict[str, Any]:
     """Give PyTorch's parameter group, but for the numbers of its parameters."""
     name, peer = _peer(optimizer)
@@ -116,7 +131,10 @@ def states_of(
     if name == "NAdam":
         numbers["mu_product"] = _momentum_product(step_count, hyper)
     return [
-        {each: torch.tensor(number) for each, number in numbers.items()}
+        {
+            each: torch.tensor(number, dtype=torch.float32, device="cpu")  # whatever the defaults are
+            for each, number in numbers.items()
+        }
         | {each: tensors[i] for each, tensors in state.items()}
         for i in range(count)
     ]
@@ -134,6 +152,10 @@ def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, An
         import torch
 
     step_count, hyper, schedule, state = optimizer._snapshot_all(on_host=True)
+    if optimizer._public_name() != "SGD" and as_float32(step_count) != step_count:
+        raise ValueError(
+            f"step_count: PyTorch counts in float32, which has {as_float32(step_count):.0f} for {step_count}; use state_dict()"
+        )
     group = group_of(optimizer, optimizer._rate_after(step_count, schedule), hyper)
     tensors = {
         each: [
@@ -183,7 +205,7 @@ def converted(
     else:
         if step_count is not None:
             raise ValueError(f"step_count: PyTorch's {name} counts its steps; leave it out")
-        step_count = _common_step_count(of_parameters)
+        step_count = common_step_count(of_parameters)
     if name == "NAdam":
         _check_products(of_parameters, _momentum_product(step_count, hyper))
     rule = optimizer._choose_rule(hyper | options)
@@ -227,7 +249,7 @@ def _given_step_count(step_count: int | None) -> int:
     return _arguments.whole("step_count", step_count, 0)
 
 
-def _common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
+def common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
     """Give the number of steps that all parameters have taken."""
     counts = {to_float("step", each.get("step", 0)) for each in of_parameters} or {0.0}
     count, *others = sorted(counts)
@@ -280,4 +302,5 @@ def require_dense(name: str, value: Any) -> Any:
         raise TypeError(f"{name}: expected a tensor of float32, got {dtype}")
     if getattr(value, "is_sparse", False):
         raise TypeError(f"{name}: expected a dense tensor, got a sparse one")
+    require_memory(name, value)
     return value
