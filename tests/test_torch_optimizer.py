@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import math
 import pickle
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,8 @@ import lrcore
 from support import assert_bits
 
 torch = pytest.importorskip("torch")
+
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lrcore.torch
 from lrcore.torch import FusedOptimizer
@@ -272,6 +276,169 @@ def test_gradients_that_are_assigned() -> None:
     assert first.tolist() == [-24.0] * 3
 
 
+def exchange(one: Any, two: Any, _: Any) -> Any:
+    one.grad, two.grad = two.grad, one.grad
+
+
+def rotate(one: Any, two: Any, three: Any) -> Any:
+    one.grad, two.grad, three.grad = two.grad, three.grad, one.grad
+
+
+def share(one: Any, two: Any, _: Any) -> Any:
+    one.grad = two.grad
+
+
+def take_over(one: Any, two: Any, _: Any) -> Any:
+    kept = two.grad
+    one.grad, two.grad = kept, None
+    return kept
+
+
+def view(one: Any, two: Any, _: Any) -> Any:
+    one.grad = two.grad.view(-1)
+
+
+def wrap(one: Any, *_: Any) -> Any:
+    one.grad = one.grad.detach()
+
+
+def exchange_memory(one: Any, two: Any, _: Any) -> Any:
+    one.grad, two.grad = two.grad.detach(), one.grad.detach()
+
+
+def take_memory(one: Any, two: Any, three: Any) -> Any:
+    two.grad, one.grad = one.grad.detach(), None
+    three.grad = three.grad.detach()
+
+
+def take_memory_back(one: Any, two: Any, _: Any) -> Any:
+    one.grad, two.grad = two.grad.detach(), None
+    return one.grad
+
+
+CHANGES = [exchange, rotate, share, take_over, view, wrap, exchange_memory, take_memory, take_memory_back]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_gradients_that_are_exchanged(change: Callable[..., Any]) -> None:
+    """Over several steps and backward passes, as with PyTorch's optimizer, where a missing gradient is zero here."""
+    seen = []
+    for make_one in (FusedOptimizer, lambda params, _, **others: torch.optim.SGD(params, **others)):
+        params = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+        opt: Any = make_one(params, lrcore.SGD, lr=1.0)
+        one, two, three = params
+        values: list[Any] = []
+        for _ in range(2):
+            (one + 10 * two + 100 * three).sum().backward()
+            kept = change(*params)
+            for _ in range(2):
+                opt.step()
+                values.append([each.tolist() for each in params])
+            values.append(
+                [each.grad.tolist() for each in params if each.grad is not None and each.grad.any()]
+            )
+            values.append(None if kept is None else kept.tolist())
+            opt.zero_grad()
+        seen.append(values)
+    assert seen[0] == seen[1]
+
+
+def test_gradients_that_are_kept() -> None:
+    """What is taken from a parameter before its gradient is set to None stays what it is, as in PyTorch."""
+    forgets: list[Callable[[Any, Any], None]] = [
+        lambda opt, _: opt.zero_grad(),
+        lambda _, weight: setattr(weight, "grad", None),
+        lambda _, weight: setattr(weight, "grad", torch.zeros(3)),
+    ]
+    for forget in forgets:
+        weight = torch.nn.Parameter(torch.zeros(3))
+        opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
+        kept = []
+        for value in (1.0, 2.0, 4.0):
+            (value * weight).sum().backward()
+            kept.append(weight.grad)
+            forget(opt, weight)
+        opt.step()
+        (8 * weight).sum().backward()
+        opt.step()
+        assert [each.tolist() for each in kept] == [[1.0] * 3, [2.0] * 3, [4.0] * 3]
+        assert (weight == -8).all()
+        opt.zero_grad()
+        weight.sum().backward()
+        assert opt.optimizers[0].grads.tolist() == [1.0] * 3
+
+
+def test_gradients_of_another_dtype() -> None:
+    """Where `grad_dtype` asks for it, as PyTorch's optimizer: they are converted at the step, and stay the parameter's."""
+    if not hasattr(torch.Tensor, "grad_dtype"):
+        pytest.skip("this PyTorch has no grad_dtype")
+    for after in (True, False):
+        for set_to_none in (True, False):
+            weight = torch.nn.Parameter(torch.zeros(3))
+            if not after:
+                weight.grad_dtype = torch.bfloat16
+            opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
+            if after:
+                weight.grad = None
+                weight.grad_dtype = torch.bfloat16
+            opt.step()
+            for _ in range(2):
+                opt.zero_grad(set_to_none=set_to_none)
+                for _ in range(2):
+                    (1.25 * weight).sum().backward()
+                assert weight.grad.dtype == torch.bfloat16
+                assert opt.optimizers[0].grads.tolist() == [2.5] * 3
+                opt.step()
+            assert weight.tolist() == [-5.0] * 3
+    weight = torch.nn.Parameter(torch.zeros(3))
+    weight.grad_dtype = None
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
+    weight.sum().backward()
+    opt.step()
+    assert weight.tolist() == [-1.0] * 3
+
+
+def test_hooks_of_others_on_gradients() -> None:
+    """Registered before or after the optimizer, they may take a gradient away, replace it, or step."""
+    for first in (True, False):
+        weight, other = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(3))
+        taken: list[Any] = []
+
+        def take(parameter: Any, taken: list[Any] = taken) -> None:
+            taken.append(parameter.grad)
+            parameter.grad = None
+
+        def double(parameter: Any) -> None:
+            parameter.grad = 2 * parameter.grad
+
+        if first:
+            weight.register_post_accumulate_grad_hook(take)
+            other.register_post_accumulate_grad_hook(double)
+        opt = FusedOptimizer([weight, other], lrcore.SGD, lr=1.0)
+        if not first:
+            weight.register_post_accumulate_grad_hook(take)
+            other.register_post_accumulate_grad_hook(double)
+        opt.zero_grad()
+        (weight + other).sum().backward()
+        opt.step()
+        assert (weight.tolist(), other.tolist()) == ([0.0] * 3, [-2.0] * 3)
+        assert taken[0].tolist() == [1.0] * 3
+
+    weight = torch.nn.Parameter(torch.zeros(3))
+    makers: list[Any] = []
+
+    def step(_: Any) -> None:
+        makers[-1].step()
+        makers[-1].zero_grad()
+
+    weight.register_post_accumulate_grad_hook(step)
+    for _ in range(2):
+        makers.append(FusedOptimizer([weight], lrcore.SGD, lr=1.0))
+        for _ in range(2):
+            weight.sum().backward()
+    assert weight.tolist() == [-4.0] * 3
+
+
 def test_a_closure() -> None:
     model, twin = network(), network()
     opt, other = made("Adam", model), made("Adam", twin)
@@ -344,9 +511,10 @@ def test_a_schedule_of_ours() -> None:
     assert opt.param_groups[0]["lr"] == opt.lr == 0.25
 
 
-def test_a_callable_is_asked_once_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also with two devices; what it raises is raised by the step that asks for it."""
-    rates = [1.0, 2.0, 4.0]
+@pytest.mark.parametrize("given", [lambda fn: fn, lrcore.schedules.Function])
+def test_a_callable_is_asked_once_and_at_the_step(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all devices; a step that is refused or skipped asks for the same step again. The group has the last rate."""
+    rates: dict[int, float] = {0: 1.0, 1: 2.0}
     asked = []
 
     def rate(t: int) -> float:
@@ -355,16 +523,40 @@ def test_a_callable_is_asked_once_for_each_step(monkeypatch: pytest.MonkeyPatch)
 
     first, second = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1, 1))
     monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
-    opt = FusedOptimizer([first, second], lrcore.SGD, lr=rate)
-    for _ in rates:
-        for each in (first, second):
-            each.grad = torch.ones_like(each)
+    opt = FusedOptimizer([first, second], lrcore.SGD, lr=given(rate))
+    for each in (first, second):
+        each.grad = torch.ones_like(each)
+    assert math.isnan(opt.param_groups[0]["lr"])
+    assert not asked
+    for t in range(2):
         opt.step()
+        assert opt.param_groups[0]["lr"] == rates[t]
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            opt.step()
+    opt.found_inf = torch.tensor(1.0)
+    opt.step()
+    del opt.found_inf
+    assert asked == [0, 1, 2, 2]
+    assert opt.step_count == 2
+    assert opt.param_groups[0]["lr"] == opt.state_dict()["param_groups"][0]["lr"] == 2.0
+    rates[2] = 4.0
+    opt.step()
     assert (first.tolist(), second.tolist()) == ([-7.0] * 3, [[-7.0]])
-    assert asked[:3] == [0, 1, 2]
-    with pytest.raises(IndexError):
+    assert asked == [0, 1, 2, 2, 2]
+    assert [each.step_count for each in opt.optimizers] == [3, 3]
+
+
+def test_a_callable_is_asked_for_the_rate_of_now() -> None:
+    rates = {"lr": 1.0}
+    weight = torch.nn.Parameter(torch.zeros(1))
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=lambda _: rates["lr"])
+    weight.grad = torch.ones(1)
+    for rates["lr"] in (1.0, 0.5, 0.25):
         opt.step()
-    assert opt.step_count == 3
+    assert weight.item() == -1.75
+    rates["lr"] = 0.125
+    assert opt.lr == 0.125
 
 
 def test_rates_that_float32_loses() -> None:
@@ -377,6 +569,162 @@ def test_rates_that_float32_loses() -> None:
         opt.step()
         scheduler.step()
     assert opt.step_count == 60
+
+
+def test_what_is_shown_is_what_acts() -> None:
+    """By the optimizer, its text, the group and the optimizers of the devices, wherever it was assigned."""
+    ways: list[Callable[[Any], None]] = [
+        lambda opt: setattr(opt, "lr", 0.25),
+        lambda opt: opt.param_groups[0].update(lr=0.25),
+        lambda opt: setattr(opt.optimizers[0], "lr", 0.25),
+        lambda opt: torch.optim.lr_scheduler.LambdaLR(opt, lambda _: 0.25),
+        lambda opt: setattr(opt, "lr", torch.tensor(0.25)),
+        lambda opt: setattr(opt, "lr", lrcore.schedules.Linear(0.25, end=0.0, steps=10)),
+    ]
+    for assign in ways:
+        weight = torch.nn.Parameter(torch.zeros(1))
+        opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0, momentum=0.5)
+        weight.grad = torch.ones(1)
+        assign(opt)
+        assert opt.lr == opt.param_groups[0]["lr"] == opt.optimizers[0].lr == opt.schedule(0) == 0.25
+        assert "lr=0.25" in repr(opt)
+        opt.step()
+        assert weight.item() == -0.25
+    group = opt.param_groups[0]
+    inner = opt.optimizers[0]
+    inner.hyper["momentum"] = 0.25
+    assert opt.param_groups[0]["momentum"] == group["momentum"] == 0.25
+    group["momentum"] = 0.75
+    assert opt.optimizers[0].hyper["momentum"] == 0.75
+    group["momentum"] = 0.125
+    inner.hyper["weight_decay"] = 0.5
+    assert (opt.param_groups[0]["momentum"], group["weight_decay"]) == (0.125, 0.5)
+    opt.step()
+    assert dict(inner.hyper) == {"momentum": 0.125, "dampening": 0.0, "weight_decay": 0.5}
+
+
+def test_a_plateau_is_shown_where_it_is() -> None:
+    plateau = lrcore.schedules.Plateau(0.5, factor=0.5, patience=0)
+    opt = FusedOptimizer([of(3)], lrcore.SGD, lr=plateau)
+    for metric in (1.0, 2.0):
+        plateau.observe(metric)
+    assert opt.param_groups[0]["lr"] == opt.lr == 0.25
+
+
+def test_assigning_a_rate_keeps_what_the_group_was_told() -> None:
+    for lr in (0.5, lrcore.schedules.Linear(0.5, end=0.0, steps=10), lambda _: 0.5):
+        weight = of(1)
+        opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
+        opt.param_groups[0]["weight_decay"] = 0.5
+        opt.lr = lr
+        assert opt.param_groups[0]["weight_decay"] == 0.5
+        weight.grad = torch.zeros(1)
+        opt.step()
+        assert weight.item() == 0.75
+        assert opt.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_numbers_that_are_changed_in_place() -> None:
+    """A tensor and a list stay in the group and are read at each step, as PyTorch's optimizers do."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    rate, betas = torch.tensor(1.0), [0.5, 0.75]
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=rate)
+    weight.grad = torch.ones(1)
+    for value in (1.0, 0.5, 0.25):
+        rate.fill_(value)
+        opt.step()
+    assert weight.item() == -1.75
+    assert opt.param_groups[0]["lr"] is rate
+    assert opt.state_dict()["param_groups"][0]["lr"] == 0.25
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 1, 0.5)
+    opt.step()
+    scheduler.step()
+    assert opt.lr == rate.item() == 0.125
+    opt.lr = rate
+    rate.fill_(2.0)
+    opt.step()
+    assert weight.item() == -4.0
+    rate.fill_(-1.0)
+    with pytest.raises(ValueError, match="^lr: "):
+        opt.step()
+    assert weight.item() == -4.0
+    adam = FusedOptimizer([of(1)], lrcore.Adam)
+    adam.param_groups[0]["betas"] = betas
+    adam.step()
+    betas[0] = 0.25
+    adam.step()
+    assert adam.optimizers[0].hyper["betas"] == (0.25, 0.75)
+
+
+def clear_groups(opt: Any) -> None:
+    opt.param_groups.clear()
+
+
+def replace_groups(opt: Any) -> None:
+    opt.param_groups = [{"params": [*opt.param_groups[0]["params"]]}]
+
+
+def another_group(opt: Any) -> None:
+    opt.param_groups.append({"params": [of(3)]})
+
+
+def no_group(opt: Any) -> None:
+    opt.param_groups[0] = None
+
+
+def no_rate(opt: Any) -> None:
+    del opt.param_groups[0]["lr"]
+
+
+def other_parameter(opt: Any) -> None:
+    opt.param_groups[0]["params"][0] = of(1)
+
+
+def equal_parameters(opt: Any) -> None:
+    opt.param_groups[0]["params"] = [each.detach().clone() for each in opt.param_groups[0]["params"]]
+
+
+def other_order(opt: Any) -> None:
+    opt.param_groups[0]["params"].reverse()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (clear_groups, "^param_groups: expected the one group"),
+        (another_group, "^param_groups: expected the one group"),
+        (no_group, "^param_groups: expected the one group"),
+        (replace_groups, "^param_groups: expected the entry 'lr'"),
+        (no_rate, "^param_groups: expected the entry 'lr'"),
+        (other_parameter, "^param_groups: its parameters were changed"),
+        (equal_parameters, "^param_groups: its parameters were changed"),
+        (other_order, "^param_groups: its parameters were changed"),
+    ],
+)
+def test_groups_of_something_else(spoil: Callable[[Any], None], message: str) -> None:
+    weights = [of(1), of(1)]
+    opt = FusedOptimizer(weights, lrcore.SGD, lr=1.0)
+    weights[0].grad = torch.ones(1)
+    spoil(opt)
+    for attempt in (opt.step, opt.state_dict, lambda: opt.lr):
+        with pytest.raises(ValueError, match=message):
+            attempt()
+    assert isinstance(opt.param_groups, list)
+    assert "lr=1.0" in repr(opt)
+    assert weights == [1, 1]
+    assert opt.step_count == 0
+
+
+def test_names_that_mean_others() -> None:
+    """They are refused with the right one; what PyTorch's tools keep on an optimizer and in its groups is carried."""
+    opt = FusedOptimizer([of(3)], lrcore.Adam)
+    for name, meant in (("learning_rate", r"opt\.lr"), ("beta1", "betas"), ("schedule", r"opt\.lr")):
+        with pytest.raises(AttributeError, match=f"^{name}: assign .*{meant}"):
+            setattr(opt, name, 0.5)
+    opt._opt_called = opt.my_note = True
+    opt.param_groups[0]["lr_scale"] = 0.5
+    opt.step()
+    assert opt.state_dict()["param_groups"][0]["lr_scale"] == 0.5
 
 
 def test_hyperparameters_of_the_group() -> None:
@@ -432,19 +780,99 @@ def test_the_scale_of_a_grad_scaler() -> None:
     assert_equal(model, parameters(twin))
 
 
-def test_a_refused_step_leaves_no_scale() -> None:
+def refuse_number(opt: Any) -> Callable[[], None]:
+    opt.param_groups[0]["weight_decay"] = -1
+    return lambda: opt.param_groups[0].update(weight_decay=0.0)
+
+
+def refuse_rate(opt: Any) -> Callable[[], None]:
+    def rate(_: int) -> float:
+        raise ValueError("no rate")
+
+    opt.lr = rate
+    return lambda: setattr(opt, "lr", 1.0)
+
+
+def refuse_in_the_core(opt: Any) -> Callable[[], None]:
+    opt.lr = lambda _: -1.0
+    return lambda: setattr(opt, "lr", 1.0)
+
+
+def refuse_before(opt: Any) -> Callable[[], None]:
+    def hook(*_: Any) -> None:
+        raise ValueError("before the step")
+
+    return opt.register_step_pre_hook(hook).remove  # type: ignore[no-any-return]
+
+
+def refuse_gradient(opt: Any) -> Callable[[], None]:
+    (weight,) = opt.param_groups[0]["params"]
+    grad, weight.grad = weight.grad, torch.ones(3).to_sparse()
+    return lambda: setattr(weight, "grad", grad)
+
+
+def refuse_storage(opt: Any) -> Callable[[], None]:
+    (weight,) = opt.param_groups[0]["params"]
+    values, weight.data = weight.data, torch.zeros(3)
+    return lambda: setattr(weight, "data", values)
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [refuse_number, refuse_rate, refuse_in_the_core, refuse_before, refuse_gradient, refuse_storage],
+)
+@pytest.mark.parametrize("again", [True, False])
+def test_a_refused_step_leaves_no_scale(refuse: Callable[[Any], Callable[[], None]], again: bool) -> None:
+    """The next one, of the scaler or without it, is by the rate."""
     weight = torch.nn.Parameter(torch.ones(3))
     opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     scaler.scale(weight.sum()).backward()
-    opt.param_groups[0]["weight_decay"] = -1
-    with pytest.raises(ValueError, match="^weight_decay: "):
+    repair = refuse(opt)
+    with pytest.raises((ValueError, TypeError, RuntimeError, NotImplementedError)):
         scaler.step(opt)
-    opt.param_groups[0]["weight_decay"] = 0.0
-    opt.zero_grad()
-    weight.sum().backward()
+    assert not {"grad_scale", "found_inf"} & {*vars(opt)}
+    repair()
+    if again:
+        scaler.step(opt)
+    else:
+        opt.zero_grad()
+        weight.sum().backward()
+        opt.step()
+    assert not weight.any()
+
+
+def test_a_hook_that_raises_after_the_step_leaves_no_scale() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(weight.sum()).backward()
+
+    def hook(*_: Any) -> None:
+        raise ValueError("after the step")
+
+    handle = opt.register_step_post_hook(hook)
+    with pytest.raises(ValueError, match="^after the step"):
+        scaler.step(opt)
+    handle.remove()
+    assert not weight.any()
+    assert not {"grad_scale", "found_inf"} & {*vars(opt)}
+
+
+def test_a_scale_that_is_set_by_hand() -> None:
+    """It acts until it is taken away, as with PyTorch's fused optimizers; None is as none."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
+    weight.grad = torch.ones(3)
+    opt.grad_scale, opt.found_inf = None, None
     opt.step()
     assert not weight.any()
+    del opt.found_inf
+    opt.grad_scale = torch.tensor(2.0)
+    with pytest.raises(ValueError, match="^grad_scale: "):
+        opt.step(grad_scale=float("inf"))
+    opt.step()
+    assert (weight == -0.5).all()
 
 
 def test_a_step_is_skipped_where_the_scaler_found_an_infinity() -> None:
@@ -474,6 +902,227 @@ def test_clipping_what_a_scaler_has_unscaled() -> None:
     for found, wanted in zip(model.parameters(), twin.parameters(), strict=True):
         # one step of SGD rounds p and the product by 2^-24 of their size, which is below 1; PyTorch fuses the two
         assert torch.allclose(found, wanted, rtol=0, atol=2.0**-23)
+
+
+# The state.
+
+
+def stepped(name: str, theirs: bool, change: Callable[[Any, list[Any]], Any], count: int = 2) -> list[Any]:
+    """Give parameters after two steps, a change, and two more, of our optimizer or PyTorch's."""
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(count)]
+    arguments = ARGUMENTS.get(name, {}) | {"lr": 0.5}
+    opt: Any = (
+        getattr(torch.optim, name)(weights, **arguments)
+        if theirs
+        else FusedOptimizer(weights, getattr(lrcore, name), **arguments)
+    )
+    for i in range(4):
+        if i == 2:
+            change(opt, weights)
+        for k, weight in enumerate(weights):
+            weight.grad = torch.tensor([1.0 + i, 2.0 - k])
+        opt.step()
+    return [each.tolist() for each in weights]
+
+
+def swap_in(opt: Any, _: Any) -> None:
+    """Replace the state, train on, and put the former one back."""
+    former, opt.state = opt.state, defaultdict(dict)
+    opt.step()
+    opt.state = former
+
+
+RESETS: dict[str, tuple[int, Callable[[Any, list[Any]], Any]]] = {
+    "defaultdict": (2, lambda opt, _: setattr(opt, "state", defaultdict(dict))),
+    "dict": (2, lambda opt, _: setattr(opt, "state", defaultdict(dict, {}))),
+    "setstate": (2, lambda opt, _: opt.__setstate__({"state": defaultdict(dict)})),
+    "clear": (2, lambda opt, _: opt.state.clear()),
+    "swap": (2, swap_in),
+    "pop": (1, lambda opt, weights: opt.state.pop(weights[0])),
+    "popitem": (1, lambda opt, _: opt.state.popitem()),
+    "del": (1, lambda opt, weights: opt.state.__delitem__(weights[0])),
+    "empty": (1, lambda opt, weights: opt.state.__setitem__(weights[0], {})),
+    "clear one": (1, lambda opt, weights: opt.state[weights[0]].clear()),
+}
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop", "NAdam"])
+@pytest.mark.parametrize("way", RESETS)
+def test_beginning_anew(way: str, name: str) -> None:
+    """As PyTorch's optimizer does, whose step counts are in its state. Both round, by 2^-24 of numbers of about 10."""
+    count, change = RESETS[way]
+    ours = stepped(name, False, change, count)
+    np.testing.assert_allclose(ours, stepped(name, True, change, count), rtol=0, atol=1e-5)
+    assert ours != stepped(name, False, lambda *_: None, count) or way == "swap"
+
+
+def test_beginning_anew_from_what_the_states_began_with() -> None:
+    weight = of(3)
+    opt = FusedOptimizer([weight], lrcore.Adagrad, lr=0.5, initial_accumulator_value=0.25)
+    weight.grad = torch.ones(3)
+    opt.step()
+    first = weight.tolist()
+    opt.state.clear()
+    assert opt.state[weight]["sum"].tolist() == [0.25] * 3
+    assert opt.step_count == 0
+    with torch.no_grad():
+        weight.fill_(1.0)
+    opt.step()
+    assert weight.tolist() == first
+
+
+def put_entry(opt: Any, weight: Any, values: Any) -> None:
+    opt.state[weight]["exp_avg"] = values
+
+
+def put_entries(opt: Any, weight: Any, values: Any) -> None:
+    opt.state[weight] = {"exp_avg": values, "exp_avg_sq": opt.state[weight]["exp_avg_sq"]}
+
+
+def put_all(opt: Any, weight: Any, values: Any) -> None:
+    (other,) = (each for each in opt.state if each is not weight)
+    opt.state = {other: opt.state[other], weight: {**opt.state[weight], "exp_avg": values}}
+
+
+def update_entry(opt: Any, weight: Any, values: Any) -> None:
+    opt.state[weight].update(exp_avg=values)
+
+
+def or_entry(opt: Any, weight: Any, values: Any) -> None:
+    opt.state[weight] |= {"exp_avg": values}
+
+
+def update_all(opt: Any, weight: Any, values: Any) -> None:
+    opt.state.update({weight: {"exp_avg": values}})
+
+
+def or_all(opt: Any, weight: Any, values: Any) -> None:
+    opt.state |= {weight: {"exp_avg": values}}
+
+
+PUTS = [put_entry, put_entries, put_all, update_entry, or_entry, update_all, or_all]
+
+
+@pytest.mark.parametrize("put", PUTS)
+def test_states_that_are_assigned(put: Callable[..., None]) -> None:
+    """They are copied at once: shown, stepped with and stored. What does not fit changes nothing."""
+    one, two = of(3), of(2, 2)
+    opt = FusedOptimizer([("one", one), ("two", two)], lrcore.Adam, lr=0.5)
+    one.grad, two.grad = torch.ones(3), torch.ones(2, 2)
+    opt.step()
+    given = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    put(opt, two, given)
+    expected = given.clone()
+    given.zero_()
+    assert torch.equal(opt.state[two]["exp_avg"], expected)
+    assert torch.equal(opt.state_dict()["state"][1]["exp_avg"], expected)
+    assert opt.step_count == 1
+    assert isinstance(opt.state, defaultdict)
+    for wrong, error, message in (
+        (torch.zeros(4), ValueError, r"expected shape \(2, 2\), got \(4,\)"),
+        (expected.double(), TypeError, "expected a tensor of float32, got float64"),
+        (expected.to_sparse(), TypeError, "expected a dense tensor"),
+        (None, TypeError, "expected a tensor of float32, got NoneType"),
+        (0.0, TypeError, "expected a tensor of float32, got float"),
+    ):
+        with pytest.raises(error, match=rf"^state\[(two|1)\].*: {message}"):
+            put(opt, two, wrong)
+    assert torch.equal(opt.state[two]["exp_avg"], expected)
+    before = two.detach().clone()
+    opt.step()
+    assert not torch.equal(two, before)
+    np.testing.assert_allclose(opt.state[two]["exp_avg"], 0.9 * expected + 0.1, rtol=1e-6)
+
+
+def test_states_that_are_exchanged() -> None:
+    one, two = of(2), of(2)
+    opt = FusedOptimizer([one, two], lrcore.Adam)
+    opt.state[one]["exp_avg"], opt.state[two]["exp_avg"] = torch.ones(2), torch.full((2,), 3.0)
+    opt.state.update({one: opt.state[two], two: opt.state[one]})
+    assert (opt.state[one]["exp_avg"].tolist(), opt.state[two]["exp_avg"].tolist()) == ([3.0] * 2, [1.0] * 2)
+    entries = opt.state[one]
+    entries["exp_avg_sq"].fill_(7.0)
+    entries.update(exp_avg=entries["exp_avg_sq"], exp_avg_sq=entries["exp_avg"])
+    assert (entries["exp_avg"].tolist(), entries["exp_avg_sq"].tolist()) == ([7.0] * 2, [3.0] * 2)
+    opt.state[one]["exp_avg"] *= 2
+    assert opt.optimizers[0].state["exp_avg"][:2].tolist() == [14.0] * 2
+
+
+PARTIAL: dict[str, Callable[[Any, Any], Any]] = {
+    "del": lambda opt, weight: opt.state.__delitem__(weight),
+    "pop": lambda opt, weight: opt.state.pop(weight, None),
+    "popitem": lambda opt, _: opt.state.popitem(),
+    "empty": lambda opt, weight: opt.state.__setitem__(weight, {}),
+    "clear": lambda opt, weight: opt.state[weight].clear(),
+    "del entry": lambda opt, weight: opt.state[weight].__delitem__("exp_avg"),
+    "pop entry": lambda opt, weight: opt.state[weight].pop("exp_avg"),
+    "popitem entry": lambda opt, weight: opt.state[weight].popitem(),
+    "some": lambda opt, weight: setattr(opt, "state", {weight: opt.state[weight]}),
+    "lacking": lambda opt, weight: opt.state.__setitem__(weight, {"exp_avg": opt.state[weight]["exp_avg"]}),
+    "others": lambda opt, weight: opt.state.__setitem__(of(3), {**opt.state[weight]}),
+    "read others": lambda opt, _: opt.state[of(3)],
+    "no dictionary": lambda opt, _: setattr(opt, "state", 3),
+    "no entries": lambda opt, weight: opt.state.__setitem__(weight, 3),
+    "name": lambda opt, weight: opt.state[weight].setdefault("velocity", torch.zeros(3)),
+    "count": lambda opt, weight: opt.state[weight].update(step=torch.tensor(0.0)),
+}
+
+
+@pytest.mark.parametrize("way", PARTIAL)
+def test_states_that_cannot_be_assigned(way: str) -> None:
+    """Parts of what belongs together, and what would have no effect, are refused at once and change nothing."""
+    weights = [of(3), of(3)]
+    opt = FusedOptimizer(weights, lrcore.Adam)
+    weights[0].grad = torch.ones(3)
+    opt.step()
+    before = copy.deepcopy(opt.state_dict())
+    with pytest.raises((KeyError, TypeError, ValueError), match="state"):
+        PARTIAL[way](opt, weights[0])
+    after = opt.state_dict()
+    assert after["lrcore"] == before["lrcore"]
+    for i, entries in before["state"].items():
+        assert all(torch.equal(entries[name], after["state"][i][name]) for name in entries)
+    assert [*opt.state] == weights
+    assert opt.state.pop(of(3), None) is None
+    assert opt.state[weights[0]].pop("step", None) is None
+    assert opt.state.setdefault(weights[1], {}) is opt.state[weights[1]]
+
+
+def test_a_state_that_was_read_before_others_took_its_place() -> None:
+    """It keeps its values and its count, and is a dictionary like any other."""
+    weights = [of(3), of(3)]
+    opt = FusedOptimizer(weights, lrcore.Adam)
+    weights[0].grad = torch.ones(3)
+    for _ in range(3):
+        opt.step()
+    former, expected = opt.state, copy.deepcopy(opt.state)
+    assert type(copy.copy(former)) is type(expected) is defaultdict
+    opt.state = {}
+    assert opt.step_count == 0
+    assert not opt.state[weights[0]]["exp_avg"].any()
+    assert [entries["exp_avg"].tolist() for entries in former.values()] == [
+        entries["exp_avg"].tolist() for entries in expected.values()
+    ]
+    opt.state = former
+    assert opt.step_count == 3
+    del former[weights[0]]["exp_avg"]
+    former.clear()
+    former[3]["more"] = 1
+    assert opt.state[weights[0]]["exp_avg"].any()
+
+
+def test_states_whose_storage_was_replaced() -> None:
+    ways: list[Callable[[Any, Any], None]] = [
+        lambda opt, weight: setattr(opt.state[weight]["exp_avg"], "data", torch.zeros(3)),
+        lambda opt, _: setattr(opt.optimizers[0].state["exp_avg_sq"], "data", torch.zeros(3)),
+    ]
+    for replace in ways:
+        weight = of(3)
+        opt = FusedOptimizer([weight], lrcore.Adam)
+        replace(opt, weight)
+        with pytest.raises(RuntimeError, match="exp_avg"):
+            opt.step()
+        assert (weight == 1).all()
 
 
 # State dictionaries.
@@ -719,6 +1368,76 @@ def test_what_is_set_is_set_on_every_device(monkeypatch: pytest.MonkeyPatch) -> 
     assert {inner.lr for inner in opt.optimizers} == {0.125}
 
 
+def test_an_interrupt_leaves_devices_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the rate raises, every device has taken as many steps as every other."""
+    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    weights = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1, 1))]
+    raised: list[type[BaseException]] = []
+
+    def rate(_: int) -> float:
+        if raised:
+            raise raised.pop()
+        return 1.0
+
+    opt = FusedOptimizer(weights, lrcore.SGD, lr=rate)
+    for each in weights:
+        each.grad = torch.ones_like(each)
+    for i, error in enumerate((KeyboardInterrupt, SystemExit, OverflowError), 1):
+        raised.append(error)
+        with pytest.raises(error):
+            opt.step()
+        opt.step()
+        assert [each.step_count for each in opt.optimizers] == [i, i]
+        assert all((each == -i).all() for each in weights)
+
+
+def test_devices_that_are_changed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    ways: list[Callable[[Any], Any]] = [
+        lambda inner: setattr(inner, "lr", 0.5),
+        lambda inner: inner.hyper.update(eps=0.5),
+        lambda inner: setattr(inner, "step_count", 3),
+        lambda inner: inner.step(),
+    ]
+    for change in ways:
+        for i in range(2):
+            opt = FusedOptimizer([of(3), of(1, 1)], lrcore.Adam, lr=0.25)
+            change(opt.optimizers[i])
+            before = [each.params.clone() for each in opt.optimizers]
+            for attempt in (opt.step, opt.state_dict):
+                with pytest.raises(ValueError, match=r"^optimizers\[1\]: expected rate, hyperparameters and"):
+                    attempt()
+            assert all(torch.equal(each.params, a) for each, a in zip(opt.optimizers, before, strict=True))
+            opt.lr = 0.25
+            opt.param_groups[0]["eps"] = 0.125
+            opt.state.clear()
+            opt.step()
+    for each in opt.optimizers:
+        each.lr = 0.125
+        each.hyper["eps"] = 0.5
+    opt.step()
+    assert (opt.param_groups[0]["lr"], opt.param_groups[0]["eps"]) == (0.125, 0.5)
+
+
+def test_states_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    weights = [of(1, 1), of(3), of(2, 2)]
+    opt = FusedOptimizer(weights, lrcore.Adam)
+    opt.step()
+    former = opt.state
+    opt.state = {
+        each: {"exp_avg": each.detach() * i, "exp_avg_sq": each.detach()} for i, each in enumerate(weights)
+    }
+    assert [opt.state[each]["exp_avg"].max().item() for each in weights] == [0, 1, 2]
+    assert opt.step_count == 1
+    with pytest.raises(ValueError, match="cannot be removed alone"):
+        opt.state.pop(weights[1])
+    opt.state.clear()
+    assert [each.step_count for each in opt.optimizers] == [0, 0]
+    opt.state = former
+    assert [each.step_count for each in opt.optimizers] == [1, 1]
+
+
 def test_a_schedule_stays_where_pytorchs_dictionary_has_none() -> None:
     model, twin = network(), network()
     theirs = torch.optim.Adam(twin.parameters(), lr=0.5)
@@ -757,7 +1476,7 @@ def test_gradients_whose_storage_has_moved() -> None:
     weight = torch.nn.Parameter(torch.zeros(5))
     opt = FusedOptimizer([weight], lrcore.SGD)
     weight.grad.share_memory_()
-    with pytest.raises(RuntimeError, match="^params: its storage has moved"):
+    with pytest.raises(RuntimeError, match="^grads: its storage has moved"):
         opt.step()
     assert not weight.any()
 
@@ -791,6 +1510,66 @@ def test_other_default_dtypes_and_inference_mode() -> None:
         FusedOptimizer([shared], lrcore.SGD)
 
 
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_other_defaults(device: Any) -> None:
+    """State dictionaries, from and for PyTorch's and ours, under other default dtypes and devices."""
+    model = network()
+    opt = made("NAdam", model)
+    train(model, opt, range(2))
+    opt.optimizers[0].step_count = 70_001
+    expected = opt.state_dict()
+    torch.set_default_dtype(torch.float16)
+    torch.set_default_device(device)
+    try:
+        saved = opt.state_dict()
+        other = made("NAdam", network_on_cpu())
+        for each in (opt, other):
+            each.load_state_dict(saved)
+            each.step()
+        opt.state.clear()
+        opt.state = {each: dict(entries) for each, entries in opt.state.items()}
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    for i, entries in expected["state"].items():
+        for name, values in entries.items():
+            assert torch.equal(saved["state"][i][name], values)
+            assert saved["state"][i][name].dtype == torch.float32
+    assert other.step_count == 70_002
+
+
+def network_on_cpu() -> Any:
+    """Give the network in float32 on the CPU, whatever the defaults are."""
+    with torch.device("cpu"):
+        return network().float()
+
+
+def test_counts_that_float32_has_not() -> None:
+    """The dictionary has the exact one beside PyTorch's."""
+    opt = FusedOptimizer([of(3)], lrcore.Adam)
+    opt.optimizers[0].step_count = 2**24 + 1
+    saved = opt.state_dict()
+    opt.state.clear()
+    opt.load_state_dict(saved)
+    assert opt.step_count == 2**24 + 1
+
+
+def test_a_tensor_that_was_sent_to_another_process() -> None:
+    """The message says how to send it."""
+    model = network()
+    opt = made("SGD", model)
+    queue = torch.multiprocessing.SimpleQueue()
+    queue.put({name: values.clone() for name, values in model.state_dict().items()})
+    queue.get()
+    opt.step()
+    queue.put({"weight": model[0].weight})
+    queue.get()
+    with pytest.raises(
+        RuntimeError, match=r"its storage has moved .*another process.*send clones: .*v\.clone\(\)"
+    ):
+        opt.step()
+
+
 def test_sparse_gradients() -> None:
     layer = torch.nn.Embedding(5, 3, sparse=True)
     opt = FusedOptimizer(layer.named_parameters(), lrcore.SGD)
@@ -799,6 +1578,59 @@ def test_sparse_gradients() -> None:
         TypeError, match="^weight: expected a dense gradient, got a sparse one; pass sparse=False"
     ):
         layer(torch.tensor([1, 2])).sum().backward()
+    layer = torch.nn.Embedding(5, 3, sparse=True)
+    layer(torch.tensor([1, 2])).sum().backward()
+    other = of(3)
+    addresses = layer.weight.data_ptr(), other.data_ptr()
+    with pytest.raises(TypeError, match=r"^params\[1\]: expected a dense gradient"):
+        FusedOptimizer([other, layer.weight], lrcore.SGD)
+    assert (layer.weight.data_ptr(), other.data_ptr()) == addresses
+    assert layer.weight.grad.is_sparse
+
+
+def fake() -> Any:
+    """Give a tensor without memory."""
+    with FakeTensorMode():
+        return torch.ones(3)
+
+
+def freed() -> Any:
+    """Give a tensor whose memory was freed."""
+    values = torch.ones(3)
+    values.untyped_storage().resize_(0)
+    return values
+
+
+def test_tensors_without_memory() -> None:
+    """As parameters, gradients and states, assigned or loaded."""
+    for make_one, error in ((fake, TypeError), (freed, ValueError)):
+        with pytest.raises(error, match=r"^params\[0\]: expected"):
+            FusedOptimizer([torch.nn.Parameter(make_one())], lrcore.SGD)
+        weight = of(3)
+        opt = FusedOptimizer([weight], lrcore.Adam)
+        weight.grad = make_one()
+        with pytest.raises(error, match=r"^params\[0\]: expected"):
+            opt.step()
+        weight.grad = torch.ones(3)
+        opt.step()
+        before, saved = weight.detach().clone(), opt.state_dict()
+        saved["state"][0]["exp_avg"] = make_one()
+        with pytest.raises(error, match=r"^state\[0\]: exp_avg: expected"):
+            opt.load_state_dict(saved)
+        with pytest.raises(error, match=r"^state\[params\[0\]\]: exp_avg: expected"):
+            opt.state[weight]["exp_avg"] = make_one()
+        with pytest.raises(error, match=r"^params\[0\]: expected"):
+            FusedOptimizer([with_gradient(make_one())], lrcore.SGD)
+        assert torch.equal(weight, before)
+        assert opt.state[weight]["exp_avg"].any()
+        assert opt.step_count == 1
+
+
+def with_gradient(gradient: Any) -> Any:
+    """Give a parameter that has a gradient."""
+    weight = of(3)
+    weight.grad = gradient
+    return weight
 
 
 def of(*arguments: Any, **keywords: Any) -> Any:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lrcore import _torch_state
+from lrcore import _torch_state, schedules
 from lrcore._arguments import require_entries
 from lrcore._extras import needs
+from lrcore._lrcore_core import Watch, require_memory, to_float
+from lrcore._torch_mapping import fitting
 from lrcore.optimizers import Optimizer
 from lrcore.pack import layout
+from lrcore.schedules import Constant
 
 with needs("torch"):
     import torch
+
+OWN = "lrcore"
+"""The entry of a state dictionary with what PyTorch's lacks."""
+OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
+"""What is in it; the last two where there are any."""
 
 
 class Slot:
     """A parameter and its places in the flat buffers."""
 
-    __slots__ = ("address", "grads", "name", "parameter", "place", "values")
+    __slots__ = ("address", "grads", "name", "parameter", "place", "unkept", "values")
 
     def __init__(self, name: str, parameter: Any, values: Any, grads: Any) -> None:
         self.name, self.parameter, self.values = name, parameter, values
@@ -27,6 +36,11 @@ class Slot:
         self.address = grads.data_ptr()
         self.grads = grads.detach()
         """What becomes the parameter's gradient. Others may give it other memory, so the place itself is kept."""
+        self.unkept = self._references()
+        """How many references there are while it is nobody's gradient and no caller keeps it."""
+
+    def _references(self) -> int:
+        return sys.getrefcount(self.grads)
 
     def is_attached(self) -> bool:
         """Tell whether the parameter's gradient is its place in the buffer."""
@@ -38,17 +52,34 @@ class Slot:
             self.grads = self.place.detach()
         self.parameter.grad = self.grads
 
+    def takes_float32(self) -> bool:
+        """Tell whether the place can be the parameter's gradient: `grad_dtype` may ask for another dtype."""
+        return getattr(self.parameter, "grad_dtype", None) in (None, torch.float32)
+
+    def let_go(self) -> None:
+        """Give a gradient that the caller keeps memory of its own, before the place is written for another."""
+        if self._references() != self.unkept:
+            if self.grads.data_ptr() == self.address:
+                give_own_memory(self.grads)
+            self.grads = self.place.detach()
+
     def after_backward(self, parameter: Any) -> None:
         """Take a new gradient into the buffer: the hook that a backward pass calls for each parameter.
 
-        One that can be differentiated stays as it is, for what is computed of it.
+        One that can be differentiated stays as it is, for what is computed of it, and so does one of another dtype.
         """
         found = parameter.grad
+        if found is None:  # another hook has taken it
+            return
         if found is self.grads and found.data_ptr() == self.address:
             return
         if not found.requires_grad:
-            self.place.copy_(dense(self.name, found))
-            self.attach()
+            if type(found) is not torch.Tensor or found.layout is not torch.strided:
+                dense(self.name, found)
+            self.let_go()
+            self.place.copy_(found)
+            if found.dtype is torch.float32:
+                self.attach()
 
 
 class Buffer:
@@ -70,19 +101,13 @@ class Buffer:
             self._strides = [torch.empty_like(each, device="meta").stride() for each in parameters]
             self._params = torch.zeros(size, device=device, dtype=torch.float32)
             self._grads = torch.zeros_like(self._params)
-        self._addresses = self._params.data_ptr(), self._grads.data_ptr()
         self.optimizer: Any = cls(self._params, grads=self._grads, **arguments)
         places = zip(names, parameters, self.views(self._params), self.views(self._grads), strict=True)
         self._slots = [Slot(*each) for each in places]
-        self._watched = [
-            (
-                each,
-                each.parameter,
-                each.values.data_ptr(),
-                each.values.stride() if each.values.dim() > 1 else None,
-            )
-            for each in self._slots
-        ]
+        self.state_views = {name: self.views(flat) for name, flat in self.optimizer.state.items()}
+        self._initial = {name: flat[0].item() if size else 0.0 for name, flat in self.optimizer.state.items()}
+        self.state_is_shown = False
+        """Whether somebody may have taken the views of the states."""
         self.handles: list[Any] = []
 
     def views(self, flat: Any) -> list[Any]:
@@ -95,33 +120,48 @@ class Buffer:
         """Make the parameters and their gradients views of the flat buffers."""
         for slot in self._slots:
             slot.parameter.data = slot.values.copy_(slot.parameter)
+        tensors = [*self.parameters, self._params, self._grads]
+        states = [
+            (f"state[{name}]: {each}", view)
+            for each, views in self.state_views.items()
+            for name, view in zip(self.names, views, strict=True)
+        ]
+        self._watch = Watch([*self.names, "params", "grads"], tensors, _MOVED)
+        self._state_watch = Watch([name for name, _ in states], [view for _, view in states], _STATE_MOVED)
         self.gather()
         for slot in self._slots:
-            slot.attach()
+            if slot.takes_float32():
+                slot.attach()
             self.handles.append(slot.parameter.register_post_accumulate_grad_hook(slot.after_backward))
 
-    def states(self) -> list[dict[str, Any]]:
-        """Give the state of each parameter."""
-        views = {name: self.views(flat) for name, flat in self.optimizer.state.items()}
-        return [{name: tensors[i] for name, tensors in views.items()} for i in range(len(self.parameters))]
+    def reset(self) -> None:
+        """Begin anew: states as at construction, no steps taken."""
+        for name, flat in self.optimizer.state.items():
+            flat.fill_(self._initial[name])
+        self.optimizer.step_count = 0
+
+    def replace(self, states: Mapping[str, Any], step_count: int) -> None:
+        """Take over flat states and the number of steps that go with them."""
+        for name, flat in self.optimizer.state.items():
+            flat.copy_(states[name])
+        self.optimizer.step_count = step_count
 
     def gather(self) -> None:
-        """See that the flat gradients are those of the parameters, and that these are where they were.
+        """See that the flat gradients are those of the parameters, and that all memory is where it was.
 
         A gradient that was assigned is copied and stays what it is, so that it is read again at the next step.
         """
-        if (self._params.data_ptr(), self._grads.data_ptr()) != self._addresses:
-            raise RuntimeError(f"params: {_MOVED}")
+        self._watch.check()
+        if self.state_is_shown:
+            self._state_watch.check()
         foreign = []
-        for slot, parameter, address, strides in self._watched:
-            if parameter.data_ptr() != address or (strides is not None and parameter.stride() != strides):
-                raise RuntimeError(f"{slot.name}: {_MOVED}")
+        for slot in self._slots:
+            parameter = slot.parameter
             if not parameter.requires_grad:
                 raise ValueError(
                     f"{slot.name}: does not require its gradient any more; make a new FusedOptimizer of those that do"
                 )
-            grads = slot.grads
-            if parameter.grad is not grads or grads.data_ptr() != slot.address:
+            if parameter.grad is not slot.grads or slot.grads.data_ptr() != slot.address:
                 foreign.append(slot)
         if foreign:
             self._copy_gradients(foreign)
@@ -129,51 +169,49 @@ class Buffer:
     def _copy_gradients(self, foreign: Sequence[Slot]) -> None:
         """Copy gradients that are not in their places; zeros where there are none."""
         own = self._grads.untyped_storage().data_ptr()
-        found = []
-        for slot in foreign:
-            grad = slot.parameter.grad
-            if grad is not None:
-                grad = dense(slot.name, grad).detach()
-                if grad.untyped_storage().data_ptr() == own:
-                    grad = grad.clone()  # before another is written over it
-            found.append(grad)
+        found = [slot.parameter.grad for slot in foreign]
         for slot, grad in zip(foreign, found, strict=True):
+            if grad is not None:
+                dense(slot.name, grad)
+        for grad in found:
+            if grad is not None and grad.untyped_storage().data_ptr() == own:
+                give_own_memory(grad)  # it lies in the place of another, which is written below
+        for slot, grad in zip(foreign, found, strict=True):
+            slot.let_go()
             if grad is None:
                 slot.place.zero_()
-                slot.attach()
+                if slot.takes_float32():
+                    slot.attach()
             else:
-                slot.place.copy_(grad)
+                slot.place.copy_(grad.detach())
 
     def zero_grad(self, set_to_none: bool) -> None:
         """Do what `FusedOptimizer.zero_grad` says."""
-        self._grads.zero_()
         for slot in self._slots:
             if set_to_none:
                 slot.parameter.grad = None
+                slot.let_go()
             elif not slot.is_attached():
-                slot.attach()
+                if slot.takes_float32():
+                    slot.attach()
+                elif slot.parameter.grad is not None:
+                    slot.parameter.grad.zero_()
+        self._grads.zero_()
 
     def join(self, name: str, tensors: Sequence[Any]) -> Any:
         """Give a flat state of the tensors of all parameters, those of other devices among them."""
         flat = torch.zeros_like(self._params)
         for i, view in zip(self.indices, self.views(flat), strict=True):
-            values = _torch_state.require_dense(f"state[{i}]: {name}", tensors[i])
-            if values.shape != view.shape:
-                raise ValueError(
-                    f"state[{i}]: {name}: expected shape {tuple(view.shape)}, got {tuple(values.shape)}"
-                )
-            view.copy_(torch.as_tensor(values).detach())
+            view.copy_(fitting(f"state[{i}]: {name}", tensors[i], view))
         return flat
 
     def join_all(self, of_parameters: Sequence[Mapping[str, Any]], step_count: Any) -> dict[str, Any]:
         """Give the flat states of the dictionaries of all parameters; zeros where there are none yet."""
         names = tuple(self.optimizer.state)
         for i, each in enumerate(of_parameters):
-            if "step" in each and each["step"] != step_count:
-                raise ValueError(f"state[{i}]: step: expected {step_count}, got {float(each['step'])}")
+            _torch_state.require_step_count(f"state[{i}]", each, step_count)
         found = [
-            {name: each[name] for name in each if name not in ("step", "mu_product")}
-            for each in of_parameters
+            {name: each[name] for name in each if name not in _torch_state.COUNTS} for each in of_parameters
         ]
         if not any(found):
             return {name: torch.zeros_like(self._params) for name in names}
@@ -181,20 +219,59 @@ class Buffer:
             require_entries(f"state[{i}]", each, names)
         return {name: self.join(name, [each[name] for each in found]) for name in names}
 
+    def entries_of(
+        self,
+        dictionary: Mapping[str, Any],
+        group: Mapping[str, Any],
+        shown: Mapping[str, Any],
+        step_count: int | None,
+        keeps_schedule: bool,
+    ) -> dict[str, Any]:
+        """Return what is in a state dictionary of PyTorch's form as one for the optimizer.
+
+        Those that were written here have the numbers that are `shown` in their group.
+        """
+        if OWN not in dictionary:
+            entries = _torch_state.converted(self.optimizer, dictionary, step_count, self.join)
+            if keeps_schedule:
+                del entries["schedule"]  # which is the number that PyTorch's group has
+            return entries
+        if step_count is not None:
+            raise ValueError("step_count: the dictionary tells it; leave it out")
+        stored = require_entries(OWN, dictionary[OWN], OWN_ENTRIES[:2], *OWN_ENTRIES[2:])
+        found = {name: group[name] for name in shown if name in group}
+        require_entries("param_groups", found, shown)
+        states = _torch_state.states_in_order(dictionary.get("state"), group["params"])
+        entries = {
+            **stored,
+            "hyper": {name: found[name] for name in self.optimizer.hyper},
+            "options": {name: found[name] for name in self.optimizer._stored_options()},
+            "state": self.join_all(states, stored["step_count"]),
+        }
+        if "schedule" in stored and type(schedules.from_dict(stored["schedule"])) is Constant:
+            entries["schedule"] = Constant(to_float("lr", found["lr"])).to_dict()
+        return entries
+
 
 _MOVED = (
-    "its storage has moved since the optimizer was made, as .to() and .share_memory() move it; make a new FusedOptimizer "
-    "after that"
+    "its storage has moved since the optimizer was made, as .to(), .share_memory() and sending it to another process move it; "
+    "make a new FusedOptimizer after that, and send clones: {k: v.clone() for k, v in module.state_dict().items()}"
 )
+_STATE_MOVED = "its storage has moved; assign the values instead, opt.state[parameter][name] = values"
 
 
-def dense(name: str, grad: Any) -> Any:
-    """Give a gradient that is not sparse."""
+def dense(name: str, grad: Any) -> None:
+    """TypeError for a gradient that is sparse or has no memory of its own."""
     if grad.layout != torch.strided:
         raise TypeError(
             f"{name}: expected a dense gradient, got a sparse one; pass sparse=False to its layer"
         )
-    return grad
+    require_memory(name, grad)
+
+
+def give_own_memory(tensor: Any) -> None:
+    """Move a tensor out of a buffer."""
+    tensor.data = tensor.detach().clone()
 
 
 def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
@@ -231,6 +308,7 @@ def check_parameters(names: Sequence[str], tensors: Sequence[Any]) -> None:
             raise TypeError(
                 f"{name}: expected dtype float32, got {tensor.dtype}; keep the parameters in float32 and use torch.autocast"
             )
+        require_memory(name, tensor)
         if tensor.device.type not in ("cpu", "cuda"):
             raise ValueError(f"{name}: expected a tensor on a CPU or CUDA device, got {tensor.device}")
         if tensor.is_inference():
@@ -243,6 +321,8 @@ def check_parameters(names: Sequence[str], tensors: Sequence[Any]) -> None:
             raise ValueError(
                 f"{name}: does not require its gradient; pass (p for p in model.parameters() if p.requires_grad)"
             )
+        if tensor.grad is not None:
+            dense(name, tensor.grad)
     ranges = sorted(
         (str(each.device), each.data_ptr(), each.data_ptr() + _extent(each), name)
         for name, each in zip(names, tensors, strict=True)

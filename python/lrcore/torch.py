@@ -17,28 +17,34 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from lrcore import _arguments, _torch_state, schedules
-from lrcore._arguments import require_entries
 from lrcore._extras import needs
-from lrcore._lrcore_core import to_float
+from lrcore._lrcore_core import step_together, to_float
 from lrcore.optimizers import Optimizer
-from lrcore.schedules import Constant, Rate, Schedule
+from lrcore.schedules import Rate, Schedule
 
 with needs("torch"):
     import torch
 
-    from lrcore._torch_buffer import Buffer, check_parameters, named, place_of
+    from lrcore._torch_buffer import OWN, OWN_ENTRIES, Buffer, check_parameters, named, place_of
+    from lrcore._torch_group import Group
+    from lrcore._torch_mapping import States
 
 __all__ = ["FusedOptimizer"]
 
-_OWN = "lrcore"
-"""The entry of a state dictionary with what PyTorch's lacks."""
-_OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
-"""What is in it; the last two where there are any."""
+_MEANT = {
+    **dict.fromkeys(("learning_rate", "learn_rate", "rate", "schedule"), "opt.lr"),
+    "beta1": 'opt.param_groups[0]["betas"]',
+    "beta2": 'opt.param_groups[0]["betas"]',
+    "epsilon": 'opt.param_groups[0]["eps"]',
+    "decay": 'opt.param_groups[0]["weight_decay"]',
+}
+"""What is meant by names that have no effect here. PyTorch's tools may keep others on an optimizer."""
 
 
 class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
@@ -51,10 +57,13 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     - A parameter without a gradient counts as one whose gradient is zero: momentum and decay act on it. PyTorch's
       optimizers leave it out. One that does not require its gradient any more is refused.
-    - A backward pass writes every gradient into the flat buffer, the next one again: clone what is to be kept. After
-      ``zero_grad(set_to_none=True)``, or ``model.zero_grad()``, a hook copies each new gradient there and attaches it;
-      ``zero_grad(set_to_none=False)`` leaves the gradients attached, and nothing has to be copied. A tensor that is
-      assigned as a gradient is copied at every step until the next backward pass.
+    - A backward pass writes every gradient into the flat buffer. After ``zero_grad(set_to_none=True)``, or
+      ``model.zero_grad()``, a hook copies each new gradient there and attaches it; ``zero_grad(set_to_none=False)`` leaves the
+      gradients attached, and nothing has to be copied. A tensor that is assigned as a gradient is copied at every step until
+      the next backward pass. ``p.grad`` keeps its values when the parameter's gradient is set to None, but what shares its
+      memory, such as ``p.grad.detach()`` or ``p.grad.view(-1)``, does not: clone that.
+    - What is assigned acts at the next step or is refused: in `param_groups`, by `lr`, in `state` and in `optimizers`. A step
+      that raises changes no parameter, state or count, on any device.
     - Make it after the module is on its device. `step` refuses parameters whose storage has moved since, as ``.to()`` moves
       them. ``load_state_dict(assign=True)`` puts others in their place, which it cannot see.
     - ``torch.save`` of one parameter writes the buffer that it is a view of: clone parts before they are saved.
@@ -66,19 +75,25 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     optimizer : class
         One of `lrcore.optimizers`, such as `lrcore.AdamW`.
     lr : float, schedule or callable, optional
-        As the class takes it, with its default. ``param_groups[0]["lr"]`` shows, after each step, the rate of the next; a
-        number can be assigned there, as PyTorch's schedulers do, unless the rate comes from a schedule of lrcore.
+        As the class takes it, with its default. It is asked once at each step, for all devices. ``param_groups[0]["lr"]`` is
+        the rate of the next step where the rate is a number or a schedule of lrcore that holds no callable. With a callable,
+        or a schedule of the caller's own, it is the rate that the last step used, NaN before the first one. Unless the rate
+        comes from a schedule or a callable, a number can be assigned there, as PyTorch's schedulers do. A tensor is read at
+        each step.
     **arguments
         The other arguments of the class, but `grads`.
 
     Attributes
     ----------
     optimizers : tuple of lrcore.optimizers.Optimizer
-        One for each device, in the order of the first parameter there. Their `params` and `grads` are the flat buffers.
+        One for each device, in the order of the first parameter there. Their `params` and `grads` are the flat buffers. With
+        several devices, one that was changed alone is refused by the step.
     param_groups : list of dict
-        One group. Hyperparameters that are assigned there are used by the next step.
+        One group, with the numbers of the next step. Those that are assigned there are used by it; other entries are carried.
     state : dict
-        For each parameter its state, as views of the flat buffers.
+        For each parameter its states, as views of the flat buffers. A tensor that is assigned is copied there.
+        ``opt.state.clear()``, or an empty dictionary in its place, begins anew: with the states of the beginning and a step
+        count of 0. All parameters share that count, so removing the state of one alone is a ValueError.
 
     Raises
     ------
@@ -89,9 +104,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         memory with another; or as the class.
     """
 
-    _step_supports_amp_scaling = (
-        True  # GradScaler leaves the gradients scaled, and tells scale and infinities
-    )
+    _step_supports_amp_scaling = True  # GradScaler leaves gradients scaled, and tells scale and infinities
 
     def __init__(
         self, params: Iterable[Any], optimizer: type[Optimizer], lr: Rate | None = None, **arguments: Any
@@ -104,7 +117,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         names, tensors = named(params)
         check_parameters(names, tensors)
         if lr is not None:
-            arguments["lr"] = _asked_once(lr)
+            arguments["lr"] = schedules.as_schedule(lr)  # one for all devices
         of_devices: dict[Any, list[int]] = {}
         for i, tensor in enumerate(tensors):
             of_devices.setdefault(place_of(tensor), []).append(i)
@@ -115,32 +128,77 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 )
                 for indices in of_devices.values()
             ]
-        self.optimizers: tuple[Optimizer, ...] = tuple(each.optimizer for each in self._buffers)
-        self._group_is_made = False
-        super().__init__([{"params": tensors}], self._numbers())
-        self._group_is_made = True
+        self._optimizers: tuple[Optimizer, ...] = tuple(each.optimizer for each in self._buffers)
+        self._group = Group(self._optimizers, tensors)
+        super().__init__([{"params": tensors}], self._group.numbers())
         for buffer in self._buffers:
             weakref.finalize(self, _remove, buffer.handles).atexit = False  # they hold the flat gradients
             with torch.inference_mode(False):
                 buffer.move_in()
-                for parameter, states in zip(buffer.parameters, buffer.states(), strict=True):
-                    self.state[parameter] = states
-        self._show()
+        self._state = States.over(self._buffers)
+        self._group.show_all()
+        if isinstance(lr, torch.Tensor):
+            self._group.only()["lr"] = lr
+
+    def _patch_step_function(self) -> None:
+        super()._patch_step_function()
+        cls: Any = type(self)
+        if not getattr(cls.step, "leaves_no_scale", False):
+            cls.step = _leaving_no_scale(cls.step)  # around the hooks too
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """One for each device, with what was assigned in `param_groups`."""
+        with contextlib.suppress(TypeError, ValueError):  # which the step raises
+            self._group.obey()
+        return self._optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """One group."""
+        self._group.show()
+        return self._group.list  # type: ignore[no-any-return]
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self._group.list = groups
+
+    @property
+    def state(self) -> States:
+        """The states by name, for each parameter. What is assigned is copied; ``{}`` begins anew."""
+        for buffer in self._buffers:
+            buffer.state_is_shown = True
+        return self._state
+
+    @state.setter
+    def state(self, states: Mapping[Any, Any]) -> None:
+        if "_state" not in vars(self) or states is self._state:
+            return  # PyTorch's constructor begins with none
+        flat = self._state.checked(states)
+        former = [weakref.ref(each) for each in (*self._state.values(), self._state)]
+        self._state = States.over(self._buffers)
+        for each in former:
+            if (kept := each()) is not None:
+                kept.retire()  # it keeps its values
+        if flat is None:
+            self._state.clear()
+        else:
+            for buffer, of_buffer in zip(self._buffers, flat.states, strict=True):
+                buffer.replace(of_buffer, flat.step_count)
+
+    def __setstate__(self, entries: Mapping[str, Any]) -> None:
+        for name, value in entries.items():
+            setattr(self, name, value)
 
     @property
     def lr(self) -> float:
-        """The rate of the next step. Assigning a number, a schedule or a callable replaces what gives it."""
-        return self.optimizers[0].lr
+        """The rate of the next step; a callable is asked for it. Assign a number, a schedule or a callable to replace it."""
+        self._group.obey()
+        return self._optimizers[0].lr
 
     @lr.setter
     def lr(self, lr: Rate) -> None:
-        self._set_lr(_asked_once(lr))
-
-    def _set_lr(self, lr: Rate) -> None:
-        schedule = schedules.as_schedule(lr)  # one for all devices
-        for each in self.optimizers:
-            each.lr = schedule
-        self._show()
+        self._group.set_rate(lr)
 
     @property
     def schedule(self) -> Schedule:
@@ -150,7 +208,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     @property
     def step_count(self) -> int:
         """How many steps were applied. Those that GradScaler skips do not count."""
-        return self.optimizers[0].step_count
+        return self._optimizers[0].step_count
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None, *, grad_scale: float = 1.0) -> Any:
@@ -171,33 +229,35 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         Raises
         ------
         RuntimeError
-            When the storage of a parameter has moved. Nothing is changed then.
+            When the storage of a parameter or a state has moved. Nothing is changed then.
         TypeError, ValueError
-            When a gradient is sparse, or what was assigned in `param_groups` is refused. Nothing is changed then.
+            When a gradient is sparse or has no memory, when what was assigned in `param_groups` is refused, when its
+            parameters are others, or when the optimizer of one device was changed alone. Nothing is changed then.
         """
         loss = None
-        scaler = _scaler_of(self)
-        try:
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
-            for buffer in self._buffers:
-                buffer.gather()
-            self._obey_group()
-        except BaseException:
-            for name in scaler:  # GradScaler takes them away after a step, and this was none
-                delattr(self, name)
-            raise
-        if float(scaler.get("found_inf", 0)):
-            return loss
-        if scaler.get("grad_scale") is not None:
-            grad_scale /= float(scaler["grad_scale"])
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for buffer in self._buffers:
-            buffer.optimizer.step(grad_scale=grad_scale)
-            torch.autograd.graph.increment_version(buffer.parameters)  # backward passes notice the change
-        if self._scheduled:
-            with contextlib.suppress(Exception):  # it is the next step that asks for it, and then raises
-                self._shown["lr"] = self.param_groups[0]["lr"] = self.lr
+            buffer.gather()
+        self._group.obey()
+        told = vars(self)  # by GradScaler
+        if told.get("found_inf") is not None and float(told["found_inf"]):
+            return loss
+        if told.get("grad_scale") is not None:
+            grad_scale /= float(told["grad_scale"])
+        first, *others = self._optimizers
+        before = first.step_count
+        try:
+            if others:
+                self._group.require_alike()
+                step_together(self._optimizers, grad_scale)
+            else:
+                first.step(grad_scale=grad_scale)
+        finally:
+            if first.step_count != before:  # an interrupt after the step is raised here as well
+                torch.autograd.graph.increment_version(self._group.parameters)  # backward passes notice
+                self._group.after_step()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -218,15 +278,17 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         -------
         dict
             `state` and `param_groups` as the optimizer of the same name in ``torch.optim`` has them, if there is one: it can
-            load them, but ignores options that it lacks, such as `eps_placement`. `lrcore` has what PyTorch's do not: `rule`, `step_count`, and the schedule as in
-            `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of the parameters.
+            load them, but ignores options that it lacks, such as `eps_placement`. `lrcore` has what PyTorch's do not: `rule`,
+            `step_count`, and the schedule as in `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of
+            the parameters.
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        self._obey_group()
-        self._show()
-        first = self.optimizers[0]
-        stored = [each.state_dict() for each in self.optimizers]
+        self._group.obey()
+        self._group.require_alike()
+        self._group.show_rate()
+        first = self._optimizers[0]
+        stored = [each.state_dict() for each in self._optimizers]
         states: dict[int, dict[str, Any]] = {}
         for buffer, each in zip(self._buffers, stored, strict=True):
             tensors = {name: buffer.views(flat) for name, flat in each["state"].items()}
@@ -237,8 +299,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         numbers = [*range(len(states))]
         dictionary = {
             "state": {number: states[number] for number in numbers},
-            "param_groups": [_torch_state.flags_of(first) | self.param_groups[0] | {"params": numbers}],
-            _OWN: {name: stored[0][name] for name in _OWN_ENTRIES if name in stored[0]},
+            "param_groups": [
+                _torch_state.flags_of(first) | self._group.only() | self._group.shown | {"params": numbers}
+            ],
+            OWN: {name: stored[0][name] for name in OWN_ENTRIES if name in stored[0]},
         }
         for after in self._optimizer_state_dict_post_hooks.values():
             dictionary = after(self, dictionary) or dictionary
@@ -265,99 +329,43 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             dictionary = before(self, dictionary) or dictionary
         group = _torch_state.only_group(dictionary.get("param_groups"))
-        if len(group["params"]) != len(self.param_groups[0]["params"]):
+        own = self._group.only()
+        if len(group["params"]) != len(self._group.parameters):
             raise ValueError(
-                f"param_groups: expected {len(self.param_groups[0]['params'])} parameters, got {len(group['params'])}"
+                f"param_groups: expected {len(self._group.parameters)} parameters, got {len(group['params'])}"
             )
-        found = [self._for_buffer(buffer, dictionary, group, step_count) for buffer in self._buffers]
-        for optimizer, entries in zip(self.optimizers, found, strict=True):
+        found = [
+            buffer.entries_of(
+                dictionary, group, self._group.shown, step_count, keeps_schedule=self._group.is_scheduled
+            )
+            for buffer in self._buffers
+        ]
+        used = to_float("lr", group.get("lr", math.nan))
+        for optimizer, entries in zip(self._optimizers, found, strict=True):
             optimizer.load_state_dict(entries)
-            optimizer.lr = self.schedule
-        others = {"params", *self._shown, *_torch_state.FLAGS}
-        self.param_groups[0].update({name: value for name, value in group.items() if name not in others})
-        self._show()
+            if optimizer is not self._optimizers[0]:
+                optimizer.lr = self._optimizers[0].schedule  # one for all devices
+        self._group.used = used
+        self._group.adopt()
+        others = {"params", *self._group.shown, *_torch_state.FLAGS}
+        own.update({name: value for name, value in group.items() if name not in others})
+        self._group.show_all()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
-    def _for_buffer(
-        self, buffer: Buffer, dictionary: Mapping[str, Any], group: Mapping[str, Any], step_count: int | None
-    ) -> dict[str, Any]:
-        """Give what is in a state dictionary as one for the optimizer of a device."""
-        optimizer = buffer.optimizer
-        if _OWN not in dictionary:
-            entries = _torch_state.converted(optimizer, dictionary, step_count, buffer.join)
-            if self._scheduled:
-                del entries["schedule"]  # which is the number that PyTorch's group has
-            return entries
-        if step_count is not None:
-            raise ValueError("step_count: the dictionary tells it; leave it out")
-        stored = require_entries(_OWN, dictionary[_OWN], _OWN_ENTRIES[:2], *_OWN_ENTRIES[2:])
-        found = {name: group[name] for name in self._shown if name in group}
-        require_entries("param_groups", found, self._shown)
-        entries = {
-            **stored,
-            "hyper": {name: found[name] for name in optimizer.hyper},
-            "options": {name: found[name] for name in optimizer._stored_options()},
-            "state": buffer.join_all(
-                _torch_state.states_in_order(dictionary.get("state"), group["params"]), stored["step_count"]
-            ),
-        }
-        if "schedule" in stored and type(schedules.from_dict(stored["schedule"])) is Constant:
-            entries["schedule"] = Constant(to_float("lr", found["lr"])).to_dict()
-        return entries
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refuse: there is one group. Make another FusedOptimizer for other parameters."""
-        if self._group_is_made:
+        if self._group.list:
             raise ValueError(
                 "param_group: a FusedOptimizer has one group; make one for each set of hyperparameters"
             )
         super().add_param_group(param_group)
 
-    def _numbers(self) -> dict[str, Any]:
-        """Give rate, hyperparameters and options, as a group has them."""
-        first = self.optimizers[0]
-        return {"lr": self.lr, **first.hyper, **first._options}
-
-    def _show(self) -> None:
-        """Write them into the group."""
-        first = self.optimizers[0]
-        self._shown = self._numbers()
-        self._scheduled = first._max_steps is None and type(first.schedule) is not Constant
-        self.param_groups[0].update(self._shown)
-
-    def _obey_group(self) -> None:
-        """Use what was assigned in the group since it was last written: all of it or, where some is refused, none."""
-        group = self.param_groups[0]
-        if len(self.param_groups) != 1 or len(group["params"]) != sum(
-            len(each.parameters) for each in self._buffers
-        ):
-            raise ValueError(
-                "param_groups: its parameters were changed; make a FusedOptimizer for each group"
-            )
-        changed = {name: group[name] for name, value in self._shown.items() if group[name] != value}
-        if not changed:
-            return
-        for name in changed:
-            if name in _arguments.OPTIONS:
-                raise ValueError(f"{name}: fixed at construction; make a new optimizer")
-        rate = None
-        if "lr" in changed:
-            if self._scheduled:
-                raise ValueError(
-                    f"lr: {changed['lr']} was assigned in param_groups, as a scheduler of PyTorch does, but the rate comes "
-                    f"from {self.schedule!r}; give a number as lr, or assign opt.lr"
-                )
-            rate = schedules.as_schedule(_arguments.or_zero(to_float("lr", changed.pop("lr"))))
-        for each in self.optimizers:
-            each.hyper.update(changed)
-            if rate is not None:
-                each.lr = rate
-        self._show()
-
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "hyper" or name in _arguments.NUMBERS or name in _arguments.OPTIONS:
             raise AttributeError(f'{name}: assign opt.param_groups[0]["{name}"]')
+        if name in _MEANT:
+            raise AttributeError(f"{name}: assign {_MEANT[name]}")
         super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -370,26 +378,21 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         return f"FusedOptimizer({', '.join(map(repr, self.optimizers))})"
 
 
-def _scaler_of(optimizer: Any) -> dict[str, Any]:
-    """Give what GradScaler tells an optimizer before its step: by what gradients were multiplied, and infinities in them."""
-    return {name: vars(optimizer)[name] for name in ("grad_scale", "found_inf") if name in vars(optimizer)}
+def _leaving_no_scale(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step that, where it raises, takes away what GradScaler has told the optimizer, as that does after a step."""
 
+    @functools.wraps(step)
+    def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(self, *args, **kwargs)
+        except BaseException:
+            if "found_inf" in vars(self):
+                for name in {"grad_scale", "found_inf"} & vars(self).keys():
+                    delattr(self, name)
+            raise
 
-def _asked_once(lr: Any) -> Any:
-    """Give a rate whose callable, which may keep a state of its own, is asked once for each step."""
-    if not callable(lr) or isinstance(lr, Schedule):
-        return lr
-    given: dict[int, Any] = {}
-
-    @functools.wraps(lr, updated=())
-    def asked(t: int) -> Any:
-        if t not in given:
-            rate = lr(t)
-            given.clear()
-            given[t] = rate
-        return given[t]
-
-    return asked
+    stepped.leaves_no_scale = True  # type: ignore[attr-defined]
+    return stepped
 
 
 def _remove(handles: Iterable[Any]) -> None:

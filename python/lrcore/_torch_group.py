@@ -1,0 +1,205 @@
+"""The parameter group of a `lrcore.torch.FusedOptimizer`: what is assigned there acts, and what acts is shown there."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from lrcore import _arguments, schedules
+from lrcore._extras import needs
+from lrcore._lrcore_core import to_float
+from lrcore.optimizers import Optimizer
+from lrcore.schedules import Constant, Schedule
+
+with needs("torch"):
+    import torch
+
+
+class Group:
+    """The numbers of the optimizers of all devices, and the group of PyTorch that has them."""
+
+    def __init__(self, optimizers: Sequence[Optimizer], parameters: Sequence[Any]) -> None:
+        self.optimizers, self.parameters = optimizers, parameters
+        self.list: Any = []
+        """The list of groups, which the caller may replace."""
+        self.shown: dict[str, Any] = {}
+        """What was last written into the group; nothing before there is one."""
+        self.used = math.nan
+        """The last rate that is known."""
+        self.adopt()
+
+    def show(self) -> None:
+        """Write into the group what has changed since, unless another number was assigned there."""
+        if self.shown:
+            with contextlib.suppress(ValueError):  # the step raises it
+                self._refresh(self.only())
+                self.show_rate()
+
+    def show_all(self) -> None:
+        """Write everything into the group."""
+        self.shown = self.numbers()
+        self.only().update(self.shown)
+
+    def after_step(self) -> None:
+        """Show the rate that follows, or the one that was used."""
+        if self._asked.is_opaque:
+            self.used = self._asked.rate
+        self.show_rate()
+
+    def set_rate(self, lr: Any) -> None:
+        """Replace what gives the rate, and show it."""
+        group = self.only()
+        self.use(schedules.as_schedule(lr))
+        self.shown["lr"] = self.rate()
+        group["lr"] = lr if isinstance(lr, torch.Tensor) else self.shown["lr"]
+
+    def numbers(self) -> dict[str, Any]:
+        """Return rate, hyperparameters and options, as a group has them."""
+        first = self.optimizers[0]
+        return {"lr": self.rate(), **first.hyper, **first._options}
+
+    def use(self, schedule: Schedule) -> None:
+        """Take the rates of all devices from a schedule."""
+        for each in self.optimizers:
+            each.lr = schedule
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Keep what the optimizers have, to notice when it is replaced, and listen to what is asked for rates."""
+        first = self.optimizers[0]  # it is asked for all devices
+        schedule = first.schedule
+        self._asked = _Asked(schedule)
+        if self._asked.is_opaque and first._max_steps is None:
+            first._set_rate((schedule, self._asked))
+        self.is_scheduled = first._max_steps is None and type(schedule) is not Constant
+        self._seen = first._numbers, schedule
+
+    def rate(self) -> float:
+        """Return the rate to show: of the next step or, where only the caller's code knows that, of the last one."""
+        if not self._asked.is_opaque:
+            with contextlib.suppress(Exception):  # it is the next step that asks for it, and then raises
+                self.used = self.optimizers[0].lr
+        return self.used
+
+    def show_rate(self) -> None:
+        """Write the rate of a schedule into the group, unless another was assigned there."""
+        if self.is_scheduled:
+            shown, rate = self.shown["lr"], self.rate()
+            for group in self.list:
+                if "lr" in group and _equal(group["lr"], shown):
+                    group["lr"] = rate
+            self.shown["lr"] = rate
+
+    def _refresh(self, group: dict[str, Any]) -> None:
+        """Show what was assigned to the optimizers themselves, unless other numbers were assigned in the group."""
+        first = self.optimizers[0]
+        numbers, schedule = self._seen
+        if first._numbers is numbers and first.schedule is schedule:
+            return
+        self.adopt()
+        pending = self._pending(group)
+        self.shown = self.numbers()
+        group.update({name: value for name, value in self.shown.items() if name not in pending})
+
+    def only(self) -> dict[str, Any]:
+        """Return the one group; ValueError where others have changed what it is of."""
+        groups: Any = self.list
+        if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
+            raise ValueError("param_groups: expected the one group; make a FusedOptimizer for each group")
+        group: dict[str, Any] = groups[0]
+        params = group.get("params", ())
+        if len(params) != len(self.parameters) or not all(map(operator.is_, params, self.parameters)):
+            raise ValueError(
+                "param_groups: its parameters were changed; make a FusedOptimizer for each group"
+            )
+        return group
+
+    def _pending(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return what was assigned in the group since it was last written."""
+        try:
+            return {
+                name: group[name]
+                for name, value in self.shown.items()
+                if group[name] is not value and not _equal(group[name], value)
+            }
+        except KeyError as missing:
+            raise ValueError(f"param_groups: expected the entry {missing}, got {[*group]}") from None
+
+    def obey(self) -> None:
+        """Use what was assigned in the group since it was last written: all of it or, where some is refused, none."""
+        group = self.only()
+        self._refresh(group)
+        changed = self._pending(group)
+        if not changed:
+            return
+        for name in changed:
+            if name in _arguments.OPTIONS:
+                raise ValueError(f"{name}: fixed at construction; make a new optimizer")
+        rate = None
+        if "lr" in changed:
+            if self.is_scheduled:
+                raise ValueError(
+                    f"lr: {changed['lr']} was assigned in param_groups, as a scheduler of PyTorch does, but the rate comes "
+                    f"from {self.optimizers[0].schedule!r}; give a number as lr, or assign opt.lr"
+                )
+            rate = schedules.as_schedule(_arguments.or_zero(to_float("lr", changed.pop("lr"))))
+        for each in self.optimizers:
+            each.hyper.update(changed)
+        if rate is not None:
+            self.use(rate)
+        self.adopt()
+        self.shown = self.numbers()
+        group.update(  # a tensor or a list stays, to be read again
+            {name: value for name, value in self.shown.items() if not _equal(group[name], value)}
+        )
+
+    def require_alike(self) -> None:
+        """ValueError where the optimizer of one device was changed alone."""
+        first, *others = self.optimizers
+        for i, each in enumerate(others, 1):
+            schedule = each.schedule
+            if (
+                each.step_count != first.step_count
+                or each._numbers != first._numbers
+                or (
+                    schedule is not first.schedule
+                    and not (type(schedule) is Constant and schedule == first.schedule)
+                )
+            ):
+                raise ValueError(
+                    f"optimizers[{i}]: expected rate, hyperparameters and step count of optimizers[0]; assign opt.lr or "
+                    "opt.param_groups[0], which are those of all devices"
+                )
+
+
+class _Asked:
+    """What asks a schedule, and keeps the last answer."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._ask = schedule._value
+        self.is_opaque = any(
+            each._holds_callable or type(each) not in Schedule._classes.values()
+            for each in schedule._nested()
+        )
+        """Whether it runs code of the caller's."""
+        self.rate = math.nan
+
+    def __call__(self, t: int) -> float:
+        rate = self._ask(t)
+        self.rate = rate
+        return rate
+
+
+def _equal(found: Any, value: Any) -> bool:
+    """Tell whether what is in a group means a value. Tensors and lists, which others may change, are read."""
+    if found is value:
+        return True
+    try:
+        if isinstance(found, torch.Tensor):
+            found = found.tolist()
+        return bool((tuple(found) if isinstance(found, list) else found) == value)
+    except (RuntimeError, TypeError, ValueError):  # what cannot be compared is refused where it is used
+        return False

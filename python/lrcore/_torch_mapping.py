@@ -1,0 +1,292 @@
+"""The state of a `lrcore.torch.FusedOptimizer` as PyTorch shows it: a dictionary for each parameter, over the flat states.
+
+What is assigned is copied into the flat states at once, or refused. A removal begins anew, where it is of everything.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
+
+from lrcore import _torch_state
+from lrcore._arguments import require_entries
+from lrcore._extras import needs
+
+with needs("torch"):
+    import torch
+
+if TYPE_CHECKING:
+    from lrcore._torch_buffer import Buffer
+
+_BEGIN_ANEW = "opt.state.clear() begins anew for all parameters, which share one step count"
+_NOTHING = object()
+
+
+def fitting(name: str, given: Any, view: Any) -> Any:
+    """Return a state that is given for a parameter, as a tensor of its shape."""
+    values = _torch_state.require_dense(name, given)
+    if values.shape != view.shape:
+        raise ValueError(f"{name}: expected shape {tuple(view.shape)}, got {tuple(values.shape)}")
+    return values.detach() if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")
+
+
+class Flat(NamedTuple):
+    """Checked states of all parameters."""
+
+    states: list[dict[str, Any]]
+    """For each buffer its flat states by name."""
+    step_count: int
+
+
+class States(defaultdict[Any, Any]):
+    """From each parameter to its states by name."""
+
+    _buffers: Sequence[Buffer] = ()
+    """Whose states these are; none once others have taken their place, and then this is a plain dictionary."""
+
+    @classmethod
+    def over(cls, buffers: Sequence[Buffer]) -> States:
+        """Return the mapping over the flat states of buffers."""
+        states = cls(dict)
+        for buffer in buffers:
+            for i, parameter in enumerate(buffer.parameters):
+                dict.__setitem__(states, parameter, Entries.over(buffer, i, len(buffers) == 1))
+        states._buffers = buffers
+        return states
+
+    def retire(self) -> None:
+        """Become a plain dictionary, once others have taken its place."""
+        self._buffers = ()
+
+    def checked(self, given: Any) -> Flat | None:
+        """Check states of all parameters that are to take the place of these; None where all begin anew."""
+        if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
+            raise TypeError("state: expected a dictionary of dictionaries, as PyTorch has")
+        if not any(given.values()):
+            return None
+        indices = {
+            parameter: i
+            for buffer in self._buffers
+            for i, parameter in zip(buffer.indices, buffer.parameters, strict=True)
+        }
+        if {*given} != {*indices}:
+            raise ValueError(
+                f"state: expected the states of all {len(indices)} parameters, or {{}} to begin anew; got {len(given)}"
+            )
+        found = [given[parameter] for parameter in sorted(indices, key=indices.__getitem__)]
+        every = [each.as_of_then() if isinstance(each, Entries) else each for each in found]
+        step_count = self._buffers[0].optimizer.step_count
+        if counted := [each for each in every if "step" in each]:
+            step_count = _torch_state.common_step_count(counted)
+        return Flat([buffer.join_all(every, step_count) for buffer in self._buffers], step_count)
+
+    def __setitem__(self, parameter: Any, entries: Any) -> None:
+        if not self._buffers:
+            super().__setitem__(parameter, entries)
+        elif entries is not self[parameter]:
+            self[parameter].replace(entries)
+
+    def __missing__(self, parameter: Any) -> Any:
+        if not self._buffers:
+            return super().__missing__(parameter)
+        raise KeyError("state: expected one of the parameters of this optimizer")
+
+    def __delitem__(self, parameter: Any) -> None:
+        if not self._buffers:
+            super().__delitem__(parameter)
+        else:
+            self[parameter].clear()
+
+    def clear(self) -> None:
+        """Begin anew: all states as at construction, and a step count of 0."""
+        if not self._buffers:
+            super().clear()
+        else:
+            reset(self._buffers)
+
+    def pop(self, parameter: Any, default: Any = _NOTHING) -> Any:
+        """Remove the state of a parameter, where it is the only one, and return a copy."""
+        if not self._buffers:
+            return super().pop(parameter) if default is _NOTHING else super().pop(parameter, default)
+        if parameter not in self and default is not _NOTHING:
+            return default
+        return self[parameter].taken()
+
+    def popitem(self) -> tuple[Any, Any]:
+        """Remove the state of a parameter, where it is the only one, and return a copy."""
+        if not self._buffers:
+            return super().popitem()
+        parameter = next(reversed(self))
+        return parameter, self.pop(parameter)
+
+    def setdefault(self, parameter: Any, default: Any = None) -> Any:
+        """Return the state of a parameter, which is always there."""
+        return self[parameter] if self._buffers else super().setdefault(parameter, default)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Assign the states of parameters: all of these or, where one is refused, none."""
+        if not self._buffers:
+            super().update(*args, **kwargs)
+            return
+        given = dict(*args, **kwargs)
+        checked = [(self[each], self[each].checked(given[each])) for each in given]
+        for entries, values in checked:
+            entries.write(values)
+
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
+    def copy(self) -> Any:
+        """Return a plain dictionary of the same entries."""
+        return defaultdict(dict, self)
+
+    def __copy__(self) -> Any:
+        return self.copy()
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return defaultdict, (dict, dict(self))
+
+
+class Entries(dict[str, Any]):
+    """The states of one parameter by name, each a view of a flat state."""
+
+    _buffer: Buffer | None = None
+    """Whose states these are."""
+    _index: int
+    _alone: bool
+    """Whether there is no other parameter."""
+    _step_count: int
+    """How many steps these had taken when others took their place."""
+
+    @classmethod
+    def over(cls, buffer: Buffer, index: int, only_buffer: bool) -> Entries:
+        """Return the states of one parameter of a buffer."""
+        entries = cls((name, views[index]) for name, views in buffer.state_views.items())
+        entries._buffer, entries._index = buffer, index
+        entries._alone = only_buffer and len(buffer.parameters) == 1
+        return entries
+
+    def retire(self) -> None:
+        """Become a plain dictionary, with copies of what it shows, before others take its place."""
+        assert self._buffer is not None
+        self._step_count = self._buffer.optimizer.step_count
+        self._buffer = None
+        for name in self:
+            self[name] = self[name].clone()
+
+    def as_of_then(self) -> Mapping[str, Any]:
+        """Return the states with the count that goes with them, where that is another than the optimizer's."""
+        return self if self._buffer is not None else {"step": self._step_count, **self}
+
+    @property
+    def _name(self) -> str:
+        assert self._buffer is not None
+        return f"state[{self._buffer.names[self._index]}]"
+
+    def checked(self, given: Any) -> dict[str, Any]:
+        """Check the states that are given by name; the step count, where it is given, must be that of all."""
+        assert self._buffer is not None
+        for name in given:
+            if name not in self and name not in _torch_state.COUNTS:
+                raise ValueError(f"{self._name}: {name}: expected one of {', '.join(self)}")
+        _torch_state.require_step_count(self._name, given, self._buffer.optimizer.step_count)
+        return {
+            name: fitting(f"{self._name}: {name}", given[name], values).clone()  # it may be another state
+            for name, values in self.items()
+            if name in given
+        }
+
+    def write(self, checked: Mapping[str, Any]) -> None:
+        """Copy checked values into the flat states."""
+        for name, values in checked.items():
+            self[name].copy_(values)
+
+    def replace(self, given: Any) -> None:
+        """Take over all states of this parameter; none begin anew."""
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{self._name}: expected a dictionary, got {type(given).__name__}")
+        if not given:
+            self.clear()
+            return
+        values = self.checked(given)
+        require_entries(self._name, values, self)
+        self.write(values)
+
+    def taken(self) -> dict[str, Any]:
+        """Begin anew, and return a copy of what was there."""
+        self._require_alone()
+        before = {name: values.clone() for name, values in self.items()}
+        self.clear()
+        return before
+
+    def _require_alone(self) -> None:
+        if not self._alone:
+            raise ValueError(f"{self._name}: cannot be removed alone; {_BEGIN_ANEW}, or assign zeros")
+
+    def _keep(self, name: Any) -> NoReturn:
+        raise ValueError(f"{self._name}: {name}: cannot be removed; assign zeros, or {_BEGIN_ANEW}")
+
+    def __setitem__(self, name: str, values: Any) -> None:
+        if self._buffer is None:
+            super().__setitem__(name, values)
+        elif name not in self or values is not self[name]:
+            self.write(self.checked({name: values}))
+
+    def __delitem__(self, name: str) -> None:
+        if self._buffer is not None:
+            self._keep(name)
+        super().__delitem__(name)
+
+    def clear(self) -> None:
+        """Begin anew, where this is the only parameter."""
+        if self._buffer is None:
+            super().clear()
+            return
+        self._require_alone()
+        reset([self._buffer])
+
+    def pop(self, name: str, default: Any = _NOTHING) -> Any:
+        """Refuse to remove a state; return the default where there is none of that name."""
+        if self._buffer is not None and name in self:
+            self._keep(name)
+        return super().pop(name) if default is _NOTHING else super().pop(name, default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """Refuse to remove a state."""
+        if self._buffer is not None and self:
+            self._keep(next(reversed(self)))
+        return super().popitem()
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """Return a state, which is always there."""
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Assign several states: all of these or, where one is refused, none."""
+        if self._buffer is None:
+            super().update(*args, **kwargs)
+        else:
+            self.write(self.checked(dict(*args, **kwargs)))
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self.as_of_then()),)
+
+
+def reset(buffers: Sequence[Buffer]) -> None:
+    """Begin anew: states as at construction, no steps taken."""
+    for buffer in buffers:
+        buffer.reset()
