@@ -469,6 +469,43 @@ def test_a_changed_parameter_is_noticed_by_autograd() -> None:
         loss.backward()
 
 
+def test_an_interrupt_after_the_step_is_noticed_by_autograd() -> None:
+    """What was stepped counts as changed, whatever is raised before the method returns."""
+
+    class Interrupted(lrcore.SGD):
+        def step(self, *args: Any, **kwargs: Any) -> None:
+            super().step(*args, **kwargs)
+            raise KeyboardInterrupt
+
+    weights = torch.nn.Parameter(torch.ones(3))
+    opt = FusedOptimizer([weights], Interrupted, lr=lambda _: 0.5)
+    loss = (weights * weights).sum()
+    with pytest.raises(KeyboardInterrupt):
+        opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    assert opt.param_groups[0]["lr"] == 0.5
+
+
+def test_gradients_in_inference_mode() -> None:
+    """Kept and exchanged ones stay what they are."""
+    one, two = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(3))
+    opt = FusedOptimizer([one, two], lrcore.SGD, lr=1.0)
+    (one + 10 * two).sum().backward()
+    kept = one.grad
+    with torch.inference_mode():
+        one.grad, two.grad = two.grad, one.grad
+        opt.step()
+        opt.step()
+        opt.zero_grad()
+    assert (one.tolist(), two.tolist(), kept.tolist()) == ([-20.0] * 3, [-2.0] * 3, [1.0] * 3)
+    (one + two).sum().backward()
+    opt.step()
+    assert (one.tolist(), two.tolist(), kept.tolist()) == ([-21.0] * 3, [-3.0] * 3, [1.0] * 3)
+    assert not kept.is_inference()
+    assert kept.mul_(2).tolist() == [2.0] * 3
+
+
 # Rates and hyperparameters.
 
 
@@ -626,8 +663,9 @@ def test_assigning_a_rate_keeps_what_the_group_was_told() -> None:
 
 def test_numbers_that_are_changed_in_place() -> None:
     """A tensor and a list stay in the group and are read at each step, as PyTorch's optimizers do."""
+    betas: Any
     weight = torch.nn.Parameter(torch.zeros(1))
-    rate, betas = torch.tensor(1.0), [0.5, 0.75]
+    rate = torch.tensor(1.0)
     opt = FusedOptimizer([weight], lrcore.SGD, lr=rate)
     weight.grad = torch.ones(1)
     for value in (1.0, 0.5, 0.25):
@@ -648,12 +686,18 @@ def test_numbers_that_are_changed_in_place() -> None:
     with pytest.raises(ValueError, match="^lr: "):
         opt.step()
     assert weight.item() == -4.0
-    adam = FusedOptimizer([of(1)], lrcore.Adam)
-    adam.param_groups[0]["betas"] = betas
-    adam.step()
-    betas[0] = 0.25
-    adam.step()
-    assert adam.optimizers[0].hyper["betas"] == (0.25, 0.75)
+    for betas in ([0.5, 0.75], torch.tensor([0.5, 0.75]), (torch.tensor(0.5), 0.75)):
+        adam = FusedOptimizer([of(1)], lrcore.Adam, lr=torch.tensor([0.5]))
+        adam.param_groups[0]["betas"] = betas
+        adam.step()
+        if isinstance(betas, tuple):
+            betas[0].fill_(0.25)
+        else:
+            betas[0] = 0.25
+        adam.param_groups[0]["lr"].fill_(0.25)
+        adam.step()
+        assert adam.optimizers[0].hyper["betas"] == (0.25, 0.75)
+        assert adam.lr == 0.25
 
 
 def clear_groups(opt: Any) -> None:

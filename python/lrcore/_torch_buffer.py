@@ -271,7 +271,8 @@ def dense(name: str, grad: Any) -> None:
 
 def give_own_memory(tensor: Any) -> None:
     """Move a tensor out of a buffer."""
-    tensor.data = tensor.detach().clone()
+    with torch.inference_mode(False):
+        tensor.data = tensor.detach().clone()
 
 
 def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:

@@ -199,7 +199,7 @@ def _equal(found: Any, value: Any) -> bool:
         return True
     try:
         if isinstance(found, torch.Tensor):
-            found = found.tolist()
+            found = found.item() if found.numel() == 1 else found.tolist()
         return bool((tuple(found) if isinstance(found, list) else found) == value)
     except (RuntimeError, TypeError, ValueError):  # what cannot be compared is refused where it is used
         return False
