@@ -1155,6 +1155,21 @@ def test_a_state_that_was_read_before_others_took_its_place() -> None:
     assert opt.state[weights[0]]["exp_avg"].any()
 
 
+def test_an_optimizer_without_states() -> None:
+    """It has a count alone."""
+    weight = of(3)
+    opt = FusedOptimizer([weight], lrcore.SGD)
+    opt.step()
+    opt.state = dict(opt.state)
+    assert opt.step_count == 1
+    former, opt.state = opt.state, {}
+    assert opt.step_count == 0
+    opt.state = former
+    assert opt.step_count == 1
+    with pytest.raises(ValueError, match=r"^state\[params\[0\]\]: expected the entries \[\], got momentum"):
+        opt.state[weight]["momentum_buffer"] = torch.zeros(3)
+
+
 def test_states_whose_storage_was_replaced() -> None:
     ways: list[Callable[[Any, Any], None]] = [
         lambda opt, weight: setattr(opt.state[weight]["exp_avg"], "data", torch.zeros(3)),

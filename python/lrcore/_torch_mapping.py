@@ -63,7 +63,7 @@ class States(defaultdict[Any, Any]):
         """Check states of all parameters that are to take the place of these; None where all begin anew."""
         if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
             raise TypeError("state: expected a dictionary of dictionaries, as PyTorch has")
-        if not any(given.values()):
+        if not any(each or isinstance(each, Entries) for each in given.values()):
             return None
         indices = {
             parameter: i
@@ -196,7 +196,7 @@ class Entries(dict[str, Any]):
         assert self._buffer is not None
         for name in given:
             if name not in self and name not in _torch_state.COUNTS:
-                raise ValueError(f"{self._name}: {name}: expected one of {', '.join(self)}")
+                raise ValueError(f"{self._name}: expected the entries {[*self]}, got {name}")
         _torch_state.require_step_count(self._name, given, self._buffer.optimizer.step_count)
         return {
             name: fitting(f"{self._name}: {name}", given[name], values).clone()  # it may be another state
