@@ -31,6 +31,7 @@ def peers(session: nox.Session) -> None:
         "schedule_parity",
         "arrays",
         "bound_memory",
+        "pack",
         "torch_state",
         "torch_optimizer",
         "search",

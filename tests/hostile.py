@@ -358,7 +358,8 @@ class Liar:
     device : tuple of int
         What ``__dlpack_device__`` says.
     **lies
-        Fields of DLPack's tensor, such as ``data=None``; ``extents`` are written into its shape.
+        Fields of DLPack's tensor, such as ``data=None``, or functions of the tensor that return them; ``extents`` are
+        written into its shape.
     """
 
     def __init__(self, array: Array, device: tuple[int, int] = (capsules.CPU, 0), **lies: Any) -> None:
@@ -375,12 +376,17 @@ class Liar:
                 for i, extent in enumerate(value):
                     tensor.shape[i] = extent
             else:
-                setattr(tensor, name, value)
+                setattr(tensor, name, value(tensor) if callable(value) else value)
         return capsule
 
 
 LIES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no memory": ({"data": None}, ValueError, "expected an array with memory, got a null pointer"),
+    "no memory at its offset": (
+        {"byte_offset": lambda tensor: 2**64 - tensor.data},
+        ValueError,
+        "expected an array with memory, got a null pointer",
+    ),
     "no shape": ({"shape": None}, ValueError, "the exporter of this array gives no valid shape"),
     "fewer dimensions than none": (
         {"ndim": -1},

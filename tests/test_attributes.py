@@ -152,6 +152,19 @@ def test_a_copy_of_the_numbers_is_a_dictionary(copied: Any) -> None:
     assert opt.hyper["eps"] == 0.25
 
 
+def test_a_number_that_assigns_another_as_it_is_converted() -> None:
+    """Each is converted once, so that none waits for the other."""
+    opt = lrcore.Adam(start())
+
+    class Number:
+        def __float__(self) -> float:
+            opt.hyper.update(weight_decay=opt.hyper["weight_decay"] + 0.25)  # type: ignore[operator]
+            return 0.5
+
+    opt.hyper["eps"] = Number()
+    assert (opt.hyper["eps"], opt.hyper["weight_decay"]) == (0.5, 0.25)
+
+
 def test_a_rate_is_read_when_it_is_assigned() -> None:
     """An array of no dimension is its number of that moment."""
     rate = np.array(0.5)

@@ -6,6 +6,7 @@ import functools
 import gc
 import inspect
 import re
+import unittest.mock
 import warnings
 import weakref
 from collections.abc import Callable
@@ -421,10 +422,16 @@ def test_an_exporter_that_moves_and_vanishes() -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_masked_arrays(role: str) -> None:
     """A step would ignore their masks."""
-    masked = np.ma.array(ones(), mask=[1, 0] * 4)
+    masked = np.ma.array(ones(), mask=[True, False] * 4)
     with pytest.raises(TypeError, match=rf"^{role.split(maxsplit=1)[0]}: .*got MaskedArray.*filled\(0\)"):
         ROLES[role](masked)
     assert (masked.data == 1).all()
+
+
+def test_a_mock_is_no_array() -> None:
+    """Whatever it is asked, it has something to say."""
+    with pytest.raises(TypeError, match="^params: expected a float32 array with DLPack"):
+        lrcore.SGD(unittest.mock.Mock())
 
 
 def test_a_scalar_has_no_memory_to_write() -> None:

@@ -92,7 +92,7 @@ class StandInModule(ModuleType):
         self.cuda = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(synchronize=self._wait))
         for name in ("arange", "asarray", "ones", "zeros"):
             setattr(self, name, self._on_device(getattr(np, name)))
-        for name in ("exp", "log", "maximum"):
+        for name in ("exp", "log", "maximum", "may_share_memory"):
             setattr(self, name, self._on_device(getattr(np, name), from_device))
 
     def _wait(self) -> None:

@@ -405,10 +405,9 @@ def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
     together(3, work)
     assert len(asked) >= 80  # a step that another got ahead of, or an assignment, asks again
     assert (opt.state["sum"] == 80).all()
-    for now in asked:
-        assert now % 2**20 <= 80
-    for before, now in itertools.pairwise(saved):
-        assert before["step_count"] <= now["step_count"]
+    assert all(t % 2**20 <= 80 for t in asked)
+    for earlier, later in itertools.pairwise(saved):
+        assert earlier["step_count"] <= later["step_count"]
     for turn, each in enumerate(saved, 1):
         total = each["state"]["sum"]
         assert (total == total[0]).all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -316,7 +317,72 @@ def test_signals_every_300_microseconds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_handler_that_assigns_faster_than_the_schedule_answers() -> None:
+    """The step is taken all the same."""
+    done = python(
+        """
+        import faulthandler, signal, time
+        faulthandler.dump_traceback_later(50, exit=True)
+        import numpy as np, lrcore
+
+        def slow(t):
+            end = time.perf_counter() + 0.005
+            while time.perf_counter() < end:
+                pass
+            return 0.5
+
+        opt = lrcore.SGD(np.zeros(4, np.float32), lr=slow, grads=np.ones(4, np.float32))
+        handled = 0
+
+        def handler(*_):
+            global handled
+            handled += 1
+            opt.lr = slow
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+        for _ in range(5):
+            opt.step()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert handled > 10 and opt.step_count == 5 and (opt.params == -2.5).all(), (handled, opt)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # ---- threads
+
+
+def test_a_slow_rate_is_not_starved_by_fast_steps() -> None:
+    """Steps of a thread whose rate takes long are taken, however many others step meanwhile."""
+    slow = threading.local()
+    stop = threading.Event()
+
+    def rate(_: int) -> float:
+        if hasattr(slow, "here"):
+            time.sleep(0.002)  # which gives every other thread its turn
+        return 1.0
+
+    opt = lrcore.SGD(np.zeros(N, np.float32), lr=rate)
+    g = np.full(N, -1, np.float32)
+    taken = [0, 0, 0]
+
+    def work(index: int) -> None:
+        if index == 0:
+            slow.here = True
+            for _ in range(5):
+                opt.step(g)
+                taken[0] += 1
+            stop.set()
+        while not stop.is_set():
+            opt.step(g)
+            taken[index] += 1
+
+    together(3, work)
+    assert opt.step_count == sum(taken)
+    assert taken[0] == 5
+    assert min(taken[1:]) > 5
+    assert_bits(opt.params, np.full(N, sum(taken), np.float32))
 
 
 def test_a_rate_that_waits_for_a_thread_which_reads_its_optimizer() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import functools
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -228,6 +230,7 @@ def test_rates_are_asked_in_the_default_mode(preset: int, mxcsr: FloatingPointMo
 def test_arguments_are_checked_alike_in_every_mode(preset: int, mxcsr: FloatingPointMode) -> None:
     """What float32 makes of a number does not depend on the mode in which it is asked."""
     largest = float(np.finfo(np.float32).max)
+    made: Any = functools.partial(lrcore.Adam, np.zeros(1, np.float32))
     taken = {"weight_decay": (1e-40, 2.0**-149, 1.0000001 * 2.0**-150, largest), "eps": (1e-45,)}
     refused = {"weight_decay": (2.0**-150, 1e-46, largest + 2.0**103, 1e39), "eps": (1e-50,)}
     near_one = (1 - 2.0**-24, 0.5), (1 - 2.0**-25, 0.5)
@@ -236,14 +239,14 @@ def test_arguments_are_checked_alike_in_every_mode(preset: int, mxcsr: FloatingP
     try:
         for name, values in taken.items():
             for value in values:
-                assert lrcore.Adam(np.zeros(1, np.float32), **{name: value}).hyper[name] == value
+                assert made(**{name: value}).hyper[name] == value
         for name, values in refused.items():
             for value in values:
                 with pytest.raises(ValueError, match=f"^{name}: .* becomes (0.0|inf) in float32"):
-                    lrcore.Adam(np.zeros(1, np.float32), **{name: value})
-        lrcore.Adam(np.zeros(1, np.float32), betas=near_one[0])
+                    made(**{name: value})
+        made(betas=near_one[0])
         with pytest.raises(ValueError, match=r"^betas\[0\]: .* becomes 1 in float32"):
-            lrcore.Adam(np.zeros(1, np.float32), betas=near_one[1])
+            made(betas=near_one[1])
     finally:
         mxcsr.write(found & ~preset)
 

@@ -29,7 +29,7 @@ class Array {
   bool has_shape_of(const Array& other) const;
   /// The shape as Python prints it.
   std::string shape() const;
-  /// Lets go of the memory, which the caller keeps alive from now on.
+  /// Lets go of the hold, but not of the root: the caller keeps the array itself alive from now on.
   void let_go();
 
  private:
@@ -38,6 +38,7 @@ class Array {
   std::string name_;
   Place place_;
   Hold hold_;
+  Root root_;
   float* data_ = nullptr;
   int64_t size_ = 0;
   const int64_t* shape_ = nullptr;  // of more than one dimension; the hold's, or the copy

@@ -30,6 +30,9 @@ struct Known {
   py::handle requires_grad = PyUnicode_InternFromString("requires_grad");
   py::handle is_neg = PyUnicode_InternFromString("is_neg");
   py::handle torch = PyUnicode_InternFromString("torch");
+  py::handle untyped_storage = PyUnicode_InternFromString("untyped_storage");
+  py::handle nbytes = PyUnicode_InternFromString("nbytes");
+  py::handle storage_offset = PyUnicode_InternFromString("storage_offset");
   py::handle dispatch = PyUnicode_InternFromString("__torch_dispatch__");
   py::handle no_keywords = py::tuple().release();
   py::handle stream_keyword = py::make_tuple("stream").release();
@@ -173,10 +176,16 @@ Place place_of(py::handle object, const std::string& name) {
                                 ", and lrcore steps arrays of the CPU and of CUDA devices; move it there"));
 }
 
-/// Whether a torch tensor is a lazily negated view: its memory holds the opposite, and its exporter does not say so.
-bool is_negated(py::handle object) {
-  const auto method = py::getattr(object, known->is_neg, py::none());
-  return !method.is_none() && py::bool_(method());
+/// Refuses a lazily negated view of torch: its memory holds the opposite, and its exporter does not say so.
+void refuse_negated(py::handle object, const std::string& name) {
+  try {
+    const auto method = py::getattr(object, known->is_neg, py::none());
+    if (method.is_none() || !method().is(py::handle(Py_True))) return;
+  } catch (py::error_already_set& error) {  // of a tensor that is not initialized, say
+    if (!is_refusal(error)) throw;
+    refuse_export(error, object, name);
+  }
+  throw py::value_error(text(name, ": this tensor is a negated view of its memory; pass its resolve_neg()"));
 }
 
 /// Imports an array of the CPU by the functions in C: torch's methods take ten times as long. Nothing where they do not
@@ -220,6 +229,22 @@ void prepare_imports() { known = new Known; }
 
 bool is_numpy(py::handle object) {
   return PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(known->ndarray.ptr())) != 0;
+}
+
+Root hold_root(py::handle array, const std::string& name) {
+  PyObject* root = py::detail::array_proxy(array.ptr())->base;
+  while (root != nullptr && is_numpy(root)) root = py::detail::array_proxy(root)->base;
+  if (root == nullptr || PyObject_CheckBuffer(root) == 0) return {};
+  auto buffer = std::make_unique<Py_buffer>();
+  if (PyObject_GetBuffer(root, buffer.get(), PyBUF_FULL_RO) != 0) {
+    py::error_already_set cause;
+    py::raise_from(cause, PyExc_ValueError,
+                   text(name, ": the memory of this array belongs to an object of type ", type_name(root),
+                        ", which gives it no more: ", py::str(cause.value()).cast<std::string>())
+                       .c_str());
+    throw py::error_already_set();
+  }
+  return Root(buffer.release());
 }
 
 py::handle torch_type_of(py::handle object) {
@@ -267,6 +292,15 @@ void refuse_disguises(py::handle object, const std::string& name) {
                               "to_local()"));
 }
 
+void require_storage(py::handle object, int64_t size, const std::string& name) {
+  if (!torch_type_of(object)) return;
+  const auto get = [](py::handle self, py::handle method) { return call(self, method, known->no_keywords); };
+  const auto begin = get(object, known->storage_offset).cast<int64_t>();
+  const auto bytes = get(get(object, known->untyped_storage), known->nbytes).cast<int64_t>();
+  if (bytes / static_cast<int64_t>(sizeof(float)) < begin + size)
+    throw py::value_error(text(name, ": expected a tensor within its storage, which was resized to ", bytes, " bytes"));
+}
+
 void refuse_null(py::handle object, const std::string& name) {
   if (torch_type_of(object) && py::bool_(object.attr("_is_zerotensor")()))
     throw py::type_error(
@@ -283,8 +317,7 @@ Import import_array(py::handle object, const std::string& name, int64_t stream) 
       return std::move(*import);
   } else {
     refuse_disguises(object, name);
-    if (is_negated(object))
-      throw py::value_error(text(name, ": this tensor is a negated view of its memory; pass its resolve_neg()"));
+    refuse_negated(object, name);
     if (std::optional<Import> import = import_in_c(object)) return std::move(*import);
     place = place_of(object, name);
   }

@@ -23,11 +23,25 @@ struct Import {
   Hold hold;
 };
 
+struct ReleaseBuffer {
+  void operator()(Py_buffer* buffer) const {
+    PyBuffer_Release(buffer);
+    delete buffer;
+  }
+};
+/// The buffer of what an array's memory belongs to. Needs the GIL to be let go.
+using Root = std::unique_ptr<Py_buffer, ReleaseBuffer>;
+
 /// Prepares what every import needs; called once when the module is made.
 void prepare_imports();
 
 /// Whether `object` is an array of NumPy, of a subclass too.
 bool is_numpy(py::handle object);
+
+/// Holds the buffer of what the memory of NumPy's array belongs to in the end, such as a map, which then cannot be
+/// closed or resized: its close() raises BufferError. Null where the memory is NumPy's own, or no buffer is offered.
+/// ValueError where it has been closed already.
+Root hold_root(py::handle array, const std::string& name);
 
 /// torch's type of tensors if `object` is one; null otherwise.
 py::handle torch_type_of(py::handle object);
@@ -38,6 +52,9 @@ const DLPackExchangeAPI* exchange_api(py::handle type);
 /// TypeError that names the argument for arrays whose memory is not what they mean: tensors of torch that override
 /// dispatch (DTensor, FakeTensor, MaskedTensor, wrapper subclasses), and arrays of numpy.ma.
 void refuse_disguises(py::handle object, const std::string& name);
+
+/// ValueError where `object` is a contiguous tensor of torch with so many floats whose storage was resized to less.
+void require_storage(py::handle object, int64_t size, const std::string& name);
 
 /// For elements without memory: TypeError if `object` is a zero tensor of torch, else ValueError.
 [[noreturn]] void refuse_null(py::handle object, const std::string& name);

@@ -96,6 +96,8 @@ void copy_array(py::handle source, py::handle destination) {
   const Array from = Array::import(source, "source", Access::read);
   require_same_size(from, to);
   require_disjoint(from, to);
+  require_in_place(destination, to);
+  require_in_place(source, from);
   copy_all({&from, 1}, {&to, 1});
 }
 

@@ -6,8 +6,11 @@
 #include "../cpu/fp_mode.h"
 
 namespace lrcore {
+namespace {
 
 bool fits_float32(double value) { return std::abs(value) <= std::numeric_limits<float>::max(); }
+
+}  // namespace
 
 double checked_rate(py::handle value, std::optional<int64_t> asked_at) {
   const std::string name = PyFloat_Check(value.ptr()) ? ""
@@ -27,6 +30,16 @@ double rate_at(py::handle asked, int64_t count) {
   const auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(asked.ptr(), t.ptr()));
   if (!value) throw py::error_already_set();
   return checked_rate(value, count);
+}
+
+double checked_grad_scale(py::handle object) {
+  if (!object) return 1;
+  const double grad_scale = to_double(object, "grad_scale");
+  if (!fits_float32(grad_scale))
+    throw py::value_error(text("grad_scale: expected a number that is finite in float32, got ", number(grad_scale)));
+  if (grad_scale != 0 && std::abs(grad_scale) <= 0x1p-150)
+    throw py::value_error(text("grad_scale: ", number(grad_scale), " becomes 0 in float32"));
+  return grad_scale;
 }
 
 }  // namespace lrcore

@@ -1,9 +1,5 @@
 #include "stepper.h"
 
-#include <algorithm>
-#include <cmath>
-#include <deque>
-#include <functional>
 #include <utility>
 
 #include "gil.h"
@@ -11,29 +7,33 @@
 namespace lrcore {
 namespace {
 
-/// The number that gradients are multiplied by; 1 if there is no `object`.
-double checked_grad_scale(py::handle object) {
-  if (!object) return 1;
-  const double grad_scale = to_double(object, "grad_scale");
-  if (!fits_float32(grad_scale))
-    throw py::value_error(text("grad_scale: expected a number that is finite in float32, got ", number(grad_scale)));
-  if (grad_scale != 0 && std::abs(grad_scale) <= 0x1p-150)
-    throw py::value_error(text("grad_scale: ", number(grad_scale), " becomes 0 in float32"));
-  return grad_scale;
+constexpr char moved[] =
+    "its memory has moved, or its size, dtype or layout has changed, since the optimizer was made, as .data =, "
+    "resize_() "
+    "and .to() do; make the optimizer again";
+
+/// RuntimeError if the memory of one of these was replaced since it was imported.
+void require_all_in_place(const py::sequence& objects, const std::vector<Array>& arrays) {
+  for (size_t k = 0; k < arrays.size(); ++k) require_in_place(py::object(objects[k]), arrays[k]);
 }
 
-constexpr char moved[] =
-    "its memory has moved, or its size or layout has changed, since the optimizer was made, as .data =, resize_() and "
-    ".to() do; make the optimizer again";
-
-/// Raises autograd's version of those arrays that are tensors of torch.
-void raise_versions_of(py::handle params, const py::sequence& states) {
-  if (!torch_type_of(params)) return;
-  py::list written;
-  written.append(params);
+/// Those of the arrays that are tensors of torch, as a list; null if there are none.
+py::object tensors_among(py::handle params, const py::sequence& states) {
+  if (!torch_type_of(params)) return {};
+  py::list tensors;
+  tensors.append(params);
   for (const auto& state : states)
-    if (torch_type_of(state)) written.append(state);
-  raise_versions(written);
+    if (torch_type_of(state)) tensors.append(state);
+  return tensors;
+}
+
+/// Raises autograd's version of a list of tensors, or of none.
+void raise_versions_of(const py::object& tensors) {
+  if (!tensors) return;
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> increment;
+  increment.call_once_and_store_result(
+      [] { return py::object(py::module_::import("torch.autograd.graph").attr("increment_version")); });
+  increment.get_stored()(tensors);
 }
 
 /// RuntimeError where the stream is recording a graph.
@@ -53,6 +53,7 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
       rate_(std::move(rate)) {
   use(numbers);
   watch_.add(params, operands_.params, true);
+  written_ = tensors_among(params, states);
   if (!grads.is_none()) {
     grads_ = operands_.gradients(grads, {});
     watch_.add(grads, *grads_, false);
@@ -112,11 +113,13 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle asked) {
   const Step step = operands_.step(passed ? *passed : *grads_);
 
   std::vector<Array> returned;  // let go when the turn is over
-  for (int attempt = 0;; ++attempt) {
-    const Answer answer = ask(attempt);
+  for (Tries tries(patience_);; tries.fail()) {
+    tries.begin();
+    const Answer answer = ask();
     const Turn turn(turn_);
-    if (!is_current(answer)) continue;
+    if (!serves(answer, tries)) continue;
     require_unmoved(stream);
+    if (passed) require_in_place(grads, *passed);
     returned = loans_.returned();
 
     const GilRelease unlocked;
@@ -139,12 +142,7 @@ Array Stepper::fitting_gradients(py::handle grads, const Stream& stream) const {
 }
 
 /// Asks for the rate of the next step, before the step takes its turn: the schedule is Python code.
-Stepper::Answer Stepper::ask(int attempt) const {
-  constexpr int most = 1000;  // each step of another thread in between is another attempt
-  if (attempt == most)
-    throw std::runtime_error(text("the optimizer was changed ", most,
-                                  " times while its schedule was asked for the rate of one step; a schedule must not "
-                                  "change the optimizer that is asking it"));
+Stepper::Answer Stepper::ask() const {
   Rate rate;
   {
     const std::lock_guard lock(shown_);
@@ -159,9 +157,16 @@ Stepper::Answer Stepper::ask(int attempt) const {
   return {std::move(rate.schedule), count, lr};
 }
 
-/// Whether the next step is still the one that the answer is for. Needs a turn.
-bool Stepper::is_current(const Answer& answer) const {
-  return rate_.schedule.is(answer.schedule) && count_.load(std::memory_order_relaxed) == answer.count;
+/// Whether the answer is for the step that is now the next. Where the schedule was replaced meanwhile, that is asked
+/// too, but not for ever: whoever replaces it faster than it answers has replaced it after this step. Needs a turn.
+bool Stepper::serves(const Answer& answer, const Tries& tries) const {
+  if (count_.load(std::memory_order_relaxed) == answer.count)
+    return rate_.schedule.is(answer.schedule) || tries.failed() >= 10;
+  if (tries.failed() >= 1000)
+    throw std::runtime_error(
+        "step_count: it was changed 1000 times while the schedule was asked for the rate of one step; a schedule must "
+        "not change the step count of the optimizer that is asking it");
+  return false;
 }
 
 /// RuntimeError where bound memory is not what it was, or the stream is recording a graph. Needs a turn.
@@ -179,46 +184,7 @@ void Stepper::advance(Step step, double lr, double grad_scale, const Stream& str
   count_.store(count + 1, std::memory_order_release);
 }
 
-void Stepper::raise_versions() const {
-  watch_.raise_versions();
-  states_watch_.raise_versions();
-}
-
-void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale) {
-  const double grad_scale = checked_grad_scale(scale);
-  std::vector<Stream> streams;
-  bool by_table = false;
-  for (Stepper* each : steppers) {
-    if (!each->grads_)
-      throw py::type_error("grads: optimizers that step together need gradients bound at construction");
-    streams.push_back(each->operands_.stream(py::none(), py::none()));
-    by_table = by_table || each->timetable_;
-  }
-  if (by_table) {
-    for (Stepper* each : steppers) each->step_by_table(py::none(), grad_scale, py::none());
-    return;
-  }
-  std::vector<Stepper*> in_order(steppers.begin(), steppers.end());  // so that two calls do not wait for each other
-  std::ranges::sort(in_order, std::less<>());
-  if (in_order.empty() || std::ranges::adjacent_find(in_order) != in_order.end())
-    throw py::value_error("steppers: expected optimizers, each of them once");
-
-  for (int attempt = 0;; ++attempt) {
-    const Answer answer = steppers[0]->ask(attempt);
-    std::deque<Turn> turns;
-    for (Stepper* each : in_order) turns.emplace_back(each->turn_);
-    if (!steppers[0]->is_current(answer)) continue;
-    for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->require_unmoved(streams[i]);
-
-    const GilRelease unlocked;
-    for (size_t i = 0; i < steppers.size(); ++i) {
-      Stepper& each = *steppers[i];
-      each.advance(each.operands_.step(*each.grads_), answer.lr, grad_scale, streams[i]);
-    }
-    break;
-  }
-  for (const Stepper* each : steppers) each->raise_versions();
-}
+void Stepper::raise_versions() const { raise_versions_of(written_); }
 
 /// Keeps gradients of a library that does not work on the step's stream until they are read. Needs a turn. What is not
 /// kept stays with the caller, who lets go of it under the GIL.
@@ -268,6 +234,9 @@ void Stepper::apply(py::handle params, py::handle grads, const py::sequence& sta
   const Stream stream = operands.stream(asked, grads);
   Array gradients = operands.gradients(grads, stream);
   refuse_capture(operands, stream);
+  require_in_place(params, operands.params);
+  require_all_in_place(states, operands.states);
+  require_in_place(grads, gradients);
 
   Step step = operands.step(gradients);
   std::vector<Array> returned;  // let go when the turns are over
@@ -285,7 +254,7 @@ void Stepper::apply(py::handle params, py::handle grads, const py::sequence& sta
     const Turn turn(turn_);
     lend(operands, std::move(gradients), stream);
   }
-  raise_versions_of(params, states);
+  raise_versions_of(tensors_among(params, states));
 }
 
 int64_t Stepper::step_count() const {
@@ -333,6 +302,7 @@ py::tuple Stepper::snapshot(const py::sequence& states) {
   {
     const Turn turn(turn_);
     states_watch_.check(moved);
+    require_all_in_place(states, to);
     copy_all(operands_.states, to);
     count = step_count();
     numbers = numbers_;
@@ -360,7 +330,11 @@ void Stepper::restore(const py::sequence& states, py::handle count_object, Numbe
     if (captured_ && loaded.coupled() != recipe_.coupled())
       throw py::value_error("weight_decay: captured graphs would go on with the kernel of the former one");
     states_watch_.check(moved);
-    if (from_params) watch_.check(moved);
+    require_all_in_place(states, from);
+    if (from_params) {
+      watch_.check(moved);
+      require_in_place(params, *from_params);
+    }
     copy_all(from, operands_.states);
     if (from_params) copy_all({&*from_params, 1}, {&operands_.params, 1});
     use(numbers);
@@ -373,14 +347,14 @@ void Stepper::restore(const py::sequence& states, py::handle count_object, Numbe
   }
   for (const auto& [object, name, value] : attributes)
     if (PyObject_GenericSetAttr(object.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
-  states_watch_.raise_versions();
-  if (from_params) watch_.raise_versions();
+  if (written_) raise_versions_of(from_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
 }
 
 int Stepper::traverse(visitproc visit, void* arg) const {
   Py_VISIT(numbers_.ptr());
   Py_VISIT(rate_.schedule.ptr());
   Py_VISIT(rate_.asked.ptr());
+  Py_VISIT(written_.ptr());
   if (const int found = watch_.traverse(visit, arg)) return found;
   return states_watch_.traverse(visit, arg);
 }
@@ -388,6 +362,7 @@ int Stepper::traverse(visitproc visit, void* arg) const {
 void Stepper::clear() {
   const py::object numbers = std::exchange(numbers_, py::object());
   const Rate rate = std::exchange(rate_, Rate());
+  const py::object written = std::exchange(written_, py::object());
   watch_.clear();
   states_watch_.clear();
 }

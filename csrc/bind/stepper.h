@@ -85,8 +85,8 @@ class Stepper {
     double lr;
   };
   Array fitting_gradients(py::handle grads, const Stream& stream) const;
-  Answer ask(int attempt) const;
-  bool is_current(const Answer& answer) const;
+  Answer ask() const;
+  bool serves(const Answer& answer, const Tries& tries) const;
   void require_unmoved(const Stream& stream) const;
   void advance(Step step, double lr, double grad_scale, const Stream& stream);
   void raise_versions() const;
@@ -101,6 +101,7 @@ class Stepper {
   std::optional<Array> grads_;
   Watch watch_;  // parameters and bound gradients
   Watch states_watch_;
+  py::object written_;  // the tensors of torch that a step writes, as a list, or null
   Recipe recipe_;
   py::object numbers_;
   Rate rate_;
@@ -110,6 +111,7 @@ class Stepper {
   Loans loans_;
   std::atomic<int64_t> count_{0};
   TurnLock turn_;
+  Tries::Patience patience_{0};
   /// Guards the references that are read without a turn. Held for a copy or a swap alone.
   mutable GilOrMutex shown_;
 };

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <chrono>
 #include <stdexcept>
 
 #include "../cpu/pool.h"
@@ -20,6 +21,8 @@ bool owner_is_lost(const TurnLock& lock) {
   return true;
 }
 
+int64_t now() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
+
 thread_local constinit const Asking* innermost = nullptr;
 
 }  // namespace
@@ -34,6 +37,22 @@ Turn::Turn(TurnLock& lock) : lock_(lock) {
     lock.mutex.lock();
   }
   lock.generation.store(pool::generation(), std::memory_order_relaxed);
+}
+
+void Tries::begin() {
+  if (!is_announced_ && patience_.load(std::memory_order_relaxed) != 0) {
+    const GilRelease unlocked;
+    const int64_t end = now() + patience_.load(std::memory_order_relaxed);
+    while (patience_.load(std::memory_order_relaxed) != 0 && now() < end) usleep(50);
+  }
+  if (failed_ != 0) began_ = now();
+}
+
+void Tries::fail() {
+  constexpr int enough = 8;
+  if (++failed_ <= enough) return;
+  patience_.store(4 * (now() - began_), std::memory_order_relaxed);
+  is_announced_ = true;
 }
 
 Asking::Asking(const void* optimizer) : optimizer_(optimizer), outer_(innermost) {

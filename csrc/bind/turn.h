@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <mutex>
 
 namespace lrcore {
@@ -27,6 +28,35 @@ class Turn {
 
  private:
   TurnLock& lock_;
+};
+
+/// The tries of one step to take its turn before another step takes it, which makes the rate that it has asked for
+/// another step's. A step that fails again and again, since its thread asks more slowly than others step, makes those
+/// wait for it: four times as long as it has just needed, so that no two of them wait for each other.
+class Tries {
+ public:
+  /// What the steps of one optimizer share: the nanoseconds for which others wait, 0 for nobody.
+  using Patience = std::atomic<int64_t>;
+
+  explicit Tries(Patience& patience) : patience_(patience) {}
+  ~Tries() {
+    if (is_announced_) patience_.store(0, std::memory_order_relaxed);
+  }
+  Tries(const Tries&) = delete;
+  Tries& operator=(const Tries&) = delete;
+
+  /// How many tries have failed.
+  int failed() const { return failed_; }
+  /// Begins a try. Waits, without holding the GIL, for a step that has announced itself.
+  void begin();
+  /// Ends a try that came too late.
+  void fail();
+
+ private:
+  Patience& patience_;
+  int failed_ = 0;
+  bool is_announced_ = false;
+  int64_t began_ = 0;
 };
 
 /// One thread's question to the schedule of an optimizer, which it may ask without a turn. RuntimeError where the

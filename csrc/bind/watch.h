@@ -8,8 +8,9 @@
 
 namespace lrcore {
 
-/// Raises autograd's version of the tensors of torch in a list. Needs the GIL.
-void raise_versions(py::handle tensors);
+/// RuntimeError if the memory of an array of NumPy or torch is no longer that which was imported from it in this call:
+/// a schedule, an exporter or another thread may have replaced it since. Needs the GIL and runs no Python code.
+void require_in_place(py::handle object, const Array& array);
 
 /// Compares bound arrays with what they were. NumPy and torch may put other memory under an array that somebody holds
 /// (`ndarray.resize`, `tensor.data = ...`, `set_`, `share_memory_`), and a step would write to memory that is freed.
@@ -25,7 +26,7 @@ class Watch {
   Watch& operator=(const Watch&) = delete;
 
   /// Watches an array of any dtype and layout, if it is one of NumPy or torch; returns whether it is. `written` arrays
-  /// have to stay writable, and autograd is told of each write.
+  /// have to stay writable.
   bool add(py::handle object, std::string name, bool written);
   /// Watches the array that was imported from `object`, and takes over its hold.
   void add(py::handle object, Array& array, bool written);
@@ -39,11 +40,6 @@ class Watch {
       if (!is_unchanged(entry)) refuse_moved(entry.name, why);
     if (is_cleared_) refuse_moved("params", why);
   }
-  /// Raises autograd's version of the tensors that are written. Needs the GIL.
-  void raise_versions() const {
-    if (versioned_) lrcore::raise_versions(versioned_);
-  }
-
   /// For the garbage collector.
   int traverse(visitproc visit, void* arg) const;
   void clear();
@@ -52,10 +48,10 @@ class Watch {
   struct NumpyEntry {
     std::string name;
     py::object array;
+    py::object dtype;
     const void* data;
     int64_t size;
     int flags;  // those that must stay
-    Py_buffer root;
   };
   struct TorchEntry {
     std::string name;
@@ -72,11 +68,10 @@ class Watch {
   [[noreturn]] static void refuse(const NumpyEntry& entry, const char* why);
   [[noreturn]] static void refuse_moved(const std::string& name, const char* why);
   void add_numpy(py::handle object, std::string name, bool written);
-  bool add_torch(py::handle object, std::string name, bool written);
+  bool add_torch(py::handle object, std::string name);
 
   std::vector<NumpyEntry> numpy_;
   std::vector<TorchEntry> torch_;
-  py::object versioned_;  // a list of the tensors that are written, or null
   bool is_cleared_ = false;
 };
 

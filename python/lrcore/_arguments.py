@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -215,10 +216,19 @@ MISSPELLED: dict[str, str] = {
 }
 
 
-def misspelled(name: str) -> str:
-    """Return what to add to a message that names an unknown attribute; nothing if no other is meant."""
-    meant = MISSPELLED.get(name)
-    return "" if meant is None else f"; assign opt.{meant}"
+def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Container[str]) -> None:
+    """AttributeError if assigning an attribute of an optimizer would have no effect. A subclass may have its own."""
+    if name in hyper:
+        raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
+    if name in own and name in OPTIONS:
+        raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
+    meant = f"; assign opt.{MISSPELLED[name]}" if name in MISSPELLED else ""
+    declared = inspect.getattr_static(cls, name, None)
+    if isinstance(declared, property) and declared.fset is None:
+        raise AttributeError(f"{name}: cannot be assigned{meant}")
+    is_ours = cls.__module__.partition(".")[0] == "lrcore"
+    if is_ours and declared is None and name not in own and not name.startswith("_"):
+        raise AttributeError(f"{name}: {cls.__name__} has no such attribute{meant}")
 
 
 def flatten(values: Mapping[str, Value]) -> dict[str, float]:

@@ -161,23 +161,12 @@ class Optimizer(Stepper):
     def hyper(self, changes: Mapping[str, Any]) -> None:
         self._change_hyper(dict(changes))
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_"):
-            self._refuse_attribute(name)
-        super().__setattr__(name, value)
+    if not TYPE_CHECKING:  # type checkers know the attributes that there are
 
-    def _refuse_attribute(self, name: str) -> None:
-        """AttributeError for an attribute whose assignment would have no effect; a subclass may have its own."""
-        cls = type(self)
-        if name in vars(self).get("_options", ()):
-            raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
-        if "_params" in vars(self) and name in self._numbers:
-            raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
-        setter = inspect.getattr_static(cls, name, None)
-        if isinstance(setter, property) and setter.fset is None:
-            raise AttributeError(f"{name}: cannot be assigned{_arguments.misspelled(name)}")
-        if setter is None and name not in vars(self) and cls.__module__.partition(".")[0] == "lrcore":
-            raise AttributeError(f"{name}: {cls.__name__} has no such attribute{_arguments.misspelled(name)}")
+        def __setattr__(self, name: str, value: Any) -> None:
+            if "_params" in vars(self):
+                _arguments.require_assignable(type(self), name, self._numbers, {*self._options, *vars(self)})
+            super().__setattr__(name, value)
 
     def _checked_hyper(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Check a full set of numeric arguments; ValueError where they would mean another rule."""
@@ -191,12 +180,13 @@ class Optimizer(Stepper):
 
     def _change_hyper(self, changes: Mapping[str, Any]) -> None:
         """Change some of the numeric arguments: all of these, or none when one is refused."""
+        for name in changes:
+            if name not in self._numbers:
+                raise KeyError(f"{name}: expected one of {', '.join(self._numbers)}")
+        checked = _arguments.numbers(changes)  # once: converting a number may run code of the caller's
         while True:
             before = self._numbers
-            for name in changes:
-                if name not in before:
-                    raise KeyError(f"{name}: expected one of {', '.join(before)}")
-            hyper = self._checked_hyper(before | dict(changes))
+            hyper = self._checked_hyper(before | checked)
             if self._replace_numbers(before, self._numbers_of(hyper)):
                 return  # no other thread has changed them since
 

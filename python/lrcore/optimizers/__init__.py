@@ -3,7 +3,10 @@
 Arrays that are bound stay bound. Before each step their address and size are compared with those at construction, for
 arrays of NumPy and tensors of torch: memory that has been replaced since (``tensor.data = ...``, ``set_``, ``resize_``,
 ``share_memory_``, ``ndarray.resize``) is a RuntimeError, and nothing has been written. Make a new optimizer then. A map or
-shared memory under a bound array cannot be closed while the optimizer lives: its ``close()`` raises BufferError.
+shared memory under a bound array cannot be closed while the optimizer lives: its ``close()`` raises BufferError. What nobody
+can see: the map under a torch tensor (``torch.from_numpy(memmap)``, ``torch.frombuffer``), which you keep open yourself, and
+an array that hands on a tensor's memory (``np.from_dlpack(tensor)``, ``tensor.numpy()``) once the tensor gets other memory:
+bind the tensor itself.
 
 An optimizer may be read, saved, copied, pickled and assigned to at any moment: by another thread, by a signal handler, by a
 finalizer, and while its own schedule is being called. A schedule is called before the step begins, and once more only if
