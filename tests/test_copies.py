@@ -13,7 +13,7 @@ import pytest
 
 import lrcore
 from lrcore import schedules
-from support import N, assert_bits, assert_same, make, run, start
+from support import N, assert_bits, assert_same, make, python, run, start
 
 
 def through_pickle(opt: Any) -> Any:
@@ -118,6 +118,24 @@ def test_an_optimizer_in_a_cycle_with_its_schedule_is_collected() -> None:
     del trainer
     gc.collect()
     assert reference() is None
+
+
+def test_a_collection_during_the_first_construction() -> None:
+    """The collector sees an instance before it has room for what it holds: of each class, and of a subclass."""
+    done = python(
+        """
+        import gc
+        import numpy as np, lrcore
+        classes = [getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"]
+        classes.append(type("Own", (lrcore.Adam,), {}))
+        params = np.ones(8, np.float32)
+        gc.set_threshold(1)
+        for cls in classes:
+            cls(params).step(params.copy())
+        lrcore.functional.sgd(params, params.copy(), step=1, lr=0.1)
+        """
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_was_not_made() -> None:

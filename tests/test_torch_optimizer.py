@@ -12,6 +12,7 @@ import io
 import math
 import pickle
 import warnings
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 import lrcore
+from opcodes import at_each_opcode, interrupt
 from support import assert_bits
 
 torch = pytest.importorskip("torch")
@@ -1534,6 +1536,7 @@ def test_storage_that_has_moved() -> None:
 def test_gradients_whose_storage_has_moved() -> None:
     weight = torch.nn.Parameter(torch.zeros(5))
     opt = FusedOptimizer([weight], lrcore.SGD)
+    weight.sum().backward()
     weight.grad.share_memory_()
     with pytest.raises(RuntimeError, match="^grads: its storage has moved"):
         opt.step()
@@ -1777,3 +1780,191 @@ def test_an_optimizer_that_is_gone_leaves_nothing() -> None:
     for each in (model, twin):
         train(each, made("SGD", each), range(1, 4))
     assert_equal(model, parameters(twin))
+
+
+# ---- what others keep, and interrupts
+
+
+def test_gradients_in_a_buffer_of_the_callers() -> None:
+    """They stay there, through backward passes, zeroing and scaling, as with PyTorch."""
+    results = []
+    for ours in (True, False):
+        parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (3, 1, 4)]
+        opt: Any = (
+            FusedOptimizer(parameters, lrcore.SGD, lr=1.0) if ours else torch.optim.SGD(parameters, lr=1.0)
+        )
+        bucket = torch.zeros(8)
+        places = list(bucket.split([3, 1, 4]))
+        for parameter, place in zip(parameters, places, strict=True):
+            parameter.grad = place
+        for turn in range(4):
+            opt.zero_grad(set_to_none=False) if turn % 2 else bucket.zero_()
+            sum((each * (i + 1)).sum() for i, each in enumerate(parameters)).backward()
+            bucket.div_(2)
+            opt.step()
+            assert all(each.grad is place for each, place in zip(parameters, places, strict=True))
+        results.append([each.tolist() for each in parameters])
+    assert results[0] == results[1]
+
+
+def test_gradients_are_absent_until_there_are_some() -> None:
+    """As with PyTorch: nobody takes the zeros of the beginning for gradients."""
+    first, second = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+    opt = FusedOptimizer([first, second], lrcore.SGD, lr=1.0, momentum=0.5)
+    assert first.grad is None
+    first.sum().backward()
+    opt.step()
+    assert second.grad is None
+    assert (first == -1).all()
+    assert not second.any()
+
+
+def test_states_that_are_exchanged_are_refused() -> None:
+    first, second = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+    opt = FusedOptimizer([first, second], lrcore.SGD, lr=1.0, momentum=0.5)
+    (first + 2 * second).sum().backward()
+    opt.step()
+    with pytest.raises(ValueError, match="got the state of another parameter itself.*assign clones"):
+        opt.state[first], opt.state[second] = opt.state[second], opt.state[first]
+    assert [opt.state[each]["momentum_buffer"][0] for each in (first, second)] == [1, 2]
+    copies = [{name: value.clone() for name, value in opt.state[each].items()} for each in (second, first)]
+    opt.state[first], opt.state[second] = copies
+    assert [opt.state[each]["momentum_buffer"][0] for each in (first, second)] == [2, 1]
+
+
+def test_numbers_that_are_assigned_twice_in_two_places_are_refused() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
+    (flat,) = opt.optimizers
+    group = opt.param_groups[0]
+    weight.grad = torch.ones(1)
+    group["lr"] = 0.5
+    flat.lr = 0.125
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match="^lr: 0.5 was assigned in param_groups, and 0.125 to an optimizer"
+        ):
+            opt.step()
+    group["lr"] = 0.125
+    opt.step()
+    assert weight.item() == -0.125
+    flat.hyper["weight_decay"] = 0.25
+    group["weight_decay"] = 0.25
+    opt.step()
+    assert opt.param_groups[0]["weight_decay"] == flat.hyper["weight_decay"] == 0.25
+
+
+def test_the_momentum_of_nadam_does_not_move() -> None:
+    """PyTorch multiplies the momenta of all steps; here the product follows from the momentum of now."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    opt = FusedOptimizer([weight], lrcore.NAdam, lr=0.1)
+    group = opt.param_groups[0]
+    group["betas"] = (0.8, 0.99)  # before the first step
+    (weight**2).sum().backward()
+    opt.step()
+    group["betas"] = (0.8, 0.9)
+    opt.step()
+    for name, value in (("betas", (0.7, 0.9)), ("momentum_decay", 0.1)):
+        before = group[name]
+        group[name] = value
+        with pytest.raises(ValueError, match=f"^{name}: the momentum of NAdam cannot change between steps"):
+            opt.step()
+        group[name] = before
+    opt.step()
+    assert opt.step_count == 3
+
+
+def test_a_parameter_that_holds_its_optimizer_is_collected() -> None:
+    alive = []
+    for stepped in (False, True):
+        weight = torch.nn.Parameter(torch.zeros(9))
+        weight.opt = FusedOptimizer([weight], lrcore.Adam)
+        if stepped:
+            weight.sum().backward()
+            weight.opt.step()
+        alive.append(weakref.ref(weight.opt))
+        del weight
+    gc.collect()
+    assert [each() for each in alive] == [None, None]
+
+
+INTERRUPTED: dict[str, Callable[[Any, Any], object]] = {
+    "step": lambda opt, _: opt.step(),
+    "load": lambda opt, saved: opt.load_state_dict(saved),
+    "clear": lambda opt, _: opt.state.clear(),
+    "state": lambda opt, saved: setattr(opt, "state", saved["mapping"]),
+    "lr": lambda opt, _: setattr(opt, "lr", 0.125),
+}
+
+
+@pytest.mark.parametrize(
+    ("rate", "devices"), [("number", 1), ("number", 2), ("schedule", 1), ("callable", 1)]
+)
+@pytest.mark.parametrize("call", ["step", "load", "clear", "state", "lr"])
+def test_an_interrupt_at_any_moment_leaves_all_or_nothing(
+    call: str, rate: str, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On all devices, which are imitated here, and in the group; the next step is taken."""
+    if devices == 2:
+        monkeypatch.setattr("lrcore.torch.place_of", lambda tensor: tensor.ndim)
+    rates: dict[str, Any] = {
+        "number": 0.5,
+        "schedule": lrcore.schedules.Rex(0.5, 100),
+        "callable": lambda t: 0.5 / (1 + t),
+    }
+    first, second = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1, 2))
+    opt = FusedOptimizer([first, second], lrcore.SGD, lr=rates[rate], momentum=0.5)
+    first.grad, second.grad = torch.ones(3), torch.ones(1, 2)
+    opt.step()
+    later = FusedOptimizer(
+        [torch.nn.Parameter(each.detach().clone()) for each in (first, second)],
+        lrcore.SGD,
+        lr=0.25,
+        momentum=0.5,
+    )
+    later.load_state_dict(opt.state_dict())
+    if rate == "number":
+        later.lr = 0.25
+    for _ in range(2):
+        later.step()
+    saved = later.state_dict()
+    saved["mapping"] = {
+        first: {"momentum_buffer": torch.full((3,), 7.0)},
+        second: {"momentum_buffer": torch.full((1, 2), 7.0)},
+    }
+    begun = opt.state_dict(), [each.detach().clone() for each in (first, second)]
+
+    def back() -> None:
+        opt.lr = rates[rate]
+        opt.load_state_dict({name: begun[0][name] for name in begun[0]})
+        with torch.no_grad():
+            first.copy_(begun[1][0])
+            second.copy_(begun[1][1])
+        if rate == "number" and call == "step":
+            opt.param_groups[0]["lr"] = 0.125  # which the step obeys
+
+    def seen() -> Any:
+        optimizers = opt.optimizers
+        shown = opt.param_groups[0]["lr"]
+        assert len({each.step_count for each in optimizers}) == len({each.lr for each in optimizers}) == 1
+        if rate == "number":
+            assert shown == optimizers[0].lr
+        buffers = [opt.state[each]["momentum_buffer"].flatten().tolist() for each in (first, second)]
+        values = [each.flatten().tolist() for each in (first, second)]
+        return repr((optimizers[0].step_count, buffers, values, optimizers[0].lr))
+
+    back()
+    before = seen()
+    back()
+    INTERRUPTED[call](opt, saved)
+    after = seen()
+    moments = 0
+    back()
+    for _ in at_each_opcode(lambda: INTERRUPTED[call](opt, saved), interrupt):
+        assert seen() in (before, after)
+        count = opt.step_count
+        opt.step()
+        assert opt.step_count == count + 1
+        back()
+        moments += 1
+    assert moments > 10

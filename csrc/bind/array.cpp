@@ -91,14 +91,15 @@ Array Array::import(py::handle object, std::string name, Access access, int64_t 
   if (access == Access::write) require_writable(import.writable, name);
 
   Array array(std::move(name), import.place, std::move(import.hold));
-  if (is_numpy(object)) array.root_ = hold_root(object, array.name_);
+  const bool of_numpy = is_numpy(object);
+  if (of_numpy) array.root_ = hold_root(object, array.name_);
   array.size_ = contiguous_size(tensor, array.name_);
   array.shape_ = tensor.shape;
   array.ndim_ = tensor.ndim;
   const auto address = reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset;
   if (array.size_ != 0) {
     if (tensor.data == nullptr || address == 0) refuse_null(object, array.name_);
-    require_storage(object, array.size_, array.name_);
+    if (!of_numpy) require_storage(object, array.size_, array.name_);
   }
   if (array.size_ != 0 && address % alignof(float) != 0)
     throw py::value_error(text(array.name_, ": expected data aligned to 4 bytes, got address 0x", std::hex, address,

@@ -135,19 +135,27 @@ template <class Class>
 void make_collectable(PyHeapTypeObject* heap_type) {
   PyTypeObject& type = heap_type->ht_type;
   type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  // The collector may come while pybind11 makes an instance, which is tracked before it has room for its holder.
+  static constexpr auto is_constructed = [](PyObject* self) {
+    const auto* instance = reinterpret_cast<py::detail::instance*>(self);
+    const bool has_room = instance->simple_layout || instance->nonsimple.values_and_holders != nullptr;
+    return has_room && py::detail::is_holder_constructed(self);
+  };
   type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
-    return py::detail::is_holder_constructed(self) ? py::cast<Class&>(py::handle(self)).traverse(visit, arg) : 0;
+    return is_constructed(self) ? py::cast<Class&>(py::handle(self)).traverse(visit, arg) : 0;
   };
   type.tp_clear = [](PyObject* self) {
-    if (py::detail::is_holder_constructed(self)) py::cast<Class&>(py::handle(self)).clear();
+    if (is_constructed(self)) py::cast<Class&>(py::handle(self)).clear();
     return 0;
   };
 }
 
-// How Python passes Numbers and Rate.
+// How Python passes Numbers, Rate and Change.
 using NumbersTuple = std::tuple<py::object, std::vector<double>, double>;
 using RateTuple = std::tuple<py::object, py::object>;
+using ChangeTuple = std::tuple<Stepper*, std::optional<py::sequence>, py::object, std::optional<NumbersTuple>,
+                               std::optional<RateTuple>, py::object>;
 
 Numbers to_numbers(const NumbersTuple& parts) {
   return {.shown = std::get<0>(parts), .hypers = std::get<1>(parts), .weight_decay = std::get<2>(parts)};
@@ -176,17 +184,16 @@ void bind_watch(py::module_& module) {
 
 void bind_stepper(py::module_& module) {
   using namespace py::literals;
-  py::class_<Stepper> stepper(module, "Stepper", py::custom_type_setup(make_collectable<Stepper>));
-  add_step_method(stepper);
-  stepper
-      .def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
-                       bool decoupled, bool maximize, const NumbersTuple& numbers, const RateTuple& rate,
-                       std::optional<int64_t> max_steps) {
-             return std::unique_ptr<Stepper>(::new Stepper(rule, params, states, grads, decoupled, maximize,
-                                                           to_numbers(numbers), to_rate(rate), max_steps));
-           }),
-           "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "numbers"_a, "rate"_a,
-           "max_steps"_a = py::none())
+  py::class_<Stepper> cls(module, "Stepper", py::custom_type_setup(make_collectable<Stepper>));
+  add_step_method(cls);
+  cls.def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
+                      bool decoupled, bool maximize, const NumbersTuple& numbers, const RateTuple& rate,
+                      std::optional<int64_t> max_steps) {
+            return std::unique_ptr<Stepper>(::new Stepper(rule, params, states, grads, decoupled, maximize,
+                                                          to_numbers(numbers), to_rate(rate), max_steps));
+          }),
+          "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "numbers"_a, "rate"_a,
+          "max_steps"_a = py::none())
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "Steps applied so far, 0 to 2**53 - 1. Assignable: the next step then is step_count + 1.")
       .def_property_readonly("rule", &Stepper::rule, "The name of the rule that steps; lrcore.rules() lists all.")
@@ -204,20 +211,24 @@ void bind_stepper(py::module_& module) {
                              "The learning-rate schedule. Assign to `lr` to replace it.")
       .def(
           "_set_rate", [](Stepper& self, const RateTuple& rate) { self.set_rate(to_rate(rate)); }, "rate"_a)
-      .def("_snapshot", &Stepper::snapshot, "states"_a)
-      .def(
-          "_restore",
-          [](Stepper& self, const py::sequence& states, py::handle count, const NumbersTuple& numbers,
-             const RateTuple& rate, py::handle params, const std::vector<Assignment>& attributes) {
-            self.restore(states, count, to_numbers(numbers), to_rate(rate), params, attributes);
-          },
-          "states"_a, "step_count"_a, "numbers"_a, "rate"_a, "params"_a = py::none(), "attributes"_a = py::tuple());
+      .def("_snapshot", &Stepper::snapshot, "states"_a);
   module.def(
       "step_together",
       [](const std::vector<Stepper*>& steppers, py::handle grad_scale) {
         Stepper::step_together(steppers, grad_scale);
       },
       "steppers"_a, "grad_scale"_a = 1.0);
+  module.def(
+      "commit",
+      [](const std::vector<ChangeTuple>& changes, const std::vector<Assignment>& attributes,
+         const std::vector<NewEntries>& updates) {
+        std::vector<Change> all;
+        for (const auto& [stepper, states, step_count, numbers, rate, params] : changes)
+          all.push_back({stepper, states, step_count, numbers ? std::optional(to_numbers(*numbers)) : std::nullopt,
+                         rate ? std::optional(to_rate(*rate)) : std::nullopt, params});
+        Stepper::commit(all, attributes, updates);
+      },
+      "changes"_a, "attributes"_a = py::tuple(), "updates"_a = py::tuple());
 }
 
 }  // namespace

@@ -7,16 +7,6 @@
 namespace lrcore {
 namespace {
 
-constexpr char moved[] =
-    "its memory has moved, or its size, dtype or layout has changed, since the optimizer was made, as .data =, "
-    "resize_() "
-    "and .to() do; make the optimizer again";
-
-/// RuntimeError if the memory of one of these was replaced since it was imported.
-void require_all_in_place(const py::sequence& objects, const std::vector<Array>& arrays) {
-  for (size_t k = 0; k < arrays.size(); ++k) require_in_place(py::object(objects[k]), arrays[k]);
-}
-
 /// Those of the arrays that are tensors of torch, as a list; null if there are none.
 py::object tensors_among(py::handle params, const py::sequence& states) {
   if (!torch_type_of(params)) return {};
@@ -184,7 +174,9 @@ void Stepper::advance(Step step, double lr, double grad_scale, const Stream& str
   count_.store(count + 1, std::memory_order_release);
 }
 
-void Stepper::raise_versions() const { raise_versions_of(written_); }
+void Stepper::raise_versions(bool of_params) const {
+  if (written_) raise_versions_of(of_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
+}
 
 /// Keeps gradients of a library that does not work on the step's stream until they are read. Needs a turn. What is not
 /// kept stays with the caller, who lets go of it under the GIL.
@@ -235,7 +227,7 @@ void Stepper::apply(py::handle params, py::handle grads, const py::sequence& sta
   Array gradients = operands.gradients(grads, stream);
   refuse_capture(operands, stream);
   require_in_place(params, operands.params);
-  require_all_in_place(states, operands.states);
+  require_in_place(states, operands.states);
   require_in_place(grads, gradients);
 
   Step step = operands.step(gradients);
@@ -302,52 +294,13 @@ py::tuple Stepper::snapshot(const py::sequence& states) {
   {
     const Turn turn(turn_);
     states_watch_.check(moved);
-    require_all_in_place(states, to);
+    require_in_place(states, to);
     copy_all(operands_.states, to);
     count = step_count();
     numbers = numbers_;
     schedule = rate_.schedule;
   }
   return py::make_tuple(count, numbers, schedule);
-}
-
-void Stepper::restore(const py::sequence& states, py::handle count_object, Numbers numbers, Rate rate,
-                      py::handle params, const std::vector<Assignment>& attributes) {
-  const std::vector<Array> from = import_states(states, recipe_.info().states, operands_.params, Access::read);
-  require_uncrossed(from, operands_.states);
-  std::optional<Array> from_params;
-  if (!params.is_none()) {
-    from_params = Array::import(params, "params", Access::read);
-    require_same_size(*from_params, operands_.params);
-    require_disjoint(*from_params, operands_.params);
-  }
-  const int64_t count = to_integer(count_object, "step_count", 0, max_step);
-  const Recipe loaded = recipe_.with(numbers);
-  std::vector<Constants> table;
-  if (timetable_) table = rows(loaded, rate, timetable_->steps());
-  {
-    const Turn turn(turn_);
-    if (captured_ && loaded.coupled() != recipe_.coupled())
-      throw py::value_error("weight_decay: captured graphs would go on with the kernel of the former one");
-    states_watch_.check(moved);
-    require_all_in_place(states, from);
-    if (from_params) {
-      watch_.check(moved);
-      require_in_place(params, *from_params);
-    }
-    copy_all(from, operands_.states);
-    if (from_params) copy_all({&*from_params, 1}, {&operands_.params, 1});
-    use(numbers);
-    use(rate);
-    const GilRelease unlocked;
-    if (timetable_)
-      timetable_->write(table, count);
-    else
-      count_.store(count, std::memory_order_release);
-  }
-  for (const auto& [object, name, value] : attributes)
-    if (PyObject_GenericSetAttr(object.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
-  if (written_) raise_versions_of(from_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
 }
 
 int Stepper::traverse(visitproc visit, void* arg) const {

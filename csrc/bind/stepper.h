@@ -21,8 +21,23 @@ namespace lrcore {
 /// Step numbers are exact as doubles up to here.
 inline constexpr int64_t max_step = (int64_t{1} << 53) - 1;
 
+class Stepper;
+
+/// What an optimizer is to become: whatever is there takes the place of its own.
+struct Change {
+  Stepper* stepper;
+  std::optional<py::sequence> states;
+  py::object step_count;
+  std::optional<Numbers> numbers;
+  std::optional<Rate> rate;
+  py::object params;
+};
+
 /// An object, the name of an attribute, and its new value.
 using Assignment = std::tuple<py::object, py::object, py::object>;
+
+/// A dictionary, and the entries that it is to have.
+using NewEntries = std::tuple<py::dict, py::dict>;
 
 /// A mutex where Python runs without a GIL; elsewhere the GIL is the lock.
 #ifdef Py_GIL_DISABLED
@@ -64,10 +79,9 @@ class Stepper {
 
   /// Copies the states into `states`; returns the step count, the numbers and the schedule that go with them.
   py::tuple snapshot(const py::sequence& states);
-  /// Replaces states, step count, numbers and rate together, and the parameters unless `params` is None. Then makes the
-  /// assignments, before any Python code runs.
-  void restore(const py::sequence& states, py::handle count, Numbers numbers, Rate rate, py::handle params,
-               const std::vector<Assignment>& attributes);
+  /// Makes all changes, or none; then assigns attributes and updates dictionaries, before any Python code runs.
+  static void commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
+                     const std::vector<NewEntries>& updates);
 
   int64_t size() const { return operands_.params.size(); }
   const char* rule() const { return recipe_.info().name; }
@@ -78,6 +92,15 @@ class Stepper {
   void clear();
 
  private:
+  static constexpr char moved[] =
+      "its memory has moved, or its size, dtype or layout has changed, since the optimizer was made, as .data =, "
+      "resize_() "
+      "and .to() do; make the optimizer again";
+
+  struct Prepared;
+  Prepared prepare(Change& change) const;
+  void require_free(const Prepared& prepared) const;
+  void make(Prepared& prepared);
   /// The rate that a schedule gave before the step took its turn, and what it was asked for.
   struct Answer {
     py::object schedule;
@@ -89,7 +112,7 @@ class Stepper {
   bool serves(const Answer& answer, const Tries& tries) const;
   void require_unmoved(const Stream& stream) const;
   void advance(Step step, double lr, double grad_scale, const Stream& stream);
-  void raise_versions() const;
+  void raise_versions(bool of_params = true) const;
   void step_by_table(py::handle grads, double grad_scale, py::handle stream);
   static std::vector<Constants> rows(const Recipe& recipe, const Rate& rate, int64_t steps);
   void lend(const Operands& operands, Array&& grads, const Stream& stream);

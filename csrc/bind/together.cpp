@@ -1,4 +1,5 @@
-// One step of several optimizers, whose parameters belong together but lie on different devices.
+// What several optimizers do as one, all of them or none: their parameters belong together, but lie on different
+// devices.
 #include <algorithm>
 #include <deque>
 #include <functional>
@@ -7,6 +8,17 @@
 #include "stepper.h"
 
 namespace lrcore {
+namespace {
+
+/// The order in which their turns are taken, so that two calls do not wait for each other.
+std::vector<Stepper*> in_order(std::vector<Stepper*> steppers) {
+  std::ranges::sort(steppers, std::less<>());
+  if (std::ranges::adjacent_find(steppers) != steppers.end())
+    throw py::value_error("steppers: expected each of them once");
+  return steppers;
+}
+
+}  // namespace
 
 void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale) {
   const double grad_scale = checked_grad_scale(scale);
@@ -22,17 +34,13 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     for (Stepper* each : steppers) each->step_by_table(py::none(), grad_scale, py::none());
     return;
   }
-  std::vector<Stepper*> in_order(steppers.begin(), steppers.end());  // so that two calls do not wait for each other
-  std::ranges::sort(in_order, std::less<>());
-  if (in_order.empty() || std::ranges::adjacent_find(in_order) != in_order.end())
-    throw py::value_error("steppers: expected optimizers, each of them once");
-
+  const std::vector<Stepper*> ordered = in_order({steppers.begin(), steppers.end()});
   Stepper& first = *steppers[0];
   for (Tries tries(first.patience_);; tries.fail()) {
     tries.begin();
     const Answer answer = first.ask();
     std::deque<Turn> turns;
-    for (Stepper* each : in_order) turns.emplace_back(each->turn_);
+    for (Stepper* each : ordered) turns.emplace_back(each->turn_);
     if (!first.serves(answer, tries)) continue;
     for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->require_unmoved(streams[i]);
 
@@ -44,6 +52,87 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     break;
   }
   for (const Stepper* each : steppers) each->raise_versions();
+}
+
+/// A change whose arrays and numbers are checked.
+struct Stepper::Prepared {
+  Change& change;
+  std::vector<Array> states;
+  std::optional<Array> params;
+  std::optional<int64_t> count;
+  Recipe recipe;
+  std::vector<Constants> table;  // of a capturable optimizer whose numbers or rate change
+};
+
+Stepper::Prepared Stepper::prepare(Change& change) const {
+  Prepared prepared{.change = change, .states = {}, .params = {}, .count = {}, .recipe = recipe_, .table = {}};
+  if (change.states) {
+    prepared.states = import_states(*change.states, recipe_.info().states, operands_.params, Access::read);
+    require_uncrossed(prepared.states, operands_.states);
+  }
+  if (!change.params.is_none()) {
+    prepared.params = Array::import(change.params, "params", Access::read);
+    require_same_size(*prepared.params, operands_.params);
+    require_disjoint(*prepared.params, operands_.params);
+  }
+  if (!change.step_count.is_none()) prepared.count = to_integer(change.step_count, "step_count", 0, max_step);
+  if (change.numbers) prepared.recipe = recipe_.with(*change.numbers);
+  if (timetable_ && (change.numbers || change.rate))
+    prepared.table = rows(prepared.recipe, change.rate ? *change.rate : rate_, timetable_->steps());
+  return prepared;
+}
+
+/// Throws if the change cannot be made. Needs a turn.
+void Stepper::require_free(const Prepared& prepared) const {
+  if (captured_ && prepared.recipe.coupled() != recipe_.coupled())
+    throw py::value_error("weight_decay: captured graphs would go on with the kernel of the former one");
+  if (prepared.change.states) {
+    states_watch_.check(moved);
+    require_in_place(*prepared.change.states, prepared.states);
+  }
+  if (prepared.params) {
+    watch_.check(moved);
+    require_in_place(prepared.change.params, *prepared.params);
+  }
+}
+
+/// Makes the change, and leaves what was there in it. Needs a turn.
+void Stepper::make(Prepared& prepared) {
+  if (prepared.change.states) copy_all(prepared.states, operands_.states);
+  if (prepared.params) copy_all({&*prepared.params, 1}, {&operands_.params, 1});
+  if (prepared.change.numbers) use(*prepared.change.numbers);
+  if (prepared.change.rate) use(*prepared.change.rate);
+  const GilRelease unlocked;
+  if (!timetable_) {
+    if (prepared.count) count_.store(*prepared.count, std::memory_order_release);
+  } else if (!prepared.table.empty()) {
+    timetable_->write(prepared.table, prepared.count ? *prepared.count : timetable_->taken());
+  } else if (prepared.count) {
+    timetable_->set_taken(*prepared.count);
+  }
+}
+
+void Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
+                     const std::vector<NewEntries>& updates) {
+  std::vector<Prepared> all;
+  std::vector<Stepper*> steppers;
+  for (Change& change : changes) {
+    steppers.push_back(change.stepper);
+    all.push_back(change.stepper->prepare(change));
+  }
+  const std::vector<Stepper*> ordered = in_order(std::move(steppers));
+  {
+    std::deque<Turn> turns;
+    for (Stepper* each : ordered) turns.emplace_back(each->turn_);
+    for (const Prepared& each : all) each.change.stepper->require_free(each);
+    for (Prepared& each : all) each.change.stepper->make(each);
+  }
+  for (const auto& [object, name, value] : attributes)
+    if (PyObject_GenericSetAttr(object.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
+  for (const auto& [dictionary, entries] : updates)
+    if (PyDict_Update(dictionary.ptr(), entries.ptr()) != 0) throw py::error_already_set();
+  for (const Prepared& each : all)
+    if (each.change.states || each.params) each.change.stepper->raise_versions(each.params.has_value());
 }
 
 }  // namespace lrcore

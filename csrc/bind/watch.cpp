@@ -125,4 +125,8 @@ void require_in_place(py::handle object, const Array& array) {
     throw std::runtime_error(text(array.name(), ": its memory was replaced during the call; pass the array again"));
 }
 
+void require_in_place(const py::sequence& objects, const std::vector<Array>& arrays) {
+  for (size_t k = 0; k < arrays.size(); ++k) require_in_place(py::object(objects[k]), arrays[k]);
+}
+
 }  // namespace lrcore

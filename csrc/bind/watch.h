@@ -11,6 +11,8 @@ namespace lrcore {
 /// RuntimeError if the memory of an array of NumPy or torch is no longer that which was imported from it in this call:
 /// a schedule, an exporter or another thread may have replaced it since. Needs the GIL and runs no Python code.
 void require_in_place(py::handle object, const Array& array);
+/// Likewise of several arrays.
+void require_in_place(const py::sequence& objects, const std::vector<Array>& arrays);
 
 /// Compares bound arrays with what they were. NumPy and torch may put other memory under an array that somebody holds
 /// (`ndarray.resize`, `tensor.data = ...`, `set_`, `share_memory_`), and a step would write to memory that is freed.

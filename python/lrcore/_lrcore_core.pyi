@@ -11,6 +11,9 @@ Numbers: TypeAlias = tuple[dict[str, Any], Sequence[float], float]
 Rate: TypeAlias = tuple[Schedule, float | Callable[[int], float]]
 """The schedule as it is shown, and what is asked for a step's rate."""
 
+Change: TypeAlias = tuple[Stepper, Sequence[Any] | None, int | None, Numbers | None, Rate | None, Any]
+"""An optimizer, and what takes the place of its states, step count, numbers, rate and parameters; None where they stay."""
+
 class Stepper:
     """Owns the views, the step count, the learning rate, the numbers and the lock of one optimizer."""
 
@@ -54,15 +57,6 @@ class Stepper:
     def _replace_numbers(self, expected: dict[str, Any], numbers: Numbers) -> bool: ...
     def _set_rate(self, rate: Rate) -> None: ...
     def _snapshot(self, states: Sequence[Any]) -> tuple[int, dict[str, Any], Schedule]: ...
-    def _restore(
-        self,
-        states: Sequence[Any],
-        step_count: int,
-        numbers: Numbers,
-        rate: Rate,
-        params: Any = None,
-        attributes: Sequence[tuple[Any, str, Any]] = (),
-    ) -> None: ...
 
 class Watch:
     """Arrays of NumPy or torch, and what their memory was when this was made."""
@@ -92,6 +86,13 @@ def to_float(name: str, value: Any) -> float: ...
 def describe(params: Any) -> tuple[int, int, int]: ...
 def copy(source: Any, destination: Any) -> None: ...
 def require_memory(name: str, array: Any) -> None: ...
+def commit(
+    changes: Sequence[Change],
+    attributes: Sequence[tuple[Any, str, Any]] = (),
+    updates: Sequence[tuple[dict[str, Any], dict[str, Any]]] = (),
+) -> None:
+    """Make all changes, or none; then assign attributes and update dictionaries, before any Python code runs."""
+
 def step_together(steppers: Sequence[Stepper], grad_scale: float = 1.0) -> None: ...
 def run_limit(params: Any, grads: Any, states: Sequence[Any], stream: Any = None) -> None: ...
 def run_divisions(rule: str, params: Any, grads: Any, states: Sequence[Any]) -> None: ...

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lrcore import _arguments, _state_file, _torch_state, schedules
 from lrcore._arguments import Hyper, require_entries
-from lrcore._lrcore_core import Stepper, describe, rules
+from lrcore._lrcore_core import Stepper, commit, describe, rules
 from lrcore._memory import State, aligned_zeros, array_at, offered_like
 from lrcore.schedules._plateau import plateaus, states_of, states_to_set
 
 if TYPE_CHECKING:
-    from lrcore._lrcore_core import Numbers, Rate
+    from lrcore._lrcore_core import Change, Numbers, Rate
 
 _RULES = rules()
 
@@ -26,7 +26,8 @@ params : array of float32
     The parameters, updated in place: NumPy, CuPy, torch, or anything with DLPack, on the CPU or a CUDA device, 1-D or
     any C-contiguous shape.
 lr : float, schedule or callable
-    The learning rate. A schedule or a callable is asked once a step with the number of steps taken before.
+    The learning rate. A schedule or a callable is called before each step with the number of steps taken so far, and again
+    only if that number has changed meanwhile.
 weight_decay : float
     Added to the gradient as ``weight_decay * params``; or, when it is decoupled, the parameters are first multiplied by
     ``1 - lr * weight_decay``, which float32 cannot tell from 1 once ``lr * weight_decay <= 2**-25``.
@@ -247,6 +248,11 @@ class Optimizer(Stepper):
             When the dictionary is of another rule or other options, or has a missing, unknown or wrong entry. Nothing
             is changed then.
         """
+        change, plateaus_to_set = self._change_to(dictionary)
+        commit([change], plateaus_to_set)
+
+    def _change_to(self, dictionary: Mapping[str, Any]) -> tuple[Change, list[tuple[Any, str, Any]]]:
+        """Check a state dictionary; return what `commit` makes of this optimizer, and assigns to its schedule."""
         entries = require_entries(
             "state_dict",
             dictionary,
@@ -262,6 +268,8 @@ class Optimizer(Stepper):
             raise ValueError(f"options: expected {own}, got {options}")
         hyper = self._checked_hyper(require_entries("hyper", entries["hyper"], self._numbers))
         state = require_entries("state", entries["state"], self._state)
+        if entries["step_count"] is None:  # which would leave this optimizer's own
+            raise TypeError("step_count: expected an integer, got None")
         schedule = self.schedule
         if "schedule" in entries:
             stored = schedules.from_dict(entries["schedule"])
@@ -269,13 +277,8 @@ class Optimizer(Stepper):
         plateau_states = entries.get("schedule_state", () if "schedule" in entries else states_of(schedule))
         plateaus_to_set = states_to_set(schedule, plateau_states)
         states = [state[name] for name in self._state]
-        self._restore(
-            states,
-            entries["step_count"],
-            self._numbers_of(hyper),
-            self._rate_of(schedule),
-            attributes=plateaus_to_set,
-        )
+        numbers, rate = self._numbers_of(hyper), self._rate_of(schedule)
+        return (self, states, entries["step_count"], numbers, rate, None), plateaus_to_set
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write what `state_dict` gives to a file, for `load` and `lrcore.load`; save the parameters beside it.
@@ -375,9 +378,7 @@ class Optimizer(Stepper):
         Optimizer.__init__(
             self, parts["params"], schedule, parts["grads"], max_steps is not None, max_steps, **arguments
         )
-        self._restore(
-            parts["states"], parts["step_count"], self._numbers_of(self._numbers), self._rate_of(schedule)
-        )
+        commit([(self, parts["states"], parts["step_count"], None, None, None)])
         vars(self).update(parts["attributes"])
 
     def __reduce__(self) -> tuple[Any, ...]:

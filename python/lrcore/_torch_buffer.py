@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lrcore import _torch_state, schedules
 from lrcore._arguments import require_entries
@@ -19,6 +20,9 @@ from lrcore.schedules import Constant
 with needs("torch"):
     import torch
 
+if TYPE_CHECKING:
+    from lrcore._lrcore_core import Change
+
 OWN = "lrcore"
 """The entry of a state dictionary with what PyTorch's lacks."""
 OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
@@ -28,7 +32,7 @@ OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
 class Slot:
     """A parameter and its places in the flat buffers."""
 
-    __slots__ = ("address", "grads", "name", "parameter", "place", "unkept", "values")
+    __slots__ = ("__weakref__", "address", "grads", "name", "parameter", "place", "unkept", "values")
 
     def __init__(self, name: str, parameter: Any, values: Any, grads: Any) -> None:
         self.name, self.parameter, self.values = name, parameter, values
@@ -66,7 +70,8 @@ class Slot:
     def after_backward(self, parameter: Any) -> None:
         """Take a new gradient into the buffer: the hook that a backward pass calls for each parameter.
 
-        One that can be differentiated stays as it is, for what is computed of it, and so does one of another dtype.
+        One that can be differentiated stays as it is, for what is computed of it, and so does one of another dtype, or
+        one that lies in a buffer of the caller's.
         """
         found = parameter.grad
         if found is None:  # another hook has taken it
@@ -76,6 +81,8 @@ class Slot:
         if not found.requires_grad:
             if type(found) is not torch.Tensor or found.layout is not torch.strided:
                 dense(self.name, found)
+            if found._is_view():
+                return
             self.let_go()
             self.place.copy_(found)
             if found.dtype is torch.float32:
@@ -130,21 +137,20 @@ class Buffer:
         self._state_watch = Watch([name for name, _ in states], [view for _, view in states], _STATE_MOVED)
         self.gather()
         for slot in self._slots:
-            if slot.takes_float32():
+            if slot.parameter.grad is not None and slot.takes_float32():
                 slot.attach()
-            self.handles.append(slot.parameter.register_post_accumulate_grad_hook(slot.after_backward))
+            self.handles.append(slot.parameter.register_post_accumulate_grad_hook(_hook(slot)))
 
-    def reset(self) -> None:
-        """Begin anew: states as at construction, no steps taken."""
-        for name, flat in self.optimizer.state.items():
-            flat.fill_(self._initial[name])
-        self.optimizer.step_count = 0
+    def beginning(self) -> dict[str, Any]:
+        """Return the flat states as at construction."""
+        return {
+            name: torch.full_like(flat, self._initial[name]) for name, flat in self.optimizer.state.items()
+        }
 
-    def replace(self, states: Mapping[str, Any], step_count: int) -> None:
-        """Take over flat states and the number of steps that go with them."""
-        for name, flat in self.optimizer.state.items():
-            flat.copy_(states[name])
-        self.optimizer.step_count = step_count
+    def change_to(self, states: Mapping[str, Any], step_count: int) -> Change:
+        """Return what `commit` makes of the optimizer: flat states, and the number of steps that go with them."""
+        flats = [states[name] for name in self.optimizer.state]
+        return self.optimizer, flats, step_count, None, None, None
 
     def gather(self) -> None:
         """See that the flat gradients are those of the parameters, and that all memory is where it was.
@@ -167,7 +173,7 @@ class Buffer:
             self._copy_gradients(foreign)
 
     def _copy_gradients(self, foreign: Sequence[Slot]) -> None:
-        """Copy gradients that are not in their places; zeros where there are none."""
+        """Copy gradients that are not in their places; zeros where there are none, which stay absent."""
         own = self._grads.untyped_storage().data_ptr()
         found = [slot.parameter.grad for slot in foreign]
         for slot, grad in zip(foreign, found, strict=True):
@@ -180,8 +186,6 @@ class Buffer:
             slot.let_go()
             if grad is None:
                 slot.place.zero_()
-                if slot.takes_float32():
-                    slot.attach()
             else:
                 slot.place.copy_(grad.detach())
 
@@ -192,10 +196,11 @@ class Buffer:
                 slot.parameter.grad = None
                 slot.let_go()
             elif not slot.is_attached():
-                if slot.takes_float32():
+                grad = slot.parameter.grad
+                if grad is not None and (grad._is_view() or not slot.takes_float32()):
+                    grad.detach().zero_()
+                elif slot.takes_float32():
                     slot.attach()
-                elif slot.parameter.grad is not None:
-                    slot.parameter.grad.zero_()
         self._grads.zero_()
 
     def join(self, name: str, tensors: Sequence[Any]) -> Any:
@@ -267,6 +272,17 @@ def dense(name: str, grad: Any) -> None:
             f"{name}: expected a dense gradient, got a sparse one; pass sparse=False to its layer"
         )
     require_memory(name, grad)
+
+
+def _hook(slot: Slot) -> Callable[[Any], None]:
+    """Return the hook of a slot, which does not hold it: PyTorch hides from the collector what hooks hold."""
+    known = weakref.ref(slot)
+
+    def after_backward(parameter: Any) -> None:
+        if (slot := known()) is not None:
+            slot.after_backward(parameter)
+
+    return after_backward
 
 
 def give_own_memory(tensor: Any) -> None:

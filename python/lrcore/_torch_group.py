@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrcore import _arguments, schedules
+from lrcore import _arguments, _torch_state, schedules
 from lrcore._extras import needs
-from lrcore._lrcore_core import to_float
+from lrcore._lrcore_core import commit, to_float
 from lrcore.optimizers import Optimizer
 from lrcore.schedules import Constant, Schedule
 
@@ -29,7 +29,7 @@ class Group:
         """What was last written into the group; nothing before there is one."""
         self.used = math.nan
         """The last rate that is known."""
-        self.adopt()
+        self._seen = self._adopted()
 
     def show(self) -> None:
         """Write into the group what has changed since, unless another number was assigned there."""
@@ -40,8 +40,16 @@ class Group:
 
     def show_all(self) -> None:
         """Write everything into the group."""
-        self.shown = self.numbers()
-        self.only().update(self.shown)
+        self._write(self.only(), self._seen)
+
+    def _write(self, group: dict[str, Any], seen: Any, *kept: str) -> None:
+        """Write the numbers into the group, except those to keep there, and what they were read of.
+
+        An interrupt comes before or after all of it, and what was not written is noticed later.
+        """
+        numbers = self.numbers()
+        shown = {name: value for name, value in numbers.items() if name not in kept}
+        commit([], [(self, "_seen", seen)], [(self.shown, numbers), (group, shown)])
 
     def after_step(self) -> None:
         """Show the rate that follows, or the one that was used."""
@@ -52,30 +60,65 @@ class Group:
     def set_rate(self, lr: Any) -> None:
         """Replace what gives the rate, and show it."""
         group = self.only()
-        self.use(schedules.as_schedule(lr))
-        self.shown["lr"] = self.rate()
-        group["lr"] = lr if isinstance(lr, torch.Tensor) else self.shown["lr"]
+        self.use(schedules.as_schedule(lr), group)
+        if isinstance(lr, torch.Tensor):
+            group["lr"] = lr  # to be read again
 
     def numbers(self) -> dict[str, Any]:
         """Return rate, hyperparameters and options, as a group has them."""
         first = self.optimizers[0]
         return {"lr": self.rate(), **first.hyper, **first._options}
 
-    def use(self, schedule: Schedule) -> None:
-        """Take the rates of all devices from a schedule."""
-        for each in self.optimizers:
-            each.lr = schedule
-        self.adopt()
+    def use(
+        self, schedule: Schedule | None, group: dict[str, Any], changed: Mapping[str, Any] | None = None
+    ) -> None:
+        """Take the rates of all devices from a schedule, and change their numbers; show it. All of it or nothing."""
+        first = self.optimizers[0]
+        if schedule is not None and first._max_steps is not None:
+            first.lr = schedule  # which says why this is refused
+        numbers = [
+            each._numbers_of(each._checked_hyper(each._numbers | dict(changed))) if changed else None
+            for each in self.optimizers
+        ]
+        pending = self._pending(group)
+        kept = {
+            name: value for name, value in pending.items() if name != "lr" and name not in (changed or ())
+        }
+        commit(
+            [
+                (each, None, None, of_each, None if schedule is None else each._rate_of(schedule), None)
+                for each, of_each in zip(self.optimizers, numbers, strict=True)
+            ],
+            updates=[(group, {name: self.shown[name] for name in pending if name not in kept})],
+        )
+        self._write(group, self._adopted(), *kept)
 
-    def adopt(self) -> None:
-        """Keep what the optimizers have, to notice when it is replaced, and listen to what is asked for rates."""
+    def load(self, entries: Sequence[Mapping[str, Any]], loaded: Mapping[str, Any]) -> None:
+        """Take over a state dictionary for the optimizer of each device, and the group that goes with them."""
+        used = to_float("lr", loaded.get("lr", math.nan))
+        checked = [
+            optimizer._change_to(each) for optimizer, each in zip(self.optimizers, entries, strict=True)
+        ]
+        (first, attributes), *_ = checked
+        others = {"params", *self.shown, *_torch_state.FLAGS}
+        carried = {name: value for name, value in loaded.items() if name not in others}
+        group = self.only()
+        commit(
+            [(*change[:4], first[4], None) for change, _ in checked],  # one schedule for all devices
+            [*attributes, (self, "used", used)],
+            [(group, carried | self.shown)],  # so that nothing is pending there
+        )
+        self._write(group, self._adopted())
+
+    def _adopted(self) -> tuple[dict[str, Any], Schedule]:
+        """Listen to what is asked for rates; return numbers and schedule, to notice when they are replaced."""
         first = self.optimizers[0]  # it is asked for all devices
-        schedule = first.schedule
+        numbers, schedule = first._numbers, first.schedule
         self._asked = _Asked(schedule)
         if self._asked.is_opaque and first._max_steps is None:
             first._set_rate((schedule, self._asked))
         self.is_scheduled = first._max_steps is None and type(schedule) is not Constant
-        self._seen = first._numbers, schedule
+        return numbers, schedule
 
     def rate(self) -> float:
         """Return the rate to show: of the next step or, where only the caller's code knows that, of the last one."""
@@ -88,21 +131,25 @@ class Group:
         """Write the rate of a schedule into the group, unless another was assigned there."""
         if self.is_scheduled:
             shown, rate = self.shown["lr"], self.rate()
-            for group in self.list:
-                if "lr" in group and _equal(group["lr"], shown):
-                    group["lr"] = rate
-            self.shown["lr"] = rate
+            groups = [each for each in self.list if "lr" in each and _equal(each["lr"], shown)]
+            commit([], updates=[(each, {"lr": rate}) for each in (self.shown, *groups)])
 
     def _refresh(self, group: dict[str, Any]) -> None:
-        """Show what was assigned to the optimizers themselves, unless other numbers were assigned in the group."""
+        """Show what was assigned to the optimizers themselves; ValueError where other numbers were assigned in the group."""
         first = self.optimizers[0]
         numbers, schedule = self._seen
         if first._numbers is numbers and first.schedule is schedule:
             return
-        self.adopt()
-        pending = self._pending(group)
-        self.shown = self.numbers()
-        group.update({name: value for name, value in self.shown.items() if name not in pending})
+        pending, shown = self._pending(group), self.shown
+        seen = self._adopted()
+        new = self.numbers()
+        for name, value in pending.items():
+            if new[name] != shown[name] and not _equal(value, new[name]):
+                raise ValueError(
+                    f"{name}: {value} was assigned in param_groups, and {new[name]} to an optimizer of "
+                    "`optimizers` itself; assign one of them again in param_groups"
+                )
+        self._write(group, seen, *pending)
 
     def only(self) -> dict[str, Any]:
         """Return the one group; ValueError where others have changed what it is of."""
@@ -110,8 +157,12 @@ class Group:
         if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
             raise ValueError("param_groups: expected the one group; make a FusedOptimizer for each group")
         group: dict[str, Any] = groups[0]
-        params = group.get("params", ())
-        if len(params) != len(self.parameters) or not all(map(operator.is_, params, self.parameters)):
+        params = group.get("params")
+        if (
+            not isinstance(params, (list, tuple))
+            or len(params) != len(self.parameters)
+            or not all(map(operator.is_, params, self.parameters))
+        ):
             raise ValueError(
                 "param_groups: its parameters were changed; make a FusedOptimizer for each group"
             )
@@ -138,6 +189,7 @@ class Group:
         for name in changed:
             if name in _arguments.OPTIONS:
                 raise ValueError(f"{name}: fixed at construction; make a new optimizer")
+        self._refuse_other_momenta(changed)
         rate = None
         if "lr" in changed:
             if self.is_scheduled:
@@ -146,15 +198,26 @@ class Group:
                     f"from {self.optimizers[0].schedule!r}; give a number as lr, or assign opt.lr"
                 )
             rate = schedules.as_schedule(_arguments.or_zero(to_float("lr", changed.pop("lr"))))
-        for each in self.optimizers:
-            each.hyper.update(changed)
-        if rate is not None:
-            self.use(rate)
-        self.adopt()
-        self.shown = self.numbers()
-        group.update(  # a tensor or a list stays, to be read again
-            {name: value for name, value in self.shown.items() if not _equal(group[name], value)}
-        )
+        given = {name: group[name] for name in self.shown}
+        self.use(rate, group, changed)
+        # A tensor or a list stays, to be read again.
+        group.update({name: value for name, value in given.items() if _equal(value, self.shown[name])})
+
+    def _refuse_other_momenta(self, changed: Mapping[str, Any]) -> None:
+        """ValueError where NAdam's momentum moves: PyTorch multiplies those of all steps, and here they follow from now's."""
+        first = self.optimizers[0]
+        if first._public_name() != "NAdam" or not first.step_count:
+            return
+        for name in ("betas", "momentum_decay"):
+            before = first.hyper[name]
+            now = changed.get(name, before)
+            if name == "betas":
+                before, now = before[0], _arguments.NUMBERS[name](name, now)[0]  # type: ignore[index]
+            if now != before:
+                raise ValueError(
+                    f"{name}: the momentum of NAdam cannot change between steps, got {now} after {before}; the product of "
+                    "all momenta would be another than PyTorch's. Leave cycle_momentum out of the scheduler"
+                )
 
     def require_alike(self) -> None:
         """ValueError where the optimizer of one device was changed alone."""

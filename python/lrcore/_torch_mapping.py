@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 from lrcore import _torch_state
 from lrcore._arguments import require_entries
 from lrcore._extras import needs
+from lrcore._lrcore_core import commit
 
 with needs("torch"):
     import torch
@@ -174,13 +175,15 @@ class Entries(dict[str, Any]):
         entries._alone = only_buffer and len(buffer.parameters) == 1
         return entries
 
-    def retire(self) -> None:
-        """Become a plain dictionary, with copies of what it shows, before others take its place."""
+    def values_of_now(self) -> tuple[int, dict[str, Any]]:
+        """Return the step count, and copies of what it shows."""
         assert self._buffer is not None
-        self._step_count = self._buffer.optimizer.step_count
-        self._buffer = None
-        for name in self:
-            self[name] = self[name].clone()
+        return self._buffer.optimizer.step_count, {name: values.clone() for name, values in self.items()}
+
+    def retire(self, step_count: int, values: Mapping[str, Any]) -> None:
+        """Become a plain dictionary of what it has shown, once others have taken its place."""
+        self._step_count, self._buffer = step_count, None
+        self.update(values)
 
     def as_of_then(self) -> Mapping[str, Any]:
         """Return the states with the count that goes with them, where that is another than the optimizer's."""
@@ -213,6 +216,11 @@ class Entries(dict[str, Any]):
         """Take over all states of this parameter; none begin anew."""
         if not isinstance(given, Mapping):
             raise TypeError(f"{self._name}: expected a dictionary, got {type(given).__name__}")
+        if isinstance(given, Entries) and given._buffer is not None:
+            raise ValueError(
+                f"{self._name}: got the state of another parameter itself, which an assignment to that one would change; "
+                "assign clones: {name: values.clone() for name, values in opt.state[other].items()}"
+            )
         if not given:
             self.clear()
             return
@@ -288,5 +296,4 @@ class Entries(dict[str, Any]):
 
 def reset(buffers: Sequence[Buffer]) -> None:
     """Begin anew: states as at construction, no steps taken."""
-    for buffer in buffers:
-        buffer.reset()
+    commit([buffer.change_to(buffer.beginning(), 0) for buffer in buffers])

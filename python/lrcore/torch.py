@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from lrcore import _arguments, _torch_state, schedules
 from lrcore._extras import needs
-from lrcore._lrcore_core import step_together, to_float
+from lrcore._lrcore_core import commit, step_together
 from lrcore.optimizers import Optimizer
 from lrcore.schedules import Rate, Schedule
 
@@ -91,7 +90,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     param_groups : list of dict
         One group, with the numbers of the next step. Those that are assigned there are used by it; other entries are carried.
     state : dict
-        For each parameter its states, as views of the flat buffers. A tensor that is assigned is copied there.
+        For each parameter its states, as views of the flat buffers: a tensor that was taken from it before a reset or a
+        load shows that too. A tensor that is assigned is copied there.
         ``opt.state.clear()``, or an empty dictionary in its place, begins anew: with the states of the beginning and a step
         count of 0. All parameters share that count, so removing the state of one alone is a ValueError.
 
@@ -174,17 +174,21 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def state(self, states: Mapping[Any, Any]) -> None:
         if "_state" not in vars(self) or states is self._state:
             return  # PyTorch's constructor begins with none
-        flat = self._state.checked(states)
-        former = [weakref.ref(each) for each in (*self._state.values(), self._state)]
-        self._state = States.over(self._buffers)
-        for each in former:
-            if (kept := each()) is not None:
-                kept.retire()  # it keeps its values
-        if flat is None:
-            self._state.clear()
-        else:
-            for buffer, of_buffer in zip(self._buffers, flat.states, strict=True):
-                buffer.replace(of_buffer, flat.step_count)
+        former = self._state
+        flat = former.checked(states)
+        kept = [(each, *each.values_of_now()) for each in former.values()]  # for who keeps the former mapping
+        every = [each.beginning() for each in self._buffers] if flat is None else flat.states
+        count = 0 if flat is None else flat.step_count
+        commit(
+            [
+                buffer.change_to(of_buffer, count)
+                for buffer, of_buffer in zip(self._buffers, every, strict=True)
+            ],
+            [(self, "_state", States.over(self._buffers))],
+        )
+        former.retire()
+        for each, *values in kept:
+            each.retire(*values)
 
     def __setstate__(self, entries: Mapping[str, Any]) -> None:
         for name, value in entries.items():
@@ -329,7 +333,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             dictionary = before(self, dictionary) or dictionary
         group = _torch_state.only_group(dictionary.get("param_groups"))
-        own = self._group.only()
+        self._group.only()
         if len(group["params"]) != len(self._group.parameters):
             raise ValueError(
                 f"param_groups: expected {len(self._group.parameters)} parameters, got {len(group['params'])}"
@@ -340,16 +344,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             )
             for buffer in self._buffers
         ]
-        used = to_float("lr", group.get("lr", math.nan))
-        for optimizer, entries in zip(self._optimizers, found, strict=True):
-            optimizer.load_state_dict(entries)
-            if optimizer is not self._optimizers[0]:
-                optimizer.lr = self._optimizers[0].schedule  # one for all devices
-        self._group.used = used
-        self._group.adopt()
-        others = {"params", *self._group.shown, *_torch_state.FLAGS}
-        own.update({name: value for name, value in group.items() if name not in others})
-        self._group.show_all()
+        self._group.load(found, group)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -362,7 +357,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         super().add_param_group(param_group)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "hyper" or name in _arguments.NUMBERS or name in _arguments.OPTIONS:
+        if name == "hyper":
+            raise AttributeError("hyper: assign opt.param_groups[0][name]")
+        if name in _arguments.NUMBERS or name in _arguments.OPTIONS:
             raise AttributeError(f'{name}: assign opt.param_groups[0]["{name}"]')
         if name in _MEANT:
             raise AttributeError(f"{name}: assign {_MEANT[name]}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lrcore._arguments import flag, length, magnitude
 from lrcore._extras import needs
-from lrcore._lrcore_core import copy, to_float
+from lrcore._lrcore_core import commit, copy, to_float
 from lrcore._memory import array_at
 from lrcore._optimizer import Optimizer
 from lrcore.schedules._checks import one_of, positive
@@ -131,7 +131,7 @@ def _restorer(opt: Optimizer) -> Callable[[], None]:
     step_count, hyper, schedule = opt._snapshot(states)
     numbers, rate = opt._numbers_of(hyper), opt._rate_of(schedule)
     observed = states_to_set(schedule, states_of(schedule))
-    return functools.partial(opt._restore, states, step_count, numbers, rate, params, observed)
+    return functools.partial(commit, [(opt, states, step_count, numbers, rate, params)], observed)
 
 
 def range_test(
