@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import capsules
+import lrcore
 from support import WAYS, Array
 
 Problem = tuple[str, type[Exception]]
@@ -402,3 +403,20 @@ LIES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "an odd address": ({"byte_offset": 2}, ValueError, "expected data aligned to 4 bytes"),
 }
 """For each kind what is said, and the error that is due with some of its words."""
+
+
+def roles(ones: Callable[[], Array]) -> dict[str, Callable[[Any], object]]:
+    """Give everywhere that an array is taken, beside others of ones; the first word is the argument's name."""
+    return {
+        "params": lrcore.Adam,
+        "grads": lambda array: lrcore.Adam(ones()).step(array),
+        "grads bound": lambda array: lrcore.Adam(ones(), grads=array),
+        "params of a function": lambda array: lrcore.functional.sgd(array, ones(), step=1, lr=0.1),
+        "grads of a function": lambda array: lrcore.functional.sgd(ones(), array, step=1, lr=0.1),
+        "exp_avg of a function": lambda array: lrcore.functional.adam(
+            ones(), ones(), array, ones(), step=1, lr=0.1
+        ),
+        "exp_avg of a dictionary": lambda array: lrcore.Adam(ones()).load_state_dict(
+            lrcore.Adam(ones()).state_dict() | {"state": {"exp_avg": array, "exp_avg_sq": ones()}}
+        ),
+    }

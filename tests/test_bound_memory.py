@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hostile
 import lrcore
 from lrcore.tune import range_test
 from support import CLASSES, Array, assert_bits, make
@@ -389,19 +390,7 @@ DISGUISED: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     ),
 }
 
-ROLES: dict[str, Callable[[Any], object]] = {
-    "params": lrcore.Adam,
-    "grads": lambda array: lrcore.Adam(ones()).step(array),
-    "grads bound": lambda array: lrcore.Adam(ones(), grads=array),
-    "params of a function": lambda array: lrcore.functional.sgd(array, ones(), step=1, lr=0.1),
-    "grads of a function": lambda array: lrcore.functional.sgd(ones(), array, step=1, lr=0.1),
-    "exp_avg of a function": lambda array: lrcore.functional.adam(
-        ones(), ones(), array, ones(), step=1, lr=0.1
-    ),
-    "exp_avg of a dictionary": lambda array: lrcore.Adam(ones()).load_state_dict(
-        lrcore.Adam(ones()).state_dict() | {"state": {"exp_avg": array, "exp_avg_sq": ones()}}
-    ),
-}
+ROLES = hostile.roles(ones)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors:UserWarning")

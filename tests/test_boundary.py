@@ -362,20 +362,7 @@ def test_an_array_that_is_given_another_shape_later() -> None:
     assert_bits(params, np.zeros((2, 4), np.float32))
 
 
-ROLES: dict[str, Callable[[Any], object]] = {
-    "params": lrcore.Adam,
-    "grads": lambda array: lrcore.Adam(ones()).step(array),
-    "grads bound": lambda array: lrcore.Adam(ones(), grads=array),
-    "params of a function": lambda array: lrcore.functional.sgd(array, ones(), step=1, lr=0.1),
-    "grads of a function": lambda array: lrcore.functional.sgd(ones(), array, step=1, lr=0.1),
-    "exp_avg of a function": lambda array: lrcore.functional.adam(
-        ones(), ones(), array, ones(), step=1, lr=0.1
-    ),
-    "exp_avg of a dictionary": lambda array: lrcore.Adam(ones()).load_state_dict(
-        lrcore.Adam(ones()).state_dict() | {"state": {"exp_avg": array, "exp_avg_sq": ones()}}
-    ),
-}
-"""Everywhere that an array is taken; the first word is the argument's name."""
+ROLES = hostile.roles(ones)
 
 
 @pytest.mark.parametrize("role", ROLES)
