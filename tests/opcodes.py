@@ -28,6 +28,7 @@ def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) 
             nonlocal left, intruded
             if not frame.f_code.co_filename.startswith(LIBRARY):
                 return None
+            frame.f_trace = trace  # Python 3.13 looks for the opcodes of a frame that is traced already
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
             if event == "opcode":
                 left -= 1
@@ -37,6 +38,9 @@ def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) 
             return trace
 
         before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = (
+            True  # Python 3.12 looks for opcodes once a frame has asked for them
+        )
         sys.settrace(trace)
         try:
             action()
