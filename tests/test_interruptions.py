@@ -353,6 +353,28 @@ def test_a_handler_that_assigns_faster_than_the_schedule_answers() -> None:
 # ---- threads
 
 
+def test_a_rate_that_waits_for_a_step_of_its_own_optimizer() -> None:
+    """Each question lets another thread step, so that none is for the next step: it ends, in an error."""
+    asking = threading.local()
+
+    def rate(_: int) -> float:
+        if not hasattr(asking, "inner"):
+            thread = threading.Thread(target=inner, daemon=True)
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+        return 0.5
+
+    def inner() -> None:
+        asking.inner = True
+        opt.step(ONES)
+
+    opt = lrcore.SGD(start(), lr=rate)
+    with pytest.raises(RuntimeError, match="^step_count: it was changed 1000 times"):
+        opt.step(ONES)
+    assert opt.step_count == 1001
+
+
 def test_a_slow_rate_is_not_starved_by_fast_steps() -> None:
     """Steps of a thread whose rate takes long are taken, however many others step meanwhile."""
     slow = threading.local()

@@ -50,9 +50,12 @@ void Tries::begin() {
 
 void Tries::fail() {
   constexpr int enough = 8;
-  if (++failed_ <= enough) return;
-  patience_.store(4 * (now() - began_), std::memory_order_relaxed);
+  if (++failed_ < enough) return;
+  // Only of a try for which nobody has waited: where the schedule itself waits for a step of another thread, and that
+  // for this one, each would else take longer than the one before.
+  if (!is_announced_) needed_ = now() - began_;
   is_announced_ = true;
+  patience_.store(4 * needed_, std::memory_order_relaxed);
 }
 
 Asking::Asking(const void* optimizer) : optimizer_(optimizer), outer_(innermost) {

@@ -32,7 +32,8 @@ class Turn {
 
 /// The tries of one step to take its turn before another step takes it, which makes the rate that it has asked for
 /// another step's. A step that fails again and again, since its thread asks more slowly than others step, makes those
-/// wait for it: four times as long as it has just needed, so that no two of them wait for each other.
+/// wait for it: four times as long as it needed before, and no longer, since its schedule may be waiting for one of
+/// them.
 class Tries {
  public:
   /// What the steps of one optimizer share: the nanoseconds for which others wait, 0 for nobody.
@@ -57,6 +58,7 @@ class Tries {
   int failed_ = 0;
   bool is_announced_ = false;
   int64_t began_ = 0;
+  int64_t needed_ = 0;
 };
 
 /// One thread's question to the schedule of an optimizer, which it may ask without a turn. RuntimeError where the
