@@ -1968,3 +1968,32 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(
         back()
         moments += 1
     assert moments > 10
+
+
+@pytest.mark.parametrize("rate", ["number", "schedule"])
+def test_a_handler_that_looks_and_steps_at_any_moment(rate: str) -> None:
+    """What it shows, of another step, is not taken for an assignment by the call that it came into."""
+    weight = torch.nn.Parameter(torch.zeros(3))
+    weight.grad = torch.ones(3)
+    lr: Any = 0.5 if rate == "number" else lrcore.schedules.Rex(0.5, 100_000)
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=lr, momentum=0.5)
+    stepped = 0
+
+    def handle() -> None:
+        nonlocal stepped
+        try:
+            opt.step()
+        except RuntimeError as error:  # it came while the rate was asked
+            if "a schedule must not step" not in str(error):
+                raise
+        else:
+            stepped += 1
+        assert opt.param_groups[0]["lr"] == opt.lr
+        assert opt.state_dict()["lrcore"]["step_count"] == opt.step_count
+
+    moments = 0
+    for _ in at_each_opcode(opt.step, handle):
+        opt.step()
+        moments += 1
+    assert moments > 100
+    assert opt.step_count == 2 * moments + stepped + 1

@@ -29,6 +29,8 @@ class Group:
         """What was last written into the group; nothing before there is one."""
         self.used = math.nan
         """The last rate that is known."""
+        self._stamp = object()
+        """Another after each write, by which those who compare notice one of a signal handler in between."""
         self._seen = self._adopted()
 
     def show(self) -> None:
@@ -49,7 +51,10 @@ class Group:
         """
         numbers = self.numbers()
         shown = {name: value for name, value in numbers.items() if name not in kept}
-        commit([], [(self, "_seen", seen)], [(self.shown, numbers), (group, shown)])
+        commit([], [(self, "_seen", seen), self._stamped()], [(self.shown, numbers), (group, shown)])
+
+    def _stamped(self) -> tuple[Group, str, object]:
+        return self, "_stamp", object()
 
     def after_step(self) -> None:
         """Show the rate that follows, or the one that was used."""
@@ -89,7 +94,8 @@ class Group:
                 (each, None, None, of_each, None if schedule is None else each._rate_of(schedule), None)
                 for each, of_each in zip(self.optimizers, numbers, strict=True)
             ],
-            updates=[(group, {name: self.shown[name] for name in pending if name not in kept})],
+            [self._stamped()],
+            [(group, {name: self.shown[name] for name in pending if name not in kept})],
         )
         self._write(group, self._adopted(), *kept)
 
@@ -105,7 +111,7 @@ class Group:
         group = self.only()
         commit(
             [(*change[:4], first[4], None) for change, _ in checked],  # one schedule for all devices
-            [*attributes, (self, "used", used)],
+            [*attributes, (self, "used", used), self._stamped()],
             [(group, carried | self.shown)],  # so that nothing is pending there
         )
         self._write(group, self._adopted())
@@ -129,10 +135,14 @@ class Group:
 
     def show_rate(self) -> None:
         """Write the rate of a schedule into the group, unless another was assigned there."""
-        if self.is_scheduled:
-            shown, rate = self.shown["lr"], self.rate()
+        if not self.is_scheduled:
+            return
+        rate = self.rate()
+        stamp = None
+        while stamp is not self._stamp:
+            stamp, shown = self._stamp, self.shown["lr"]
             groups = [each for each in self.list if "lr" in each and _equal(each["lr"], shown)]
-            commit([], updates=[(each, {"lr": rate}) for each in (self.shown, *groups)])
+        commit([], [self._stamped()], [(each, {"lr": rate}) for each in (self.shown, *groups)])
 
     def _refresh(self, group: dict[str, Any]) -> None:
         """Show what was assigned to the optimizers themselves; ValueError where other numbers were assigned in the group."""
@@ -170,14 +180,18 @@ class Group:
 
     def _pending(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return what was assigned in the group since it was last written."""
-        try:
-            return {
-                name: group[name]
-                for name, value in self.shown.items()
-                if group[name] is not value and not _equal(group[name], value)
-            }
-        except KeyError as missing:
-            raise ValueError(f"param_groups: expected the entry {missing}, got {[*group]}") from None
+        stamp = None
+        while stamp is not self._stamp:
+            stamp = self._stamp
+            try:
+                pending = {
+                    name: group[name]
+                    for name, value in self.shown.items()
+                    if group[name] is not value and not _equal(group[name], value)
+                }
+            except KeyError as missing:
+                raise ValueError(f"param_groups: expected the entry {missing}, got {[*group]}") from None
+        return pending
 
     def obey(self) -> None:
         """Use what was assigned in the group since it was last written: all of it or, where some is refused, none."""
