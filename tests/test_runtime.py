@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ import pytest
 
 import lrcore
 from lrcore import __main__ as lrcore_command
+from lrcore import _lrcore_core
 from lrcore._lrcore_core import active_backend
 from opcodes import at_each_opcode
 from support import together
@@ -297,6 +299,20 @@ def test_import_brings_nothing_heavy() -> None:
     )
     if threads.returncode == 0:
         assert threads.stdout.strip() == "1"
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not here to read the symbols")
+def test_extensions_show_nothing_of_the_standard_library() -> None:
+    """A process can hold a second version of it, and the symbols of both that are shown become one."""
+    for extension in Path(_lrcore_core.__file__).parent.glob("_lrcore_*.so"):
+        shown = subprocess.run(
+            ["nm", "-D", "--defined-only", "--format=posix", extension],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        assert f"PyInit_{extension.name.partition('.')[0]}" in {line.split()[0] for line in shown}
+        assert [line for line in shown if not line.startswith(("PyInit_", "lrcore_"))] == []
 
 
 def test_rules_say_what_a_step_moves() -> None:

@@ -3,19 +3,34 @@
 
 #include <pybind11/pybind11.h>
 
-#include <sstream>
+#include <charconv>
+#include <concepts>
 #include <string>
+#include <string_view>
 
 namespace lrcore {
 
 namespace py = pybind11;
 
-/// The parts as one message.
+/// An integer in digits of a base.
+template <std::integral Integer>
+std::string digits(Integer value, int base = 10) {
+  char buffer[66];
+  return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value, base).ptr};
+}
+
+/// The parts, integers and strings, as one message.
 template <class... Part>
 std::string text(const Part&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return out.str();
+  std::string out;
+  const auto append = [&](const auto& part) {
+    if constexpr (std::integral<std::remove_cvref_t<decltype(part)>>)
+      out += digits(part);
+    else
+      out += std::string_view(part);
+  };
+  (append(parts), ...);
+  return out;
 }
 
 /// A number as Python prints it.

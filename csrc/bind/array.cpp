@@ -102,7 +102,7 @@ Array Array::import(py::handle object, std::string name, Access access, int64_t 
     if (!of_numpy) require_storage(object, array.size_, array.name_);
   }
   if (array.size_ != 0 && address % alignof(float) != 0)
-    throw py::value_error(text(array.name_, ": expected data aligned to 4 bytes, got address 0x", std::hex, address,
+    throw py::value_error(text(array.name_, ": expected data aligned to 4 bytes, got address 0x", digits(address, 16),
                                "; copy it to aligned memory first"));
   array.data_ = reinterpret_cast<float*>(address);
   return array;
