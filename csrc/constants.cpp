@@ -9,16 +9,30 @@ namespace lrcore {
 namespace {
 
 template <class R>
-void fold(const double* hypers, const Clock& now, Memo& memo, float* constants) {
+typename R::Hyper hyper_of(const double* hypers) {
   typename R::Hyper hyper{};
   static_assert(std::is_empty_v<typename R::Hyper> || sizeof hyper == R::hypers.count * sizeof(double));
   static_assert(R::hypers.count <= max_hypers && R::states.count <= max_states);
   std::memcpy(static_cast<void*>(&hyper), hypers, R::hypers.count * sizeof(double));
+  return hyper;
+}
 
-  const auto rule = R::fold(hyper, now, memo);
+template <class R>
+void fold(const double* hypers, const Clock& now, Memo& memo, float* constants) {
+  const auto rule = R::fold(hyper_of<R>(hypers), now, memo);
   static_assert(sizeof rule == sizeof(R) && sizeof(R) <= max_constants * sizeof(float));
   static_assert(std::is_trivially_copyable_v<R>);
   std::memcpy(constants, &rule, sizeof rule);
+}
+
+/// All bits, or those of the exponent: then a state below 2^-126 is stored as 0. An average that decays would else end
+/// among the subnormal numbers and stay there, where arithmetic is slow. Beside an eps from 1e-10 on, the root of what
+/// a step loses, at most 2^-63, does not count; beside a smaller one it may, and nothing is flushed.
+template <class R>
+uint32_t kept(const double* hypers) {
+  if constexpr (requires(typename R::Hyper hyper) { hyper.eps; })
+    if (hyper_of<R>(hypers).eps < 1e-10) return ~uint32_t{0};
+  return 0x7f800000;
 }
 
 }  // namespace
@@ -27,15 +41,16 @@ std::span<const RuleInfo> rule_infos() {
   return rules::with_all([](auto... entry) -> std::span<const RuleInfo> {
     static const RuleInfo table[] = {{entry.name, decltype(entry)::Rule::states, decltype(entry)::Rule::hypers,
                                       rules::cost<typename decltype(entry)::Rule>(),
-                                      fold<typename decltype(entry)::Rule>}...};
+                                      fold<typename decltype(entry)::Rule>, kept<typename decltype(entry)::Rule>}...};
     return table;
   });
 }
 
-Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize) {
+Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize, uint32_t kept) {
   return {.gscale = rules::f32(maximize ? -grad_scale : grad_scale),
           .wd = rules::f32(weight_decay),
-          .keep = rules::f32(decoupled ? 1 - lr * weight_decay : 1)};
+          .keep = rules::f32(decoupled ? 1 - lr * weight_decay : 1),
+          .kept = kept};
 }
 
 }  // namespace lrcore

@@ -37,11 +37,12 @@ struct Memo {
   double value = 1;
 };
 
-/// Constants of the stages around every rule: scale, coupled decay, decoupled decay.
+/// Constants of the stages around every rule: scale, coupled decay, decoupled decay, store.
 struct Stages {
   float gscale;
   float wd;
   float keep;
+  uint32_t kept;  // the bits of which a state has one, or is stored as 0
 };
 
 /// What changes from step to step: the constants of the stages, and the bytes of the rule object.

@@ -1,7 +1,7 @@
-// A step on one lane of each stream: scale, decay, rule. Every sweep does this and nothing else to the elements.
+// A step on one lane of each stream: scale, decay, rule, store. Every sweep does this and nothing else to the elements.
 #pragma once
 
-#include "step.h"
+#include "rules/vocab.h"
 
 namespace lrcore {
 
@@ -26,6 +26,8 @@ struct Update {
     if constexpr (states == 1) rule(p, g, s[0]);
     if constexpr (states == 2) rule(p, g, s[0], s[1]);
     if constexpr (states == 3) rule(p, g, s[0], s[1], s[2]);
+    using rules::flush;
+    for (int k = 0; k < states; ++k) s[k] = flush(s[k], stages.kept);
   }
 };
 

@@ -23,8 +23,8 @@ class Step(ctypes.Structure):
         ("gscale", ctypes.c_float),
         ("wd", ctypes.c_float),
         ("keep", ctypes.c_float),
+        ("kept", ctypes.c_uint32),
         ("rule", ctypes.c_float * 8),
-        ("_after_constants", ctypes.c_float),
     ]
 
 

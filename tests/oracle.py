@@ -51,6 +51,10 @@ class Arithmetic:
 
     step_constants: Mapping[str, float] = {}
 
+    def stored(self, state: Value, _least: float, /) -> Value:
+        """Return the state as it is stored; only float32 has what is too small for it."""
+        return state
+
     def constants(self, **values: float) -> Names:
         self.step_constants = values
         return Names(**{name: self.constant(value) for name, value in values.items()})
@@ -80,6 +84,9 @@ class Arithmetic:
 class Float32(Arithmetic):
     def constant(self, x: float) -> Value:
         return np.float32(x)
+
+    def stored(self, state: Value, least: float, /) -> Value:
+        return np.where(np.abs(state) < np.float32(least), np.float32(0), state)
 
     def sqrt(self, x: Value) -> Value:
         return np.sqrt(x)
@@ -349,7 +356,11 @@ def lion(op: Arithmetic, h: Names, p: Value, g: Value, m: Value) -> New:
 
 
 class Options(TypedDict, total=False):
-    """Step number from 1, learning rate as scheduled, hyperparameters, and the stages around every rule."""
+    """Step number from 1, learning rate as scheduled, hyperparameters, and the stages around every rule.
+
+    The stage `store` is there unless it is switched off: a state below 2**-126 becomes +0, after p was computed
+    from it; with an eps below 1e-10 it stays.
+    """
 
     t: Required[int]
     lr: Required[float]
@@ -358,6 +369,7 @@ class Options(TypedDict, total=False):
     decoupled: bool
     maximize: bool
     grad_scale: float
+    store: bool
 
 
 def step(op: Arithmetic, rule: str, p: Value, g: Value, states: Sequence[Value], options: Options) -> New:
@@ -368,7 +380,9 @@ def step(op: Arithmetic, rule: str, p: Value, g: Value, states: Sequence[Value],
     if weight_decay != 0 and not decoupled:
         g = g + op.constant(weight_decay) * p
     p = p * op.constant(1 - lr * weight_decay if decoupled else 1.0)
-    return RULES[rule].equations(op, Names(t=float(options["t"]), lr=lr, **hyper), p, g, *states)
+    p, states = RULES[rule].equations(op, Names(t=float(options["t"]), lr=lr, **hyper), p, g, *states)
+    least = 0.0 if hyper.get("eps", 1.0) < 1e-10 or not options.get("store", True) else SMALLEST
+    return p, [op.stored(state, least) for state in states]
 
 
 def constants(rule: str, t: int, lr: float, hyper: Mapping[str, float]) -> dict[str, float]:
@@ -390,7 +404,7 @@ def step32(
 def step64(
     rule: str, p: float, g: float, states: Sequence[float], **options: Unpack[Options]
 ) -> tuple[float, list[float]]:
-    """Return p and the states of one element after a step in float64.
+    """Return p and the states of one element after a step in float64, however small they are.
 
     For finite inputs and second moments >= 0. Raises `ZeroDivisionError` where a denominator is 0, as with
     eps = 0 while every gradient was 0; `step32` gives there what IEEE arithmetic gives.
@@ -409,4 +423,4 @@ def bounds(
     op = Bound(RULES[rule].k)
     start = [op.constant(x) for x in states]
     new, new_states = step(op, rule, op.constant(p), op.constant(g), start, options)
-    return op.unit * new.size, [op.unit * x.size for x in new_states], op.comparable
+    return op.unit * new.size, [op.unit * x.size + SMALLEST for x in new_states], op.comparable

@@ -18,7 +18,7 @@ import lrcore
 from lrcore import bench
 from lrcore.__main__ import main
 from lrcore._lrcore_core import run_divisions
-from lrcore.bench import _command, _timing
+from lrcore.bench import _cases, _command, _timing
 
 ROW = bench.Row("adam", "step", "avx2", 2, 1000, 28_000, ns=1000.0, low=900.0, high=1200.0, rounds=9)
 
@@ -62,7 +62,9 @@ def test_every_rule_can_be_timed(rule: str) -> None:
     for rows in bench.measure([(rule, 100)], lambda rule, size: bench.variants(rule, size, backends, [1]), 1):
         assert {(row.rule, row.size, row.threads, row.rounds) for row in rows} == {(rule, 100, 1, 1)}
         assert [(row.backend, row.variant) for row in rows] == [
-            (backend, name) for backend in backends for name in ("step", "bound step")
+            (backend, name)
+            for backend in backends
+            for name in ("step", "bound step", *(["decayed step"] if lrcore.rules()[rule].states else []))
         ]
         assert {row.bytes for row in rows} == {100 * lrcore.rules()[rule].bytes_per_element}
     assert (lrcore.info()["backend"], lrcore.info()["threads"]) == before
@@ -89,10 +91,20 @@ def test_the_slower_loop_is_the_limit() -> None:
     (rows,) = bench.measure(
         [("adam", 10_000)], lambda rule, size: bench.variants(rule, size, ["portable"], [1]), 1
     )
-    assert [row.variant for row in rows] == ["step", "bound step", "limit", "divisions"]
+    assert [row.variant for row in rows] == ["step", "bound step", "decayed step", "limit", "divisions"]
     for slower in (0.5, 2.0):
-        rows[3] = dataclasses.replace(rows[2], variant="divisions", ns=slower * rows[2].ns)
-        assert bench.of_limit(rows, rows[0]) == max(1, slower) * rows[2].ns / rows[0].ns
+        rows[4] = dataclasses.replace(rows[3], variant="divisions", ns=slower * rows[3].ns)
+        assert bench.of_limit(rows, rows[0]) == max(1, slower) * rows[3].ns / rows[0].ns
+
+
+def test_decayed_states() -> None:
+    """What decays has come to rest at 0; what is a sum or a maximum stays."""
+    left = {rule: _cases.decayed_states(rule) for rule in lrcore.rules()}
+    assert left["adam"] == left["adadelta"] == [0, 0]
+    assert left["lion"] == left["sgd_momentum"] == [0]
+    momentum, squares, largest = left["adam_amsgrad"]
+    assert momentum == squares == 0 < largest
+    assert left["adagrad"][0] == 2.5
 
 
 @pytest.mark.parametrize("backend", [name for name in lrcore.backends() if name != "cuda"])

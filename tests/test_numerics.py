@@ -67,7 +67,7 @@ def subnormal_problem() -> tuple[Array, list[Array]]:
 
 
 def test_subnormals_are_kept(rule: str, backend: str) -> None:
-    """No flush to zero in any operand."""
+    """No flush to zero in any operand; the states are stored as the oracle stores them."""
     start, all_gradients = subnormal_problem()
     assert np.any((start != 0) & (np.abs(start) < np.finfo(np.float32).tiny))
     p, states = stepped(rule, start, all_gradients)

@@ -20,6 +20,10 @@ struct f32x16 {
   friend f32x16 sqrt(f32x16 a) { return _mm512_sqrt_ps(a.x); }
   friend f32x16 abs(f32x16 a) { return _mm512_abs_ps(a.x); }
   friend f32x16 max(f32x16 a, f32x16 b) { return _mm512_max_ps(a.x, b.x); }
+  friend f32x16 flush(f32x16 a, uint32_t kept) {
+    const __m512i bits = _mm512_set1_epi32(static_cast<int>(kept));
+    return _mm512_maskz_mov_ps(_mm512_test_epi32_mask(_mm512_castps_si512(a.x), bits), a.x);
+  }
   friend f32x16 sign(f32x16 a) {
     const __m512 zero = _mm512_setzero_ps();
     const __m512 above = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.x, zero, _CMP_GT_OQ), _mm512_set1_ps(1.0f));

@@ -28,6 +28,7 @@ struct Counted {
   friend constexpr Counted abs(Counted a) { return a; }
   friend constexpr Counted max(Counted a, Counted b) { return a + b; }
   friend constexpr Counted sign(Counted a) { return a; }
+  friend constexpr Counted flush(Counted a, uint32_t) { return a; }
 };
 
 template <class Rule>

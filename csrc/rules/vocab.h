@@ -6,6 +6,10 @@
 //   max(a, b)  a > b ? a : b; so b when they are equal (max(+0, -0) is -0) or when either is NaN
 //   sign(x)    1, -1, +0 for +0 and -0, NaN for NaN
 //
+// And one word of the stage that stores the states:
+//
+//   flush(x, kept)   x where it has one of the bits `kept`, else +0
+//
 // sqrt, pow and f32 on doubles are for folds: host arithmetic, rounded once to float32 by f32.
 #pragma once
 
@@ -18,6 +22,7 @@ namespace lrcore::rules {
 constexpr float sqrt(float x) { return __builtin_sqrtf(x); }
 constexpr float abs(float x) { return __builtin_fabsf(x); }
 constexpr float max(float a, float b) { return a > b ? a : b; }
+constexpr float flush(float x, uint32_t kept) { return (__builtin_bit_cast(uint32_t, x) & kept) != 0 ? x : 0.0f; }
 constexpr float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x == 0.0f ? 0.0f : x; }
 
 inline double sqrt(double x) { return ::sqrt(x); }

@@ -25,7 +25,8 @@ SMALLEST_FOR_LIMIT = 10_000
 def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None) -> Stepper:
     """Give what steps under every optimizer class, by the name of the rule and under a cosine rate.
 
-    The numbers keep every value of a long run away from the subnormal ones, which have a cost of their own.
+    The numbers keep every value of a long run under a gradient away from the subnormal ones, which have a cost of
+    their own.
     """
     numbers = [0.9 for _ in lrcore.rules()[rule].hyper]
     schedule = lrcore.schedules.Cosine(1e-3, steps=10**9)
@@ -39,6 +40,18 @@ def filled(size: int, value: float) -> NDArray[np.float32]:
     return array
 
 
+def decayed_states(rule: str) -> list[float]:
+    """Give what ten steps leave in an element of each state, and a thousand more without a gradient."""
+    params, grads = filled(1, 1.0), filled(1, 0.5)
+    states = [filled(1, 0.0) for _ in lrcore.rules()[rule].states]
+    opt = stepper_for(rule, params, states)
+    for taken in range(1010):
+        if taken == 10:
+            grads.fill(0)
+        opt.step(grads)
+    return [float(state[0]) for state in states]
+
+
 def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[int]) -> list[Variant]:
     """Give the steps of a rule and the loops that they are held against, on one set of arrays."""
     params, grads = filled(size, 1.0), filled(size, 0.5)
@@ -48,21 +61,33 @@ def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[in
         "step": functools.partial(passed.step, grads),
         "bound step": bound.step,
     }
+    fresh, decayed = [(grads, 0.5)], [(grads, 0.0), *zip(states, decayed_states(rule), strict=True)]
+    if states:
+        calls["decayed step"] = calls["step"]
     if size >= SMALLEST_FOR_LIMIT:
         calls["limit"] = functools.partial(run_limit, params, grads, states)
         if _divides(rule):
             calls["divisions"] = functools.partial(run_divisions, rule, filled(size, 1.0), grads, states)
     return [
-        Variant(name, call, backend, count, functools.partial(_choose, backend, count))
+        Variant(
+            name,
+            call,
+            backend,
+            count,
+            functools.partial(_choose, backend, count, decayed if name == "decayed step" else fresh),
+        )
         for backend in backends
         for count in threads
         for name, call in calls.items()
     ]
 
 
-def _choose(backend: str, threads: int) -> None:
+def _choose(backend: str, threads: int, filling: Iterable[tuple[NDArray[np.float32], float]] = ()) -> None:
+    """Put backend and threads into use, and fill arrays with a number each."""
     lrcore.use_backend(backend)
     lrcore.set_num_threads(threads)
+    for array, value in filling:
+        array.fill(value)
 
 
 def _divides(rule: str) -> bool:

@@ -19,7 +19,7 @@ class Row:
     Attributes
     ----------
     rule, variant : str
-        The work, and who does it how: "step", "bound step", "limit", "divisions", or the name of a peer.
+        The work, and who does it how: "step", "bound step", "decayed step", "limit", "divisions", or the name of a peer.
     backend : str
         The backend of lrcore; "" for others.
     threads : int

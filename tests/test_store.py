@@ -1,0 +1,150 @@
+"""The last stage of a step: a state below 2^-126 is stored as 0, unless eps is below 1e-10."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lrcore
+from support import Array, assert_bits, assert_same, flat_hyper, make, oracle_step
+
+LEAST = np.float32(2**-126)
+EXPONENTS = range(-70, -49)
+"""Of gradients whose squares lie on both sides of the smallest normal number."""
+NAMES = list(lrcore.rules())
+
+
+def has_eps(rule: str) -> bool:
+    return "eps" in lrcore.rules()[rule].hyper
+
+
+def array(*values: float) -> Array:
+    return np.array(values, np.float32)
+
+
+def test_what_is_stored(backend: str) -> None:
+    """The parameters are computed from what is not stored, and are themselves stored as they are."""
+    halves = array(1.5, 1, np.nextafter(LEAST, np.float32(1)) / LEAST, 0.75, 0.5, 2**-23)
+    halves = np.concatenate([halves * LEAST, -halves * LEAST, array(0, -0.0, np.nan, np.inf, -np.inf)])
+    stored = np.where(np.abs(halves) < LEAST, np.float32(0), halves)
+    assert np.count_nonzero(stored != halves) == 6 + 1  # and NaN
+    opt = lrcore.SGD(np.zeros_like(halves), lr=1.0, momentum=0.5)
+    opt.state["momentum_buffer"][:] = 2 * halves
+    opt.step(np.zeros_like(halves))
+    assert_bits(opt.params, 0 - halves, backend)
+    assert_bits(opt.state["momentum_buffer"], stored, backend)
+
+
+@pytest.mark.parametrize("eps", [0.0, 9.9e-11, 1e-10, 1e-8])
+def test_around_the_smallest_normal_number(rule: str, backend: str, eps: float) -> None:
+    """The oracle's bits where states, gradients and parameters are a little above or below it."""
+    arguments = {"eps": eps} if has_eps(rule) else {}
+    rng = np.random.default_rng(4)
+    numbers = rng.standard_normal((7, 37)) * np.exp2(rng.integers(-132, -120, (7, 37)))
+    p, *others = numbers.astype(np.float32)
+    opt = make(rule, p.copy(), **arguments)
+    states = [
+        np.abs(x) if "sq" in name or name == "sum" else x for name, x in zip(opt.state, others, strict=False)
+    ]
+    for state, x in zip(opt.state.values(), states, strict=True):
+        state[:] = x
+    decoupled = bool(opt._options["decoupled_weight_decay"])
+    for t, g in enumerate(others[-3:], 1):
+        opt.step(g)
+        p, states = oracle_step(opt, p, g, states, t=t, lr=0.01, decoupled=decoupled)
+        assert_same(opt, p, states, f"{rule}, {backend}, t = {t}:")
+
+
+def without_it(opt: lrcore.Optimizer, p: Array, states: list[Array], g: Array) -> tuple[Array, list[Array]]:
+    """Give the oracle's next step of an optimizer, without the stage."""
+    decoupled = bool(opt._options["decoupled_weight_decay"])
+    return oracle_step(opt, p, g, states, t=opt.step_count + 1, lr=0.01, decoupled=decoupled, store=False)
+
+
+CASES: list[tuple[str, float | None]] = [
+    *((name, eps) for name in NAMES if has_eps(name) for eps in (0.0, 1e-30, 1e-12, 1e-10, None)),
+    *((name, None) for name in NAMES if not has_eps(name) and name != "lion"),
+]
+
+
+@pytest.mark.parametrize(("name", "eps"), CASES)
+def test_no_step_changes_by_it(name: str, eps: float | None) -> None:
+    """Constant tiny gradients, and bursts of them with thousands of zeros after: no NaN or infinity more.
+
+    A step differs by no more than four roundings of the parameter or of the step. With an eps below 1e-10 the states
+    are equal as well. Lion has a test of its own.
+    """
+    constant = np.exp2(EXPONENTS) * np.random.default_rng(5).uniform(1, 2, len(EXPONENTS))
+    g = np.tile(constant, 4).astype(np.float32)
+    later = g * np.repeat(array(1, 0, 1, 0), len(EXPONENTS))
+    start = np.repeat(array(0, 0, 1, 1), len(EXPONENTS))
+    opt = make(name, start.copy(), **({} if eps is None else {"eps": eps}))
+    p, states = start, [np.zeros_like(start) for _ in opt.state]
+    lost = 0
+    for t in range(1, 2500 if flat_hyper(opt).get("eps", 1) >= 1e-10 else 500):
+        before = p
+        p, states = without_it(opt, p, states, g if t <= 3 else later)
+        opt.step(g if t <= 3 else later)
+        np.testing.assert_array_equal(np.isfinite(opt.params), np.isfinite(p))
+        there = np.isfinite(p) & np.isfinite(before)
+        scale = np.maximum(np.abs(p), np.abs(p - before))[there].astype(np.float64)
+        assert np.all(np.abs(opt.params - p)[there] <= 4 * 2.0**-24 * scale), f"t = {t}"
+        lost += sum(int(np.count_nonzero(x != y)) for x, y in zip(opt.state.values(), states, strict=True))
+    assert (lost > 0) == (len(states) > 0 and (eps is None or eps >= 1e-10))
+
+
+def test_lion_comes_to_rest() -> None:
+    """Its step is a sign, of what little is left too: without the stage it would never end."""
+    g = np.exp2(EXPONENTS).astype(np.float32)
+    opt = lrcore.Lion(np.zeros_like(g), lr=0.01, betas=(0.9, 0.9))
+    p, states = opt.params.copy(), [np.zeros_like(g)]
+    for t in range(1500):
+        p, states = without_it(opt, p, states, g if t == 0 else 0 * g)
+        opt.step(g if t == 0 else 0 * g)
+    assert_bits(opt.state["exp_avg"], np.zeros_like(g))
+    at_rest = opt.params.copy()
+    opt.step(0 * g)
+    assert_bits(opt.params, at_rest)
+    after, _ = without_it(opt, p, states, 0 * g)
+    assert np.all(after < p)
+    assert np.all(p < at_rest)
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "adagrad", "adadelta"])
+def test_eps_is_that_of_the_step(name: str, backend: str) -> None:
+    """Assigned between two steps, it acts at the next."""
+    opt = make(name, np.ones(5, np.float32), weight_decay=0.0)
+    (squares,) = (state for state in opt.state if state in ("exp_avg_sq", "square_avg", "sum"))
+    for eps in (1e-8, 1e-11, 0.99e-10, 1e-10, 0.0, 1.0):
+        opt.hyper["eps"] = eps
+        opt.state[squares][:] = np.full(5, 1e-39, np.float32)
+        opt.step(np.zeros(5, np.float32))
+        assert np.all((opt.state[squares] == 0) == (eps >= 1e-10)), f"{backend}, eps = {eps}"
+
+
+def test_small_states_that_are_given_wait_for_a_step(tmp_path: Path) -> None:
+    """Assigned, loaded, read from a file or copied, they are what was given."""
+    small = np.full(5, 1e-40, np.float32)
+    opt = lrcore.Adam(np.ones(5, np.float32))
+    opt.state["exp_avg"][:] = small
+    opt.save(tmp_path / "state.safetensors")
+    loaded = lrcore.Adam(np.ones(5, np.float32))
+    loaded.load_state_dict(opt.state_dict())
+    from_file = lrcore.Adam(np.ones(5, np.float32))
+    from_file.load(tmp_path / "state.safetensors")
+    for each in (opt, loaded, from_file):
+        assert_bits(each.state["exp_avg"], small)
+        each.step(np.zeros(5, np.float32))
+        assert_bits(each.state["exp_avg"], np.zeros(5, np.float32))
+
+
+def test_functions_store_as_optimizers_do() -> None:
+    p, m, v = (np.full(5, 1e-40, np.float32) for _ in range(3))
+    lrcore.functional.adam(p, np.zeros(5, np.float32), m, v, step=1, lr=0.1)
+    assert not m.any()
+    assert not v.any()
+    m[:] = 1e-40
+    lrcore.functional.adam(p, np.zeros(5, np.float32), m, v, step=1, lr=0.1, eps=1e-11)
+    assert m.all()
