@@ -194,10 +194,11 @@ def test_choices_that_no_longer_matter_are_forgotten(two: tuple[str, str, str]) 
     assert len(lrcore._runtime._choices) <= 3
 
 
-@pytest.mark.parametrize("name", ["sse2", "cuda", "", "AVX2"])
+@pytest.mark.parametrize("name", ["sse2", "cuda", "", "AVX2", "\ud800"])
 def test_unknown_backend(name: str) -> None:
     before = lrcore.info()["backend"]
-    with pytest.raises(ValueError, match=f"^backend: expected one of .*portable, emulated, got '{name}'"):
+    shown = re.escape(name.encode("utf-8", "backslashreplace").decode())
+    with pytest.raises(ValueError, match=f"^backend: expected one of .*portable, emulated, got '{shown}'"):
         lrcore.use_backend(name)
     assert lrcore.info()["backend"] == before
 

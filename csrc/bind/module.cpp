@@ -42,7 +42,11 @@ std::vector<std::string> backends() {
 
 void use_backend(py::handle object) {
   if (!py::isinstance<py::str>(object)) throw py::type_error(text("backend: expected a name, got ", type_name(object)));
-  const auto name = object.cast<std::string>();
+  // A variable of the environment may hold bytes that are not text.
+  const auto encoded =
+      py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(object.ptr(), "utf-8", "backslashreplace"));
+  if (!encoded) throw py::error_already_set();
+  const std::string name = encoded;
   const Backend* backend = find_backend(name);
   if (backend == nullptr) {
     std::string known;
