@@ -72,8 +72,10 @@ def in_use() -> str:
 def two() -> Iterator[tuple[str, str, str]]:
     """Give the backend in use and two others, and put it back."""
     before = in_use()
-    name, other = [each for each in ("portable", "emulated", "avx2") if each != before][:2]
-    yield before, name, other
+    others = [each for each in reversed(lrcore._runtime.cpu_backends()) if each != before]
+    if len(others) < 2:
+        pytest.skip("this CPU runs no third backend")
+    yield before, others[0], others[1]
     lrcore.use_backend(before)
     assert in_use() == before
 
