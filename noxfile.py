@@ -158,7 +158,7 @@ def old_cpus(session: nox.Session) -> None:
         python = ["qemu-x86_64", "-cpu", cpu, f"{session.bin}/python"]
         session.run(*python, "tests/bits.py", backend, digest, env=env, external=True)
         refused = session.run(
-            *python, "-c", "import lrcore",
+            *python, "-c", "import lrcore; lrcore.info()",
             env=env | {"LRCORE_BACKEND": "avx512"}, success_codes=[1], silent=True, external=True,
         )  # fmt: skip
         if "LRCORE_BACKEND: backend: this CPU cannot run 'avx512'" not in str(refused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import lrcore
 from lrcore import __main__ as lrcore_command
 from lrcore import _lrcore_core
 from lrcore._lrcore_core import active_backend
-from opcodes import at_each_opcode
+from opcodes import at_each_opcode, interrupt
 from support import together
 
 
@@ -217,32 +218,264 @@ def test_a_backend_that_this_cpu_lacks() -> None:
 def test_environment() -> None:
     show = "import lrcore; print(lrcore.info()['backend'], lrcore.info()['threads'])"
     assert python(show, LRCORE_BACKEND="portable", LRCORE_NUM_THREADS="3").stdout.split() == ["portable", "3"]
-    assert (
-        "ValueError: LRCORE_BACKEND: backend: expected one of" in python(show, LRCORE_BACKEND="fast").stderr
+    compare = "import lrcore; print(lrcore.info()['backend'] == lrcore.backends()[0])"
+    assert python(compare, LRCORE_BACKEND="", LRCORE_NUM_THREADS="").stdout == "True\n"
+    changed_later = f"""import os, lrcore
+os.environ.update(LRCORE_BACKEND="emulated", LRCORE_NUM_THREADS="many")
+{show}"""
+    done = python(changed_later, LRCORE_BACKEND="portable", LRCORE_NUM_THREADS="3")
+    assert done.stdout.split() == ["portable", "3"]
+
+
+REFUSALS = {
+    "LRCORE_BACKEND": "LRCORE_BACKEND: backend: expected one of ",
+    "LRCORE_NUM_THREADS": "LRCORE_NUM_THREADS: expected an integer from 1 to 2147483647, got '",
+}
+WRONG = [
+    *(("LRCORE_BACKEND", value) for value in ("fast", "cuda", "AVX2", "\udcff")),
+    *(("LRCORE_NUM_THREADS", value) for value in ("0", "many", "-1", "1.5", "99999999999", str(2**31))),
+    *(("LRCORE_NUM_THREADS", value) for value in ("9" * 5000, "\udcff")),
+]
+
+
+@pytest.mark.parametrize(("variable", "value"), WRONG)
+def test_a_wrong_environment_is_refused_at_each_use(variable: str, value: str) -> None:
+    """And not at the import, which may be that of a program that uses something else."""
+    done = python(
+        """
+import numpy as np, lrcore
+ones = np.ones(3, np.float32)
+uses = {
+    "optimizer": lambda: lrcore.Adam(ones),
+    "function": lambda: lrcore.functional.sgd(ones, ones, step=1, lr=0.5),
+    "info": lrcore.info,
+}
+for name, use in uses.items():
+    for _ in range(2):
+        try:
+            use()
+        except ValueError as error:
+            print(error)
+        else:
+            print(name, "is not refused")
+assert (ones == 1).all()
+""",
+        **{variable: value},
     )
-    for bad in ("0", "many", "-1", "1.5", "99999999999", str(2**31), "9" * 5000):
-        said = python(show, LRCORE_NUM_THREADS=bad).stderr.splitlines()[-1]
-        assert said.startswith(
-            "ValueError: LRCORE_NUM_THREADS: expected an integer from 1 to 2147483647, got '"
-        )
-        assert len(said) < 200
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 6
+    assert all(line.startswith(REFUSALS[variable]) and len(line) < 200 for line in said), said
 
 
-@pytest.mark.parametrize("variable", ["LRCORE_BACKEND", "LRCORE_NUM_THREADS"])
+@pytest.mark.parametrize("variable", REFUSALS)
+def test_what_steps_nothing_in_a_wrong_environment(variable: str) -> None:
+    done = python(
+        """
+import numpy as np, lrcore
+assert lrcore.schedules.parse("Cosine(0.5, steps=10).warmup(5)")(5) == 0.5
+assert lrcore.plot.schedules
+assert lrcore.Pack({"w": (3, 2)}).flat.size == 6
+assert lrcore.rules() and "portable" in lrcore.backends()
+try:
+    import threadpoolctl
+except ImportError:
+    pass
+else:
+    lrcore.register_threadpoolctl()
+    (ours,) = [each for each in threadpoolctl.threadpool_info() if each["user_api"] == "lrcore"]
+    assert ours["num_threads"] >= 1
+""",
+        **{variable: "fast"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "answer", "no_answers"),
+    [
+        (
+            "LRCORE_BACKEND",
+            "lrcore.use_backend('portable')",
+            ["lrcore.use_backend('faster')", "lrcore.set_num_threads(2)"],
+        ),
+        (
+            "LRCORE_NUM_THREADS",
+            "lrcore.set_num_threads(2)",
+            ["lrcore.set_num_threads(0)", "lrcore.use_backend('portable')"],
+        ),
+        (
+            "LRCORE_NUM_THREADS",
+            "lrcore.register_threadpoolctl(); threadpoolctl.threadpool_limits(2, user_api='lrcore')",
+            ["lrcore.register_threadpoolctl()"],
+        ),
+    ],
+)
+def test_a_choice_of_the_program_answers_a_wrong_variable(
+    variable: str, answer: str, no_answers: list[str]
+) -> None:
+    """A choice that is refused, or of the other variable, does not."""
+    if "threadpoolctl" in answer:
+        pytest.importorskip("threadpoolctl")
+    done = python(
+        f"""
+import contextlib, numpy as np, lrcore
+if "threadpoolctl" in {answer!r}:
+    import threadpoolctl
+for no_answer in {no_answers!r}:
+    with contextlib.suppress(ValueError):
+        exec(no_answer)
+    try:
+        lrcore.SGD(np.ones(3, np.float32))
+    except ValueError as error:
+        assert str(error).startswith("{variable}: ")
+    else:
+        raise AssertionError(no_answer)
+{answer}
+p = np.ones(3, np.float32)
+lrcore.SGD(p, lr=0.5, grads=p.copy()).step()
+lrcore.functional.sgd(p, np.ones(3, np.float32), step=1, lr=0.5)
+assert (p == 0).all()
+print(lrcore.info()["backend"], lrcore.info()["threads"])
+""",
+        **{variable: "fast"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("portable" if variable == "LRCORE_BACKEND" else "2") in done.stdout.split()
+
+
+def test_each_of_two_wrong_variables_is_answered_by_itself() -> None:
+    done = python(
+        """
+import lrcore
+for answer in (lambda: lrcore.use_backend("portable"), lambda: lrcore.set_num_threads(2)):
+    try:
+        lrcore.info()
+    except ValueError as error:
+        print(str(error).partition(":")[0])
+    answer()
+print(lrcore.info()["backend"], lrcore.info()["threads"])
+""",
+        LRCORE_BACKEND="fast",
+        LRCORE_NUM_THREADS="many",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["LRCORE_BACKEND", "LRCORE_NUM_THREADS", "portable", "2"]
+
+
+@pytest.fixture
+def begin_wrongly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Give what puts lrcore where it is after an import with both variables wrong, and put it back."""
+    runtime = lrcore._runtime
+    before, threads = in_use(), lrcore.info()["threads"]
+    errors = [ValueError(f"{name}: wrong") for name in ("LRCORE_BACKEND", "LRCORE_NUM_THREADS")]
+    outside = runtime._Choice(before, lambda: None, errors[:1])
+    monkeypatch.setattr(runtime, "_choices", [])
+    monkeypatch.setattr(runtime, "_threads_errors", [])
+
+    def begin() -> None:
+        _lrcore_core.use_backend(before)
+        _lrcore_core.set_num_threads(threads)
+        runtime._choices[:] = [outside]
+        runtime._threads_errors[:] = errors[1:]
+
+    begin()
+    yield begin
+    begin()
+
+
+@pytest.mark.usefixtures("begin_wrongly")
+def test_a_block_answers_a_wrong_variable_while_it_stands() -> None:
+    """As it takes back its choice alone. What was made in it goes on."""
+    lrcore.set_num_threads(2)
+    p = np.ones(3, np.float32)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="^LRCORE_BACKEND: wrong$"):
+            lrcore.SGD(p)
+        with lrcore.use_backend("portable"):
+            opt = lrcore.SGD(p, lr=0.25, grads=np.ones(3, np.float32))
+            assert lrcore.info()["backend"] == "portable"
+            opt.step()
+        with pytest.raises(ValueError, match="^LRCORE_BACKEND: wrong$"):
+            lrcore.info()
+        opt.step()
+    assert (p == 0).all()
+    with lrcore.use_backend("portable"):
+        lrcore.use_backend("emulated")
+    assert lrcore.info()["backend"] == "emulated"
+
+
+def test_answers_that_are_interrupted(begin_wrongly: Callable[[], None]) -> None:
+    """Before any opcode, by what raises or looks: all of an answer is there, or nothing."""
+    others = [each for each in ("portable", "emulated") if each != in_use()]
+    count = _lrcore_core.num_threads() + 1
+    looked: set[str] = set()
+
+    def look() -> None:
+        try:
+            info = lrcore.info()
+        except ValueError as error:
+            looked.add(str(error))
+        else:
+            looked.add("answered")
+            assert (info["backend"], info["threads"]) == (others[0], count)
+
+    def whole() -> None:
+        begin_wrongly()
+        lrcore.use_backend(others[0])
+        lrcore.set_num_threads(count)
+        look()
+
+    for intrude in (interrupt, look):
+        for _ in at_each_opcode(whole, intrude):
+            look()
+        assert looked == {"LRCORE_BACKEND: wrong", "LRCORE_NUM_THREADS: wrong", "answered"}
+        looked.clear()
+
+
+@pytest.mark.usefixtures("begin_wrongly")
+def test_threads_that_meet_a_wrong_environment() -> None:
+    """Each is refused until one of them answers, and none is afterwards."""
+    refused, answered = threading.Barrier(4, timeout=60), threading.Event()
+
+    def work(index: int) -> None:
+        for _ in range(50):
+            with pytest.raises(ValueError, match="^LRCORE_BACKEND: wrong$"):
+                lrcore.SGD(np.ones(3, np.float32))
+        refused.wait()
+        if index == 0:
+            lrcore.set_num_threads(2)
+            lrcore.use_backend("portable")
+            answered.set()
+        while not answered.is_set():
+            with contextlib.suppress(ValueError):
+                lrcore.SGD(np.ones(3, np.float32))
+        assert lrcore.info()["backend"] == "portable"
+
+    together(4, work)
+
+
+@pytest.mark.parametrize("variable", REFUSALS)
 def test_the_command_line_in_a_wrong_environment(variable: str) -> None:
-    """A line that says what is wrong, and no traceback."""
+    """A line that says what is wrong, and no traceback; what steps nothing works."""
     script = Path(sysconfig.get_path("scripts")) / "lrcore"
     commands = [[sys.executable, "-m", "lrcore"], *([[str(script)]] if script.is_file() else [])]
+    bench = ("bench", "--rules", "sgd", "--sizes", "100", "--rounds", "1")
     for command in commands:
-        done = subprocess.run(
-            [*command, "info"],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {variable: "fast"},
-        )
-        assert (done.returncode, done.stdout) == (2, "")
-        assert re.fullmatch(rf"lrcore: {variable}: .*expected .*, got 'fast'\n", done.stderr)
+        for arguments in (("info",), bench, ("--version",), ("plot", "Cosine(0.1, steps=80)")):
+            done = subprocess.run(
+                [*command, *arguments],
+                capture_output=True,
+                encoding="utf-8",
+                check=False,
+                env=os.environ | {variable: "fast"},
+            )
+            if arguments[0] in ("info", "bench"):
+                assert (done.returncode, done.stdout) == (2, "")
+                line = rf"lrcore {arguments[0]}: {variable}: .*expected .*, got 'fast'\n"
+                assert re.fullmatch(line, done.stderr)
+            else:
+                assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:

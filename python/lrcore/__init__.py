@@ -32,7 +32,6 @@ from lrcore._runtime import (
     set_num_threads,
     use_backend,
 )
-from lrcore._runtime import obey_environment as _obey_environment
 from lrcore.optimizers import *
 from lrcore.pack import Pack
 
@@ -55,5 +54,3 @@ __all__ = [
 __all__ += optimizers.__all__
 
 __version__: str = _build_info()["version"]
-
-_obey_environment()

@@ -14,6 +14,7 @@ from lrcore import _arguments, _state_file, _torch_state, schedules
 from lrcore._arguments import Hyper, require_entries
 from lrcore._lrcore_core import Stepper, commit, describe, rules
 from lrcore._memory import State, aligned_zeros, array_at, offered_like
+from lrcore._runtime import require_environment
 from lrcore.schedules._plateau import plateaus, states_of, states_to_set
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Optimizer(Stepper):
         """Check the arguments, choose the rule, and make the state; the class says what the arguments are."""
         if "_params" in vars(self):
             raise TypeError(f"{type(self).__name__}: this optimizer is made already; make another")
+        require_environment()
         hyper = _arguments.numbers(arguments)
         self._options = _arguments.options(arguments)
         rule = self._choose_rule(hyper | self._options)

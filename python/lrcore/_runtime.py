@@ -6,9 +6,8 @@ import contextlib
 import os
 import platform
 import reprlib
-import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,16 +65,50 @@ def _devices() -> tuple[list[str], str | None]:
 
 
 class _Choice:
-    """A backend that was chosen: by a call of `use_backend` that may still begin a block, or by a block."""
+    """A backend that was chosen: from outside, by a call of `use_backend` that may still begin a block, or by a block."""
 
-    def __init__(self, name: str, caller: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, name: str, caller: Callable[[], object] | None = None, errors: Sequence[Exception] = ()
+    ) -> None:
         self.name = name
         self.caller = caller
         """For a call, what returns its `use_backend` object while there is one."""
+        self.errors = errors
+        """For the choice from outside, what is wrong with it; then `name` is the best backend."""
 
 
-_choices = [_Choice(core.active_backend(), lambda: None)]
+def _obey(variable: str, choose: Callable[[str], object]) -> list[Exception]:
+    """Do what an environment variable asks for, if it is set; return the error of a wrong one."""
+    value = os.environ.get(variable)
+    try:
+        if value:
+            choose(value)
+    except (RuntimeError, ValueError) as error:
+        return [type(error)(f"{variable}: {error}")]
+    return []
+
+
+def _use_threads(count: str) -> None:
+    try:
+        core.set_num_threads(int(count))
+    except ValueError:
+        message = f"expected an integer from 1 to {2**31 - 1}, got {reprlib.repr(count)}"
+        raise ValueError(message) from None
+
+
+_backend_errors = _obey("LRCORE_BACKEND", core.use_backend)
+
+_choices = [_Choice(core.active_backend(), lambda: None, _backend_errors)]
 """The choices that stand, the latest last. Changed by atomic operations alone: there is no lock to wait for."""
+
+_threads_errors = _obey("LRCORE_NUM_THREADS", _use_threads)
+"""What is wrong with the number of threads from outside, until the program chooses one."""
+
+
+def require_environment() -> None:
+    """Raise the error of a wrong environment variable in whose place the program has chosen nothing."""
+    for error in (*_choices[-1].errors, *_threads_errors):
+        raise type(error)(*error.args)
 
 
 def _use_latest_choice() -> None:
@@ -104,7 +137,9 @@ class use_backend:
     """Step CPU arrays with the named backend from now on, or within a ``with`` block.
 
     It holds for the whole process, all threads included, and is looked up at every step. Results do not depend on it.
-    The environment variable ``LRCORE_BACKEND`` does the same from outside.
+    The environment variable ``LRCORE_BACKEND`` is the choice before the first. It is read when lrcore is imported; a wrong
+    one is an error where an optimizer is made, a function of `lrcore.functional` is called or `info` is called, as long as
+    no call or block stands in its place.
 
     The latest choice that stands is in use. A call stands until the next one. A ``with`` block stands until it ends, and
     takes its own choice back then, and no other: blocks may be nested, may overlap in several threads and may use one
@@ -152,8 +187,12 @@ class use_backend:
 def set_num_threads(count: int) -> None:
     """Let large steps use `count` threads, the calling one included.
 
-    The default is the number of CPUs that the process may use. Results do not depend on it. The environment variable
-    ``LRCORE_NUM_THREADS`` does the same from outside. ``info()["threads"]`` tells how many there are.
+    The default is the number of CPUs that the process may use. Results do not depend on it. ``info()["threads"]`` tells how
+    many there are.
+
+    The environment variable ``LRCORE_NUM_THREADS`` does the same from outside. It is read when lrcore is imported; a wrong
+    one is an error where an optimizer is made, a function of `lrcore.functional` is called or `info` is called, until this
+    is called or threadpoolctl sets the number.
 
     Raises
     ------
@@ -161,6 +200,7 @@ def set_num_threads(count: int) -> None:
         When count is less than 1.
     """
     core.set_num_threads(count)
+    _threads_errors.clear()
 
 
 def register_threadpoolctl() -> None:
@@ -181,6 +221,7 @@ def register_threadpoolctl() -> None:
 
         def set_num_threads(self, num_threads: int) -> None:
             self.dynlib.lrcore_set_num_threads(num_threads)
+            _threads_errors.clear()
 
         def get_version(self) -> str:
             return str(core.build_info()["version"])
@@ -207,7 +248,14 @@ def info() -> dict[str, Any]:
         `version`, `compiler`, `architectures` (the CPU backends), `cuda` (whether it was built) and `cuda_architectures`
         of the build; `cpu`, `backends`, `backend` (the one in use for CPU arrays), `threads`,
         `devices` and `cuda_error` (why there is no CUDA device, else None) of this machine.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        When the environment variable ``LRCORE_BACKEND`` or ``LRCORE_NUM_THREADS`` is wrong and the program has chosen nothing
+        in its place.
     """
+    require_environment()
     devices, error = _devices()
     return core.build_info() | {
         "cpu": _cpu_name(),
@@ -217,35 +265,3 @@ def info() -> dict[str, Any]:
         "devices": ["cpu", *devices],
         "cuda_error": error,
     }
-
-
-def obey_environment() -> None:
-    """Do what LRCORE_BACKEND and LRCORE_NUM_THREADS ask for. The command line ends with a message where they are wrong."""
-    try:
-        _obey_environment()
-    except (RuntimeError, ValueError) as error:
-        program = Path(
-            getattr(sys, "argv", [""])[0]
-        ).name  # "-m" while `python -m lrcore` imports the package
-        if program in ("lrcore", "-m"):
-            print(f"lrcore: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-        raise
-
-
-def _obey_environment() -> None:
-    backend = os.environ.get("LRCORE_BACKEND")
-    if backend:
-        try:
-            use_backend(backend)
-        except (ValueError, RuntimeError) as error:
-            raise type(error)(f"LRCORE_BACKEND: {error}") from None
-    threads = os.environ.get("LRCORE_NUM_THREADS")
-    if threads:
-        try:
-            core.set_num_threads(int(threads))
-        except ValueError:
-            message = (
-                f"LRCORE_NUM_THREADS: expected an integer from 1 to {2**31 - 1}, got {reprlib.repr(threads)}"
-            )
-            raise ValueError(message) from None
