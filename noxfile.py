@@ -34,6 +34,7 @@ def peers(session: nox.Session) -> None:
         "pack",
         "torch_state",
         "torch_optimizer",
+        "cuda_modules",
         "search",
         "docs",
         "examples",
