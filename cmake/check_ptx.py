@@ -32,16 +32,12 @@ def accesses(body: str) -> dict[str, int]:
 def check_quads(body: str) -> str | None:
     """Say what is wrong with the accesses of a sweep by quads.
 
-    Single elements are the business of one branch, which stores p and the states. Two more, where all quads of a thread
-    are there and where some are not, load these and g by quads and store them so: two to a stream or, without states,
-    four. The constants are loaded besides.
+    Single elements are the business of one branch, which stores p and the states. Two more, of blocks that are full and
+    of the last, load these and g by quads and store them so, one to a stream. The constants are loaded besides.
     """
     count = accesses(body)
     written = count["st"]
-    quads = 2 * (4 if written == 1 else 2)
-    meant = (
-        1 <= written <= 4 and count["st.v4"] == quads * written and count["ld.v4"] >= quads * (written + 1)
-    )
+    meant = 1 <= written <= 4 and count["st.v4"] == 2 * written and count["ld.v4"] >= 2 * (written + 1)
     return None if meant else f"accesses of quads are not by 16 bytes: {count}"
 
 

@@ -40,7 +40,6 @@ class Job(ctypes.Structure):
         ("head", ctypes.c_int64),
         ("chunks", ctypes.c_int64),
         ("width", ctypes.c_int),
-        ("states", ctypes.c_int),
         ("_end", ctypes.c_int64),
     ]
 

@@ -491,7 +491,7 @@ def test_more_elements_than_32_bits_count(xp: Imitated, n: int, shift: int) -> N
 
     def owners(job: Job, total: int) -> Iterator[tuple[int, int]]:
         jobs.append(job)
-        tile = 2048
+        tile = 1024
         assert total == -(-job.chunks * job.width // tile)
         return (
             (block, block + 1)

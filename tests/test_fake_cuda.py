@@ -90,7 +90,7 @@ def test_a_launch_steps(cuda: FakeCuda, n: int, p_offset: int, g_offset: int) ->
     """Quads with a head and a tail where both arrays lie alike, else single elements; in one block and in more."""
     p, g = problem(cuda, n, p_offset, g_offset)
     job = sgd_job(p, g)
-    assert blocks(job) == max(1, -(-job.chunks // (256 * 16 // job.width)))
+    assert blocks(job) == max(1, -(-job.chunks // (256 * 4 // job.width)))
     expected = stepped(p.get(), g.get(), LR)
     assert table().launch(SGD, 0, ctypes.byref(job), 7) == 0
     assert_bits(p.get(), expected)
@@ -111,7 +111,7 @@ def test_coupled_decay(cuda: FakeCuda) -> None:
 
 
 def test_chosen_blocks(cuda: FakeCuda) -> None:
-    p, g = problem(cuda, 3 * 4096)
+    p, g = problem(cuda, 3 * 1024)
     before, after = p.get(), stepped(p.get(), g.get(), LR)
     seen = []
 
@@ -121,8 +121,8 @@ def test_chosen_blocks(cuda: FakeCuda) -> None:
 
     cuda.blocks = only_second
     assert table().launch(SGD, 0, ctypes.byref(sgd_job(p, g)), 0) == 0
-    assert seen == [(3 * 4096, 3)]
-    assert_bits(p.get(), np.concatenate([before[:4096], after[4096:8192], before[8192:]]))
+    assert seen == [(3 * 1024, 3)]
+    assert_bits(p.get(), np.concatenate([before[:1024], after[1024:2048], before[2048:]]))
 
 
 def test_more_blocks_than_a_grid_has(cuda: FakeCuda) -> None:

@@ -58,7 +58,7 @@ constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Insi
 /// chunks; the first block also takes the single elements around them.
 template <class Memory, class Chunk, class Rule, bool coupled>
 constexpr void run_thread(const Job& job, int64_t block, int thread) {
-  constexpr int count = depth(Rule::states.count, Chunk::width);
+  constexpr int count = depth(Chunk::width);
   constexpr int64_t tile = int64_t{block_threads} * count;
   constexpr int64_t stride = int64_t{block_threads} * Chunk::width;
 
