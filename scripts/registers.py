@@ -56,7 +56,7 @@ def main(directories: list[str]) -> None:
     print("|---|---|---|" + "---|" * len(columns))
     for kind, states in sorted(next(iter(columns.values())), key=lambda key: (key[0], key[1])):
         found = [column[kind, states] for column in columns.values()]
-        ranges = [f"{min(each)} to {max(each)}" for each in found]
+        ranges = [" to ".join(map(str, sorted({min(each), max(each)}))) for each in found]
         print(f"| {kind} | {states} | {len(found[0])} |", " | ".join(ranges), "|")
 
 
