@@ -3,13 +3,15 @@
 The verdict over real trainings is compared with a truth that is not the curve's shape: the final loss of the whole
 training set at a rate, among those of all rates. With s the share of the best rate's fall that a rate misses, a rate is
 sound where s <= 0.05, too small below those rates and too large above them. Near the border the neighbouring verdict
-"sound" is allowed; three decades below it, and two above it, the verdict is exact.
+"sound" is allowed, and "unclear"; three decades below it, and two above it, the verdict is exact.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ Floats = NDArray[np.float64]
 
 TOO_LARGE = ("diverging", "oscillating")
 TOO_SMALL = ("barely moving",)
+UNCLEAR = ("unclear",)
 
 RATES = np.logspace(-6, 2, 17)
 TRAININGS: dict[str, tuple[str, dict[str, Any], str, int]] = {  # optimizer, its arguments, schedule, epochs
@@ -113,15 +116,24 @@ def test_real_sweep(sweep: list[Run]) -> None:
     assert verdicts[best] == "sound"
     for i, verdict in enumerate(verdicts):
         if i < first:
-            assert verdict in (TOO_SMALL if i <= first - 6 else (*TOO_SMALL, "sound")), (RATES[i], verdicts)
+            assert verdict in (TOO_SMALL if i <= first - 6 else (*TOO_SMALL, "sound", "unclear")), (
+                RATES[i],
+                verdicts,
+            )
         elif i > last:
-            assert verdict in (TOO_LARGE if i >= last + 4 else (*TOO_LARGE, "sound")), (RATES[i], verdicts)
+            assert verdict in (TOO_LARGE if i >= last + 4 else (*TOO_LARGE, "sound", "unclear")), (
+                RATES[i],
+                verdicts,
+            )
 
 
 def test_verdicts_are_in_order(sweep: list[Run]) -> None:
-    """Once a rate is too large, none above it is too small; once one is sound, none above it is."""
+    """Once a rate is too large, none above it is too small; once one is sound, none above it is.
+
+    "unclear" says nothing about the rate, and is passed over.
+    """
     rank = {"barely moving": 0, "sound": 1, "oscillating": 2, "diverging": 2}
-    ranks = [rank[run.diagnose().verdict] for run in sweep]
+    ranks = [rank[verdict] for run in sweep if (verdict := run.diagnose().verdict) != "unclear"]
     assert ranks[0] == 0
     assert ranks[-1] == 2
     small = [i for i, each in enumerate(ranks) if each == 0]
@@ -143,7 +155,7 @@ def test_converged_start(digits: Digits) -> None:
     for seed in range(3):
         for lr in (1e-6, 1e-4, 1e-2):
             verdict = train(digits, "AdamW", lr / 10, seed, 8, start).diagnose().verdict
-            assert verdict in ("barely moving", "sound"), (lr, seed)
+            assert verdict in ("barely moving", "unclear"), (lr, seed)
         assert train(digits, "AdamW", 1.0, seed, 8, start).diagnose().verdict in TOO_LARGE
 
 
@@ -169,19 +181,19 @@ def curves(steps: int, seed: int) -> dict[str, tuple[Floats, tuple[str, ...]]]:
     return {
         "flat": (2.5 + e, TOO_SMALL),
         "flat after an easy batch": (2.5 + e + easy, TOO_SMALL),
-        "constant": (np.full(steps, 2.5), TOO_SMALL),
-        "constant 0": (np.zeros(steps), TOO_SMALL),
+        "constant": (np.full(steps, 2.5), UNCLEAR),
+        "constant 0": (np.zeros(steps), UNCLEAR),
         "line": (2.5 - 1.5 * t + e, TOO_SMALL),
         "line without noise": (2.5 - 1e-4 * t, TOO_SMALL),
         "exponential": (fall + e, ("sound",)),
-        "exponential without noise": (fall, ("sound",)),
+        "exponential without noise": (fall, UNCLEAR),
         "falls to a negative floor": (fall - 1000 + e, ("sound",)),
         "falls through 0": (fall - 1 + e, ("sound",)),
         "plateau, then a break": (2.5 - 2 / (1 + np.exp(40 * (0.5 - t))) + e, ("sound",)),
         "a break at the end": (2.5 - 2 / (1 + np.exp(40 * (0.9 - t))) + e, ("sound",)),
         "rises a little at the end": (fall + 0.15 * t + 0.02 * e, ("sound",)),
         "a break and a plateau": (2.5 - 2 / (1 + np.exp(40 * (0.6 - t))) + 0.2 * e, ("sound",)),
-        "converged but for hard batches": (0.02 + 0.1 * e + 0.3 * every_tenth, ("sound",)),
+        "converged but for hard batches": (0.02 + 0.1 * e + 0.3 * every_tenth, UNCLEAR),
         "overshoots 100-fold and learns": (fall + 0.3 * spike + 0.2 * e, ("sound",)),
         "one bad batch": (fall + e + np.where(np.arange(steps) == steps // 2, 15.0, 0.0), ("sound",)),
         "peak while it warms up": (fall + e + 20 * np.exp(-((t - 0.15) ** 2) / 0.002), ("sound",)),
@@ -246,13 +258,14 @@ def test_scale_and_shift(name: str) -> None:
     for factor in (1e-6, 3.0, 1e5):
         assert diagnose(losses * factor).verdict == found.verdict
     for shift in (-1000.0, -1.0, 0.3, 100.0):
-        assert diagnose(losses + shift).verdict == found.verdict
+        resolved = np.ptp(losses) > 5e-7 * abs(losses + shift).max()  # by float32
+        assert diagnose(losses + shift).verdict == (found.verdict if resolved else "unclear")
 
 
 def test_shift_beyond_float32() -> None:
-    """A fall that float32 would not resolve in losses of that size is rounding."""
+    """A fall that float32 would not resolve in losses of that size is rounding: it did not move at all."""
     losses, _ = curves(200, 0)["exponential"]
-    assert diagnose(losses + 1e9).verdict == "barely moving"
+    assert diagnose(losses + 1e9).verdict == "unclear"
 
 
 def test_extreme_numbers() -> None:
@@ -298,6 +311,7 @@ def test_odd_rates(lrs: Any) -> None:
     assert diagnose(losses, lrs).evidence == diagnose(losses).evidence
 
 
+NO_ADVICE = "Look at the curve and at the gradients: the losses alone say nothing about the rate."
 ADVICE = [
     ("dead after one step", 0.01, "Try 0.001, a tenth of 0.01."),
     ("falls, then rises", 0.3, "Try 0.1, a third of 0.3."),
@@ -308,6 +322,10 @@ ADVICE = [
     ("dead after one step", None, "Try a tenth of the rate."),
     ("line", None, "Try ten times the rate."),
     ("exponential", None, "Keep the rate; to refine it, compare a third and three times it."),
+    ("constant", 0.3, NO_ADVICE),
+    ("constant", None, NO_ADVICE),
+    ("constant", 0.0, "Every rate was 0: take one above it."),
+    ("exponential without noise", 0.3, NO_ADVICE),
 ]
 
 
@@ -398,10 +416,10 @@ def test_frozen() -> None:
 @pytest.mark.parametrize(
     "losses", [[2.0] + [0.0] * 40, [1000.0, 1.0, 0.5] + [0.4] * 30, [50.0, 0.05] + [0.01] * 30]
 )
-def test_a_loss_that_falls_in_the_first_steps_is_sound(losses: list[float]) -> None:
-    """The largest loss is the first: nothing overshot."""
+def test_a_loss_that_falls_in_the_first_steps_did_not_overshoot(losses: list[float]) -> None:
+    """The largest loss is the first. Whether it converged or is stuck then, such a curve does not show."""
     found = diagnose(losses)
-    assert (found.verdict, found.evidence["overshoot"]) == ("sound", 0.0)
+    assert (found.verdict, found.evidence["overshoot"]) == ("unclear", 0.0)
 
 
 @pytest.mark.parametrize("levels", [(2.0, 32.0), (1.0, 1.01), (-5.0, -4.0)])
@@ -411,3 +429,146 @@ def test_a_loss_that_jumps_between_two_levels_oscillates(levels: tuple[float, fl
     assert (found.verdict, found.evidence["alternation"]) == ("oscillating", 0.0)
     noise = np.random.default_rng(0).normal(size=40)
     assert 0.5 < diagnose(noise).evidence["alternation"] < 2
+
+
+SEEDS = range(100)
+
+
+def tally(curve: Callable[[np.random.Generator], Floats]) -> Counter[str]:
+    """Count the verdicts over a hundred curves."""
+    return Counter(diagnose(curve(np.random.default_rng(seed)), 0.2).verdict for seed in SEEDS)
+
+
+def logistic(data: Digits, name: str, lr: float, seed: int) -> Floats:
+    """Train without a hidden layer from zeros, for 15 epochs: a convex problem."""
+    rng = np.random.default_rng(seed)
+    x = np.column_stack([data.train_x, np.ones(len(data.train_x), np.float32)])
+    params = np.zeros((x.shape[1], 10), np.float32)
+    grads = np.empty_like(params)
+    opt = getattr(lrcore.optimizers, name)(params, lr, grads=grads)
+    losses = []
+    for batch in batches(len(x), 64, 15, rng):
+        logs = log_softmax(x[batch] @ params)
+        truth = np.eye(10, dtype=np.float32)[data.train_y[batch]]
+        losses.append(float(-(truth * logs).sum() / len(batch)))
+        grads[:] = x[batch].T @ (np.exp(logs) - truth) / len(batch)
+        opt.step()
+    return np.array(losses)
+
+
+@pytest.mark.parametrize(
+    ("name", "lr"),
+    [
+        ("Lion", 1.0),
+        ("Lion", 10.0),
+        ("Lion", 100.0),
+        ("NAdam", 10.0),
+        ("NAdam", 100.0),
+        ("RAdam", 10.0),
+        ("RAdam", 100.0),
+    ],
+)
+def test_outliers_that_hide_the_rest_are_not_sound(digits: Digits, name: str, lr: float) -> None:
+    """Hundred times the best rate and more: the loss ends at up to 70 times its start, with peaks far above."""
+    for seed in range(3):
+        assert diagnose(logistic(digits, name, lr, seed), lr).verdict in (*TOO_LARGE, "unclear"), seed
+    assert diagnose(logistic(digits, name, 0.01, 0), 0.01).verdict == "sound"
+
+
+@pytest.mark.parametrize("sd", [0.2, 0.3, 0.5, 0.7])
+def test_a_loss_whose_mean_halved_moved(sd: float) -> None:
+    """However noisy each loss is: the first eighth and the last differ by 8 standard errors and more."""
+    t = np.arange(1000)
+    found = tally(lambda rng: 1.3 + np.exp(-t / 200) + rng.normal(scale=sd, size=1000))
+    assert set(found) <= {"sound", "unclear"}, found
+
+
+def test_a_straight_fall_below_the_noise_of_one_loss_is_a_rate_too_small() -> None:
+    """Or unclear, where it is not seen to be straight."""
+    found = tally(lambda rng: np.linspace(2.4, 2.3, 1000) + rng.normal(scale=0.05, size=1000))
+    assert set(found) <= {"barely moving", "unclear"}, found
+    assert found["barely moving"] > found["unclear"]
+
+
+def test_means_are_told_where_means_are_compared() -> None:
+    rng = np.random.default_rng(0)
+    for fall in (0.0, 1.0):
+        losses = 1.3 + fall * np.exp(-np.arange(1000) / 200) + rng.normal(scale=0.5, size=1000)
+        start, end = losses[:125].mean(), losses[-125:].mean()
+        assert diagnose(losses).reason.startswith(f"The mean loss went from {start:.3g} to {end:.3g}, ")
+
+
+STILL: dict[str, Callable[[np.random.Generator], Floats]] = {
+    "chi-squared": lambda rng: 1 + rng.normal(size=500) ** 2,
+    "lognormal": lambda rng: rng.lognormal(size=500),
+    "lognormal, narrow": lambda rng: rng.lognormal(sigma=0.5, size=500),
+    "exponential": lambda rng: rng.exponential(size=500),
+    "normal": lambda rng: rng.normal(size=500),
+}
+
+
+@pytest.mark.parametrize("noise", STILL)
+def test_noise_alone_is_not_sound(noise: str) -> None:
+    found = tally(STILL[noise])
+    assert found["sound"] == 0, found
+    assert found["barely moving"] + found["unclear"] >= 95, found
+
+
+@pytest.mark.parametrize("half_life", [50, 100])
+def test_skewed_noise_around_a_fall_is_no_overshoot(half_life: int) -> None:
+    """The fall is by a factor of six, and a loss exceeds its mean by as much at most."""
+    level = 0.4 + 2 * np.exp(-np.arange(500) / half_life)
+    found = tally(lambda rng: level * rng.exponential(size=500))
+    assert set(found) <= {"sound", "unclear"}, found
+
+
+@pytest.mark.parametrize("loss", [0.0, 2.302585, -3.0, 1e300])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_loss_that_does_not_move(loss: float, kind: type[np.floating[Any]]) -> None:
+    """All equal, or apart by what float32 rounds, as the means of batches of another size."""
+    losses = np.full(500, loss if kind is np.float64 else np.clip(loss, -1e30, 1e30), kind)
+    uneven = losses.copy()
+    uneven[::23] = np.nextafter(losses[0], kind(-np.inf))
+    for each in (losses, uneven) if loss else (losses,):
+        found = diagnose(each, 0.1)
+        assert found.verdict == "unclear"
+        assert found.reason.endswith("it did not move at all, and the gradients may not arrive.")
+        assert found.advice == NO_ADVICE
+
+
+def quadratic(lr: float, curvatures: Floats, start: Floats) -> Floats:
+    """Return the losses of 200 steps of gradient descent, without noise: known in closed form."""
+    t = np.arange(200)[:, np.newaxis]
+    losses: Floats = ((1 - lr * curvatures) ** (2 * t) * start**2) @ curvatures / 2
+    return losses
+
+
+@pytest.mark.parametrize("lr", [0.1999, 0.2])
+@pytest.mark.parametrize("condition", [2, 10, 100])
+def test_a_rate_at_the_limit_of_stability_is_not_kept(lr: float, condition: int) -> None:
+    """2 over the largest curvature: one direction stays where it is, jumping to and fro, while the others converge."""
+    curvatures = np.geomspace(10 / condition, 10, 5)
+    found = tally(lambda rng: quadratic(lr, curvatures, rng.normal(size=5)))
+    assert found["sound"] == 0, found
+    rounded = tally(lambda rng: quadratic(lr, curvatures, rng.normal(size=5)).astype(np.float32))
+    assert rounded["sound"] == 0, rounded
+
+
+@pytest.mark.parametrize("begin", [850, 900, 940])
+@pytest.mark.parametrize("sd", [0.0, 0.02, 0.1])
+def test_a_late_rise_above_the_start_is_divergence(begin: int, sd: float) -> None:
+    """However late it began, and though the last level is below the start."""
+    t = np.arange(1000)
+    level = (0.3 + 2 * np.exp(-t / 50)) * np.exp(np.maximum(t - begin, 0) / (1000 - begin) * 3.4)
+    assert level[-1] > 3.5 * level[0]
+    assert tally(lambda rng: level + rng.normal(scale=sd, size=1000)) == {"diverging": 100}
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_losses_of_few_values_have_a_noise(share: float) -> None:
+    """Most of them are equal to their neighbours, and no step to another value is an overshoot or a fall for that."""
+    verdicts = {
+        diagnose((np.random.default_rng(seed).random(200) < share) * 1.0, 0.1).verdict for seed in range(100)
+    }
+    assert verdicts <= {"unclear", "barely moving"}
+    assert diagnose([1.0] * 50 + [5.0] + [1.0] * 49, 0.1).verdict == "unclear"

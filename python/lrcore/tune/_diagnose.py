@@ -21,27 +21,29 @@ LEAST = 20
 noisy curves are called diverging or oscillating; of 12 it is 4 %, of 46 below 1 %."""
 
 # The thresholds were chosen on trainings of a small network, and then tried on other seeds, optimizers and lengths. At
-# the borders they err towards "sound".
+# the borders they err towards "sound" and "unclear".
 EXPLODED = 300.0
 """Overshoot above which the rate was too large whatever came after. RMSprop and Adagrad, whose first steps are their
 largest, reach 150 at rates that end well."""
 OVERSHOT = 3.5
 """Overshoot from which a curve that is STUCK was thrown there. Flat curves, one image a batch included, reach 2.5."""
 STUCK = 8.0
-"""Fall, in noises, of a curve that learned little. At sound rates it is 10 and more in batches of 64."""
+"""Fall, in noises, of a curve that learned little. At sound rates it is 10 and more in batches of 64. Also the change of
+the mean, in standard errors, that outliers as large as the fall may hide. At sound rates it is 16 and more then."""
 REBOUND = 0.2
 """Share of the deepest fall that was lost again. At sound rates it is below 0.1."""
 REBOUND_ERRORS = 5.0
 """Standard errors of a level that a rebound exceeds: the lowest of eight levels lies low by chance."""
 FLAT = 3.0
-"""Fall, in noises, below which the first loss may just have been high by chance."""
+"""Fall, in noises, below which the first loss may just have been high by chance; and change of a mean, in standard
+errors, below which it may be chance."""
 TO_AND_FRO = 0.1
 """Alternation of a loss that jumps between two levels. Of ten noisy differences it is never that small."""
 LIFTED = 10.0
 """Noises that no loss exceeds both the first and the last level where the rate is too small."""
 TAILS = (2.5, 30.0)
 """Noises that the tail is at least, for short curves show little of it, and at most, for a batch of hard examples does
-not reach that far."""
+not reach that far. A lower peak is not called an overshoot either."""
 LATE_SHARE = 0.35
 """A straight line has 0.5, an exponential that falls to a tenth 0.32."""
 LATE_PACE = (0.25, 2.0)
@@ -49,8 +51,9 @@ LATE_PACE = (0.25, 2.0)
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 """Relative changes that float32 arithmetic makes to a loss."""
 NAMES = (
-    "first", "last", "lowest", "peak", "noise", "tail", "fall", "overshoot", "rebound", "rebound_errors",
-    "late_share", "late_pace", "alternation", "finite",
+    "first", "last", "lowest", "peak", "smallest", "final", "start", "end", "noise", "tail", "fall", "moved",
+    "sag", "overshoot", "overshoot_noises", "rebound", "rebound_errors", "late_share", "late_pace", "alternation",
+    "turns", "finite",
 )  # fmt: skip
 """The evidence, as `Diagnosis` defines it."""
 
@@ -62,7 +65,8 @@ class Diagnosis:
     Attributes
     ----------
     verdict : str
-        "diverging" or "oscillating": the rate looks too large; "barely moving": too small; or "sound".
+        "diverging" or "oscillating": the rate looks too large; "barely moving": too small; "sound"; or "unclear": the
+        losses do not show which of these it is.
     evidence : dict of str to float
         What the verdict rests on. In the unit of the losses:
 
@@ -70,15 +74,24 @@ class Diagnosis:
         - ``last``: the median of the last eighth of the losses.
         - ``lowest``: the lowest median of an eighth.
         - ``peak``: the largest loss.
+        - ``smallest``: the smallest loss.
+        - ``final``: the last loss, or the median of the last three if that is lower.
+        - ``start``: the mean of the first eighth of the losses.
+        - ``end``: the mean of the last eighth.
         - ``noise``: the standard deviation of a loss about the curve, from the median difference of neighbours in
-          the second half; at least what float32 rounds.
+          the second half, or where most of them are equal from the mean square; at least what float32 rounds.
         - ``tail``: how far the largest loss of a half exceeds its median, in the half where that is less; at least 2.5
           and at most 30 noises.
 
         Numbers without unit:
 
         - ``fall``: first - last, over the noise.
+        - ``moved``: start - end, over its standard error; from the noise, or from the standard deviation within an
+          eighth if that is larger.
+        - ``sag``: the middle between start and end, less the mean of all losses, over half the standard error of
+          start - end; about 0 for a straight line, positive where the loss levels off.
         - ``overshoot``: peak - the first loss, over first - last or the tail, the larger of them.
+        - ``overshoot_noises``: peak - the first loss, over the noise of the half in which the peak is.
         - ``rebound``: last - lowest, over first - lowest or the noise, the larger of them.
         - ``rebound_errors``: last - lowest, over the standard error of a level.
         - ``late_share``: what the median fell from the middle third to the last, over its fall from the first third to
@@ -87,6 +100,8 @@ class Diagnosis:
           the last, with the same larger of two; 1 for a straight line, 0 where nothing fell.
         - ``alternation``: the median difference of losses two steps apart, over that of neighbours, in the second half; 1
           for noise, 0 for a loss that jumps to and fro.
+        - ``turns``: how often the loss turns from falling to rising or back, over how often it could, in the second half;
+          changes that float32 rounds are left out. 2/3 for noise, 0 for a curve without any.
         - ``finite``: the share of the losses before the first that is NaN or infinite.
 
         With a loss that is not finite, all but ``finite`` are NaN.
@@ -131,6 +146,15 @@ def _ratio(top: float, bottom: float) -> float:
     return math.copysign(math.inf, top) if top else 0.0
 
 
+def _noise(differences: Floats, rounding: float) -> float:
+    """Return the noise of losses whose neighbours differ by these numbers: at least what float32 rounds."""
+    # two normal numbers differ by 0.954 standard deviations in the median
+    noise = float(np.median(abs(differences))) / 0.954
+    if noise == 0:  # where most losses are equal to their neighbours, the others make the noise
+        noise = math.sqrt(float(np.mean(differences**2)) / 2)
+    return max(noise, rounding)
+
+
 def _progress(rates: Floats | None, steps: int) -> Floats:
     """Give how far through the training each step is, from 0 to 1, by the sum of the rates until then.
 
@@ -149,17 +173,25 @@ def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
     scale = float(abs(losses).max()) or 1.0  # so that no difference overflows
     curve = losses / scale
     first, peak = float(min(curve[0], np.median(curve[:3]))), float(curve.max())
-    levels = [float(np.median(each)) for each in np.array_split(curve, 8)]
+    eighths = np.array_split(curve, 8)
+    levels = [float(np.median(each)) for each in eighths]
     last, lowest = levels[-1], min(levels)
+    final = float(min(curve[-1], np.median(curve[-3:])))
 
     halves = np.array_split(curve, 2)
-    # two normal numbers differ by 0.954 standard deviations in the median
-    neighbours = float(np.median(abs(np.diff(halves[1]))))
+    steps = np.diff(halves[1])
+    neighbours = float(np.median(abs(steps)))
     apart = float(np.median(abs(halves[1][2:] - halves[1][:-2])))
     rounding = ROUNDING * float(np.median(abs(curve)))
-    noise = max(neighbours / 0.954, rounding)
+    noise = _noise(steps, rounding)
+    peak_noise = _noise(np.diff(next(half for half in halves if half.max() == peak)), rounding)
+    directions = steps[abs(steps) > rounding] > 0
+    turns = float(np.mean(directions[1:] != directions[:-1])) if len(directions) > 1 else 0.0
     tail = min(float(half.max() - np.median(half)) for half in halves)
     tail = min(max(tail, TAILS[0] * noise), TAILS[1] * noise)
+    means = eighths[0], eighths[-1]
+    start, end = (float(each.mean()) for each in means)
+    moved_error = math.hypot(*(max(noise, float(each.std())) / math.sqrt(len(each)) for each in means))
     level_error = 1.25 * noise / math.sqrt(len(curve) / 8)  # of the median of normal numbers
 
     done = _progress(rates, len(curve))
@@ -173,15 +205,23 @@ def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
         "last": last * scale,
         "lowest": lowest * scale,
         "peak": peak * scale,
+        "smallest": float(curve.min()) * scale,
+        "final": final * scale,
+        "start": start * scale,
+        "end": end * scale,
         "noise": noise * scale,
         "tail": tail * scale,
         "fall": _ratio(first - last, noise),
+        "moved": _ratio(start - end, moved_error),
+        "sag": _ratio((start + end) / 2 - float(curve.mean()), moved_error / 2),
         "overshoot": _ratio(peak - float(curve[0]), max(first - last, tail)),
+        "overshoot_noises": _ratio(peak - float(curve[0]), peak_noise),
         "rebound": _ratio(last - lowest, max(first - lowest, noise)),
         "rebound_errors": _ratio(last - lowest, level_error),
         "late_share": (middle - late) / fell if fell > 0 else 0.0,
         "late_pace": -slope * 2 / 3 / fell if fell > 0 else 0.0,
         "alternation": apart / neighbours if neighbours > rounding else 1.0,
+        "turns": turns,
         "finite": 1.0,
     }
 
@@ -191,35 +231,57 @@ def _judge(found: dict[str, float]) -> tuple[str, str]:
     told = {name: f"{value:.3g}" for name, value in found.items()}
     if found["finite"] < 1:
         return "diverging", f"After {found['finite']:.1%} of the steps the loss was no longer finite."
+    if found["peak"] - found["smallest"] <= ROUNDING * abs(found["peak"]):
+        return "unclear", (
+            f"The loss was {told['last']} at every step: it did not move at all, and the gradients may not arrive."
+        )
     path = f"from {told['first']} to {told['last']}"
     noises = f"{told['fall']} times its noise of {told['noise']}"
-    upward = "diverging" if found["last"] > found["first"] else "oscillating"
+    means = (
+        f"The mean loss went from {told['start']} to {told['end']}, {told['moved']} times its standard error"
+    )
+    ended_above = found["final"] > found["first"]
+    upward = "diverging" if found["last"] > found["first"] or ended_above else "oscillating"
     exploded = found["overshoot"] > EXPLODED
-    if exploded or (found["overshoot"] > OVERSHOT and found["fall"] < STUCK):
-        return "diverging" if exploded else upward, (
-            f"The loss went {path} by way of a peak of {told['peak']}, an overshoot of {told['overshoot']}."
-        )
-    if found["rebound"] > REBOUND and found["rebound_errors"] > REBOUND_ERRORS:
+    overshot = found["overshoot"] > OVERSHOT and found["fall"] < STUCK
+    over_peak = f"The loss went {path} by way of a peak of {told['peak']}"
+    if exploded or (overshot and found["overshoot_noises"] > TAILS[1]):
+        return "diverging" if exploded else upward, f"{over_peak}, an overshoot of {told['overshoot']}."
+    rebounded = found["rebound"] > REBOUND and found["rebound_errors"] > REBOUND_ERRORS
+    if rebounded or (found["fall"] >= FLAT and ended_above):
         return upward, (
             f"The loss went from {told['first']} to {told['lowest']} and rose again to {told['last']}, "
-            f"a rebound of {told['rebound']}."
+            f"a rebound of {told['rebound']}; it ended at {told['final']}."
+        )
+    if overshot:
+        return (
+            "unclear",
+            f"{over_peak}, which may be an outlier: {told['overshoot_noises']} noises above the first loss.",
         )
     if found["fall"] < FLAT and found["alternation"] < TO_AND_FRO:
         return "oscillating", f"The loss went {path}, and jumped to and fro by {told['noise']} all the while."
     lifted = found["peak"] - max(found["first"], found["last"]) > LIFTED * found["noise"]
-    if found["fall"] < FLAT and lifted:
-        return "sound", (
+    within_tail = found["first"] - found["last"] <= found["tail"] and found["moved"] < STUCK
+    hidden = lifted if found["fall"] < FLAT else within_tail
+    if hidden:
+        return "unclear", (
             f"The loss went {path} with outliers up to {told['peak']}, which hide whether it moved: {noises}."
         )
-    if found["fall"] < FLAT:
-        return "barely moving", (
-            f"The loss went {path}, {noises}, which may be chance, or there was nothing left to learn."
-        )
+    if abs(found["moved"]) <= FLAT and found["fall"] < FLAT:
+        return "barely moving", f"{means}, which may be chance, or there was nothing left to learn."
     paced = LATE_PACE[0] < found["late_pace"] < LATE_PACE[1]
-    if not lifted and paced and found["late_share"] > LATE_SHARE:
+    falling = not lifted and paced and found["late_share"] > LATE_SHARE
+    if found["fall"] < FLAT and not (falling and abs(found["sag"]) <= 1):
+        return "unclear", f"{means}, but the noise of a single loss, {told['noise']}, hides how it moved."
+    if falling:
+        went = means if found["fall"] < FLAT else f"The loss went {path}"
         return "barely moving", (
-            f"The loss went {path} and was still falling at the end, at {told['late_pace']} of its mean pace, "
+            f"{went} and was still falling at the end, at {told['late_pace']} of its mean pace, "
             f"with a late share of {told['late_share']}."
+        )
+    if found["turns"] == 0:
+        return "unclear", (
+            f"The loss fell {path} without noise, as it does at a sound rate, and also at the limit of stability."
         )
     return "sound", f"The loss fell {path}, {noises}, and {told['late_share']} of it late."
 
@@ -237,6 +299,8 @@ def _advise(verdict: str, overshoot: float, rates: Floats | None) -> str:
     highest = None if rates is None else float(rates.max())
     if highest == 0:
         return "Every rate was 0: take one above it."
+    if verdict == "unclear":
+        return "Look at the curve and at the gradients: the losses alone say nothing about the rate."
     if verdict == "sound":
         kept = "Keep the rate" if highest is None else f"Keep {highest:.3g}"
         if overshoot > OVERSHOT:
@@ -253,14 +317,16 @@ def _advise(verdict: str, overshoot: float, rates: Floats | None) -> str:
 
 
 def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
-    """Say from a training's losses whether its learning rate looks too large, too small or sound.
+    """Say from a training's losses whether its learning rate looks too large, too small or sound, or that it is unclear.
 
     The losses may have any scale and sign, and the noise of small batches. Multiplying them by a positive number
     changes no verdict. Adding a constant does not either, until the changes are less than float32 resolves in losses of
     that size, 5e-7 of the median: then they count as rounding, for losses are mostly computed in float32.
 
     The curve cannot tell a rate too small from a training that had converged before its first step; both are "barely
-    moving", or "sound" where outliers hide whether the loss moved. Without `lrs`, a rate that falls during the training
+    moving". "unclear" comes without advice on the rate: the loss did not move at all, outliers or the noise of single
+    losses hide how it moved, or it fell without any noise and levelled off, which it does as well at the limit of
+    stability, where some parameters only jump to and fro. Without `lrs`, a rate that falls during the training
     hides that it was too small: the loss levels off anyway.
 
     Parameters
