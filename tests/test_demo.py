@@ -505,6 +505,15 @@ def found_rate() -> float:
 
 
 @pytest.mark.usefixtures("sklearn")
+@pytest.mark.parametrize("optimizer", demo.RATES)
+@pytest.mark.parametrize("batch_size", [16, 64])
+def test_a_range_test_has_a_suggestion_for_every_optimizer(optimizer: str, batch_size: int) -> None:
+    for seed in range(3):
+        found = demo.find_lr(optimizer, batch_size=batch_size, seed=seed)
+        assert 1e-6 < found.suggest() < 100
+
+
+@pytest.mark.usefixtures("sklearn")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_schedule_learns_at_a_rate_that_a_range_test_found(family: str) -> None:
     schedule = FAMILIES[family](found_rate(), 12 * 23)

@@ -155,10 +155,22 @@ def test_what_diverged_does_not_flatten_the_rest(plt: Any) -> None:  # noqa: ARG
 
 
 def test_a_range_test_without_suggestions(plt: Any) -> None:  # noqa: ARG001
-    for losses in ([], [1], [1, 2, 3, 4, 5, 6]):
+    for losses in ([], [1], [1, 2, 3, 4, 5, 6], [2.3] * 9, [0.0] * 9, [2, 3, 2.1, 3, 1.9, 3, 2, 3]):
         ax = found(losses=losses).plot()
         assert len(ax.lines) == 2
         ax.figure.canvas.draw()
+
+
+def test_a_loss_that_does_not_move_is_drawn_without_suggestions(plt: Any) -> None:  # noqa: ARG001
+    """Without a warning, which would fail here, though its moving average is rounded and so seems to fall."""
+    losses = np.full(9, 2.3)
+    smoothed = losses.copy()
+    smoothed[4:] = np.nextafter(2.3, 0)
+    ax = RangeTest(np.geomspace(1e-6, 1.0, 9), losses, smoothed, "exponential", "steps").plot()
+    assert len(ax.lines) == 2
+    low, high = ax.get_ylim()
+    assert low < 2.3 < high
+    ax.figure.canvas.draw()
 
 
 def test_an_unknown_suggestion_is_refused(plt: Any) -> None:  # noqa: ARG001

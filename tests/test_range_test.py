@@ -221,11 +221,74 @@ def test_suggestions_are_refused(method: str) -> None:
     for count in (0, 4):
         with pytest.raises(ValueError, match=f"^suggest: {count} losses tell too little"):
             curve([4, 3, 2, 1][:count]).suggest(method)
-    for losses in ([1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 1, 1]):
-        with pytest.raises(ValueError, match="^suggest: the loss never fell"):
+    for losses in ([1, 2, 3, 4, 5, 6], [4, 3.9, 4.1, 4, 3.8, 4.2, 3.8, 4.1]):
+        with pytest.raises(
+            ValueError, match="^suggest: the loss never fell by more than its noise; start at a"
+        ):
             curve(losses).suggest(method)
+    rounded = np.tile([2.3, float(np.nextafter(np.float32(2.3), np.float32(0)))], 50)
+    for still in ([1] * 6, [0] * 6, [-2.3] * 99, rounded):
+        with pytest.raises(
+            ValueError, match="^suggest: the loss did not move; check that the gradients arriv"
+        ):
+            curve(still).suggest(method)
     with pytest.raises(ValueError, match="^method: expected one of steepest, valley, minimum/10, got 'best'"):
         curve([5, 4, 3, 2, 1]).suggest("best")
+
+
+def suggests(found: RangeTest, method: str) -> bool:
+    try:
+        found.suggest(method)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_without_gradients_has_no_suggestions(method: str) -> None:
+    """Its moving average is rounded, and so seems to fall."""
+    found, _ = told([2.302585] * 100, steps=100, smoothing=0.9)
+    with pytest.raises(ValueError, match="^suggest: the loss did not move; check that the gradients arrive$"):
+        found.suggest(method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("losses", [[1.0] * 60 + [0.8] + [1.0] * 39, [10] * 60 + [9] + [10] * 39])
+def test_one_easier_batch_is_no_fall(losses: list[float], method: str) -> None:
+    """Where the other losses are equal, it makes the noise."""
+    found, _ = told(losses, steps=100)
+    assert not suggests(found, method)
+
+
+@pytest.mark.parametrize("sd", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("steps", [30, 100, 300])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9, 0.98])
+def test_noise_alone_is_no_fall(sd: float, steps: int, smoothing: float) -> None:
+    """At three standard errors of a minimum that was looked for, one in twenty may seem to fall."""
+    falls = 0
+    for seed in range(200):
+        losses = 2.3 + np.random.default_rng(seed).normal(scale=sd, size=steps)
+        falls += suggests(told(losses, steps=steps, smoothing=smoothing)[0], "steepest")
+    assert falls <= 10
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.01, 0.1, 0.2])
+@pytest.mark.parametrize("steps", [30, 100, 300])
+def test_a_fall_through_noise_is_one(sd: float, steps: int) -> None:
+    """Of 1.6 from 2.3, where the loss leaves its start after half of the rates, and rises in the end."""
+    t = np.linspace(0, 1, steps)
+    level = 2.3 - 1.6 * np.clip(4 * t - 2, 0, 1) + 30 * np.clip(t - 0.9, 0, 1)
+    for seed in range(50):
+        losses = level + np.random.default_rng(seed).normal(scale=sd, size=steps)
+        assert suggests(told(losses, steps=steps, smoothing=0.9)[0], "steepest"), seed
+
+
+@pytest.mark.parametrize(
+    "losses", [[5, 4, 3, 2, 1], [3e-200, 2e-200, 1e-200, 1e-201, 0], [1e308, 0, -1e308, 0, 1e308]]
+)
+def test_a_short_fall_is_one(losses: list[float]) -> None:
+    """A steady fall is no noise, at any scale; and nothing overflows."""
+    assert suggests(curve(losses), "minimum/10") == (losses[0] < 1e300)
 
 
 def test_the_schedule_is_the_same_object() -> None:

@@ -140,7 +140,7 @@ def range_test(
         ax.axvline(lr, color=f"C{color}", linestyle="--", linewidth=1.3, label=f"{method}: {lr:.2g}")
     if found.mode == "exponential":
         ax.set_xscale("log")
-    if fallen:
+    if fallen and lowest < highest:
         margin = 0.15 * (highest - lowest)
         ax.set_ylim(lowest - margin, highest + margin)
     _finish(ax, "learning rate", "loss")

@@ -19,6 +19,7 @@ from lrcore._memory import array_at
 from lrcore._optimizer import Optimizer
 from lrcore.schedules._checks import one_of, positive
 from lrcore.schedules._plateau import states_of, states_to_set
+from lrcore.tune._diagnose import FLAT, ROUNDING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,8 @@ class RangeTest:
         Raises
         ------
         ValueError
-            When the losses do not fall, or are too few.
+            When there are fewer than five losses, when they did not move, or when they fell by no more than may be chance:
+            the mean of the tenth of them that ends at the minimum is not three standard errors below that of the first.
 
         References
         ----------
@@ -76,8 +78,13 @@ class RangeTest:
         suggestion = SUGGESTIONS[one_of(*SUGGESTIONS)("method", method)]
         if len(self.losses) < 5:
             raise ValueError(f"suggest: {len(self.losses)} losses tell too little; start at a smaller rate")
-        if np.argmin(self.smoothed) == 0:
-            raise ValueError("suggest: the loss never fell; start at a smaller rate, or take more steps")
+        if np.ptp(_scaled(self)) <= ROUNDING:
+            raise ValueError("suggest: the loss did not move; check that the gradients arrive")
+        if not _fell(self):
+            raise ValueError(
+                "suggest: the loss never fell by more than its noise; start at a smaller rate, take more steps, or check "
+                "that the gradients arrive"
+            )
         return suggestion(self)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -87,9 +94,35 @@ class RangeTest:
         return draw(self, ax)
 
 
+def _scaled(found: RangeTest) -> NDArray[np.float64]:
+    """Return the losses over the largest magnitude among them, so that no difference overflows."""
+    return found.losses / (abs(found.losses).max() or 1.0)
+
+
+def _width(found: RangeTest) -> int:
+    """Return how many points are a tenth of them."""
+    return max(3, len(found.rates) // 10)
+
+
+def _fell(found: RangeTest) -> bool:
+    """Say whether the losses fell until the minimum by more than may be chance."""
+    lowest = int(np.argmin(found.smoothed))
+    if lowest == 0:
+        return False
+    losses, width = _scaled(found), _width(found)
+    before, after = losses[:width], losses[: lowest + 1][-width:]
+    # second differences are free of a steady fall; those of normal numbers are 1.652 standard deviations in the median
+    differences = np.diff(losses, 2)
+    noise = float(np.median(abs(differences))) / 1.652
+    if noise == 0:  # where most losses are equal to their neighbours, the others make the noise
+        noise = math.sqrt(float(np.mean(differences**2)) / 6)
+    error = noise * math.hypot(1 / math.sqrt(len(before)), 1 / math.sqrt(len(after)))
+    return float(before.mean() - after.mean()) > FLAT * error
+
+
 def _steepest(found: RangeTest) -> float:
     along = np.log(found.rates) if found.mode == "exponential" else found.rates
-    width = max(3, len(along) // 10)
+    width = _width(found)
     begins = range(max(1, int(np.argmin(found.smoothed)) + 2 - width))
     slopes = [
         np.polynomial.Polynomial.fit(along[i : i + width], found.smoothed[i : i + width], 1).deriv()(0)
