@@ -29,7 +29,7 @@ void fold(const double* hypers, const Clock& now, Memo& memo, float* constants) 
 /// among the subnormal numbers and stay there, where arithmetic is slow. Beside an eps from 1e-10 on, the root of what
 /// a step loses, at most 2^-63, does not count; beside a smaller one it may, and nothing is flushed.
 template <class R>
-uint32_t kept(const double* hypers) {
+uint32_t flush_mask(const double* hypers) {
   if constexpr (requires(typename R::Hyper hyper) { hyper.eps; })
     if (hyper_of<R>(hypers).eps < 1e-10) return ~uint32_t{0};
   return 0x7f800000;
@@ -41,16 +41,18 @@ std::span<const RuleInfo> rule_infos() {
   return rules::with_all([](auto... entry) -> std::span<const RuleInfo> {
     static const RuleInfo table[] = {{entry.name, decltype(entry)::Rule::states, decltype(entry)::Rule::hypers,
                                       rules::cost<typename decltype(entry)::Rule>(),
-                                      fold<typename decltype(entry)::Rule>, kept<typename decltype(entry)::Rule>}...};
+                                      fold<typename decltype(entry)::Rule>,
+                                      flush_mask<typename decltype(entry)::Rule>}...};
     return table;
   });
 }
 
-Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize, uint32_t kept) {
+Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
+                   uint32_t flush_mask) {
   return {.gscale = rules::f32(maximize ? -grad_scale : grad_scale),
           .wd = rules::f32(weight_decay),
           .keep = rules::f32(decoupled ? 1 - lr * weight_decay : 1),
-          .kept = kept};
+          .flush_mask = flush_mask};
 }
 
 }  // namespace lrcore

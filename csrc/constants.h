@@ -14,15 +14,16 @@ struct RuleInfo {
   rules::Cost cost;
   /// Writes the rule's step constants. `hypers` holds doubles in the order of the names.
   void (*fold)(const double* hypers, const Clock& now, Memo& memo, float* constants);
-  /// The bits of which a state has one, or is stored as 0.
-  uint32_t (*kept)(const double* hypers);
+  /// A state with none of these bits is stored as 0.
+  uint32_t (*flush_mask)(const double* hypers);
 };
 
 /// In the order of the registry.
 std::span<const RuleInfo> rule_infos();
 
-/// `weight_decay` is decoupled from the gradient or coupled to it; `maximize` turns the gradient round; `kept` is the
-/// rule's.
-Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize, uint32_t kept);
+/// `weight_decay` is decoupled from the gradient or coupled to it; `maximize` turns the gradient round; `flush_mask` is
+/// the rule's.
+Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
+                   uint32_t flush_mask);
 
 }  // namespace lrcore

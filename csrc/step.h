@@ -42,7 +42,7 @@ struct Stages {
   float gscale;
   float wd;
   float keep;
-  uint32_t kept;  // the bits of which a state has one, or is stored as 0
+  uint32_t flush_mask;  // a state with none of these bits is stored as 0
 };
 
 /// What changes from step to step: the constants of the stages, and the bytes of the rule object.

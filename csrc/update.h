@@ -27,7 +27,7 @@ struct Update {
     if constexpr (states == 2) rule(p, g, s[0], s[1]);
     if constexpr (states == 3) rule(p, g, s[0], s[1], s[2]);
     using rules::flush;
-    for (int k = 0; k < states; ++k) s[k] = flush(s[k], stages.kept);
+    for (int k = 0; k < states; ++k) s[k] = flush(s[k], stages.flush_mask);
   }
 };
 

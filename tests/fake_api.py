@@ -23,7 +23,7 @@ class Step(ctypes.Structure):
         ("gscale", ctypes.c_float),
         ("wd", ctypes.c_float),
         ("keep", ctypes.c_float),
-        ("kept", ctypes.c_uint32),
+        ("flush_mask", ctypes.c_uint32),
         ("rule", ctypes.c_float * 8),
     ]
 

@@ -37,7 +37,8 @@ Recipe Recipe::with(const Numbers& numbers) const {
 Constants Recipe::fold(const Clock& now, Memo& memo, double grad_scale) const {
   const cpu::DefaultFpMode mode;
   Constants constants{};
-  constants.stages = fold_stages(now.lr, weight_decay, decoupled, grad_scale, maximize, info().kept(hypers.data()));
+  constants.stages =
+      fold_stages(now.lr, weight_decay, decoupled, grad_scale, maximize, info().flush_mask(hypers.data()));
   info().fold(hypers.data(), now, memo, constants.rule);
   return constants;
 }

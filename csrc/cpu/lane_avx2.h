@@ -20,8 +20,8 @@ struct f32x8 {
   friend f32x8 sqrt(f32x8 a) { return _mm256_sqrt_ps(a.x); }
   friend f32x8 abs(f32x8 a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.x); }
   friend f32x8 max(f32x8 a, f32x8 b) { return _mm256_max_ps(a.x, b.x); }
-  friend f32x8 flush(f32x8 a, uint32_t kept) {
-    const __m256i bits = _mm256_and_si256(_mm256_castps_si256(a.x), _mm256_set1_epi32(static_cast<int>(kept)));
+  friend f32x8 flush(f32x8 a, uint32_t mask) {
+    const __m256i bits = _mm256_and_si256(_mm256_castps_si256(a.x), _mm256_set1_epi32(static_cast<int>(mask)));
     return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(bits, _mm256_setzero_si256())), a.x);
   }
   friend f32x8 sign(f32x8 a) {

@@ -20,8 +20,8 @@ struct f32x16 {
   friend f32x16 sqrt(f32x16 a) { return _mm512_sqrt_ps(a.x); }
   friend f32x16 abs(f32x16 a) { return _mm512_abs_ps(a.x); }
   friend f32x16 max(f32x16 a, f32x16 b) { return _mm512_max_ps(a.x, b.x); }
-  friend f32x16 flush(f32x16 a, uint32_t kept) {
-    const __m512i bits = _mm512_set1_epi32(static_cast<int>(kept));
+  friend f32x16 flush(f32x16 a, uint32_t mask) {
+    const __m512i bits = _mm512_set1_epi32(static_cast<int>(mask));
     return _mm512_maskz_mov_ps(_mm512_test_epi32_mask(_mm512_castps_si512(a.x), bits), a.x);
   }
   friend f32x16 sign(f32x16 a) {

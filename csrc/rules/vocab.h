@@ -8,7 +8,7 @@
 //
 // And one word of the stage that stores the states:
 //
-//   flush(x, kept)   x where it has one of the bits `kept`, else +0
+//   flush(x, mask)   x where it has one of the bits of the mask, else +0
 //
 // sqrt, pow and f32 on doubles are for folds: host arithmetic, rounded once to float32 by f32.
 #pragma once
@@ -22,7 +22,7 @@ namespace lrcore::rules {
 constexpr float sqrt(float x) { return __builtin_sqrtf(x); }
 constexpr float abs(float x) { return __builtin_fabsf(x); }
 constexpr float max(float a, float b) { return a > b ? a : b; }
-constexpr float flush(float x, uint32_t kept) { return (__builtin_bit_cast(uint32_t, x) & kept) != 0 ? x : 0.0f; }
+constexpr float flush(float x, uint32_t mask) { return (__builtin_bit_cast(uint32_t, x) & mask) != 0 ? x : 0.0f; }
 constexpr float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x == 0.0f ? 0.0f : x; }
 
 inline double sqrt(double x) { return ::sqrt(x); }
