@@ -52,7 +52,7 @@ class Arithmetic:
     step_constants: Mapping[str, float] = {}
 
     def stored(self, state: Value, _least: float, /) -> Value:
-        """Return the state as it is stored; only float32 has what is too small for it."""
+        """Return the state as it is stored. Float64 has no state that is too small."""
         return state
 
     def constants(self, **values: float) -> Names:
@@ -135,6 +135,10 @@ class Bound(Arithmetic):
 
     def constant(self, x: float) -> Value:
         return Magnitude(x, abs(x), self.unit)
+
+    def stored(self, state: Value, least: float, /) -> Value:
+        """What is stored as 0 errs by less than `least`."""
+        return Magnitude(state.value, state.size + least / self.unit, self.unit)
 
     def sqrt(self, x: Value) -> Value:
         """With x' in float32, ``|sqrt(x') - sqrt(x)| = |x' - x| / (sqrt(x') + sqrt(x)) <= sqrt(|x' - x|)``.
@@ -423,4 +427,4 @@ def bounds(
     op = Bound(RULES[rule].k)
     start = [op.constant(x) for x in states]
     new, new_states = step(op, rule, op.constant(p), op.constant(g), start, options)
-    return op.unit * new.size, [op.unit * x.size + SMALLEST for x in new_states], op.comparable
+    return op.unit * new.size, [op.unit * x.size for x in new_states], op.comparable
