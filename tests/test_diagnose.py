@@ -285,8 +285,8 @@ def test_evidence() -> None:
         "peak": 99.0,
         "finite": 1.0,
     }
-    assert found["noise"] == pytest.approx(1 / 0.954)
-    assert found["fall"] == pytest.approx(92.5 * 0.954)
+    assert found["noise"] == pytest.approx(1 / (0.6745 * math.sqrt(2)))
+    assert found["fall"] == pytest.approx(92.5 * 0.6745 * math.sqrt(2))
     assert found["overshoot"] == 0
     assert found["late_share"] == pytest.approx(0.5, abs=0.01)
     assert found["late_pace"] == pytest.approx(1, abs=0.02)

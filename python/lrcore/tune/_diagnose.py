@@ -146,13 +146,19 @@ def _ratio(top: float, bottom: float) -> float:
     return math.copysign(math.inf, top) if top else 0.0
 
 
-def _noise(differences: Floats, rounding: float) -> float:
-    """Return the noise of losses whose neighbours differ by these numbers: at least what float32 rounds."""
-    # two normal numbers differ by 0.954 standard deviations in the median
-    noise = float(np.median(abs(differences))) / 0.954
-    if noise == 0:  # where most losses are equal to their neighbours, the others make the noise
-        noise = math.sqrt(float(np.mean(differences**2)) / 2)
-    return max(noise, rounding)
+def noise_of(losses: Floats, order: int) -> float:
+    """Return the standard deviation of losses about their curve, from their differences of this order.
+
+    From the median difference, which outliers do not move; or, if most differences are 0, from the mean square.
+    """
+    differences = np.diff(losses, order)
+    # differences of independent numbers have so many times their standard deviation
+    scale = math.sqrt(math.comb(2 * order, order))
+    half_lie_within = 0.6745  # standard deviations of a normal distribution
+    deviation = float(np.median(abs(differences))) / half_lie_within or math.sqrt(
+        float(np.mean(differences**2))
+    )
+    return deviation / scale
 
 
 def _progress(rates: Floats | None, steps: int) -> Floats:
@@ -183,8 +189,8 @@ def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
     neighbours = float(np.median(abs(steps)))
     apart = float(np.median(abs(halves[1][2:] - halves[1][:-2])))
     rounding = ROUNDING * float(np.median(abs(curve)))
-    noise = _noise(steps, rounding)
-    peak_noise = _noise(np.diff(next(half for half in halves if half.max() == peak)), rounding)
+    noise = max(noise_of(halves[1], 1), rounding)
+    peak_noise = max(noise_of(next(half for half in halves if half.max() == peak), 1), rounding)
     directions = steps[abs(steps) > rounding] > 0
     turns = float(np.mean(directions[1:] != directions[:-1])) if len(directions) > 1 else 0.0
     tail = min(float(half.max() - np.median(half)) for half in halves)

@@ -19,7 +19,7 @@ from lrcore._memory import array_at
 from lrcore._optimizer import Optimizer
 from lrcore.schedules._checks import one_of, positive
 from lrcore.schedules._plateau import states_of, states_to_set
-from lrcore.tune._diagnose import FLAT, ROUNDING
+from lrcore.tune._diagnose import FLAT, ROUNDING, noise_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,12 +111,8 @@ def _fell(found: RangeTest) -> bool:
         return False
     losses, width = _scaled(found), _width(found)
     before, after = losses[:width], losses[: lowest + 1][-width:]
-    # second differences are free of a steady fall; those of normal numbers are 1.652 standard deviations in the median
-    differences = np.diff(losses, 2)
-    noise = float(np.median(abs(differences))) / 1.652
-    if noise == 0:  # where most losses are equal to their neighbours, the others make the noise
-        noise = math.sqrt(float(np.mean(differences**2)) / 6)
-    error = noise * math.hypot(1 / math.sqrt(len(before)), 1 / math.sqrt(len(after)))
+    # second differences are free of a steady fall
+    error = noise_of(losses, 2) * math.hypot(1 / math.sqrt(len(before)), 1 / math.sqrt(len(after)))
     return float(before.mean() - after.mean()) > FLAT * error
 
 
