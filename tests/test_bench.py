@@ -98,7 +98,7 @@ def test_the_slower_loop_is_the_limit() -> None:
 
 
 def test_decayed_states() -> None:
-    """What decays has come to rest at 0; what is a sum or a maximum stays."""
+    """Averages have decayed to 0; sums and maxima have kept their values."""
     left = {rule: _cases.decayed_states(rule) for rule in lrcore.rules()}
     assert left["adam"] == left["adadelta"] == [0, 0]
     assert left["lion"] == left["sgd_momentum"] == [0]

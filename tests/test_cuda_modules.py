@@ -33,26 +33,26 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def network(torch: Any, device: str) -> Any:
-    """Give the same network every time."""
+    """Return the same network every time."""
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.PReLU(), torch.nn.Linear(7, 3)).to(device)
 
 
 def fused(model: Any, name: str = "AdamW", lr: Any = 0.1, **arguments: Any) -> Any:
-    """Give a FusedOptimizer of a model's parameters."""
+    """Return a FusedOptimizer of a model's parameters."""
     from lrcore.torch import FusedOptimizer
 
     return FusedOptimizer(model.parameters(), getattr(lrcore, name), lr=lr, **arguments)
 
 
 def both(torch: Any, device: str, *arguments: Any, **others: Any) -> list[tuple[Any, Any]]:
-    """Give a network on the device and one on the CPU, each with its optimizer."""
+    """Return a network on the device and one on the CPU, each with its optimizer."""
     models = [network(torch, each) for each in (device, "cpu")]
     return [(each, fused(each, *arguments, **others)) for each in models]
 
 
 def given(torch: Any, model: Any, t: int) -> list[Any]:
-    """Give the gradients of step t, on the device of the parameters."""
+    """Return the gradients of step t, on the device of the parameters."""
     rng = np.random.default_rng(t)
     return [torch.from_numpy(gradients(rng, p.numel())).view_as(p).to(p.device) for p in model.parameters()]
 
@@ -64,7 +64,7 @@ def assign(torch: Any, model: Any, t: int) -> None:
 
 
 def linear_loss(torch: Any, model: Any, t: int) -> Any:
-    """Give a loss whose gradients are exactly those of step t."""
+    """Return a loss whose gradients are exactly those of step t."""
     return sum((p * g).sum() for p, g in zip(model.parameters(), given(torch, model, t), strict=True))
 
 

@@ -34,19 +34,19 @@ def xp(request: pytest.FixtureRequest) -> Iterator[CuPy | Torch]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give a name for a file."""
+    """Return a name for a file."""
     pytest.importorskip("safetensors", reason="there are no wheels of it for free-threaded Python")
     return tmp_path / "file.safetensors"
 
 
 def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
-    """Give parameters and the gradients of some steps."""
+    """Return parameters and the gradients of some steps."""
     rng = np.random.default_rng(n)
     return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
 
 
 def content(path: Path) -> tuple[Any, bytes]:
-    """Give what is in a file of tensors, and delete it. The order of the names in its header is no one's choice."""
+    """Return what is in a file of tensors, and delete it. The order of the names in its header is no one's choice."""
     data = path.read_bytes()
     path.unlink()
     end = 8 + int.from_bytes(data[:8], "little")

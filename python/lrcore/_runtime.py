@@ -74,7 +74,7 @@ class _Choice:
         self.caller = caller
         """For a call, what returns its `use_backend` object while there is one."""
         self.errors = errors
-        """For the choice from outside, what is wrong with it; then `name` is the best backend."""
+        """The errors of the environment variable, if it is wrong; `name` is the best backend then."""
 
 
 def _obey(variable: str, choose: Callable[[str], object]) -> list[Exception]:

@@ -41,7 +41,7 @@ def filled(size: int, value: float) -> NDArray[np.float32]:
 
 
 def decayed_states(rule: str) -> list[float]:
-    """Give what ten steps leave in an element of each state, and a thousand more without a gradient."""
+    """Return an element of each state after ten steps under a gradient and a thousand without one."""
     params, grads = filled(1, 1.0), filled(1, 0.5)
     states = [filled(1, 0.0) for _ in lrcore.rules()[rule].states]
     opt = stepper_for(rule, params, states)
