@@ -433,6 +433,7 @@ def test_it_is_a_value_whatever_it_observed(arguments: dict[str, Any], observed:
     assert hash(plateau) == hash(fresh)
     assert repr(plateau) == repr(fresh)
     assert plateau.to_dict() == fresh.to_dict()
+    again: Any
     for again in (
         eval(repr(plateau), vars(schedules)),
         schedules.from_dict(json.loads(json.dumps(plateau.to_dict(), allow_nan=False))),
@@ -848,7 +849,7 @@ def test_plateaus_are_found_in_whatever_is_made_of_them() -> None:
     first, second = Plateau(0.1), Plateau(Plateau(0.2), 0.5)
     inner = second.lr
     assert schedules.plateaus(first.warmup(3) * second) == [first, second, inner]
-    assert [id(each) for each in schedules.plateaus(Own(first))] == [id(first)] * 2
+    assert [id(each) for each in schedules.plateaus(Own(first))] == [id(first)]  # once
     assert (
         schedules.plateaus(schedules.Function(lambda t: first(t) * 2))
         == schedules.plateaus(Constant(0.1))

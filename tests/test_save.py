@@ -584,9 +584,9 @@ def test_wrong_texts(text: str, match: str, path: Path) -> None:
     assert_refused(put(path, text), f"(?i){match}")
 
 
-def test_deep_schedules(path: Path) -> None:
-    """However deep: taken, or refused and nothing changed."""
-    for depth in (10, 100, 150, 200, 300, 450, 900, 5000):
+def test_deep_schedules_of_former_versions(path: Path) -> None:
+    """They were nested as deep as they were composed: taken, or refused where Python's JSON is, and nothing changed."""
+    for depth in (10, 100, 300, 900, 5000):
         schedule = (
             '{"schedule": "Shift", "n": 1, "inner": ' * depth
             + '{"schedule": "Constant", "lr": 0.5}'
@@ -594,10 +594,10 @@ def test_deep_schedules(path: Path) -> None:
         )
         put(path, text_of({"schedule": 7}).replace('"schedule": 7', f'"schedule": {schedule}'))
         opt = lrcore.Adam(start(), lr=0.25)
-        if depth <= 100:
+        if depth <= 300:
             opt.load(path)
             assert opt.lr == 0.5
-        elif depth >= 900:
+        elif depth >= 5000:
             assert_refused(path, "recursion|overflow")
         else:  # as deep as this Python goes
             with contextlib.suppress(ValueError):

@@ -257,10 +257,7 @@ class _Asked:
 
     def __init__(self, schedule: Schedule) -> None:
         self._ask = schedule._value
-        self.is_opaque = any(
-            each._holds_callable or type(each) not in Schedule._classes.values()
-            for each in schedule._nested()
-        )
+        self.is_opaque = any(each._holds_callable or not each._is_own for each in schedule._nested())
         """Whether it runs code of the caller's."""
         self.rate = math.nan
 

@@ -15,7 +15,7 @@ Schedules compose, and what comes out is a schedule again:
 0.025
 """
 
-from lrcore.schedules._base import Constant, Rate, Schedule, as_schedule, from_dict
+from lrcore.schedules._base import Constant, Rate, Schedule, as_schedule
 from lrcore.schedules._callable import Function, Recursive
 from lrcore.schedules._compose import Sequence
 from lrcore.schedules._cycles import CosineRestarts, Cyclic, CyclicStages, PeriodicPulse
@@ -29,6 +29,7 @@ from lrcore.schedules._decay import (
     PolynomialProduct,
     Rex,
 )
+from lrcore.schedules._dictionary import from_dict
 from lrcore.schedules._parse import parse
 from lrcore.schedules._plateau import Plateau, plateaus
 from lrcore.schedules._rise import InverseSqrt, Noam, OneCycle, WarmupStableDecay

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lrcore._arguments import length, magnitude, shown
 from lrcore._lrcore_core import to_float
 from lrcore.schedules._checks import CHECKS, Check, rate
+from lrcore.schedules._depth import Steps, unrolled
 
 
 class Schedule(ABC):
@@ -33,16 +34,26 @@ class Schedule(ABC):
     (0.3, 0.2, 0.2)
     >>> rates.shift(1)(0), rates.per_epoch(100)(199)
     (0.2, 0.2)
+    >>> from lrcore.schedules import from_dict
     >>> Constant(0.4).to_dict(), from_dict(rates.to_dict()) == rates
     ({'schedule': 'Constant', 'lr': 0.4}, True)
     """
 
     _classes: ClassVar[dict[str, type[Schedule]]] = {}
     _holds_callable: ClassVar[bool] = False
+    _has_state: ClassVar[bool] = False
+    _is_own: ClassVar[bool] = True
+    """Whether the class is of this library."""
+
+    _children: tuple[Schedule, ...] = ()
+    """The schedules that this one is made of, where its class is of this library."""
+    _height: int = 0
+    """How many levels of those there are."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith(f"{__package__}."):
+        cls._is_own = cls.__module__.startswith(f"{__package__}.")
+        if cls._is_own:
             cls._classes[cls.__name__] = cls
         elif "_value" in vars(cls):
             cls._value = _converted(cls._value)  # type: ignore[assignment, method-assign]
@@ -89,16 +100,36 @@ class Schedule(ABC):
             yield field.metadata.get("argument", field.name), getattr(self, field.name)
 
     def __repr__(self) -> str:
+        text: str = unrolled(self._code())
+        return text
+
+    def _code(self) -> Steps:
+        """Give the code that makes this schedule."""
         defaults = _defaults(type(self))
-        shown = [f"{name}={value!r}" for name, value in self._arguments() if defaults.get(name, ...) != value]
+        shown = []
+        for name, value in self._arguments():
+            if defaults.get(name, ...) != value:
+                code = yield code_of(value)
+                shown.append(f"{name}={code}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _nested(self) -> Iterator[Schedule]:
-        """Give this schedule and those that it is made of."""
-        yield self
-        own = dict(self._arguments()) if type(self) in self._classes.values() else vars(self)
-        for value in own.values():
-            yield from _schedules_in(value)
+        """Give this schedule and those that it is made of, each once, in the order in which they print."""
+        waiting: list[Any] = [self]
+        met = set()
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, Schedule):
+                parts: Any = value._children if value._is_own else vars(value).values()
+            elif isinstance(value, (tuple, list, dict)):
+                parts = value.values() if isinstance(value, dict) else value
+            else:
+                continue
+            if id(value) not in met:
+                met.add(id(value))
+                waiting += reversed(parts)
+                if isinstance(value, Schedule):
+                    yield value
 
     def _overflow(self, t: int) -> OverflowError:
         return OverflowError(f"{self!r} overflows at t = {t}")
@@ -111,9 +142,9 @@ class Schedule(ABC):
 
     def then(self, other: Rate, at: int) -> Schedule:
         """Give this schedule for t < at, then `other` with a clock of its own from 0."""
-        from lrcore.schedules._compose import Sequence as Parts
+        from lrcore.schedules._compose import joined
 
-        return Parts([(self, length("at", at)), other])
+        return joined(self, length("at", at), other)
 
     def warmup(self, steps: int, start: float | None = None) -> Schedule:
         """Give `steps` steps up to the rate that this schedule starts with, then this schedule from its own t = 0.
@@ -131,9 +162,9 @@ class Schedule(ABC):
 
     def __mul__(self, other: Rate) -> Schedule:
         """Give the product with a number or with another schedule."""
-        from lrcore.schedules._compose import Product
+        from lrcore.schedules._compose import multiplied
 
-        return Product(self, other)
+        return multiplied(self, rate_or_schedule("factor", other))
 
     __rmul__ = __mul__
 
@@ -158,18 +189,24 @@ class Schedule(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Give a JSON-safe dictionary that `from_dict` turns back into this schedule.
 
+        A `Plateau` that stands in several places is one again. However deep a schedule is composed, the dictionary is nested a
+        few levels only.
+
         Raises
         ------
         TypeError
             For a schedule that holds a callable, or one of a class that is not from this module.
         """
-        if self._holds_callable:
-            raise TypeError(f"{self!r} has no dictionary form: a callable cannot be stored")
-        if type(self) not in self._classes.values():
-            raise TypeError(
-                f"{self!r} has no dictionary form: {type(self).__name__} is not from {__package__}"
-            )
-        return {"schedule": type(self).__name__} | {name: _encode(value) for name, value in self._arguments()}
+        from lrcore.schedules._dictionary import to_dict
+
+        return to_dict(self)
+
+
+def code_of(value: Any) -> Steps:
+    """Give the code of a schedule or of an argument."""
+    if isinstance(value, Schedule) and type(value).__repr__ is Schedule.__repr__:
+        return (yield value._code())
+    return repr(value)
 
 
 def as_rate(value: Any, t: int) -> float:
@@ -194,53 +231,8 @@ def _defaults(cls: type[Schedule]) -> dict[str, Any]:
     return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
-def _schedules_in(value: Any) -> Iterator[Schedule]:
-    """Give the schedules in a field."""
-    if isinstance(value, Schedule):
-        yield from value._nested()
-    elif isinstance(value, (tuple, list, dict)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _schedules_in(each)
-
-
-def _encode(value: Any) -> Any:
-    """Give a field in terms of JSON."""
-    if isinstance(value, Schedule):
-        return value.to_dict()
-    return [_encode(each) for each in value] if isinstance(value, tuple) else value
-
-
-def _decode(value: Any) -> Any:
-    """Give what `_encode` was given."""
-    if isinstance(value, Mapping):
-        return from_dict(value)
-    return [_decode(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
 Rate: TypeAlias = float | Schedule | Callable[[int], float]
 """What an optimizer takes as its learning rate."""
-
-
-def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
-    """Make the schedule that `Schedule.to_dict` described.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When it is no dictionary, names no schedule, or has arguments that it does not take or that are out of range.
-    """
-    if not isinstance(dictionary, Mapping):
-        raise TypeError(f"schedule: expected a dictionary, got {type(dictionary).__name__}")
-    arguments = dict(dictionary)
-    name = arguments.pop("schedule", None)
-    cls = Schedule._classes.get(name) if isinstance(name, str) else None
-    if cls is None or cls._holds_callable:
-        raise ValueError(f"schedule: expected the name of a schedule, got {name!r}")
-    arguments = {name: _decode(value) for name, value in arguments.items()}
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise ValueError(f"schedule: {name} cannot be made from {arguments}: {error}") from error
 
 
 def as_schedule(lr: Rate) -> Schedule:

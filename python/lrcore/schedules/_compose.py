@@ -1,20 +1,133 @@
-"""Schedules that are made from others. All but `Sequence` are made by methods of `Schedule`."""
+"""Schedules that are made from others. All but `Sequence` are made by methods of `Schedule`.
+
+They may be made of one another any number of times: nothing here recurses as deep as they are.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
-from typing import Any, ClassVar, cast
+import operator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 from lrcore._arguments import length
-from lrcore.schedules._base import Checked, Rate, Schedule, as_schedule, rate_or_schedule, set_fields
+from lrcore.schedules._base import Checked, Rate, Schedule, as_schedule, code_of, rate_or_schedule, set_fields
 from lrcore.schedules._checks import count, listed, optional, rate
+from lrcore.schedules._depth import SLICE, Steps
+
+_TALL = 30
+"""Levels that are asked by recursion."""
+_HEIGHT = operator.attrgetter("_height")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sequence(Schedule):
+class Composed(Schedule):
+    """A schedule that is made of others. One of them is asked first, and its rate is changed."""
+
+    _highest: Schedule
+    """Of the schedules that this one is made of, the first with the most levels."""
+
+    def _consist_of(self, *children: Schedule) -> None:
+        """Note the schedules that this one is made of, in the order in which they print."""
+        set_fields(self, _children=children)
+        if children:
+            highest = max(children, key=_HEIGHT)
+            set_fields(self, _highest=highest, _height=highest._height + 1)
+
+    def _asked(self, t: int) -> tuple[Schedule, int]:
+        """Give the schedule that is asked, and for which t."""
+        return self._children[0], t
+
+    def _changed(self, rate: float, t: int) -> float:  # noqa: ARG002
+        """Give the rate that is made of the other's."""
+        return rate
+
+    def _value(self, t: int) -> float:
+        if self._height > _TALL:
+            return self._value_from_below(t)
+        schedule, at = self._asked(t)
+        return self._changed(schedule._value(at), t)
+
+    def _value_from_below(self, t: int) -> float:
+        """Do what `_value` does, with a loop in place of the recursion."""
+        path: list[tuple[Any, int]] = [(self, t)]
+        schedule, t = self._asked(t)
+        while isinstance(schedule, Composed) and schedule._height > _TALL and schedule._is_own:
+            path.append((schedule, t))
+            schedule, t = schedule._asked(t)
+        rate = schedule._value(t)
+        for each, at in reversed(path):
+            rate = each._changed(rate, at)
+        return rate
+
+    def _leaves(self) -> Iterator[Any]:
+        """Give the arguments, those in tuples too."""
+        waiting = [value for _, value in self._arguments()][::-1]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, tuple):
+                waiting += reversed(value)
+            else:
+                yield value
+
+    def __eq__(self, other: object) -> bool:
+        return _are_alike(self, other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        plain = (type(each) if isinstance(each, Schedule) else each for each in self._leaves())
+        return hash((type(self), *plain))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Store lower levels first, from the bottom: copy and pickle recurse down to those that they have met."""
+        return _unfilled, (tuple(self._lower_levels())[::-1], type(self)), self.__getstate__()
+
+    def _lower_levels(self) -> Iterator[Schedule]:
+        """Give, at every tenth level, every tenth below down to a hundredth; at a hundredth, every hundredth below."""
+        if self._height == 0 or self._height % SLICE:
+            return
+        step = SLICE**2 if self._height % SLICE**2 == 0 else SLICE
+        last = 1 if step > SLICE else max(self._height // SLICE**2 * SLICE**2, 1)
+        below: Any = self._highest
+        while below._height >= last:
+            if below._height % step == 0:
+                yield below
+            below = below._highest
+
+
+def _unfilled(first: tuple[Schedule, ...], cls: type[Composed]) -> Composed:  # noqa: ARG001
+    """Make what a copy or a pickle fills."""
+    return object.__new__(cls)
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Compare schedules by their arguments, and by whether what has a state is the same in the same places."""
+    waiting, met = [(one, other)], set()
+    partners: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    while waiting:
+        one, other = pair = waiting.pop()
+        if not isinstance(one, Composed) or type(one) is not type(other):
+            if one is not other and one != other:
+                return False
+            continue
+        key = (id(one), id(other))
+        if key in met:
+            continue
+        met.add(key)
+        if one._has_state:
+            for known, each, its in zip(partners, pair, reversed(pair), strict=True):
+                if known.setdefault(id(each), id(its)) != id(its):
+                    return False
+        leaves, others = [*one._leaves()], [*other._leaves()]
+        if len(leaves) != len(others):
+            return False
+        waiting += zip(leaves, others, strict=True)
+    return True
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Sequence(Composed):
     """Ask one schedule after another, each with a clock of its own from 0.
 
     ::
@@ -54,22 +167,26 @@ class Sequence(Schedule):
             raise TypeError(message) from None
         checked = [(_part(schedule), length("parts", steps)) for schedule, steps in checked]
         last = _part(last)
-        ends = list(itertools.accumulate(steps for _, steps in checked))
-        starts = [0, *ends]
-        plan = list(zip(ends, starts, (schedule for schedule, _ in checked), strict=False))
-        set_fields(self, parts=(*checked, last), _plan=plan, _last=(starts[-1], last))
+        ends = itertools.accumulate(steps for _, steps in checked)
+        self._join((*checked, last), (*(schedule for schedule, _ in checked), last), [*ends])
 
-    def _value(self, t: int) -> float:
-        start: int
-        schedule: Schedule
-        for end, start, schedule in self._plan:  # type: ignore[attr-defined]
-            if t < end:
-                return schedule._value(t - start)
-        start, schedule = self._last  # type: ignore[attr-defined]
-        return schedule._value(t - start)
+    def _join(self, parts: tuple[Any, ...], schedules: tuple[Schedule, ...], ends: list[int]) -> None:
+        """Take checked parts: as they are, the schedules alone, and the steps at which all but the last end."""
+        set_fields(self, parts=parts, _ends=ends)
+        self._consist_of(*schedules)
 
-    def __repr__(self) -> str:
-        return f"Sequence({[*self.parts]!r})"
+    def _asked(self, t: int) -> tuple[Schedule, int]:
+        ends: list[int] = self._ends  # type: ignore[attr-defined]
+        part = bisect_right(ends, t)
+        return self._children[part], t - ends[part - 1] if part else t
+
+    def _code(self) -> Steps:
+        shown = []
+        for part in self.parts:
+            schedule, *steps = part if isinstance(part, tuple) else (part,)
+            code = yield code_of(schedule)
+            shown.append(f"({code}, {steps[0]!r})" if steps else code)
+        return f"Sequence([{', '.join(shown)}])"
 
 
 def _part(value: Rate) -> Schedule:
@@ -80,117 +197,164 @@ def _part(value: Rate) -> Schedule:
         raise TypeError(f"parts: {error}") from None
 
 
-def _inner(name: str, value: Any) -> Schedule:
-    """Check what a schedule is made around, which a dictionary may say wrong."""
-    if not isinstance(value, Schedule):
-        raise TypeError(f"{name}: expected a schedule, got {type(value).__name__}")
-    return value
+def joined(first: Schedule, at: int, other: Rate) -> Sequence:
+    """Give one sequence of a schedule, which may be a sequence, and of another that begins at a step."""
+    following = _part(other)
+    before: Any = first if type(first) is Sequence else Sequence([first])
+    after: Any = following if type(following) is Sequence else Sequence([following])
+    part = bisect_left(before._ends, at)
+    begin = before._ends[part - 1] if part else 0
+    sequence = object.__new__(Sequence)
+    sequence._join(
+        (*before.parts[:part], (before._children[part], at - begin), *after.parts),
+        (*before._children[: part + 1], *after._children),
+        [*before._ends[:part], at, *(at + end for end in after._ends)],
+    )
+    return sequence
 
 
-@dataclasses.dataclass(frozen=True)
-class Warmup(Checked):
-    """A ramp before a schedule: `Schedule.warmup`."""
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class _Around(Composed, Checked):
+    """A schedule around another."""
 
     inner: Schedule
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inner, Schedule):  # which a dictionary may say wrong
+            raise TypeError(f"inner: expected a schedule, got {type(self.inner).__name__}")
+        super().__post_init__()
+        self._consist_of(self.inner)
+
+    def _code(self) -> Steps:
+        code = yield code_of(self.inner)
+        return _operand(self.inner, code) + self._operation()
+
+    def _operation(self) -> str:
+        """Give the code that follows the inner schedule's."""
+        raise NotImplementedError
+
+
+def _operand(schedule: Schedule, code: str) -> str:
+    """Give the code of a schedule where a method or an operator follows."""
+    return f"({code})" if isinstance(schedule, Product) else code
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Warmup(_Around):
+    """A ramp before a schedule: `Schedule.warmup`."""
+
     steps: int
     start: float | None = None
 
-    _checks: ClassVar = {"inner": _inner, "steps": count, "start": optional(rate)}
+    _checks: ClassVar = {"steps": count, "start": optional(rate)}
 
-    def _value(self, t: int) -> float:
+    def _asked(self, t: int) -> tuple[Schedule, int]:
+        steps = self.steps
+        return self.inner, t - steps if t >= steps else 0
+
+    def _changed(self, rate: float, t: int) -> float:
         steps = self.steps
         if t >= steps:
-            return self.inner._value(t - steps)
-        full = self.inner._value(0)
+            return rate
         return (
-            full * ((t + 1) / steps) if self.start is None else self.start + (full - self.start) * (t / steps)
+            rate * ((t + 1) / steps) if self.start is None else self.start + (rate - self.start) * (t / steps)
         )
 
-    def __repr__(self) -> str:
+    def _operation(self) -> str:
         start = "" if self.start is None else f", start={self.start!r}"
-        return f"{_operand(self.inner)}.warmup({self.steps!r}{start})"
+        return f".warmup({self.steps!r}{start})"
 
 
-@dataclasses.dataclass(frozen=True)
-class Product(Checked):
-    """A schedule times a number or another schedule: ``schedule * other``."""
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Product(_Around):
+    """A schedule times numbers or other schedules, from left to right: ``schedule * other``."""
 
-    inner: Schedule
-    other: Rate
-
-    _checks: ClassVar = {"inner": _inner}
+    factors: Iterable[Rate]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_fields(self, other=rate_or_schedule("factor", self.other))
+        factors = tuple(rate_or_schedule("factor", each) for each in listed("factors", self.factors))
+        set_fields(self, factors=factors)
+        self._consist_of(self.inner, *(each for each in factors if isinstance(each, Schedule)))
 
-    def _value(self, t: int) -> float:
-        other = self.other
-        factor = other._value(t) if isinstance(other, Schedule) else cast(float, other)
-        product = self.inner._value(t) * factor
-        if math.isnan(product):
+    def _changed(self, rate: float, t: int) -> float:
+        for factor in self.factors:
+            rate *= factor if type(factor) is float else factor._value(t)  # type: ignore[union-attr]
+        if math.isnan(rate):
             raise self._overflow(t)  # infinity times 0
-        return product
+        return rate
 
-    def __repr__(self) -> str:
-        other = _operand(self.other) if isinstance(self.other, Schedule) else repr(self.other)
-        return f"{_operand(self.inner)} * {other}"
+    def _code(self) -> Steps:
+        code = yield code_of(self.inner)
+        codes = [code]
+        for factor in self.factors:
+            code = yield code_of(factor)
+            codes.append(_operand(factor, code) if isinstance(factor, Schedule) else code)
+        return " * ".join(codes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip(Checked):
+def multiplied(schedule: Schedule, factor: float | Schedule) -> Product:
+    """Give the product of a schedule, which may be a product, and of a checked factor."""
+    if isinstance(factor, Schedule) and factor._height > max(_TALL, schedule._height):
+        schedule, factor = factor, schedule  # the same bits; the inner schedule's levels take no stack
+    if type(schedule) is not Product:
+        return Product(schedule, (factor,))
+    product = object.__new__(Product)
+    set_fields(product, inner=schedule.inner, factors=(*schedule.factors, factor))
+    product._consist_of(*schedule._children, *((factor,) if isinstance(factor, Schedule) else ()))
+    return product
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Clip(_Around):
     """A schedule within bounds: `Schedule.clip`."""
 
-    inner: Schedule
     low: float
     high: float
-
-    _checks: ClassVar = {"inner": _inner}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.low > self.high:
             raise ValueError(f"low: expected at most high = {self.high}, got {self.low}")
 
-    def _value(self, t: int) -> float:
-        return min(max(self.inner._value(t), self.low), self.high)
+    def _changed(self, rate: float, t: int) -> float:  # noqa: ARG002
+        return min(max(rate, self.low), self.high)
 
-    def __repr__(self) -> str:
-        return f"{_operand(self.inner)}.clip({self.low!r}, {self.high!r})"
+    def clip(self, low: float, high: float) -> Schedule:
+        outer = Clip(self.inner, low, high)
+        return Clip(self.inner, outer._changed(self.low, 0), outer._changed(self.high, 0))
+
+    def _operation(self) -> str:
+        return f".clip({self.low!r}, {self.high!r})"
 
 
-@dataclasses.dataclass(frozen=True)
-class Shift(Checked):
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Shift(_Around):
     """A schedule as it is later: `Schedule.shift`."""
 
-    inner: Schedule
     n: int
 
-    _checks: ClassVar = {"inner": _inner}
+    def _asked(self, t: int) -> tuple[Schedule, int]:
+        return self.inner, t + self.n
 
-    def _value(self, t: int) -> float:
-        return self.inner._value(t + self.n)
+    def shift(self, n: int) -> Schedule:
+        return Shift(self.inner, self.n + count("n", n))
 
-    def __repr__(self) -> str:
-        return f"{_operand(self.inner)}.shift({self.n!r})"
+    def _operation(self) -> str:
+        return f".shift({self.n!r})"
 
 
-@dataclasses.dataclass(frozen=True)
-class PerEpoch(Checked):
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class PerEpoch(_Around):
     """A schedule of epochs: `Schedule.per_epoch`."""
 
-    inner: Schedule
     steps_per_epoch: int
 
-    _checks: ClassVar = {"inner": _inner}
+    def _asked(self, t: int) -> tuple[Schedule, int]:
+        return self.inner, t // self.steps_per_epoch
 
-    def _value(self, t: int) -> float:
-        return self.inner._value(t // self.steps_per_epoch)
+    def per_epoch(self, steps_per_epoch: int) -> Schedule:
+        return PerEpoch(self.inner, self.steps_per_epoch * length("steps_per_epoch", steps_per_epoch))
 
-    def __repr__(self) -> str:
-        return f"{_operand(self.inner)}.per_epoch({self.steps_per_epoch!r})"
-
-
-def _operand(schedule: Schedule) -> str:
-    """Give the code of a schedule where a method or an operator follows."""
-    return f"({schedule!r})" if isinstance(schedule, Product) else repr(schedule)
+    def _operation(self) -> str:
+        return f".per_epoch({self.steps_per_epoch!r})"

@@ -30,7 +30,8 @@ def parse(text: str, /, **names: float) -> Schedule:
 
     It may call the public schedules but `Function` and `Recursive`, and their methods `then`, `warmup`, `clip`, `shift`
     and `per_epoch`, with numbers, words in quotes, lists and schedules; multiply schedules with ``*``; and compute with
-    numbers by ``+ - * / //``. A number by itself is a constant rate.
+    numbers by ``+ - * / //``. A number by itself is a constant rate. Each `Plateau` that it names is a new one: a text cannot
+    say that one stands in two places, as `Schedule.to_dict` does. Nests of more than 50 levels are refused.
 
     Parameters
     ----------

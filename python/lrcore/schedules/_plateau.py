@@ -12,6 +12,7 @@ from lrcore._arguments import whole
 from lrcore._lrcore_core import to_float
 from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule, set_fields
 from lrcore.schedules._checks import listed, one_of, rate
+from lrcore.schedules._compose import Composed
 
 _count = functools.partial(whole, least=0)
 
@@ -66,8 +67,8 @@ class _History:
                 return  # otherwise another thread or a signal handler came first
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Plateau(Checked):
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Plateau(Composed, Checked):
     """Fall when a metric has stopped improving.
 
     ::
@@ -135,6 +136,7 @@ class Plateau(Checked):
     window: int = 1
     nan: str = "error"
 
+    _has_state: ClassVar = True
     _checks: ClassVar = {
         "lr": rate_or_schedule,
         "patience": _count,
@@ -151,15 +153,18 @@ class Plateau(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_fields(self, _history=_History(_Seen()))
+        self._consist_of(*(each for each in (self.lr,) if isinstance(each, Schedule)))
         if self.factor >= 1:
             raise ValueError(f"factor: expected a number between 0 and 1, got {self.factor}")
         if self.window != 1 and self.statistic != "mean":
             raise ValueError(f"window: has no effect with statistic {self.statistic!r}; leave it out")
 
     def _value(self, t: int) -> float:
-        lr = self.lr._value(t) if isinstance(self.lr, Schedule) else cast(float, self.lr)
-        reduced: float = lr * self.factor**self._seen.reductions
-        return max(reduced, min(self.min_lr, lr))
+        return super()._value(t) if self._children else self._changed(cast(float, self.lr), t)
+
+    def _changed(self, rate: float, t: int) -> float:  # noqa: ARG002
+        reduced: float = rate * self.factor**self._seen.reductions
+        return max(reduced, min(self.min_lr, rate))
 
     @property
     def _seen(self) -> _Seen:
@@ -264,8 +269,9 @@ def _decoded(name: str, value: Any) -> float:
 
 
 def plateaus(schedule: Schedule) -> list[Plateau]:
-    """Give each `Plateau` that a schedule is made of, in the order in which it prints, for `Plateau.observe`.
+    """Return each `Plateau` that a schedule is made of, once, in the order in which they print, for `Plateau.observe`.
 
+    One that stands in several places is listed, and told, once; its copies, dictionaries and files make one of it again.
     One inside of a callable is not found.
 
     Examples

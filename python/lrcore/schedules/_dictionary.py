@@ -1,0 +1,153 @@
+"""Schedules as JSON-safe dictionaries, and back.
+
+A schedule within another is a dictionary within its arguments. One that stands in several places, and every tenth level
+of a deep nest, is an entry of the list `shared` of the outermost dictionary, and ``{"shared": index}`` stands for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lrcore._arguments import whole
+from lrcore.schedules._base import Schedule
+from lrcore.schedules._checks import listed
+from lrcore.schedules._depth import SLICE, Steps, unrolled
+
+_SHARED = "shared"
+_MOST = 10**6
+"""Schedules to ask for one rate: more could not be stepped, and a short list of shared ones can mean any number."""
+
+
+def to_dict(schedule: Schedule) -> dict[str, Any]:
+    """Do what `Schedule.to_dict` says."""
+    for each in schedule._nested():
+        if each._holds_callable:
+            raise TypeError(f"{each!r} has no dictionary form: a callable cannot be stored")
+        if not each._is_own:
+            raise TypeError(
+                f"{each!r} has no dictionary form: {type(each).__name__} is not from {__package__}"
+            )
+    writer = _Writer(schedule)
+    dictionary: dict[str, Any] = unrolled(writer.dictionary_of(schedule))
+    return dictionary | ({_SHARED: writer.shared} if writer.shared else {})
+
+
+class _Writer:
+    """Turns a schedule into a dictionary, and lists what is shared there."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.shared: list[dict[str, Any]] = []
+        self._indices: dict[int, int] = {}
+        self._repeated = _repeated(schedule)
+
+    def dictionary_of(self, schedule: Schedule) -> Steps:
+        dictionary = {"schedule": type(schedule).__name__}
+        for name, value in schedule._arguments():
+            dictionary[name] = yield self._encoded(value)
+        return dictionary
+
+    def _encoded(self, value: Any) -> Steps:
+        if isinstance(value, tuple):
+            entries = []
+            for each in value:
+                entries.append((yield self._encoded(each)))
+            return entries
+        if not isinstance(value, Schedule):
+            return value
+        key = id(value)
+        if key not in self._indices:
+            dictionary = yield self.dictionary_of(value)
+            if key not in self._repeated and (not value._height or value._height % SLICE):
+                return dictionary
+            self._indices[key] = len(self.shared)
+            self.shared.append(dictionary)
+        return {_SHARED: self._indices[key]}
+
+
+def _repeated(schedule: Schedule) -> set[int]:
+    """Return the ids of what stands in several places, but for schedules that are of numbers alone and have no state."""
+    met, repeated, waiting = set(), set(), [schedule]
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in met:
+            met.add(id(each))
+            waiting += each._children
+        elif each._children or each._has_state:
+            repeated.add(id(each))
+    return repeated
+
+
+def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
+    """Make the schedule that `Schedule.to_dict` described.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is no dictionary, names no schedule, or has arguments that it does not take or that are out of range.
+    """
+    if not isinstance(dictionary, Mapping):
+        raise TypeError(f"schedule: expected a dictionary, got {type(dictionary).__name__}")
+    reader = _Reader()
+    entries = dict(dictionary)
+    for each in listed(_SHARED, entries.pop(_SHARED, ())):
+        reader.share(each)
+    schedule: Schedule = reader.made(entries)
+    return schedule
+
+
+class _Reader:
+    """Turns dictionaries into schedules."""
+
+    def __init__(self) -> None:
+        self._shared: list[tuple[Schedule, int]] = []
+        """Those that later dictionaries may refer to, and how many schedules each asks."""
+        self._asked = 0
+        """How many schedules the one that is being made asks."""
+
+    def share(self, entry: Any) -> None:
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"{_SHARED}: expected a dictionary, got {type(entry).__name__}")
+        self._shared.append((self.made(entry), self._asked))
+
+    def made(self, dictionary: Mapping[str, Any]) -> Any:
+        self._asked = 0
+        return unrolled(self._schedule_of(dictionary))
+
+    def _schedule_of(self, dictionary: Mapping[str, Any]) -> Steps:
+        arguments = dict(dictionary)
+        name = arguments.pop("schedule", None)
+        cls = Schedule._classes.get(name) if isinstance(name, str) else None
+        if cls is None or cls._holds_callable:
+            raise ValueError(f"schedule: expected the name of a schedule, got {name!r}")
+        self._count(1)
+        for each, value in arguments.items():
+            arguments[each] = yield self._decoded(value)
+        if name == "Product" and "other" in arguments:  # as it was written when a product had one factor
+            arguments["factors"] = [arguments.pop("other")]
+        try:
+            return cls(**arguments)
+        except TypeError as error:
+            raise ValueError(f"schedule: {name} cannot be made from {arguments}: {error}") from error
+
+    def _decoded(self, value: Any) -> Steps:
+        if isinstance(value, Mapping):
+            if {*value} != {_SHARED}:
+                return (yield self._schedule_of(value))
+            index = whole(_SHARED, value[_SHARED], least=0)
+            if index >= len(self._shared):
+                raise ValueError(f"{_SHARED}: expected an index below {len(self._shared)}, got {index}")
+            schedule, asked = self._shared[index]
+            self._count(asked)
+            return schedule
+        if isinstance(value, (list, tuple)):
+            entries = []
+            for each in value:
+                entries.append((yield self._decoded(each)))
+            return entries
+        return value
+
+    def _count(self, asked: int) -> None:
+        self._asked += asked
+        if self._asked > _MOST:
+            raise ValueError(f"schedule: expected at most {_MOST} schedules within one another")

@@ -1,0 +1,234 @@
+"""Schedules that are composed again and again: what can be stepped is saved and loaded, however deep it is."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lrcore
+from lrcore import schedules
+from lrcore.schedules import Constant, Cosine, Linear, Plateau, Sequence
+
+DEEP = 10_000
+WAYS: dict[str, Callable[[Any, int], Any]] = {
+    "products": lambda s, _: s * 0.9999,
+    "products from the left": lambda s, _: 0.9999 * s,
+    "schedules from the left": lambda s, _: Constant(1.0) * s,
+    "clips": lambda s, i: s.clip(0.0, 1.0 + i),
+    "shifts": lambda s, _: s.shift(1),
+    "warm-ups": lambda s, _: s.warmup(1),
+    "epochs": lambda s, _: s.per_epoch(1),
+    "sequences": lambda s, i: s.then(0.1, at=i + 1),
+    "sequences from the left": lambda s, _: Constant(0.1).then(s, at=1),
+    "parts of parts": lambda s, _: Sequence([(s, 3), 0.1]),
+    "last parts": lambda s, _: Sequence([(0.1, 3), s]),
+    "alternating": lambda s, _: (s * 0.9999).clip(0.0, 1.0),
+    "alternating from the left": lambda s, _: Constant(1.0) * s.clip(0.0, 1.0),
+    "all": lambda s, i: (s * 0.9999).clip(0.0, 1.0).shift(1).warmup(1).per_epoch(1).then(0.1, at=i + 2),
+    "plateaus": lambda s, _: Plateau(s),
+    "products with plateaus": lambda s, _: (s * Plateau(1.0)).clip(0.0, 1.0),
+}
+
+
+def deep(way: str, levels: int = DEEP) -> Any:
+    """Give a schedule that is composed so many times."""
+    n = levels // {
+        "all": 6,
+        "sequences": 3,
+        "sequences from the left": 3,
+        "alternating": 2,
+        "alternating from the left": 2,
+        "products with plateaus": 2,
+    }.get(way, 1)
+    schedule: Any = Cosine(0.5, steps=7, end=0.01)
+    for i in range(n):
+        schedule = WAYS[way](schedule, i)
+    return schedule
+
+
+def at_the_end_of_the_stack(call: Callable[[], Any], left: int) -> Any:
+    """Run a call with room for so many frames."""
+
+    def deeper(n: int) -> Any:
+        return deeper(n - 1) if n else call()
+
+    depth = len(inspect.stack(0))
+    return deeper(sys.getrecursionlimit() - depth - left)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_any_depth(way: str, tmp_path: Path) -> None:
+    schedule, path = deep(way), tmp_path / "state.safetensors"
+    rates = [schedule(t) for t in (0, 5, 20_000)]
+    opt = lrcore.SGD(np.zeros(2, np.float32), lr=schedule)
+    opt.step(np.ones(2, np.float32))
+    opt.save(path)
+    copies = {
+        "made again": deep(way),
+        "dictionary": schedules.from_dict(json.loads(json.dumps(schedule.to_dict()))),
+        "pickle": pickle.loads(pickle.dumps(schedule)),
+        "deep copy": copy.deepcopy(schedule),
+        "file": lrcore.load(path, opt.params).schedule,
+    }
+    for name, each in copies.items():
+        assert each == schedule, name
+        assert hash(each) == hash(schedule), name
+        assert [each(t) for t in (0, 5, 20_000)] == rates, name
+        assert len(schedules.plateaus(each)) == len(schedules.plateaus(schedule))
+    assert repr(copies["file"]) == repr(schedule)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_another_depth_is_not_equal(way: str) -> None:
+    assert deep(way, 100) == deep(way, 100)
+    assert (deep(way, 100) == deep(way, 88)) is (way in ("clips", "epochs"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_any_depth_of_the_stack(way: str, tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    opt = lrcore.SGD(np.zeros(2, np.float32), lr=deep(way, 1000))
+    bits = pickle.dumps(opt)
+
+    def everything() -> Any:
+        opt.step(np.ones(2, np.float32))
+        opt.save(path)
+        opt.load_state_dict(opt.state_dict())
+        pickle.dumps(opt)
+        return repr(opt.schedule), lrcore.load(path, opt.params), pickle.loads(bits), copy.deepcopy(opt)
+
+    for each in at_the_end_of_the_stack(everything, left=250)[1:]:
+        assert each.schedule == opt.schedule
+
+
+def test_a_rate_that_is_multiplied_after_each_epoch(tmp_path: Path) -> None:
+    """The order of the multiplications stays, and so do the bits."""
+    opt = lrcore.SGD(np.zeros(2, np.float32), lr=0.1)
+    expected = 0.1
+    for _ in range(DEEP):
+        opt.lr = opt.schedule * 0.9995
+        expected *= 0.9995
+    assert opt.lr == expected
+    opt.save(tmp_path / "state.safetensors")
+    assert (tmp_path / "state.safetensors").stat().st_size < 300_000
+    assert lrcore.load(tmp_path / "state.safetensors", opt.params).lr == expected
+
+
+FLAT: list[tuple[Any, str]] = [
+    (Constant(2.0) * 0.5 * 0.25, "Constant(lr=2.0) * 0.5 * 0.25"),
+    (0.25 * (0.5 * Constant(2.0)), "Constant(lr=2.0) * 0.5 * 0.25"),
+    (Constant(2.0) * (Constant(0.5) * 3), "Constant(lr=2.0) * (Constant(lr=0.5) * 3.0)"),
+    (Constant(2.0) * Constant(0.5) * 3, "Constant(lr=2.0) * Constant(lr=0.5) * 3.0"),
+    (Constant(0.3).clip(0.1, 0.5).clip(0.2, 0.6), "Constant(lr=0.3).clip(0.2, 0.5)"),
+    (Constant(0.3).clip(0.1, 0.2).clip(0.4, 0.6), "Constant(lr=0.3).clip(0.4, 0.4)"),
+    (Constant(0.3).clip(0.7, 0.8).clip(0.4, 0.6), "Constant(lr=0.3).clip(0.6, 0.6)"),
+    (Constant(0.3).shift(2).shift(3), "Constant(lr=0.3).shift(5)"),
+    (Constant(0.3).per_epoch(2).per_epoch(3), "Constant(lr=0.3).per_epoch(6)"),
+    (Constant(1).then(2, at=3).then(4, at=5), "Sequence([(Constant(lr=1.0), 3), (Constant(lr=2.0), 2), Constant(lr=4.0)])"),
+    (Constant(1).then(2, at=3).then(4, at=3), "Sequence([(Constant(lr=1.0), 3), Constant(lr=4.0)])"),
+    (Constant(1).then(2, at=3).then(4, at=2), "Sequence([(Constant(lr=1.0), 2), Constant(lr=4.0)])"),
+    (
+        Constant(1).then(Constant(2).then(4, at=5), at=3),
+        "Sequence([(Constant(lr=1.0), 3), (Constant(lr=2.0), 5), Constant(lr=4.0)])",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schedule", "code"), FLAT, ids=[code for _, code in FLAT])
+def test_compositions_of_one_kind_are_one(schedule: Any, code: str) -> None:
+    assert repr(schedule) == code
+
+
+Formula = Callable[[int], float]
+
+
+def composed(data: Any, schedule: Any, formula: Formula) -> tuple[Any, Formula]:
+    """Give one more composition of a schedule, and of the formula beside it."""
+    way = data.draw(
+        st.sampled_from(["times", "of", "with", "clip", "shift", "warm", "epochs", "then", "before"])
+    )
+    n, x = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([0.1, 0.3, 0.7, 1.0, 1.7]))
+    line = Linear(x, 0.05, steps=n)
+
+    def other(t: int) -> float:
+        return line(t)
+
+    if way == "times":
+        return schedule * x, lambda t: formula(t) * x
+    if way == "of":
+        return schedule * line, lambda t: formula(t) * other(t)
+    if way == "with":
+        return line * schedule, lambda t: other(t) * formula(t)
+    if way == "clip":
+        low = data.draw(st.sampled_from([0.0, 0.01, 0.05, 0.2]))
+        return schedule.clip(low, low + x), lambda t: min(max(formula(t), low), low + x)
+    if way == "shift":
+        return schedule.shift(n), lambda t: formula(t + n)
+    if way == "warm":
+        return schedule.warmup(n), lambda t: formula(t - n) if t >= n else formula(0) * ((t + 1) / n)
+    if way == "epochs":
+        return schedule.per_epoch(n), lambda t: formula(t // n)
+    if way == "then":
+        return schedule.then(line, at=n), lambda t: formula(t) if t < n else other(t - n)
+    return line.then(schedule, at=n), lambda t: other(t) if t < n else formula(t - n)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_compositions_have_the_bits_of_their_formulas(data: Any) -> None:
+    """However they are flattened, and by recursion or not."""
+    cosine = Cosine(0.5, steps=7, end=0.01)
+    schedule, formula = composed(data, cosine, cosine)
+    for _ in range(data.draw(st.integers(0, 80))):
+        schedule, formula = composed(data, schedule, formula)
+    for t in (0, 1, 2, 3, 5, 8, 13, 40, 100):
+        assert schedule(t) == formula(t)
+    assert schedules.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
+
+
+def test_a_schedule_of_ones_own_keeps_its_rate_at_any_depth() -> None:
+    """Also where it is a subclass of one that is made of others."""
+
+    class Halved(Plateau):
+        def _value(self, t: int) -> float:
+            return super()._value(t) / 2
+
+    tall = deep("alternating", 200)
+    assert Halved(tall)(3) == tall(3) / 2
+    assert (Halved(tall) * 1.0).clip(0, 1)(3) == tall(3) / 2
+
+
+def test_dictionaries_of_former_versions() -> None:
+    """A product had one factor, and products were made of products."""
+    constant = {"schedule": "Constant", "lr": 0.5}
+    product = {"schedule": "Product", "inner": constant, "other": 0.3}
+    assert schedules.from_dict(product) == Constant(0.5) * 0.3
+    product = {"schedule": "Product", "inner": product, "other": {"schedule": "Constant", "lr": 0.7}}
+    assert schedules.from_dict(product)(0) == 0.5 * 0.3 * 0.7
+    rate = 0.5 * 0.3 * 0.7
+    for _ in range(DEEP):
+        product = {"schedule": "Product", "inner": product, "other": 0.9999}
+        rate *= 0.9999
+    assert schedules.from_dict(product)(0) == rate
+    sequence = {
+        "schedule": "Sequence",
+        "parts": [[{"schedule": "Sequence", "parts": [constant]}, 3], constant],
+    }
+    assert schedules.from_dict(sequence)(5) == 0.5
+
+
+def test_texts_keep_their_limits() -> None:
+    for schedule in (deep("products", 60), deep("alternating", 120)):
+        with pytest.raises(ValueError, match="^schedule: nested too deeply, at column"):
+            schedules.parse(repr(schedule))

@@ -1,0 +1,250 @@
+"""One object with a state that stands in several places of a schedule is one, and one again in every copy."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import schedules
+from lrcore.schedules import Constant, Cosine, Plateau, Recursive, Sequence, plateaus
+
+LOSSES = [3.0, 2.0, 2.0, 2.0, 2.5, 2.5, 2.4, 2.6, 2.6]
+
+
+def plateau(lr: Any = 1.0) -> Plateau:
+    return Plateau(lr, factor=0.5, patience=1)
+
+
+MADE: dict[str, Callable[[Plateau], Any]] = {
+    "squared": lambda p: p * p,
+    "three times": lambda p: p * p * p,
+    "two parts": lambda p: p.warmup(2).then(p * 0.1, at=5),
+    "parts": lambda p: Sequence([(p, 3), (p.clip(0, 0.5), 3), p]),
+    "deep": lambda p: (p.warmup(3).clip(0, 1) * 0.5).per_epoch(2) * p.shift(1),
+    "within its own rate": lambda p: plateau(p * 0.5).then(p, at=4),
+    "a part that stands twice": lambda p: (w := p.warmup(2) * 0.5).then(w * 0.1, at=4),
+}
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "dictionary": lambda s: schedules.from_dict(s.to_dict()),
+    "text of JSON": lambda s: schedules.from_dict(json.loads(json.dumps(s.to_dict()))),
+    "pickle": lambda s: pickle.loads(pickle.dumps(s)),
+    "oldest pickle": lambda s: pickle.loads(pickle.dumps(s, protocol=0)),
+    "deep copy": copy.deepcopy,
+    "copy": copy.copy,
+}
+made = pytest.mark.parametrize("make", MADE.values(), ids=MADE.keys())
+
+
+def places(schedule: Any) -> list[int]:
+    """Give, for each place of a Plateau, the number of the one that stands there."""
+    found: list[Any] = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, Plateau):
+            found.append(value)
+        for each in value if isinstance(value, tuple) else getattr(value, "_children", ()):
+            look(each)
+
+    look(schedule)
+    first: list[Any] = []
+    for each in found:
+        if not any(each is one for one in first):
+            first.append(each)
+    return [next(i for i, one in enumerate(first) if one is each) for each in found]
+
+
+@made
+def test_it_is_listed_once(make: Any) -> None:
+    one = plateau()
+    listed = plateaus(make(one))
+    assert sum(each is one for each in listed) == 1
+    assert len({id(each) for each in listed}) == len(listed) == max(places(make(one))) + 1
+
+
+@made
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES.keys())
+def test_it_is_one_in_every_copy(make: Any, copied: Any) -> None:
+    schedule = make(plateau())
+    assert places(schedule) == places(copied(schedule))
+    assert copied(schedule) == schedule
+    assert hash(copied(schedule)) == hash(schedule)
+
+
+@made
+def test_two_that_are_equal_stay_two(make: Any) -> None:
+    """They are another schedule than one in their places."""
+    two = plateau() * plateau()
+    for name, copied in COPIES.items():
+        assert places(copied(two)) == [0, 1], name
+        assert copied(two) == two
+    one = plateau()
+    assert one * one != two
+    assert two != one * one
+    assert one * one == (again := plateau()) * again
+    pair = plateau(), plateau()
+    assert Sequence([(pair[0], 1), (pair[1], 1), pair[0]]) != Sequence([(pair[0], 1), (pair[1], 1), pair[1]])
+    assert make(one) == make(plateau())
+
+
+def test_what_is_nested_in_what_stands_twice() -> None:
+    inner = plateau()
+    outer = plateau(inner * 0.5)
+    schedule = (outer * inner).then(outer, at=3)
+    for name, copied in COPIES.items():
+        assert places(copied(schedule)) == places(schedule) == [0, 1, 1, 0, 1], name
+
+
+def run(make: Any, cut: int | None, again: Callable[[Any, Any, Any], Any]) -> tuple[Any, list[int]]:
+    """Train, and replace the optimizer at a step."""
+    params, one = np.zeros(2, np.float32), plateau()
+    opt: Any = lrcore.SGD(params, lr=make(one))
+    for i, loss in enumerate(LOSSES):
+        if i == cut:
+            opt = again(opt, params, make)
+        opt.step(np.ones(2, np.float32))
+        for each in plateaus(opt.schedule):
+            each.observe(loss)
+    return opt.params.tolist(), [each.reductions for each in plateaus(opt.schedule)]
+
+
+def from_file(opt: Any, params: Any, path: Path) -> Any:
+    opt.save(path)
+    return lrcore.load(path, params)
+
+
+def into_another(opt: Any, params: Any, make: Any) -> Any:
+    other = lrcore.SGD(params, lr=make(plateau()))
+    other.load_state_dict(opt.state_dict())
+    return other
+
+
+def into_one_with_another_rate(opt: Any, params: Any) -> Any:
+    other = lrcore.SGD(params, lr=plateau() * plateau())
+    other.load_state_dict(json.loads(json.dumps(opt.state_dict() | {"state": {}})))
+    return other
+
+
+@made
+def test_a_resumed_run_goes_on_as_it_would_have(make: Any, tmp_path: Path) -> None:
+    expected = run(make, None, lambda *_: None)
+    ways: list[Callable[[Any, Any, Any], Any]] = [
+        lambda opt, params, _: from_file(opt, params, tmp_path / "state.safetensors"),
+        into_another,
+        lambda opt, params, _: into_one_with_another_rate(opt, params),
+        lambda opt, *_: pickle.loads(pickle.dumps(opt)),
+        lambda opt, *_: copy.deepcopy(opt),
+        lambda opt, *_: copy.copy(opt),
+    ]
+    for again in ways:
+        for cut in (0, 3, 6):
+            assert run(make, cut, again) == expected
+
+
+@made
+def test_the_one_that_the_caller_holds_goes_on_steering(make: Any) -> None:
+    """Loading what equals the optimizer's own schedule keeps it, and every place of it."""
+    opt = lrcore.SGD(np.zeros(2, np.float32), lr=make(plateau()))
+    for loss in LOSSES:
+        for each in plateaus(opt.schedule):
+            each.observe(loss)
+    saved, one = opt.state_dict(), plateau()
+    other = lrcore.SGD(np.zeros(2, np.float32), lr=make(one))
+    other.load_state_dict(saved)
+    assert one.reductions == 3
+    assert other.lr == opt.lr
+    assert any(each is one for each in plateaus(other.schedule))
+
+
+def test_one_in_a_pickle_with_its_optimizer_and_its_observer() -> None:
+    one = plateau()
+    opt = lrcore.SGD(np.zeros(2, np.float32), lr=(one.warmup(2) * 0.5).then(one, at=5))
+    again, its = pickle.loads(pickle.dumps((opt, one)))
+    assert plateaus(again.schedule) == [its]
+    assert plateaus(again.schedule)[0] is its
+    its, again = copy.deepcopy((one, opt))
+    assert plateaus(again.schedule)[0] is its
+
+
+def steadily(t: int, lr: float) -> float:  # noqa: ARG001
+    return lr / 2
+
+
+def test_other_objects_stay_one_in_copies() -> None:
+    """Those with a state of the caller's own, and the values of a Recursive."""
+    rates = Recursive(steadily, lr=1.0)
+    schedule: Any = (rates * rates).clip(0, 1).then(rates, at=3)
+    for name in ("pickle", "deep copy"):
+        again = COPIES[name](schedule)
+        found = {id(each) for each in again._nested() if isinstance(each, Recursive)}
+        assert len(found) == 1, name
+        assert again == schedule
+
+
+def test_a_text_has_no_identity() -> None:
+    """Each Plateau that it names is a new one."""
+    one = plateau()
+    text = repr(one * one)
+    assert text == "Plateau(lr=1.0, factor=0.5, patience=1) * Plateau(lr=1.0, factor=0.5, patience=1)"
+    assert places(schedules.parse(text)) == [0, 1]
+
+
+def test_the_dictionary_lists_what_is_shared() -> None:
+    one, cosine = plateau(), Cosine(0.1, steps=3)
+    own = {"schedule": "Plateau", "lr": 1.0, "factor": 0.5, "patience": 1, "mode": "min", "threshold": 1e-4}
+    own |= {
+        "threshold_mode": "rel",
+        "cooldown": 0,
+        "min_lr": 0.0,
+        "statistic": "best",
+        "window": 1,
+        "nan": "error",
+    }
+    assert (one * one).to_dict() == {
+        "schedule": "Product",
+        "inner": {"shared": 0},
+        "factors": [{"shared": 0}],
+        "shared": [own],
+    }
+    assert "shared" not in json.dumps(cosine.then(cosine * 0.5, at=3).to_dict())  # values without a state
+    assert "shared" not in json.dumps((one * 0.5).to_dict())
+
+
+SHARED: list[tuple[Any, str]] = [
+    ({"schedule": "Constant", "lr": {"shared": 0}}, "shared: expected an index below 0, got 0"),
+    ({"schedule": "Constant", "lr": {"shared": -1}}, "shared: expected an integer >= 0, got -1"),
+    ({"schedule": "Constant", "lr": {"shared": True}}, "shared: expected an integer, got bool"),
+    ({"schedule": "Constant", "lr": 1.0, "shared": {"schedule": "Constant", "lr": 1.0}}, "shared: expected a dictionary, got str"),
+    ({"schedule": "Constant", "lr": 1.0, "shared": 3}, "shared: expected a sequence, got int"),
+    ({"schedule": "Constant", "lr": 1.0, "shared": [3]}, "shared: expected a dictionary, got int"),
+    ({"schedule": "Constant", "lr": 1.0, "shared": [{"schedule": "Shift", "n": 1, "inner": {"shared": 0}}]}, "shared: expected an index below 0, got 0"),
+    ({"shared": 0}, "shared: expected a sequence, got int"),
+    ({"schedule": "Shift", "n": 1, "inner": {"shared": 0, "schedule": "Constant", "lr": 1}}, "Constant cannot be made"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dictionary", "message"), SHARED)
+def test_wrong_references(dictionary: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        schedules.from_dict(dictionary)
+
+
+def test_a_short_dictionary_cannot_mean_a_schedule_that_takes_hours() -> None:
+    constant = {"schedule": "Constant", "lr": 1.0}
+    doubled = [
+        constant,
+        *({"schedule": "Product", "inner": {"shared": i}, "factors": [{"shared": i}]} for i in range(60)),
+    ]
+    with pytest.raises(ValueError, match="^schedule: expected at most 1000000 schedules within one another"):
+        schedules.from_dict({"schedule": "Shift", "n": 1, "inner": {"shared": 60}, "shared": doubled})
+    taken = schedules.from_dict(
+        {"schedule": "Shift", "n": 1, "inner": {"shared": 10}, "shared": doubled[:11]}
+    )
+    assert taken(0) == Constant(1.0)(0)
