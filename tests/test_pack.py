@@ -127,9 +127,13 @@ def test_empty_and_aligned() -> None:
 
 
 def test_aligned_copies() -> None:
-    """A copy begins at a cache line too."""
-    for _ in range(20):
-        assert copy.deepcopy(lrcore.Pack({"w": 5})).flat.ctypes.data % 64 == 0
+    """A copy begins at a cache line too, also one of a part with a tied array."""
+    copies: list[lrcore.Pack] = []
+    for size in range(1, 41):  # other sizes lie in other places, and none is freed meanwhile
+        w = np.ones(size, np.float32)
+        pack = lrcore.Pack({"w": w, "part": {"w": w}})
+        copies += [copy.deepcopy(pack), copy.deepcopy(pack["part"])]
+    assert [each.flat.ctypes.data % 64 for each in copies] == [0] * 80
 
 
 # ---- nests
@@ -651,6 +655,356 @@ def test_device_arrays_that_overlap() -> None:
         for a, b in ((w[:, :3], w[:, 3:]), (w, w), (w[:0], w)):
             pack = lrcore.Pack({"a": a, "b": b}, xp=fake.cupy)
             assert_bits(fake.cupy.asnumpy(pack["b"]), fake.cupy.asnumpy(b))
+
+
+# ---- tied arrays
+
+
+TIES = {"layers.0.w": "embed", "layers.1.w": "embed", "layers.1.v": "layers.0.v", "head.s.0": "c"}
+"""In the order of `tied`: across dictionaries and lists, inside of one list, and from a later part to a name before it."""
+
+
+def tied(pad: bool = False) -> lrcore.Pack:
+    """Return a pack whose five arrays of memory, of 6, 3, 2, 1 and 2 elements, have nine names and values from 0 to 13."""
+    w, v, c = np.ones((2, 3), np.float32), np.zeros(3, np.float32), np.zeros((), np.float32)
+    entries = {
+        "embed": w,
+        "layers": [{"w": w, "v": v, "b": 2}, {"w": w[:], "v": v.reshape(1, 3)[0]}],
+        "c": c,
+        "head": {"s": [c], "u": np.ones(2, np.float32)},
+    }
+    pack = lrcore.Pack(entries, pad=pad)
+    first = 0
+    for name, view in pack.named_arrays().items():
+        if name not in TIES:
+            view[...] = np.arange(first, first + view.size).reshape(view.shape)
+            first += view.size
+    return pack
+
+
+def assert_tied(pack: Any, ties: dict[str, str], other: Any = None) -> None:
+    """Assert that in a pack or part these names share all their memory, no others any, and that none is of another's."""
+    arrays = pack.named_arrays()
+    for name, view in arrays.items():
+        for former, its_view in arrays.items():
+            same = ties.get(name, name) == ties.get(former, former)
+            assert np.shares_memory(view, its_view) == same, (name, former)
+            if same:
+                assert (view.ctypes.data, view.shape) == (its_view.ctypes.data, its_view.shape)
+        assert other is None or not np.shares_memory(view, other.flat)
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_an_array_under_several_names_is_one(pad: bool) -> None:
+    pack = tied(pad)
+    assert_tied(pack, TIES)
+    starts = [0, 16, 32, 48, 64] if pad else [0, 6, 9, 11, 12]
+    own = [name for name in pack.named_arrays() if name not in TIES]
+    assert own == ["embed", "layers.0.v", "layers.0.b", "c", "head.u"]
+    for name, start in zip(own, starts, strict=True):
+        assert pack.named_arrays()[name].ctypes.data == pack.flat[start:].ctypes.data
+    assert pack.flat.size == starts[-1] + 2
+    tree = pack.tree()
+    assert tree["layers"][1]["w"] is tree["embed"] is pack["layers"][0]["w"]
+    assert_bits(pack["layers"][1]["w"], np.arange(6, dtype=np.float32).reshape(2, 3))
+
+
+def test_the_values_of_tied_arrays() -> None:
+    w = np.arange(6, dtype=np.float32).reshape(3, 2)
+    pack = lrcore.Pack({"embed": w, "head": w})
+    assert pack.flat.size == 6
+    assert repr(pack) == "Pack({'embed': (3, 2), 'head': (3, 2)}, xp=numpy, ties={'head': 'embed'})"
+    assert_bits(pack["head"], w)
+    pack["head"] = 1
+    assert_bits(pack["embed"], np.ones((3, 2), np.float32))
+    pack["embed"] += 1
+    assert_bits(pack.flat, np.full(6, 2, np.float32))
+    assert w[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(W, W), (W[0], W[0]), (W[1:, 2], W[1:4, 2]), (W[:1], W[0:3:5]), (W[:, :2].T, W.T[:2])],
+    ids=["object", "row", "column", "steps that are not taken", "transposed"],
+)
+def test_equal_views_are_tied(one: Any, other: Any) -> None:
+    """The same address, shape and strides, whatever made them."""
+    pack = lrcore.Pack({"a": {"w": one}, "n": 3, "b": [other]})
+    assert_tied(pack, {"b.0": "a.w"})
+    assert_bits(pack["b"][0], one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((2, 3), (2, 3)),
+        (3, 3),
+        (W, (4, 6)),
+        (W, W.copy()),
+        (W[:0], W[:0]),
+        (W[0], W[1]),
+        (np.float32(2), np.float32(2)),
+        (*[np.float32(2)] * 2,),
+    ],
+    ids=["shapes", "integers", "a shape", "equal values", "no elements", "rows", "scalars", "one scalar"],
+)
+def test_other_arrays_are_not_tied(one: Any, other: Any) -> None:
+    pack = lrcore.Pack({"a": one, "b": other})
+    size = pack["a"].size
+    assert pack.flat.size == 2 * size
+    assert repr(pack).endswith("xp=numpy)")
+    pack["b"] = 100
+    assert (pack["a"] != 100).all()
+    shape = (2, 3)
+    assert lrcore.Pack({"layers": [{"w": shape}, {"w": shape}]}).flat.size == 12
+
+
+def test_one_empty_array_under_two_names() -> None:
+    empty = W[:0]
+    assert repr(lrcore.Pack({"a": empty, "b": empty, "c": 1})).endswith("'c': (1,)}, xp=numpy)")
+
+
+def test_what_overlaps_a_tied_array_is_refused() -> None:
+    for wrong in (W[1:], W.T, W.reshape(6, 4), W[:, ::-1]):
+        with pytest.raises(
+            ValueError, match="^c: expected memory of its own, .* shares memory with a; pass a copy"
+        ):
+            lrcore.Pack({"a": W, "b": {"w": W}, "c": wrong})
+
+
+def test_the_flat_of_a_part_with_ties() -> None:
+    """It is the memory of the part's arrays where these lie together, and refused by both names where they do not."""
+    pack = tied()
+    for part, path, name, first in (
+        (pack["layers"], "layers", "layers.0.w", "embed"),
+        (pack["layers"][0], "layers.0", "layers.0.w", "embed"),
+        (pack["layers"][1], "layers.1", "layers.1.w", "embed"),
+        (pack["head"]["s"], "head.s", "head.s.0", "c"),
+    ):
+        match = rf"^{path}\.flat: expected .* got {name}, .* {first}, outside of {path}; step the flat of the whole pack$"
+        with pytest.raises(ValueError, match=match):
+            _ = part.flat
+        with pytest.raises(ValueError, match=match):
+            part.flat = 1
+        assert part.like().flat.size == sum({id(v): v.size for v in part.named_arrays().values()}.values())
+    assert_bits(pack.flat, np.arange(14, dtype=np.float32))
+    w, v = W[:2], W[2:]
+    whole = lrcore.Pack({"b": 3, "a": [{"w": w, "v": v}, {"v": v, "w": w}], "c": 2})
+    whole.flat = np.arange(29)
+    assert_bits(whole["a"].flat, np.arange(3, 27, dtype=np.float32))
+    assert_bits(whole["a"][0].flat, np.arange(3, 27, dtype=np.float32))
+    whole["a"].flat *= 2
+    assert_bits(whole["a"][1]["v"], np.arange(30, 54, 2, dtype=np.float32).reshape(2, 6))
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_a_part_with_ties_to_the_outside(pad: bool) -> None:
+    """Everything but its flat is as of any other part."""
+    pack = tied(pad)
+    layers = pack["layers"]
+    layers[1]["w"] = 7
+    assert (pack["embed"] == 7).all()
+    layers[0] = {"w": np.full((2, 3), 5), "v": [1, 2, 3], "b": [4, 4]}
+    layers[1].assign({"w": layers[0]["w"] + 1, "v": (3, 2, 1)})
+    assert_bits(pack["embed"], np.full((2, 3), 6, np.float32))
+    assert_bits(layers[0]["v"], np.array([3, 2, 1], np.float32))
+    assert [*layers.named_arrays()] == ["0.w", "0.v", "0.b", "1.w", "1.v"]
+    shared = copy.copy(layers)
+    shared[0]["w"] = 8
+    assert (pack["embed"] == 8).all()
+
+
+def test_writing_to_a_part_what_lies_outside_of_it() -> None:
+    """As if all of it were read first, also what one of the part's own names writes."""
+    w = np.zeros(2, np.float32)
+    pack = lrcore.Pack({"embed": w, "head": {"w": w, "b": 2}})
+    pack["embed"] = [1, 2]
+    pack["head"] = {"w": [3, 4], "b": pack["embed"]}
+    assert_bits(pack.flat, np.array([3, 4, 1, 2], np.float32))
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_copies_keep_ties(pad: bool) -> None:
+    """Of a whole; in those of a part, what is tied to the outside has memory of its own."""
+    pack = tied(pad)
+    inside = {
+        (): TIES,
+        ("layers",): {"1.w": "0.w", "1.v": "0.v"},
+        ("layers", 0): {},
+        ("layers", 1): {},
+        ("head",): {},
+        ("head", "s"): {},
+    }
+    for keys, ties in inside.items():
+        part: Any = pack
+        for key in keys:
+            part = part[key]
+        copies = [copy.deepcopy(part), pickle.loads(pickle.dumps(part))]
+        for copied in (*copies, part.like()):
+            assert type(copied) is type(part)
+            assert repr(copied) == repr(part)
+            assert_tied(copied, ties, other=pack)
+            for view in copied.named_arrays().values():
+                assert np.shares_memory(view, copied.flat)
+        for copied in copies:
+            for name, view in part.named_arrays().items():
+                assert_bits(copied.named_arrays()[name], view)
+        assert not part.like().flat.any()
+    assert tied(pad)["layers"].like().flat.size == (32 + 2 if pad else 11)
+
+
+def test_copies_of_tied_packs_go_on_sharing() -> None:
+    """With optimizers beside them."""
+    pack = tied()
+    grads = pack.like()
+    together = (pack, grads, lrcore.SGD(pack.flat, lr=1.0, grads=grads.flat))
+    for new_pack, new_grads, opt in (copy.deepcopy(together), pickle.loads(pickle.dumps(together))):
+        assert opt.params is new_pack.flat
+        new_grads["layers"][1]["w"] = -1
+        opt.step()
+        assert_bits(new_pack["embed"], pack["embed"] + np.float32(1))
+        assert_tied(new_pack, TIES, other=pack)
+
+
+def test_a_pickle_of_before_there_were_ties() -> None:
+    pack = lrcore.Pack.__new__(lrcore.Pack)
+    state = {
+        "xp": "numpy",
+        "shapes": {"a": (2,), "b": [(2,)]},
+        "pad": False,
+        "flat": np.arange(4, dtype=np.float32),
+    }
+    pack.__setstate__(state)
+    assert_bits(pack["b"][0], np.array([2, 3], np.float32))
+    assert {*state} == {*pack.__getstate__()}
+
+
+def test_a_pack_of_a_tied_pack() -> None:
+    pack = tied()
+    for entries in (pack, pack.tree(), {**pack, "layers": pack["layers"]}):
+        again = lrcore.Pack(entries)
+        assert repr(again) == repr(pack)
+        assert_bits(again.flat, pack.flat)
+        assert_tied(again, TIES, other=pack)
+    assert_tied(lrcore.Pack(pack.named_arrays()), TIES)
+    assert_tied(
+        lrcore.Pack({"layers": pack["layers"]}), {"layers.1.w": "layers.0.w", "layers.1.v": "layers.0.v"}
+    )
+
+
+def test_assigning_to_tied_names() -> None:
+    """The same object, or equal bits, whatever it is made of; NaN is as any other NaN."""
+    w = np.zeros(3, np.float32)
+    pack = lrcore.Pack({"embed": w, "head": [w], "b": 1})
+    values = np.array([1, np.nan, -0.0], np.float32)
+    other_nan = values.copy()
+    other_nan.view(np.uint32)[1] = 0xFFC01234
+    for one, other in (
+        (values, values),
+        (values, values.copy()),
+        (values.astype(float), [1, math.nan, -0.0]),
+        (other_nan, values),
+    ):
+        pack.flat = 0
+        pack.assign({"embed": one, "head": [other], "b": [2]})
+        assert_bits(pack.flat, np.array([1, np.nan, -0.0, 2], np.float32))
+    pack.assign(pack)
+    pack.assign(pack.tree())
+    pack.assign({"embed": pack["head"][0].copy(), "head": [pack["embed"]], "b": [2]})
+    assert_bits(pack.flat, np.array([1, np.nan, -0.0, 2], np.float32))
+
+
+@pytest.mark.parametrize("different", [[1, 2, 4], [1, 2, np.nan], [0, 2, 3]])
+def test_different_values_for_tied_names_are_refused(different: Any) -> None:
+    """By both names, and nothing is written."""
+    w = np.zeros(3, np.float32)
+    pack = lrcore.Pack({"b": 1, "embed": w, "x": {"head": w}, "third": w})
+    before = [0.0, 1, 2, 3]
+    pack.flat = before
+    for x, third, name in ((different, [1, 2, 3], r"x\.head"), ([1, 2, 3], different, "third")):
+        match = f"^{name}: expected the values of embed, which is the same array, got others; .* gradients their sum"
+        with pytest.raises(ValueError, match=match):
+            pack.assign({"b": [5], "embed": np.array([1, 2, 3.0]), "x": {"head": x}, "third": third})
+        assert_bits(pack.flat, np.array(before, np.float32))
+    with pytest.raises(ValueError, match="^third: expected the values of embed"):
+        pack.assign({"b": [5], "embed": pack["embed"], "x": {"head": pack["embed"]}, "third": [1, 2, -3]})
+    assert_bits(pack.flat, np.array(before, np.float32))
+
+
+def test_zeros_of_different_signs_are_different_values() -> None:
+    w = np.zeros(1, np.float32)
+    with pytest.raises(ValueError, match="^b: expected the values of a"):
+        lrcore.Pack({"a": w, "b": w}).assign({"a": [0.0], "b": [-0.0]})
+
+
+def test_a_step_of_tied_weights(rule: str) -> None:
+    """It has the bits of a step of one array with the sum of the gradients of its names."""
+    rng = np.random.default_rng(5)
+    start = rng.standard_normal((4, 3)).astype(np.float32)
+    pack = lrcore.Pack({"embed": start, "b": 3, "head": start})
+    grads = pack.like()
+    alone = {"embed": start.ravel().copy(), "b": np.zeros(3, np.float32)}
+    opt = make(rule, pack.flat, 0.01, weight_decay=0.1)
+    opts = {name: make(rule, array, 0.01, weight_decay=0.1) for name, array in alone.items()}
+    for _ in range(3):
+        of_embed, of_head = rng.standard_normal((2, 4, 3)).astype(np.float32)
+        b = rng.standard_normal(3).astype(np.float32)
+        grads["embed"], grads["b"] = of_embed, b
+        grads["head"] += of_head
+        opt.step(grads.flat)
+        opts["embed"].step((of_embed + of_head).ravel())
+        opts["b"].step(b)
+    assert_bits(pack["head"].ravel(), alone["embed"])
+    assert_bits(pack["b"], alone["b"])
+    assert (pack["embed"] != start).any()
+
+
+def test_tied_tensors() -> None:
+    """Of a module whose weight has two names, and beside a NumPy view of the same memory."""
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 2), torch.nn.Linear(2, 5, bias=False))
+    model[1].weight = model[0].weight
+    named = {name: p.detach() for name, p in model.named_parameters(remove_duplicate=False)}
+    pack = lrcore.Pack(named)
+    assert_tied(pack, {"1.weight": "0.weight"})
+    assert_bits(pack["1.weight"], named["0.weight"].numpy())
+    assert_tied(lrcore.Pack({"a": named["0.weight"], "b": named["0.weight"].numpy()}), {"b": "a"})
+    assert_tied(lrcore.Pack({"a": model[0].weight.requires_grad_(False), "b": model[1].weight}), {"b": "a"})
+    other = torch.ones(2, 3)
+    assert_tied(lrcore.Pack({"a": other, "b": other.clone()}), {})
+
+
+def test_tied_device_arrays() -> None:
+    with FakeCuda() as fake:
+        cupy = fake.cupy
+        w = cupy.asarray(W)
+        host = W.copy()
+        entries = {"embed": w, "layers": [{"w": w[:], "v": host}, {"v": host, "b": w[:0]}], "head": {"w": w}}
+        pack = lrcore.Pack(entries, xp=cupy, pad=True)
+        ties = "ties={'layers.0.w': 'embed', 'layers.1.v': 'layers.0.v', 'head.w': 'embed'})"
+        assert pack.flat.size == 32 + 32
+        pack["head"]["w"] = W + 1
+        for each in (pack, pickle.loads(pickle.dumps(pack)), copy.deepcopy(pack), lrcore.Pack(pack, xp=cupy)):
+            assert repr(each).endswith(ties)
+            assert each["embed"].data.ptr == each["layers"][0]["w"].data.ptr == each["head"]["w"].data.ptr
+            assert_bits(cupy.asnumpy(each["embed"]), W + np.float32(1))
+            assert_bits(cupy.asnumpy(each["layers"][1]["v"]), W)
+        with pytest.raises(ValueError, match=r"^head\.flat: .*head\.w.* embed"):
+            _ = pack["head"].flat
+        copied = copy.deepcopy(pack["layers"])
+        assert type(copied.flat) is cupy.ndarray
+        assert repr(copied).endswith("ties={'1.v': '0.v'})")
+        assert_bits(cupy.asnumpy(copied[0]["w"]), W + np.float32(1))
+        layers = [{"w": W, "v": W + 2.0}, {"v": cupy.asarray(W + 2), "b": W[:0]}]
+        pack.assign({"embed": cupy.asarray(W), "layers": layers, "head": {"w": W}})
+        assert_bits(cupy.asnumpy(pack["layers"][1]["v"]), W + np.float32(2))
+        with pytest.raises(ValueError, match=r"^head\.w: expected the values of embed"):
+            pack.assign({"embed": cupy.asarray(W), "layers": layers, "head": {"w": W + 1}})
+        with pytest.raises(ValueError, match="^c: expected memory of its own"):
+            lrcore.Pack({"a": w, "b": w, "c": w.T}, xp=cupy)
+
+
+# ---- arrays that are refused
 
 
 @pytest.mark.parametrize(

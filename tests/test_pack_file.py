@@ -18,6 +18,7 @@ import pytest
 import lrcore
 from fake_cuda import FakeCuda
 from lrcore import _tensor_file
+from lrcore._nest import mapped
 from support import assert_bits
 
 pytest.importorskip("safetensors", reason="there are no wheels of it for free-threaded Python")
@@ -186,6 +187,163 @@ def test_between_devices(path: Path) -> None:
         assert type(again.flat) is cupy.ndarray
         for name, view in again.named_arrays().items():
             assert_bits(cupy.asnumpy(view), twice.named_arrays()[name])
+
+
+# ---- tied arrays
+
+
+def tied(xp: Any = np, pad: bool = False) -> lrcore.Pack:
+    """Return a pack of 10 elements, which are numbered from 1: two arrays have three names and two."""
+    w, s = np.arange(1, 7, dtype=np.float32).reshape(2, 3), np.array(9, np.float32)
+    entries = {
+        "embed": w,
+        "layers": [{"w": w, "b": np.array([7, 8], np.float32)}, {"s": s}],
+        "head": {"w": w, "s": s, "c": np.array([10], np.float32)},
+    }
+    return lrcore.Pack(entries, xp, pad=pad)
+
+
+TIES = {"layers.0.w": "embed", "head.w": "embed", "head.s": "layers.1.s"}
+
+
+def untied() -> lrcore.Pack:
+    """Return a pack of the same names and values, each of them an array of its own."""
+    return lrcore.Pack(mapped(lambda _, view: view.copy(), tied().tree()))
+
+
+def by_others(path: Path, arrays: dict[str, Any]) -> None:
+    """Write a file without a text."""
+    from safetensors.numpy import save_file
+
+    save_file({name: np.array(each, np.float32) for name, each in arrays.items()}, path)
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_ties_survive(pad: bool, path: Path) -> None:
+    pack = tied(pad=pad)
+    pack.save(path)
+    made = lrcore.Pack.from_file(path, pad=pad)
+    assert repr(made) == repr(pack)
+    assert made["head"]["w"].ctypes.data == made["layers"][0]["w"].ctypes.data == made["embed"].ctypes.data
+    assert_bits(made.flat, pack.flat)
+    other = pack.like()
+    other.load(path)
+    assert_bits(other.flat, pack.flat)
+
+
+def test_a_tied_array_is_stored_once(path: Path) -> None:
+    """Under its first name, and the text says which other names it has."""
+    from safetensors import safe_open
+
+    tied().save(path)
+    with safe_open(path, framework="np") as tensors:
+        assert {*tensors.keys()} == {"embed", "layers.0.b", "layers.1.s", "head.c"}
+        assert_bits(tensors.get_tensor("embed"), tied()["head"]["w"])
+        text = json.loads(tensors.metadata()["lrcore"])
+    assert text["ties"] == TIES
+    assert text["structure"]["head"] == {"w": "[2, 3]", "s": "[]", "c": "[1]"}
+    untied().save(path)
+    with safe_open(path, framework="np") as tensors:
+        assert "ties" not in json.loads(tensors.metadata()["lrcore"])
+
+
+def test_tied_files_and_packs_that_are_not(path: Path) -> None:
+    """A file gives its values to all names; a pack takes a file whose values agree."""
+    tied().save(path)
+    pack = untied()
+    pack.flat = 0
+    pack.load(path)
+    assert_bits(pack.flat, untied().flat)
+    pack.save(path)
+    pack = tied()
+    pack.flat = 0
+    pack.load(path)
+    assert_bits(pack.flat, tied().flat)
+    partly = untied().tree()
+    partly["head"]["w"] = partly["embed"]
+    other = lrcore.Pack(partly)
+    tied().save(path)
+    other.flat = 0
+    other.load(path)
+    assert_bits(other.flat, lrcore.Pack(partly).flat)
+    assert repr(lrcore.Pack.from_file(path)) == repr(tied())
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_values_that_differ_between_tied_names(own: bool, path: Path) -> None:
+    pack = untied()
+    pack["head"]["w"][1, 1] = -1
+    if own:
+        pack.save(path)
+    else:
+        by_others(path, pack.named_arrays())
+    assert_does_not_fit(path, r"head\.w: expected the values of embed, which is the same array", tied())
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ["embed"],
+        ["layers.0.w"],
+        ["head.w"],
+        ["embed", "head.w"],
+        ["layers.0.w", "head.w", "layers.1.s"],
+        ["head.s"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_files_by_others_without_some_tied_names(missing: list[str], path: Path) -> None:
+    """Any of them, as long as one is there."""
+    arrays = tied().named_arrays()
+    by_others(path, {name: view for name, view in arrays.items() if name not in missing})
+    pack = tied()
+    pack.flat = 0
+    pack.load(path)
+    assert_bits(pack.flat, tied().flat)
+    if missing:
+        assert_does_not_fit(path, f"{missing[0]}: missing", untied())
+
+
+def test_files_without_any_of_the_names(path: Path) -> None:
+    arrays = tied().named_arrays()
+    for gone in (["embed", "layers.0.w", "head.w"], ["layers.0.b"]):
+        by_others(path, {name: view for name, view in arrays.items() if name not in gone})
+        assert_does_not_fit(path, f"{gone[0]}: missing", tied())
+    by_others(path, {name: view for name, view in arrays.items() if name != "head.w"} | {"more": [1]})
+    assert_does_not_fit(path, "more: unknown", tied())
+    by_others(path, {name: view for name, view in arrays.items() if name != "head.w"} | {"embed": [1]})
+    assert_does_not_fit(path, "embed: expected F32 of shape", tied())
+
+
+def test_a_part_with_ties(path: Path) -> None:
+    """What is tied to the outside is stored with the part, and written in place."""
+    w = np.arange(1, 3, dtype=np.float32)
+    pack = lrcore.Pack({"embed": w, "layers": [{"w": w}, {"w": w, "b": 1}]})
+    pack["layers"][1].save(path)
+    made = lrcore.Pack.from_file(path)
+    assert repr(made) == "Pack({'w': (2,), 'b': (1,)}, xp=numpy)"
+    assert_bits(made.flat, np.array([1, 2, 0], np.float32))
+    made.flat = [5, 6, 7]
+    made.save(path)
+    pack["layers"][1].load(path)
+    assert_bits(pack.flat, np.array([5, 6, 7], np.float32))
+
+
+def test_ties_between_devices(path: Path) -> None:
+    with FakeCuda() as fake:
+        cupy = fake.cupy
+        there = tied(cupy, pad=True)
+        there.save(path)
+        assert repr(lrcore.Pack.from_file(path)) == repr(tied())
+        again = lrcore.Pack.from_file(path, cupy, pad=True)
+        assert repr(again) == repr(there)
+        assert_bits(cupy.asnumpy(again.flat), cupy.asnumpy(there.flat))
+        there["head"].save(path)
+        assert_bits(lrcore.Pack.from_file(path).flat, np.array([*range(1, 7), 9, 10], np.float32))
+        by_others(path, {name: view + 1 for name, view in tied().named_arrays().items() if name != "embed"})
+        again.load(path)
+        assert_bits(cupy.asnumpy(again["embed"]), tied()["embed"] + np.float32(1))
 
 
 # ---- writing
@@ -362,6 +520,32 @@ def test_these_files_would_be_taken(path: Path) -> None:
     assert_bits(pack.flat, np.arange(3, dtype=np.float32))
 
 
+TIED = {"structure": {"a": [{"w": "[2]"}], "b": "[]", "c": "[]"}}
+CHAIN = {"structure": TIED["structure"] | {"d": "[]"}}
+
+
+@pytest.mark.parametrize("kept", ["b", "a.0.w"])
+def test_these_ties_would_be_taken(kept: str, path: Path) -> None:
+    """Whichever of the names comes first in the nest."""
+    shape = {"b": "[]", "a.0.w": "[2]"}[kept]
+    put(
+        path,
+        text_of(
+            {
+                "structure": {"c": shape, "a": [{"w": "[2]"}], "b": "[]", "d": shape},
+                "ties": {"c": kept, "d": kept},
+            }
+        ),
+    )
+    pack = lrcore.Pack.from_file(path)
+    ties = {"b": {"b": "c", "d": "c"}, "a.0.w": {"a.0.w": "c", "d": "c"}}[kept]
+    assert repr(pack).endswith(f", ties={ties})")
+    assert_bits(
+        pack.named_arrays()[kept], {"b": np.float32(2), "a.0.w": np.arange(2, dtype=np.float32)}[kept]
+    )
+    pack.load(path)
+
+
 TEXTS: list[tuple[str, str]] = [
     (text_of({"format": 2}), "format 2, written by lrcore 0.1.0; .*install a later one"),
     (text_of({"format": True}), "format: expected 1, got True"),
@@ -386,6 +570,23 @@ TEXTS: list[tuple[str, str]] = [
     (text_of({"structure": 7}).replace("7", '{"a":' * 900 + "{}" + "}" * 900), "recursion|missing|unknown"),
     (text_of({}).replace('"b":', '"a":'), "the entry 'a' stands twice"),
     (text_of({}).replace('"[]"', "NaN"), "finite numbers, got NaN"),
+    (text_of({"ties": None}), "ties: expected a dictionary, got NoneType"),
+    (text_of({"ties": ["c", "b"]}), "ties: expected a dictionary, got list"),
+    (text_of(TIED | {"ties": {"c": "b", "d": "b"}}), "ties: d: expected an array of the structure that is not stored"),
+    (text_of(TIED | {"ties": {"c": "b", "a.0.w": "b"}}), r"ties: a\.0\.w: expected an array .* that is not stored"),
+    (text_of(TIED | {"ties": {"c": "b", "b": "b"}}), "ties: b: expected an array of the structure that is not stored"),
+    (text_of(TIED | {"ties": {"c": "c"}}), "ties: c: expected the name of a stored array, got 'c'"),
+    (text_of(TIED | {"ties": {"c": "d"}}), "ties: c: expected the name of a stored array, got 'd'"),
+    (text_of(TIED | {"ties": {"c": None}}), "ties: c: expected the name of a stored array, got None"),
+    (text_of(TIED | {"ties": {"c": ["b"]}}), r"ties: c: expected the name of a stored array, got \['b'\]"),
+    (text_of(TIED | {"ties": {"c": {}}}), "ties: c: expected the name of a stored array, got {}"),
+    (text_of(CHAIN | {"ties": {"c": "b", "d": "c"}}), "ties: d: expected the name of a stored array, got 'c'"),
+    (text_of(CHAIN | {"ties": {"c": "d", "d": "c"}}), "ties: c: expected the name of a stored array, got 'd'"),
+    (text_of(TIED | {"ties": {"c": "a.0.w"}}), r"ties: c: expected the shape of a\.0\.w, '\[2\]', got '\[\]'"),
+    (text_of({"structure": TIED["structure"] | {"c": "[1]"}, "ties": {"c": "b"}}), "ties: c: expected the shape of b"),
+    (text_of({"structure": {"a": [{"w": "[2]"}], "c": None}, "ties": {"c": "b"}}), "(b|c): unknown"),
+    (text_of(TIED), "c: missing"),
+    (text_of(TIED | {"ties": {"c": "b"}}).replace('"c": "b"', '"c": "b", "c": "b"'), "the entry 'c' stands twice"),
     ("[]", "expected a JSON object, got list"),
     ("", "Expecting value"),
     (text_of({}) + "x", "Extra data"),

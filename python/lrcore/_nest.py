@@ -135,6 +135,17 @@ def require_plain(values: Any, path: str) -> None:
         require_memory(path, values)
 
 
+def ties_among(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Return the paths of arrays that an earlier path has too, each with the first path of the same array.
+
+    ValueError that names two arrays which share memory and are not the same.
+    """
+    require_apart(arrays)
+    firsts: dict[Any, str] = {}
+    same = {path: firsts.setdefault(_identity(array), path) for path, array in arrays.items()}
+    return {path: first for path, first in same.items() if first != path}
+
+
 def require_apart(arrays: Mapping[str, Any]) -> None:
     """ValueError that names two arrays which share memory, unless they are the same array under both paths."""
     places = [(path, place) for path, array in arrays.items() if (place := _place(array)) is not None]
@@ -182,8 +193,19 @@ def _place(array: Any) -> NDArray[Any] | None:
 
 def _layout(array: NDArray[Any]) -> tuple[Any, ...]:
     """Return what equal views of the same memory have in common."""
-    strides = [step for extent, step in zip(array.shape, array.strides, strict=True) if extent > 1]
+    strides = tuple(step for extent, step in zip(array.shape, array.strides, strict=True) if extent > 1)
     return array.__array_interface__["data"][0], array.shape, strides
+
+
+def _identity(array: Any) -> Any:
+    """Return a key that two entries have in common if they are the same array.
+
+    An array without elements is the same as no other, and neither is a scalar of NumPy, which is a value.
+    """
+    if isinstance(array, np.generic) or 0 in array.shape:
+        return object()
+    place = _place(array)
+    return id(array) if place is None else _layout(place)
 
 
 def _kind(value: Any) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import importlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -16,6 +16,17 @@ from lrcore._nest import array_from, join, leaves, mapped, pairs, require_number
 
 _CACHE_LINE = 64
 """In bytes."""
+
+
+class _Whole(NamedTuple):
+    """A flat buffer, the paths of tied arrays, and by each path its slice, if it is the first, and its view."""
+
+    flat: Any
+    xp: ModuleType
+    pad: bool
+    ties: Mapping[str, str]
+    spans: Mapping[str, slice]
+    views: Mapping[str, Any]
 
 
 class Node:
@@ -31,43 +42,89 @@ class Node:
         if over is not None:
             cls._kinds[over] = cls
 
-    def _adopt(self, flat: Any, shapes: Any, xp: ModuleType, pad: bool, path: str = "") -> Self:
-        """Lay the views over a flat buffer of `xp`. The path is that of this node, for messages."""
-        self._flat, self._shapes, self._xp, self._pad, self._path = flat, shapes, xp, pad, path
-        starts, _ = layout([*leaves(shapes).values()], pad)
+    def _adopt(self, flat: Any, shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Self:
+        """Lay the views over a flat buffer of `xp`. `ties` has each later path of a tied array, with its first."""
+        own = own_shapes(shapes, ties)
+        starts, _ = layout([*own.values()], pad)
+        spans = {
+            path: slice(start, start + math.prod(own[path])) for path, start in zip(own, starts, strict=True)
+        }
+        views = {path: flat[span].reshape(own[path]) for path, span in spans.items()}
+        views |= {path: views[first] for path, first in ties.items()}
+        return self._lie_over(_Whole(flat, xp, pad, ties, spans, views), shapes, "")
+
+    def _lie_over(self, whole: _Whole, shapes: Any, path: str) -> Self:
+        """Become the node at this path of what lies over a buffer."""
+        self._shapes, self._path, self._xp, self._pad = shapes, path, whole.xp, whole.pad
         self._parts: Any = {} if isinstance(shapes, dict) else [None] * len(shapes)
-        index = 0
         for name, part in shapes.items() if isinstance(shapes, dict) else enumerate(shapes):
-            inner = [*leaves(part).values()]
-            begin = starts[index] if inner else 0
-            piece = flat[begin : begin + layout(inner, pad)[1]]
-            index += len(inner)
+            where = join(path, name)
             if isinstance(part, tuple):
-                self._parts[name] = piece.reshape(part)
+                self._parts[name] = whole.views[where]
             else:
                 node = self._kinds[type(part)]
-                self._parts[name] = node.__new__(node)._adopt(piece, part, xp, pad, join(path, name))
+                self._parts[name] = node.__new__(node)._lie_over(whole, part, where)
+        inside = dict.fromkeys(join(path, name) for name in leaves(shapes))
+        self._views = [whole.views[name] for name in inside]
+        # An array here whose memory lies elsewhere, by its path and the one there.
+        self._outside = next(
+            (
+                (name, whole.ties[name])
+                for name in inside
+                if name in whole.ties and whole.ties[name] not in inside
+            ),
+            None,
+        )
+        # The arrays' slice of the buffer; all of it, if one of them lies outside of the others' slice.
+        self._flat = whole.flat
+        if path and self._outside is None:
+            own = [whole.spans[name] for name in inside if name in whole.spans] or [slice(0, 0)]
+            self._flat = whole.flat[own[0].start : own[-1].stop]
         return self
 
     @property
     def flat(self) -> Any:
         """The whole buffer: a 1-D float32 array, the arrays one after another, with the padding between.
 
-        ``pack.flat *= x`` and ``pack.flat = values`` write in place.
+        ``pack.flat *= x`` and ``pack.flat = values`` write in place. A part with an array that is tied to one outside
+        of the part has no `flat`: reading it is a ValueError.
         """
+        if self._outside is not None:
+            name, first = self._outside
+            raise ValueError(
+                f"{join(self._path, 'flat')}: expected arrays that lie one after another, got {name}, whose memory is "
+                f"that of {first}, outside of {self._path}; step the flat of the whole pack"
+            )
         return self._flat
 
     @flat.setter
     def flat(self, values: Any) -> None:
-        self._write(self._flat, values, join(self._path, "flat"))
+        self._write(self.flat, values, join(self._path, "flat"))
+
+    @property
+    def _ties(self) -> dict[str, str]:
+        """Each later path, from this node on, of an array that is here under several; with the first of them."""
+        firsts: dict[int, str] = {}
+        same = {path: firsts.setdefault(id(view), path) for path, view in self.named_arrays().items()}
+        return {path: first for path, first in same.items() if first != path}
+
+    def like(self) -> Self:
+        """Return a new node of zeros with the same names, shapes and ties, as for the gradients.
+
+        An array that is tied to one outside of this part has memory of its own there.
+        """
+        ties = self._ties
+        flat = zeros_for(self._shapes, self._xp, self._pad, ties)
+        return type(self).__new__(type(self))._adopt(flat, self._shapes, self._xp, self._pad, ties)
 
     def tree(self) -> Any:
         """Give the views in plain dictionaries and lists, as for ``jax.grad``."""
-        return mapped(lambda _, part: part.tree() if isinstance(part, Node) else part, self._parts)
+        views = iter(self._views)
+        return mapped(lambda *_: next(views), self._shapes)
 
     def named_arrays(self) -> dict[str, Any]:
         """Give the views in order, under names such as ``layers.0.w``."""
-        return leaves(self.tree())
+        return dict(zip(leaves(self._shapes), self._views, strict=True))
 
     def assign(self, tree: Any) -> None:
         """Write values into all arrays, in place.
@@ -76,21 +133,34 @@ class Node:
         ----------
         tree : nest of dictionaries and lists
             Built as this is, tuples being lists; at its leaves arrays, or what becomes one, of the same shapes. Values
-            are converted as by ``view[...] = values``, those of NumPy moved to the device of `xp`.
+            are converted as by ``view[...] = values``, those of NumPy moved to the device of `xp`. Values for several
+            names of one array have the same bits, or NaN in the same places. The gradient of a tied array is the sum
+            of the gradients under its names.
 
         Raises
         ------
         TypeError, ValueError
-            When a name is missing or unknown, a list is of another length, a shape differs, or something does not
-            become an array. The message names the path, and nothing has been written then.
+            When a name is missing or unknown, a list is of another length, a shape differs, values for names of the
+            same array differ, or something does not become an array. The message names the path, and nothing has been
+            written then.
         """
-        checked = [
-            (view, self._checked(path, view, values))
-            for path, view, values in pairs(self.tree(), tree, self._path)
-        ]
-        for view, values in checked:
+        firsts: dict[int, tuple[str, Any, Any]] = {}  # by the view
+        for path, view, values in pairs(self.tree(), tree, self._path):
+            checked = self._checked(path, view, values)
+            first, _, former = firsts.setdefault(id(view), (path, view, checked))
+            if former is not checked and not self._same_bits(former, checked):
+                raise ValueError(
+                    f"{path}: expected the values of {first}, which is the same array, got others; give both the same, for "
+                    "gradients their sum"
+                )
+        for _, view, values in firsts.values():
             if values is not view:
                 view[...] = values
+
+    def _same_bits(self, one: Any, other: Any) -> bool:
+        """Tell whether two float32 arrays of one shape have the same bits, or NaN, in each place."""
+        a, b = (each if self._xp is np else self._xp.asnumpy(each) for each in (one, other))
+        return bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
 
     def _checked(self, path: str, view: Any, values: Any) -> Any:
         """Give values as an array that goes into a view as it is, and that no other write changes before."""
@@ -105,9 +175,17 @@ class Node:
         """Give the same over memory of the host: a copy where this is of a device."""
         if self._xp is np:
             return self
-        return (
-            type(self).__new__(type(self))._adopt(self._xp.asnumpy(self._flat), self._shapes, np, self._pad)
-        )
+        alone = self._alone()
+        host = self._xp.asnumpy(alone._flat)
+        return type(self).__new__(type(self))._adopt(host, self._shapes, np, self._pad, alone._ties)
+
+    def _alone(self) -> Self:
+        """Return this node, or a copy of it if an array is tied to one outside of it."""
+        if self._outside is None:
+            return self
+        copied = self.like()
+        copied.assign(self.tree())
+        return copied
 
     def __getitem__(self, key: Any) -> Any:
         return self._parts[key]
@@ -143,7 +221,15 @@ class Node:
 
     __hash__ = object.__hash__
 
+    def __copy__(self) -> Self:
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if self._outside is not None:
+            alone = memo[id(self)] = self._alone()
+            return alone
         if self._xp is np and id(self._flat) not in memo:
             aligned = memo[id(self._flat)] = aligned_zeros(self._flat.size)
             aligned[...] = self._flat
@@ -152,14 +238,18 @@ class Node:
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"xp": self._xp.__name__, "shapes": self._shapes, "pad": self._pad, "flat": self._flat}
+        alone = self._alone()
+        state = {"xp": self._xp.__name__, "shapes": self._shapes, "pad": self._pad, "flat": alone._flat}
+        return state | ({"ties": ties} if (ties := alone._ties) else {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._adopt(state["flat"], state["shapes"], importlib.import_module(state["xp"]), state["pad"])
+        xp = importlib.import_module(state["xp"])
+        self._adopt(state["flat"], state["shapes"], xp, state["pad"], state.get("ties", {}))
 
     def __repr__(self) -> str:
         pad = ", pad=True" if self._pad else ""
-        return f"{type(self).__name__}({self._shapes!r}, xp={self._xp.__name__}{pad})"
+        ties = f", ties={ties!r}" if (ties := self._ties) else ""
+        return f"{type(self).__name__}({self._shapes!r}, xp={self._xp.__name__}{pad}{ties})"
 
 
 def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int]:
@@ -185,9 +275,14 @@ def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int
     return starts, end
 
 
-def zeros_for(shapes: Any, xp: ModuleType, pad: bool) -> Any:
-    """Give a buffer for arrays of a nest of shapes."""
-    _, size = layout([*leaves(shapes).values()], pad)
+def own_shapes(shapes: Any, ties: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Return, by their first paths, the shapes of the arrays that a nest of shapes and its ties stand for."""
+    return {path: shape for path, shape in leaves(shapes).items() if path not in ties}
+
+
+def zeros_for(shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Any:
+    """Return a buffer for arrays of a nest of shapes with these ties."""
+    _, size = layout([*own_shapes(shapes, ties).values()], pad)
     return aligned_zeros(size) if xp is np else xp.zeros(size, dtype=xp.float32)
 
 

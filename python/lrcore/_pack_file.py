@@ -1,7 +1,8 @@
 """The file of a pack: its arrays in the format safetensors, under their names, such as layers.0.w.
 
 The entry `structure` of the text, which `_tensor_file` describes, is the nest of dictionaries and lists with the arrays'
-shapes as text at the leaves, such as "[3, 4]". A file without a text is one by others.
+shapes as text at the leaves, such as "[3, 4]". An array under several paths is stored once, under the first: the optional
+entry `ties` has each other path with the one of the tensor. A file without a text is one by others.
 """
 
 from __future__ import annotations
@@ -22,38 +23,58 @@ _LONGEST = 99_000_000
 """Of the paths of all parts together, in characters: those of the arrays alone fill a header then."""
 
 
-def write(path: str | os.PathLike[str], shapes: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays of NumPy, whose shapes are this nest."""
+def write(
+    path: str | os.PathLike[str], shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapping[str, str]
+) -> None:
+    """Write arrays of NumPy, whose shapes are this nest. `ties` has each later path of a tied array, with its first."""
     with blaming(path):
         for name in arrays:
             _require_place(name)
         _require_short(shapes)
     structure = mapped(lambda _, shape: str([*shape]), shapes)
-    _tensor_file.write(path, FORMAT, "Pack", {"structure": structure}, arrays)
+    stored = {name: array for name, array in arrays.items() if name not in ties}
+    entries = {"structure": structure} | ({"ties": ties} if ties else {})
+    _tensor_file.write(path, FORMAT, "Pack", entries, stored)
 
 
-def read(path: str | os.PathLike[str], shapes: Any = None) -> Any:
+def read(path: str | os.PathLike[str], shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
     """Give the arrays of a file in their nest.
 
     Where a nest of shapes is given, the arrays must have those names and shapes, and those of a file by others come in
-    that nest. The nest of another file is as it was found: `Pack` and `Pack.assign` check it.
+    that nest; of names that `ties` makes one array, such a file may have some alone. The nest of another file is as it
+    was found: `Pack` and `Pack.assign` check it. An array that the file has under several names is the same object.
     """
     with _tensor_file.reading(path) as tensors:
-        metadata, names = tensors.metadata() or {}, dict.fromkeys(tensors.keys())
+        metadata, stored = tensors.metadata() or {}, dict.fromkeys(tensors.keys())
         own = any(name == TEXT or name.startswith(f"{TEXT}.") for name in metadata)
-        structure = _structure(metadata) if own else names if shapes is None else shapes
+        if own:
+            structure, tied = _structure(metadata, stored)
+        else:
+            structure, tied = stored if shapes is None else shapes, _dropped(ties or {}, stored)
+        names = stored | dict.fromkeys(tied)
         expected = names if shapes is None else leaves(shapes)
         require_names(expected, names)
-        arrays = {name: _tensor_file.tensor(tensors, name, expected[name]) for name in names}
+        arrays = {name: _tensor_file.tensor(tensors, name, expected[name]) for name in stored}
+        if own:
+            _tensor_file.require_checksum(metadata, arrays)
+        arrays |= {name: arrays[kept] for name, kept in tied.items()}
         if not own:
             return mapped(lambda name, _: arrays[name], structure)
-        _tensor_file.require_checksum(metadata, arrays)
         require_names(leaves(structure), names)
         return mapped(lambda name, shape: _array(name, arrays[name], shape), structure)
 
 
-def _structure(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Give the nest of the text, whose leaves are unchecked."""
+def _dropped(ties: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, str]:
+    """Return which names a file lacks of arrays that it has under another name, by that name."""
+    kept = {ties.get(name, name): name for name in stored}
+    every = {first: first for first in ties.values()} | dict(ties)
+    return {name: kept[first] for name, first in every.items() if name not in stored and first in kept}
+
+
+def _structure(
+    metadata: Mapping[str, str], stored: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the nest of the text, whose leaves are unchecked, and its ties."""
     if TEXT not in metadata:
         raise ValueError(f"damaged: its metadata has no {TEXT!r}")
     entries = _tensor_file.entries_of(metadata[TEXT], FORMAT)
@@ -61,11 +82,28 @@ def _structure(metadata: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(
             f"class: expected 'Pack', got {entries.get('class')!r}; lrcore.load reads the state of an optimizer"
         )
-    structure = require_entries(TEXT, entries, (*OWN, "structure"))["structure"]
+    structure = require_entries(TEXT, entries, (*OWN, "structure"), "ties")["structure"]
     if not isinstance(structure, dict):
         raise TypeError(f"structure: expected a dictionary, got {type(structure).__name__}")
     _require_short(structure)
-    return structure
+    ties = entries.get("ties", {})
+    _require_ties(ties, leaves(structure), stored)
+    return structure, ties
+
+
+def _require_ties(ties: Any, shapes: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """TypeError or ValueError if ties are not names of arrays of a text that a file lacks, each with one that it has."""
+    if not isinstance(ties, dict):
+        raise TypeError(f"ties: expected a dictionary, got {type(ties).__name__}")
+    for name, kept in ties.items():
+        if name not in shapes or name in stored:
+            raise ValueError(f"ties: {name}: expected an array of the structure that is not stored")
+        if not isinstance(kept, str) or kept not in stored:
+            raise ValueError(f"ties: {name}: expected the name of a stored array, got {kept!r}")
+        if shapes[name] != shapes.get(kept):
+            raise ValueError(
+                f"ties: {name}: expected the shape of {kept}, {shapes.get(kept)!r}, got {shapes[name]!r}"
+            )
 
 
 def _require_short(structure: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lrcore import _pack_file
 from lrcore._arguments import flag
-from lrcore._nest import is_array, require_apart, require_plain, shape_of, shapes_of
+from lrcore._nest import is_array, require_plain, shape_of, shapes_of, ties_among
 from lrcore._node import Node, layout, library, zeros_for
 from lrcore._tensor_file import blaming
 
@@ -28,13 +28,18 @@ class Pack(Node, Mapping[str, Any], over=dict):
     ``pack["layers"] = values`` writes in place as `assign` does. A pickle or deep copy of a pack beside an optimizer on
     ``pack.flat`` goes on sharing that memory; one on the flat of a part becomes an optimizer of its own.
 
+    Arrays that stand under several names (tied weights) stay so in packs made by `like`, in copies, pickles and files.
+    A part with an array whose first name is outside of the part has no `flat`, and a copy of such a part has memory of
+    its own for that array.
+
     Parameters
     ----------
     entries : mapping of str to entries
         An entry is a shape (an integer, or a tuple or list of them), whose array begins as zeros; a float32 array, whose
         values are copied in; or a mapping or a list of entries. An empty list holds no arrays, ``()`` is the shape of a
-        scalar. Names are not empty, and no two arrays have the same path, as "a.b" and {"a": {"b": ...}} would. Arrays that
-        overlap in memory are refused, unless they are the same array, which is copied in under each of its paths; so are
+        scalar. Names are not empty, and no two arrays have the same path, as "a.b" and {"a": {"b": ...}} would. An array
+        under several paths, as one object or as equal views of its memory, is one array in the buffer too: it lies where
+        its first path does, and the others are names of the same view. Arrays that overlap otherwise are refused; so are
         arrays with a mask, and tensors of torch without memory or that override dispatch.
     xp : module
         The array library of the buffer: numpy, or one with its interface such as cupy. torch and jax.numpy are refused.
@@ -67,6 +72,12 @@ class Pack(Node, Mapping[str, Any], over=dict):
     array([0., 0., 0., 0., 0., 1., 2., 3.], dtype=float32)
     >>> list(pack.named_arrays())
     ['embed', 'layers.0.w', 'layers.0.b', 'layers.1.w', 'layers.1.b']
+
+    >>> w = np.ones((3, 2), np.float32)
+    >>> pack = Pack({"embed": w, "head": w})
+    >>> pack["head"] = 2
+    >>> pack.flat
+    array([2., 2., 2., 2., 2., 2.], dtype=float32)
     """
 
     def __init__(self, entries: Mapping[str, Any], xp: ModuleType = np, *, pad: bool = False) -> None:
@@ -78,17 +89,19 @@ class Pack(Node, Mapping[str, Any], over=dict):
         arrays = {path: entry for path, entry in found.items() if is_array(entry)}
         for path, array in arrays.items():
             require_plain(array, path)
-        require_apart(arrays)
-        self._adopt(zeros_for(shapes, xp, pad), shapes, xp, pad)
+        ties = ties_among(arrays)
+        self._adopt(zeros_for(shapes, xp, pad, ties), shapes, xp, pad, ties)
         views = self.named_arrays()
         for path, array in arrays.items():
-            views[path][...] = self._checked(path, views[path], array)
+            if path not in ties:
+                views[path][...] = self._checked(path, views[path], array)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], xp: ModuleType = np, *, pad: bool = False) -> Self:
         """Make a pack of the arrays in a file that `save` wrote, nested as they were.
 
-        Of a safetensors file by others, whose tensors must be F32, the names are taken as they are, dots and all.
+        Of a safetensors file by others, whose tensors must be F32, the names are taken as they are, dots and all. Arrays
+        that were tied when they were saved are tied again.
 
         Parameters
         ----------
@@ -114,7 +127,8 @@ class Pack(Node, Mapping[str, Any], over=dict):
     def save(self, path: str | PathLike[str]) -> None:
         """Write the arrays to a safetensors file, under their names as in `named_arrays`, for `load` and `from_file`.
 
-        It takes the place of one of that name as the file of ``opt.save`` does. Nothing may write the arrays meanwhile.
+        It takes the place of one of that name as the file of ``opt.save`` does. Nothing may write the arrays meanwhile. An
+        array under several names is stored once, under the first of them.
 
         Raises
         ------
@@ -123,12 +137,14 @@ class Pack(Node, Mapping[str, Any], over=dict):
         OSError, ValueError
             When the file cannot be written, or has no place for a name. What was there is unchanged then.
         """
-        _pack_file.write(path, self._shapes, self._on_host().named_arrays())
+        _pack_file.write(path, self._shapes, self._on_host().named_arrays(), self._ties)
 
     def load(self, path: str | PathLike[str]) -> None:
         """Write the arrays of a file that `save` wrote into these, in place.
 
-        Names, nesting and shapes must be the same; of a safetensors file by others, the names with their dots.
+        Names, nesting and shapes must be the same; of a safetensors file by others, the names with their dots. Either the
+        file or this pack may have tied arrays which the other has apart; for the names of one array here the file must
+        have the same values, as for `assign`. A file by others may lack all but one of these names.
 
         Raises
         ------
@@ -139,22 +155,13 @@ class Pack(Node, Mapping[str, Any], over=dict):
         ValueError
             When it is damaged or of a later version, or does not fit. Nothing is changed then.
         """
-        entries = _pack_file.read(path, self._shapes)
+        entries = _pack_file.read(path, self._shapes, self._ties)
         with blaming(path):
             self.assign(entries)
-
-    def like(self) -> Pack:
-        """Give a new pack of zeros with the same names and shapes, as for the gradients."""
-        return Pack(self._shapes, self._xp, pad=self._pad)
 
 
 class PackList(Node, Sequence[Any], over=list):
     """The arrays, packs and lists of a list in a `Pack`, over one part of its buffer. A slice of it is a plain list."""
-
-    def like(self) -> PackList:
-        """Give a new list of zeros with the same names and shapes, as for the gradients."""
-        flat = zeros_for(self._shapes, self._xp, self._pad)
-        return PackList.__new__(PackList)._adopt(flat, self._shapes, self._xp, self._pad)
 
     def __setitem__(self, index: int, values: Any) -> None:
         super().__setitem__(operator.index(index), values)
