@@ -2,7 +2,7 @@
 
 Whatever the bytes are, `Pack.load` and `Pack.from_file` take them or raise what their documentation says, and then
 nothing has changed. What is taken is what the file says when its bytes are read without lrcore. It goes out to a file
-again, and comes back with the same bits and the same nest.
+again, and comes back with the same bits, the same nest and the same ties.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from _mutations import ODD, changed, checksum, joined, nodes, parsed, parts, reb
 
 LAYER = {"w": (2, 3), "b": 3}
 NESTED = {"c": 2, "layers": [LAYER, LAYER], "head": {"s": (), "none": [], "zero": (0, 3)}}
+WEIGHTS = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(3, np.float32)}
+TIED = NESTED | {"layers": [WEIGHTS, WEIGHTS]}
+"""The same names and shapes; the arrays of the second layer are those of the first."""
 
 
 def filled(pack: lrcore.Pack) -> lrcore.Pack:
@@ -39,8 +42,8 @@ def filled(pack: lrcore.Pack) -> lrcore.Pack:
 
 
 OWN = [lrcore.Pack(NESTED, pad=True)]
-"""What most files are of, with padding between its arrays; and the same names without a nest."""
-OWN += [lrcore.Pack(OWN[0].named_arrays())]
+"""What most files are of, with padding between its arrays; the same names without a nest, and with tied arrays."""
+OWN += [lrcore.Pack(OWN[0].named_arrays()), lrcore.Pack(TIED)]
 BEFORE = [-filled(pack).flat for pack in OWN]
 """Other values than in the files."""
 
@@ -90,23 +93,42 @@ def loaded(pack: lrcore.Pack) -> bool:
 
 
 def assert_as_written(pack: lrcore.Pack, data: bytes, *, in_order: bool) -> None:
-    """Assert that a pack has the names, shapes, bits and, where the file has one, the nest that its bytes say."""
+    """Assert that a pack has the names, shapes, bits and, where the file has them, the nest and the ties that its bytes say."""
     header, tensors = parts(data)
     metadata = header.pop("__metadata__", None) or {}
     views = pack.named_arrays()
-    assert {*views} == {*header}
+    own = any(name == "lrcore" or name.startswith("lrcore.") for name in metadata)
+    ties = parsed(metadata["lrcore"]).get("ties", {}) if own else {}
+    same = same_memory(views)
+    if in_order:
+        assert same == {
+            name: {each for each in views if ties.get(each, each) == ties.get(name, name)} for name in same
+        }
+        assert {*ties} <= {*same} | {name for name, view in views.items() if not view.size}
+    kept = {name: [name] for name in header} | {name: [stored] for name, stored in ties.items()}
+    if not own:
+        kept = {name: kept.get(name) or [*(same.get(name, set()) & {*header})] for name in views} | kept
+    assert {*views} == {*kept}
+    assert not {*ties} & {*header}
     for name, view in views.items():
-        begin, end = header[name]["data_offsets"]
-        assert (header[name]["dtype"], header[name]["shape"]) == ("F32", [*view.shape]), name
-        assert (view.dtype, view.tobytes()) == (np.float32, tensors[begin:end]), name
+        tensor = header[kept[name][0]]
+        begin, end = tensor["data_offsets"]
+        assert (tensor["dtype"], tensor["shape"]) == ("F32", [*view.shape]), name
+        stored = np.frombuffer(tensors[begin:end], np.uint32)
+        values = view.view(np.uint32).ravel()
+        differs = values != stored
+        assert view.dtype == np.float32
+        if name in same:  # NaN of any kind are equal values for two names
+            differs &= ~(np.isnan(values.view(np.float32)) & np.isnan(stored.view(np.float32)))
+        assert not differs.any(), name
     within = pack.like()
     for view in within.named_arrays().values():
         view[...] = 1
     assert not pack.flat[within.flat == 0].any()
-    if any(name == "lrcore" or name.startswith("lrcore.") for name in metadata):
+    if own:
         assert metadata["lrcore.crc32"] == checksum(header | {"__metadata__": metadata}, tensors)
         text = parsed(metadata["lrcore"])
-        assert sorted(text) == ["class", "format", "structure", "version"]
+        assert sorted({*text} - {"ties"}) == ["class", "format", "structure", "version"]
         assert (text["class"], text["format"], type(text["format"])) == ("Pack", 1, int)
         nest = shapes_in(pack.tree())
         assert text["structure"] == nest
@@ -133,6 +155,15 @@ def assert_stays(pack: lrcore.Pack, *, pad: bool) -> None:
     AGAIN.unlink()
 
 
+def same_memory(views: dict[str, Any]) -> dict[str, set[str]]:
+    """Return the names of each array that has several, for each of these names."""
+    found: dict[int, set[str]] = {}
+    for name, view in views.items():
+        if view.size:
+            found.setdefault(view.ctypes.data, set()).add(name)
+    return {name: names for names in found.values() if len(names) > 1 for name in names}
+
+
 def shapes_in(tree: Any) -> Any:
     """Give the nest of a tree as the text has it."""
     if isinstance(tree, dict):
@@ -152,6 +183,8 @@ def seeds() -> Iterator[bytes]:
     named = {name: {name: 1} for name in ("\u00e9", "a b", "a.b", "0", "dtype", "lrcore", "__metadata__")}
     entries: list[Any] = [
         NESTED,
+        TIED,
+        {"a": bits, "b": [bits, 1], "c": {"w": bits}},
         {},
         {"a": [], "b": {}},
         {"w": bits},
@@ -168,13 +201,17 @@ def seeds() -> Iterator[bytes]:
     for metadata in (None, {"format": "pt"}):
         save_file(arrays, AGAIN, metadata)
         yield AGAIN.read_bytes()
+    tied = {name: view.copy() for name, view in filled(lrcore.Pack(TIED)).named_arrays().items()}
+    for dropped in ((), ("layers.0.w",), ("layers.1.w", "layers.0.b")):
+        save_file({name: view for name, view in tied.items() if name not in dropped}, AGAIN)
+        yield AGAIN.read_bytes()
     for dtype in (np.float64, np.float16, np.int32, np.bool_):
         save_file(arrays | {"c": np.ones(2, dtype)}, AGAIN)
         yield AGAIN.read_bytes()
     AGAIN.unlink()
 
 
-# ---- mutations: the structure, and the tensors that it names
+# ---- mutations: the structure, the ties, and the tensors that they name
 
 SHAPES = [
     "[]", "[0]", "[1]", "[2]", "[2, 3]", "[0, 3]", "[1, 2, 1]", "[3, 0]", "[-1]", "[2,3]", "[1.0]", "(2,)", str([1] * 70),
@@ -186,9 +223,17 @@ NAMES = [
 
 
 def change(random: Random, data: bytes) -> bytes:
-    """Give a file with a changed structure and its tensors, one by others, or one with anything changed."""
+    """Give a file with a changed structure or ties and its tensors, one by others, or one with anything changed."""
     choice = random.random()
     header, tensors = parts(data)
+    if choice < 0.1 and isinstance(header, dict) and header and "__metadata__" not in header:
+        header.pop(random.choice([*header]))
+        return joined(
+            random,
+            *tensors_of(
+                random, {name: str(each["shape"]) for name, each in header.items()}, {}, header, tensors
+            ),
+        )
     if choice < 0.45 or "lrcore" not in header.get("__metadata__", {}):
         return rebuilt(random, data, [*ODD, *SHAPES])
     if choice < 0.5:
@@ -198,9 +243,12 @@ def change(random: Random, data: bytes) -> bytes:
         return joined(random, header, tensors)
     text = json.loads(header["__metadata__"]["lrcore"])
     for _ in range(random.choice([1, 1, 1, 2, 4])):
-        text["structure"] = renested(random, text["structure"])
+        if random.random() < 0.3:
+            text["ties"] = retied(random, text.get("ties", {}), text["structure"])
+        else:
+            text["structure"] = renested(random, text["structure"])
     if random.random() < 0.8:
-        header, tensors = tensors_of(random, text["structure"], header, tensors)
+        header, tensors = tensors_of(random, text["structure"], text.get("ties"), header, tensors)
     header["__metadata__"] = {"lrcore": json.dumps(text)}
     return joined(random, header, tensors)
 
@@ -225,6 +273,16 @@ def renested(random: Random, structure: Any) -> Any:
     return structure
 
 
+def retied(random: Random, ties: Any, structure: Any) -> Any:
+    """Return ties with one more of the structure's arrays, of the same shape most of the time, or with one place changed."""
+    shapes = dict(shapes_by_path(structure))
+    if not isinstance(ties, dict) or not shapes or random.random() < 0.4:
+        return changed(random, ties, [*ODD, *shapes], [*NAMES, *shapes])
+    name = random.choice([*shapes])
+    alike = [each for each, shape in shapes.items() if shape == shapes[name] and each not in (name, *ties)]
+    return ties | {name: random.choice(alike if alike and random.random() < 0.9 else [*shapes])}
+
+
 def reshaped(random: Random, text: str) -> str:
     """Give another shape of as many elements."""
     size = math.prod(extents(text))
@@ -247,11 +305,15 @@ def deeper(random: Random, part: Any) -> Any:
     return part
 
 
-def tensors_of(random: Random, structure: Any, header: Any, tensors: bytes) -> tuple[Any, bytes]:
-    """Give the header and the tensors that a structure names, of the former bytes; one that claims much has none."""
+def tensors_of(random: Random, structure: Any, ties: Any, header: Any, tensors: bytes) -> tuple[Any, bytes]:
+    """Give the header and the tensors that a structure names, of the former bytes; one that claims much has none.
+
+    There are none for the names of ties, most of the time.
+    """
     found: dict[str, Any] = {}
     put_together, claimed = b"", 0
-    named = [*shapes_by_path(structure)]
+    tied = ties if isinstance(ties, dict) and random.random() < 0.9 else {}
+    named = [(path, text) for path, text in shapes_by_path(structure) if path not in tied]
     if random.random() < 0.9:
         named.sort(key=lambda each: each[0])  # the order in which safetensors writes them
     for path, text in named:
