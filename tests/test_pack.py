@@ -812,6 +812,8 @@ def test_a_part_with_ties_to_the_outside(pad: bool) -> None:
     shared = copy.copy(layers)
     shared[0]["w"] = 8
     assert (pack["embed"] == 8).all()
+    with pytest.raises(TypeError, match="^params: expected a float32 array .*got PackList; pass its flat$"):
+        lrcore.SGD(layers)
 
 
 def test_writing_to_a_part_what_lies_outside_of_it() -> None:

@@ -167,9 +167,9 @@ Place place_of(py::handle object, const std::string& name) {
     if (!error.matches(PyExc_AttributeError)) refuse_export(error, object, name);
     throw py::type_error(text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ",
                               type_name(object),
-                              is_numpy_scalar(object)       ? "; pass an array, whose memory can be written"
-                              : py::hasattr(object, "flat") ? "; pass its flat"
-                                                            : ""));
+                              is_numpy_scalar(object) ? "; pass an array, whose memory can be written"
+                              : py::hasattr(py::type::of(object), "flat") ? "; pass its flat"
+                                                                          : ""));
   }
   if (const std::optional<Place> place = to_place(type, id)) return *place;
   throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),
