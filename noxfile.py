@@ -44,6 +44,14 @@ def peers(session: nox.Session) -> None:
 
 
 @nox.session
+def tools(session: nox.Session) -> None:
+    """Run the tests of the tools that save PyTorch trainings: accelerate, safetensors, torch.distributed.checkpoint."""
+    session.install("torch==2.13.0")
+    session.install("accelerate", ".[test]")
+    session.run("pytest", "--no-skips", "tests/test_torch_savers.py", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the site into build/site; warnings are errors."""
     session.install("torch==2.13.0")  # its reference has lrcore.torch

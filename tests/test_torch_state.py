@@ -364,11 +364,9 @@ def test_lion() -> None:
 
 def test_the_steps_of_sgd() -> None:
     """PyTorch does not count them, and the first velocity is undamped."""
-    opt = lrcore.SGD(start(), momentum=0.9)
-    begun, fresh = lrcore.SGD(start(), momentum=0.9), opt.torch_state_dict()
+    opt = lrcore.SGD(start(), momentum=0.9, dampening=0.5)
+    begun, fresh = lrcore.SGD(start(), momentum=0.9, dampening=0.5), opt.torch_state_dict()
     run(begun, 2)
-    with pytest.raises(ValueError, match="^step_count: PyTorch's SGD does not count its steps"):
-        opt.load_torch_state_dict(fresh)
     with pytest.raises(ValueError, match="^step_count: expected at least 1, since the momentum has begun"):
         opt.load_torch_state_dict(begun.torch_state_dict(), step_count=0)
     with pytest.raises(ValueError, match=r"^state\[0\]: expected the entries \['momentum_buffer'\]"):
@@ -378,10 +376,43 @@ def test_the_steps_of_sgd() -> None:
     with pytest.raises(ValueError, match="^step_count: PyTorch's Adam counts its steps; leave it out"):
         lrcore.Adam(start()).load_torch_state_dict(adam(), step_count=3)
     fresh["state"] = {0: {"momentum_buffer": None}}  # as PyTorch has had it
-    opt.load_torch_state_dict(fresh, step_count=0)
+    opt.load_torch_state_dict(fresh)
     assert opt.step_count == 0
     opt.load_torch_state_dict(begun.torch_state_dict(), step_count=2)
     assert_bits(run(opt, 0), start())
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.5},
+        {"momentum": 0.5, "nesterov": True},
+        {"momentum": 0.5, "dampening": 0.25},
+        {"momentum": 0.5, "dampening": 0.25, "weight_decay": 0.125},
+    ],
+    ids=str,
+)
+def test_sgd_without_a_count_goes_on_as_pytorchs(options: dict[str, Any], steps: int) -> None:
+    """It counts from 0; from 1 where the next gradient is damped. Of numbers that are exact in float32."""
+
+    def gradient(i: int) -> Array:
+        return ((np.arange(16) % 7 - 3) * (i + 1) / 8).astype(np.float32)
+
+    weight = torch.nn.Parameter(torch.arange(16) / 4)
+    theirs = torch.optim.SGD([weight], lr=0.25, **options)
+    for i in range(steps):
+        weight.grad = torch.from_numpy(gradient(i))
+        theirs.step()
+    opt = lrcore.SGD(weight.detach().clone().numpy(), lr=0.5, **options)
+    opt.load_torch_state_dict(theirs.state_dict())
+    assert opt.step_count == (1 if steps and "dampening" in options else 0)
+    for i in range(steps, steps + 3):
+        weight.grad = torch.from_numpy(gradient(i))
+        theirs.step()
+        opt.step(gradient(i))
+        assert_bits(opt.params, weight.detach().numpy())
 
 
 def test_momenta_that_changed() -> None:

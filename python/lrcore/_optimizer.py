@@ -345,7 +345,8 @@ class Optimizer(Stepper):
         dictionary : dict
             With one parameter group, whose parameters one after another, each in C order, are `params`.
         step_count : int, optional
-            How many steps were taken, for SGD alone: PyTorch does not count them.
+            How many steps were taken, for SGD alone: PyTorch does not count them. By default 0 or, where a momentum has
+            begun with dampening, 1, since the first gradient is not damped.
 
         Raises
         ------

@@ -23,11 +23,6 @@ with needs("torch"):
 if TYPE_CHECKING:
     from lrcore._lrcore_core import Change
 
-OWN = "lrcore"
-"""The entry of a state dictionary with what PyTorch's lacks."""
-OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
-"""What is in it; the last two where there are any."""
-
 
 class Slot:
     """A parameter and its places in the flat buffers."""
@@ -38,7 +33,7 @@ class Slot:
         self.name, self.parameter, self.values = name, parameter, values
         self.place = grads
         self.address = grads.data_ptr()
-        self.grads = grads.detach()
+        self.grads = with_own_storage(grads)
         """What becomes the parameter's gradient. Others may give it other memory, so the place itself is kept."""
         self.unkept = self._references()
         """How many references there are while it is nobody's gradient and no caller keeps it."""
@@ -53,7 +48,7 @@ class Slot:
     def attach(self) -> None:
         """Make the place in the buffer the parameter's gradient, with the values that are there."""
         if self.grads.data_ptr() != self.address:
-            self.grads = self.place.detach()
+            self.grads = with_own_storage(self.place)
         self.parameter.grad = self.grads
 
     def takes_float32(self) -> bool:
@@ -65,7 +60,7 @@ class Slot:
         if self._references() != self.unkept:
             if self.grads.data_ptr() == self.address:
                 give_own_memory(self.grads)
-            self.grads = self.place.detach()
+            self.grads = with_own_storage(self.place)
 
     def after_backward(self, parameter: Any) -> None:
         """Take a new gradient into the buffer: the hook that a backward pass calls for each parameter.
@@ -109,9 +104,12 @@ class Buffer:
             self._params = torch.zeros(size, device=device, dtype=torch.float32)
             self._grads = torch.zeros_like(self._params)
         self.optimizer: Any = cls(self._params, grads=self._grads, **arguments)
-        places = zip(names, parameters, self.views(self._params), self.views(self._grads), strict=True)
+        values = map(with_own_storage, self.views(self._params))
+        places = zip(names, parameters, values, self.views(self._grads), strict=True)
         self._slots = [Slot(*each) for each in places]
-        self.state_views = {name: self.views(flat) for name, flat in self.optimizer.state.items()}
+        self.state_views = {
+            name: [*map(with_own_storage, self.views(flat))] for name, flat in self.optimizer.state.items()
+        }
         self._initial = {name: flat[0].item() if size else 0.0 for name, flat in self.optimizer.state.items()}
         self.state_is_shown = False
         """Whether somebody may have taken the views of the states."""
@@ -174,13 +172,14 @@ class Buffer:
 
     def _copy_gradients(self, foreign: Sequence[Slot]) -> None:
         """Copy gradients that are not in their places; zeros where there are none, which stay absent."""
-        own = self._grads.untyped_storage().data_ptr()
+        begin = self._grads.data_ptr()
+        end = begin + self._grads.nbytes
         found = [slot.parameter.grad for slot in foreign]
         for slot, grad in zip(foreign, found, strict=True):
             if grad is not None:
                 dense(slot.name, grad)
         for grad in found:
-            if grad is not None and grad.untyped_storage().data_ptr() == own:
+            if grad is not None and begin <= grad.data_ptr() < end:
                 give_own_memory(grad)  # it lies in the place of another, which is written below
         for slot, grad in zip(foreign, found, strict=True):
             slot.let_go()
@@ -218,7 +217,7 @@ class Buffer:
         found = [
             {name: each[name] for name in each if name not in _torch_state.COUNTS} for each in of_parameters
         ]
-        if not any(found):
+        if not any(found) and not step_count:
             return {name: torch.zeros_like(self._params) for name in names}
         for i, each in enumerate(found):
             require_entries(f"state[{i}]", each, names)
@@ -236,17 +235,15 @@ class Buffer:
 
         Those that were written here have the numbers that are `shown` in their group.
         """
-        if OWN not in dictionary:
+        states = _torch_state.states_in_order(dictionary.get("state"), group["params"])
+        stored = _torch_state.own_entry(dictionary, group, states) if step_count is None else None
+        if stored is None:
             entries = _torch_state.converted(self.optimizer, dictionary, step_count, self.join)
             if keeps_schedule:
                 del entries["schedule"]  # which is the number that PyTorch's group has
             return entries
-        if step_count is not None:
-            raise ValueError("step_count: the dictionary tells it; leave it out")
-        stored = require_entries(OWN, dictionary[OWN], OWN_ENTRIES[:2], *OWN_ENTRIES[2:])
         found = {name: group[name] for name in shown if name in group}
         require_entries("param_groups", found, shown)
-        states = _torch_state.states_in_order(dictionary.get("state"), group["params"])
         entries = {
             **stored,
             "hyper": {name: found[name] for name in self.optimizer.hyper},
@@ -256,6 +253,14 @@ class Buffer:
         if "schedule" in stored and type(schedules.from_dict(stored["schedule"])) is Constant:
             entries["schedule"] = Constant(to_float("lr", found["lr"])).to_dict()
         return entries
+
+
+def with_own_storage(view: Any) -> Any:
+    """Return a tensor over the memory of a view, to be saved by itself: its storage is no more than that."""
+    if not view.numel():
+        return torch.empty_like(view)
+    tensor = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(view))
+    return tensor.as_strided(view.shape, view.stride())  # DLPack may change the strides of extents of 1
 
 
 _MOVED = (

@@ -106,7 +106,7 @@ class Group:
             optimizer._change_to(each) for optimizer, each in zip(self.optimizers, entries, strict=True)
         ]
         (first, attributes), *_ = checked
-        others = {"params", *self.shown, *_torch_state.FLAGS}
+        others = {"params", _torch_state.OWN, *self.shown, *_torch_state.FLAGS}
         carried = {name: value for name, value in loaded.items() if name not in others}
         group = self.only()
         commit(

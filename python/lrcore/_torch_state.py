@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,6 +52,11 @@ _PEERS = {
     "Adamax": _Peer(("maximize",), _ANY | _CAPTURABLE),
 }
 
+
+OWN = "lrcore"
+"""The entry of a parameter group that says, as JSON, what PyTorch's state dictionaries have no place for."""
+_OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
+"""What it says; the last two where there are any."""
 
 FLAGS = frozenset(flag for peer in _PEERS.values() for flag in peer.others)
 """What may be in a parameter group of PyTorch's and says nothing here."""
@@ -102,6 +108,33 @@ def require_step_count(name: str, entries: Mapping[str, Any], step_count: Any) -
         raise ValueError(f"{name}: step: expected {step_count}, got {float(entries['step'])}")
 
 
+def own_text(entries: Mapping[str, Any]) -> str:
+    """Return what a state dictionary of the optimizers here has and PyTorch's lacks, as every tool that saves groups keeps it."""
+    return json.dumps({name: entries[name] for name in _OWN_ENTRIES if name in entries}, allow_nan=False)
+
+
+def own_entry(
+    dictionary: Mapping[str, Any], group: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """Return what `own_text` was given; None for a dictionary of PyTorch's.
+
+    PyTorch's optimizers carry the text along when they have loaded it, while their step count goes on.
+    """
+    entries = dictionary.get(OWN)  # as it was written once, beside the groups
+    if entries is None:
+        text = group.get(OWN)
+        if not isinstance(text, str) or not text:
+            return None
+        try:
+            entries = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"param_groups: {OWN}: {error}") from error
+    entries = require_entries(OWN, entries, _OWN_ENTRIES[:2], *_OWN_ENTRIES[2:])
+    step_count = as_float32(_arguments.whole("step_count", entries["step_count"], 0))
+    went_on = [as_float32(each["step"]) > step_count for each in states if "step" in each]
+    return None if went_on and all(went_on) else entries
+
+
 def group_of(optimizer: Optimizer, lr: float, hyper: Mapping[str, Any]) -> dict[str, Any]:
     """Give PyTorch's parameter group, but for the numbers of its parameters."""
     name, peer = _peer(optimizer)
@@ -126,8 +159,6 @@ def states_of(
     numbers = {}
     if name != "SGD":
         numbers["step"] = float(step_count)
-    elif not step_count:
-        state = {}  # PyTorch takes a buffer that is there for one that has begun
     if name == "NAdam":
         numbers["mu_product"] = _momentum_product(step_count, hyper)
     return [
@@ -164,8 +195,13 @@ def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, An
         ]
         for each, array in state.items()
     }
+    if not step_count and hyper.get("dampening"):
+        tensors = {}  # PyTorch takes a buffer that is there for one that has begun, and damps the next gradient
     states = states_of(optimizer, step_count, hyper, tensors, len(extents))
-    return {"state": dict(enumerate(states)), "param_groups": [group | {"params": [*range(len(extents))]}]}
+    return {
+        "state": {i: each for i, each in enumerate(states) if each},
+        "param_groups": [group | {"params": [*range(len(extents))]}],
+    }
 
 
 def concatenated(name: str, tensors: Sequence[Any]) -> Any:
@@ -201,7 +237,8 @@ def converted(
     options = defaults | _arguments.options(found)
     of_parameters = states_in_order(entries["state"], group["params"])
     if name == "SGD":
-        step_count = _given_step_count(step_count)
+        begun = any(of_parameters) and hyper["dampening"] > 0
+        step_count = _sgd_step_count(step_count, begun, own_entry(dictionary, group, of_parameters))
     else:
         if step_count is not None:
             raise ValueError(f"step_count: PyTorch's {name} counts its steps; leave it out")
@@ -243,10 +280,16 @@ def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]
     return [{name: value for name, value in each.items() if value is not None} for each in of_parameters]
 
 
-def _given_step_count(step_count: int | None) -> int:
-    if step_count is None:
-        raise ValueError("step_count: PyTorch's SGD does not count its steps; pass how many it has taken")
-    return _arguments.whole("step_count", step_count, 0)
+def _sgd_step_count(given: int | None, begun: bool, own: Mapping[str, Any] | None) -> int:
+    """Return how many steps SGD has taken, which PyTorch does not count: 0, or 1 where the next gradient is to be damped."""
+    if given is None:
+        return int(begun) if own is None else own["step_count"]
+    step_count = _arguments.whole("step_count", given, 0)
+    if begun and not step_count:
+        raise ValueError(
+            "step_count: expected at least 1, since the momentum has begun and the next gradient is damped"
+        )
+    return step_count
 
 
 def common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
@@ -290,8 +333,6 @@ def _flat_states(
     others = {"SGD": (), "NAdam": ("step", "mu_product")}.get(optimizer._public_name(), ("step",))
     for i, each in enumerate(of_parameters):
         require_entries(f"state[{i}]", each, (*others, *names))
-    if not step_count and not others:
-        raise ValueError("step_count: expected at least 1, since the momentum has begun")
     return {name: join(name, [each[name] for each in of_parameters]) for name in names}
 
 

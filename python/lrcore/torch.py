@@ -30,7 +30,7 @@ from lrcore.schedules import Rate, Schedule
 with needs("torch"):
     import torch
 
-    from lrcore._torch_buffer import OWN, OWN_ENTRIES, Buffer, check_parameters, named, place_of
+    from lrcore._torch_buffer import Buffer, check_parameters, named, place_of, with_own_storage
     from lrcore._torch_group import Group
     from lrcore._torch_mapping import States
 
@@ -65,7 +65,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
       that raises changes no parameter, state or count, on any device.
     - Make it after the module is on its device. `step` refuses parameters whose storage has moved since, as ``.to()`` moves
       them. ``load_state_dict(assign=True)`` puts others in their place, which it cannot see.
-    - ``torch.save`` of one parameter writes the buffer that it is a view of: clone parts before they are saved.
+    - Each parameter, gradient and state has a storage of its own over that memory, so it is saved by itself.
 
     Parameters
     ----------
@@ -130,7 +130,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             ]
         self._optimizers: tuple[Optimizer, ...] = tuple(each.optimizer for each in self._buffers)
         self._group = Group(self._optimizers, tensors)
-        super().__init__([{"params": tensors}], self._group.numbers())
+        # The entry is empty here. It is there for tools that restore the entries of these groups alone.
+        super().__init__([{"params": tensors}], self._group.numbers() | {_torch_state.OWN: ""})
         for buffer in self._buffers:
             weakref.finalize(self, _remove, buffer.handles).atexit = False  # they hold the flat gradients
             with torch.inference_mode(False):
@@ -282,9 +283,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         -------
         dict
             `state` and `param_groups` as the optimizer of the same name in ``torch.optim`` has them, if there is one: it can
-            load them, but ignores options that it lacks, such as `eps_placement`. `lrcore` has what PyTorch's do not: `rule`,
-            `step_count`, and the schedule as in `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of
-            the parameters.
+            load them, but ignores options that it lacks, such as `eps_placement`. The group's entry `lrcore` is a text, JSON,
+            of what PyTorch's lack: `rule`, `step_count`, and the schedule as in `lrcore.optimizers.Optimizer.state_dict`. The
+            tensors are on the devices of the parameters. `step` is of float32, exact up to 2**24; the text always is.
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
@@ -295,19 +296,18 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         stored = [each.state_dict() for each in self._optimizers]
         states: dict[int, dict[str, Any]] = {}
         for buffer, each in zip(self._buffers, stored, strict=True):
-            tensors = {name: buffer.views(flat) for name, flat in each["state"].items()}
+            tensors = {
+                name: [*map(with_own_storage, buffer.views(flat))] for name, flat in each["state"].items()
+            }
             of_parameters = _torch_state.states_of(
                 first, each["step_count"], each["hyper"], tensors, len(buffer.indices)
             )
             states.update(zip(buffer.indices, of_parameters, strict=True))
         numbers = [*range(len(states))]
-        dictionary = {
-            "state": {number: states[number] for number in numbers},
-            "param_groups": [
-                _torch_state.flags_of(first) | self._group.only() | self._group.shown | {"params": numbers}
-            ],
-            OWN: {name: stored[0][name] for name in OWN_ENTRIES if name in stored[0]},
-        }
+        group = _torch_state.flags_of(first) | self._group.only() | self._group.shown
+        group |= {"params": numbers, _torch_state.OWN: _torch_state.own_text(stored[0])}
+        of_numbers = {number: states[number] for number in numbers if states[number]}
+        dictionary = {"state": of_numbers, "param_groups": [group]}
         for after in self._optimizer_state_dict_post_hooks.values():
             dictionary = after(self, dictionary) or dictionary
         return dictionary
@@ -318,10 +318,11 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         Parameters
         ----------
         state_dict : dict
-            From `state_dict` or from PyTorch. PyTorch's has no schedule: one that this optimizer has stays, a rate that is a
-            number becomes the group's.
+            From `state_dict` or from PyTorch, also from one of its optimizers that loaded ours. PyTorch's has no schedule: one
+            that this optimizer has stays, a rate that is a number becomes the group's.
         step_count : int, optional
-            How many steps were taken, for PyTorch's SGD alone, which does not count them.
+            How many steps were taken, for PyTorch's SGD alone, which does not count them. By default 0 or, where a momentum
+            has begun with dampening, 1; and what ours had where it was loaded there.
 
         Raises
         ------

@@ -1,0 +1,372 @@
+"""`lrcore.torch.FusedOptimizer` in the tools that people save trainings with.
+
+They are safetensors, accelerate, torch.distributed.checkpoint and torch.save, and each runs for real.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lrcore
+from lrcore.schedules import Cosine, Plateau, plateaus
+
+torch = pytest.importorskip("torch")
+
+import lrcore.torch
+from lrcore.torch import FusedOptimizer
+
+RATES: dict[str, Callable[[], Any]] = {
+    "number": lambda: 0.1,
+    "schedule": lambda: Cosine(0.1, steps=20).warmup(2),
+    "plateau": lambda: Plateau(Cosine(0.1, steps=20), factor=0.5, patience=1),
+    "one plateau twice": lambda: (p := Plateau(0.1, factor=0.5, patience=1)).then(p * 0.5, at=5),
+}
+OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "SGD": (lrcore.SGD, {}),
+    "SGD with momentum": (lrcore.SGD, {"momentum": 0.9}),
+    "SGD with dampening": (lrcore.SGD, {"momentum": 0.9, "dampening": 0.1, "maximize": True}),
+    "Lion": (lrcore.Lion, {}),
+    "AdamW": (lrcore.AdamW, {"amsgrad": True}),
+    "Adam with eps beside the root": (lrcore.Adam, {"eps_placement": "hat"}),
+    "NAdam": (lrcore.NAdam, {}),
+}
+
+
+def made(optimizer: str = "AdamW", rate: str = "plateau", seed: int = 0) -> tuple[Any, Any]:
+    cls, options = OPTIMIZERS[optimizer]
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Conv1d(3, 2, 1), torch.nn.BatchNorm1d(2))
+    return model, FusedOptimizer(model.parameters(), cls, lr=RATES[rate](), **options)
+
+
+def train(model: Any, opt: Any, steps: range, backward: Any = torch.Tensor.backward) -> None:
+    schedule = getattr(opt, "optimizer", opt).schedule
+    for i in steps:
+        torch.manual_seed(i)
+        opt.zero_grad()
+        hidden = model[0](torch.randn(5, 4)).reshape(5, 3, 1)
+        backward((model[2](model[1](hidden)) - 1).square().mean())
+        opt.step()
+        for each in plateaus(schedule):
+            each.observe(1.0)
+
+
+def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
+    """Assert equal bits of the modules, and what the next steps depend on."""
+    for name, values in one[0].state_dict().items():
+        assert torch.equal(values, other[0].state_dict()[name]), name
+    for each in ("step_count", "lr", "schedule"):
+        assert getattr(one[1], each) == getattr(other[1], each)
+    ours, theirs = (opt.state_dict() for _, opt in (one, other))
+    assert ours["param_groups"] == theirs["param_groups"]
+    for number, states in ours["state"].items():
+        assert all(torch.equal(states[name], theirs["state"][number][name]) for name in states)
+
+
+def size_of(saved: Any) -> int:
+    file = io.BytesIO()
+    torch.save(saved, file)
+    return len(file.getvalue())
+
+
+def test_each_tensor_has_a_storage_of_its_own() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last),
+        torch.nn.Linear(7, 1),
+        torch.nn.ParameterList([torch.zeros(()), torch.zeros(0, 3), torch.zeros(2, 1, 4)]),
+    )
+    opt = FusedOptimizer(model.parameters(), lrcore.Adam)
+    sum(each.sum() for each in model.parameters()).backward()
+    opt.step()
+    for i, parameter in enumerate(model.parameters()):
+        tensors = [parameter, parameter.grad, *opt.state[parameter].values()]
+        tensors += [each for name, each in opt.state_dict()["state"][i].items() if name != "step"]
+        assert len(tensors) == 6
+        for each in tensors:
+            assert each.untyped_storage().nbytes() == 4 * parameter.numel()
+            assert each.stride() == torch.empty_like(parameter).stride()
+    flat = opt.optimizers[0].params
+    model[1].weight.data.fill_(3)
+    assert (flat == 3).sum() == 7  # and yet the memory is one
+
+
+def test_one_parameter_is_saved_by_itself() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(1000, 100), torch.nn.Linear(100, 1))
+    opt = FusedOptimizer(model.parameters(), lrcore.Adam)
+    model(torch.ones(1, 1000)).sum().backward()
+    opt.step()
+    plain = size_of(torch.nn.Parameter(torch.zeros(1, 100)))
+    for saved in (model[1].weight, model[1].weight.grad, opt.state_dict()["state"][2]["exp_avg"]):
+        assert size_of(saved) <= plain + 100
+
+
+@pytest.mark.parametrize("optimizer", ["SGD with momentum", "AdamW"])
+def test_torch_save(optimizer: str, tmp_path: Path) -> None:
+    one, other = made(optimizer), made(optimizer, seed=1)
+    train(*one, range(4))
+    torch.save([each.state_dict() for each in one], tmp_path / "file.pt")
+    for each, saved in zip(other, torch.load(tmp_path / "file.pt", weights_only=True), strict=True):
+        each.load_state_dict(saved)
+    assert_same(one, other)
+    train(*one, range(4, 8))
+    train(*other, range(4, 8))
+    assert_same(one, other)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    tools = pytest.importorskip("safetensors.torch")
+    one, other = made(), made(seed=1)
+    train(*one, range(4))
+    tools.save_model(one[0], tmp_path / "model.safetensors")
+    tools.load_model(other[0], tmp_path / "model.safetensors")
+    tools.save_file(one[0].state_dict(), tmp_path / "file.safetensors")
+    for name, values in tools.load_file(tmp_path / "file.safetensors").items():
+        assert torch.equal(values, other[0].state_dict()[name])
+    tools.save_file(dict(one[1].state_dict()["state"][0]), tmp_path / "state.safetensors")
+    gradients = {name: each.grad for name, each in one[0].named_parameters()}
+    tools.save_file(gradients, tmp_path / "gradients.safetensors")
+    other[1].load_state_dict(one[1].state_dict())
+    train(*one, range(4, 8))
+    train(*other, range(4, 8))
+    assert_same(one, other)
+
+
+def test_tied_weights(tmp_path: Path) -> None:
+    """Two modules over one parameter, which safetensors' save_model finds by its storage."""
+    tools = pytest.importorskip("safetensors.torch")
+
+    def tied() -> Any:
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+        model[1].weight = model[0].weight
+        return model, FusedOptimizer(model.parameters(), lrcore.AdamW)
+
+    model, opt = tied()
+    model(torch.ones(1, 4)).sum().backward()
+    opt.step()
+    tools.save_model(model, tmp_path / "model.safetensors")
+    other, _ = tied()
+    tools.load_model(other, tmp_path / "model.safetensors")
+    assert torch.equal(other[1].weight, model[0].weight)
+    assert other[1].weight is other[0].weight
+
+
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("optimizer", ["SGD", "SGD with momentum", "Lion", "AdamW"])
+def test_accelerate(optimizer: str, safe: bool, tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    model, opt = accelerator.prepare(*made(optimizer))
+    train(model, opt, range(4), accelerator.backward)
+    accelerator.save_state(tmp_path / "state", safe_serialization=safe)
+    accelerator.save_model(model, tmp_path / "model")
+    assert {each.name for each in (tmp_path / "model").iterdir()} == {"model.safetensors"}
+    train(model, opt, range(4, 8), accelerator.backward)
+    expected = copy.deepcopy([each.state_dict() for each in (model, opt.optimizer)])
+
+    for again in (accelerator, accelerate.Accelerator(cpu=True)):
+        if again is not accelerator:
+            model, opt = again.prepare(*made(optimizer, seed=1))
+        again.load_state(tmp_path / "state")
+        assert opt.optimizer.step_count == 4
+        train(model, opt, range(4, 8), again.backward)
+        other, its = made(optimizer, seed=2)
+        other.load_state_dict(expected[0])
+        its.load_state_dict(expected[1])
+        assert_same((model, opt.optimizer), (other, its))
+
+
+def distributed() -> tuple[Any, Any]:
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    return checkpoint, pytest.importorskip("torch.distributed.checkpoint.state_dict")
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.distributed.checkpoint, which has no process group here
+@pytest.mark.parametrize("flattened", [False, True])
+@pytest.mark.parametrize("way", ["set_state_dict", "load"])
+@pytest.mark.parametrize(
+    ("optimizer", "rate"),
+    [*((each, "plateau") for each in OPTIMIZERS), *(("AdamW", each) for each in RATES if each != "plateau")],
+)
+def test_distributed_checkpoint(optimizer: str, rate: str, way: str, flattened: bool, tmp_path: Path) -> None:
+    """It keeps states and groups alone. Taken before the first step too, and into optimizers that have stepped."""
+    checkpoint, state_dict = distributed()
+    options = state_dict.StateDictOptions(flatten_optimizer_state_dict=flattened)
+    for taken, stepped in ((0, 0), (4, 0), (4, 3)):
+        one, other = made(optimizer, rate), made(optimizer, rate, seed=1)
+        train(*one, range(taken))
+        train(*other, range(stepped))
+        found = copy.deepcopy(state_dict.get_state_dict(*one, options=options))
+        if way == "load":
+            folder = tmp_path / f"{taken}-{stepped}"
+            checkpoint.save(dict(zip(("model", "optimizer"), found, strict=True)), checkpoint_id=folder)
+            found = state_dict.get_state_dict(*other, options=options)
+            read = dict(zip(("model", "optimizer"), found, strict=True))
+            checkpoint.load(read, checkpoint_id=folder)
+            found = (read["model"], read["optimizer"])
+        state_dict.set_state_dict(
+            *other, model_state_dict=found[0], optim_state_dict=found[1], options=options
+        )
+        assert_same(one, other)
+        train(*one, range(taken, taken + 4))
+        train(*other, range(taken, taken + 4))
+        assert_same(one, other)
+
+
+def test_a_live_group_is_nobodys_checkpoint() -> None:
+    """What is said beside PyTorch's entries is in a state dictionary, and never acts from a group."""
+    _, opt = made()
+    assert opt.param_groups[0]["lrcore"] == ""
+    assert opt.state_dict()["param_groups"][0]["lrcore"] != ""
+    opt.load_state_dict(opt.state_dict())
+    assert opt.param_groups[0]["lrcore"] == ""
+
+
+def test_what_pytorch_wrote_after_loading_ours_is_pytorchs() -> None:
+    """Its optimizers carry the entry along, and go on counting beside it."""
+    model, opt = made("Adam with eps beside the root", "plateau")
+    theirs = torch.optim.Adam(model.parameters())
+    train(model, opt, range(4))
+    saved = copy.deepcopy(opt.state_dict())
+    theirs.load_state_dict(saved)
+    assert theirs.param_groups[0]["lrcore"] == saved["param_groups"][0]["lrcore"]
+    opt.load_state_dict(theirs.state_dict())  # nothing has happened since
+    assert (opt.step_count, plateaus(opt.schedule)[0].reductions) == (4, 1)
+    train(model, opt, range(4, 8))
+    for i in range(3):
+        sum((i + 1) * each.sum() for each in model.parameters()).backward()
+        theirs.step()
+    schedule = opt.schedule
+    opt.load_state_dict(theirs.state_dict())
+    assert opt.step_count == 7
+    assert opt.schedule is schedule  # PyTorch's has none
+    assert plateaus(schedule)[0].reductions == 3
+
+
+def test_sgd_of_pytorch_after_loading_ours() -> None:
+    """It has no count of its own: that of ours stays, or is given."""
+    weight = torch.nn.Parameter(torch.zeros(3))
+    opt = FusedOptimizer([weight], lrcore.SGD, momentum=0.5)
+    for _ in range(4):
+        weight.grad = torch.ones(3)
+        opt.step()
+    theirs = torch.optim.SGD([weight], momentum=0.5)
+    theirs.load_state_dict(opt.state_dict())
+    weight.grad = torch.ones(3)
+    theirs.step()
+    opt.load_state_dict(theirs.state_dict())
+    assert opt.step_count == 4
+    opt.load_state_dict(theirs.state_dict(), step_count=5)
+    assert opt.step_count == 5
+    plain = lrcore.SGD(torch.zeros(3), momentum=0.5)
+    plain.load_torch_state_dict(theirs.state_dict())
+    assert plain.step_count == 4
+
+
+def test_sgd_of_pytorch_that_never_had_a_count() -> None:
+    weight = torch.nn.Parameter(torch.zeros(3))
+    theirs = torch.optim.SGD([weight], lr=0.5, momentum=0.5)
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=0.25, momentum=0.5)
+    opt.load_state_dict(theirs.state_dict())
+    assert (opt.step_count, opt.lr) == (0, 0.5)
+    for _ in range(2):
+        weight.grad = torch.ones(3)
+        theirs.step()
+    opt.load_state_dict(theirs.state_dict())
+    assert opt.step_count == 0
+    weight.grad = torch.ones(3)
+    opt.step()
+    assert weight.tolist() == [-0.5 - 0.75 - 0.875] * 3
+
+
+def test_dictionaries_of_former_versions() -> None:
+    """They have what PyTorch's lack in an entry beside the groups."""
+    one, other = made(), made(seed=1)
+    train(*one, range(4))
+    saved = one[1].state_dict()
+    text = saved["param_groups"][0].pop("lrcore")
+    saved["lrcore"] = json.loads(text)
+    other[1].load_state_dict(saved)
+    other[0].load_state_dict(one[0].state_dict())
+    assert_same(one, other)
+
+
+def test_states_that_are_missing_are_refused() -> None:
+    """They were zeros, in silence."""
+    model, opt = made("SGD with momentum")
+    train(model, opt, range(2))
+    saved = opt.state_dict()
+    saved["state"] = {}
+    with pytest.raises(
+        ValueError, match=r"^state\[0\]: expected the entries \['momentum_buffer'\], got \[\]"
+    ):
+        opt.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("default", ["bfloat16", "float16", "float64", "meta"])
+def test_counts_are_float32_on_the_cpu(default: str) -> None:
+    """Whatever PyTorch's defaults are, at the time of saving or of loading."""
+    model, opt = made("NAdam", "number")
+    train(model, opt, range(3))
+    before = torch.get_default_dtype()
+    try:
+        if default == "meta":
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(getattr(torch, default))
+        saved = opt.state_dict()
+        opt.load_state_dict(saved)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(before)
+    for name in ("step", "mu_product"):
+        assert (saved["state"][0][name].dtype, saved["state"][0][name].device.type) == (torch.float32, "cpu")
+    assert opt.step_count == 3
+    train(model, opt, range(3, 4))
+
+
+@pytest.mark.parametrize("count", [2**24 - 1, 2**24 + 1, 2**40 + 1])
+def test_counts_that_float32_cannot_hold(count: int) -> None:
+    """The exact one stands beside."""
+    weight = torch.nn.Parameter(torch.zeros(3))
+    opts = [
+        FusedOptimizer([weight], lrcore.Adam),
+        FusedOptimizer([torch.nn.Parameter(torch.zeros(3))], lrcore.Adam),
+    ]
+    opts[0].optimizers[0].step_count = count
+    opts[1].load_state_dict(opts[0].state_dict())
+    assert opts[1].step_count == count
+
+
+def test_sending_to_another_process() -> None:
+    """A copy can be sent; sending the parameters moves their storage, and the step says so."""
+    multiprocessing = pytest.importorskip("torch.multiprocessing")
+    model, opt = made()
+    train(model, opt, range(1))
+    queue = multiprocessing.SimpleQueue()
+    queue.put({name: each.clone() for name, each in model.state_dict().items()})
+    queue.get()
+    train(model, opt, range(1, 2))
+    queue.put(model.state_dict())
+    queue.get()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match=r"storage has moved.*send clones: \{k: v.clone\(\) for"):
+        opt.step()
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    assert opt.step_count == 2
+
+
+@pytest.mark.parametrize("which", [0, 1, 3])
+def test_sharing_one_parameter(which: int) -> None:
+    model, opt = made()
+    train(model, opt, range(1))
+    [*model.parameters()][which].data.share_memory_()
+    with pytest.raises(RuntimeError, match="storage has moved"):
+        opt.step()
+    assert opt.step_count == 1
