@@ -150,6 +150,51 @@ def test_compositions_of_one_kind_are_one(schedule: Any, code: str) -> None:
     assert repr(schedule) == code
 
 
+def test_what_is_joined_to_itself_grows_by_one_part() -> None:
+    schedule: Any = Linear(1.0, 0.1, steps=10)
+    for i in range(60):
+        schedule = schedule.then(schedule, at=10 * 2**i)
+    assert schedule(10 * 2**59 + 3) == Linear(1.0, 0.1, steps=10)(3)
+
+
+def test_numbers_of_steps_that_would_become_too_large() -> None:
+    late: Any = Linear(1.0, 0.1, steps=10)
+    slow: Any = Linear(1.0, 0.1, steps=10)
+    for _ in range(100):
+        late, slow = late.shift(2**62), slow.per_epoch(2)
+    for schedule, rate in ((late, 0.1), (slow, 1.0)):
+        again = schedules.from_dict(json.loads(json.dumps(schedule.to_dict())))
+        assert (schedule(2**63), again(2**63)) == (rate, rate)
+
+
+def test_clips_keep_the_sign_of_zero() -> None:
+    clipped = schedules.Function(lambda t: -0.0).clip(0.05, 0.1).clip(0.0, 0.0)  # noqa: ARG005
+    assert str(clipped(0)) == "0.0"
+
+
+def nest_of(value: Any) -> int:
+    """Return how many lists and dictionaries lie within one another."""
+    parts = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if parts is None else 1 + max(map(nest_of, parts), default=0)
+
+
+def test_the_dictionary_is_nested_a_few_levels_where_heights_are_skipped() -> None:
+    tall: Any = Plateau(1.0)
+    schedule: Any = Constant(0.5)
+    for _ in range(200):
+        tall = Plateau(tall.shift(1))
+        schedule = Sequence([(tall, 1), schedule])
+    dictionary = schedule.to_dict()
+    assert nest_of(dictionary) < 50
+    assert schedules.from_dict(dictionary) == schedule
+
+
+def test_hashes_tell_arguments_apart() -> None:
+    made = [Constant(i).warmup(3).shift(1) * 0.5 for i in range(100)]
+    assert len({hash(each) for each in made}) == 100
+    assert hash(made[1] * made[1]) == hash(made[1] * (Constant(1).warmup(3).shift(1) * 0.5))
+
+
 Formula = Callable[[int], float]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import lrcore
 from lrcore import schedules
-from lrcore.schedules import Constant, Cosine, Plateau, Recursive, Sequence, plateaus
+from lrcore.schedules import Constant, Cosine, Plateau, Recursive, Schedule, Sequence, plateaus
 
 LOSSES = [3.0, 2.0, 2.0, 2.0, 2.5, 2.5, 2.4, 2.6, 2.6]
 
@@ -228,6 +228,73 @@ SHARED: list[tuple[Any, str]] = [
     ({"shared": 0}, "shared: expected a sequence, got int"),
     ({"schedule": "Shift", "n": 1, "inner": {"shared": 0, "schedule": "Constant", "lr": 1}}, "Constant cannot be made"),
 ]  # fmt: skip
+
+
+def within_itself(dictionary: Any, name: str, value: Any) -> Any:
+    dictionary[name] = value(dictionary)
+    return dictionary
+
+
+def list_within_itself() -> Any:
+    parts: list[Any] = []
+    parts.append([parts, 1])
+    return {"schedule": "Sequence", "parts": parts}
+
+
+CYCLES: list[tuple[Any, str]] = [
+    (within_itself({"schedule": "Shift", "n": 1}, "inner", lambda it: it), "expected a dictionary that is not within itself"),
+    (within_itself({"schedule": "Sequence"}, "parts", lambda it: [it]), "expected a dictionary that is not within itself"),
+    (within_itself({"schedule": "Constant", "lr": 1.0}, "shared", lambda it: [it]), "expected a dictionary that is not within itself"),
+    (list_within_itself(), "expected at most 2 lists within one another"),
+    ({"schedule": "Product", "inner": {"schedule": "Constant", "lr": 1}, "other": 2, "factors": [3]}, "Product cannot be made"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dictionary", "message"), CYCLES)
+def test_dictionaries_that_mean_no_schedule(dictionary: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        schedules.from_dict(dictionary)
+
+
+class Named(Plateau):
+    """A class of one's own, with attributes of its own that comparison is about."""
+
+    def __init__(self, lr: float, name: str) -> None:
+        super().__init__(lr)
+        object.__setattr__(self, "name", name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Named) and vars(self)["name"] == vars(other)["name"]
+
+    __hash__ = Plateau.__hash__
+
+
+def test_a_class_of_ones_own_is_compared_as_it_says() -> None:
+    one, other = Named(1.0, "one"), Named(1.0, "other")
+    assert one * 0.5 != other * 0.5
+    assert one * 0.5 == Named(2.0, "one") * 0.5
+    assert one * one != one * Named(1.0, "one")
+
+
+class Bump(Schedule):
+    """A class of one's own, with an attribute that this library has as well."""
+
+    def __init__(self, height: Any) -> None:
+        self._height = height
+
+    def _value(self, t: int) -> float:  # noqa: ARG002
+        return 0.5
+
+
+@pytest.mark.parametrize("height", [0.5, 109, "1 m", None])
+def test_attributes_of_ones_own(height: Any) -> None:
+    bump = Bump(height)
+    schedule: Any = bump * 0.5
+    for _ in range(9):
+        schedule = schedule.warmup(0)
+    schedule = schedule.shift(1) * bump
+    for again in (schedule, copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
+        assert again(0) == 0.125
 
 
 @pytest.mark.parametrize(("dictionary", "message"), SHARED)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
@@ -20,7 +19,13 @@ from lrcore.schedules._depth import SLICE, Steps
 
 _TALL = 30
 """Levels that are asked by recursion."""
-_HEIGHT = operator.attrgetter("_height")
+_END = 2**64
+"""Numbers of steps are below it."""
+
+
+def _height_of(schedule: Schedule) -> int:
+    """Return how many levels a schedule has; those of the caller's own classes are not looked into."""
+    return schedule._height if isinstance(schedule, Composed) else 0
 
 
 class Composed(Schedule):
@@ -33,8 +38,8 @@ class Composed(Schedule):
         """Note the schedules that this one is made of, in the order in which they print."""
         set_fields(self, _children=children)
         if children:
-            highest = max(children, key=_HEIGHT)
-            set_fields(self, _highest=highest, _height=highest._height + 1)
+            highest = max(children, key=_height_of)
+            set_fields(self, _highest=highest, _height=_height_of(highest) + 1)
 
     def _asked(self, t: int) -> tuple[Schedule, int]:
         """Give the schedule that is asked, and for which t."""
@@ -76,8 +81,17 @@ class Composed(Schedule):
         return _are_alike(self, other) if type(other) is type(self) else NotImplemented
 
     def __hash__(self) -> int:
-        plain = (type(each) if isinstance(each, Schedule) else each for each in self._leaves())
-        return hash((type(self), *plain))
+        met: set[int] = set()
+        hashes: set[int] = set()
+        waiting: list[Any] = [self]
+        while waiting:
+            composed = waiting.pop()
+            if id(composed) not in met:
+                met.add(id(composed))
+                leaves = [*composed._leaves()]
+                waiting += (each for each in leaves if _hashes_by_levels(each))
+                hashes.add(hash((type(composed), *map(_plain, leaves))))
+        return hash(frozenset(hashes))  # which does not tell one in two places from two that are equal
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Store lower levels first, from the bottom: copy and pickle recurse down to those that they have met."""
@@ -90,10 +104,23 @@ class Composed(Schedule):
         step = SLICE**2 if self._height % SLICE**2 == 0 else SLICE
         last = 1 if step > SLICE else max(self._height // SLICE**2 * SLICE**2, 1)
         below: Any = self._highest
-        while below._height >= last:
+        while _height_of(below) >= last:
             if below._height % step == 0:
                 yield below
             below = below._highest
+
+
+def _hashes_by_levels(value: Any) -> bool:
+    """Tell whether a schedule leaves it to its parts to tell it from others."""
+    return isinstance(value, Composed) and value._is_own
+
+
+def _plain(value: Any) -> Any:
+    """Return what stands for an argument in a hash: for what may recurse, or have no hash, its class."""
+    is_plain = not isinstance(value, Schedule) or (
+        value._is_own and not isinstance(value, Composed) and not value._holds_callable
+    )
+    return value if is_plain else type(value)
 
 
 def _unfilled(first: tuple[Schedule, ...], cls: type[Composed]) -> Composed:  # noqa: ARG001
@@ -103,10 +130,11 @@ def _unfilled(first: tuple[Schedule, ...], cls: type[Composed]) -> Composed:  # 
 
 def _are_alike(one: Any, other: Any) -> bool:
     """Compare schedules by their arguments, and by whether what has a state is the same in the same places."""
-    waiting, met = [(one, other)], set()
+    waiting, met = _pairs(one, other), {(id(one), id(other))}
     partners: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    _partnered(partners, one, other)
     while waiting:
-        one, other = pair = waiting.pop()
+        one, other = waiting.pop()
         if not isinstance(one, Composed) or type(one) is not type(other):
             if one is not other and one != other:
                 return False
@@ -115,15 +143,27 @@ def _are_alike(one: Any, other: Any) -> bool:
         if key in met:
             continue
         met.add(key)
-        if one._has_state:
-            for known, each, its in zip(partners, pair, reversed(pair), strict=True):
-                if known.setdefault(id(each), id(its)) != id(its):
-                    return False
-        leaves, others = [*one._leaves()], [*other._leaves()]
-        if len(leaves) != len(others):
+        if not _partnered(partners, one, other):
             return False
-        waiting += zip(leaves, others, strict=True)
+        if type(one).__eq__ is Composed.__eq__:
+            waiting += _pairs(one, other)
+        elif one is not other and one != other:  # as a class of the caller's own compares
+            return False
     return True
+
+
+def _pairs(one: Composed, other: Composed) -> list[tuple[Any, Any]]:
+    """Give what is to be compared."""
+    leaves, others = [*one._leaves()], [*other._leaves()]
+    return [*zip(leaves, others, strict=True)] if len(leaves) == len(others) else [(leaves, others)]
+
+
+def _partnered(partners: tuple[dict[int, int], dict[int, int]], one: Composed, other: Composed) -> bool:
+    """Tell whether two that have a state stand in the same places."""
+    ids = id(one), id(other)
+    return not one._has_state or all(
+        known.setdefault(each, its) == its for known, each, its in zip(partners, ids, ids[::-1], strict=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -201,7 +241,9 @@ def joined(first: Schedule, at: int, other: Rate) -> Sequence:
     """Give one sequence of a schedule, which may be a sequence, and of another that begins at a step."""
     following = _part(other)
     before: Any = first if type(first) is Sequence else Sequence([first])
-    after: Any = following if type(following) is Sequence else Sequence([following])
+    after: Any = following
+    if type(after) is not Sequence or not {*map(id, before._children)}.isdisjoint(map(id, after._children)):
+        after = Sequence([after])  # one that is joined to itself time and again would grow exponentially
     part = bisect_left(before._ends, at)
     begin = before._ends[part - 1] if part else 0
     sequence = object.__new__(Sequence)
@@ -295,7 +337,7 @@ class Product(_Around):
 
 def multiplied(schedule: Schedule, factor: float | Schedule) -> Product:
     """Give the product of a schedule, which may be a product, and of a checked factor."""
-    if isinstance(factor, Schedule) and factor._height > max(_TALL, schedule._height):
+    if isinstance(factor, Schedule) and _height_of(factor) > max(_TALL, _height_of(schedule)):
         schedule, factor = factor, schedule  # the same bits; the inner schedule's levels take no stack
     if type(schedule) is not Product:
         return Product(schedule, (factor,))
@@ -322,6 +364,8 @@ class Clip(_Around):
 
     def clip(self, low: float, high: float) -> Schedule:
         outer = Clip(self.inner, low, high)
+        if outer.high == 0 < self.low:
+            return super().clip(low, high)  # 0.0, where one alone would leave -0.0 as it is
         return Clip(self.inner, outer._changed(self.low, 0), outer._changed(self.high, 0))
 
     def _operation(self) -> str:
@@ -338,7 +382,8 @@ class Shift(_Around):
         return self.inner, t + self.n
 
     def shift(self, n: int) -> Schedule:
-        return Shift(self.inner, self.n + count("n", n))
+        total = self.n + count("n", n)
+        return Shift(self.inner, total) if total < _END else super().shift(n)
 
     def _operation(self) -> str:
         return f".shift({self.n!r})"
@@ -354,7 +399,8 @@ class PerEpoch(_Around):
         return self.inner, t // self.steps_per_epoch
 
     def per_epoch(self, steps_per_epoch: int) -> Schedule:
-        return PerEpoch(self.inner, self.steps_per_epoch * length("steps_per_epoch", steps_per_epoch))
+        product = self.steps_per_epoch * length("steps_per_epoch", steps_per_epoch)
+        return PerEpoch(self.inner, product) if product < _END else super().per_epoch(steps_per_epoch)
 
     def _operation(self) -> str:
         return f".per_epoch({self.steps_per_epoch!r})"

@@ -1,7 +1,7 @@
 """Schedules as JSON-safe dictionaries, and back.
 
-A schedule within another is a dictionary within its arguments. One that stands in several places, and every tenth level
-of a deep nest, is an entry of the list `shared` of the outermost dictionary, and ``{"shared": index}`` stands for it.
+A schedule within another is a dictionary within its arguments. One that stands in several places, and what is at a tenth
+level of a deep nest or skips one, is an entry of the list `shared` of the outermost dictionary, and ``{"shared": index}`` stands for it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from lrcore.schedules._depth import SLICE, Steps, unrolled
 _SHARED = "shared"
 _MOST = 10**6
 """Schedules to ask for one rate: more could not be stepped, and a short list of shared ones can mean any number."""
+
+_LISTS = 2
+"""Lists within one another: of parts, which are pairs."""
 
 
 def to_dict(schedule: Schedule) -> dict[str, Any]:
@@ -44,21 +47,23 @@ class _Writer:
     def dictionary_of(self, schedule: Schedule) -> Steps:
         dictionary = {"schedule": type(schedule).__name__}
         for name, value in schedule._arguments():
-            dictionary[name] = yield self._encoded(value)
+            dictionary[name] = yield self._encoded(value, schedule._height)
         return dictionary
 
-    def _encoded(self, value: Any) -> Steps:
+    def _encoded(self, value: Any, height: int) -> Steps:
+        """Give a field of a schedule of so many levels in terms of JSON."""
         if isinstance(value, tuple):
             entries = []
             for each in value:
-                entries.append((yield self._encoded(each)))
+                entries.append((yield self._encoded(each, height)))
             return entries
         if not isinstance(value, Schedule):
             return value
         key = id(value)
         if key not in self._indices:
             dictionary = yield self.dictionary_of(value)
-            if key not in self._repeated and (not value._height or value._height % SLICE):
+            is_inside = not value._height or (value._height - 1) // SLICE == (height - 1) // SLICE
+            if is_inside and key not in self._repeated:
                 return dictionary
             self._indices[key] = len(self.shared)
             self.shared.append(dictionary)
@@ -104,6 +109,8 @@ class _Reader:
         """Those that later dictionaries may refer to, and how many schedules each asks."""
         self._asked = 0
         """How many schedules the one that is being made asks."""
+        self._open: set[int] = set()
+        """The ids of the dictionaries that are being read."""
 
     def share(self, entry: Any) -> None:
         if not isinstance(entry, Mapping):
@@ -112,9 +119,13 @@ class _Reader:
 
     def made(self, dictionary: Mapping[str, Any]) -> Any:
         self._asked = 0
+        self._open.clear()
         return unrolled(self._schedule_of(dictionary))
 
     def _schedule_of(self, dictionary: Mapping[str, Any]) -> Steps:
+        if id(dictionary) in self._open:
+            raise ValueError("schedule: expected a dictionary that is not within itself")
+        self._open.add(id(dictionary))
         arguments = dict(dictionary)
         name = arguments.pop("schedule", None)
         cls = Schedule._classes.get(name) if isinstance(name, str) else None
@@ -123,14 +134,17 @@ class _Reader:
         self._count(1)
         for each, value in arguments.items():
             arguments[each] = yield self._decoded(value)
-        if name == "Product" and "other" in arguments:  # as it was written when a product had one factor
+        self._open.remove(id(dictionary))
+        if name == "Product" and "other" in arguments and "factors" not in arguments:
+            # as it was written when a product had one factor
             arguments["factors"] = [arguments.pop("other")]
         try:
             return cls(**arguments)
         except TypeError as error:
             raise ValueError(f"schedule: {name} cannot be made from {arguments}: {error}") from error
 
-    def _decoded(self, value: Any) -> Steps:
+    def _decoded(self, value: Any, lists: int = 0) -> Steps:
+        """Give the argument for a value that lies in so many lists."""
         if isinstance(value, Mapping):
             if {*value} != {_SHARED}:
                 return (yield self._schedule_of(value))
@@ -141,9 +155,11 @@ class _Reader:
             self._count(asked)
             return schedule
         if isinstance(value, (list, tuple)):
+            if lists == _LISTS:
+                raise ValueError(f"schedule: expected at most {_LISTS} lists within one another")
             entries = []
             for each in value:
-                entries.append((yield self._decoded(each)))
+                entries.append((yield self._decoded(each, lists + 1)))
             return entries
         return value
 
