@@ -46,6 +46,7 @@ def deep(way: str, levels: int = DEEP) -> Any:
     n = levels // {
         "all": 6,
         "sequences": 3,
+        "last parts": 3,
         "sequences from the left": 3,
         "alternating": 2,
         "alternating from the left": 2,
@@ -136,8 +137,9 @@ FLAT: list[tuple[Any, str]] = [
     (Constant(0.3).shift(2).shift(3), "Constant(lr=0.3).shift(5)"),
     (Constant(0.3).per_epoch(2).per_epoch(3), "Constant(lr=0.3).per_epoch(6)"),
     (Constant(1).then(2, at=3).then(4, at=5), "Sequence([(Constant(lr=1.0), 3), (Constant(lr=2.0), 2), Constant(lr=4.0)])"),
-    (Constant(1).then(2, at=3).then(4, at=3), "Sequence([(Constant(lr=1.0), 3), Constant(lr=4.0)])"),
-    (Constant(1).then(2, at=3).then(4, at=2), "Sequence([(Constant(lr=1.0), 2), Constant(lr=4.0)])"),
+    (Sequence([(Sequence([(1, 3), 2]), 5), 4]), "Sequence([(Constant(lr=1.0), 3), (Constant(lr=2.0), 2), Constant(lr=4.0)])"),
+    (Sequence([(5, 2), Sequence([(1, 3), 2])]), "Sequence([(Constant(lr=5.0), 2), (Constant(lr=1.0), 3), Constant(lr=2.0)])"),
+    (Plateau(1).then(Plateau(2), at=3).then(4, at=3), "Sequence([(Sequence([(Plateau(lr=1.0), 3), Plateau(lr=2.0)]), 3), Constant(lr=4.0)])"),
     (
         Constant(1).then(Constant(2).then(4, at=5), at=3),
         "Sequence([(Constant(lr=1.0), 3), (Constant(lr=2.0), 5), Constant(lr=4.0)])",

@@ -14,7 +14,7 @@ import pytest
 
 import lrcore
 from lrcore import schedules
-from lrcore.schedules import Constant, Cosine, Plateau, Recursive, Schedule, Sequence, plateaus
+from lrcore.schedules import Constant, Cosine, Function, Plateau, Recursive, Schedule, Sequence, plateaus
 
 LOSSES = [3.0, 2.0, 2.0, 2.0, 2.5, 2.5, 2.4, 2.6, 2.6]
 
@@ -161,6 +161,52 @@ def test_the_one_that_the_caller_holds_goes_on_steering(make: Any) -> None:
     assert one.reductions == 3
     assert other.lr == opt.lr
     assert any(each is one for each in plateaus(other.schedule))
+
+
+def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
+    """They stored one in two places as two with equal states, products of products, and sequences in sequences."""
+    constant, state = {"schedule": "Constant", "lr": 0.5}, plateau().state_dict()
+    own = plateau().to_dict()
+    twice = {"schedule": "Product", "inner": own, "other": own}
+    thrice = {
+        "schedule": "Product",
+        "inner": {"schedule": "Product", "inner": own, "other": 0.5},
+        "other": 0.25,
+    }
+    parts = {
+        "schedule": "Sequence",
+        "parts": [[{"schedule": "Sequence", "parts": [[own, 3], own]}, 5], constant],
+    }
+    stored: list[tuple[Any, Any, int]] = [
+        (lambda p: p * p, twice, 2),
+        (lambda p: p * 0.5 * 0.25, thrice, 1),
+        (lambda p: p.then(p, at=3).then(0.5, at=5), parts, 2),
+        (lambda p: p * p * Function(halved), None, 2),
+    ]
+    for make, dictionary, places in stored:
+        one = plateau()
+        opt = lrcore.SGD(np.zeros(2, np.float32), lr=make(one))
+        saved = opt.state_dict() | {"schedule_state": [state | {"reductions": 2}] * places}
+        saved |= {} if dictionary is None else {"schedule": dictionary}
+        opt.load_state_dict(saved)
+        assert plateaus(opt.schedule) == [one]
+        assert plateaus(opt.schedule)[0] is one
+        assert one.reductions == 2
+        if places == 2:  # that went ways of their own
+            saved["schedule_state"] = [state | {"reductions": i} for i in range(2)]
+            if dictionary is None:
+                with pytest.raises(
+                    ValueError, match="^schedule_state: expected one for each Plateau, 1, got 2"
+                ):
+                    opt.load_state_dict(saved)
+            else:
+                opt.load_state_dict(saved)
+                assert [each.reductions for each in plateaus(opt.schedule)] == [0, 1]
+            assert one.reductions == 2
+
+
+def halved(t: int) -> float:
+    return 0.5**t
 
 
 def test_one_in_a_pickle_with_its_optimizer_and_its_observer() -> None:

@@ -15,7 +15,7 @@ from lrcore._arguments import Hyper, require_entries
 from lrcore._lrcore_core import Stepper, commit, describe, rules
 from lrcore._memory import State, aligned_zeros, array_at, offered_like
 from lrcore._runtime import require_environment
-from lrcore.schedules._plateau import plateaus, states_of, states_to_set
+from lrcore.schedules._plateau import kept_or_stored, plateaus, states_of, states_to_set
 
 if TYPE_CHECKING:
     from lrcore._lrcore_core import Change, Numbers, Rate
@@ -274,8 +274,7 @@ class Optimizer(Stepper):
             raise TypeError("step_count: expected an integer, got None")
         schedule = self.schedule
         if "schedule" in entries:
-            stored = schedules.from_dict(entries["schedule"])
-            schedule = schedule if schedule == stored else stored
+            schedule = kept_or_stored(schedule, entries["schedule"], entries.get("schedule_state", ()))
         plateau_states = entries.get("schedule_state", () if "schedule" in entries else states_of(schedule))
         plateaus_to_set = states_to_set(schedule, plateau_states)
         states = [state[name] for name in self._state]

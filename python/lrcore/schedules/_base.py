@@ -49,6 +49,8 @@ class Schedule(ABC):
     """The schedules that this one is made of, where its class is of this library."""
     _height: int = 0
     """How many levels of those there are."""
+    _size: int = 1
+    """How many schedules are written in the code that makes this one."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -113,8 +115,8 @@ class Schedule(ABC):
                 shown.append(f"{name}={code}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
-    def _nested(self) -> Iterator[Schedule]:
-        """Give this schedule and those that it is made of, each once, in the order in which they print."""
+    def _nested(self, in_each_place: bool = False) -> Iterator[Schedule]:
+        """Give this schedule and those that it is made of, each once or in each place, in the order in which they print."""
         waiting: list[Any] = [self]
         met = set()
         while waiting:
@@ -125,7 +127,7 @@ class Schedule(ABC):
                 parts = value.values() if isinstance(value, dict) else value
             else:
                 continue
-            if id(value) not in met:
+            if in_each_place or id(value) not in met:
                 met.add(id(value))
                 waiting += reversed(parts)
                 if isinstance(value, Schedule):

@@ -18,7 +18,7 @@ def rate(name: str, value: Any) -> float:
     checked = to_float(name, value)
     if not 0 <= checked < math.inf:
         raise ValueError(f"{name}: expected a finite rate >= 0, got {checked}")
-    return checked
+    return checked + 0.0  # -0.0 is 0.0, as for the optimizers' numbers
 
 
 def listed(name: str, value: Any) -> tuple[Any, ...]:

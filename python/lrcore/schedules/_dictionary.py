@@ -16,7 +16,7 @@ from lrcore.schedules._depth import SLICE, Steps, unrolled
 
 _SHARED = "shared"
 _MOST = 10**6
-"""Schedules to ask for one rate: more could not be stepped, and a short list of shared ones can mean any number."""
+"""Of schedules within one another, each counted in each of its places: a short list of shared ones can mean any number."""
 
 _LISTS = 2
 """Lists within one another: of parts, which are pairs."""
@@ -24,6 +24,7 @@ _LISTS = 2
 
 def to_dict(schedule: Schedule) -> dict[str, Any]:
     """Do what `Schedule.to_dict` says."""
+    _require_size(schedule)
     for each in schedule._nested():
         if each._holds_callable:
             raise TypeError(f"{each!r} has no dictionary form: a callable cannot be stored")
@@ -34,6 +35,13 @@ def to_dict(schedule: Schedule) -> dict[str, Any]:
     writer = _Writer(schedule)
     dictionary: dict[str, Any] = unrolled(writer.dictionary_of(schedule))
     return dictionary | ({_SHARED: writer.shared} if writer.shared else {})
+
+
+def _require_size(schedule: Schedule) -> None:
+    if schedule._size > _MOST:
+        raise ValueError(
+            f"schedule: expected at most {_MOST} schedules within one another, got {schedule._size}"
+        )
 
 
 class _Writer:
@@ -97,30 +105,27 @@ def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
     entries = dict(dictionary)
     for each in listed(_SHARED, entries.pop(_SHARED, ())):
         reader.share(each)
-    schedule: Schedule = reader.made(entries)
-    return schedule
+    return reader.made(entries)
 
 
 class _Reader:
     """Turns dictionaries into schedules."""
 
     def __init__(self) -> None:
-        self._shared: list[tuple[Schedule, int]] = []
-        """Those that later dictionaries may refer to, and how many schedules each asks."""
-        self._asked = 0
-        """How many schedules the one that is being made asks."""
+        self._shared: list[Schedule] = []
+        """Those that later dictionaries may refer to."""
         self._open: set[int] = set()
         """The ids of the dictionaries that are being read."""
 
     def share(self, entry: Any) -> None:
         if not isinstance(entry, Mapping):
             raise TypeError(f"{_SHARED}: expected a dictionary, got {type(entry).__name__}")
-        self._shared.append((self.made(entry), self._asked))
+        self._shared.append(self.made(entry))
 
-    def made(self, dictionary: Mapping[str, Any]) -> Any:
-        self._asked = 0
+    def made(self, dictionary: Mapping[str, Any]) -> Schedule:
         self._open.clear()
-        return unrolled(self._schedule_of(dictionary))
+        schedule: Schedule = unrolled(self._schedule_of(dictionary))
+        return schedule
 
     def _schedule_of(self, dictionary: Mapping[str, Any]) -> Steps:
         if id(dictionary) in self._open:
@@ -131,7 +136,6 @@ class _Reader:
         cls = Schedule._classes.get(name) if isinstance(name, str) else None
         if cls is None or cls._holds_callable:
             raise ValueError(f"schedule: expected the name of a schedule, got {name!r}")
-        self._count(1)
         for each, value in arguments.items():
             arguments[each] = yield self._decoded(value)
         self._open.remove(id(dictionary))
@@ -139,9 +143,15 @@ class _Reader:
             # as it was written when a product had one factor
             arguments["factors"] = [arguments.pop("other")]
         try:
-            return cls(**arguments)
+            schedule = cls(**arguments)
         except TypeError as error:
-            raise ValueError(f"schedule: {name} cannot be made from {arguments}: {error}") from error
+            shown = {
+                each: value if not isinstance(value, Schedule) else type(value)
+                for each, value in arguments.items()
+            }
+            raise ValueError(f"schedule: {name} cannot be made from {shown}: {error}") from error
+        _require_size(schedule)
+        return schedule
 
     def _decoded(self, value: Any, lists: int = 0) -> Steps:
         """Give the argument for a value that lies in so many lists."""
@@ -151,9 +161,7 @@ class _Reader:
             index = whole(_SHARED, value[_SHARED], least=0)
             if index >= len(self._shared):
                 raise ValueError(f"{_SHARED}: expected an index below {len(self._shared)}, got {index}")
-            schedule, asked = self._shared[index]
-            self._count(asked)
-            return schedule
+            return self._shared[index]
         if isinstance(value, (list, tuple)):
             if lists == _LISTS:
                 raise ValueError(f"schedule: expected at most {_LISTS} lists within one another")
@@ -162,8 +170,3 @@ class _Reader:
                 entries.append((yield self._decoded(each, lists + 1)))
             return entries
         return value
-
-    def _count(self, asked: int) -> None:
-        self._asked += asked
-        if self._asked > _MOST:
-            raise ValueError(f"schedule: expected at most {_MOST} schedules within one another")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, cast
@@ -12,9 +14,12 @@ from lrcore._arguments import whole
 from lrcore._lrcore_core import to_float
 from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule, set_fields
 from lrcore.schedules._checks import listed, one_of, rate
-from lrcore.schedules._compose import Composed
+from lrcore.schedules._composed import Composed, are_alike
+from lrcore.schedules._dictionary import from_dict
 
 _count = functools.partial(whole, least=0)
+_MOST_PLACES = 10**6
+"""Places of schedules in another that are looked at."""
 
 
 class _Seen(NamedTuple):
@@ -295,7 +300,33 @@ def states_to_set(schedule: Schedule, states: Iterable[Any]) -> list[tuple[Plate
     """
     found, states = plateaus(schedule), listed("schedule_state", states)
     if len(states) != len(found):
-        raise ValueError(
-            f"schedule_state: expected one for each Plateau of {schedule!r}, {len(found)}, got {len(states)}"
-        )
+        states = _once(schedule, found, states)
     return [plateau._to_set(state) for plateau, state in zip(found, states, strict=True)]
+
+
+def _once(schedule: Schedule, found: list[Plateau], states: tuple[Any, ...]) -> list[Any]:
+    """Return the state of each Plateau, of those that former versions listed: one for each of its places."""
+    nested = itertools.islice(schedule._nested(in_each_place=True), _MOST_PLACES)
+    places = [id(each) for each in nested if isinstance(each, Plateau)]
+    first = dict(zip(reversed(places), reversed(states), strict=False))
+    if len(places) != len(states) or any(
+        first[each] != state for each, state in zip(places, states, strict=True)
+    ):
+        raise ValueError(f"schedule_state: expected one for each Plateau, {len(found)}, got {len(states)}")
+    return [first[id(each)] for each in found]
+
+
+def kept_or_stored(own: Schedule, dictionary: Any, states: Any) -> Schedule:
+    """Return the optimizer's own schedule if it equals a stored one, so that a Plateau which the caller holds goes on steering.
+
+    Former versions stored one Plateau in two places as two, with equal states.
+    """
+    stored = from_dict(dictionary)
+    if own == stored:
+        return own
+    if "shared" not in dictionary and isinstance(own, Composed) and type(own) is type(stored):
+        with contextlib.suppress(TypeError, ValueError):
+            states_to_set(own, states)
+            if are_alike(own, stored, places=False):
+                return own
+    return stored
