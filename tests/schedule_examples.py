@@ -66,6 +66,8 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.1, "steps": 7},
         {"lr": 0.1, "steps": 4, "cycle_mult": 2, "peak_mult": 0.7, "end": 0.003},
         {"lr": 1, "steps": 1, "cycle_mult": 3, "peak_mult": 0.5},
+        {"lr": 0.1, "steps": 10, "peak_mult": 0.5, "end": 0.02},
+        {"lr": 0.01, "steps": 10, "peak_mult": 0.5, "end": 0.1},
     ],
     "Cyclic": [
         {"low": 0.001, "high": 0.1, "up": 5},

@@ -81,7 +81,7 @@ def cosine_restarts(
         cycle, t = divmod(t, steps)
     while t >= length:
         cycle, t, length = cycle + 1, t - length, length * cycle_mult
-    return cosine(t, lr * math.pow(peak_mult, cycle), length, end)
+    return cosine(t, max(lr * math.pow(peak_mult, cycle), min(lr, end)), length, end)
 
 
 def cyclic(

@@ -138,8 +138,6 @@ def bounds(name: str, o: dict[str, Any]) -> tuple[float, float]:
         first = o["peak"] / o["warmup"] if o["warmup"] else o["peak"]
         return min(first, o["end"]), max(o["peak"], o["end"])
     greatest: float = o["lr"] if "lr" in o else o["peak"]
-    if name == "CosineRestarts":
-        return 0.0, max(greatest, o["end"])
     if "end" in o:
         return min(greatest, o["end"]), max(greatest, o["end"])
     return 0.0, greatest

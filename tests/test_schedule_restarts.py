@@ -61,7 +61,7 @@ def test_each_cycle_starts_with_the_power_of_the_peak(mult: int, peak_mult: floa
     for cycle, start, length in cycles(5, mult):
         if cycle > 10_000:
             break  # peak_mult^i has left the range of ordinary numbers
-        peak = 0.3 * peak_mult**cycle
+        peak = max(0.3 * peak_mult**cycle, min(0.3, end))
         # With a floor, (peak - end) + end rounds twice, by half a unit each in the larger of the two.
         assert schedule(start) == (pytest.approx(peak, rel=0, abs=2**-52 * max(peak, end)) if end else peak)
         half = end + (peak - end) * (1 + math.cos(math.pi * ((length // 2) / length))) / 2

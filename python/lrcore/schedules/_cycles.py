@@ -29,9 +29,11 @@ class CosineRestarts(Checked):
     ::
 
         z = (t - t_i) / (steps cycle_mult^i)
-        s(t) = end + (lr peak_mult^i - end) (1 + cos(pi z)) / 2
+        peak = max(lr peak_mult^i, min(lr, end))
+        s(t) = end + (peak - end) (1 + cos(pi z)) / 2
 
-    The cycles are counted by i, from 0, and ``t_i`` is the first step of cycle i.
+    The cycles are counted by i, from 0, and ``t_i`` is the first step of cycle i. Peaks that `peak_mult` would take below
+    `end` are `end`, which the schedule then holds.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ class CosineRestarts(Checked):
     peak_mult : float
         What the peak is multiplied by from cycle to cycle, > 0.
     end : float
-        What each cycle falls to.
+        What each cycle falls to. If it is above `lr`, the cycles rise to it, from `lr` or more.
 
     References
     ----------
@@ -84,6 +86,7 @@ class CosineRestarts(Checked):
             start = starts[cycle]
             z = (t - start) / (starts[cycle + 1] - start)
         peak = self.lr if self.peak_mult == 1 else self.lr * self._power(self.peak_mult, cycle, t)
+        peak = max(peak, min(self.lr, self.end))
         return self.end + (peak - self.end) * (1 + cos(pi * z)) / 2
 
 
