@@ -1,7 +1,7 @@
 """What holds for schedules with any arguments, and for what is composed of them: bounds, joints, ends, being values.
 
 Where the specification promises nothing there is no test: a rate that grows without end overflows at some t, and that is
-an OverflowError; `Cyclic` with high < low and gamma > 1 goes below 0.
+an OverflowError.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "Rex": of(lr=rates, steps=lengths, end=rates),
 }
 """Arguments of every schedule with a dictionary form that is not composed; rates that cannot grow without end."""
-large = rates | st.floats(1e290, 1e308)
+large = rates | st.floats(1e30, 3e38)
 GROWING: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "StepDecay": of(lr=large, every=lengths, factor=st.floats(1.0, 10.0)),
     "Exponential": of(lr=large, rate=st.floats(1.0, 10.0), steps=lengths, staircase=flags),
@@ -112,7 +112,7 @@ GROWING: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     ),
     "Cyclic": of(
         low=rates,
-        high=st.just(10.0) | st.floats(1e290, 1e308),
+        high=st.just(10.0) | st.floats(1e30, 3e38),
         up=lengths,
         mode=st.just("exp_range"),
         gamma=st.floats(1.0, 2.0),
@@ -300,7 +300,7 @@ def test_what_grows_overflows_by_name(name: str, data: st.DataObject) -> None:
     "other", ["Linear(1.0, 0.0, 50)", "Constant(0.0)", "PolynomialProduct(1.0, 50, 1, 1)", "0"]
 )
 def test_an_overflow_times_zero_is_an_overflow(other: str) -> None:
-    growing = made.Exponential(1e300, 10.0)
+    growing = made.Exponential(1e38, 1e3)
     product = growing * eval(other, vars(schedules))
     with pytest.raises(OverflowError, match="100"):
         product(100)

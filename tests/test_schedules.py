@@ -80,7 +80,7 @@ def test_integers_become_the_same_value() -> None:
         (lambda: Constant(math.nan), ValueError, "^lr: expected"),
         (lambda: Constant(1e-50), ValueError, "^lr: 1e-50 becomes 0.0 in float32"),
         (lambda: Constant("1"), TypeError, "^lr: expected a number"),  # type: ignore[arg-type]
-        (lambda: Cosine(math.inf, 10), ValueError, "^lr: expected a finite rate"),
+        (lambda: Cosine(math.inf, 10), ValueError, "^lr: expected a finite number"),
         (lambda: Cosine(0.1, 0), ValueError, "^steps: expected a number of steps >= 1"),
         (lambda: Cosine(0.1, -3), ValueError, "^steps: "),
         (lambda: Cosine(0.1, 10.0), TypeError, "^steps: expected an integer"),  # type: ignore[arg-type]

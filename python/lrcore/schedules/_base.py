@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lrcore._arguments import length, magnitude, shown
 from lrcore._lrcore_core import to_float
-from lrcore.schedules._checks import CHECKS, Check, rate
+from lrcore.schedules._checks import CHECKS, Check, nonnegative, rate
 from lrcore.schedules._depth import Steps, unrolled
 
 
@@ -166,7 +166,7 @@ class Schedule(ABC):
         """Give the product with a number or with another schedule."""
         from lrcore.schedules._compose import multiplied
 
-        return multiplied(self, rate_or_schedule("factor", other))
+        return multiplied(self, factor_or_schedule(other))
 
     __rmul__ = __mul__
 
@@ -257,8 +257,13 @@ def as_schedule(lr: Rate) -> Schedule:
 
 
 def rate_or_schedule(name: str, value: Any) -> float | Schedule:
-    """Check a number or a schedule; a callable becomes a schedule."""
+    """Check a rate or a schedule; a callable becomes a schedule."""
     return as_schedule(value) if callable(value) else rate(name, value)
+
+
+def factor_or_schedule(value: Any) -> float | Schedule:
+    """Check a factor or a schedule; a callable becomes a schedule."""
+    return as_schedule(value) if callable(value) else nonnegative("factor", value)
 
 
 def argument(name: str) -> Any:

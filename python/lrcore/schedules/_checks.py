@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from lrcore._arguments import flag, length, shown, whole
+from lrcore._arguments import flag, length, magnitude, shown, whole
 from lrcore._lrcore_core import to_float
 
 Check: TypeAlias = Callable[[str, Any], Any]
@@ -14,10 +14,16 @@ Check: TypeAlias = Callable[[str, Any], Any]
 
 
 def rate(name: str, value: Any) -> float:
-    """Check a rate that a schedule passes through; it may be too small for float32."""
+    """Check a rate that a schedule passes through; it may be too small for float32, and not too large."""
+    checked = nonnegative(name, value)
+    return magnitude(name, checked) if checked > 1 else checked
+
+
+def nonnegative(name: str, value: Any) -> float:
+    """Check a finite number >= 0."""
     checked = to_float(name, value)
     if not 0 <= checked < math.inf:
-        raise ValueError(f"{name}: expected a finite rate >= 0, got {checked}")
+        raise ValueError(f"{name}: expected a finite number >= 0, got {checked}")
     return checked + 0.0  # -0.0 is 0.0, as for the optimizers' numbers
 
 
@@ -58,8 +64,8 @@ def optional(check: Check) -> Check:
 
 
 CHECKS: dict[str, Check] = (
-    dict.fromkeys(("lr", "end", "low", "high", "peak", "base", "start"), rate)
-    | dict.fromkeys(("k", "power", "power2", "scale", "pct_start"), rate)
+    dict.fromkeys(("lr", "end", "peak", "base", "start"), rate)
+    | dict.fromkeys(("low", "high", "k", "power", "power2", "scale", "pct_start"), nonnegative)
     | dict.fromkeys(("rate", "factor", "peak_mult", "gamma", "div", "final_div"), positive)
     | dict.fromkeys(("steps", "every", "up", "warmup", "decay", "steps_per_epoch"), length)
     | dict.fromkeys(("cycle_mult", "model_dim"), whole)

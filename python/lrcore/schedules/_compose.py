@@ -13,7 +13,15 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 from lrcore._arguments import length
-from lrcore.schedules._base import Checked, Rate, Schedule, as_schedule, code_of, rate_or_schedule, set_fields
+from lrcore.schedules._base import (
+    Checked,
+    Rate,
+    Schedule,
+    as_schedule,
+    code_of,
+    factor_or_schedule,
+    set_fields,
+)
 from lrcore.schedules._checks import count, listed, optional, rate
 from lrcore.schedules._composed import TALL, Composed, Extent, extent_of, height_of
 from lrcore.schedules._depth import Steps
@@ -190,7 +198,7 @@ class Product(_Around):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        factors = tuple(rate_or_schedule("factor", each) for each in listed("factors", self.factors))
+        factors = tuple(factor_or_schedule(each) for each in listed("factors", self.factors))
         self._multiply(self.inner, factors)
 
     def _multiply(self, schedule: Schedule, factors: tuple[Any, ...]) -> None:

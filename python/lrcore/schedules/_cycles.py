@@ -112,8 +112,8 @@ class Cyclic(Checked):
     mode : {"triangular", "triangular2", "exp_range"}
         What the height is multiplied by: 1; 1/2 from cycle to cycle; ``gamma^t``.
     gamma : float
-        > 0; acts with "exp_range". Above 1 the height grows without bound: with `high` above `low` the rate overflows in
-        the end, and with `high` below `low` it becomes negative, which the step refuses.
+        > 0. Only used if mode is "exp_range". Above 1 the height grows without bound, and the rate overflows in the end;
+        with `high` below `low` it would become negative, and is refused.
 
     References
     ----------
@@ -134,6 +134,8 @@ class Cyclic(Checked):
     gamma: float = 1.0
 
     _checks: ClassVar = {
+        "low": rate,
+        "high": rate,
         "down": optional(length),
         "mode": one_of("triangular", "triangular2", "exp_range"),
     }
@@ -142,6 +144,11 @@ class Cyclic(Checked):
         super().__post_init__()
         if self.gamma != 1 and self.mode != "exp_range":
             raise ValueError(f"gamma: has no effect with mode {self.mode!r}; leave it out")
+        if self.gamma > 1 and self.high < self.low:
+            raise ValueError(
+                f"gamma: expected at most 1 with high = {self.high} below low = {self.low}, got {self.gamma}; "
+                "the rate would become negative"
+            )
 
     def _value(self, t: int) -> float:
         whole = self.up + (self.down or self.up)

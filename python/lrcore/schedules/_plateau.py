@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from lrcore._arguments import whole
 from lrcore._lrcore_core import to_float
 from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule, set_fields
-from lrcore.schedules._checks import listed, one_of, rate
+from lrcore.schedules._checks import listed, nonnegative, one_of, rate
 from lrcore.schedules._composed import Composed, are_alike
 from lrcore.schedules._dictionary import from_dict
 
@@ -146,7 +146,7 @@ class Plateau(Composed, Checked):
         "lr": rate_or_schedule,
         "patience": _count,
         "mode": one_of("min", "max"),
-        "threshold": rate,
+        "threshold": nonnegative,
         "threshold_mode": one_of("rel", "abs"),
         "cooldown": _count,
         "min_lr": rate,
