@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrcore.tune import Search, search
+from lrcore.tune import Search, _search, search
 
 SAMPLERS = ["tpe", "random"]
 
@@ -256,6 +257,61 @@ def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr() == ("", "")
     search(bowl, 0.1, 1.0, 3, progress=True)
     assert "3/3" in capsys.readouterr().err
+
+
+def search_at_once(paths: list[Path], begin: Any, results: Any) -> None:
+    """Search in one storage after another, each time when all processes have come there."""
+    for path in paths:
+        begin.wait(60)
+        training = Training()
+        found = search(training, 1e-5, 1.0, 8, storage=path)
+        results.put((path, len(training.rates), len(found.trials)))
+
+
+def test_processes_share_a_new_storage(tmp_path: Path) -> None:
+    """All finish, whichever creates it; they stop together, but for the trainings that are under way then."""
+    context = multiprocessing.get_context("spawn")
+    paths = [tmp_path / f"{i}.db" for i in range(3)]
+    begin, results = context.Barrier(3), context.Queue()
+    processes = [
+        context.Process(target=search_at_once, args=(paths, begin, results), daemon=True) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    found = [results.get(timeout=60) for _ in range(9)]
+    for path in paths:
+        own, seen = zip(*(each[1:] for each in found if each[0] == path), strict=True)
+        assert 8 <= sum(own) <= 8 + 2
+        assert min(seen) >= 8
+
+
+@pytest.mark.parametrize("words", ["database is locked", "table studies already exists", "not unique"])
+def test_a_storage_that_others_create_is_tried_again(
+    words: str, optuna: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For a while; an error that stays is told."""
+    exc = pytest.importorskip("sqlalchemy").exc
+    create, failures = optuna.create_study, iter([True, True, False])
+
+    def created(**arguments: Any) -> Any:
+        if not next(failures, True):
+            return create(**arguments)
+        if words == "not unique":
+            raise exc.IntegrityError("INSERT", {}, ValueError(words))
+        operational = exc.OperationalError("CREATE", {}, ValueError(words))
+        if words == "database is locked":
+            raise optuna.exceptions.StorageInternalError("during the commit") from operational
+        raise operational
+
+    monkeypatch.setattr(optuna, "create_study", created)
+    assert len(search(bowl, 1e-5, 1.0, 2, storage=tmp_path / "a.db").trials) == 2
+    assert next(failures, None) is None
+    monkeypatch.setattr(_search, "_PATIENCE", 0.0)
+    with pytest.raises(ValueError, match="^storage: Optuna cannot use .*a.db"):
+        search(bowl, 1e-5, 1.0, 2, storage=tmp_path / "a.db")
 
 
 def test_a_storage_that_cannot_be_used(tmp_path: Path) -> None:

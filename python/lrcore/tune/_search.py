@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     import optuna
 
 Report: TypeAlias = Callable[[float], None]
+
+_PATIENCE = 10.0
+"""For how many seconds the creation of a storage is tried again while others are creating the same one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +90,9 @@ def search(
     low, high : float
         The bounds, > 0.
     trials : int
-        How many trainings, completed or pruned. Those that the storage has already between `low` and `high` are counted.
+        How many trainings, completed or pruned. Those that the storage has already between `low` and `high` are counted,
+        before each training anew: several processes that search with one storage at the same time run `trials` together,
+        and at most one more each, which was under way.
     sampler : {"tpe", "gp", "random"}
         Tree-structured Parzen estimator; Gaussian process, for which PyTorch has to be installed; or no model.
     direction : {"minimize", "maximize"}
@@ -96,7 +103,8 @@ def search(
     name : str
         Of the study in the storage.
     seed : int, optional
-        For a search that can be repeated.
+        For a search that can be repeated. Searches that run at the same time need seeds of their own; with equal seeds they
+        try equal rates.
     progress : bool
         Show Optuna's progress bar.
 
@@ -124,7 +132,7 @@ def search(
         raise TypeError(f"train: expected a callable, got {type(train).__name__}")
     with needs("tune"):
         import optuna
-        from sqlalchemy.exc import SQLAlchemyError
+        import sqlalchemy  # noqa: F401
 
     def objective(trial: optuna.Trial) -> float:
         epochs = itertools.count()
@@ -139,20 +147,19 @@ def search(
         value = to_float("train", train(trial.suggest_float("lr", low, high, log=True), report))
         return value if math.isfinite(value) else worst
 
-    url = _url(storage)
-    try:
-        study = optuna.create_study(
-            study_name=name, storage=url, direction=direction, load_if_exists=storage is not None
-        )
-    except (OSError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        raise ValueError(f"storage: Optuna cannot use {storage}: {error}") from error
+    study = _study(name, storage, direction)
     if [each.name for each in study.directions] != [direction.upper()]:
         found = ", ".join(each.name.lower() for each in study.directions)
         raise ValueError(f"direction: the study {name!r} is there, and is to {found}")
     study.sampler = _sampler(sampler, None if seed is None else (seed + len(study.trials)) % 2**32)
     missing = trials - len(_finished(study, low, high))
+
+    def stop_if_done(study: optuna.Study, _: optuna.trial.FrozenTrial) -> None:
+        if len(_finished(study, low, high)) >= trials:  # by others as well
+            study.stop()
+
     if missing > 0:
-        study.optimize(objective, n_trials=missing, show_progress_bar=progress)
+        study.optimize(objective, n_trials=missing, callbacks=[stop_if_done], show_progress_bar=progress)
 
     finished = _finished(study, low, high)
     results = [each.value for each in finished if each.value is not None and math.isfinite(each.value)]
@@ -161,6 +168,34 @@ def search(
     value = min(results) if direction == "minimize" else max(results)
     lr = next(each.lr for each in finished if each.value == value)
     return Search(lr, value, finished, study)
+
+
+def _study(name: str, storage: str | Path | None, direction: str) -> optuna.Study:
+    """Return the study of that name, from the storage where there is one, else a new one."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    url = _url(storage)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return optuna.create_study(
+                study_name=name, storage=url, direction=direction, load_if_exists=storage is not None
+            )
+        except (OSError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            if not _is_race(error) or time.monotonic() > deadline:
+                raise ValueError(f"storage: Optuna cannot use {storage}: {error}") from error
+        time.sleep(random.uniform(0.01, 0.1))
+
+
+def _is_race(error: Exception) -> bool:
+    """Tell whether a storage could not be created because others were creating it at the same moment."""
+    from sqlalchemy.exc import IntegrityError
+
+    return any(
+        isinstance(each, IntegrityError) or "already exists" in str(each) or "is locked" in str(each)
+        for each in (error, error.__cause__)  # Optuna wraps some
+    )
 
 
 def _url(storage: str | Path | None) -> str | None:
@@ -204,6 +239,6 @@ def _finished(study: optuna.Study, low: float, high: float) -> tuple[Trial, ...]
             None if each.state.name == "PRUNED" else each.value,
             each.state.name == "PRUNED",
         )
-        for each in study.trials
+        for each in study.get_trials(deepcopy=False)
         if each.state.name in ("COMPLETE", "PRUNED") and low <= each.params.get("lr", 0) <= high
     )
