@@ -1775,6 +1775,39 @@ def test_wrong_parameters(params: Any, error: type[Exception], message: str) -> 
         FusedOptimizer(params, lrcore.SGD)
 
 
+W = torch.arange(24.0).view(4, 6)
+
+
+@pytest.mark.parametrize(
+    "views",
+    [(W[:, ::2], W[:, 1::2]), (W[:, :2], W[:, 2:]), (W[::2], W[1::2, ::3], W[1::2, 1::3], W[1::2, 2::3])],
+)
+def test_parameters_that_lie_between_one_another(views: tuple[Any, ...]) -> None:
+    """Views of one tensor without a common element are as any others."""
+    memory = W.clone()
+    ours, theirs = (
+        [torch.nn.Parameter(memory.as_strided(v.shape, v.stride(), v.storage_offset())) for v in views]
+        for memory in (memory, memory.clone())
+    )
+    optimizers = FusedOptimizer(ours, lrcore.SGD, lr=0.5), torch.optim.SGD(theirs, lr=0.5)
+    for parameters, opt in zip((ours, theirs), optimizers, strict=True):
+        for parameter, view in zip(parameters, views, strict=True):
+            parameter.grad = view.clone()
+        opt.step()
+    assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    assert torch.equal(memory, W)
+
+
+@pytest.mark.parametrize("views", [(W[:, ::2], W[:, ::3]), (W, W[1:3, 2:4]), (W[:, :4], W[:, :4].T)])
+def test_parameters_that_share_an_element(views: tuple[Any, ...]) -> None:
+    for first, second in (views, views[::-1]):
+        parameters = [torch.nn.Parameter(each) for each in (first, torch.ones(3), second)]
+        addresses = [each.data_ptr() for each in parameters]
+        with pytest.raises(ValueError, match=r"^params\[2\]: shares memory with params\[0\]; pass one"):
+            FusedOptimizer(parameters, lrcore.SGD)
+        assert [each.data_ptr() for each in parameters] == addresses
+
+
 def test_a_refused_argument_leaves_the_module() -> None:
     model = network()
     addresses = [each.data_ptr() for each in model.parameters()]

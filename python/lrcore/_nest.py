@@ -148,21 +148,28 @@ def ties_among(arrays: Mapping[str, Any]) -> dict[str, str]:
 
 def require_apart(arrays: Mapping[str, Any]) -> None:
     """ValueError that names two arrays which share memory, unless they are the same array under both paths."""
-    places = [(path, place) for path, array in arrays.items() if (place := _place(array)) is not None]
-    reaching: list[
-        tuple[int, str, NDArray[Any], tuple[Any, ...]]
-    ] = []  # the end of each in bytes, and its layout
-    for path, place in sorted(places, key=lambda each: byte_bounds(each[1])[0]):
+    paths = [*arrays]
+    for first, second, same in sharing([*arrays.values()]):
+        if not same:
+            raise ValueError(
+                f"{paths[second]}: expected memory of its own, got an array that shares memory with {paths[first]}; "
+                "pass a copy of one"
+            )
+
+
+def sharing(arrays: Sequence[Any]) -> Iterator[tuple[int, int, bool]]:
+    """Yield the indices of each two arrays that share an element, and whether they are the same array."""
+    places = [(i, place) for i, array in enumerate(arrays) if (place := _place(array)) is not None]
+    reaching: list[tuple[int, int, NDArray[Any], Any]] = []  # the end of each in bytes, and its layout
+    for i, place in sorted(places, key=lambda each: byte_bounds(each[1])[0]):
         begin, end = byte_bounds(place)
         layout = _layout(place)
         reaching = [each for each in reaching if each[0] > begin]
         for _, other, former, its_layout in reaching:
-            if its_layout != layout and np.shares_memory(former, place):
-                first, second = sorted((path, other), key=[*arrays].index)
-                raise ValueError(
-                    f"{second}: expected memory of its own, got an array that shares memory with {first}; pass a copy of one"
-                )
-        reaching.append((end, path, place, layout))
+            same = its_layout == layout
+            if same or np.shares_memory(former, place):
+                yield min(i, other), max(i, other), same
+        reaching.append((end, i, place, layout))
 
 
 def _place(array: Any) -> NDArray[Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from lrcore import _torch_state, schedules
 from lrcore._arguments import require_entries
 from lrcore._extras import needs
 from lrcore._lrcore_core import Watch, require_memory, to_float
+from lrcore._nest import sharing
 from lrcore._torch_mapping import fitting
 from lrcore.optimizers import Optimizer
 from lrcore.pack import layout
@@ -345,17 +345,9 @@ def check_parameters(names: Sequence[str], tensors: Sequence[Any]) -> None:
             )
         if tensor.grad is not None:
             dense(name, tensor.grad)
-    ranges = sorted(
-        (str(each.device), each.data_ptr(), each.data_ptr() + _extent(each), name)
-        for name, each in zip(names, tensors, strict=True)
-        if each.numel()
-    )
-    for (device, _, end, one), (other_device, begin, _, other) in itertools.pairwise(ranges):
-        if device == other_device and begin < end:
-            raise ValueError(f"{other}: shares memory with {one}; pass one of them")
-
-
-def _extent(tensor: Any) -> int:
-    """Give how many bytes a tensor reaches over."""
-    reached = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-    return int(reached * tensor.element_size())
+    for device in {each.device for each in tensors}:
+        here = [i for i, each in enumerate(tensors) if each.device == device and each.numel()]
+        for first, second, _ in sharing([tensors[i] for i in here]):
+            raise ValueError(
+                f"{names[here[second]]}: shares memory with {names[here[first]]}; pass one of them"
+            )
