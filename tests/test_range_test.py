@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import subprocess
@@ -289,6 +290,17 @@ def test_a_fall_through_noise_is_one(sd: float, steps: int) -> None:
 def test_a_short_fall_is_one(losses: list[float]) -> None:
     """A steady fall is no noise, at any scale; and nothing overflows."""
     assert suggests(curve(losses), "minimum/10") == (losses[0] < 1e300)
+
+
+@pytest.mark.parametrize("mode", ["exponential", "linear"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_suggestion_has_no_scale(method: str, mode: str) -> None:
+    """Losses that are multiplied by a power of two, so that none is rounded, suggest the same rate."""
+    losses = np.concatenate([np.linspace(3, 1, 20) ** 2, np.linspace(1, 15, 10)])
+    found = dataclasses.replace(curve(losses, 1e-8), mode=mode)
+    for scale in (2.0**-1000, 2.0**1000, 2.0**1019):
+        scaled = dataclasses.replace(found, losses=losses * scale, smoothed=losses * scale)
+        assert scaled.suggest(method) == found.suggest(method)
 
 
 def test_the_schedule_is_the_same_object() -> None:

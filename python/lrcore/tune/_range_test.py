@@ -78,7 +78,7 @@ class RangeTest:
         suggestion = SUGGESTIONS[one_of(*SUGGESTIONS)("method", method)]
         if len(self.losses) < 5:
             raise ValueError(f"suggest: {len(self.losses)} losses tell too little; start at a smaller rate")
-        if np.ptp(_scaled(self)) <= ROUNDING:
+        if np.ptp(_scaled(self.losses)) <= ROUNDING:
             raise ValueError("suggest: the loss did not move; check that the gradients arrive")
         if not _fell(self):
             raise ValueError(
@@ -94,9 +94,9 @@ class RangeTest:
         return draw(self, ax)
 
 
-def _scaled(found: RangeTest) -> NDArray[np.float64]:
-    """Return the losses over the largest magnitude among them, so that no difference overflows."""
-    return found.losses / (abs(found.losses).max() or 1.0)
+def _scaled(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return losses over the largest magnitude among them, so that no difference overflows."""
+    return losses / (abs(losses).max() or 1.0)
 
 
 def _width(found: RangeTest) -> int:
@@ -109,7 +109,7 @@ def _fell(found: RangeTest) -> bool:
     lowest = int(np.argmin(found.smoothed))
     if lowest == 0:
         return False
-    losses, width = _scaled(found), _width(found)
+    losses, width = _scaled(found.losses), _width(found)
     before, after = losses[:width], losses[: lowest + 1][-width:]
     # second differences are free of a steady fall
     error = noise_of(losses, 2) * math.hypot(1 / math.sqrt(len(before)), 1 / math.sqrt(len(after)))
@@ -118,10 +118,10 @@ def _fell(found: RangeTest) -> bool:
 
 def _steepest(found: RangeTest) -> float:
     along = np.log(found.rates) if found.mode == "exponential" else found.rates
-    width = _width(found)
-    begins = range(max(1, int(np.argmin(found.smoothed)) + 2 - width))
+    smoothed, width = _scaled(found.smoothed), _width(found)
+    begins = range(max(1, int(np.argmin(smoothed)) + 2 - width))
     slopes = [
-        np.polynomial.Polynomial.fit(along[i : i + width], found.smoothed[i : i + width], 1).deriv()(0)
+        np.polynomial.Polynomial.fit(along[i : i + width], smoothed[i : i + width], 1).deriv()(0)
         for i in begins
     ]
     begin = int(np.argmin(slopes))
