@@ -29,7 +29,7 @@ ONES = np.ones(N, np.float32)
         ("iterations", "has no such attribute; assign opt.step_count"),
         ("parameters", "has no such attribute; assign opt.params"),
         ("grad_scale", "has no such attribute$"),
-        ("grads", "cannot be assigned$"),
+        ("grads", "bound at construction; "),
         ("state", "cannot be assigned$"),
         ("size", "cannot be assigned$"),
         ("colour", "has no such attribute$"),
@@ -85,16 +85,21 @@ def test_a_subclass_has_attributes_of_its_own(copied: Any) -> None:
 
 def test_in_place_operators_write_and_bind_nothing_else() -> None:
     params = start()
-    opt = lrcore.Adam(params, lr=0.5)
+    grads = np.ones(N, np.float32)
+    opt = lrcore.Adam(params, lr=0.5, grads=grads)
     run(opt, 1)
     expected, average = params * 2, opt.state["exp_avg"] + 1
     opt.params *= 2
+    opt.grads /= 4
     opt.state["exp_avg"] += 1  # type: ignore[index]
     assert opt.params is params
+    assert opt.grads is grads
     assert_bits(params, expected)
+    assert_bits(grads, np.full(N, 0.25, np.float32))
     assert_bits(opt.state["exp_avg"], average)
-    with pytest.raises(AttributeError, match="^params: bound at construction"):
-        opt.params = start()
+    for name in ("params", "grads"):
+        with pytest.raises(AttributeError, match=f"^{name}: bound at construction"):
+            setattr(opt, name, start())
     for name in ("exp_avg", "more"):
         with pytest.raises(TypeError, match=f"^{name}: a step writes the array that is there"):
             opt.state[name] = start()  # type: ignore[index]

@@ -231,6 +231,12 @@ def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Con
         raise AttributeError(f"{name}: {cls.__name__} has no such attribute{meant}")
 
 
+def require_bound(name: str, array: Any, bound: Any) -> None:
+    """AttributeError if another array than the bound one, which an operator in place gives back, is assigned."""
+    if array is not bound:
+        raise AttributeError(f"{name}: bound at construction; write into that array, or make a new optimizer")
+
+
 def flatten(values: Mapping[str, Value]) -> dict[str, float]:
     """Give the numbers under the names of the rules, where `betas` is `beta1` and `beta2`."""
     flat: dict[str, float] = {}

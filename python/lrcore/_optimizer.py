@@ -120,15 +120,16 @@ class Optimizer(Stepper):
 
     @params.setter
     def params(self, params: Any) -> None:
-        if params is not self._params:
-            raise AttributeError(
-                "params: bound at construction; write into that array, or make a new optimizer"
-            )
+        _arguments.require_bound("params", params, self._params)
 
     @property
     def grads(self) -> Any:
-        """The gradients that were bound at construction, or None. Write into that array to change them."""
+        """The gradients that were bound at construction, or None. ``opt.grads *= 2`` writes them in place."""
         return self._grads
+
+    @grads.setter
+    def grads(self, grads: Any) -> None:
+        _arguments.require_bound("grads", grads, self._grads)
 
     @property
     def state(self) -> Mapping[str, Any]:
