@@ -3,8 +3,7 @@
     python scripts/tutorial_pictures.py           # draw them
     python scripts/tutorial_pictures.py --check   # tell what is missing or differs; 1 where something does
 
-The texts for those who do not see them are in the page. Needs what the demo needs, and safetensors; ``--check`` needs
-nothing.
+The texts for those who do not see them are in the page. Needs what the demo needs; ``--check`` needs nothing.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import struct
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,8 @@ from lrcore import _tensor_file
 from lrcore._nest import mapped
 from support import assert_bits
 
-pytest.importorskip("safetensors", reason="there are no wheels of it for free-threaded Python")
+
+NO_WHEELS = "safetensors has no wheels for free-threaded Python"
 
 
 def model(pad: bool = False) -> lrcore.Pack:
@@ -112,18 +112,18 @@ def test_all_bits_survive(path: Path) -> None:
 
 
 def test_others_read_it(saved: Path) -> None:
-    from safetensors.numpy import load_file
+    safetensors = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
 
-    found = load_file(saved)
+    found = safetensors.load_file(saved)
     assert {*found} == {*NAMES}
     for name, view in model().named_arrays().items():
         assert_bits(found[name], view)
 
 
 def test_the_file_says_how_it_is_nested(saved: Path) -> None:
-    from safetensors import safe_open
+    safetensors = pytest.importorskip("safetensors", reason=NO_WHEELS)
 
-    with safe_open(saved, framework="np") as tensors:
+    with safetensors.safe_open(saved, framework="np") as tensors:
         text = json.loads(tensors.metadata()["lrcore"])
     assert text.pop("version") == lrcore.__version__
     layer = {"w": "[2, 3]", "b": "[3]"}
@@ -138,10 +138,10 @@ def test_the_file_says_how_it_is_nested(saved: Path) -> None:
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_a_file_by_others(metadata: Any, path: Path) -> None:
     """It has names with dots: a flat pack of these, or what it is loaded into says how they are nested."""
-    from safetensors.numpy import save_file
+    safetensors = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
 
     arrays = {name: view + 1 for name, view in model().named_arrays().items()}
-    save_file({name: np.array(view) for name, view in arrays.items()}, path, metadata)
+    safetensors.save_file({name: np.array(view) for name, view in arrays.items()}, path, metadata)
     made = lrcore.Pack.from_file(path)
     assert {*made} == {*NAMES}
     assert_bits(made["layers.1.w"], arrays["layers.1.w"])
@@ -396,21 +396,6 @@ def test_names_that_no_header_holds(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not path.with_name("other").exists()
 
 
-def test_without_safetensors(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(sys.modules):
-        if name.partition(".")[0] == "safetensors":
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    uses: list[Callable[[], Any]] = [
-        lambda: model().save(saved),
-        lambda: model().load(saved),
-        lambda: lrcore.Pack.from_file(saved),
-    ]
-    for use in uses:
-        with pytest.raises(ImportError, match=r'^safetensors is not installed: pip install "lrcore\[io\]"$'):
-            use()
-
-
 # ---- what does not fit
 
 
@@ -437,7 +422,7 @@ def test_other_packs(saved: Path) -> None:
 
 
 def test_files_by_others_that_do_not_fit(path: Path) -> None:
-    from safetensors.numpy import save_file
+    safetensors = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
 
     arrays = {name: np.array(view) for name, view in model().named_arrays().items()}
     for change, match in (
@@ -445,10 +430,12 @@ def test_files_by_others_that_do_not_fit(path: Path) -> None:
         ({"layers.2.w": np.ones(3, np.float32)}, r"layers\.2\.w: unknown"),
         ({"c": None}, "c: missing"),
     ):
-        save_file({name: each for name, each in (arrays | change).items() if each is not None}, path)
+        safetensors.save_file(
+            {name: each for name, each in (arrays | change).items() if each is not None}, path
+        )
         assert_does_not_fit(path, match)
     for dtype, name in (("float64", "F64"), ("float16", "F16"), ("int32", "I32"), ("bool", "BOOL")):
-        save_file(arrays | {"layers.1.b": np.ones(3, dtype)}, path)
+        safetensors.save_file(arrays | {"layers.1.b": np.ones(3, dtype)}, path)
         assert_refused(path, rf"layers\.1\.b: expected F32.*, got {name} of shape \[3\]")
 
 
@@ -687,7 +674,7 @@ def test_a_long_name_does_not_fill_the_memory(part: Any, path: Path) -> None:
 
 def test_a_file_by_others_with_a_name_like_ours(path: Path) -> None:
     """Metadata that only begin as ours do are theirs."""
-    from safetensors.numpy import save_file
+    safetensors = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
 
-    save_file({"w": np.ones(3, np.float32)}, path, {"lrcore_run": "7"})
+    safetensors.save_file({"w": np.ones(3, np.float32)}, path, {"lrcore_run": "7"})
     assert_bits(lrcore.Pack.from_file(path)["w"], np.ones(3, np.float32))

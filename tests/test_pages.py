@@ -40,7 +40,6 @@ LANGUAGES = {"python", "pycon", "sh", "text", "math", "{toctree}", "{eval-rst}"}
 """Of the blocks: text and math are shown, and the last two are Sphinx'."""
 
 NEEDED_BY_METHODS = {
-    "safetensors": r"\.(save|load|from_file)\(",
     "optuna": r"tune\.search\(",
     "matplotlib": r"\.plot\(",
 }

@@ -91,7 +91,7 @@ def test_resume_from_a_file(rule: str, k: int, path: Path) -> None:
 
 def test_the_file_holds_what_the_dictionary_holds(saved: Path) -> None:
     opt = lrcore.load(saved, start())
-    name, dictionary = _state_file.read(saved, N)
+    name, dictionary = _state_file.read(str(saved), N)
     assert name == "Adam"
     for each, state in opt.state_dict()["state"].items():
         assert_bits(dictionary["state"].pop(each), state)
@@ -288,10 +288,11 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(path: Path, monkeypatch:
         done.append(("fsync", os.fstat(handle).st_ino))
         fsync(handle)
 
-    def note_replace(source: Any, target: Any) -> None:
-        done.append(("replace", Path(source).stat().st_ino))
-        assert Path(source).parent == Path(target).parent
-        replace(source, target)
+    def note_replace(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        done.append(("replace", os.stat(source, dir_fd=src_dir_fd).st_ino))
+        assert src_dir_fd == dst_dir_fd
+        assert "/" not in source + target
+        replace(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "replace", note_replace)
@@ -309,19 +310,17 @@ def failing(error: BaseException) -> Callable[..., Any]:
     return fail
 
 
-@pytest.mark.parametrize("where", ["open", "fsync", "fchmod", "replace", "save_file"])
+@pytest.mark.parametrize("where", ["open", "fsync", "fchmod", "replace", "_write_all"])
 @pytest.mark.parametrize(
     "error", [OSError(errno.EIO, "broken"), KeyboardInterrupt(), MemoryError()], ids=repr
 )
 def test_a_failure_leaves_the_old_file(
     saved: Path, where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import safetensors.numpy
-
     before = saved.read_bytes()
     opt = lrcore.Adam(start())
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors.numpy if where == "save_file" else os, where, failing(error))
+        patch.setattr(_tensor_file if where == "_write_all" else os, where, failing(error))
         with pytest.raises(type(error)):
             opt.save(saved)
     assert saved.read_bytes() == before
@@ -403,17 +402,6 @@ def test_a_schedule_that_no_header_holds(path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="too long for the file's header"):
         lrcore.SGD(start(), lr=rates).save(path)
     assert not path.exists()
-
-
-def test_without_safetensors(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(sys.modules):
-        if name.partition(".")[0] == "safetensors":
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    opt = lrcore.Adam(start())
-    for use in (lambda: opt.save(saved), lambda: opt.load(saved), lambda: lrcore.load(saved, start())):
-        with pytest.raises(ImportError, match=r'^safetensors is not installed: pip install "lrcore\[io\]"$'):
-            use()
 
 
 # ---- reading what is wrong

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lrcore._optimizer import Optimizer
 
 Value: TypeAlias = float | tuple[float, float]
+FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def shown(value: Any) -> str:
@@ -70,6 +72,13 @@ def whole(name: str, value: Any, least: int = 1, what: str = "an integer") -> in
 def length(name: str, value: Any, least: int = 1) -> int:
     """Check a number of steps."""
     return whole(name, value, least, "a number of steps")
+
+
+def file_path(value: Any) -> str:
+    """Check the path of a file."""
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"path: expected str, bytes or os.PathLike, got {type(value).__name__}")
+    return os.fsdecode(value)
 
 
 def series(name: str, value: Any) -> NDArray[np.float64]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Mapping
-from os import PathLike
 from typing import Any
 
 from lrcore import _arguments, _state_file, optimizers
-from lrcore._arguments import require_entries
+from lrcore._arguments import FilePath, file_path, require_entries
 from lrcore._lrcore_core import describe
 from lrcore.optimizers import Optimizer
 from lrcore.schedules import Rate
 
 
 def load(
-    path: str | PathLike[str],
+    path: FilePath,
     params: Any,
     *,
     grads: Any = None,
@@ -31,7 +30,7 @@ def load(
 
     Parameters
     ----------
-    path : str or path
+    path : str, bytes or path
         The file.
     params : array of float32
         The parameters, as they were when it was written: they are not in it.
@@ -50,13 +49,12 @@ def load(
 
     Raises
     ------
-    ImportError
-        When safetensors is not installed.
     OSError
         When the file cannot be read.
     TypeError, ValueError
         When the file is damaged or of a later version, does not fit the parameters, or an argument is refused.
     """
+    path = file_path(path)
     size, _, _ = describe(params)
     name, dictionary = _state_file.read(path, size)
     with _state_file.blaming(path):

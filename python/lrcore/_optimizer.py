@@ -6,12 +6,11 @@ import contextlib
 import copyreg
 import inspect
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lrcore import _arguments, _state_file, _torch_state, schedules
-from lrcore._arguments import Hyper, require_entries
+from lrcore._arguments import FilePath, Hyper, file_path, require_entries
 from lrcore._lrcore_core import Stepper, commit, describe, rules
 from lrcore._memory import State, aligned_zeros, array_at, offered_like
 from lrcore._runtime import require_environment
@@ -282,34 +281,32 @@ class Optimizer(Stepper):
         numbers, rate = self._numbers_of(hyper), self._rate_of(schedule)
         return (self, states, entries["step_count"], numbers, rate, None), plateaus_to_set
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: FilePath) -> None:
         """Write what `state_dict` gives to a file, for `load` and `lrcore.load`; save the parameters beside it.
 
         The file is in the format safetensors. It takes the place of one of that name in one move, after all of it is on
         the disk: whatever happens, there is the old file or the new one, whole. A link goes on pointing to its target,
-        which is replaced. A process that is killed may leave a hidden temporary file beside it.
+        which is replaced. A process that is killed may leave a hidden file ``.lrcore-*.tmp`` beside it, which the next
+        save of that path removes.
 
         Raises
         ------
-        ImportError
-            When safetensors is not installed.
-        OSError, ValueError
+        OSError, TypeError, ValueError
             When the file cannot be written, or `path` is a directory, say. What was there is unchanged then.
         """
-        _state_file.write(path, self._public_name(), self._dictionary(on_host=True))
+        _state_file.write(file_path(path), self._public_name(), self._dictionary(on_host=True))
 
-    def load(self, path: str | PathLike[str]) -> None:
+    def load(self, path: FilePath) -> None:
         """Go on where `save` was called: `load_state_dict` with what is in the file.
 
         Raises
         ------
-        ImportError
-            When safetensors is not installed.
         OSError
             When the file cannot be read.
-        ValueError
+        TypeError, ValueError
             When it is damaged or of a later version, or holds what `load_state_dict` refuses. Nothing is changed then.
         """
+        path = file_path(path)
         _, dictionary = _state_file.read(path, self.size)
         with _state_file.blaming(path):
             self.load_state_dict(dictionary)

@@ -7,7 +7,6 @@ entry `ties` has each other path with the one of the tensor. A file without a te
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,9 +22,7 @@ _LONGEST = 99_000_000
 """Of the paths of all parts together, in characters: those of the arrays alone fill a header then."""
 
 
-def write(
-    path: str | os.PathLike[str], shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapping[str, str]
-) -> None:
+def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapping[str, str]) -> None:
     """Write arrays of NumPy, whose shapes are this nest. `ties` has each later path of a tied array, with its first."""
     with blaming(path):
         for name in arrays:
@@ -37,15 +34,15 @@ def write(
     _tensor_file.write(path, FORMAT, "Pack", entries, stored)
 
 
-def read(path: str | os.PathLike[str], shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
+def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
     """Give the arrays of a file in their nest.
 
     Where a nest of shapes is given, the arrays must have those names and shapes, and those of a file by others come in
     that nest; of names that `ties` makes one array, such a file may have some alone. The nest of another file is as it
     was found: `Pack` and `Pack.assign` check it. An array that the file has under several names is the same object.
     """
-    with _tensor_file.reading(path) as tensors:
-        metadata, stored = tensors.metadata() or {}, dict.fromkeys(tensors.keys())
+    with _tensor_file.reading(path) as opened:
+        metadata, stored = opened.metadata, dict.fromkeys(opened.tensors)
         own = any(name == TEXT or name.startswith(f"{TEXT}.") for name in metadata)
         if own:
             structure, tied = _structure(metadata, stored)
@@ -54,9 +51,7 @@ def read(path: str | os.PathLike[str], shapes: Any = None, ties: Mapping[str, st
         names = stored | dict.fromkeys(tied)
         expected = names if shapes is None else leaves(shapes)
         require_names(expected, names)
-        arrays = {name: _tensor_file.tensor(tensors, name, expected[name]) for name in stored}
-        if own:
-            _tensor_file.require_checksum(metadata, arrays)
+        arrays: dict[str, Any] = _tensor_file.read_arrays(opened, expected)
         arrays |= {name: arrays[kept] for name, kept in tied.items()}
         if not own:
             return mapped(lambda name, _: arrays[name], structure)

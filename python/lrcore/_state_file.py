@@ -5,7 +5,6 @@ Each state is a tensor, F32 and flat. All other entries are in the text, as `_te
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,28 +17,26 @@ __all__ = ["FORMAT", "blaming", "read", "write"]
 FORMAT = 1
 
 
-def write(path: str | os.PathLike[str], class_name: str, dictionary: Mapping[str, Any]) -> None:
+def write(path: str, class_name: str, dictionary: Mapping[str, Any]) -> None:
     """Write a state dictionary whose states are arrays of NumPy."""
     others = {name: value for name, value in dictionary.items() if name != "state"}
     _tensor_file.write(path, FORMAT, class_name, others, dictionary["state"])
 
 
-def read(path: str | os.PathLike[str], size: int) -> tuple[Any, dict[str, Any]]:
-    """Give the name of the class that a file is of, and its state dictionary, for parameters of `size` elements.
+def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
+    """Return the name of the class that a file is of, and its state dictionary, for parameters of `size` elements.
 
     The name and the entries are as they were found: `Optimizer.load_state_dict` checks them.
     """
-    with _tensor_file.reading(path) as tensors:
-        metadata = tensors.metadata() or {}
-        if TEXT not in metadata:
+    with _tensor_file.reading(path) as opened:
+        if TEXT not in opened.metadata:
             raise ValueError(f"not a state of lrcore: its metadata has no {TEXT!r}")
-        entries = _tensor_file.entries_of(metadata[TEXT], FORMAT)
+        entries = _tensor_file.entries_of(opened.metadata[TEXT], FORMAT)
         require_entries(TEXT, entries, OWN, *({*entries} - {*OWN, "state"}))
         if entries["class"] == "Pack" and "rule" not in entries:
             raise ValueError(
                 "class: expected the name of an optimizer, got 'Pack'; lrcore.Pack.from_file reads it"
             )
-        state = {name: _tensor_file.tensor(tensors, name, (size,)) for name in tensors.keys()}  # noqa: SIM118
-        _tensor_file.require_checksum(metadata, state)
+        state = _tensor_file.read_arrays(opened, dict.fromkeys(opened.tensors, (size,)))
     dictionary = {name: value for name, value in entries.items() if name not in OWN}
     return entries["class"], dictionary | {"state": state}

@@ -1,93 +1,141 @@
 """Files in the format safetensors that are replaced as a whole and checked when they are read.
 
-Beside the tensors, which are F32, stands the JSON text of the header's metadata `lrcore`, with the number of the format,
-the class and the version that wrote it. The metadata `lrcore.crc32` is the CRC-32 of that text and of the tensors in the
-order of their names, 8 hexadecimal digits: it finds what the other checks cannot, such as a digit that has changed.
+Such a file is the length of the header in 8 bytes, the header, and the bytes of the tensors. The header is a JSON object
+that has the dtype, the shape and the place of each tensor under its name, and a dictionary of texts under
+``__metadata__``. The format is at https://github.com/huggingface/safetensors#format; here each tensor is F32.
+
+The metadata `lrcore` is a text in JSON, with the number of the format, the class and the version that wrote it. The
+metadata `lrcore.crc32` is the CRC-32 of that text and of the tensors in the order of their names, 8 hexadecimal digits: it
+finds what the other checks cannot, such as a digit that has changed. Files by others have neither.
+
+A file is read into memory and never mapped: if another process truncates a file, to touch its map kills the reader.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import re
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NoReturn
+from io import FileIO
+from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._extras import needs
 from lrcore._lrcore_core import build_info
-from lrcore._replace import replace_file
+from lrcore._replace import naming, replace_file
 
 TEXT = "lrcore"
 _SUM = "lrcore.crc32"
 OWN = ("format", "version", "class")
-"""What each text has."""
+"""The entries that each text has."""
 _LONGEST = 99_000_000
-"""Of the header, in bytes: safetensors reads none beyond 100 MB, and some versions write one."""
+"""Length of a header that is written, in bytes; safetensors reads up to 100 MB."""
+_LONGEST_READ = 100_000_000
+_MOST_BRACKETS = 5_000_000
+"""Opening brackets in a header. An array has at least 3, and each takes a hundred bytes of memory when it is parsed."""
+_BLOCK = 2**20
+"""Bytes that are read at once, so that they are in the cache for the checksum."""
+
+
+class Tensor(NamedTuple):
+    """The entry of a tensor in a header. Its bytes begin at `begin` of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+
+
+class TensorFile(NamedTuple):
+    """An open file, its header checked. The tensors are in the order of their names."""
+
+    file: FileIO
+    state: os.stat_result
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor]
+
+
+# ---- writing
 
 
 def write(
-    path: str | os.PathLike[str],
-    form: int,
-    class_name: str,
-    entries: Mapping[str, Any],
-    arrays: Mapping[str, NDArray[Any]],
+    path: str, form: int, class_name: str, entries: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write contiguous arrays of NumPy, and a text of these entries and those of its own."""
-    with needs("io"):
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-
+    """Write contiguous float32 arrays of NumPy, and a text of `entries` and of those that each text has."""
     own = dict(zip(OWN, (form, build_info()["version"], class_name), strict=True))
     text = json.dumps(own | dict(entries), allow_nan=False)
-    metadata = {TEXT: text, _SUM: _checksum(text, arrays)}
-    tensors = {
-        name: {"dtype": "F32", "shape": a.shape, "data_offsets": [2**63] * 2} for name, a in arrays.items()
-    }
-    if len(json.dumps(tensors | {"__metadata__": metadata})) > _LONGEST:
+    header = _header({TEXT: text, _SUM: _checksum(text, arrays)}, arrays)
+    if len(header) > _LONGEST or _brackets(header) > _MOST_BRACKETS:
         longest = max(entries, key=lambda name: len(json.dumps(entries[name])))
-        raise ValueError(f"{path}: the {longest} is too long for the file's header, which ends at 100 MB")
+        raise ValueError(
+            f"{path}: the {longest} is too long for the file's header, which ends at {_LONGEST} bytes or {_MOST_BRACKETS} "
+            "opening brackets"
+        )
 
-    def write_to(temporary: Path) -> None:
-        try:
-            save_file(dict(arrays), temporary, metadata)
-        except SafetensorError as error:
-            _raise_as_the_systems(error, path)
+    def write_to(file: FileIO) -> None:
+        _write_all(file, memoryview(len(header).to_bytes(8, "little") + header))
+        for name in sorted(arrays):
+            _write_all(file, _bytes_of(arrays[name]))
 
     replace_file(path, write_to)
 
 
+def _header(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the header of arrays that lie in the order of their names."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in sorted(arrays):
+        begin, end = end, end + arrays[name].nbytes
+        header[name] = {"dtype": "F32", "shape": arrays[name].shape, "data_offsets": (begin, end)}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+
+
+def _checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    checksum = zlib.crc32(text.encode())
+    for name in sorted(arrays):
+        checksum = zlib.crc32(_bytes_of(arrays[name]), checksum)
+    return f"{checksum:08x}"
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    """Return a view of the bytes of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _write_all(file: FileIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+# ---- reading
+
+
 @contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Open a file, its form checked, as safetensors' `safe_open` does. What is found wrong in the block is blamed on it."""
-    with needs("io"):
-        from safetensors import SafetensorError, safe_open
-
-    with (
-        blaming(path, SafetensorError),
-        Path(path).open("rb") as file,
-        safe_open(os.fspath(path), framework="np") as tensors,  # checks sizes and offsets
-    ):
-        _parse(file.read(int.from_bytes(file.read(8), "little")))  # finds names that stand twice
-        yield tensors
+def reading(path: str) -> Iterator[TensorFile]:
+    """Open a file and check its header. A ValueError or TypeError in the block becomes a ValueError that names the file."""
+    with naming(path), blaming(path), open(path, "rb", buffering=0, opener=_open) as file:
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise ValueError("expected a file, got a device or a pipe")
+        yield TensorFile(file, state, *_read_header(file, state.st_size))
 
 
 @contextmanager
-def blaming(path: str | os.PathLike[str], *errors: type[Exception]) -> Iterator[None]:
-    """Turn what is found wrong in a file into a ValueError that names it."""
-    wrong: tuple[type[Exception], ...] = (TypeError, ValueError, OverflowError, RecursionError, *errors)
+def blaming(what: str) -> Iterator[None]:
+    """Turn what is found wrong in a file, or in a part of it, into a ValueError that names it."""
     try:
         yield
-    except wrong as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def entries_of(text: str, form: int) -> dict[str, Any]:
-    """Give the entries of a text, when it is of this format."""
+    """Return the entries of a text, if it is of this format."""
     entries = _parse(text)
     if not isinstance(entries, dict):
         raise TypeError(f"{TEXT}: expected a JSON object, got {type(entries).__name__}")
@@ -102,31 +150,110 @@ def entries_of(text: str, form: int) -> dict[str, Any]:
     return entries
 
 
-def tensor(tensors: Any, name: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
-    """Give a tensor, when it is of F32 and, where one is given, of the right shape: before its bytes are read."""
-    found = tensors.get_slice(name)
-    dtype, extents = found.get_dtype(), [*found.get_shape()]
-    if dtype != "F32" or shape not in (None, tuple(extents)):
-        expected = "F32" if shape is None else f"F32 of shape {[*shape]}"
-        raise ValueError(f"{name}: expected {expected}, got {dtype} of shape {extents}")
-    array: NDArray[Any] = tensors.get_tensor(name)
-    return array
+def read_arrays(
+    opened: TensorFile, shapes: Mapping[str, tuple[int, ...] | None]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors, if they are F32 and, unless it is None, of the shape under their name, and the checksum is right.
 
-
-def require_checksum(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """ValueError where a text and the arrays beside it are not those that were written."""
-    if metadata.get(_SUM) != _checksum(metadata[TEXT], arrays):
+    Shapes and dtypes are checked before memory is allocated.
+    """
+    for name, found in opened.tensors.items():
+        shape = shapes[name]
+        if found.dtype != "F32" or shape not in (None, found.shape):
+            expected = "F32" if shape is None else f"F32 of shape {[*shape]}"
+            raise ValueError(f"{name}: expected {expected}, got {found.dtype} of shape {[*found.shape]}")
+    text = opened.metadata.get(TEXT)
+    checksum = zlib.crc32((text or "").encode())
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for name, found in opened.tensors.items():
+        arrays[name] = np.empty(found.shape, np.float32)
+        data = _bytes_of(arrays[name])
+        for first in range(0, len(data), _BLOCK):
+            block = data[first : first + _BLOCK]
+            _read(opened.file, found.begin + first, block)
+            checksum = zlib.crc32(block, checksum)
+    now = os.fstat(opened.file.fileno())
+    if (now.st_size, now.st_mtime_ns) != (opened.state.st_size, opened.state.st_mtime_ns):
+        raise ValueError("changed while it was read")
+    if text is not None and opened.metadata.get(_SUM) != f"{checksum:08x}":
         raise ValueError("damaged: it does not have the checksum that it was written with")
+    return arrays
 
 
-def _checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
-    checksum = zlib.crc32(text.encode())
-    for name in sorted(arrays):
-        checksum = zlib.crc32(arrays[name].data, checksum)
-    return f"{checksum:08x}"
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe without a writer would wait for one
 
 
-def _parse(text: str | bytes) -> Any:
+def _read(file: FileIO, begin: int, into: memoryview) -> None:
+    """Fill memory with the bytes of a file from `begin` on."""
+    while into:
+        count = os.preadv(file.fileno(), [into], begin)
+        if count == 0:
+            raise ValueError("truncated while it was read")
+        into, begin = into[count:], begin + count
+
+
+def _read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of the header of a file of `size` bytes."""
+    with blaming("header"):
+        if size < 8:
+            raise ValueError(f"expected 8 bytes with its length, got a file of {size} bytes")
+        _read(file, 0, memoryview(start := bytearray(8)))
+        length = int.from_bytes(start, "little")
+        if length > (most := min(size - 8, _LONGEST_READ)):
+            raise ValueError(f"expected at most {most} bytes, got a length of {length}")
+        _read(file, 8, memoryview(data := bytearray(length)))
+        if not data.startswith(b"{"):
+            raise ValueError("expected a JSON object")
+        if (brackets := _brackets(data)) > _MOST_BRACKETS:
+            raise ValueError(f"expected at most {_MOST_BRACKETS} opening brackets, got {brackets}")
+        header = _parse(data.decode())
+        metadata = header.pop("__metadata__", {})
+        if type(metadata) is not dict or not all(type(text) is str for text in metadata.values()):
+            raise TypeError("__metadata__: expected a dictionary of strings")
+        return metadata, _tensors(header, 8 + length, size)
+
+
+def _tensors(header: Mapping[str, Any], first: int, size: int) -> dict[str, Tensor]:
+    """Return the tensors of a header, if they fill the file from `first` to `size` without holes and overlaps."""
+    places = {name: _place(name, entry) for name, entry in header.items()}
+    found, end = {}, first
+    for name in sorted(places, key=places.__getitem__):
+        begin, after = (first + offset for offset in places[name])
+        tensor = Tensor(header[name]["dtype"], tuple(header[name]["shape"]), begin)
+        if begin != end or after < begin:
+            raise ValueError(f"{name}: expected data_offsets from {end - first}, got {[*places[name]]}")
+        if tensor.dtype == "F32" and after - begin != 4 * math.prod(tensor.shape):
+            raise ValueError(f"{name}: {after - begin} bytes of data do not have shape {[*tensor.shape]}")
+        found[name], end = tensor, after
+    if end != size:
+        raise ValueError(f"expected {end - first} bytes of data after it, got {size - first}")
+    return dict(sorted(found.items()))
+
+
+def _place(name: str, entry: Any) -> tuple[int, int]:
+    """Return the offsets of a tensor, if its entry is formed as the format says."""
+    name.encode()  # UnicodeEncodeError, a ValueError, for a name that UTF-8 does not hold
+    with blaming(name):
+        if type(entry) is not dict or {*entry} != {"dtype", "shape", "data_offsets"}:
+            raise ValueError("expected the entries dtype, shape and data_offsets")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if type(dtype) is not str or len(dtype) > 20:
+            raise ValueError("dtype: expected the name of a dtype")
+        for what, values, most in (("shape", shape, 64), ("data_offsets", offsets, 2)):
+            if type(values) is not list or len(values) > most:
+                raise ValueError(f"{what}: expected a list of at most {most} integers")
+            if not all(type(value) is int and value >= 0 for value in values):
+                raise ValueError(f"{what}: expected integers >= 0")
+        begin, end = offsets
+    return begin, end
+
+
+def _brackets(header: bytes | bytearray) -> int:
+    return header.count(b"[") + header.count(b"{")
+
+
+def _parse(text: str) -> Any:
     """Parse strict JSON, in which no name stands twice."""
     return json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
 
@@ -142,12 +269,3 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"expected finite numbers, got {name}")
-
-
-def _raise_as_the_systems(error: Exception, path: str | os.PathLike[str]) -> NoReturn:
-    """Raise the OSError that safetensors tells of in its message."""
-    number = re.search(r"(?:os error |code: )(\d+)", str(error))
-    if number is None:
-        raise OSError(f"{path}: {error}") from error
-    code = int(number[1])
-    raise OSError(code, os.strerror(code), os.fspath(path)) from error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
 
 from lrcore import _pack_file
-from lrcore._arguments import flag
+from lrcore._arguments import FilePath, file_path, flag
 from lrcore._nest import is_array, require_plain, shape_of, shapes_of, ties_among
 from lrcore._node import Node, layout, library, zeros_for
 from lrcore._tensor_file import blaming
@@ -97,7 +96,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
                 views[path][...] = self._checked(path, views[path], array)
 
     @classmethod
-    def from_file(cls, path: str | PathLike[str], xp: ModuleType = np, *, pad: bool = False) -> Self:
+    def from_file(cls, path: FilePath, xp: ModuleType = np, *, pad: bool = False) -> Self:
         """Make a pack of the arrays in a file that `save` wrote, nested as they were.
 
         Of a safetensors file by others, whose tensors must be F32, the names are taken as they are, dots and all. Arrays
@@ -105,26 +104,24 @@ class Pack(Node, Mapping[str, Any], over=dict):
 
         Parameters
         ----------
-        path : str or path
+        path : str, bytes or path
             The file.
         xp, pad
             As in the constructor: neither is in the file.
 
         Raises
         ------
-        ImportError
-            When safetensors is not installed.
         OSError
             When the file cannot be read.
         ValueError
             When it is damaged or of a later version, or holds something else.
         """
-        xp, pad = library(xp), flag("pad", pad)
+        path, xp, pad = file_path(path), library(xp), flag("pad", pad)
         entries = _pack_file.read(path)
         with blaming(path):
             return cls(entries, xp, pad=pad)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: FilePath) -> None:
         """Write the arrays to a safetensors file, under their names as in `named_arrays`, for `load` and `from_file`.
 
         It takes the place of one of that name as the file of ``opt.save`` does. Nothing may write the arrays meanwhile. An
@@ -132,14 +129,12 @@ class Pack(Node, Mapping[str, Any], over=dict):
 
         Raises
         ------
-        ImportError
-            When safetensors is not installed.
-        OSError, ValueError
+        OSError, TypeError, ValueError
             When the file cannot be written, or has no place for a name. What was there is unchanged then.
         """
-        _pack_file.write(path, self._shapes, self._on_host().named_arrays(), self._ties)
+        _pack_file.write(file_path(path), self._shapes, self._on_host().named_arrays(), self._ties)
 
-    def load(self, path: str | PathLike[str]) -> None:
+    def load(self, path: FilePath) -> None:
         """Write the arrays of a file that `save` wrote into these, in place.
 
         Names, nesting and shapes must be the same; of a safetensors file by others, the names with their dots. Either the
@@ -148,13 +143,12 @@ class Pack(Node, Mapping[str, Any], over=dict):
 
         Raises
         ------
-        ImportError
-            When safetensors is not installed.
         OSError
             When the file cannot be read.
         ValueError
             When it is damaged or of a later version, or does not fit. Nothing is changed then.
         """
+        path = file_path(path)
         entries = _pack_file.read(path, self._shapes, self._ties)
         with blaming(path):
             self.assign(entries)
