@@ -20,7 +20,6 @@ from lrcore import _tensor_file
 from lrcore._nest import mapped
 from support import assert_bits
 
-
 NO_WHEELS = "safetensors has no wheels for free-threaded Python"
 
 

@@ -36,8 +36,9 @@ OWN = ("format", "version", "class")
 _LONGEST = 99_000_000
 """Length of a header that is written, in bytes; safetensors reads up to 100 MB."""
 _LONGEST_READ = 100_000_000
-_MOST_BRACKETS = 5_000_000
-"""Opening brackets in a header. An array has at least 3, and each takes a hundred bytes of memory when it is parsed."""
+_MOST_MARKS = 5_000_000
+"""Opening brackets, colons and commas in a header, of which an array has 13 or more. Each takes up to a microsecond and 200
+bytes of memory when it is parsed."""
 _BLOCK = 2**20
 """Bytes that are read at once, so that they are in the cache for the checksum."""
 
@@ -69,11 +70,11 @@ def write(
     own = dict(zip(OWN, (form, build_info()["version"], class_name), strict=True))
     text = json.dumps(own | dict(entries), allow_nan=False)
     header = _header({TEXT: text, _SUM: _checksum(text, arrays)}, arrays)
-    if len(header) > _LONGEST or _brackets(header) > _MOST_BRACKETS:
+    if len(header) > _LONGEST or _marks(header) > _MOST_MARKS:
         longest = max(entries, key=lambda name: len(json.dumps(entries[name])))
         raise ValueError(
-            f"{path}: the {longest} is too long for the file's header, which ends at {_LONGEST} bytes or {_MOST_BRACKETS} "
-            "opening brackets"
+            f"{path}: the {longest} is too long for the file's header, which has at most {_LONGEST} bytes, and "
+            f"{_MOST_MARKS} brackets, colons and commas"
         )
 
     def write_to(file: FileIO) -> None:
@@ -205,8 +206,8 @@ def _read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Ten
         _read(file, 8, memoryview(data := bytearray(length)))
         if not data.startswith(b"{"):
             raise ValueError("expected a JSON object")
-        if (brackets := _brackets(data)) > _MOST_BRACKETS:
-            raise ValueError(f"expected at most {_MOST_BRACKETS} opening brackets, got {brackets}")
+        if (marks := _marks(data)) > _MOST_MARKS:
+            raise ValueError(f"expected at most {_MOST_MARKS} brackets, colons and commas, got {marks}")
         header = _parse(data.decode())
         metadata = header.pop("__metadata__", {})
         if type(metadata) is not dict or not all(type(text) is str for text in metadata.values()):
@@ -249,8 +250,9 @@ def _place(name: str, entry: Any) -> tuple[int, int]:
     return begin, end
 
 
-def _brackets(header: bytes | bytearray) -> int:
-    return header.count(b"[") + header.count(b"{")
+def _marks(header: bytes | bytearray) -> int:
+    """Count what begins or parts values in JSON, so what its values take when they are parsed."""
+    return sum(map(header.count, (b"[", b"{", b":", b",")))
 
 
 def _parse(text: str) -> Any:

@@ -1,0 +1,137 @@
+"""A file that another thread truncates, extends, rewrites and replaces at any moment while it is loaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+import lrcore
+
+COUNT = 6
+"""Contents of a file."""
+
+
+def optimizer(number: int) -> Any:
+    """Return an optimizer whose file has contents of this number."""
+    opt = lrcore.Adam(np.zeros(100_000, np.float32))
+    opt.step_count = number
+    for state in opt.state.values():
+        state[:] = number
+    return opt
+
+
+def number_of_optimizer(opt: Any) -> int:
+    """Return the number, if all of the optimizer is of it."""
+    for state in opt.state.values():
+        assert (state == opt.step_count).all()
+    return int(opt.step_count)
+
+
+def pack(number: int) -> Any:
+    """Return a pack whose file has contents of this number."""
+    made = lrcore.Pack({"layers": [{"w": (300, 300)}, {"w": 7}], "b": ()})
+    made.flat[:] = number
+    return made
+
+
+def number_of_pack(made: Any) -> int:
+    """Return the number, if all of the pack is of it."""
+    assert (made.flat == made.flat[0]).all()
+    return int(made.flat[0])
+
+
+KINDS: dict[str, tuple[Callable[[int], Any], Callable[[Any], int]]] = {
+    "optimizer": (optimizer, number_of_optimizer),
+    "pack": (pack, number_of_pack),
+}
+
+
+def contents(kind: str, path: Path) -> list[bytes]:
+    """Return the files of all numbers, which are of one length."""
+    found = []
+    for number in range(1, COUNT + 1):
+        KINDS[kind][0](number).save(path)
+        found.append(path.read_bytes())
+    assert len({len(each) for each in found}) == 1
+    return found
+
+
+def change(random: Random, path: Path, files: Sequence[bytes]) -> None:
+    """Change the file in one way."""
+    content = random.choice(files)
+    match random.choice(["replace", "rewrite", "truncate", "extend", "part"]):
+        case "replace":
+            other = path.with_name("other")
+            other.write_bytes(content)
+            other.replace(path)
+            time.sleep(random.choice([0, 0.002]))  # so that loads succeed as well
+        case "rewrite":
+            path.write_bytes(content)
+        case "truncate":
+            os.truncate(path, random.randrange(len(content)))
+        case "extend":
+            os.truncate(path, len(content) + random.choice([1, 4096, len(content)]))
+        case _:
+            with path.open("r+b") as file:
+                begin = random.randrange(len(content))
+                file.seek(begin)
+                file.write(content[begin : begin + 50_000])
+
+
+def load(into: Any, path: Path) -> ValueError | OSError | None:
+    """Load a file, and return why it was refused."""
+    try:
+        into.load(path)
+    except (ValueError, OSError) as error:
+        return error
+    return None
+
+
+def hammer(kind: str, path: Path, seed: int, seconds: float) -> tuple[int, int]:
+    """Load a file while a thread changes it, and return how often it was taken and how often refused.
+
+    What is taken is one of the contents that were ever written whole. What is refused is refused with a ValueError or an
+    OSError that names the file, and changes nothing.
+    """
+    make, number_of = KINDS[kind]
+    files = contents(kind, path)
+    stopped = threading.Event()
+
+    def work() -> None:
+        random = Random(seed)
+        while not stopped.is_set():
+            change(random, path, files)
+
+    taken = refused = 0
+    into = make(99)
+    thread = threading.Thread(target=work)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    end = time.monotonic() + seconds
+    thread.start()
+    try:
+        while time.monotonic() < end:
+            before, error = number_of(into), load(into, path)
+            if error is None:
+                assert 1 <= number_of(into) <= COUNT
+                taken += 1
+            else:
+                assert str(path) in str(error), error
+                assert number_of(into) == before
+                refused += 1
+    finally:
+        stopped.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    path.write_bytes(files[-1])
+    into.load(path)
+    assert number_of(into) == COUNT
+    return taken, refused
