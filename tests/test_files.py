@@ -568,6 +568,23 @@ def test_short_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert bits_of(into) == bits_of(make(1))
 
 
+def test_short_writes() -> None:
+    """A system may write less than is asked for: Linux at most 2 GiB at once."""
+
+    class Short:
+        """A file that takes 7 bytes at once."""
+
+        content = b""
+
+        def write(self, data: memoryview) -> int:
+            self.content += data[:7]
+            return len(data[:7])
+
+    file: Any = Short()
+    _tensor_file._write_all(file, memoryview(bytes(range(100))))
+    assert file.content == bytes(range(100))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_changed_at_any_moment(kind: str, path: Path) -> None:
     hammer(kind, path, seed=7, seconds=1.0)
