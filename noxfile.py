@@ -107,6 +107,7 @@ def fuzz(session: nox.Session) -> None:
     session.install(".", "atheris>=3", "safetensors>=0.5", env={"LRCORE_CUDA": "OFF"})
     for target in ("state_file", "pack_file", "schedule_text"):
         session.run("python", f"fuzz/{target}.py", *(session.posargs or ["-runs=20000", "-seed=1"]))
+    session.run("python", "fuzz/changing_file.py", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atheris
 
-with atheris.instrument_imports(include=["lrcore", "json", "safetensors"]):
+with atheris.instrument_imports(include=["lrcore", "json"]):
     import json.decoder
     import json.scanner
 
@@ -143,7 +143,7 @@ def assert_stays(pack: lrcore.Pack, *, pad: bool) -> None:
     assert loaded(other)
     assert other.flat.tobytes() == pack.flat.tobytes()
     pack.save(AGAIN)
-    content = parts(AGAIN.read_bytes())  # not the bytes: safetensors writes the metadata in any order
+    content = AGAIN.read_bytes()
     again = lrcore.Pack.from_file(AGAIN, pad=pad)
     assert repr(again) == repr(pack)
     assert again.flat.tobytes() == pack.flat.tobytes()
@@ -151,7 +151,7 @@ def assert_stays(pack: lrcore.Pack, *, pad: bool) -> None:
     other.load(AGAIN)
     assert other.flat.tobytes() == pack.flat.tobytes()
     other.save(AGAIN)
-    assert parts(AGAIN.read_bytes()) == content
+    assert AGAIN.read_bytes() == content
     AGAIN.unlink()
 
 
