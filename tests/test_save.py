@@ -9,12 +9,8 @@ import os
 import pickle
 import random
 import resource
-import signal
 import stat
 import struct
-import subprocess
-import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -363,37 +359,6 @@ def test_a_full_disk_leaves_the_old_file(saved: Path) -> None:
     assert raised.value.errno == errno.EFBIG
     assert saved.read_bytes() == before
     assert [*saved.parent.iterdir()] == [saved]
-
-
-SAVING = """
-import sys, numpy, lrcore
-opt = lrcore.Adam(numpy.zeros(100_000, numpy.float32))
-for count in range(1, 10**9):
-    opt.step_count = count
-    for state in opt.state.values():
-        state[:] = count
-    opt.save(sys.argv[1])
-    if count == 1:
-        print("saved", flush=True)
-"""
-
-
-def test_killed_while_saving(path: Path) -> None:
-    """At any moment there is a whole file, of one moment."""
-    rng = random.Random(3)
-    counts = []
-    for _ in range(10):
-        child = subprocess.Popen([sys.executable, "-c", SAVING, str(path)], stdout=subprocess.PIPE)
-        with child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"saved\n"
-            time.sleep(rng.uniform(0, 0.03))
-            child.send_signal(signal.SIGKILL)
-        opt = lrcore.load(path, np.zeros(100_000, np.float32))
-        counts.append(opt.step_count)
-        for state in opt.state.values():
-            assert (state == opt.step_count).all()
-    assert max(counts) > 1, counts
 
 
 def test_a_schedule_that_no_header_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
