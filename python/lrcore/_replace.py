@@ -45,7 +45,7 @@ def naming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or error.filename == path:
             raise
         raise OSError(error.errno, error.strerror, path) from error
 
