@@ -525,8 +525,8 @@ def test_every_schedule_learns_at_a_rate_that_a_range_test_found(family: str) ->
     ("options", "message"),
     [
         (["--optimizer", "Sofia"], "optimizer: expected one of .*, got 'Sofia'"),
-        (["--lr", "-1"], "lr: expected a finite rate >= 0, got -1.0"),
-        (["--lr", "nan"], "lr: expected a finite rate >= 0, got nan"),
+        (["--lr", "-1"], "lr: expected a finite number >= 0, got -1.0"),
+        (["--lr", "nan"], "lr: expected a finite number >= 0, got nan"),
         (["--backend", "sse2"], "backend: expected one of .*, got 'sse2'"),
         (["--seed", "-1"], "seed: expected a number >= 0, got -1"),
         (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),

@@ -404,7 +404,11 @@ def test_a_dictionary_whose_inner_schedule_is_none(name: str, inner: Any) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["Cosine(1e308, 9).warmup(9, start=0.1)", "Cosine(1.7e308, 9) * 0", "OneCycle(1e308, 20, div=1e-9)"],
+    [
+        "(Cosine(1e38, 9) * 1e300).warmup(9, start=0.1)",
+        "Cosine(1e38, 9) * 1e300 * 0",
+        "OneCycle(1e38, 20, div=1e-300)",
+    ],
 )
 def test_no_rate_is_nan(text: str) -> None:
     """Infinity times 0 is an overflow too."""
