@@ -320,6 +320,36 @@ def test_without_locks(code: int, path: Path, small: Any, monkeypatch: pytest.Mo
     assert names(path) == [temporary(path).name, path.name]
 
 
+def test_locks_of_nfs(path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a file is locked for one alone only by who has it open for writing."""
+    flock = fcntl.flock
+
+    def lock(file: Any, operation: int) -> None:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    temporary(path).write_bytes(b"left")
+    small.save(path)
+    assert names(path) == [path.name]
+
+
+def test_a_leftover_that_may_only_be_read(path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a save over a file of those permissions."""
+    opened = os.open
+
+    def open_(name: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        if name == temporary(path).name and flags & os.O_ACCMODE == os.O_RDWR:  # for root too
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(name, flags, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", open_)
+    temporary(path).write_bytes(b"left")
+    small.save(path)
+    assert names(path) == [path.name]
+
+
 def test_taken_away_before_it_is_locked(path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another writer may take a file that has just been made for a leftover, and make its own of that name."""
     flock = fcntl.flock

@@ -147,7 +147,11 @@ def _remove_leftover(folder: int, name: str) -> bool:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
 
     try:
-        with open(name, "rb", buffering=0, opener=opener) as file:
+        try:  # for writing, as NFS locks no other file
+            file = open(name, "r+b", buffering=0, opener=opener)  # noqa: SIM115
+        except PermissionError:  # it has the permissions of a file that may only be read
+            file = open(name, "rb", buffering=0, opener=opener)  # noqa: SIM115
+        with file:
             ended = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and _lock(file, without=False)
             if ended:
                 _remove(folder, file)
