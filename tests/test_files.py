@@ -234,6 +234,17 @@ def test_a_header_of_many_values_is_not_parsed(
                 use()
 
 
+def test_an_escaped_text_of_many_values_is_not_parsed(path: Path) -> None:
+    """In the header each of its marks may be an escape, which does not count there."""
+    text = "".join(f"\\u{ord(each):04x}" for each in "[],") * 3_000_000
+    put(path, b'{"__metadata__": {"lrcore": "' + text.encode() + b'"}}', b"")
+    for use in uses(path)[LOADS]:
+        with pytest.raises(
+            ValueError, match=r": expected at most \d+ brackets, colons and commas, got 6000000"
+        ):
+            use()
+
+
 def read_text(path: Path) -> Any:
     """Return the entries of the text of a file."""
     with _tensor_file.reading(str(path)) as opened:

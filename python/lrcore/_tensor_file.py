@@ -70,7 +70,7 @@ def write(
     own = dict(zip(OWN, (form, build_info()["version"], class_name), strict=True))
     text = json.dumps(own | dict(entries), allow_nan=False)
     header = _header({TEXT: text, _SUM: _checksum(text, arrays)}, arrays)
-    if len(header) > _LONGEST or _marks(header) > _MOST_MARKS:
+    if len(header) > _LONGEST or _marks(header.decode()) > _MOST_MARKS:
         longest = max(entries, key=lambda name: len(json.dumps(entries[name])))
         raise ValueError(
             f"{path}: the {longest} is too long for the file's header, which has at most {_LONGEST} bytes, and "
@@ -206,8 +206,6 @@ def _read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Ten
         _read(file, 8, memoryview(data := bytearray(length)))
         if not data.startswith(b"{"):
             raise ValueError("expected a JSON object")
-        if (marks := _marks(data)) > _MOST_MARKS:
-            raise ValueError(f"expected at most {_MOST_MARKS} brackets, colons and commas, got {marks}")
         header = _parse(data.decode())
         metadata = header.pop("__metadata__", {})
         if type(metadata) is not dict or not all(type(text) is str for text in metadata.values()):
@@ -250,13 +248,15 @@ def _place(name: str, entry: Any) -> tuple[int, int]:
     return begin, end
 
 
-def _marks(header: bytes | bytearray) -> int:
+def _marks(text: str) -> int:
     """Count what begins or parts values in JSON, so what its values take when they are parsed."""
-    return sum(map(header.count, (b"[", b"{", b":", b",")))
+    return sum(map(text.count, "[{:,"))
 
 
 def _parse(text: str) -> Any:
-    """Parse strict JSON, in which no name stands twice."""
+    """Parse strict JSON, in which no name stands twice, unless it has too many values."""
+    if (marks := _marks(text)) > _MOST_MARKS:
+        raise ValueError(f"expected at most {_MOST_MARKS} brackets, colons and commas, got {marks}")
     return json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
 
 
