@@ -7,6 +7,7 @@ import math
 import pickle
 import types
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 import lrcore
 from fake_cuda import FakeCuda
+from lrcore import _nest
 from lrcore.pack import PackList, layout
 from support import assert_bits, make
 
@@ -770,6 +772,21 @@ def test_what_overlaps_a_tied_array_is_refused() -> None:
             ValueError, match="^c: expected memory of its own, .* shares memory with a; pass a copy"
         ):
             lrcore.Pack({"a": W, "b": {"w": W}, "c": wrong})
+
+
+def test_one_array_under_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held against other arrays once, not under each name: ten thousand of them would take half a minute."""
+    held: list[int] = []
+
+    def sharing(arrays: Sequence[Any]) -> Iterator[tuple[int, int]]:
+        held.append(len(arrays))
+        yield from ()
+
+    monkeypatch.setattr(_nest, "sharing", sharing)
+    pack = lrcore.Pack({"layers": [{"w": W}] * 10_000, "b": W.copy()})
+    assert held == [2]
+    assert pack.flat.size == 2 * W.size
+    assert pack["layers"][9_999]["w"] is pack["layers"][0]["w"]
 
 
 def test_the_flat_of_a_part_with_ties() -> None:

@@ -140,36 +140,29 @@ def ties_among(arrays: Mapping[str, Any]) -> dict[str, str]:
 
     ValueError that names two arrays which share memory and are not the same.
     """
-    require_apart(arrays)
     firsts: dict[Any, str] = {}
     same = {path: firsts.setdefault(_identity(array), path) for path, array in arrays.items()}
-    return {path: first for path, first in same.items() if first != path}
+    ties = {path: first for path, first in same.items() if first != path}
+    paths = [path for path in arrays if path not in ties]
+    for first, second in sharing([arrays[path] for path in paths]):
+        raise ValueError(
+            f"{paths[second]}: expected memory of its own, got an array that shares memory with {paths[first]}; "
+            "pass a copy of one"
+        )
+    return ties
 
 
-def require_apart(arrays: Mapping[str, Any]) -> None:
-    """ValueError that names two arrays which share memory, unless they are the same array under both paths."""
-    paths = [*arrays]
-    for first, second, same in sharing([*arrays.values()]):
-        if not same:
-            raise ValueError(
-                f"{paths[second]}: expected memory of its own, got an array that shares memory with {paths[first]}; "
-                "pass a copy of one"
-            )
-
-
-def sharing(arrays: Sequence[Any]) -> Iterator[tuple[int, int, bool]]:
-    """Yield the indices of each two arrays that share an element, and whether they are the same array."""
+def sharing(arrays: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """Yield the indices of each two arrays that share an element."""
     places = [(i, place) for i, array in enumerate(arrays) if (place := _place(array)) is not None]
-    reaching: list[tuple[int, int, NDArray[Any], Any]] = []  # the end of each in bytes, and its layout
+    reaching: list[tuple[int, int, NDArray[Any]]] = []  # the end of each in bytes
     for i, place in sorted(places, key=lambda each: byte_bounds(each[1])[0]):
         begin, end = byte_bounds(place)
-        layout = _layout(place)
         reaching = [each for each in reaching if each[0] > begin]
-        for _, other, former, its_layout in reaching:
-            same = its_layout == layout
-            if same or np.shares_memory(former, place):
-                yield min(i, other), max(i, other), same
-        reaching.append((end, i, place, layout))
+        for _, other, former in reaching:
+            if np.shares_memory(former, place):
+                yield min(i, other), max(i, other)
+        reaching.append((end, i, place))
 
 
 def _place(array: Any) -> NDArray[Any] | None:

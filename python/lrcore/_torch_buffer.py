@@ -347,7 +347,7 @@ def check_parameters(names: Sequence[str], tensors: Sequence[Any]) -> None:
             dense(name, tensor.grad)
     for device in {each.device for each in tensors}:
         here = [i for i, each in enumerate(tensors) if each.device == device and each.numel()]
-        for first, second, _ in sharing([tensors[i] for i in here]):
+        for first, second in sharing([tensors[i] for i in here]):
             raise ValueError(
                 f"{names[here[second]]}: shares memory with {names[here[first]]}; pass one of them"
             )
