@@ -318,6 +318,16 @@ class Own:
         return self.path
 
 
+@pytest.mark.parametrize("name", ["", b"", "a\0b", b"a\0b", "\ud800"], ids=repr)
+def test_names_that_no_file_can_have(name: Any) -> None:
+    opt, pack = lrcore.SGD(np.zeros(2, np.float32)), lrcore.Pack({"w": 2})
+    for call in (opt.save, opt.load, pack.save, pack.load, lrcore.Pack.from_file):
+        with pytest.raises(ValueError, match="^path: expected the name of a file, got "):
+            call(name)
+    with pytest.raises(ValueError, match="^path: expected the name of a file, got "):
+        lrcore.load(name, opt.params)
+
+
 def test_kinds_of_paths(tmp_path: Path) -> None:
     for name in ("a", "\u00e9", os.fsdecode(b"\xff")):  # the last is no UTF-8
         path = tmp_path / name

@@ -98,6 +98,24 @@ def test_each_tensor_has_a_storage_of_its_own() -> None:
     assert (flat == 3).sum() == 7  # and yet the memory is one
 
 
+def test_in_inference_mode() -> None:
+    """What a step, a look or a dictionary gives there can be used outside."""
+    model, opt = made()
+    train(model, opt, range(2))
+    with torch.inference_mode():
+        saved = opt.state_dict()
+        states = [*opt.state[model[0].weight].values()]
+        opt.zero_grad()
+    for each in (
+        *saved["state"][0].values(),
+        *states,
+        *(each.grad for each in model.parameters() if each.grad is not None),
+    ):
+        assert not each.is_inference()
+    opt.load_state_dict(saved)
+    train(model, opt, range(2, 4))
+
+
 def test_one_parameter_is_saved_by_itself() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(1000, 100), torch.nn.Linear(100, 1))
     opt = FusedOptimizer(model.parameters(), lrcore.Adam)

@@ -78,7 +78,14 @@ def file_path(value: Any) -> str:
     """Check the path of a file."""
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise TypeError(f"path: expected str, bytes or os.PathLike, got {type(value).__name__}")
-    return os.fsdecode(value)
+    path = os.fsdecode(value)
+    try:
+        is_possible = len(os.fsencode(path)) > 0 and "\0" not in path
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise ValueError(f"path: expected the name of a file, got {path!r}")
+    return path
 
 
 def series(name: str, value: Any) -> NDArray[np.float64]:

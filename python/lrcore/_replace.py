@@ -20,6 +20,8 @@ from io import FileIO
 
 _MOST_LINKS = 40
 """Links that are followed one after another, as by the system."""
+_TRIES = 10_000
+"""Of making a temporary file before an error."""
 
 
 def replace_file(path: str, write: Callable[[FileIO], None]) -> None:
@@ -127,7 +129,7 @@ def _created(folder: int, names: Iterator[str], permissions: int) -> FileIO:
     """Make a file, locked, of the first name that no living writer has."""
     opener = partial(os.open, mode=permissions, dir_fd=folder)
     name = next(names)
-    while True:
+    for _ in range(_TRIES):
         try:
             file = open(name, "xb", buffering=0, opener=opener)  # noqa: SIM115
         except FileExistsError:
@@ -138,6 +140,7 @@ def _created(folder: int, names: Iterator[str], permissions: int) -> FileIO:
         if _lock(file, without=True) and _has_its_name(folder, file):
             return file
         file.close()
+    raise OSError(errno.EAGAIN, "other writers take the temporary file away, time and again")
 
 
 def _remove_leftover(folder: int, name: str) -> bool:

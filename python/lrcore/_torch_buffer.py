@@ -257,6 +257,9 @@ class Buffer:
 
 def with_own_storage(view: Any) -> Any:
     """Return a tensor over the memory of a view, to be saved by itself: its storage is no more than that."""
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):  # in which DLPack gives tensors of the mode
+            return with_own_storage(view)
     if not view.numel():
         return torch.empty_like(view)
     tensor = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(view))

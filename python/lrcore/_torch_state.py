@@ -127,7 +127,7 @@ def own_entry(
             return None
         try:
             entries = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"param_groups: {OWN}: {error}") from error
     entries = require_entries(OWN, entries, _OWN_ENTRIES[:2], *_OWN_ENTRIES[2:])
     step_count = as_float32(_arguments.whole("step_count", entries["step_count"], 0))

@@ -276,6 +276,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for buffer in self._buffers:
             buffer.zero_grad(set_to_none)
 
+    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def state_dict(self) -> dict[str, Any]:
         """Give a copy of everything that a resumed run needs beside the parameters.
 
