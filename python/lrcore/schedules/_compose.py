@@ -120,8 +120,11 @@ def joined(first: Schedule, at: int, other: Rate) -> Sequence:
     following = _part(other)
     # Parts that are never asked stay, since they may have a state.
     before = _Parts.of(first, not (isinstance(first, Sequence) and first._ends and first._ends[-1] >= at))  # type: ignore[attr-defined]
-    # One that is joined to itself time and again would grow exponentially.
-    after = _Parts.of(following, {*map(id, following._children)}.isdisjoint(map(id, before.schedules)))
+    # Sequences that are joined to themselves time and again would grow exponentially.
+    grows = len(before.schedules) > 1 and not {*map(id, following._children)}.isdisjoint(
+        map(id, before.schedules)
+    )
+    after = _Parts.of(following, not grows)
     begin = before.ends[-1] if before.ends else 0
     sequence = object.__new__(Sequence)
     set_fields(
