@@ -518,6 +518,25 @@ def test_gradients_in_inference_mode() -> None:
     assert kept.mul_(2).tolist() == [2.0] * 3
 
 
+@pytest.mark.parametrize("way", ["zero_grad", "step"])
+def test_gradients_after_inference_mode(way: str) -> None:
+    """The tensors that took the place of kept ones in it can be changed outside of it, by clipping say."""
+    full, empty = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(0))
+    opt = FusedOptimizer([full, empty], lrcore.SGD, lr=1.0)
+    (full.sum() + empty.sum()).backward()
+    kept = [full.grad, empty.grad]
+    with torch.inference_mode():
+        if way == "step":
+            full.grad = empty.grad = None
+            opt.step()
+        else:
+            opt.zero_grad()
+    (4 * full.sum() + empty.sum()).backward()
+    torch.nn.utils.clip_grad_value_([full, empty], 3.0)
+    opt.step()
+    assert (full.tolist(), kept[0].tolist()) == ([-3.0] * 3, [1.0] * 3)
+
+
 # Rates and hyperparameters.
 
 

@@ -6,8 +6,10 @@ They are safetensors, accelerate, torch.distributed.checkpoint and torch.save, a
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,17 @@ def made(optimizer: str = "AdamW", rate: str = "plateau", seed: int = 0) -> tupl
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Conv1d(3, 2, 1), torch.nn.BatchNorm1d(2))
     return model, FusedOptimizer(model.parameters(), cls, lr=RATES[rate](), **options)
+
+
+def parted(seed: int) -> tuple[Any, Any]:
+    """Return a module with two optimizers."""
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Conv1d(3, 2, 1), torch.nn.BatchNorm1d(2))
+    first, *others = model.parameters()
+    return model, [
+        FusedOptimizer([first], lrcore.SGD, lr=0.1, momentum=0.9),
+        FusedOptimizer(others, lrcore.Lion, lr=RATES["plateau"]()),
+    ]
 
 
 def train(model: Any, opt: Any, steps: range, backward: Any = torch.Tensor.backward) -> None:
@@ -116,6 +129,24 @@ def test_in_inference_mode() -> None:
     train(model, opt, range(2, 4))
 
 
+def test_a_view_outlives_module_and_optimizer() -> None:
+    """Whatever somebody keeps holds the memory."""
+    model, opt = made("AdamW", "number")
+    train(model, opt, range(2))
+    weight = model[0].weight
+    kept = [weight.data, weight.grad, weight.grad.view(-1), opt.state[weight]["exp_avg"]]
+    kept += [opt.state_dict()["state"][0]["exp_avg"], opt.optimizers[0].params]
+    kept += [torch.from_numpy(weight.detach().numpy())]
+    expected = [each.clone() for each in kept]
+    gone = weakref.ref(opt)
+    del model, opt, weight
+    gc.collect()
+    assert gone() is None
+    others = [torch.full((16,), 7.0) for _ in range(1000)]  # where freed memory would be taken again
+    assert all(map(torch.equal, kept, expected))
+    del others
+
+
 def test_one_parameter_is_saved_by_itself() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(1000, 100), torch.nn.Linear(100, 1))
     opt = FusedOptimizer(model.parameters(), lrcore.Adam)
@@ -174,6 +205,33 @@ def test_tied_weights(tmp_path: Path) -> None:
     tools.load_model(other, tmp_path / "model.safetensors")
     assert torch.equal(other[1].weight, model[0].weight)
     assert other[1].weight is other[0].weight
+
+
+def test_several_optimizers_over_one_module(tmp_path: Path) -> None:
+    """Each has buffers of its own, and the module is saved as one."""
+    tools = pytest.importorskip("safetensors.torch")
+
+    def steps(model: Any, opts: Any, taken: range) -> None:
+        for i in taken:
+            torch.manual_seed(i)
+            model.zero_grad()
+            model[2](model[1](model[0](torch.randn(5, 4)).reshape(5, 3, 1))).square().sum().backward()
+            for each in opts:
+                each.step()
+            plateaus(opts[1].schedule)[0].observe(1.0)
+
+    one, other = parted(0), parted(1)
+    steps(*one, range(4))
+    tools.save_model(one[0], tmp_path / "model.safetensors")
+    torch.save([each.state_dict() for each in one[1]], tmp_path / "file.pt")
+    tools.load_model(other[0], tmp_path / "model.safetensors")
+    read = torch.load(tmp_path / "file.pt", weights_only=True, mmap=True)
+    for each, saved in zip(other[1], read, strict=True):
+        each.load_state_dict(saved)
+    steps(*one, range(4, 8))
+    steps(*other, range(4, 8))
+    for opt, its in zip(one[1], other[1], strict=True):
+        assert_same((one[0], opt), (other[0], its))
 
 
 @pytest.mark.parametrize("safe", [True, False])
@@ -236,6 +294,52 @@ def test_distributed_checkpoint(optimizer: str, rate: str, way: str, flattened: 
         train(*one, range(taken, taken + 4))
         train(*other, range(taken, taken + 4))
         assert_same(one, other)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.distributed.checkpoint, which has no process group here
+@pytest.mark.parametrize("flattened", [False, True])
+def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
+    """Each has its own step count and schedule in its group."""
+    _, state_dict = distributed()
+    options = state_dict.StateDictOptions(flatten_optimizer_state_dict=flattened)
+
+    model, opts = parted(0)
+    opts[0].step()
+    for _ in range(3):
+        opts[1].step()
+        plateaus(opts[1].schedule)[0].observe(1.0)
+    found = copy.deepcopy(state_dict.get_state_dict(model, opts, options=options))
+    other, its = parted(1)
+    state_dict.set_state_dict(
+        other, its, model_state_dict=found[0], optim_state_dict=found[1], options=options
+    )
+    other.load_state_dict(model.state_dict())
+    assert [each.step_count for each in its] == [1, 3]
+    for i in range(2):
+        assert_same((model, opts[i]), (other, its[i]))
+
+
+def test_a_dictionary_taken_in_inference_mode() -> None:
+    """PyTorch's optimizer loads its tensors without a copy, and steps them."""
+    model, opt = made("NAdam", "number")
+    train(model, opt, range(2))
+    with torch.inference_mode():
+        saved = opt.state_dict()
+    theirs = torch.optim.NAdam(model.parameters())
+    theirs.load_state_dict(saved)
+    theirs.step()
+    assert float(theirs.state[model[0].weight]["step"]) == 3
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]"], ids=["cut off", "deep", "list"])
+def test_a_text_that_is_none_of_ours_changes_nothing(text: str) -> None:
+    model, opt = made()
+    train(model, opt, range(2))
+    saved = opt.state_dict()
+    saved["param_groups"][0]["lrcore"] = text
+    with pytest.raises((TypeError, ValueError), match="lrcore: "):
+        opt.load_state_dict(saved)
+    assert (opt.step_count, plateaus(opt.schedule)[0].reductions) == (2, 0)
 
 
 def test_a_live_group_is_nobodys_checkpoint() -> None:

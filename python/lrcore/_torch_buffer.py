@@ -258,11 +258,13 @@ class Buffer:
 def with_own_storage(view: Any) -> Any:
     """Return a tensor over the memory of a view, to be saved by itself: its storage is no more than that."""
     if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False):  # in which DLPack gives tensors of the mode
+        with torch.inference_mode(False):  # DLPack gives a tensor of the mode, not of the view
             return with_own_storage(view)
     if not view.numel():
         return torch.empty_like(view)
     tensor = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(view))
+    if tensor.stride() == view.stride():
+        return tensor.detach()  # a view, since a new gradient of a backward pass is told by being none
     return tensor.as_strided(view.shape, view.stride())  # DLPack may change the strides of extents of 1
 
 
