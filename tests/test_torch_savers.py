@@ -387,6 +387,11 @@ def test_sgd_of_pytorch_after_loading_ours() -> None:
     assert opt.step_count == 4
     opt.load_state_dict(theirs.state_dict(), step_count=5)
     assert opt.step_count == 5
+    opt.lr = Plateau(0.5, patience=3)
+    saved = opt.state_dict()
+    opt.lr = 0.25
+    opt.load_state_dict(saved, step_count=7)
+    assert (opt.step_count, opt.schedule) == (7, Plateau(0.5, patience=3))
     plain = lrcore.SGD(torch.zeros(3), momentum=0.5)
     plain.load_torch_state_dict(theirs.state_dict())
     assert plain.step_count == 4

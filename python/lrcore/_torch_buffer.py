@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lrcore import _torch_state, schedules
+from lrcore import _arguments, _torch_state, schedules
 from lrcore._arguments import require_entries
 from lrcore._extras import needs
 from lrcore._lrcore_core import Watch, require_memory, to_float
@@ -236,8 +236,10 @@ class Buffer:
         Those that were written here have the numbers that are `shown` in their group.
         """
         states = _torch_state.states_in_order(dictionary.get("state"), group["params"])
-        stored = _torch_state.own_entry(dictionary, group, states) if step_count is None else None
-        if stored is None:
+        stored = _torch_state.own_entry(dictionary, group, states)
+        if stored is not None and step_count is not None and self.optimizer._public_name() == "SGD":
+            stored, step_count = {**stored, "step_count": _arguments.whole("step_count", step_count, 0)}, None
+        if stored is None or step_count is not None:
             entries = _torch_state.converted(self.optimizer, dictionary, step_count, self.join)
             if keeps_schedule:
                 del entries["schedule"]  # which is the number that PyTorch's group has
@@ -263,9 +265,8 @@ def with_own_storage(view: Any) -> Any:
     if not view.numel():
         return torch.empty_like(view)
     tensor = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(view))
-    if tensor.stride() == view.stride():
-        return tensor.detach()  # a view, since a new gradient of a backward pass is told by being none
-    return tensor.as_strided(view.shape, view.stride())  # DLPack may change the strides of extents of 1
+    # A view, since a new gradient of a backward pass is told by being none. DLPack may change the strides of extents of 1.
+    return tensor.as_strided(view.shape, view.stride())
 
 
 _MOVED = (
