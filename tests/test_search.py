@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import multiprocessing
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -259,33 +260,37 @@ def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> Non
     assert "3/3" in capsys.readouterr().err
 
 
-def search_at_once(paths: list[Path], begin: Any, results: Any) -> None:
-    """Search in one storage after another, each time when all processes have come there."""
-    for path in paths:
-        begin.wait(60)
-        training = Training()
-        found = search(training, 1e-5, 1.0, 8, storage=path)
-        results.put((path, len(training.rates), len(found.trials)))
+SEARCHES = """
+import sys
+from lrcore.tune import search
+
+for path in sys.argv[1:]:
+    rates = []
+    print("ready", flush=True)
+    sys.stdin.readline()
+    found = search(lambda lr, report: rates.append(lr) or lr, 1e-5, 1.0, 8, storage=path)
+    print(len(rates), len(found.trials), flush=True)
+"""
 
 
 def test_processes_share_a_new_storage(tmp_path: Path) -> None:
     """All finish, whichever creates it; they stop together, but for the trainings that are under way then."""
-    context = multiprocessing.get_context("spawn")
-    paths = [tmp_path / f"{i}.db" for i in range(3)]
-    begin, results = context.Barrier(3), context.Queue()
-    processes = [
-        context.Process(target=search_at_once, args=(paths, begin, results), daemon=True) for _ in range(3)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    found = [results.get(timeout=60) for _ in range(9)]
-    for path in paths:
-        own, seen = zip(*(each[1:] for each in found if each[0] == path), strict=True)
-        assert 8 <= sum(own) <= 8 + 2
-        assert min(seen) >= 8
+    paths = [str(tmp_path / f"{i}.db") for i in range(3)]
+    command = [sys.executable, "-W", "ignore", "-c", SEARCHES, *paths]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with ExitStack() as stack:
+        processes: list[Any] = [
+            stack.enter_context(subprocess.Popen(command, text=True, **pipes)) for _ in range(3)
+        ]
+        for _ in paths:
+            assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+            for process in processes:
+                print(file=process.stdin, flush=True)
+            found = [[*map(int, process.stdout.readline().split())] for process in processes]
+            own, seen = zip(*found, strict=True)
+            assert 8 <= sum(own) <= 8 + 2
+            assert min(seen) >= 8
+    assert [process.returncode for process in processes] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("words", ["database is locked", "table studies already exists", "not unique"])
