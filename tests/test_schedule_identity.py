@@ -272,6 +272,7 @@ SHARED: list[tuple[Any, str]] = [
     ({"schedule": "Constant", "lr": 1.0, "shared": [3]}, "shared: expected a dictionary, got int"),
     ({"schedule": "Constant", "lr": 1.0, "shared": [{"schedule": "Shift", "n": 1, "inner": {"shared": 0}}]}, "shared: expected an index below 0, got 0"),
     ({"shared": 0}, "shared: expected a sequence, got int"),
+    ({"schedule": "Product", "inner": {"schedule": "Constant", "lr": 1}, "factors": []}, "factors: expected at least one"),
     ({"schedule": "Shift", "n": 1, "inner": {"shared": 0, "schedule": "Constant", "lr": 1}}, "Constant cannot be made"),
 ]  # fmt: skip
 

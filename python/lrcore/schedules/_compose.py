@@ -202,6 +202,8 @@ class Product(_Around):
     def __post_init__(self) -> None:
         super().__post_init__()
         factors = tuple(factor_or_schedule(each) for each in listed("factors", self.factors))
+        if not factors:
+            raise ValueError("factors: expected at least one")
         self._multiply(self.inner, factors)
 
     def _multiply(self, schedule: Schedule, factors: tuple[Any, ...]) -> None:
