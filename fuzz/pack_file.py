@@ -223,7 +223,7 @@ NAMES = [
 
 
 def change(random: Random, data: bytes) -> bytes:
-    """Give a file with a changed structure or ties and its tensors, one by others, or one with anything changed."""
+    """Return a file whose structure, ties or tensors were changed, a file by others, or one with arbitrary changes."""
     choice = random.random()
     header, tensors = parts(data)
     if choice < 0.1 and isinstance(header, dict) and header and "__metadata__" not in header:
@@ -306,7 +306,7 @@ def deeper(random: Random, part: Any) -> Any:
 
 
 def tensors_of(random: Random, structure: Any, ties: Any, header: Any, tensors: bytes) -> tuple[Any, bytes]:
-    """Give the header and the tensors that a structure names, of the former bytes; one that claims much has none.
+    """Return the header and the tensors that a structure names, filled with the former bytes; one that claims much has none.
 
     There are none for the names of ties, most of the time.
     """

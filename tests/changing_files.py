@@ -19,9 +19,9 @@ COUNT = 6
 """Contents of a file."""
 
 
-def optimizer(number: int) -> Any:
+def optimizer(number: int, size: int = 100_000) -> Any:
     """Return an optimizer whose file has contents of this number."""
-    opt = lrcore.Adam(np.zeros(100_000, np.float32))
+    opt = lrcore.Adam(np.zeros(size, np.float32))
     opt.step_count = number
     for state in opt.state.values():
         state[:] = number

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import lrcore
-from changing_files import KINDS, hammer, load
+from changing_files import KINDS, hammer, load, optimizer
 from lrcore import _tensor_file
 from support import assert_bits
 
@@ -504,11 +504,7 @@ def file_of_others(number: int) -> Any:
 
 
 def small_optimizer(number: int) -> Any:
-    opt = lrcore.Adam(np.zeros(50, np.float32))
-    opt.step_count = number
-    for state in opt.state.values():
-        state[:] = number
-    return opt
+    return optimizer(number, size=50)
 
 
 def small_pack(number: int) -> Any:

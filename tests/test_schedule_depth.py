@@ -42,7 +42,7 @@ WAYS: dict[str, Callable[[Any, int], Any]] = {
 
 
 def deep(way: str, levels: int = DEEP) -> Any:
-    """Give a schedule that is composed so many times."""
+    """Return a schedule of this many levels."""
     n = levels // {
         "all": 6,
         "sequences": 3,

@@ -128,7 +128,7 @@ def reading(path: str) -> Iterator[TensorFile]:
 
 @contextmanager
 def blaming(what: str) -> Iterator[None]:
-    """Turn what is found wrong in a file, or in a part of it, into a ValueError that names it."""
+    """Raise errors about the contents of a file, or of a part of it, as a ValueError that names it."""
     try:
         yield
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -258,7 +258,7 @@ class Buffer:
 
 
 def with_own_storage(view: Any) -> Any:
-    """Return a tensor over the memory of a view, to be saved by itself: its storage is no more than that."""
+    """Return a tensor that shares the memory of a view and whose storage is that memory alone, so it can be saved by itself."""
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False):  # DLPack gives a tensor of the mode, not of the view
             return with_own_storage(view)

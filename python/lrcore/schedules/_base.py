@@ -106,7 +106,7 @@ class Schedule(ABC):
         return text
 
     def _code(self) -> Steps:
-        """Give the code that makes this schedule."""
+        """Return the code that makes this schedule."""
         defaults = _defaults(type(self))
         shown = []
         for name, value in self._arguments():
@@ -116,7 +116,7 @@ class Schedule(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _nested(self, in_each_place: bool = False) -> Iterator[Schedule]:
-        """Give this schedule and those that it is made of, each once or in each place, in the order in which they print."""
+        """Yield this schedule and those that it is made of, in the order in which they print: each once, or in each place."""
         waiting: list[Any] = [self]
         met = set()
         while waiting:
@@ -198,6 +198,8 @@ class Schedule(ABC):
         ------
         TypeError
             For a schedule that holds a callable, or one of a class that is not from this module.
+        ValueError
+            For more than a million schedules within one another, each counted in each of its places.
         """
         from lrcore.schedules._dictionary import to_dict
 
@@ -205,7 +207,7 @@ class Schedule(ABC):
 
 
 def code_of(value: Any) -> Steps:
-    """Give the code of a schedule or of an argument."""
+    """Return the code of an argument, which may be a schedule."""
     if isinstance(value, Schedule) and type(value).__repr__ is Schedule.__repr__:
         return (yield value._code())
     return repr(value)

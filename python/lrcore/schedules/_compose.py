@@ -1,6 +1,6 @@
 """Schedules that are made from others. All but `Sequence` are made by methods of `Schedule`.
 
-They may be made of one another any number of times: nothing here recurses as deep as they are.
+They may be made of one another any number of times. Those of one kind become one when they are made.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Parts(NamedTuple):
 
 
 def joined(first: Schedule, at: int, other: Rate) -> Sequence:
-    """Give one sequence of a schedule, which may be a sequence, and of another that begins at a step."""
+    """Return the sequence of two schedules, the second of which begins at step `at`. Either may be a sequence itself."""
     following = _part(other)
     # Parts that are never asked stay, since they may have a state.
     before = _Parts.of(first, not (isinstance(first, Sequence) and first._ends and first._ends[-1] >= at))  # type: ignore[attr-defined]
@@ -158,12 +158,12 @@ class _Around(Composed, Checked):
         return _operand(self.inner, code) + self._operation()
 
     def _operation(self) -> str:
-        """Give the code that follows the inner schedule's."""
+        """Return the code that follows that of the inner schedule."""
         raise NotImplementedError
 
 
 def _operand(schedule: Schedule, code: str) -> str:
-    """Give the code of a schedule where a method or an operator follows."""
+    """Return the code of a schedule, in parentheses if a method or an operator cannot follow it otherwise."""
     return f"({code})" if isinstance(schedule, Product) else code
 
 
@@ -234,7 +234,7 @@ class Product(_Around):
 
 
 def multiplied(schedule: Schedule, factor: float | Schedule) -> Product:
-    """Give the product of a schedule, which may be a product, and of a checked factor."""
+    """Return the product of a schedule, which may be a product itself, and a checked factor."""
     if isinstance(factor, Schedule) and height_of(factor) > max(TALL, height_of(schedule)):
         schedule, factor = factor, schedule  # the same bits; the inner schedule's levels take no stack
     product = object.__new__(Product)

@@ -40,15 +40,15 @@ class Composed(Schedule):
             set_fields(self, _highest=highest, _height=height_of(highest) + 1)
 
     def _extent_below(self) -> Extent:
-        """Give the extent of the schedules that this one is made of."""
+        """Return the extent of the schedules that this one is made of."""
         return self._size - 1, self._highest
 
     def _asked(self, t: int) -> tuple[Schedule, int]:
-        """Give the schedule that is asked, and for which t."""
+        """Return the schedule that is asked, and for which t."""
         return self._children[0], t
 
     def _changed(self, rate: float, t: int) -> float:  # noqa: ARG002
-        """Give the rate that is made of the other's."""
+        """Return the rate, made of that of the schedule that was asked."""
         return rate
 
     def _value(self, t: int) -> float:
@@ -70,7 +70,7 @@ class Composed(Schedule):
         return rate
 
     def _leaves(self) -> Iterator[Any]:
-        """Give the arguments, those in tuples too."""
+        """Yield the arguments, those in tuples one by one."""
         waiting = [value for _, value in self._arguments()][::-1]
         while waiting:
             value = waiting.pop()
@@ -100,7 +100,10 @@ class Composed(Schedule):
         return _unfilled, (tuple(self._lower_levels())[::-1], type(self)), self.__getstate__()
 
     def _lower_levels(self) -> Iterator[Schedule]:
-        """Give, at every tenth level, every tenth below down to a hundredth; at a hundredth, every hundredth below."""
+        """Yield every tenth level below a tenth level, down to a hundredth; and below a hundredth every hundredth.
+
+        Those of the highest part alone: where the others are nearly as high at every level, copies recurse as deep.
+        """
         if self._height == 0 or self._height % SLICE:
             return
         step = SLICE**2 if self._height % SLICE**2 == 0 else SLICE
@@ -155,7 +158,7 @@ def are_alike(one: Any, other: Any, places: bool = True) -> bool:
 
 
 def _pairs(one: Composed, other: Composed) -> list[tuple[Any, Any]]:
-    """Give what is to be compared."""
+    """Return the pairs of arguments to compare."""
     leaves, others = [*one._leaves()], [*other._leaves()]
     return [*zip(leaves, others, strict=True)] if len(leaves) == len(others) else [(leaves, others)]
 

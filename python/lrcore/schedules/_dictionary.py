@@ -1,7 +1,8 @@
 """Schedules as JSON-safe dictionaries, and back.
 
 A schedule within another is a dictionary within its arguments. One that stands in several places, and what is at a tenth
-level of a deep nest or skips one, is an entry of the list `shared` of the outermost dictionary, and ``{"shared": index}`` stands for it.
+level of a deep nest or skips one, is an entry of the list `shared` of the outermost dictionary. ``{"shared": index}``
+stands for it.
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ def to_dict(schedule: Schedule) -> dict[str, Any]:
 
 def _require_size(schedule: Schedule) -> None:
     if schedule._size > _MOST:
-        raise ValueError(
-            f"schedule: expected at most {_MOST} schedules within one another, got {schedule._size}"
-        )
+        raise ValueError(f"schedule: expected at most {_MOST} schedules within one another")
 
 
 class _Writer:
@@ -59,7 +58,7 @@ class _Writer:
         return dictionary
 
     def _encoded(self, value: Any, height: int) -> Steps:
-        """Give a field of a schedule of so many levels in terms of JSON."""
+        """Return an argument of a schedule of this height in terms of JSON."""
         if isinstance(value, tuple):
             entries = []
             for each in value:
@@ -154,7 +153,7 @@ class _Reader:
         return schedule
 
     def _decoded(self, value: Any, lists: int = 0) -> Steps:
-        """Give the argument for a value that lies in so many lists."""
+        """Return the argument that a value within this many lists stands for."""
         if isinstance(value, Mapping):
             if {*value} != {_SHARED}:
                 return (yield self._schedule_of(value))
