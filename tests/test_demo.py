@@ -21,8 +21,9 @@ import pytest
 from numpy.typing import NDArray
 
 import lrcore
-from lrcore import _digits, demo
+from lrcore import demo
 from lrcore.__main__ import COMMANDS, main
+from lrcore.demo import _network as _digits
 
 OPTIMIZERS = [name for name in lrcore.optimizers.__all__ if name != "Optimizer"]
 LARGE = 1024  # hidden units that make enough parameters for the pool to cut

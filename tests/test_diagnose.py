@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 import lrcore
-from lrcore._digits import Digits, batches, forward, initialize, load, log_softmax, loss_and_gradient
+from lrcore.demo._network import Digits, batches, forward, initialize, load, log_softmax, loss_and_gradient
 from lrcore.tune import Diagnosis, diagnose
 from lrcore.tune._diagnose import LEAST, NAMES
 

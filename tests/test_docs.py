@@ -40,7 +40,7 @@ SCHEDULE_CLASSES: dict[str, type[Schedule]] = {
     "name", [name for name in MODULES if name.split(".")[-1] not in ("__main__", "_lrcore_core")]
 )
 def test_docstrings(name: str) -> None:
-    if "torch" in name and name != "lrcore._torch_state":
+    if "torch" in name and name != "lrcore.optimizers._torch_state":
         pytest.importorskip("torch")
     result = doctest.testmod(importlib.import_module(name), extraglobs={"lrcore": lrcore, "numpy": np})
     assert result.failed == 0

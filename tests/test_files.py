@@ -18,7 +18,7 @@ import pytest
 
 import lrcore
 from changing_files import KINDS, hammer, load, optimizer
-from lrcore import _tensor_file
+from lrcore._files import safetensors as _tensor_file
 from support import assert_bits
 
 NO_WHEELS = "safetensors has no wheels for free-threaded Python"

@@ -15,8 +15,7 @@ import pytest
 
 import lrcore
 from fake_cuda import FakeCuda
-from lrcore import _nest
-from lrcore.pack import PackList, layout
+from lrcore.pack import PackList, _nest, layout
 from support import assert_bits, make
 
 

@@ -16,8 +16,8 @@ import pytest
 
 import lrcore
 from fake_cuda import FakeCuda
-from lrcore import _tensor_file
-from lrcore._nest import mapped
+from lrcore._files import safetensors as _tensor_file
+from lrcore.pack._nest import mapped
 from support import assert_bits
 
 NO_WHEELS = "safetensors has no wheels for free-threaded Python"

@@ -13,7 +13,7 @@ import pytest
 
 import lrcore
 from lrcore import schedules
-from lrcore._chart import chart
+from lrcore.plot._chart import chart
 from lrcore.tune import RangeTest
 from schedule_examples import every, label
 

@@ -21,7 +21,9 @@ import pytest
 
 import lrcore
 from devices import imitated
-from lrcore import _state_file, _tensor_file, schedules
+from lrcore import schedules
+from lrcore._files import safetensors as _tensor_file
+from lrcore.optimizers import _file as _state_file
 from support import N, assert_bits, assert_goes_on, make, run, start
 
 

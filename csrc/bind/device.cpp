@@ -9,10 +9,10 @@
 namespace lrcore {
 namespace {
 
-/// lrcore._streams, imported when the first device array comes and never let go.
+/// lrcore._arrays.streams, imported when the first device array comes and never let go.
 py::handle streams() {
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> module;
-  return module.call_once_and_store_result([] { return py::object(py::module_::import("lrcore._streams")); })
+  return module.call_once_and_store_result([] { return py::object(py::module_::import("lrcore._arrays.streams")); })
       .get_stored();
 }
 

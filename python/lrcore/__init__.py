@@ -21,7 +21,6 @@ array([0.5, 0.5, 0.5], dtype=float32)
 from __future__ import annotations
 
 from lrcore import functional, optimizers, plot, schedules, tune
-from lrcore._load import load
 from lrcore._lrcore_core import build_info as _build_info
 from lrcore._runtime import (
     Rule,
@@ -33,6 +32,7 @@ from lrcore._runtime import (
     use_backend,
 )
 from lrcore.optimizers import *
+from lrcore.optimizers._load import load
 from lrcore.pack import Pack
 
 __all__ = [

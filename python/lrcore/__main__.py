@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import lrcore
-from lrcore import _plot_command, bench, demo
+from lrcore.bench import _command as bench
+from lrcore.demo import _command as demo
+from lrcore.plot import _command as plot
 
 __all__ = ["main"]
 
@@ -48,7 +50,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("info", "tell what was built and what is here", _add_info_arguments, _info),
     Command("demo", "train a small network on handwritten digits", demo.add_arguments, demo.run),
-    Command("plot", "draw learning-rate schedules", _plot_command.add_arguments, _plot_command.run),
+    Command("plot", "draw learning-rate schedules", plot.add_arguments, plot.run),
     Command("bench", "time the optimizer step", bench.add_arguments, bench.run),
 )
 

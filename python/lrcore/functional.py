@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lrcore import _arguments, optimizers
+from lrcore import _checks as _arguments
+from lrcore import optimizers
 
 __all__ = [name.lower() for name in optimizers.__all__ if name != "Optimizer"]
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lrcore
+from lrcore._arrays.memory import aligned_zeros
 from lrcore._lrcore_core import Stepper, run_divisions, run_limit
-from lrcore._memory import aligned_zeros
 from lrcore.bench._timing import Row, Variant, interleave, quartiles
 
 LOOPS = ("limit", "divisions")

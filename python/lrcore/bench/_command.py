@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lrcore
-from lrcore._arguments import whole
+from lrcore._checks import whole
 from lrcore._extras import require
 from lrcore._runtime import cpu_backends
 from lrcore.bench import _records

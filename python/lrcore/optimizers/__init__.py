@@ -19,7 +19,7 @@ operation is rounded to float32 by itself. `lrcore.functional` has each of these
 
 from __future__ import annotations
 
-from lrcore._optimizer import Optimizer
+from lrcore.optimizers._base import Optimizer
 from lrcore.optimizers.adadelta import Adadelta
 from lrcore.optimizers.adagrad import Adagrad
 from lrcore.optimizers.adam import Adam, AdamW

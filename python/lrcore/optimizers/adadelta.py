@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrcore._optimizer import Optimizer
+from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Rate
 
 

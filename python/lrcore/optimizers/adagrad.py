@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lrcore._arguments import magnitude
-from lrcore._optimizer import Optimizer
+from lrcore._checks import magnitude
+from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Rate
 
 

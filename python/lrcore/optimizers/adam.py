@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lrcore._optimizer import Optimizer
+from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Rate
 
 

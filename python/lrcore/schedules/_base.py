@@ -14,7 +14,7 @@ from typing import Any, ClassVar, SupportsIndex, TypeAlias, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._arguments import length, magnitude, shown
+from lrcore._checks import length, magnitude, shown
 from lrcore._lrcore_core import to_float
 from lrcore.schedules._checks import CHECKS, Check, nonnegative, rate
 from lrcore.schedules._depth import Steps, unrolled

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from lrcore._arguments import flag, length, magnitude, shown, whole
+from lrcore._checks import flag, length, magnitude, shown, whole
 from lrcore._lrcore_core import to_float
 
 Check: TypeAlias = Callable[[str, Any], Any]

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
-from lrcore._arguments import length
+from lrcore._checks import length
 from lrcore.schedules._base import (
     Checked,
     Rate,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import cos, pi
 from typing import Any, ClassVar
 
-from lrcore._arguments import length
+from lrcore._checks import length
 from lrcore.schedules._base import Checked, set_fields
 from lrcore.schedules._checks import one_of, optional, rate
 

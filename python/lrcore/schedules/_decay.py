@@ -7,7 +7,7 @@ import functools
 from math import cos, exp, pi
 from typing import ClassVar
 
-from lrcore._arguments import length
+from lrcore._checks import length
 from lrcore.schedules._base import Checked
 
 

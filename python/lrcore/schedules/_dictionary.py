@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lrcore._arguments import whole
+from lrcore._checks import whole
 from lrcore.schedules._base import Schedule
 from lrcore.schedules._checks import listed
 from lrcore.schedules._depth import SLICE, Steps, unrolled

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, cast
 
-from lrcore._arguments import whole
+from lrcore._checks import whole
 from lrcore._lrcore_core import to_float
 from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule, set_fields
 from lrcore.schedules._checks import listed, nonnegative, one_of, rate

@@ -7,7 +7,7 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from lrcore._arguments import length
+from lrcore._checks import length
 from lrcore.schedules._base import Checked, set_fields
 from lrcore.schedules._checks import listed, rate
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._arguments import series
+from lrcore._checks import series
 from lrcore._lrcore_core import to_float
 
 __all__ = ["Diagnosis", "diagnose"]

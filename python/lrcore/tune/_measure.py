@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 
 from lrcore._lrcore_core import copy
-from lrcore._optimizer import Optimizer
+from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Schedule
 from lrcore.schedules._checks import one_of, positive, rate
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._arguments import flag, length, magnitude
+from lrcore._arrays.memory import array_at
+from lrcore._checks import flag, length, magnitude
 from lrcore._extras import needs
 from lrcore._lrcore_core import commit, copy, to_float
-from lrcore._memory import array_at
-from lrcore._optimizer import Optimizer
+from lrcore.optimizers._base import Optimizer
 from lrcore.schedules._checks import one_of, positive
 from lrcore.schedules._plateau import states_of, states_to_set
 from lrcore.tune._diagnose import FLAT, ROUNDING, noise_of

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from lrcore._arguments import whole
+from lrcore._checks import whole
 from lrcore._extras import needs
 from lrcore._lrcore_core import to_float
 from lrcore.schedules._checks import one_of, positive

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrcore import _arguments
-from lrcore._arguments import require_entries
+from lrcore import _checks as _arguments
+from lrcore._checks import require_entries
 from lrcore._extras import needs
 from lrcore._lrcore_core import require_memory, rules, to_float
 from lrcore.pack import shape_of
 from lrcore.schedules import Constant
 
 if TYPE_CHECKING:
-    from lrcore._optimizer import Optimizer
+    from lrcore.optimizers._base import Optimizer
 
 
 class _Peer(NamedTuple):

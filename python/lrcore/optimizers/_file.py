@@ -1,6 +1,6 @@
 """The file of an optimizer's state: its state dictionary in the format safetensors.
 
-Each state is a tensor, F32 and flat. All other entries are in the text, as `_tensor_file` says.
+Each state is a tensor, F32 and flat. All other entries are in the text, as `lrcore._files.safetensors` says.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lrcore import _tensor_file
-from lrcore._arguments import require_entries
-from lrcore._tensor_file import OWN, TEXT, blaming
+from lrcore._checks import require_entries
+from lrcore._files import safetensors as _tensor_file
+from lrcore._files.safetensors import OWN, TEXT, blaming
 
 __all__ = ["FORMAT", "blaming", "read", "write"]
 

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from lrcore._files.atomic import naming, replace_file
 from lrcore._lrcore_core import build_info
-from lrcore._replace import naming, replace_file
 
 TEXT = "lrcore"
 _SUM = "lrcore.crc32"

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from lrcore._memory import aligned_zeros
-from lrcore._nest import array_from, join, leaves, mapped, pairs, require_numbers, require_plain
+from lrcore._arrays.memory import aligned_zeros
+from lrcore.pack._nest import array_from, join, leaves, mapped, pairs, require_numbers, require_plain
 
 _CACHE_LINE = 64
 """In bytes."""

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from lrcore import _arguments, _state_file, _torch_state, schedules
-from lrcore._arguments import FilePath, Hyper, file_path, require_entries
+from lrcore import _checks as _arguments
+from lrcore import schedules
+from lrcore._arrays.memory import State, aligned_zeros, array_at, offered_like
+from lrcore._checks import FilePath, Hyper, file_path, require_entries
 from lrcore._lrcore_core import Stepper, commit, describe, rules
-from lrcore._memory import State, aligned_zeros, array_at, offered_like
 from lrcore._runtime import require_environment
+from lrcore.optimizers import _file as _state_file
+from lrcore.optimizers import _torch_state
 from lrcore.schedules._plateau import kept_or_stored, plateaus, states_of, states_to_set
 
 if TYPE_CHECKING:
@@ -357,7 +360,7 @@ class Optimizer(Stepper):
     def _public_name(cls) -> str:
         """Give the name of the class of `lrcore.optimizers` that this is or derives from."""
         public = (each.__name__ for each in cls.__mro__ if each.__module__.startswith("lrcore.optimizers."))
-        return next(public, cls.__name__)
+        return next((name for name in public if name != "Optimizer"), cls.__name__)
 
     def __getstate__(self) -> dict[str, Any]:
         step_count, hyper, schedule, state = self._snapshot_all()

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lrcore
-from lrcore._digits import Digits, accuracy, batches, initialize, load, loss_and_gradient
 from lrcore._extras import needs
+from lrcore.demo._network import Digits, accuracy, batches, initialize, load, loss_and_gradient
 
 RATES = {
     "Adadelta": 10.0,

@@ -8,10 +8,11 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrcore import _arguments, _torch_state, schedules
+from lrcore import _checks as _arguments
+from lrcore import schedules
 from lrcore._extras import needs
 from lrcore._lrcore_core import commit, to_float
-from lrcore.optimizers import Optimizer
+from lrcore.optimizers import Optimizer, _torch_state
 from lrcore.schedules import Constant, Schedule
 
 with needs("torch"):

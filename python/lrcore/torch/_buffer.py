@@ -7,15 +7,16 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lrcore import _arguments, _torch_state, schedules
-from lrcore._arguments import require_entries
+from lrcore import _checks as _arguments
+from lrcore import schedules
+from lrcore._checks import require_entries
 from lrcore._extras import needs
 from lrcore._lrcore_core import Watch, require_memory, to_float
-from lrcore._nest import sharing
-from lrcore._torch_mapping import fitting
-from lrcore.optimizers import Optimizer
+from lrcore.optimizers import Optimizer, _torch_state
 from lrcore.pack import layout
+from lrcore.pack._nest import sharing
 from lrcore.schedules import Constant
+from lrcore.torch._mapping import fitting
 
 with needs("torch"):
     import torch

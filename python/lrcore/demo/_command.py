@@ -1,82 +1,24 @@
-"""`lrcore demo`: train a small network on handwritten digits, and draw how its loss fell.
-
-The network, in `_digits.py`, is written for NumPy and CuPy alike. All parameters live in one `lrcore.Pack`, all
-gradients in another like it, and one fused step moves them all, on the CPU or on a GPU; see `_digits_training.py`.
-"""
+"""`lrcore demo`: train, report and draw."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 import lrcore
-from lrcore._digits import Digits, load
-from lrcore._digits_training import (
+from lrcore._extras import require
+from lrcore._runtime import cpu_backends
+from lrcore.demo._network import load
+from lrcore.demo._report import plot, plot_range_test, report
+from lrcore.demo._training import (
     DEVICES,
     RATES,
-    Result,
     check_least,
     find_lr,
     optimizer_name,
     steps_an_epoch,
     train,
 )
-from lrcore._extras import needs, require
-from lrcore._runtime import cpu_backends
-
-__all__ = ["RATES", "Digits", "Result", "add_arguments", "find_lr", "load", "plot", "report", "run", "train"]
-
-
-def report(result: Result) -> str:
-    """Give the result in words, a line for each of them."""
-    step, optimizer = np.median(result.step_seconds), np.median(result.optimizer_seconds)
-    lines = {
-        "test accuracy": f"{result.accuracy:.4f}",
-        "parameters": f"{result.parameters}",
-        "steps": f"{len(result.losses)}",
-        "time a step": f"{step * 1e6:.1f} us (median)",
-        "in the optimizer": f"{optimizer * 1e6:.1f} us, {optimizer / step:.1%} of it",
-        "optimizer": result.optimizer,
-        "learning rate": result.schedule,
-        "backend": result.backend,
-    }
-    if result.backend != "cuda":
-        lines["threads"] = f"{result.threads}"
-    return "\n".join(f"{name:<18}{value}" for name, value in lines.items())
-
-
-def plot(result: Result, path: str | Path) -> None:
-    """Draw the loss and the learning rate over the steps, as a PNG file.
-
-    Raises
-    ------
-    OSError
-        When the file cannot be written.
-    ImportError
-        When matplotlib is not installed.
-    """
-    with needs("demo"):
-        from matplotlib.figure import Figure
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    axes = lrcore.plot.training(result.losses, result.rates, figure.subplots())
-    axes.set_title(
-        f"{result.optimizer} on handwritten digits: test accuracy {result.accuracy:.1%}\n"
-        f"{result.parameters} parameters, backend {result.backend}"
-    )
-    axes.set_ylabel("training loss (nats)")
-    figure.axes[-1].set_xlabel(f"step ({result.steps_per_epoch} to an epoch)")
-    figure.savefig(path, format="png", dpi=150)
-
-
-def _plot_range_test(found: lrcore.tune.RangeTest, path: Path) -> None:
-    """Draw a range test, as a PNG file."""
-    with needs("demo"):
-        from matplotlib.figure import Figure
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    found.plot(figure.subplots()).set_ylabel("training loss (nats)")
-    figure.savefig(path, format="png", dpi=150)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         found = find_lr(name, progress=True, **options)
         lr = float(f"{found.suggest():.3g}")
         picture = out.with_name(f"{out.stem}-find-lr{out.suffix}")
-        _plot_range_test(found, picture)
+        plot_range_test(found, picture)
         print(f"{'found rate':<18}{lr}")
         print(f"{'range test':<18}{picture}")
     rate: lrcore.schedules.Rate = lr if arguments.schedule is None else _parse(arguments, lr)

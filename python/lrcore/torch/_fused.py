@@ -1,17 +1,4 @@
-"""Stepping the parameters of a PyTorch module in one call: ``pip install "lrcore[torch]"``.
-
-::
-
-    import lrcore.torch
-
-    opt = lrcore.torch.FusedOptimizer(model.parameters(), lrcore.AdamW, lr=1e-3)
-    for x, y in data:
-        opt.zero_grad()
-        loss(model(x), y).backward()
-        opt.step()
-
-PyTorch is imported with this module and not with `lrcore`.
-"""
+"""The optimizer of a module's parameters."""
 
 from __future__ import annotations
 
@@ -21,20 +8,19 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from lrcore import _arguments, _torch_state, schedules
+from lrcore import _checks as _arguments
+from lrcore import schedules
 from lrcore._extras import needs
 from lrcore._lrcore_core import commit, step_together
-from lrcore.optimizers import Optimizer
+from lrcore.optimizers import Optimizer, _torch_state
 from lrcore.schedules import Rate, Schedule
 
 with needs("torch"):
     import torch
 
-    from lrcore._torch_buffer import Buffer, check_parameters, named, place_of, with_own_storage
-    from lrcore._torch_group import Group
-    from lrcore._torch_mapping import States
-
-__all__ = ["FusedOptimizer"]
+    from lrcore.torch._buffer import Buffer, check_parameters, named, place_of, with_own_storage
+    from lrcore.torch._group import Group
+    from lrcore.torch._mapping import States
 
 _MEANT = {
     **dict.fromkeys(("learning_rate", "learn_rate", "rate", "schedule"), "opt.lr"),

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from lrcore import plot
-from lrcore._chart import chart
 from lrcore._extras import needs
+from lrcore.plot import _figures
+from lrcore.plot._chart import chart
 from lrcore.schedules import parse
 
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw the schedules."""
-    steps = plot.steps_to_draw("--steps", arguments.steps)
+    steps = _figures.steps_to_draw("--steps", arguments.steps)
     schedules = [parse(text) for text in arguments.schedules]
     if arguments.out is None:
         if arguments.log:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     with needs("plot"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    plot.schedules(
+    _figures.schedules(
         *schedules, steps=steps, labels=arguments.schedules, log=arguments.log, ax=figure.subplots()
     )
     figure.savefig(arguments.out, dpi=150)

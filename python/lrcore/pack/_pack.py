@@ -1,4 +1,4 @@
-"""One flat buffer with named, shaped views: ordinary model code on one side, one fused step on the other."""
+"""The pack, and its lists."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from lrcore import _pack_file
-from lrcore._arguments import FilePath, file_path, flag
-from lrcore._nest import is_array, require_plain, shape_of, shapes_of, ties_among
-from lrcore._node import Node, layout, library, zeros_for
-from lrcore._tensor_file import blaming
-
-__all__ = ["Pack", "PackList", "layout", "shape_of"]
+from lrcore._checks import FilePath, file_path, flag
+from lrcore._files.safetensors import blaming
+from lrcore.pack import _file as _pack_file
+from lrcore.pack._nest import is_array, require_plain, shapes_of, ties_among
+from lrcore.pack._node import Node, library, zeros_for
 
 
 class Pack(Node, Mapping[str, Any], over=dict):
@@ -72,7 +70,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
     >>> list(pack.named_arrays())
     ['embed', 'layers.0.w', 'layers.0.b', 'layers.1.w', 'layers.1.b']
 
-    >>> w = np.ones((3, 2), np.float32)
+    >>> w = numpy.ones((3, 2), numpy.float32)
     >>> pack = Pack({"embed": w, "head": w})
     >>> pack["head"] = 2
     >>> pack.flat

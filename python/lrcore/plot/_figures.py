@@ -1,14 +1,4 @@
-"""Pictures of schedules, range tests and trainings, with matplotlib: ``pip install "lrcore[plot]"``.
-
-Each function takes an `ax` to draw on, or makes a figure with pyplot, and returns the Axes.
-
->>> import lrcore
->>> cosine = lrcore.schedules.Cosine(1e-3, steps=1000)
->>> ax = lrcore.plot.schedules(cosine.warmup(100), cosine, steps=1200)
->>> ax.get_xlabel(), ax.get_ylabel()
-('step', 'learning rate')
->>> ax.figure.savefig("rates.png")  # doctest: +SKIP
-"""
+"""The figures."""
 
 from __future__ import annotations
 
@@ -19,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lrcore._arguments import flag, length, series, shown
+from lrcore._checks import flag, length, series, shown
 from lrcore._extras import needs
 from lrcore.schedules import Rate, as_schedule
 from lrcore.schedules._checks import listed, one_of
@@ -29,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from lrcore.tune import RangeTest
-
-__all__ = ["range_test", "schedules", "training"]
 
 _POINTS = 10_000
 """How many steps are drawn at most; of more, evenly spaced ones."""

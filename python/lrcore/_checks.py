@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lrcore._lrcore_core import to_float
 
 if TYPE_CHECKING:
-    from lrcore._optimizer import Optimizer
+    from lrcore.optimizers._base import Optimizer
 
 Value: TypeAlias = float | tuple[float, float]
 FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]

@@ -1,6 +1,6 @@
 """The file of a pack: its arrays in the format safetensors, under their names, such as layers.0.w.
 
-The entry `structure` of the text, which `_tensor_file` describes, is the nest of dictionaries and lists with the arrays'
+The entry `structure` of the text, which `lrcore._files.safetensors` describes, is the nest of dictionaries and lists with the arrays'
 shapes as text at the leaves, such as "[3, 4]". An array under several paths is stored once, under the first: the optional
 entry `ties` has each other path with the one of the tensor. A file without a text is one by others.
 """
@@ -12,10 +12,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lrcore import _tensor_file
-from lrcore._arguments import require_entries
-from lrcore._nest import leaves, mapped, require_names
-from lrcore._tensor_file import OWN, TEXT, blaming
+from lrcore._checks import require_entries
+from lrcore._files import safetensors as _tensor_file
+from lrcore._files.safetensors import OWN, TEXT, blaming
+from lrcore.pack._nest import leaves, mapped, require_names
 
 FORMAT = 1
 _LONGEST = 99_000_000

@@ -9,16 +9,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
-from lrcore import _torch_state
-from lrcore._arguments import require_entries
+from lrcore._checks import require_entries
 from lrcore._extras import needs
 from lrcore._lrcore_core import commit
+from lrcore.optimizers import _torch_state
 
 with needs("torch"):
     import torch
 
 if TYPE_CHECKING:
-    from lrcore._torch_buffer import Buffer
+    from lrcore.torch._buffer import Buffer
 
 _BEGIN_ANEW = "opt.state.clear() begins anew for all parameters, which share one step count"
 _NOTHING = object()

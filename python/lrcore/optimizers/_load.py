@@ -7,10 +7,12 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from lrcore import _arguments, _state_file, optimizers
-from lrcore._arguments import FilePath, file_path, require_entries
+from lrcore import _checks as _arguments
+from lrcore import optimizers
+from lrcore._checks import FilePath, file_path, require_entries
 from lrcore._lrcore_core import describe
 from lrcore.optimizers import Optimizer
+from lrcore.optimizers import _file as _state_file
 from lrcore.schedules import Rate
 
 

@@ -1,0 +1,1 @@
+"""The format of the files, and how one is replaced as a whole."""

@@ -1,0 +1,15 @@
+"""Pictures of schedules, range tests and trainings, with matplotlib: ``pip install "lrcore[plot]"``.
+
+Each function takes an `ax` to draw on, or makes a figure with pyplot, and returns the Axes.
+
+>>> import lrcore
+>>> cosine = lrcore.schedules.Cosine(1e-3, steps=1000)
+>>> ax = lrcore.plot.schedules(cosine.warmup(100), cosine, steps=1200)
+>>> ax.get_xlabel(), ax.get_ylabel()
+('step', 'learning rate')
+>>> ax.figure.savefig("rates.png")  # doctest: +SKIP
+"""
+
+from lrcore.plot._figures import range_test, schedules, training
+
+__all__ = ["range_test", "schedules", "training"]
