@@ -590,7 +590,7 @@ def test_a_callable_is_asked_once_and_at_the_step(given: Any, monkeypatch: pytes
         return rates[t]
 
     first, second = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1, 1))
-    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    monkeypatch.setattr(lrcore.torch._fused, "place_of", lambda tensor: tensor.ndim)
     opt = FusedOptimizer([first, second], lrcore.SGD, lr=given(rate))
     for each in (first, second):
         each.grad = torch.ones_like(each)
@@ -1431,7 +1431,7 @@ def test_a_buffer_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """One optimizer for each; steps, states and dictionaries are those of one for all."""
     model, twin = network(), network()
     together = made("NAdam", twin, lr=lrcore.schedules.Cosine(0.01, steps=20))
-    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    monkeypatch.setattr(lrcore.torch._fused, "place_of", lambda tensor: tensor.ndim)
     apart = made("NAdam", model, lr=lrcore.schedules.Cosine(0.01, steps=20))
     assert [each.size for each in apart.optimizers] == [
         135,
@@ -1454,7 +1454,7 @@ def test_a_buffer_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_set_is_set_on_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates and hyperparameters, in the group or by `lr`; and one Plateau steers all."""
     model = network()
-    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    monkeypatch.setattr(lrcore.torch._fused, "place_of", lambda tensor: tensor.ndim)
     opt = made("Adam", model, lr=lrcore.schedules.Plateau(0.5, patience=0))
     saved = opt.state_dict()
     other = made("Adam", network(), lr=0.1)
@@ -1475,7 +1475,7 @@ def test_what_is_set_is_set_on_every_device(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_interrupt_leaves_devices_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the rate raises, every device has taken as many steps as every other."""
-    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    monkeypatch.setattr(lrcore.torch._fused, "place_of", lambda tensor: tensor.ndim)
     weights = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(1, 1))]
     raised: list[type[BaseException]] = []
 
@@ -1497,7 +1497,7 @@ def test_an_interrupt_leaves_devices_together(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_devices_that_are_changed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    monkeypatch.setattr(lrcore.torch._fused, "place_of", lambda tensor: tensor.ndim)
     ways: list[Callable[[Any], Any]] = [
         lambda inner: setattr(inner, "lr", 0.5),
         lambda inner: inner.hyper.update(eps=0.5),
@@ -1525,7 +1525,7 @@ def test_devices_that_are_changed_alone(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_states_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lrcore.torch, "place_of", lambda tensor: tensor.ndim)
+    monkeypatch.setattr(lrcore.torch._fused, "place_of", lambda tensor: tensor.ndim)
     weights = [of(1, 1), of(3), of(2, 2)]
     opt = FusedOptimizer(weights, lrcore.Adam)
     opt.step()
