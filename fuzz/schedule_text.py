@@ -122,7 +122,7 @@ TEXTS = [
     "PolynomialProduct(0.1, steps=30, power=1, power2=2)", "CosineRestarts(0.1, steps=4, cycle_mult=2, peak_mult=0.7, end=0.003)",
     "Cyclic(0, 0.1, up=3, down=8, mode='triangular2')", "Cyclic(0.001, 0.1, 4, None, 'exp_range', gamma=0.98)",
     "OneCycle(0.1, 40, pct_start=0.4, div=1, final_div=1, three_phase=True)", "OneCycle(0.1, 37, shape='linear')",
-    "WarmupStableDecay(0.3, warmup=0, stable=3, decay=30, end=0.01, shape=\"linear\")", "InverseSqrt(0.1, warmup=10)",
+    "WarmupStableDecay(0.3, warmup_steps=0, stable=3, decay=30, end=0.01, shape=\"linear\")", "InverseSqrt(0.1, warmup_steps=10)",
     "Noam(512, 30, scale=2)", "CyclicStages([(0.1, 3), (0, 1)])", "PeriodicPulse(0.01, [(0.5, 6), (0.1, 4)])",
     "Sequence([(Cosine(0.1, 9), 9), (0.05, 2), Rex(0.1, 9).per_epoch(3)])", "Rex(0.1, 9).then(0.05, at=3).warmup(6, start=0)",
     "Plateau(0.1, factor=0.5, patience=0, mode='max', statistic='mean', window=4, nan='bad') * Constant(1)",

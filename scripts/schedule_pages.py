@@ -79,11 +79,11 @@ DRAWINGS: dict[str, Drawing] = {
     "NaturalExponential": curves("NaturalExponential(0.1, k=0.02)", "NaturalExponential(0.1, k=0.05)"),
     "InverseTime": curves(
         "InverseTime(0.1, k=0.1)", "InverseTime(0.1, k=1, steps=20, staircase=True)", steps=150),
-    "InverseSqrt": curves("InverseSqrt(0.1, warmup=20)", "InverseSqrt(0.1, warmup=60)", steps=300),
-    "Noam": curves("Noam(512, warmup=4000)", "Noam(512, warmup=8000)", steps=30_000),
+    "InverseSqrt": curves("InverseSqrt(0.1, warmup_steps=20)", "InverseSqrt(0.1, warmup_steps=60)", steps=300),
+    "Noam": curves("Noam(512, warmup_steps=4000)", "Noam(512, warmup_steps=8000)", steps=30_000),
     "WarmupStableDecay": curves(
-        "WarmupStableDecay(0.1, warmup=20, stable=40, decay=40)",
-        "WarmupStableDecay(0.1, warmup=20, stable=40, decay=40, shape='linear')", steps=120),
+        "WarmupStableDecay(0.1, warmup_steps=20, stable=40, decay=40)",
+        "WarmupStableDecay(0.1, warmup_steps=20, stable=40, decay=40, shape='linear')", steps=120),
     "CosineRestarts": curves(
         "CosineRestarts(0.1, steps=50)",
         "CosineRestarts(0.1, steps=20, cycle_mult=2, peak_mult=0.7, end=0.01)", steps=140),

@@ -125,26 +125,26 @@ def one_cycle(
 
 
 def warmup_stable_decay(
-    t: int, peak: float, warmup: int, stable: int, decay: int, end: float = 0, shape: str = "1-sqrt"
+    t: int, peak: float, warmup_steps: int, stable: int, decay: int, end: float = 0, shape: str = "1-sqrt"
 ) -> float:
-    if t < warmup:
-        return peak * ((t + 1) / warmup)
-    if t < warmup + stable:
+    if t < warmup_steps:
+        return peak * ((t + 1) / warmup_steps)
+    if t < warmup_steps + stable:
         return peak
-    z = (t - warmup - stable) / decay
+    z = (t - warmup_steps - stable) / decay
     if z >= 1:
         return end
     f = {"linear": 1 - z, "cosine": (1 + math.cos(math.pi * z)) / 2, "1-sqrt": 1 - math.sqrt(z)}[shape]
     return end + (peak - end) * f
 
 
-def inverse_sqrt(t: int, peak: float, warmup: int) -> float:
-    return peak * min((t + 1) / warmup, math.sqrt(warmup / (t + 1)))
+def inverse_sqrt(t: int, peak: float, warmup_steps: int) -> float:
+    return peak * min((t + 1) / warmup_steps, math.sqrt(warmup_steps / (t + 1)))
 
 
-def noam(t: int, model_dim: int, warmup: int, scale: float = 1) -> float:
+def noam(t: int, model_dim: int, warmup_steps: int, scale: float = 1) -> float:
     s = t + 1
-    return scale * math.pow(model_dim, -0.5) * min(math.pow(s, -0.5), s * math.pow(warmup, -1.5))
+    return scale * math.pow(model_dim, -0.5) * min(math.pow(s, -0.5), s * math.pow(warmup_steps, -1.5))
 
 
 def cyclic_stages(t: int, stages: Pairs) -> float:

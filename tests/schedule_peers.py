@@ -133,7 +133,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "torch",
         "LambdaLR(lambda t: 64**-0.5 * min((t + 1) ** -0.5, (t + 1) * 10**-1.5))",
-        "Noam(64, warmup=10, scale=0.1)",
+        "Noam(64, warmup_steps=10, scale=0.1)",
         40,
         tolerance=PRODUCT,
     ),
@@ -636,7 +636,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "transformers",
         "get_inverse_sqrt_schedule(10)",
-        "Constant(0.0).then(InverseSqrt(0.1, warmup=10), at=1)",
+        "Constant(0.0).then(InverseSqrt(0.1, warmup_steps=10), at=1)",
         40,
         tolerance=PRODUCT,
         note="One step later than InverseSqrt, which has no first step at rate 0.",
@@ -644,14 +644,14 @@ ROWS: tuple[Row, ...] = (
     Row(
         "transformers",
         "get_inverse_sqrt_schedule(6, timescale=20)",
-        "InverseSqrt(0.1, warmup=20).shift(19).warmup(6, start=0.0)",
+        "InverseSqrt(0.1, warmup_steps=20).shift(19).warmup(6, start=0.0)",
         40,
         tolerance=PRODUCT,
     ),
     Row(
         "transformers",
         "get_inverse_sqrt_schedule(0)",
-        "InverseSqrt(0.1, warmup=10_000).shift(9_999)",
+        "InverseSqrt(0.1, warmup_steps=10_000).shift(9_999)",
         40,
         tolerance=PRODUCT,
         note="Without a warm-up its timescale is 10000.",
@@ -687,7 +687,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "transformers",
         "get_wsd_schedule(5, 10, num_stable_steps=8)",
-        "WarmupStableDecay(0.1, warmup=0, stable=8, decay=10, shape='cosine').warmup(5, start=0.0)",
+        "WarmupStableDecay(0.1, warmup_steps=0, stable=8, decay=10, shape='cosine').warmup(5, start=0.0)",
         23,
         past=20,
         note="The warm-up rises from min_lr_ratio at t = 0; that of WarmupStableDecay from 1 / warmup.",
@@ -695,7 +695,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "transformers",
         "get_wsd_schedule(5, 12, num_training_steps=25, decay_type='1-sqrt', min_lr_ratio=0.1)",
-        "WarmupStableDecay(0.1, warmup=0, stable=8, decay=12, end=0.01, shape='1-sqrt').warmup(5, start=0.01)",
+        "WarmupStableDecay(0.1, warmup_steps=0, stable=8, decay=12, end=0.01, shape='1-sqrt').warmup(5, start=0.01)",
         25,
         past=10,
     ),

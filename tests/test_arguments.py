@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lrcore
-from lrcore._checks import NUMBERS, OPTIONS
+from lrcore.optimizers._arguments import NUMBERS, OPTIONS
 from support import CLASSES, assert_bits, choices, run, start
 
 

@@ -162,10 +162,7 @@ def test_a_schedules_equation(equations: Any, name: str, options: dict[str, Any]
     cls = getattr(schedules, name)
     read = equation(equations, cls)
     schedule = cls(**options)
-    attributes = {"warmup": "warmup_steps"}
-    arguments = {
-        each: getattr(schedule, attributes.get(each, each)) for each in inspect.signature(cls).parameters
-    }
+    arguments = {each: getattr(schedule, each) for each in inspect.signature(cls).parameters}
     chosen = {value for value in arguments.values() if isinstance(value, str)}
     chosen.add("staircase" if arguments.get("staircase") else "smooth")
     if name == "Plateau":

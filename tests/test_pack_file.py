@@ -17,7 +17,7 @@ import pytest
 import lrcore
 from fake_cuda import FakeCuda
 from lrcore._files import safetensors as _tensor_file
-from lrcore.pack._nest import mapped
+from lrcore.pack._nest import tree_map
 from support import assert_bits
 
 NO_WHEELS = "safetensors has no wheels for free-threaded Python"
@@ -207,7 +207,7 @@ TIES = {"layers.0.w": "embed", "head.w": "embed", "head.s": "layers.1.s"}
 
 def untied() -> lrcore.Pack:
     """Return a pack of the same names and values, each of them an array of its own."""
-    return lrcore.Pack(mapped(lambda _, view: view.copy(), tied().tree()))
+    return lrcore.Pack(tree_map(lambda _, view: view.copy(), tied().tree()))
 
 
 def by_others(path: Path, arrays: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import lrcore
 from lrcore import schedules
 from lrcore.schedules import Constant, Cosine, Linear, Plateau, Recursive, Schedule
 from lrcore.schedules import Sequence as Parts
-from lrcore.schedules._plateau import states_to_set
+from lrcore.schedules._state import states_to_set
 from opcodes import at_each_opcode, interrupt
 from support import python, together
 

@@ -90,14 +90,14 @@ ARGUMENTS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "OneCycle": one_cycle(),
     "WarmupStableDecay": of(
         peak=rates,
-        warmup=st.just(0) | lengths,
+        warmup_steps=st.just(0) | lengths,
         stable=st.just(0) | lengths,
         decay=lengths,
         end=rates,
         shape=st.sampled_from(["1-sqrt", "linear", "cosine"]),
     ),
-    "InverseSqrt": of(peak=rates, warmup=lengths),
-    "Noam": of(model_dim=lengths, warmup=lengths, scale=rates),
+    "InverseSqrt": of(peak=rates, warmup_steps=lengths),
+    "Noam": of(model_dim=lengths, warmup_steps=lengths, scale=rates),
     "CyclicStages": of(stages=pairs),
     "PeriodicPulse": of(base=rates, pulses=pairs),
     "Rex": of(lr=rates, steps=lengths, end=rates),
@@ -131,11 +131,11 @@ def bounds(name: str, o: dict[str, Any]) -> tuple[float, float]:
         ends = (o["peak"], o["peak"] / o["div"], o["peak"] / o["div"] / o["final_div"])
         return min(ends), max(ends)
     if name == "Noam":
-        return 0.0, o["scale"] * (o["model_dim"] * o["warmup"]) ** -0.5
+        return 0.0, o["scale"] * (o["model_dim"] * o["warmup_steps"]) ** -0.5
     if name == "Cyclic":
         return min(o["low"], o["high"]), max(o["low"], o["high"])
     if name == "WarmupStableDecay":
-        first = o["peak"] / o["warmup"] if o["warmup"] else o["peak"]
+        first = o["peak"] / o["warmup_steps"] if o["warmup_steps"] else o["peak"]
         return min(first, o["end"]), max(o["peak"], o["end"])
     greatest: float = o["lr"] if "lr" in o else o["peak"]
     if "end" in o:
@@ -148,7 +148,7 @@ def last(name: str, o: dict[str, Any]) -> int | None:
     if name == "PiecewiseConstant":
         return max(o["boundaries"], default=0)
     if name == "WarmupStableDecay":
-        return int(o["warmup"] + o["stable"] + o["decay"])
+        return int(o["warmup_steps"] + o["stable"] + o["decay"])
     if name in ("OneCycle", "PolynomialProduct"):
         return int(o["steps"] - 1)
     if name in ("Linear", "Cosine", "Rex") or (name == "Polynomial" and not o["cycle"]):
@@ -233,7 +233,16 @@ def test_every_schedule_with_a_dictionary_form_is_built() -> None:
     concrete = {name for name in classes if issubclass(getattr(schedules, name), Schedule)} - {"Schedule"}
     assert concrete == {*ARGUMENTS, "Sequence", "Plateau", "Function", "Recursive"}
     base = {name for name, each in vars(Schedule).items() if not name.startswith("_") and callable(each)}
-    assert base == {"then", "warmup", "clip", "shift", "per_epoch", "to_dict"}
+    assert base == {
+        "then",
+        "warmup",
+        "clip",
+        "shift",
+        "per_epoch",
+        "to_dict",
+        "state_dict",
+        "load_state_dict",
+    }
 
 
 # Values and bounds.
@@ -348,12 +357,12 @@ def slope(name: str, o: dict[str, Any]) -> float | None:
         return float(steepest * max(abs(second - first) / length for length, first, second in phases))
     if name == "WarmupStableDecay":  # sqrt(z + h) - sqrt(z) <= sqrt(h)
         part = {"linear": 1 / o["decay"], "cosine": math.pi / 2 / o["decay"], "1-sqrt": o["decay"] ** -0.5}
-        rise = o["peak"] / o["warmup"] if o["warmup"] else 0.0
+        rise = o["peak"] / o["warmup_steps"] if o["warmup_steps"] else 0.0
         return float(max(rise, abs(o["peak"] - o["end"]) * part[o["shape"]]))
     if name == "InverseSqrt":  # the rise; the fall begins with half its slope
-        return float(o["peak"] / o["warmup"])
+        return float(o["peak"] / o["warmup_steps"])
     if name == "Noam":
-        return float(o["scale"] * o["model_dim"] ** -0.5 * o["warmup"] ** -1.5)
+        return float(o["scale"] * o["model_dim"] ** -0.5 * o["warmup_steps"] ** -1.5)
     if name == "Exponential" and not o["staircase"]:
         return float(o["lr"] * (1 - o["rate"] ** (1 / steps)))
     if name == "NaturalExponential":
@@ -376,9 +385,13 @@ def joints(name: str, o: dict[str, Any]) -> Iterator[int]:
         yield from (round(k * o["pct_start"] * o["steps"]) - k for k in (1, 2))
         yield o["steps"] - 1
     elif name == "WarmupStableDecay":
-        yield from (o["warmup"], o["warmup"] + o["stable"], o["warmup"] + o["stable"] + o["decay"])
+        yield from (
+            o["warmup_steps"],
+            o["warmup_steps"] + o["stable"],
+            o["warmup_steps"] + o["stable"] + o["decay"],
+        )
     else:
-        yield from (o[key] for key in ("steps", "warmup") if key in o)
+        yield from (o[key] for key in ("steps", "warmup_steps") if key in o)
 
 
 @continuous
@@ -557,9 +570,9 @@ def falling(name: str, o: dict[str, Any]) -> tuple[int, int, bool] | None:
     if name in ("StepDecay", "Exponential", "NaturalExponential", "InverseTime", "PolynomialProduct"):
         return *whole, True
     if name == "WarmupStableDecay":
-        return o["warmup"], 10**15, o["peak"] >= o["end"]
+        return o["warmup_steps"], 10**15, o["peak"] >= o["end"]
     if name in ("InverseSqrt", "Noam"):
-        return o["warmup"] - 1, 10**15, True
+        return o["warmup_steps"] - 1, 10**15, True
     if name == "CosineRestarts":
         return 0, o["steps"] - 1, o["lr"] >= o["end"]
     if name == "Cyclic" and o["mode"] == "triangular":
@@ -572,7 +585,7 @@ def falling(name: str, o: dict[str, Any]) -> tuple[int, int, bool] | None:
 def rising(name: str, o: dict[str, Any]) -> tuple[int, int, bool] | None:
     """Give the same of where it goes the other way first."""
     if name in ("WarmupStableDecay", "InverseSqrt", "Noam"):
-        return 0, max(0, o["warmup"] - 1), False
+        return 0, max(0, o["warmup_steps"] - 1), False
     if name == "Cyclic" and o["mode"] == "triangular":
         return 0, o["up"], o["high"] < o["low"]
     if name == "OneCycle":

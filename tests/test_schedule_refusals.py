@@ -48,10 +48,9 @@ NO_INTEGERS: tuple[Any, ...] = (
     "3",
     None,
     2.5,
-    3.0,
     math.nan,
     math.inf,
-    np.float64(3),
+    np.float32(2.5),
     1j,
     [3],
     np.array([3, 3]),
@@ -64,7 +63,7 @@ NO_CALLABLES: tuple[Any, ...] = (3, 0.5, None, "x", [])
 
 POSITIVE = {"rate", "factor", "gamma", "peak_mult", "div", "final_div", "pct_start"}
 """Numbers that must not be 0."""
-ZERO = {("WarmupStableDecay", "warmup"), "stable", "patience", "cooldown", ("warmup", "steps"), "n"}
+ZERO = {("WarmupStableDecay", "warmup_steps"), "stable", "patience", "cooldown", ("warmup", "steps"), "n"}
 """Numbers of steps that may be 0."""
 
 
@@ -157,6 +156,19 @@ def test_refusals(owner: str, argument: str) -> None:
             accepted.append(value)
     assert not accepted
     assert not unnamed
+
+
+@arguments
+def test_a_whole_number_as_a_float(owner: str, argument: str) -> None:
+    """``steps=1e4`` is 10,000, whoever computed it; a share of the steps is refused with the remedy."""
+    if hint_of(owner, argument) not in (int, int | None):
+        return
+    for value in (12.0, np.float64(12), np.float32(12)):
+        made = attempt(owner, {argument: value})
+        assert made == attempt(owner, {argument: 12})
+        assert repr(made) == repr(attempt(owner, {argument: 12}))
+    with pytest.raises(ValueError, match=rf"^{argument}: expected .*, got 0\.1; .*round"):
+        attempt(owner, {argument: 0.1})
 
 
 @arguments

@@ -91,10 +91,3 @@ def test_thin_python() -> None:
         ), path
         if path.name != "_network.py":  # a user's program
             assert not re.search(r"np\.(sqrt|add|subtract|multiply|divide|maximum|sign)\(", text), path
-
-
-def test_files_stay_short() -> None:
-    """A file that outgrows what a reader holds in the head has mixed two rooms."""
-    for path in [*SOURCES.rglob("*"), *PYTHON.rglob("*.py")]:
-        if path.is_file():
-            assert len(path.read_text().splitlines()) <= 400, path

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def needs(extra: str) -> Iterator[None]:
+def optional_dependency(extra: str) -> Iterator[None]:
     """Say which extra brings what is imported in this block and is not there."""
     try:
         yield
@@ -18,8 +18,8 @@ def needs(extra: str) -> Iterator[None]:
         raise ImportError(f'{package} is not installed: pip install "lrcore[{extra}]"') from error
 
 
-def require(extra: str, *modules: str) -> None:
+def require_installed(extra: str, *modules: str) -> None:
     """ImportError that names the extra where a module is not there: before work that would need it in the end."""
-    with needs(extra):
+    with optional_dependency(extra):
         for module in modules:
             importlib.import_module(module)

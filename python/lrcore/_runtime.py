@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrcore import _lrcore_core as core
+import lrcore._lrcore_core as core
 
 
 class Rule(NamedTuple):

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lrcore import _checks as _arguments
 from lrcore import optimizers
+from lrcore.optimizers import _arguments
 
 __all__ = [name.lower() for name in optimizers.__all__ if name != "Optimizer"]
 

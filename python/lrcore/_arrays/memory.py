@@ -23,7 +23,7 @@ def aligned_zeros(size: int) -> NDArray[np.float32]:
     return memory[start : start + size * 4].view(np.float32)
 
 
-def array_at(place: Place, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
+def allocate(place: Place, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
     """Return a flat array of one value, of as many elements as the parameters at a place, on their device.
 
     On a CUDA device it lies like the parameters with respect to 16 bytes, so that a step on a shifted view of a larger
@@ -38,7 +38,7 @@ def array_at(place: Place, value: float = 0.0) -> NDArray[np.float32] | DeviceAr
     return array
 
 
-def offered_like(params: Any, array: NDArray[np.float32] | DeviceArray) -> Any:
+def wrap_like(params: Any, array: NDArray[np.float32] | DeviceArray) -> Any:
     """Offer an array as one of the library of `params`, over the same memory.
 
     A device array of no such library is one of CuPy where that is installed, else of nobody: it speaks DLPack.

@@ -119,7 +119,7 @@ def _write_all(file: FileIO, data: memoryview) -> None:
 @contextmanager
 def reading(path: str) -> Iterator[TensorFile]:
     """Open a file and check its header. A ValueError or TypeError in the block becomes a ValueError that names the file."""
-    with naming(path), blaming(path), open(path, "rb", buffering=0, opener=_open) as file:
+    with naming(path), naming_file(path), open(path, "rb", buffering=0, opener=_open) as file:
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise ValueError("expected a file, got a device or a pipe")
@@ -127,7 +127,7 @@ def reading(path: str) -> Iterator[TensorFile]:
 
 
 @contextmanager
-def blaming(what: str) -> Iterator[None]:
+def naming_file(what: str) -> Iterator[None]:
     """Raise errors about the contents of a file, or of a part of it, as a ValueError that names it."""
     try:
         yield
@@ -196,7 +196,7 @@ def _read(file: FileIO, begin: int, into: memoryview) -> None:
 
 def _read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the metadata and the tensors of the header of a file of `size` bytes."""
-    with blaming("header"):
+    with naming_file("header"):
         if size < 8:
             raise ValueError(f"expected 8 bytes with its length, got a file of {size} bytes")
         _read(file, 0, memoryview(start := bytearray(8)))
@@ -233,7 +233,7 @@ def _tensors(header: Mapping[str, Any], first: int, size: int) -> dict[str, Tens
 def _place(name: str, entry: Any) -> tuple[int, int]:
     """Return the offsets of a tensor, if its entry is formed as the format says."""
     name.encode()  # UnicodeEncodeError, a ValueError, for a name that UTF-8 does not hold
-    with blaming(name):
+    with naming_file(name):
         if type(entry) is not dict or {*entry} != {"dtype", "shape", "data_offsets"}:
             raise ValueError("expected the entries dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

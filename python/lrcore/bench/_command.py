@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lrcore
-from lrcore._checks import whole
-from lrcore._extras import require
+from lrcore._checks import integer
+from lrcore._extras import require_installed
 from lrcore._runtime import cpu_backends
 from lrcore.bench import _records
 from lrcore.bench._cases import Maker, bytes_of_arrays, free_bytes, measure, variants
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     backends = arguments.backends or [lrcore.info()["backend"]]
     if "all" in backends:
         backends = _real_backends()
-    threads = [whole("--threads", each) for each in arguments.threads or [lrcore.info()["threads"]]]
+    threads = [integer("--threads", each) for each in arguments.threads or [lrcore.info()["threads"]]]
     execute(arguments, lambda rule, size: variants(rule, size, backends, threads), bytes_of_arrays)
 
 
@@ -85,13 +85,13 @@ def execute(
     """
     rules = list(lrcore.rules()) if "all" in arguments.rules else arguments.rules
     sizes = [_size(float(each)) for each in arguments.sizes]
-    rounds = whole("--rounds", arguments.rounds)
+    rounds = integer("--rounds", arguments.rounds)
     for name in ("json", "plot"):
         path: Path | None = getattr(arguments, name)
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"--{name}: there is no directory {path.absolute().parent}")
     if arguments.plot is not None:
-        require("bench", "matplotlib")
+        require_installed("bench", "matplotlib")
     older = None if arguments.compare is None else _records.load(arguments.compare)
 
     cases = [(rule, size) for rule in rules for size in sizes]

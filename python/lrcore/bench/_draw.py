@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lrcore._extras import needs
+from lrcore._extras import optional_dependency
 from lrcore.bench._cases import LOOPS
 from lrcore.bench._timing import Row
 
@@ -22,7 +22,7 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     ImportError
         When matplotlib is not installed.
     """
-    with needs("bench"):
+    with optional_dependency("bench"):
         from matplotlib.figure import Figure
 
     rules = list(dict.fromkeys(row.rule for row in rows))

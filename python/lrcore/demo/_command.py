@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import lrcore
-from lrcore._extras import require
+from lrcore._extras import require_installed
 from lrcore._runtime import cpu_backends
 from lrcore.demo._network import load
 from lrcore.demo._report import plot, plot_range_test, report
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--out: there is no directory {folder}")
     if out.suffix != ".png" or out.is_dir():
         raise ValueError(f"--out: expected the name of a file that ends in .png, got {out}")
-    require("demo", "sklearn", "tqdm", "matplotlib")
+    require_installed("demo", "sklearn", "tqdm", "matplotlib")
     check_least("epochs", arguments.epochs, 1)
     name = optimizer_name(arguments.optimizer)
     options = {each: getattr(arguments, each) for each in ("batch_size", "seed", "device", "backend")}

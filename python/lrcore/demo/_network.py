@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._extras import needs
+from lrcore._extras import optional_dependency
 from lrcore.pack import Pack
 
 Parameters: TypeAlias = Pack | dict[str, NDArray[Any]]
@@ -39,7 +39,7 @@ class Digits:
 
 def load(seed: int) -> Digits:
     """Give the 1797 images of 8 by 8 pixels that scikit-learn bundles, a fifth of each class for the test."""
-    with needs("demo"):
+    with optional_dependency("demo"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     images, classes = load_digits(return_X_y=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import lrcore
-from lrcore._extras import needs
+from lrcore._extras import optional_dependency
 from lrcore.demo._training import Result
 
 
@@ -39,7 +39,7 @@ def plot(result: Result, path: str | Path) -> None:
     ImportError
         When matplotlib is not installed.
     """
-    with needs("demo"):
+    with optional_dependency("demo"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = lrcore.plot.training(result.losses, result.rates, figure.subplots())
@@ -54,7 +54,7 @@ def plot(result: Result, path: str | Path) -> None:
 
 def plot_range_test(found: lrcore.tune.RangeTest, path: Path) -> None:
     """Draw a range test, as a PNG file."""
-    with needs("demo"):
+    with optional_dependency("demo"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     found.plot(figure.subplots()).set_ylabel("training loss (nats)")

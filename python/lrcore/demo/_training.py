@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lrcore
-from lrcore._extras import needs
+from lrcore._extras import optional_dependency
 from lrcore.demo._network import Digits, accuracy, batches, initialize, load, loss_and_gradient
 
 RATES = {
@@ -89,7 +89,7 @@ def _array_module(device: str) -> tuple[ModuleType, Callable[[], None]]:
     """Give the module of a device's arrays, and what waits until the work on them is done."""
     if device == "cpu":
         return np, lambda: None
-    with needs("cuda"):
+    with optional_dependency("cuda"):
         import cupy
     try:
         ones = cupy.ones((2, 2), dtype=cupy.float32)
@@ -225,7 +225,7 @@ def train(
         When a package that the demo needs is not installed.
     """
     check_least("epochs", epochs, 1)
-    with needs("demo"):
+    with optional_dependency("demo"):
         from tqdm import tqdm
     with _task(optimizer, batch_size, hidden, seed, device, backend) as task:
         opt, data = task.opt, task.data

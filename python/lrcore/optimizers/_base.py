@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from lrcore import _checks as _arguments
 from lrcore import schedules
-from lrcore._arrays.memory import State, aligned_zeros, array_at, offered_like
-from lrcore._checks import FilePath, Hyper, file_path, require_entries
+from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
+from lrcore._checks import FilePath, file_path, require_entries
+from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import Stepper, commit, describe, rules
 from lrcore._runtime import require_environment
+from lrcore.optimizers import _arguments, _torch_state
 from lrcore.optimizers import _file as _state_file
-from lrcore.optimizers import _torch_state
-from lrcore.schedules._plateau import kept_or_stored, plateaus, states_of, states_to_set
+from lrcore.optimizers._hyper import Hyper
+from lrcore.schedules._state import kept_or_stored, stateful, states_of, states_to_set
 
 if TYPE_CHECKING:
     from lrcore._lrcore_core import Change, Numbers, Rate
@@ -80,7 +81,7 @@ class Optimizer(Stepper):
 
         self._max_steps = _arguments.table_length(capturable, max_steps)
         self._place = describe(params)
-        states = [offered_like(params, array_at(self._place, initial.get(name, 0.0))) for name in names]
+        states = [wrap_like(params, allocate(self._place, initial.get(name, 0.0))) for name in names]
         super().__init__(
             rule,
             params,
@@ -109,7 +110,7 @@ class Optimizer(Stepper):
 
     def _rate_of(self, schedule: schedules.Schedule) -> Rate:
         """Give a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
-        if self._max_steps is not None and plateaus(schedule):
+        if self._max_steps is not None and stateful(schedule):
             raise ValueError(
                 "lr: the rates of a capturable optimizer are fixed, and a Plateau cannot change them"
             )
@@ -203,9 +204,9 @@ class Optimizer(Stepper):
 
         The copies lie where the parameters do, or are arrays of NumPy.
         """
-        copies = [aligned_zeros(self.size) if on_host else array_at(self._place) for _ in self._state]
+        copies = [aligned_zeros(self.size) if on_host else allocate(self._place) for _ in self._state]
         step_count, hyper, schedule = self._snapshot(copies)
-        offered = copies if on_host else [offered_like(self._params, each) for each in copies]
+        offered = copies if on_host else [wrap_like(self._params, each) for each in copies]
         return step_count, hyper, schedule, dict(zip(self._state, offered, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
@@ -311,7 +312,7 @@ class Optimizer(Stepper):
         """
         path = file_path(path)
         _, dictionary = _state_file.read(path, self.size)
-        with _state_file.blaming(path):
+        with naming_file(path):
             self.load_state_dict(dictionary)
 
     def torch_state_dict(self, shapes: Sequence[Any] | None = None) -> dict[str, Any]:

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrcore._checks import require_entries
-from lrcore._files import safetensors as _tensor_file
-from lrcore._files.safetensors import OWN, TEXT, blaming
-
-__all__ = ["FORMAT", "blaming", "read", "write"]
+from lrcore._files import safetensors
+from lrcore._files.safetensors import OWN, TEXT
 
 FORMAT = 1
 
@@ -20,7 +18,7 @@ FORMAT = 1
 def write(path: str, class_name: str, dictionary: Mapping[str, Any]) -> None:
     """Write a state dictionary whose states are arrays of NumPy."""
     others = {name: value for name, value in dictionary.items() if name != "state"}
-    _tensor_file.write(path, FORMAT, class_name, others, dictionary["state"])
+    safetensors.write(path, FORMAT, class_name, others, dictionary["state"])
 
 
 def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
@@ -28,15 +26,15 @@ def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
 
     The name and the entries are as they were found: `Optimizer.load_state_dict` checks them.
     """
-    with _tensor_file.reading(path) as opened:
+    with safetensors.reading(path) as opened:
         if TEXT not in opened.metadata:
             raise ValueError(f"not a state of lrcore: its metadata has no {TEXT!r}")
-        entries = _tensor_file.entries_of(opened.metadata[TEXT], FORMAT)
+        entries = safetensors.entries_of(opened.metadata[TEXT], FORMAT)
         require_entries(TEXT, entries, OWN, *({*entries} - {*OWN, "state"}))
         if entries["class"] == "Pack" and "rule" not in entries:
             raise ValueError(
                 "class: expected the name of an optimizer, got 'Pack'; lrcore.Pack.from_file reads it"
             )
-        state = _tensor_file.read_arrays(opened, dict.fromkeys(opened.tensors, (size,)))
+        state = safetensors.read_arrays(opened, dict.fromkeys(opened.tensors, (size,)))
     dictionary = {name: value for name, value in entries.items() if name not in OWN}
     return entries["class"], dictionary | {"state": state}

@@ -7,11 +7,11 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from lrcore import _checks as _arguments
 from lrcore import optimizers
 from lrcore._checks import FilePath, file_path, require_entries
+from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import describe
-from lrcore.optimizers import Optimizer
+from lrcore.optimizers import Optimizer, _arguments
 from lrcore.optimizers import _file as _state_file
 from lrcore.schedules import Rate
 
@@ -59,7 +59,7 @@ def load(
     path = file_path(path)
     size, _, _ = describe(params)
     name, dictionary = _state_file.read(path, size)
-    with _state_file.blaming(path):
+    with naming_file(path):
         if not isinstance(name, str) or name not in optimizers.__all__ or name == "Optimizer":
             raise ValueError(f"class: expected the name of an optimizer, got {name!r}")
         cls: type[Any] = getattr(optimizers, name)
@@ -70,7 +70,7 @@ def load(
         raise ValueError(f"lr: {path} has a schedule; leave lr out, and assign opt.lr afterwards")
     rate = 0.0 if lr is None else lr
     opt: Optimizer = cls(params, rate, grads=grads, capturable=capturable, max_steps=max_steps, **arguments)
-    with _state_file.blaming(path):
+    with naming_file(path):
         opt.load_state_dict(dictionary)
     return opt
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrcore import _checks as _arguments
-from lrcore._checks import require_entries
-from lrcore._extras import needs
+from lrcore._checks import integer, require_entries
+from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import require_memory, rules, to_float
+from lrcore.optimizers import _arguments
 from lrcore.pack import shape_of
 from lrcore.schedules import Constant
 
@@ -130,7 +130,7 @@ def own_entry(
         except (ValueError, RecursionError) as error:
             raise ValueError(f"param_groups: {OWN}: {error}") from error
     entries = require_entries(OWN, entries, _OWN_ENTRIES[:2], *_OWN_ENTRIES[2:])
-    step_count = as_float32(_arguments.whole("step_count", entries["step_count"], 0))
+    step_count = as_float32(integer("step_count", entries["step_count"], 0))
     went_on = [as_float32(each["step"]) > step_count for each in states if "step" in each]
     return None if went_on and all(went_on) else entries
 
@@ -153,7 +153,7 @@ def states_of(
     count: int,
 ) -> list[dict[str, Any]]:
     """Give what PyTorch has for each of `count` parameters, from each state's tensors in their order."""
-    with needs("torch"):
+    with optional_dependency("torch"):
         import torch
     name = optimizer._public_name()
     numbers = {}
@@ -179,7 +179,7 @@ def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, An
     ends = [0, *itertools.accumulate(map(math.prod, extents))]
     if ends[-1] != optimizer.size:
         raise ValueError(f"shapes: expected {optimizer.size} elements together, got {ends[-1]}")
-    with needs("torch"):
+    with optional_dependency("torch"):
         import torch
 
     step_count, hyper, schedule, state = optimizer._snapshot_all(on_host=True)
@@ -284,7 +284,7 @@ def _sgd_step_count(given: int | None, begun: bool, own: Mapping[str, Any] | Non
     """Return how many steps SGD has taken, which PyTorch does not count: 0, or 1 where the next gradient is to be damped."""
     if given is None:
         return int(begun) if own is None else own["step_count"]
-    step_count = _arguments.whole("step_count", given, 0)
+    step_count = integer("step_count", given, 0)
     if begun and not step_count:
         raise ValueError(
             "step_count: expected at least 1, since the momentum has begun and the next gradient is damped"

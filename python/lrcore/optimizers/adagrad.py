@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lrcore._checks import magnitude
+from lrcore._checks import nonnegative_float32
 from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Rate
 
@@ -60,7 +60,7 @@ class Adagrad(Optimizer):
             grads,
             capturable,
             max_steps,
-            initial={"sum": magnitude("initial_accumulator_value", initial_accumulator_value)},
+            initial={"sum": nonnegative_float32("initial_accumulator_value", initial_accumulator_value)},
             eps=eps,
             lr_decay=lr_decay,
             eps_inside_sqrt=eps_inside_sqrt,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lrcore._checks import refuse_without_momentum
+from lrcore.optimizers._arguments import refuse_without_momentum
 from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Rate
 

@@ -13,9 +13,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lrcore._checks import require_entries
-from lrcore._files import safetensors as _tensor_file
-from lrcore._files.safetensors import OWN, TEXT, blaming
-from lrcore.pack._nest import leaves, mapped, require_names
+from lrcore._files import safetensors
+from lrcore._files.safetensors import OWN, TEXT, naming_file
+from lrcore.pack._nest import require_names, tree_leaves, tree_map
 
 FORMAT = 1
 _LONGEST = 99_000_000
@@ -24,14 +24,14 @@ _LONGEST = 99_000_000
 
 def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapping[str, str]) -> None:
     """Write arrays of NumPy, whose shapes are this nest. `ties` has each later path of a tied array, with its first."""
-    with blaming(path):
+    with naming_file(path):
         for name in arrays:
             _require_place(name)
         _require_short(shapes)
-    structure = mapped(lambda _, shape: str([*shape]), shapes)
+    structure = tree_map(lambda _, shape: str([*shape]), shapes)
     stored = {name: array for name, array in arrays.items() if name not in ties}
     entries = {"structure": structure} | ({"ties": ties} if ties else {})
-    _tensor_file.write(path, FORMAT, "Pack", entries, stored)
+    safetensors.write(path, FORMAT, "Pack", entries, stored)
 
 
 def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
@@ -41,7 +41,7 @@ def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -
     that nest; of names that `ties` makes one array, such a file may have some alone. The nest of another file is as it
     was found: `Pack` and `Pack.assign` check it. An array that the file has under several names is the same object.
     """
-    with _tensor_file.reading(path) as opened:
+    with safetensors.reading(path) as opened:
         metadata, stored = opened.metadata, dict.fromkeys(opened.tensors)
         own = any(name == TEXT or name.startswith(f"{TEXT}.") for name in metadata)
         if own:
@@ -49,14 +49,14 @@ def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -
         else:
             structure, tied = stored if shapes is None else shapes, _dropped(ties or {}, stored)
         names = stored | dict.fromkeys(tied)
-        expected = names if shapes is None else leaves(shapes)
+        expected = names if shapes is None else tree_leaves(shapes)
         require_names(expected, names)
-        arrays: dict[str, Any] = _tensor_file.read_arrays(opened, expected)
+        arrays: dict[str, Any] = safetensors.read_arrays(opened, expected)
         arrays |= {name: arrays[kept] for name, kept in tied.items()}
         if not own:
-            return mapped(lambda name, _: arrays[name], structure)
-        require_names(leaves(structure), names)
-        return mapped(lambda name, shape: _array(name, arrays[name], shape), structure)
+            return tree_map(lambda name, _: arrays[name], structure)
+        require_names(tree_leaves(structure), names)
+        return tree_map(lambda name, shape: _array(name, arrays[name], shape), structure)
 
 
 def _dropped(ties: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, str]:
@@ -72,7 +72,7 @@ def _structure(
     """Return the nest of the text, whose leaves are unchecked, and its ties."""
     if TEXT not in metadata:
         raise ValueError(f"damaged: its metadata has no {TEXT!r}")
-    entries = _tensor_file.entries_of(metadata[TEXT], FORMAT)
+    entries = safetensors.entries_of(metadata[TEXT], FORMAT)
     if entries.get("class") != "Pack":
         raise ValueError(
             f"class: expected 'Pack', got {entries.get('class')!r}; lrcore.load reads the state of an optimizer"
@@ -82,7 +82,7 @@ def _structure(
         raise TypeError(f"structure: expected a dictionary, got {type(structure).__name__}")
     _require_short(structure)
     ties = entries.get("ties", {})
-    _require_ties(ties, leaves(structure), stored)
+    _require_ties(ties, tree_leaves(structure), stored)
     return structure, ties
 
 

@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from lrcore._lrcore_core import require_memory
 
 
-def mapped(function: Callable[[str, Any], Any], nest: Any, path: str = "") -> Any:
+def tree_map(function: Callable[[str, Any], Any], nest: Any, path: str = "") -> Any:
     """Give the same nest with ``function(path, leaf)`` at each leaf."""
     if isinstance(nest, dict):
-        return {name: mapped(function, part, join(path, name)) for name, part in nest.items()}
+        return {name: tree_map(function, part, join(path, name)) for name, part in nest.items()}
     if isinstance(nest, list):
-        return [mapped(function, part, join(path, index)) for index, part in enumerate(nest)]
+        return [tree_map(function, part, join(path, index)) for index, part in enumerate(nest)]
     return function(path, nest)
 
 
-def leaves(nest: Any) -> dict[str, Any]:
+def tree_leaves(nest: Any) -> dict[str, Any]:
     """Give the leaves by their paths, in order."""
     found: dict[str, Any] = {}
-    mapped(found.__setitem__, nest)
+    tree_map(found.__setitem__, nest)
     return found
 
 
@@ -71,7 +71,7 @@ def shape_of(path: str, entry: Any) -> tuple[int, ...]:
     return tuple(int(extent) for extent in shape)
 
 
-def pairs(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def tree_zip(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Give path, leaf and value for each leaf of `own`, from values in a nest that is built the same way."""
     where = path or "tree"
     if isinstance(own, dict):
@@ -79,14 +79,14 @@ def pairs(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, Any
             raise TypeError(f"{where}: expected a dictionary of {reprlib.repr([*own])}, got {_kind(values)}")
         require_names(own, values, path)
         for name, part in own.items():
-            yield from pairs(part, values[name], join(path, name))
+            yield from tree_zip(part, values[name], join(path, name))
     elif isinstance(own, list):
         if not _is_list(values):
             raise TypeError(f"{where}: expected a list of {len(own)} entries, got {_kind(values)}")
         if len(values) != len(own):
             raise ValueError(f"{where}: expected {len(own)} entries, got {len(values)}")
         for index, (part, value) in enumerate(zip(own, values, strict=True)):
-            yield from pairs(part, value, join(path, index))
+            yield from tree_zip(part, value, join(path, index))
     else:
         yield path, own, values
 

@@ -12,7 +12,15 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from lrcore._arrays.memory import aligned_zeros
-from lrcore.pack._nest import array_from, join, leaves, mapped, pairs, require_numbers, require_plain
+from lrcore.pack._nest import (
+    array_from,
+    join,
+    require_numbers,
+    require_plain,
+    tree_leaves,
+    tree_map,
+    tree_zip,
+)
 
 _CACHE_LINE = 64
 """In bytes."""
@@ -64,7 +72,7 @@ class Node:
             else:
                 node = self._kinds[type(part)]
                 self._parts[name] = node.__new__(node)._lie_over(whole, part, where)
-        inside = dict.fromkeys(join(path, name) for name in leaves(shapes))
+        inside = dict.fromkeys(join(path, name) for name in tree_leaves(shapes))
         self._views = [whole.views[name] for name in inside]
         # An array here whose memory lies elsewhere, by its path and the one there.
         self._outside = next(
@@ -120,11 +128,11 @@ class Node:
     def tree(self) -> Any:
         """Give the views in plain dictionaries and lists, as for ``jax.grad``."""
         views = iter(self._views)
-        return mapped(lambda *_: next(views), self._shapes)
+        return tree_map(lambda *_: next(views), self._shapes)
 
     def named_arrays(self) -> dict[str, Any]:
         """Give the views in order, under names such as ``layers.0.w``."""
-        return dict(zip(leaves(self._shapes), self._views, strict=True))
+        return dict(zip(tree_leaves(self._shapes), self._views, strict=True))
 
     def assign(self, tree: Any) -> None:
         """Write values into all arrays, in place.
@@ -145,7 +153,7 @@ class Node:
             written then.
         """
         firsts: dict[int, tuple[str, Any, Any]] = {}  # by the view
-        for path, view, values in pairs(self.tree(), tree, self._path):
+        for path, view, values in tree_zip(self.tree(), tree, self._path):
             checked = self._checked(path, view, values)
             first, _, former = firsts.setdefault(id(view), (path, view, checked))
             if former is not checked and not self._same_bits(former, checked):
@@ -277,7 +285,7 @@ def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int
 
 def own_shapes(shapes: Any, ties: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """Return, by their first paths, the shapes of the arrays that a nest of shapes and its ties stand for."""
-    return {path: shape for path, shape in leaves(shapes).items() if path not in ties}
+    return {path: shape for path, shape in tree_leaves(shapes).items() if path not in ties}
 
 
 def zeros_for(shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from lrcore._checks import FilePath, file_path, flag
-from lrcore._files.safetensors import blaming
+from lrcore._files.safetensors import naming_file
 from lrcore.pack import _file as _pack_file
 from lrcore.pack._nest import is_array, require_plain, shapes_of, ties_among
 from lrcore.pack._node import Node, library, zeros_for
@@ -116,7 +116,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         """
         path, xp, pad = file_path(path), library(xp), flag("pad", pad)
         entries = _pack_file.read(path)
-        with blaming(path):
+        with naming_file(path):
             return cls(entries, xp, pad=pad)
 
     def save(self, path: FilePath) -> None:
@@ -148,7 +148,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         """
         path = file_path(path)
         entries = _pack_file.read(path, self._shapes, self._ties)
-        with blaming(path):
+        with naming_file(path):
             self.assign(entries)
 
 

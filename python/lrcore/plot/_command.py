@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lrcore._extras import needs
+from lrcore._extras import optional_dependency
 from lrcore.plot import _figures
 from lrcore.plot._chart import chart
 from lrcore.schedules import parse
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if not arguments.out.suffix:
         raise ValueError(f"--out: expected a name that ends in .png, .svg or .pdf, got {arguments.out}")
-    with needs("plot"):
+    with optional_dependency("plot"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     _figures.schedules(

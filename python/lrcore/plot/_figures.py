@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lrcore._checks import flag, length, series, shown
-from lrcore._extras import needs
+from lrcore._checks import flag, num_steps, one_of, safe_repr, sequence, vector
+from lrcore._extras import optional_dependency
 from lrcore.schedules import Rate, as_schedule
-from lrcore.schedules._checks import listed, one_of
-from lrcore.tune._range_test import SUGGESTIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from lrcore.tune import RangeTest
 
 _POINTS = 10_000
 """How many steps are drawn at most; of more, evenly spaced ones."""
 
 _LARGEST = 1e150
 """The largest magnitude on an axis: matplotlib overflows at larger ones, its margins on logarithmic axes included."""
+
+
+class _RangeTest(Protocol):
+    """What is drawn of a `lrcore.tune.RangeTest`."""
+
+    @property
+    def rates(self) -> NDArray[np.float64]: ...
+    @property
+    def losses(self) -> NDArray[np.float64]: ...
+    @property
+    def smoothed(self) -> NDArray[np.float64]: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def METHODS(self) -> tuple[str, ...]: ...
+    def suggest(self, method: str = ...) -> float: ...
 
 
 def schedules(
@@ -83,14 +96,14 @@ def schedules(
 
 def steps_to_draw(name: str, value: Any) -> int:
     """Check a number of steps that float64 counts."""
-    steps = length(name, value)
+    steps = num_steps(name, value)
     if steps > 2**53:
         raise ValueError(f"{name}: expected at most 2**53 steps, got {steps}")
     return steps
 
 
 def range_test(
-    found: RangeTest,
+    found: _RangeTest,
     ax: Axes | None = None,
     suggestions: Sequence[str] = ("steepest", "valley", "minimum/10"),
 ) -> Axes:
@@ -98,7 +111,7 @@ def range_test(
 
     Parameters
     ----------
-    found : RangeTest
+    found : lrcore.tune.RangeTest
         From `lrcore.tune.range_test`.
     ax : Axes, optional
         Where to draw.
@@ -112,7 +125,7 @@ def range_test(
     ImportError
         When matplotlib is not installed.
     """
-    methods = [one_of(*SUGGESTIONS)("suggestions", each) for each in listed("suggestions", suggestions)]
+    methods = [one_of(*found.METHODS)("suggestions", each) for each in sequence("suggestions", suggestions)]
     fallen = int(found.smoothed.argmin()) if found.smoothed.size else 0
     before = found.losses[: fallen + 1] if fallen else found.losses  # what diverges would flatten the rest
     if before.size:
@@ -157,7 +170,7 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     ImportError
         When matplotlib is not installed.
     """
-    loss, rate = series("losses", losses), series("lrs", lrs)
+    loss, rate = vector("losses", losses), vector("lrs", lrs)
     if not loss.size:
         raise ValueError("losses: expected at least one, got none")
     if rate.shape != loss.shape:
@@ -188,10 +201,10 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
 
 def _labels(labels: Any) -> tuple[str, ...]:
     """Check labels; any iterable of strings will do but a string."""
-    checked = listed("labels", labels)
+    checked = sequence("labels", labels)
     for label in checked:
         if not isinstance(label, str):
-            raise TypeError(f"labels: expected strings, got {shown(label)}")
+            raise TypeError(f"labels: expected strings, got {safe_repr(label)}")
     return checked
 
 
@@ -213,7 +226,7 @@ def _axes(ax: Axes | None) -> Axes:
     """Give the axes to draw on."""
     if ax is not None:
         return ax
-    with needs("plot"):
+    with optional_dependency("plot"):
         from matplotlib import pyplot
     _, ax = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     return ax

@@ -15,9 +15,8 @@ Schedules compose, and what comes out is a schedule again:
 0.025
 """
 
-from lrcore.schedules._base import Constant, Rate, Schedule, as_schedule
-from lrcore.schedules._callable import Function, Recursive
-from lrcore.schedules._compose import Sequence
+from lrcore.schedules._base import Constant, Function, Rate, Schedule, Sequence, as_schedule, from_dict
+from lrcore.schedules._callable import Recursive
 from lrcore.schedules._cycles import CosineRestarts, Cyclic, CyclicStages, PeriodicPulse
 from lrcore.schedules._decay import (
     Cosine,
@@ -29,7 +28,6 @@ from lrcore.schedules._decay import (
     PolynomialProduct,
     Rex,
 )
-from lrcore.schedules._dictionary import from_dict
 from lrcore.schedules._parse import parse
 from lrcore.schedules._plateau import Plateau, plateaus
 from lrcore.schedules._rise import InverseSqrt, Noam, OneCycle, WarmupStableDecay

@@ -1,26 +1,37 @@
-"""What all schedules share, and those that stand for a number and a callable."""
+"""The base of all schedules, and those that its methods make."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
+import itertools
 import math
-import operator
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, SupportsIndex, TypeAlias, cast, overload
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from lrcore._checks import (
+    Check,
+    nonnegative,
+    nonnegative_float32,
+    num_steps,
+    num_steps_or_zero,
+    optional,
+    rate,
+    require_entries,
+    sequence,
+)
+from lrcore.schedules import _dictionary
+from lrcore.schedules._arguments import CHECKS
+from lrcore.schedules._composed import TALL, Composed, Extent, extent_of, height_of
+from lrcore.schedules._depth import Steps
+from lrcore.schedules._formula import Formula, argument_names, as_rate, code_of, set_fields
+from lrcore.schedules._state import states_of, states_to_set
 
-from lrcore._checks import length, magnitude, shown
-from lrcore._lrcore_core import to_float
-from lrcore.schedules._checks import CHECKS, Check, nonnegative, rate
-from lrcore.schedules._depth import Steps, unrolled
+_END = 2**64
+"""Numbers of steps are below it."""
 
 
-class Schedule(ABC):
+class Schedule(Formula):
     """The base of all schedules.
 
     Examples
@@ -39,114 +50,9 @@ class Schedule(ABC):
     ({'schedule': 'Constant', 'lr': 0.4}, True)
     """
 
-    _classes: ClassVar[dict[str, type[Schedule]]] = {}
-    _holds_callable: ClassVar[bool] = False
-    _has_state: ClassVar[bool] = False
-    _is_own: ClassVar[bool] = True
-    """Whether the class is of this library."""
-
-    _children: tuple[Schedule, ...] = ()
-    """The schedules that this one is made of, where its class is of this library."""
-    _height: int = 0
-    """How many levels of those there are."""
-    _size: int = 1
-    """How many schedules are written in the code that makes this one."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._is_own = cls.__module__.startswith(f"{__package__}.")
-        if cls._is_own:
-            cls._classes[cls.__name__] = cls
-        elif "_value" in vars(cls):
-            cls._value = _converted(cls._value)  # type: ignore[assignment, method-assign]
-
-    @abstractmethod
-    def _value(self, t: int) -> float:
-        """Give the rate for a checked t."""
-
-    @overload
-    def __call__(self, t: NDArray[Any] | Sequence[int]) -> NDArray[np.float64]: ...  # type: ignore[overload-overlap]  # arrays of no dimension are indices
-    @overload
-    def __call__(self, t: SupportsIndex) -> float: ...
-    def __call__(self, t: SupportsIndex | NDArray[Any] | Sequence[int]) -> float | NDArray[np.float64]:
-        """Give the learning rate of the step after `t` steps, for an integer or an array of them.
-
-        Raises
-        ------
-        TypeError
-            When t is no integer.
-        ValueError
-            When t is negative.
-        """
-        if not isinstance(t, (np.ndarray, list, tuple, range)):
-            step = self._checked(operator.index(cast(SupportsIndex, t)))
-            rate = to_float("lr", self._value(step))
-            if math.isinf(rate) or (math.isnan(rate) and not self._holds_callable):
-                raise self._overflow(step)  # NaN: infinity times 0, or less infinity
-            return rate
-        steps = np.asarray(t)
-        if steps.size and not np.issubdtype(steps.dtype, np.integer):
-            raise TypeError(f"t: expected integers, got dtype {steps.dtype}")
-        rates = [self(step) for step in steps.ravel().tolist()]
-        return np.array(rates, dtype=np.float64).reshape(steps.shape)
-
-    @staticmethod
-    def _checked(t: int) -> int:
-        if t < 0:
-            raise ValueError(f"t: expected a number of steps >= 0, got {shown(t)}")
-        return t
-
-    def _arguments(self) -> Iterator[tuple[str, Any]]:
-        """Give the constructor's arguments by name."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            yield field.metadata.get("argument", field.name), getattr(self, field.name)
-
-    def __repr__(self) -> str:
-        text: str = unrolled(self._code())
-        return text
-
-    def _code(self) -> Steps:
-        """Return the code that makes this schedule."""
-        defaults = _defaults(type(self))
-        shown = []
-        for name, value in self._arguments():
-            if defaults.get(name, ...) != value:
-                code = yield code_of(value)
-                shown.append(f"{name}={code}")
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-    def _nested(self, in_each_place: bool = False) -> Iterator[Schedule]:
-        """Yield this schedule and those that it is made of, in the order in which they print: each once, or in each place."""
-        waiting: list[Any] = [self]
-        met = set()
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, Schedule):
-                parts: Any = value._children if value._is_own else vars(value).values()
-            elif isinstance(value, (tuple, list, dict)):
-                parts = value.values() if isinstance(value, dict) else value
-            else:
-                continue
-            if in_each_place or id(value) not in met:
-                met.add(id(value))
-                waiting += reversed(parts)
-                if isinstance(value, Schedule):
-                    yield value
-
-    def _overflow(self, t: int) -> OverflowError:
-        return OverflowError(f"{self!r} overflows at t = {t}")
-
-    def _power(self, base: float, exponent: float, t: int) -> float:
-        try:
-            return float(base**exponent)
-        except OverflowError:
-            raise self._overflow(t) from None
-
     def then(self, other: Rate, at: int) -> Schedule:
         """Give this schedule for t < at, then `other` with a clock of its own from 0."""
-        from lrcore.schedules._compose import joined
-
-        return joined(self, length("at", at), other)
+        return joined(self, num_steps("at", at), other)
 
     def warmup(self, steps: int, start: float | None = None) -> Schedule:
         """Give `steps` steps up to the rate that this schedule starts with, then this schedule from its own t = 0.
@@ -158,34 +64,24 @@ class Schedule(ABC):
         ----------
         Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", section 2.2.
         """
-        from lrcore.schedules._compose import Warmup
-
         return Warmup(self, steps, start)
 
     def __mul__(self, other: Rate) -> Schedule:
         """Give the product with a number or with another schedule."""
-        from lrcore.schedules._compose import multiplied
-
         return multiplied(self, factor_or_schedule(other))
 
     __rmul__ = __mul__
 
     def clip(self, low: float, high: float) -> Schedule:
         """Give this schedule, but no rate below `low` or above `high`."""
-        from lrcore.schedules._compose import Clip
-
         return Clip(self, low, high)
 
     def shift(self, n: int) -> Schedule:
         """Give this schedule as it is n steps later."""
-        from lrcore.schedules._compose import Shift
-
         return Shift(self, n)
 
     def per_epoch(self, steps_per_epoch: int) -> Schedule:
         """Give a schedule that asks this one for the epoch, ``t // steps_per_epoch``, where it was written for epochs."""
-        from lrcore.schedules._compose import PerEpoch
-
         return PerEpoch(self, steps_per_epoch)
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,96 +97,39 @@ class Schedule(ABC):
         ValueError
             For more than a million schedules within one another, each counted in each of its places.
         """
-        from lrcore.schedules._dictionary import to_dict
+        return _dictionary.encode(self)
 
-        return to_dict(self)
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the schedule: empty for a value, and with a list `states` if it is made of others with one."""
+        states = states_of(self)
+        return {"states": states} if states else {}
 
+    def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
 
-def code_of(value: Any) -> Steps:
-    """Return the code of an argument, which may be a schedule."""
-    if isinstance(value, Schedule) and type(value).__repr__ is Schedule.__repr__:
-        return (yield value._code())
-    return repr(value)
-
-
-def as_rate(value: Any, t: int) -> float:
-    """Return a rate from the caller's own code as a Python float, so that arithmetic with it is in float64."""
-    return value if type(value) is float else to_float(f"lr from the schedule at t = {t}", value)
-
-
-def _converted(formula: Callable[[Any, int], Any]) -> Callable[[Any, int], float]:
-    """Return the formula of a class of the caller's own, with its results as Python floats."""
-
-    @functools.wraps(formula)
-    def value(self: Schedule, t: int) -> float:
-        return as_rate(formula(self, t), t)
-
-    return value
-
-
-@functools.cache
-def _defaults(cls: type[Schedule]) -> dict[str, Any]:
-    """Give the arguments of a constructor that may be left out, and what they are then."""
-    parameters = inspect.signature(cls).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
-
-
-Rate: TypeAlias = float | Schedule | Callable[[int], float]
-"""What an optimizer takes as its learning rate."""
-
-
-def as_schedule(lr: Rate) -> Schedule:
-    """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
-    if isinstance(lr, Schedule):
-        return lr
-    if isinstance(lr, type):
-        raise TypeError(
-            f"lr: expected a number, a schedule or a callable, got the class {lr.__name__} itself"
-        )
-    if callable(lr):
-        from lrcore.schedules._callable import Function
-
-        return Function(lr)
-    try:
-        return Constant(lr)
-    except TypeError:
-        message = f"lr: expected a number, a schedule or a callable, got {type(lr).__name__}"
-        raise TypeError(message) from None
-
-
-def rate_or_schedule(name: str, value: Any) -> float | Schedule:
-    """Check a rate or a schedule; a callable becomes a schedule."""
-    return as_schedule(value) if callable(value) else rate(name, value)
-
-
-def factor_or_schedule(value: Any) -> float | Schedule:
-    """Check a factor or a schedule; a callable becomes a schedule."""
-    return as_schedule(value) if callable(value) else nonnegative("factor", value)
-
-
-def argument(name: str) -> Any:
-    """Give a field that cannot bear the name of its argument, which is a method's."""
-    return dataclasses.field(metadata={"argument": name}, default=None)
-
-
-def set_fields(schedule: Schedule, **checked: Any) -> None:
-    """Store checked arguments in a frozen schedule."""
-    for name, value in checked.items():
-        object.__setattr__(schedule, name, value)
+        Raises
+        ------
+        TypeError, ValueError
+            When an entry is missing, unknown or wrong. Nothing is changed then.
+        """
+        own = ("states",) if self.state_dict() else ()
+        entries = require_entries("state_dict", dictionary, own)
+        for each in states_to_set(self, entries.get("states", ())):
+            object.__setattr__(*each)
 
 
 class Checked(Schedule):
     """A schedule whose arguments are checked by their names when it is made."""
 
+    _in_text: ClassVar = True
     _checks: ClassVar[Mapping[str, Check]] = {}
     """The checks of arguments that mean something else here, or that nothing else takes."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            name = field.metadata.get("argument", field.name)
+        for name in argument_names(type(self)):
             check = self._checks.get(name) or CHECKS.get(name)
             if check is not None:
-                set_fields(self, **{field.name: check(name, getattr(self, field.name))})
+                set_fields(self, **{name: check(name, getattr(self, name))})
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -319,7 +158,370 @@ class Constant(Checked):
     """
 
     lr: float
-    _checks: ClassVar = {"lr": magnitude}
+    _checks: ClassVar = {"lr": nonnegative_float32}
 
     def _value(self, t: int) -> float:  # noqa: ARG002
         return self.lr
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Function(Schedule):
+    """Ask a callable. Any is accepted wherever a schedule is, and becomes one of these.
+
+    ::
+
+        s(t) = fn(t)
+
+    It has no dictionary form, and pickles only when `fn` does.
+
+    Parameters
+    ----------
+    fn : callable
+        Takes the number of steps already taken and gives a rate.
+
+    References
+    ----------
+    Optax's schedules are such callables; PyTorch's ``LambdaLR`` multiplies the optimizer's rate by what one gives.
+
+    Examples
+    --------
+    >>> rates = Function(lambda t: 0.1 / (1 + t))
+    >>> rates(0), rates(1), rates(3)
+    (0.1, 0.05, 0.025)
+    """
+
+    fn: Callable[[int], float]
+    _holds_callable: ClassVar = True
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"fn: expected a callable, got {type(self.fn).__name__}")
+
+    def _value(self, t: int) -> float:
+        return as_rate(self.fn(t), t)
+
+    def __repr__(self) -> str:
+        return f"Function({getattr(self.fn, '__qualname__', repr(self.fn))})"
+
+
+Rate: TypeAlias = float | Schedule | Callable[[int], float]
+"""What an optimizer takes as its learning rate."""
+
+
+def as_schedule(lr: Rate) -> Schedule:
+    """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
+    if isinstance(lr, Schedule):
+        return lr
+    if isinstance(lr, type):
+        raise TypeError(
+            f"lr: expected a number, a schedule or a callable, got the class {lr.__name__} itself"
+        )
+    if callable(lr):
+        return Function(lr)
+    try:
+        return Constant(lr)
+    except TypeError:
+        message = f"lr: expected a number, a schedule or a callable, got {type(lr).__name__}"
+        raise TypeError(message) from None
+
+
+def rate_or_schedule(name: str, value: Any) -> float | Schedule:
+    """Check a rate or a schedule; a callable becomes a schedule."""
+    return as_schedule(value) if callable(value) else rate(name, value)
+
+
+def factor_or_schedule(value: Any) -> float | Schedule:
+    """Check a factor or a schedule; a callable becomes a schedule."""
+    return as_schedule(value) if callable(value) else nonnegative("factor", value)
+
+
+def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
+    """Make the schedule that `Schedule.to_dict` described.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is no dictionary, names no schedule, or has arguments that it does not take or that are out of range.
+    """
+    schedule: Schedule = _dictionary.decode(dictionary)
+    return schedule
+
+
+# ---- made from other schedules, any number of times; those of one kind become one when they are made
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Sequence(Composed, Schedule):
+    """Ask one schedule after another, each with a clock of its own from 0.
+
+    ::
+
+        s(t) = s_i(t - t_i)
+
+    Part i is the one that t is in, and ``t_i`` its first step.
+
+    Parameters
+    ----------
+    parts : sequence of (schedule, int), the last a schedule alone
+        The schedules, which may be numbers, and how many steps each but the last is asked.
+
+    References
+    ----------
+    PyTorch's ``SequentialLR`` and optax's ``join_schedules``, with lengths in place of the steps at which the
+    parts begin.
+
+    Examples
+    --------
+    >>> from lrcore.schedules import Linear
+    >>> rates = Sequence([(0.4, 10), (Linear(0.4, 0.0, steps=2), 2), 0.1])
+    >>> rates(9), rates(10), rates(11), rates(12)
+    (0.4, 0.4, 0.2, 0.1)
+    """
+
+    parts: Iterable[Any]
+    _ends: list[int] = dataclasses.field(init=False, repr=False, compare=False)
+
+    _in_text: ClassVar = True
+
+    def __post_init__(self) -> None:
+        if not sequence("parts", self.parts):
+            raise ValueError("parts: expected at least one schedule")
+        try:
+            *pairs, last = self.parts
+            checked: list[Any] = [(schedule, steps) for schedule, steps in pairs]
+        except (TypeError, ValueError):
+            message = f"parts: expected pairs of a schedule and a length, and a schedule at last, got {self.parts!r}"
+            raise TypeError(message) from None
+        checked = [(_part(schedule), num_steps("parts", steps)) for schedule, steps in checked]
+        schedules = (*(schedule for schedule, _ in checked), _part(last))
+        ends = [*itertools.accumulate(steps for _, steps in checked)]
+        set_fields(self, parts=(*checked, schedules[-1]), _ends=ends)
+        self._consist_of(*schedules)
+        if len(schedules) == 2 and any(type(each) is Sequence for each in schedules):
+            vars(self).update(vars(joined(schedules[0], ends[0], schedules[1])))  # as `then` makes it
+
+    def _asked(self, t: int) -> tuple[Schedule, int]:
+        part = bisect_right(self._ends, t)
+        return self._children[part], t - self._ends[part - 1] if part else t
+
+    def _code(self) -> Steps:
+        shown = []
+        for part in self.parts:
+            schedule, *steps = part if isinstance(part, tuple) else (part,)
+            code = yield code_of(schedule)
+            shown.append(f"({code}, {steps[0]!r})" if steps else code)
+        return f"Sequence([{', '.join(shown)}])"
+
+
+def _part(value: Rate) -> Schedule:
+    """Check a part of a sequence."""
+    try:
+        return as_schedule(value)
+    except TypeError as error:
+        raise TypeError(f"parts: {error}") from None
+
+
+class _Parts(NamedTuple):
+    """The parts of a sequence, the schedules alone, and the steps at which all but the last end."""
+
+    parts: tuple[Any, ...]
+    schedules: tuple[Schedule, ...]
+    ends: list[int]
+    extent: Extent
+
+    @classmethod
+    def of(cls, schedule: Any, take_apart: bool) -> _Parts:
+        """Return the parts of a sequence that may be taken apart, or a schedule as the only part."""
+        if take_apart and type(schedule) is Sequence:
+            return cls(schedule.parts, schedule._children, schedule._ends, schedule._extent_below())  # type: ignore[arg-type]
+        return cls((schedule,), (schedule,), [], extent_of(schedule))
+
+
+def joined(first: Schedule, at: int, other: Rate) -> Sequence:
+    """Return the sequence of two schedules, the second of which begins at step `at`. Either may be a sequence itself."""
+    following = _part(other)
+    # Parts that are never asked stay, since they may have a state.
+    before = _Parts.of(first, not (isinstance(first, Sequence) and first._ends and first._ends[-1] >= at))
+    # Sequences that are joined to themselves time and again would grow exponentially.
+    grows = len(before.schedules) > 1 and not {*map(id, following._children)}.isdisjoint(
+        map(id, before.schedules)
+    )
+    after = _Parts.of(following, not grows)
+    begin = before.ends[-1] if before.ends else 0
+    sequence = object.__new__(Sequence)
+    set_fields(
+        sequence,
+        parts=(*before.parts[:-1], (before.parts[-1], at - begin), *after.parts),
+        _ends=[*before.ends, at, *(at + end for end in after.ends)],
+    )
+    sequence._consist_of(*before.schedules, *after.schedules, among=(before.extent, after.extent))
+    return sequence
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class _Around(Composed, Checked):
+    """A schedule around another."""
+
+    inner: Schedule
+
+    _in_text: ClassVar = False  # texts have the methods
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inner, Schedule):  # which a dictionary may say wrong
+            raise TypeError(f"inner: expected a schedule, got {type(self.inner).__name__}")
+        super().__post_init__()
+        self._consist_of(self.inner)
+
+    def _merge(self, **arguments: Any) -> None:
+        """Become one with the inner schedule, which is of the same kind."""
+        set_fields(self, inner=self._children[0]._children[0], **arguments)
+        self._consist_of(self.inner)
+
+    def _code(self) -> Steps:
+        code = yield code_of(self.inner)
+        return _operand(self.inner, code) + self._operation()
+
+    def _operation(self) -> str:
+        """Return the code that follows that of the inner schedule."""
+        raise NotImplementedError
+
+
+def _operand(schedule: Schedule, code: str) -> str:
+    """Return the code of a schedule, in parentheses if a method or an operator cannot follow it otherwise."""
+    return f"({code})" if isinstance(schedule, Product) else code
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Warmup(_Around):
+    """A ramp before a schedule: `Schedule.warmup`."""
+
+    steps: int
+    start: float | None = None
+
+    _checks: ClassVar = {"steps": num_steps_or_zero, "start": optional(rate)}
+
+    def _asked(self, t: int) -> tuple[Schedule, int]:
+        steps = self.steps
+        return self.inner, t - steps if t >= steps else 0
+
+    def _changed(self, rate: float, t: int) -> float:
+        steps = self.steps
+        if t >= steps:
+            return rate
+        return (
+            rate * ((t + 1) / steps) if self.start is None else self.start + (rate - self.start) * (t / steps)
+        )
+
+    def _operation(self) -> str:
+        start = "" if self.start is None else f", start={self.start!r}"
+        return f".warmup({self.steps!r}{start})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Product(_Around):
+    """A schedule times numbers or other schedules, from left to right: ``schedule * other``."""
+
+    factors: Iterable[Rate]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        factors = tuple(factor_or_schedule(each) for each in sequence("factors", self.factors))
+        if not factors:
+            raise ValueError("factors: expected at least one")
+        self._multiply(self.inner, factors)
+
+    def _multiply(self, schedule: Schedule, factors: tuple[Any, ...]) -> None:
+        """Become the product of a schedule, which may be a product, and of checked factors."""
+        added = [each for each in factors if isinstance(each, Schedule)]
+        if type(schedule) is Product:
+            set_fields(self, inner=schedule.inner, factors=(*schedule.factors, *factors))
+            extents = (schedule._extent_below(), *map(extent_of, added))
+            self._consist_of(*schedule._children, *added, among=extents)
+        else:
+            set_fields(self, inner=schedule, factors=factors)
+            self._consist_of(schedule, *added)
+
+    def _changed(self, rate: float, t: int) -> float:
+        for factor in self.factors:
+            rate *= factor if type(factor) is float else factor._value(t)  # type: ignore[union-attr]
+        if math.isnan(rate):
+            raise self._overflow(t)  # infinity times 0
+        return rate
+
+    def _code(self) -> Steps:
+        code = yield code_of(self.inner)
+        codes = [code]
+        for factor in self.factors:
+            code = yield code_of(factor)
+            codes.append(_operand(factor, code) if isinstance(factor, Schedule) else code)
+        return " * ".join(codes)
+
+
+def multiplied(schedule: Schedule, factor: float | Schedule) -> Product:
+    """Return the product of a schedule, which may be a product itself, and a checked factor."""
+    if isinstance(factor, Schedule) and height_of(factor) > max(TALL, height_of(schedule)):
+        schedule, factor = factor, schedule  # the same bits; the inner schedule's levels take no stack
+    product = object.__new__(Product)
+    product._multiply(schedule, (factor,))
+    return product
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Clip(_Around):
+    """A schedule within bounds: `Schedule.clip`."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low > self.high:
+            raise ValueError(f"low: expected at most high = {self.high}, got {self.low}")
+        if type(self.inner) is Clip:
+            low, high = self._changed(self.inner.low, 0), self._changed(self.inner.high, 0)
+            self._merge(low=low, high=high)
+
+    def _changed(self, rate: float, t: int) -> float:  # noqa: ARG002
+        return min(max(self.low, rate), self.high)
+
+    def _operation(self) -> str:
+        return f".clip({self.low!r}, {self.high!r})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Shift(_Around):
+    """A schedule as it is later: `Schedule.shift`."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.inner) is Shift and (total := self.inner.n + self.n) < _END:
+            self._merge(n=total)
+
+    def _asked(self, t: int) -> tuple[Schedule, int]:
+        return self.inner, t + self.n
+
+    def _operation(self) -> str:
+        return f".shift({self.n!r})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class PerEpoch(_Around):
+    """A schedule of epochs: `Schedule.per_epoch`."""
+
+    steps_per_epoch: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (
+            type(self.inner) is PerEpoch
+            and (product := self.inner.steps_per_epoch * self.steps_per_epoch) < _END
+        ):
+            self._merge(steps_per_epoch=product)
+
+    def _asked(self, t: int) -> tuple[Schedule, int]:
+        return self.inner, t // self.steps_per_epoch
+
+    def _operation(self) -> str:
+        return f".per_epoch({self.steps_per_epoch!r})"

@@ -1,4 +1,4 @@
-"""Schedules that ask a callable."""
+"""The schedule of recurrences."""
 
 from __future__ import annotations
 
@@ -6,48 +6,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from lrcore.schedules._base import Schedule, as_rate, set_fields
-from lrcore.schedules._checks import rate
+from lrcore._checks import rate
+from lrcore.schedules._base import Function, Schedule
+from lrcore.schedules._formula import as_rate, set_fields
 
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Function(Schedule):
-    """Ask a callable. Any is accepted wherever a schedule is, and becomes one of these.
-
-    ::
-
-        s(t) = fn(t)
-
-    It has no dictionary form, and pickles only when `fn` does.
-
-    Parameters
-    ----------
-    fn : callable
-        Takes the number of steps already taken and gives a rate.
-
-    References
-    ----------
-    Optax's schedules are such callables; PyTorch's ``LambdaLR`` multiplies the optimizer's rate by what one gives.
-
-    Examples
-    --------
-    >>> rates = Function(lambda t: 0.1 / (1 + t))
-    >>> rates(0), rates(1), rates(3)
-    (0.1, 0.05, 0.025)
-    """
-
-    fn: Callable[[int], float]
-    _holds_callable: ClassVar = True
-
-    def __post_init__(self) -> None:
-        if not callable(self.fn):
-            raise TypeError(f"fn: expected a callable, got {type(self.fn).__name__}")
-
-    def _value(self, t: int) -> float:
-        return as_rate(self.fn(t), t)
-
-    def __repr__(self) -> str:
-        return f"Function({getattr(self.fn, '__qualname__', repr(self.fn))})"
+__all__ = ["Function", "Recursive"]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -84,6 +47,7 @@ class Recursive(Schedule):
 
     fn: Callable[[int, float], float]
     lr: float
+    _values: dict[int, float] = dataclasses.field(init=False, repr=False, compare=False)
 
     last: ClassVar[int] = 10**7
     _holds_callable: ClassVar = True
@@ -95,7 +59,7 @@ class Recursive(Schedule):
         self.__setstate__({})
 
     def _value(self, t: int) -> float:
-        values: dict[int, float] = self._values  # type: ignore[attr-defined]
+        values = self._values
         if t in values:
             return values[t]
         if t > self.last:

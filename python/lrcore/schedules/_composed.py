@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
-from lrcore.schedules._base import Schedule, set_fields
 from lrcore.schedules._depth import SLICE
+from lrcore.schedules._formula import Formula, set_fields
 
 TALL = 30
 """Levels that are asked by recursion."""
 
 
-def height_of(schedule: Schedule) -> int:
+def height_of(schedule: Formula) -> int:
     """Return how many levels a schedule has; those of the caller's own classes are not looked into."""
     return schedule._height if isinstance(schedule, Composed) else 0
 
 
-Extent: TypeAlias = tuple[int, Schedule]
+Extent: TypeAlias = tuple[int, Formula]
 """The size of some schedules together, and the one with the most levels."""
 
 
-def extent_of(schedule: Schedule) -> Extent:
+def extent_of(schedule: Formula) -> Extent:
     return (schedule._size if isinstance(schedule, Composed) else 1), schedule
 
 
-class Composed(Schedule):
+class Composed(Formula):
     """A schedule that is made of others. One of them is asked first, and its rate is changed."""
 
-    _highest: Schedule
+    _highest: Formula
     """Of the schedules that this one is made of, the first with the most levels."""
 
-    def _consist_of(self, *children: Schedule, among: Iterable[Extent] | None = None) -> None:
+    def _consist_of(self, *children: Formula, among: Iterable[Extent] | None = None) -> None:
         """Note the schedules that this one is made of, in the order in which they print, or what they are among."""
         extents = [*(map(extent_of, children) if among is None else among)]
         set_fields(self, _children=children, _size=1 + sum(size for size, _ in extents))
@@ -43,7 +43,7 @@ class Composed(Schedule):
         """Return the extent of the schedules that this one is made of."""
         return self._size - 1, self._highest
 
-    def _asked(self, t: int) -> tuple[Schedule, int]:
+    def _asked(self, t: int) -> tuple[Formula, int]:
         """Return the schedule that is asked, and for which t."""
         return self._children[0], t
 
@@ -99,7 +99,7 @@ class Composed(Schedule):
         """Store lower levels first, from the bottom: copy and pickle recurse down to those that they have met."""
         return _unfilled, (tuple(self._lower_levels())[::-1], type(self)), self.__getstate__()
 
-    def _lower_levels(self) -> Iterator[Schedule]:
+    def _lower_levels(self) -> Iterator[Formula]:
         """Yield every tenth level below a tenth level, down to a hundredth; and below a hundredth every hundredth.
 
         Those of the highest part alone: where the others are nearly as high at every level, copies recurse as deep.
@@ -122,13 +122,13 @@ def _hashes_by_levels(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     """Return what stands for an argument in a hash: for what may recurse, or have no hash, its class."""
-    is_plain = not isinstance(value, Schedule) or (
+    is_plain = not isinstance(value, Formula) or (
         value._is_own and not isinstance(value, Composed) and not value._holds_callable
     )
     return value if is_plain else type(value)
 
 
-def _unfilled(first: tuple[Schedule, ...], cls: type[Composed]) -> Composed:  # noqa: ARG001
+def _unfilled(first: tuple[Formula, ...], cls: type[Composed]) -> Composed:  # noqa: ARG001
     """Make what a copy or a pickle fills."""
     return object.__new__(cls)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from math import cos, pi
 from typing import Any, ClassVar
 
-from lrcore._checks import length
-from lrcore.schedules._base import Checked, set_fields
-from lrcore.schedules._checks import one_of, optional, rate
+from lrcore._checks import num_steps, one_of, optional, rate
+from lrcore.schedules._base import Checked
+from lrcore.schedules._formula import set_fields
 
 
 def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
@@ -66,6 +66,7 @@ class CosineRestarts(Checked):
     cycle_mult: int = 1
     peak_mult: float = 1.0
     end: float = 0.0
+    _starts: list[int] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +79,7 @@ class CosineRestarts(Checked):
             cycle, into = divmod(t, self.steps)
             z = into / self.steps
         else:
-            starts = self._starts  # type: ignore[attr-defined]
+            starts = self._starts
             cycle = bisect_right(starts, t) - 1
             if cycle + 1 == len(starts):
                 starts = _cycle_starts(self.steps, mult, t)
@@ -136,7 +137,7 @@ class Cyclic(Checked):
     _checks: ClassVar = {
         "low": rate,
         "high": rate,
-        "down": optional(length),
+        "down": optional(num_steps),
         "mode": one_of("triangular", "triangular2", "exp_range"),
     }
 
@@ -169,7 +170,7 @@ def _pairs(name: str, value: Any) -> tuple[tuple[float, int], ...]:
         raise TypeError(f"{name}: expected pairs of a rate and a number of steps, got {value!r}") from None
     if not pairs:
         raise ValueError(f"{name}: expected at least one pair of a rate and a number of steps")
-    return tuple((rate(name, lr), length(name, steps)) for lr, steps in pairs)
+    return tuple((rate(name, lr), num_steps(name, steps)) for lr, steps in pairs)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -199,6 +200,7 @@ class CyclicStages(Checked):
     """
 
     stages: Sequence[tuple[float, int]]
+    _whole: int = dataclasses.field(init=False, repr=False, compare=False)
 
     _checks: ClassVar = {"stages": _pairs}
 
@@ -207,7 +209,7 @@ class CyclicStages(Checked):
         set_fields(self, _whole=sum(steps for _, steps in self.stages))
 
     def _value(self, t: int) -> float:
-        into: int = t % self._whole  # type: ignore[attr-defined]
+        into = t % self._whole
         for lr, steps in self.stages:
             if into < steps:
                 return lr

@@ -7,7 +7,7 @@ import functools
 from math import cos, exp, pi
 from typing import ClassVar
 
-from lrcore._checks import length
+from lrcore._checks import num_steps
 from lrcore.schedules._base import Checked
 
 
@@ -254,7 +254,7 @@ class PolynomialProduct(Checked):
     power: float
     power2: float
 
-    _checks: ClassVar = {"steps": functools.partial(length, least=2)}
+    _checks: ClassVar = {"steps": functools.partial(num_steps, least=2)}
 
     def _value(self, t: int) -> float:
         if t >= self.steps - 1:

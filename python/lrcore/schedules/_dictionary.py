@@ -10,21 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lrcore._checks import whole
-from lrcore.schedules._base import Schedule
-from lrcore.schedules._checks import listed
+from lrcore._checks import integer, sequence
 from lrcore.schedules._depth import SLICE, Steps, unrolled
+from lrcore.schedules._formula import Formula
 
 _SHARED = "shared"
 _MOST = 10**6
 """Of schedules within one another, each counted in each of its places: a short list of shared ones can mean any number."""
 
+_FORMERLY_WARMUP = ("InverseSqrt", "Noam", "WarmupStableDecay")
+"""Classes whose argument `warmup_steps` was written as `warmup`."""
+
 _LISTS = 2
 """Lists within one another: of parts, which are pairs."""
 
 
-def to_dict(schedule: Schedule) -> dict[str, Any]:
-    """Do what `Schedule.to_dict` says."""
+def encode(schedule: Formula) -> dict[str, Any]:
+    """Return the dictionary of a schedule, as `Schedule.to_dict` describes it."""
     _require_size(schedule)
     for each in schedule._nested():
         if each._holds_callable:
@@ -38,7 +40,7 @@ def to_dict(schedule: Schedule) -> dict[str, Any]:
     return dictionary | ({_SHARED: writer.shared} if writer.shared else {})
 
 
-def _require_size(schedule: Schedule) -> None:
+def _require_size(schedule: Formula) -> None:
     if schedule._size > _MOST:
         raise ValueError(f"schedule: expected at most {_MOST} schedules within one another")
 
@@ -46,12 +48,12 @@ def _require_size(schedule: Schedule) -> None:
 class _Writer:
     """Turns a schedule into a dictionary, and lists what is shared there."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Formula) -> None:
         self.shared: list[dict[str, Any]] = []
         self._indices: dict[int, int] = {}
         self._repeated = _repeated(schedule)
 
-    def dictionary_of(self, schedule: Schedule) -> Steps:
+    def dictionary_of(self, schedule: Formula) -> Steps:
         dictionary = {"schedule": type(schedule).__name__}
         for name, value in schedule._arguments():
             dictionary[name] = yield self._encoded(value, schedule._height)
@@ -64,7 +66,7 @@ class _Writer:
             for each in value:
                 entries.append((yield self._encoded(each, height)))
             return entries
-        if not isinstance(value, Schedule):
+        if not isinstance(value, Formula):
             return value
         key = id(value)
         if key not in self._indices:
@@ -77,7 +79,7 @@ class _Writer:
         return {_SHARED: self._indices[key]}
 
 
-def _repeated(schedule: Schedule) -> set[int]:
+def _repeated(schedule: Formula) -> set[int]:
     """Return the ids of what stands in several places, but for schedules that are of numbers alone and have no state."""
     met, repeated, waiting = set(), set(), [schedule]
     while waiting:
@@ -90,19 +92,13 @@ def _repeated(schedule: Schedule) -> set[int]:
     return repeated
 
 
-def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
-    """Make the schedule that `Schedule.to_dict` described.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When it is no dictionary, names no schedule, or has arguments that it does not take or that are out of range.
-    """
+def decode(dictionary: Mapping[str, Any]) -> Any:
+    """Return the schedule of a dictionary, as `from_dict` describes it."""
     if not isinstance(dictionary, Mapping):
         raise TypeError(f"schedule: expected a dictionary, got {type(dictionary).__name__}")
     reader = _Reader()
     entries = dict(dictionary)
-    for each in listed(_SHARED, entries.pop(_SHARED, ())):
+    for each in sequence(_SHARED, entries.pop(_SHARED, ())):
         reader.share(each)
     return reader.made(entries)
 
@@ -111,7 +107,7 @@ class _Reader:
     """Turns dictionaries into schedules."""
 
     def __init__(self) -> None:
-        self._shared: list[Schedule] = []
+        self._shared: list[Formula] = []
         """Those that later dictionaries may refer to."""
         self._open: set[int] = set()
         """The ids of the dictionaries that are being read."""
@@ -121,9 +117,9 @@ class _Reader:
             raise TypeError(f"{_SHARED}: expected a dictionary, got {type(entry).__name__}")
         self._shared.append(self.made(entry))
 
-    def made(self, dictionary: Mapping[str, Any]) -> Schedule:
+    def made(self, dictionary: Mapping[str, Any]) -> Formula:
         self._open.clear()
-        schedule: Schedule = unrolled(self._schedule_of(dictionary))
+        schedule: Formula = unrolled(self._schedule_of(dictionary))
         return schedule
 
     def _schedule_of(self, dictionary: Mapping[str, Any]) -> Steps:
@@ -132,7 +128,7 @@ class _Reader:
         self._open.add(id(dictionary))
         arguments = dict(dictionary)
         name = arguments.pop("schedule", None)
-        cls = Schedule._classes.get(name) if isinstance(name, str) else None
+        cls = Formula._classes.get(name) if isinstance(name, str) else None
         if cls is None or cls._holds_callable:
             raise ValueError(f"schedule: expected the name of a schedule, got {name!r}")
         for each, value in arguments.items():
@@ -141,11 +137,13 @@ class _Reader:
         if name == "Product" and "other" in arguments and "factors" not in arguments:
             # as it was written when a product had one factor
             arguments["factors"] = [arguments.pop("other")]
+        if name in _FORMERLY_WARMUP and "warmup" in arguments and "warmup_steps" not in arguments:
+            arguments["warmup_steps"] = arguments.pop("warmup")
         try:
             schedule = cls(**arguments)
         except TypeError as error:
             shown = {
-                each: value if not isinstance(value, Schedule) else type(value)
+                each: value if not isinstance(value, Formula) else type(value)
                 for each, value in arguments.items()
             }
             raise ValueError(f"schedule: {name} cannot be made from {shown}: {error}") from error
@@ -157,7 +155,7 @@ class _Reader:
         if isinstance(value, Mapping):
             if {*value} != {_SHARED}:
                 return (yield self._schedule_of(value))
-            index = whole(_SHARED, value[_SHARED], least=0)
+            index = integer(_SHARED, value[_SHARED], least=0)
             if index >= len(self._shared):
                 raise ValueError(f"{_SHARED}: expected an index below {len(self._shared)}, got {index}")
             return self._shared[index]

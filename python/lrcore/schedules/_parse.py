@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import operator
 import re
 import warnings
@@ -175,8 +176,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _classes() -> dict[str, type[Schedule]]:
-    """Give the schedules that a text may name."""
-    from lrcore import schedules
-
-    classes = {name: cls for name, cls in Schedule._classes.items() if name in schedules.__all__}
-    return {name: cls for name, cls in classes.items() if not cls._holds_callable}
+    """Return the schedules that a text may name."""
+    return {
+        name: cls for name, cls in Schedule._classes.items() if cls._in_text and not inspect.isabstract(cls)
+    }

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, cast
 
-from lrcore._checks import whole
+from lrcore._checks import integer, nonnegative, one_of, rate, sequence
 from lrcore._lrcore_core import to_float
-from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule, set_fields
-from lrcore.schedules._checks import listed, nonnegative, one_of, rate
-from lrcore.schedules._composed import Composed, are_alike
-from lrcore.schedules._dictionary import from_dict
+from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule
+from lrcore.schedules._composed import Composed
+from lrcore.schedules._formula import set_fields
+from lrcore.schedules._state import stateful
 
-_count = functools.partial(whole, least=0)
-_MOST_PLACES = 10**6
-"""Places of schedules in another that are looked at."""
+_count = functools.partial(integer, least=0)
 
 
 class _Seen(NamedTuple):
@@ -140,6 +136,7 @@ class Plateau(Composed, Checked):
     statistic: str = "best"
     window: int = 1
     nan: str = "error"
+    _history: _History = dataclasses.field(init=False, repr=False, compare=False)
 
     _has_state: ClassVar = True
     _checks: ClassVar = {
@@ -151,7 +148,7 @@ class Plateau(Composed, Checked):
         "cooldown": _count,
         "min_lr": rate,
         "statistic": one_of("best", "mean"),
-        "window": whole,
+        "window": integer,
         "nan": one_of("error", "bad"),
     }
 
@@ -173,7 +170,7 @@ class Plateau(Composed, Checked):
 
     @property
     def _seen(self) -> _Seen:
-        return self._history.last().seen  # type: ignore[attr-defined, no-any-return]
+        return self._history.last().seen
 
     @property
     def reductions(self) -> int:
@@ -191,7 +188,7 @@ class Plateau(Composed, Checked):
         value = to_float("metric", metric)
         if math.isnan(value) and self.nan == "error":
             raise ValueError('metric: got nan; nan="bad" counts it as an observation that does not improve')
-        self._history.append(lambda seen: self._after(seen, value))  # type: ignore[attr-defined]
+        self._history.append(lambda seen: self._after(seen, value))
 
     def _after(self, seen: _Seen, value: float) -> _Seen:
         """Return what is left after a metric."""
@@ -247,7 +244,7 @@ class Plateau(Composed, Checked):
             raise ValueError(f"plateau: expected the entries {[*_Seen._fields]}, got {[*dictionary]}")
         counts = {name: _count(name, dictionary[name]) for name in ("reductions", "bad", "cooldown")}
         best = dictionary["best"]
-        recent = tuple(_decoded("recent", each) for each in listed("recent", dictionary["recent"]))
+        recent = tuple(_decoded("recent", each) for each in sequence("recent", dictionary["recent"]))
         if len(recent) > (self.window if self.statistic == "mean" else 0):
             raise ValueError(f"recent: expected the last {self.window} metrics at most, got {len(recent)}")
         seen = _Seen(best=None if best is None else _decoded("best", best), recent=recent, **counts)
@@ -285,48 +282,4 @@ def plateaus(schedule: Schedule) -> list[Plateau]:
     >>> plateaus(schedule)
     [Plateau(lr=0.1)]
     """
-    return [each for each in schedule._nested() if isinstance(each, Plateau)]
-
-
-def states_of(schedule: Schedule) -> list[dict[str, Any]]:
-    """Give the state of each Plateau in a schedule."""
-    return [each.state_dict() for each in plateaus(schedule)]
-
-
-def states_to_set(schedule: Schedule, states: Iterable[Any]) -> list[tuple[Plateau, str, Any]]:
-    """Check a state for each Plateau in a schedule; return the object, attribute and value of each assignment.
-
-    They are to be assigned by ``object.__setattr__``, since schedules are frozen.
-    """
-    found, states = plateaus(schedule), listed("schedule_state", states)
-    if len(states) != len(found):
-        states = _once(schedule, found, states)
-    return [plateau._to_set(state) for plateau, state in zip(found, states, strict=True)]
-
-
-def _once(schedule: Schedule, found: list[Plateau], states: tuple[Any, ...]) -> list[Any]:
-    """Return the state of each Plateau, of those that former versions listed: one for each of its places."""
-    nested = itertools.islice(schedule._nested(in_each_place=True), _MOST_PLACES)
-    places = [id(each) for each in nested if isinstance(each, Plateau)]
-    first = dict(zip(reversed(places), reversed(states), strict=False))
-    if len(places) != len(states) or any(
-        first[each] != state for each, state in zip(places, states, strict=True)
-    ):
-        raise ValueError(f"schedule_state: expected one for each Plateau, {len(found)}, got {len(states)}")
-    return [first[id(each)] for each in found]
-
-
-def kept_or_stored(own: Schedule, dictionary: Any, states: Any) -> Schedule:
-    """Return the optimizer's own schedule if it equals a stored one, so that a Plateau which the caller holds goes on steering.
-
-    Former versions stored one Plateau in two places as two, with equal states.
-    """
-    stored = from_dict(dictionary)
-    if own == stored:
-        return own
-    if "shared" not in dictionary and isinstance(own, Composed) and type(own) is type(stored):
-        with contextlib.suppress(TypeError, ValueError):
-            states_to_set(own, states)
-            if are_alike(own, stored, places=False):
-                return own
-    return stored
+    return [each for each in stateful(schedule) if isinstance(each, Plateau)]

@@ -6,25 +6,26 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from math import cos, pi, sqrt
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
-from lrcore.schedules._base import Checked, argument, set_fields
-from lrcore.schedules._checks import count, one_of
+from lrcore._checks import num_steps_or_zero, one_of
+from lrcore.schedules._base import Checked
+from lrcore.schedules._formula import set_fields
 
 
-@dataclasses.dataclass(frozen=True, init=False, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False)
 class InverseSqrt(Checked):
     """Rise to `peak` and fall with the root. It holds no end.
 
     ::
 
-        s(t) = peak min((t + 1) / warmup, sqrt(warmup / (t + 1)))
+        s(t) = peak min((t + 1) / warmup_steps, sqrt(warmup_steps / (t + 1)))
 
     Parameters
     ----------
     peak : float
-        The largest rate, at t = warmup - 1.
-    warmup : int
+        The largest rate, at t = warmup_steps - 1.
+    warmup_steps : int
         The number of steps of the rise.
 
     References
@@ -34,35 +35,31 @@ class InverseSqrt(Checked):
 
     Examples
     --------
-    >>> rates = InverseSqrt(0.1, warmup=100)
+    >>> rates = InverseSqrt(0.1, warmup_steps=100)
     >>> rates(49), rates(99), rates(399)
     (0.05, 0.1, 0.05)
     """
 
     peak: float
-    warmup_steps: int = argument("warmup")
-
-    def __init__(self, peak: float, warmup: int) -> None:
-        set_fields(self, peak=peak, warmup_steps=warmup)
-        self.__post_init__()
+    warmup_steps: int
 
     def _value(self, t: int) -> float:
         return self.peak * min((t + 1) / self.warmup_steps, sqrt(self.warmup_steps / (t + 1)))
 
 
-@dataclasses.dataclass(frozen=True, init=False, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Noam(Checked):
     """Rise along a line and fall with the root, to a height that the model's width gives. It holds no end.
 
     ::
 
-        s(t) = scale model_dim^-0.5 min((t + 1)^-0.5, (t + 1) warmup^-1.5)
+        s(t) = scale model_dim^-0.5 min((t + 1)^-0.5, (t + 1) warmup_steps^-1.5)
 
     Parameters
     ----------
     model_dim : int
         The width of the model.
-    warmup : int
+    warmup_steps : int
         The number of steps of the rise.
     scale : float
         >= 0.
@@ -73,18 +70,14 @@ class Noam(Checked):
 
     Examples
     --------
-    >>> rates = Noam(model_dim=64, warmup=16)
+    >>> rates = Noam(model_dim=64, warmup_steps=16)
     >>> rates(7), rates(15), rates(63)  # 1/64, 1/32, 1/64
     (0.015625, 0.03125, 0.015625)
     """
 
     model_dim: int
-    warmup_steps: int = argument("warmup")
+    warmup_steps: int
     scale: float = 1.0
-
-    def __init__(self, model_dim: int, warmup: int, scale: float = 1.0) -> None:
-        set_fields(self, model_dim=model_dim, warmup_steps=warmup, scale=scale)
-        self.__post_init__()
 
     def _value(self, t: int) -> float:
         s = t + 1
@@ -103,7 +96,9 @@ def _root(start: float, end: float, z: float) -> float:
     return end + (start - end) * (1 - sqrt(z))
 
 
-_SHAPES: dict[str, Callable[[float, float, float], float]] = {
+_Shape: TypeAlias = Callable[[float, float, float], float]
+
+_SHAPES: dict[str, _Shape] = {
     "cosine": _cosine,
     "linear": _line,
     "1-sqrt": _root,
@@ -158,6 +153,11 @@ class OneCycle(Checked):
     final_div: float = 1e4
     shape: str = "cosine"
     three_phase: bool = False
+    _phases: list[tuple[float, float, float, float]] = dataclasses.field(
+        init=False, repr=False, compare=False
+    )
+    _last: float = dataclasses.field(init=False, repr=False, compare=False)
+    _shape: _Shape = dataclasses.field(init=False, repr=False, compare=False)
 
     _checks: ClassVar = {"shape": one_of("cosine", "linear")}
 
@@ -179,33 +179,33 @@ class OneCycle(Checked):
         set_fields(self, _phases=phases, _last=rates[-1], _shape=_SHAPES[self.shape])
 
     def _value(self, t: int) -> float:
-        for begin, end, start, last in self._phases:  # type: ignore[attr-defined]
+        for begin, end, start, last in self._phases:
             if t < end:  # the joints are exact
-                return self._shape(start, last, (t - begin) / (end - begin)) if t != begin else start  # type: ignore[attr-defined, no-any-return]
+                return self._shape(start, last, (t - begin) / (end - begin)) if t != begin else start
             if t == end:
-                return last  # type: ignore[no-any-return]
-        return self._last  # type: ignore[attr-defined, no-any-return]
+                return last
+        return self._last
 
 
-@dataclasses.dataclass(frozen=True, init=False, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False)
 class WarmupStableDecay(Checked):
     """Rise to `peak`, stay there, fall to `end`, and hold that.
 
     ::
 
-        z = min(t - warmup - stable, decay) / decay
+        z = min(t - warmup_steps - stable, decay) / decay
         1-sqrt                 f(z) = 1 - sqrt(z)
         linear                 f(z) = 1 - z
         cosine                 f(z) = (1 + cos(pi z)) / 2
-        t < warmup             s(t) = peak (t + 1) / warmup
-        t < warmup + stable    s(t) = peak
-        else                   s(t) = end + (peak - end) f(z)
+        t < warmup_steps             s(t) = peak (t + 1) / warmup_steps
+        t < warmup_steps + stable    s(t) = peak
+        else                         s(t) = end + (peak - end) f(z)
 
     Parameters
     ----------
     peak : float
         The largest rate.
-    warmup, stable, decay : int
+    warmup_steps, stable, decay : int
         How many steps each part takes; the first two may be 0.
     end : float
         The last rate.
@@ -220,25 +220,19 @@ class WarmupStableDecay(Checked):
 
     Examples
     --------
-    >>> rates = WarmupStableDecay(0.1, warmup=4, stable=4, decay=4)
+    >>> rates = WarmupStableDecay(0.1, warmup_steps=4, stable=4, decay=4)
     >>> rates(0), rates(3), rates(8), rates(9), rates(12)  # 0.1 / 4, the peak until 8, 0.1 (1 - sqrt(1/4)), the end
     (0.025, 0.1, 0.1, 0.05, 0.0)
     """
 
     peak: float
-    warmup_steps: int = argument("warmup")
-    stable: int = 0
-    decay: int = 1
+    warmup_steps: int
+    stable: int
+    decay: int
     end: float = 0.0
     shape: str = "1-sqrt"
 
-    _checks: ClassVar = {"warmup": count, "shape": one_of(*_SHAPES)}
-
-    def __init__(
-        self, peak: float, warmup: int, stable: int, decay: int, end: float = 0.0, shape: str = "1-sqrt"
-    ) -> None:
-        set_fields(self, peak=peak, warmup_steps=warmup, stable=stable, decay=decay, end=end, shape=shape)
-        self.__post_init__()
+    _checks: ClassVar = {"warmup_steps": num_steps_or_zero, "shape": one_of(*_SHAPES)}
 
     def _value(self, t: int) -> float:
         if t < self.warmup_steps:

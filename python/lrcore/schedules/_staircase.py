@@ -7,9 +7,9 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from lrcore._checks import length
-from lrcore.schedules._base import Checked, set_fields
-from lrcore.schedules._checks import listed, rate
+from lrcore._checks import num_steps, rate, sequence
+from lrcore.schedules._base import Checked
+from lrcore.schedules._formula import set_fields
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -43,8 +43,8 @@ class PiecewiseConstant(Checked):
     values: Sequence[float]
 
     def __post_init__(self) -> None:
-        boundaries = tuple(length("boundaries", each) for each in listed("boundaries", self.boundaries))
-        values = tuple(rate("values", each) for each in listed("values", self.values))
+        boundaries = tuple(num_steps("boundaries", each) for each in sequence("boundaries", self.boundaries))
+        values = tuple(rate("values", each) for each in sequence("values", self.values))
         if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
             raise ValueError(f"boundaries: expected increasing numbers, got {boundaries}")
         if len(values) != len(boundaries) + 1:

@@ -7,22 +7,28 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lrcore import _checks as _arguments
 from lrcore import schedules
-from lrcore._checks import require_entries
-from lrcore._extras import needs
+from lrcore._checks import integer, require_entries
+from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import Watch, require_memory, to_float
 from lrcore.optimizers import Optimizer, _torch_state
 from lrcore.pack import layout
 from lrcore.pack._nest import sharing
 from lrcore.schedules import Constant
-from lrcore.torch._mapping import fitting
 
-with needs("torch"):
+with optional_dependency("torch"):
     import torch
 
 if TYPE_CHECKING:
     from lrcore._lrcore_core import Change
+
+
+def fitting(name: str, given: Any, view: Any) -> Any:
+    """Return a state that is given for a parameter, as a tensor of its shape."""
+    values = _torch_state.require_dense(name, given)
+    if values.shape != view.shape:
+        raise ValueError(f"{name}: expected shape {tuple(view.shape)}, got {tuple(values.shape)}")
+    return values.detach() if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")
 
 
 class Slot:
@@ -239,7 +245,7 @@ class Buffer:
         states = _torch_state.states_in_order(dictionary.get("state"), group["params"])
         stored = _torch_state.own_entry(dictionary, group, states)
         if stored is not None and step_count is not None and self.optimizer._public_name() == "SGD":
-            stored, step_count = {**stored, "step_count": _arguments.whole("step_count", step_count, 0)}, None
+            stored, step_count = {**stored, "step_count": integer("step_count", step_count, 0)}, None
         if stored is None or step_count is not None:
             entries = _torch_state.converted(self.optimizer, dictionary, step_count, self.join)
             if keeps_schedule:

@@ -8,14 +8,13 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from lrcore import _checks as _arguments
 from lrcore import schedules
-from lrcore._extras import needs
+from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, step_together
-from lrcore.optimizers import Optimizer, _torch_state
+from lrcore.optimizers import Optimizer, _arguments, _torch_state
 from lrcore.schedules import Rate, Schedule
 
-with needs("torch"):
+with optional_dependency("torch"):
     import torch
 
     from lrcore.torch._buffer import Buffer, check_parameters, named, place_of, with_own_storage

@@ -8,14 +8,14 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrcore import _checks as _arguments
 from lrcore import schedules
-from lrcore._extras import needs
+from lrcore._checks import or_zero
+from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, to_float
-from lrcore.optimizers import Optimizer, _torch_state
+from lrcore.optimizers import Optimizer, _arguments, _torch_state
 from lrcore.schedules import Constant, Schedule
 
-with needs("torch"):
+with optional_dependency("torch"):
     import torch
 
 
@@ -212,7 +212,7 @@ class Group:
                     f"lr: {changed['lr']} was assigned in param_groups, as a scheduler of PyTorch does, but the rate comes "
                     f"from {self.optimizers[0].schedule!r}; give a number as lr, or assign opt.lr"
                 )
-            rate = schedules.as_schedule(_arguments.or_zero(to_float("lr", changed.pop("lr"))))
+            rate = schedules.as_schedule(or_zero(to_float("lr", changed.pop("lr"))))
         given = {name: group[name] for name in self.shown}
         self.use(rate, group, changed)
         # A tensor or a list stays, to be read again.

@@ -7,29 +7,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 from lrcore._checks import require_entries
-from lrcore._extras import needs
+from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit
 from lrcore.optimizers import _torch_state
+from lrcore.torch._buffer import Buffer, fitting
 
-with needs("torch"):
-    import torch
-
-if TYPE_CHECKING:
-    from lrcore.torch._buffer import Buffer
+with optional_dependency("torch"):
+    pass
 
 _BEGIN_ANEW = "opt.state.clear() begins anew for all parameters, which share one step count"
 _NOTHING = object()
-
-
-def fitting(name: str, given: Any, view: Any) -> Any:
-    """Return a state that is given for a parameter, as a tensor of its shape."""
-    values = _torch_state.require_dense(name, given)
-    if values.shape != view.shape:
-        raise ValueError(f"{name}: expected shape {tuple(view.shape)}, got {tuple(values.shape)}")
-    return values.detach() if isinstance(values, torch.Tensor) else torch.as_tensor(values, device="cpu")
 
 
 class Flat(NamedTuple):

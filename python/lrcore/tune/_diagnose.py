@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._checks import series
+from lrcore._checks import vector
 from lrcore._lrcore_core import to_float
 
 __all__ = ["Diagnosis", "diagnose"]
@@ -122,7 +122,7 @@ class Diagnosis:
 
 def _losses(value: Any) -> Floats:
     """Check the losses."""
-    losses = series("losses", value)
+    losses = vector("losses", value)
     if len(losses) < LEAST:
         raise ValueError(f"losses: expected at least {LEAST}, got {len(losses)}")
     return losses
@@ -131,7 +131,7 @@ def _losses(value: Any) -> Floats:
 def _rates(value: Any, steps: int) -> Floats:
     """Check the rates, and give one for each step."""
     one = np.isscalar(value) or (isinstance(value, np.ndarray) and value.ndim == 0)
-    rates = np.full(steps, to_float("lrs", value)) if one else series("lrs", value)
+    rates = np.full(steps, to_float("lrs", value)) if one else vector("lrs", value)
     if rates.shape != (steps,):
         raise ValueError(f"lrs: expected a number or {steps} rates, one a loss, got shape {rates.shape}")
     if not (np.isfinite(rates) & (rates >= 0)).all():

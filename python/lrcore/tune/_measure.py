@@ -7,10 +7,10 @@ from typing import Any, overload
 
 import numpy as np
 
+from lrcore._checks import one_of, positive, rate
 from lrcore._lrcore_core import copy
 from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Schedule
-from lrcore.schedules._checks import one_of, positive, rate
 
 _POWERS = {"linear": 1.0, "sqrt": 0.5}
 

@@ -7,18 +7,18 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._arrays.memory import array_at
-from lrcore._checks import flag, length, magnitude
-from lrcore._extras import needs
+from lrcore import plot
+from lrcore._arrays.memory import allocate
+from lrcore._checks import flag, nonnegative_float32, num_steps, one_of, positive
+from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, copy, to_float
 from lrcore.optimizers._base import Optimizer
-from lrcore.schedules._checks import one_of, positive
-from lrcore.schedules._plateau import states_of, states_to_set
+from lrcore.schedules._state import states_of, states_to_set
 from lrcore.tune._diagnose import FLAT, ROUNDING, noise_of
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class RangeTest:
     mode: str
     stopped_by: str
 
+    METHODS: ClassVar[tuple[str, ...]] = ("steepest", "valley", "minimum/10")
+    """The methods of `suggest`."""
+
     def suggest(self, method: str = "steepest") -> float:
         """Suggest a learning rate.
 
@@ -75,7 +78,7 @@ class RangeTest:
         ----------
         Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The valley is fastai's.
         """
-        suggestion = SUGGESTIONS[one_of(*SUGGESTIONS)("method", method)]
+        suggestion = _SUGGESTIONS[one_of(*self.METHODS)("method", method)]
         if len(self.losses) < 5:
             raise ValueError(f"suggest: {len(self.losses)} losses tell too little; start at a smaller rate")
         if np.ptp(_scaled(self.losses)) <= ROUNDING:
@@ -89,9 +92,7 @@ class RangeTest:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the losses over the rates: `lrcore.plot.range_test`."""
-        from lrcore.plot import range_test as draw
-
-        return draw(self, ax)
+        return plot.range_test(self, ax)
 
 
 def _scaled(losses: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,7 +143,7 @@ def _tenth_of_minimum(found: RangeTest) -> float:
     return float(found.rates[np.argmin(found.smoothed)] / 10)
 
 
-SUGGESTIONS: dict[str, Callable[[RangeTest], float]] = {
+_SUGGESTIONS: dict[str, Callable[[RangeTest], float]] = {
     "steepest": _steepest,
     "valley": _valley,
     "minimum/10": _tenth_of_minimum,
@@ -154,9 +155,9 @@ def _restorer(opt: Optimizer) -> Callable[[], None]:
 
     It is one call of the extension, which Ctrl-C comes before or after, and never into.
     """
-    params = array_at(opt._place)
+    params = allocate(opt._place)
     copy(opt.params, params)
-    states = [array_at(opt._place) for _ in opt.state]
+    states = [allocate(opt._place) for _ in opt.state]
     step_count, hyper, schedule = opt._snapshot(states)
     numbers, rate = opt._numbers_of(hyper), opt._rate_of(schedule)
     observed = states_to_set(schedule, states_of(schedule))
@@ -225,12 +226,12 @@ def range_test(
     True
     """
     _check_optimizer(opt)
-    lr_min, lr_max = magnitude("lr_min", lr_min), magnitude("lr_max", lr_max)
+    lr_min, lr_max = nonnegative_float32("lr_min", lr_min), nonnegative_float32("lr_max", lr_max)
     if lr_min == 0:
         raise ValueError("lr_min: expected a number > 0, got 0")
     if lr_min >= lr_max:
         raise ValueError(f"lr_min: expected less than lr_max = {lr_max}, got {lr_min}")
-    steps = length("steps", steps, least=2)
+    steps = num_steps("steps", steps, least=2)
     space = _MODES[one_of(*_MODES)("mode", mode)]
     smoothing, stop_factor = to_float("smoothing", smoothing), positive("stop_factor", stop_factor)
     if not 0 <= smoothing < 1:
@@ -282,7 +283,7 @@ def _bar(rates: list[float], progress: bool) -> Iterator[Any]:
     if not progress:
         yield rates
         return
-    with needs("tune"):
+    with optional_dependency("tune"):
         from tqdm import tqdm
     with tqdm(rates, desc="range test", unit="step") as bar:
         yield bar

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from lrcore._checks import whole
-from lrcore._extras import needs
+from lrcore._checks import integer, one_of, positive
+from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import to_float
-from lrcore.schedules._checks import one_of, positive
 
 if TYPE_CHECKING:
     import optuna
@@ -123,14 +122,14 @@ def search(
     low, high = positive("low", low), positive("high", high)
     if low >= high:
         raise ValueError(f"low: expected less than high = {high}, got {low}")
-    trials = whole("trials", trials)
+    trials = integer("trials", trials)
     one_of("tpe", "gp", "random")("sampler", sampler)
     worst = math.inf if one_of("minimize", "maximize")("direction", direction) == "minimize" else -math.inf
-    if seed is not None and whole("seed", seed, least=0) >= 2**32:
+    if seed is not None and integer("seed", seed, least=0) >= 2**32:
         raise ValueError(f"seed: expected a number < 2**32, got {seed}")
     if not callable(train):
         raise TypeError(f"train: expected a callable, got {type(train).__name__}")
-    with needs("tune"):
+    with optional_dependency("tune"):
         import optuna
         import sqlalchemy  # noqa: F401
 
@@ -220,7 +219,7 @@ def _sampler(name: str, seed: int | None) -> optuna.samplers.BaseSampler:
         return samplers.RandomSampler(seed=seed)
     if name == "tpe":
         return samplers.TPESampler(seed=seed)
-    with needs("tune"):
+    with optional_dependency("tune"):
         import scipy  # noqa: F401
     try:
         import torch  # noqa: F401

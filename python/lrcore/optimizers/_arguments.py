@@ -1,0 +1,147 @@
+"""The arguments of the optimizers: numbers with their ranges, structural options, and which can be assigned."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeAlias
+
+from lrcore._checks import flag, fraction, nonnegative_float32, num_steps, one_of, safe_repr
+
+Value: TypeAlias = float | tuple[float, float]
+
+_ALMOST_ONE = 1 - 2.0**-25
+"""This number and all up to 1 round to 1 in float32."""
+
+
+def _decay_rate(name: str, value: Any) -> float:
+    number = fraction(name, value)
+    if number >= _ALMOST_ONE:
+        raise ValueError(f"{name}: {number} becomes 1 in float32, and an average would never move")
+    return number
+
+
+def _decay_rates(name: str, value: Any) -> tuple[float, float]:
+    try:
+        if isinstance(value, (AbstractSet, Mapping)):
+            raise TypeError("no order")
+        first, second = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected two numbers, got {safe_repr(value)}") from None
+    return _decay_rate(f"{name}[0]", first), _decay_rate(f"{name}[1]", second)
+
+
+#: Every numeric argument and its check. Numbers can be assigned between steps.
+NUMBERS: dict[str, Callable[[str, Any], Value]] = {
+    "alpha": _decay_rate,
+    "betas": _decay_rates,
+    "dampening": fraction,
+    "eps": nonnegative_float32,
+    "lr_decay": nonnegative_float32,
+    "momentum": fraction,
+    "momentum_decay": nonnegative_float32,
+    "rho": _decay_rate,
+    "weight_decay": nonnegative_float32,
+}
+
+#: The values of the options that are no flags.
+CHOICES: dict[str, tuple[str, ...]] = {"eps_placement": ("corrected", "hat")}
+
+#: Every structural option and its check. Options are fixed at construction.
+OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
+    "amsgrad": flag,
+    "centered": flag,
+    "decoupled_weight_decay": flag,
+    "eps_inside_sqrt": flag,
+    "eps_placement": one_of(*CHOICES["eps_placement"]),
+    "lr_in_velocity": flag,
+    "maximize": flag,
+    "nesterov": flag,
+}
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the numeric ones of the arguments `values`."""
+    return {name: NUMBERS[name](name, value) for name, value in values.items() if name in NUMBERS}
+
+
+def options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the structural ones of the arguments `values`."""
+    return {name: OPTIONS[name](name, value) for name, value in values.items() if name in OPTIONS}
+
+
+def table_length(capturable: Any, max_steps: Any) -> int | None:
+    """Check the two arguments that go together; give the number of steps where both are there."""
+    if not flag("capturable", capturable):
+        if max_steps is not None:
+            raise ValueError("max_steps: has no effect without capturable=True; leave it out")
+        return None
+    if max_steps is None:
+        raise ValueError("max_steps: a capturable optimizer needs the number of steps to make constants for")
+    steps = num_steps("max_steps", max_steps)
+    if steps >= 2**53:
+        raise ValueError(f"max_steps: expected at most 2**53 - 1, got {steps}")
+    return steps
+
+
+def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
+    """ValueError where an argument is set that acts on a momentum that is not there."""
+    for name in names:
+        if arguments[name] and not arguments["momentum"]:
+            raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
+
+
+#: What other libraries, and haste, call the attributes of an optimizer that can be assigned.
+MISSPELLED: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "learning_rate",
+            "learn_rate",
+            "rate",
+            "rates",
+            "lrs",
+            "lr_schedule",
+            "lr_scheduler",
+            "schedule",
+            "scheduler",
+        ),
+        "lr",
+    ),
+    **dict.fromkeys(("steps", "step_number", "iterations", "t", "count"), "step_count"),
+    **dict.fromkeys(("hyperparameters", "hypers", "defaults"), "hyper"),
+    "parameters": "params",
+    "gradients": "grads",
+}
+
+
+def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Container[str]) -> None:
+    """AttributeError if assigning an attribute of an optimizer would have no effect. A subclass may have its own."""
+    if name in hyper:
+        raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
+    if name in own and name in OPTIONS:
+        raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
+    meant = f"; assign opt.{MISSPELLED[name]}" if name in MISSPELLED else ""
+    declared = inspect.getattr_static(cls, name, None)
+    if isinstance(declared, property) and declared.fset is None:
+        raise AttributeError(f"{name}: cannot be assigned{meant}")
+    is_ours = cls.__module__.partition(".")[0] == "lrcore"
+    if is_ours and declared is None and name not in own and not name.startswith("_"):
+        raise AttributeError(f"{name}: {cls.__name__} has no such attribute{meant}")
+
+
+def require_bound(name: str, array: Any, bound: Any) -> None:
+    """AttributeError if another array than the bound one, which an operator in place gives back, is assigned."""
+    if array is not bound:
+        raise AttributeError(f"{name}: bound at construction; write into that array, or make a new optimizer")
+
+
+def flatten(values: Mapping[str, Value]) -> dict[str, float]:
+    """Give the numbers under the names of the rules, where `betas` is `beta1` and `beta2`."""
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            flat |= {f"{name.removesuffix('s')}{i}": number for i, number in enumerate(value, 1)}
+        else:
+            flat[name] = value
+    return flat

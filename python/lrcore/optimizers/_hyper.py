@@ -1,0 +1,54 @@
+"""The view on an optimizer's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, Protocol
+
+from lrcore.optimizers._arguments import Value
+
+
+class _Numbered(Protocol):
+    """What has numbers, and can change them: all of some changes, or none when one is refused."""
+
+    @property
+    def _numbers(self) -> Mapping[str, Any]: ...
+
+    def _change_hyper(self, changes: Mapping[str, Any]) -> None: ...
+
+
+class Hyper(MutableMapping[str, Value]):
+    """An optimizer's numeric arguments by name: read, or assigned between steps.
+
+    Every assignment is checked as the constructor's arguments are. A change that would need another rule, such as
+    momentum to or from 0, is a ValueError. Names cannot be added or removed. `update` changes all or nothing.
+    """
+
+    def __init__(self, optimizer: _Numbered) -> None:
+        self._optimizer = optimizer
+
+    def __getitem__(self, name: str) -> Value:
+        value: Value = self._optimizer._numbers[name]
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._optimizer._change_hyper({name: value})
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"{name}: hyperparameters cannot be removed")
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Assign several at once: all or, when one is refused, none."""
+        self._optimizer._change_hyper(dict(*args, **kwargs))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._optimizer._numbers)
+
+    def __len__(self) -> int:
+        return len(self._optimizer._numbers)
+
+    def __repr__(self) -> str:
+        return repr(self._optimizer._numbers)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a copy, or a pickle, is of the numbers

@@ -1,0 +1,174 @@
+"""A function of the step number, and a value: called, printed, compared and looked into."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, SupportsIndex, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrcore._checks import safe_repr
+from lrcore._lrcore_core import to_float
+from lrcore.schedules._depth import Steps, unrolled
+
+
+class Formula(ABC):
+    """What a schedule is apart from the methods that compose it."""
+
+    _classes: ClassVar[dict[str, type[Any]]] = {}
+    """The classes of this library by name."""
+    _holds_callable: ClassVar[bool] = False
+    _has_state: ClassVar[bool] = False
+    _is_own: ClassVar[bool] = True
+    """Whether the class is of this library."""
+    _in_text: ClassVar[bool] = False
+    """Whether a text may name the class."""
+
+    _children: tuple[Any, ...] = ()
+    """The schedules that this one is made of, where its class is of this library."""
+    _height: int = 0
+    """How many levels of those there are."""
+    _size: int = 1
+    """How many schedules are written in the code that makes this one."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._is_own = cls.__module__.startswith(f"{__package__}.")
+        if cls._is_own:
+            cls._classes[cls.__name__] = cls
+        elif "_value" in vars(cls):
+            cls._value = _converted(cls._value)  # type: ignore[assignment, method-assign]
+
+    @abstractmethod
+    def _value(self, t: int) -> float:
+        """Return the rate for a checked t."""
+
+    @overload
+    def __call__(self, t: NDArray[Any] | Sequence[int]) -> NDArray[np.float64]: ...  # type: ignore[overload-overlap]  # arrays of no dimension are indices
+    @overload
+    def __call__(self, t: SupportsIndex) -> float: ...
+    def __call__(self, t: SupportsIndex | NDArray[Any] | Sequence[int]) -> float | NDArray[np.float64]:
+        """Return the learning rate of the step after `t` steps, for an integer or an array of them.
+
+        Raises
+        ------
+        TypeError
+            When t is no integer.
+        ValueError
+            When t is negative.
+        """
+        if not isinstance(t, (np.ndarray, list, tuple, range)):
+            step = self._checked(operator.index(cast(SupportsIndex, t)))
+            rate = to_float("lr", self._value(step))
+            if math.isinf(rate) or (math.isnan(rate) and not self._holds_callable):
+                raise self._overflow(step)  # NaN: infinity times 0, or less infinity
+            return rate
+        steps = np.asarray(t)
+        if steps.size and not np.issubdtype(steps.dtype, np.integer):
+            raise TypeError(f"t: expected integers, got dtype {steps.dtype}")
+        rates = [self(step) for step in steps.ravel().tolist()]
+        return np.array(rates, dtype=np.float64).reshape(steps.shape)
+
+    @staticmethod
+    def _checked(t: int) -> int:
+        if t < 0:
+            raise ValueError(f"t: expected a number of steps >= 0, got {safe_repr(t)}")
+        return t
+
+    def _arguments(self) -> Iterator[tuple[str, Any]]:
+        """Yield the constructor's arguments by name."""
+        for name in argument_names(type(self)):
+            yield name, getattr(self, name)
+
+    def __repr__(self) -> str:
+        text: str = unrolled(self._code())
+        return text
+
+    def _code(self) -> Steps:
+        """Return the code that makes this schedule."""
+        defaults = _defaults(type(self))
+        shown = []
+        for name, value in self._arguments():
+            if defaults.get(name, ...) != value:
+                code = yield code_of(value)
+                shown.append(f"{name}={code}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _nested(self, in_each_place: bool = False) -> Iterator[Any]:
+        """Yield this schedule and those that it is made of, in the order in which they print: each once, or in each place."""
+        waiting: list[Any] = [self]
+        met = set()
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, Formula):
+                parts: Any = value._children if value._is_own else vars(value).values()
+            elif isinstance(value, (tuple, list, dict)):
+                parts = value.values() if isinstance(value, dict) else value
+            else:
+                continue
+            if in_each_place or id(value) not in met:
+                met.add(id(value))
+                waiting += reversed(parts)
+                if isinstance(value, Formula):
+                    yield value
+
+    def _overflow(self, t: int) -> OverflowError:
+        return OverflowError(f"{self!r} overflows at t = {t}")
+
+    def _power(self, base: float, exponent: float, t: int) -> float:
+        try:
+            return float(base**exponent)
+        except OverflowError:
+            raise self._overflow(t) from None
+
+    def _to_set(self, dictionary: Any) -> tuple[Any, str, Any]:
+        """Check a state; return the object, the name of its attribute and the value that loads it."""
+        raise NotImplementedError
+
+
+def code_of(value: Any) -> Steps:
+    """Return the code of an argument, which may be a schedule."""
+    if isinstance(value, Formula) and type(value).__repr__ is Formula.__repr__:
+        return (yield value._code())
+    return repr(value)
+
+
+def as_rate(value: Any, t: int) -> float:
+    """Return a rate from the caller's own code as a Python float, so that arithmetic with it is in float64."""
+    return value if type(value) is float else to_float(f"lr from the schedule at t = {t}", value)
+
+
+def _converted(formula: Callable[[Any, int], Any]) -> Callable[[Any, int], float]:
+    """Return the formula of a class of the caller's own, with its results as Python floats."""
+
+    @functools.wraps(formula)
+    def value(self: Formula, t: int) -> float:
+        return as_rate(formula(self, t), t)
+
+    return value
+
+
+@functools.cache
+def argument_names(cls: type[Any]) -> tuple[str, ...]:
+    """Return the names of a constructor's arguments."""
+    return tuple(field.name for field in dataclasses.fields(cls) if field.init)
+
+
+@functools.cache
+def _defaults(cls: type[Formula]) -> dict[str, Any]:
+    """Return the defaults of a constructor's arguments by name."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def set_fields(schedule: Formula, **checked: Any) -> None:
+    """Store checked arguments in a frozen schedule."""
+    for name, value in checked.items():
+        object.__setattr__(schedule, name, value)
