@@ -102,7 +102,7 @@ def test_a_logarithmic_axis_leaves_zeros_out(plt: Any) -> None:  # noqa: ARG001
     [
         ((), {"steps": 3}, ValueError, "rates: expected at least one schedule"),
         ((0.1,), {"steps": 0}, ValueError, "steps: "),
-        ((0.1,), {"steps": 2.5}, TypeError, "steps: "),
+        ((0.1,), {"steps": 2.5}, ValueError, "steps: "),
         ((0.1,), {"steps": 3, "log": 1}, TypeError, "log: "),
         ((0.1,), {"steps": 3, "labels": []}, ValueError, "labels: expected 1, one for each schedule, got 0"),
         ((0.1, 0.2), {"steps": 3, "labels": "ab"}, TypeError, "labels: expected a sequence, got str"),

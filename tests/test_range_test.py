@@ -382,7 +382,7 @@ WRONG: dict[str, list[Any]] = {
     "closure": [3, None],
     "lr_min": [0, -1.0, math.nan, "1", True, 10.0, 20.0, 1e-50],  # the last is 0 in float32
     "lr_max": [math.inf, None, 1e39],  # the last is infinite in float32
-    "steps": [1, -5, 9.0],
+    "steps": [1, -5, 9.5],
     "mode": ["log", None],
     "smoothing": [1, -0.1, math.nan, "0.9"],
     "stop_factor": [1, 0.5, math.nan, None],

@@ -83,7 +83,7 @@ def test_integers_become_the_same_value() -> None:
         (lambda: Cosine(math.inf, 10), ValueError, "^lr: expected a finite number"),
         (lambda: Cosine(0.1, 0), ValueError, "^steps: expected a number of steps >= 1"),
         (lambda: Cosine(0.1, -3), ValueError, "^steps: "),
-        (lambda: Cosine(0.1, 10.0), TypeError, "^steps: expected a number of steps"),  # type: ignore[arg-type]
+        (lambda: Cosine(0.1, 10.5), ValueError, "^steps: expected a number of steps"),  # type: ignore[arg-type]
         (lambda: Cosine(0.1, 10, -0.1), ValueError, "^end: expected"),
         (lambda: Function(3), TypeError, "^fn: expected a callable"),  # type: ignore[arg-type]
     ],

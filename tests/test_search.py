@@ -208,7 +208,7 @@ WRONG: dict[str, list[Any]] = {
     "train": [None, 3.0],
     "low": [0, -1, math.nan, "1", 1.0, 2.0],
     "high": [math.inf, None],
-    "trials": [0, 2.0, None],
+    "trials": [0, 2.5, None],
     "sampler": ["bayes", None],
     "direction": ["up", None],
     "seed": [-1, 1.5, "1"],

@@ -1993,7 +1993,7 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(
 ) -> None:
     """On all devices, which are imitated here, and in the group; the next step is taken."""
     if devices == 2:
-        monkeypatch.setattr("lrcore.torch.place_of", lambda tensor: tensor.ndim)
+        monkeypatch.setattr("lrcore.torch._fused.place_of", lambda tensor: tensor.ndim)
     rates: dict[str, Any] = {
         "number": 0.5,
         "schedule": lrcore.schedules.Rex(0.5, 100),
