@@ -67,6 +67,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    session.run("pyright")
     files = session.run("git", "ls-files", *CPP, external=True, silent=True)
     session.run("clang-format", "--dry-run", "-Werror", *str(files).split())
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import lrcore
 import oracle
 from lrcore.optimizers import Optimizer
+from lrcore.optimizers._shared import Shared
 
 Array = NDArray[np.float32]
 
@@ -26,7 +27,7 @@ CLASSES: dict[str, type[Any]] = {
     name: getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"
 }
 
-STAGES = ("weight_decay", "decoupled_weight_decay", "maximize", "grads", "capturable", "max_steps")
+STAGES = (*typing.get_type_hints(Shared),)
 """Arguments that every class has and that choose no rule."""
 
 NUMBERS = {"momentum": (0.0, 0.9), "dampening": (0.3, 0.0), "lr_decay": (0.1,)}

@@ -40,7 +40,9 @@ def test_every_argument_acts_or_is_refused(name: str, argument: str) -> None:
     if isinstance(default, bool):
         changed = not default
     elif isinstance(default, str):
-        (changed,) = {"corrected", "hat"} - {default}
+        (changed,) = {*(("l2", "decoupled") if argument == "decay" else ("corrected", "hat"))} - {default}
+    elif argument == "decoupled_weight_decay":
+        changed = inspect.signature(cls).parameters["decay"].default == "l2"
     elif isinstance(default, tuple):
         changed = (0.5, 0.7)
     else:
@@ -69,9 +71,9 @@ FRACTIONS = {"alpha", "rho", "momentum", "dampening"}
 def test_numbers_out_of_range(name: str, argument: str) -> None:
     """ValueError that names the argument; TypeError for what is no number."""
     cls = CLASSES[name]
-    if argument in OPTIONS:
-        expected = ValueError if argument == "eps_placement" else TypeError
-        for option in ("yes", 1, None):
+    if argument in OPTIONS or argument == "decoupled_weight_decay":
+        expected = ValueError if argument in ("decay", "eps_placement") else TypeError
+        for option in ("yes", 1, *([] if argument == "decoupled_weight_decay" else [None])):
             with pytest.raises(expected, match=f"^{argument}: expected"):
                 cls(start(), **{argument: option})
         return
@@ -133,7 +135,7 @@ def test_refused_combinations(cls: type[Any], refused: dict[str, Any], match: st
 def test_every_argument_has_a_check_and_is_used() -> None:
     """The table of checks holds what the classes take, nothing else."""
     taken = {argument for _, argument in arguments()} - {"lr", "initial_accumulator_value"}
-    assert taken == set(NUMBERS) | set(OPTIONS)
+    assert taken == {*NUMBERS, *OPTIONS, "decoupled_weight_decay"}
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ def test_subclasses_copy_with_their_attributes(copied: Any) -> None:
 
 
 def test_the_base_is_no_optimizer() -> None:
-    with pytest.raises(TypeError, match="^Optimizer is no optimizer by itself"):
-        lrcore.Optimizer(start(), 0.1, None)
+    with pytest.raises(TypeError, match="^Optimizer is abstract; use one of lrcore.optimizers.__all__"):
+        lrcore.Optimizer(start(), 0.1)
 
 
 def test_repr() -> None:

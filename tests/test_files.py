@@ -249,14 +249,14 @@ def read_text(path: Path) -> Any:
     """Return the entries of the text of a file."""
     with _tensor_file.reading(str(path)) as opened:
         assert [*_tensor_file.read_arrays(opened, {"w": (2,)})] == ["w"]
-        return _tensor_file.entries_of(opened.metadata["lrcore"], 1)
+        return _tensor_file.entries_of(opened.metadata["lrcore"])
 
 
 def test_the_longest_header(path: Path) -> None:
     """What can be written can be read, and a byte more cannot be written."""
 
     def write(length: int) -> None:
-        _tensor_file.write(str(path), 1, "Pack", {"structure": "x" * length}, {"w": np.ones(2, np.float32)})
+        _tensor_file.write(str(path), "Pack", {"structure": "x" * length}, {"w": np.ones(2, np.float32)})
 
     write(0)
     length = 99_000_000 - len(json.dumps(header_of(path), separators=(",", ":")))
@@ -272,7 +272,7 @@ def test_the_header_of_most_values(path: Path) -> None:
     """What can be written can be read, and a value more cannot be written."""
 
     def write(count: int) -> None:
-        _tensor_file.write(str(path), 1, "Pack", {"structure": [0] * count}, {"w": np.ones(2, np.float32)})
+        _tensor_file.write(str(path), "Pack", {"structure": [0] * count}, {"w": np.ones(2, np.float32)})
 
     write(1)
     count = 5_000_001 - sum(map(path.read_bytes().count, (b"[", b"{", b":", b",")))
@@ -284,7 +284,7 @@ def test_the_header_of_most_values(path: Path) -> None:
 
 def test_a_pack_of_many_arrays(path: Path) -> None:
     arrays = {str(number): np.full(1, number, np.float32) for number in range(20_000)}
-    _tensor_file.write(str(path), 1, "Pack", {"structure": dict.fromkeys(arrays, "[1]")}, arrays)
+    _tensor_file.write(str(path), "Pack", {"structure": dict.fromkeys(arrays, "[1]")}, arrays)
     with _tensor_file.reading(str(path)) as opened:
         found = _tensor_file.read_arrays(opened, dict.fromkeys(arrays, (1,)))
     assert all(found[name] == float(name) for name in arrays)

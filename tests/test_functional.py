@@ -27,7 +27,7 @@ def zeros(rule: str) -> list[Array]:
 def test_one_function_a_class() -> None:
     assert set(lrcore.functional.__all__) == {name.lower() for name in CLASSES}
     with pytest.raises(AttributeError, match="adamw2"):
-        _ = lrcore.functional.adamw2
+        _ = lrcore.functional.adamw2  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -91,8 +91,8 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
         ({"betas": [0.9, 1.0]}, ValueError, r"^betas\[1\]: expected"),
         ({"amsgrad": 1}, TypeError, "^amsgrad: expected True or False"),
         ({"lr": "fast"}, TypeError, "^lr: expected a number, got str"),
-        ({"momentum": 0.5}, TypeError, "^momentum: adam takes betas, eps, "),
-        ({"exp_avg": 0.5}, TypeError, "^exp_avg: adam takes .*; states are passed by position"),
+        ({"momentum": 0.5}, TypeError, "^momentum: adam takes no such argument; expected betas, eps, "),
+        ({"exp_avg": 0.5}, TypeError, "^exp_avg: adam takes the states by position"),
     ],
 )
 def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:

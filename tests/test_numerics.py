@@ -31,7 +31,7 @@ def by_oracle(rule: str, start: Array, all_gradients: list[Array]) -> tuple[Arra
     optimizer = make(rule, start.copy(), weight_decay=0.01)
     p, states = start, [np.array(state) for state in optimizer.state.values()]
     for t, g in enumerate(all_gradients, 1):
-        decoupled = bool(optimizer._options["decoupled_weight_decay"])
+        decoupled = optimizer.options["decay"] == "decoupled"
         p, states = oracle_step(optimizer, p, g, states, t=t, lr=0.01, decoupled=decoupled)
     return p, states
 
@@ -93,7 +93,7 @@ def test_no_epsilon_and_no_gradient(backend: str) -> None:
             states,
             t=1,
             lr=0.01,
-            decoupled=bool(optimizer._options["decoupled_weight_decay"]),
+            decoupled=optimizer.options["decay"] == "decoupled",
         )
         assert_same(optimizer, p, states, f"{rule}, {backend}")
 
@@ -108,7 +108,7 @@ def test_late_steps(rule: str, backend: str, t: int) -> None:
     optimizer.step_count = t - 1
     optimizer.step(g)
     assert optimizer.step_count == t
-    decoupled = bool(optimizer._options["decoupled_weight_decay"])
+    decoupled = optimizer.options["decay"] == "decoupled"
     p, states = oracle_step(optimizer, p, g, states, t=t, lr=0.01, decoupled=decoupled)
     assert_same(optimizer, p, states, f"{rule}, {backend}, t = {t}:")
 
@@ -129,7 +129,7 @@ def test_constants_depend_on_step_and_numbers_alone(rule: str) -> None:
     rng = np.random.default_rng(19)
     optimizer = make(rule, rng.standard_normal(N).astype(np.float32))
     p, states = optimizer.params.copy(), [np.array(state) for state in optimizer.state.values()]
-    decoupled = bool(optimizer._options["decoupled_weight_decay"])
+    decoupled = optimizer.options["decay"] == "decoupled"
     for t in (1, 2, 5, 6, 3):
         if t == 5:
             optimizer.hyper["weight_decay"] = 0.01

@@ -131,7 +131,7 @@ def test_the_file_says_how_it_is_nested(saved: Path) -> None:
         "head": {"s": "[]", "none": [], "zero": "[0, 3]"},
         "c": "[2]",
     }
-    assert text == {"format": 1, "class": "Pack", "structure": structure}
+    assert text == {"format": 2, "class": "Pack", "structure": structure}
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
@@ -465,7 +465,7 @@ def test_each_bit_flipped(saved: Path) -> None:
 def text_of(changes: dict[str, Any]) -> str:
     """Give the text of a pack of two arrays with some entries changed; ``...`` takes one out."""
     entries = {
-        "format": 1,
+        "format": 2,
         "version": "0.1.0",
         "class": "Pack",
         "structure": {"a": [{"w": "[2]"}], "b": "[]"},
@@ -533,13 +533,13 @@ def test_these_ties_would_be_taken(kept: str, path: Path) -> None:
 
 
 TEXTS: list[tuple[str, str]] = [
-    (text_of({"format": 2}), "format 2, written by lrcore 0.1.0; .*install a later one"),
-    (text_of({"format": True}), "format: expected 1, got True"),
-    (text_of({"format": ...}), "format: expected 1, got None"),
-    (text_of({"version": ...}), "expected the entries"),
-    (text_of({"class": ...}), "class: expected 'Pack', got None"),
+    (text_of({"format": 3}), "format 3, written by lrcore 0.1.0; .*install a later one"),
+    (text_of({"format": True}), "format: expected a number from 1 to 2, got True"),
+    (text_of({"format": ...}), "format: expected a number from 1 to 2, got None"),
+    (text_of({"version": ...}), "expected the entry 'version'"),
+    (text_of({"class": ...}), "expected the entry 'class'"),
     (text_of({"class": "Adam"}), "class: expected 'Pack', got 'Adam'; lrcore.load reads"),
-    (text_of({"more": 1}), "expected the entries"),
+    (text_of({"more": 1}), "entry 'more': unknown to lrcore"),
     (text_of({"structure": ...}), "expected the entries"),
     (text_of({"structure": ["[2]"]}), "structure: expected a dictionary, got list"),
     (text_of({"structure": "[2]"}), "structure: expected a dictionary, got str"),

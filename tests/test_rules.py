@@ -52,7 +52,7 @@ def expected(rule: str, stages: str) -> tuple[Array, list[Array]]:
     states = [np.array(state) for state in optimizer.state.values()]
     setting.pop("weight_decay", None)
     own = {
-        "decoupled": setting.pop("decoupled_weight_decay", optimizer._options["decoupled_weight_decay"]),
+        "decoupled": setting.pop("decoupled_weight_decay", optimizer.options["decay"] == "decoupled"),
         "grad_scale": grad_scale(stages),
     }
     for t, g in enumerate(all_gradients, 1):
@@ -105,7 +105,7 @@ def test_error_bound_against_float64(rule: str, backend: str, t: int) -> None:
     hyper = flat_hyper(optimizer)
     options: Any = {
         "t": t, "lr": 0.01, "hyper": hyper, "weight_decay": hyper.pop("weight_decay"),
-        "decoupled": optimizer._options["decoupled_weight_decay"],
+        "decoupled": optimizer.options["decay"] == "decoupled",
     }  # fmt: skip
     compared = 0
     for i in range(60):

@@ -400,11 +400,11 @@ def test_each_bit_flipped(saved: Path) -> None:
 def text_of(dictionary: dict[str, Any]) -> str:
     """Give an Adam's text with some entries changed; ``...`` takes one out."""
     entries = {
-        "format": 1,
+        "format": 2,
         "version": "0.1.0",
         "class": "Adam",
         "rule": "adam",
-        "options": {"decoupled_weight_decay": False, "maximize": False},
+        "options": {"eps_placement": "corrected", "amsgrad": False, "decay": "l2", "maximize": False},
         "hyper": {"betas": [0.8, 0.9], "eps": 1e-8, "weight_decay": 0.0},
         "step_count": 2,
         "schedule": {"schedule": "Constant", "lr": 0.5},
@@ -472,13 +472,13 @@ def test_wrong_tensors(case: str, path: Path) -> None:
 
 
 TEXTS: list[tuple[str, str]] = [
-    (text_of({"format": 2}), "format 2, written by lrcore 0.1.0; .*install a later one"),
-    (text_of({"format": 0}), "format: expected 1, got 0"),
-    (text_of({"format": True}), "format: expected 1, got True"),
-    (text_of({"format": "1"}), "format: expected 1, got '1'"),
-    (text_of({"format": ...}), "format: expected 1, got None"),
-    (text_of({"version": ...}), "expected the entries"),
-    (text_of({"class": ...}), "expected the entries"),
+    (text_of({"format": 3}), "format 3, written by lrcore 0.1.0; .*install a later one"),
+    (text_of({"format": 0}), "format: expected a number from 1 to 2, got 0"),
+    (text_of({"format": True}), "format: expected a number from 1 to 2, got True"),
+    (text_of({"format": "2"}), "format: expected a number from 1 to 2, got '2'"),
+    (text_of({"format": ...}), "format: expected a number from 1 to 2, got None"),
+    (text_of({"version": ...}), "expected the entry 'version'"),
+    (text_of({"class": ...}), "expected the entry 'class'"),
     (text_of({"rule": "adamax"}), "rule: expected"),
     (text_of({"rule": ["adam"]}), "rule: expected"),
     (text_of({"rule": ...}), "expected"),
@@ -500,6 +500,19 @@ TEXTS: list[tuple[str, str]] = [
         text_of({"options": {"decoupled_weight_decay": 1, "maximize": False}}),
         "decoupled_weight_decay: expected True",
     ),
+    (text_of({"options": {"decay": "l2", "maximize": False}}), "options: expected the entries"),
+    (
+        text_of(
+            {"options": {"eps_placement": "corrected", "amsgrad": False, "decay": "l1", "maximize": False}}
+        ),
+        "decay: expected one of l2, decoupled, got 'l1'",
+    ),
+    (
+        text_of(
+            {"options": {"eps_placement": "corrected", "amsgrad": True, "decay": "l2", "maximize": False}}
+        ),
+        "rule: expected adam_amsgrad, got 'adam'|options: expected",
+    ),
     (text_of({"options": ...}), "expected"),
     (text_of({"step_count": -1}), "step_count: expected an integer from 0"),
     (text_of({"step_count": 2**53}), "step_count: expected an integer from 0"),
@@ -515,8 +528,8 @@ TEXTS: list[tuple[str, str]] = [
         "schedule_state: expected",
     ),
     (text_of({"schedule_state": [{}]}), "schedule_state: expected"),
-    (text_of({"state": {}}), "expected the entries"),
-    (text_of({"more": 1}), "state_dict: expected the entries"),
+    (text_of({"state": {}}), "entry 'state': unknown to lrcore"),
+    (text_of({"groups": []}), "entry 'groups': unknown to lrcore .*; the file was written by lrcore 0.1.0"),
     (
         text_of({}).replace('"rule": "adam"', '"rule": "adam", "rule": "adam"'),
         "the entry 'rule' stands twice",

@@ -118,6 +118,12 @@ def spoiled() -> list[tuple[Any, Any, str]]:
     return [
         ("rule", "adamax", "^rule: expected adam, got adamax"),
         ("options", {"decoupled_weight_decay": True, "maximize": False}, "^options: expected"),
+        (
+            "options",
+            {"eps_placement": "hat", "amsgrad": False, "decay": "l2", "maximize": False},
+            "^options: expected",
+        ),
+        ("options", {"decay": "l2", "maximize": False}, "^options: expected the entries"),
         ("options", {}, "^options: expected"),
         ("hyper", {"betas": (0.9, 0.999), "eps": 1e-8}, "^hyper: expected the entries"),
         ("hyper", {"betas": (0.9, 0.999), "eps": np.nan, "weight_decay": 0.0}, "^eps: expected"),

@@ -50,7 +50,7 @@ def test_around_the_smallest_normal_number(rule: str, backend: str, eps: float) 
     ]
     for state, x in zip(opt.state.values(), states, strict=True):
         state[:] = x
-    decoupled = bool(opt._options["decoupled_weight_decay"])
+    decoupled = opt.options["decay"] == "decoupled"
     for t, g in enumerate(others[-3:], 1):
         opt.step(g)
         p, states = oracle_step(opt, p, g, states, t=t, lr=0.01, decoupled=decoupled)
@@ -59,7 +59,7 @@ def test_around_the_smallest_normal_number(rule: str, backend: str, eps: float) 
 
 def without_it(opt: lrcore.Optimizer, p: Array, states: list[Array], g: Array) -> tuple[Array, list[Array]]:
     """Return the oracle's next step of an optimizer, without the stage."""
-    decoupled = bool(opt._options["decoupled_weight_decay"])
+    decoupled = opt.options["decay"] == "decoupled"
     return oracle_step(opt, p, g, states, t=opt.step_count + 1, lr=0.01, decoupled=decoupled, store=False)
 
 

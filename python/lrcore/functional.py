@@ -20,14 +20,31 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from lrcore import optimizers
-from lrcore.optimizers import _arguments
+from lrcore._names import unknown_argument
+from lrcore._runtime import rules
+from lrcore.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+    _arguments,
+)
 
-__all__ = [name.lower() for name in optimizers.__all__ if name != "Optimizer"]
+__all__ = ["adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "nadam", "radam", "rmsprop", "sgd"]
+
+
+_STATES = frozenset(state for rule in rules().values() for state in rule.states)
 
 
 class StepFunction(Protocol):
@@ -75,13 +92,17 @@ TypeError, ValueError, RuntimeError
 """
 
 
-@functools.lru_cache(maxsize=1024)
-def _configured(cls: Callable[..., optimizers.Optimizer], **checked: Any) -> optimizers.Optimizer:
-    """Give an optimizer of no parameters: a class's keyword arguments in the form that steps."""
-    return cls(np.empty(0, np.float32), **checked)
+def _function(cls: Callable[..., Optimizer]) -> StepFunction:
+    """Return the step of a class as a function."""
+    name = cls.__name__.lower()
+    known = {*_arguments.NUMBERS, *_arguments.OPTIONS, "decoupled_weight_decay"}
+    keywords = {each: value for each, value in inspect.signature(cls).parameters.items() if each in known}
 
+    @functools.lru_cache(maxsize=128)
+    def configured(**checked: Any) -> Optimizer:
+        """Return an optimizer of no parameters: keyword arguments in the form that steps."""
+        return cls(np.empty(0, np.float32), **checked)
 
-def _function(cls: Callable[..., optimizers.Optimizer], name: str) -> StepFunction:
     def step_function(
         params: Any,
         grads: Any,
@@ -93,26 +114,29 @@ def _function(cls: Callable[..., optimizers.Optimizer], name: str) -> StepFuncti
         **arguments: Any,
     ) -> None:
         for each in arguments:
+            if each in _STATES:
+                raise TypeError(f"{each}: {name} takes the states by position")
             if each not in keywords:
-                raise TypeError(
-                    f"{each}: {name.lower()} takes {', '.join(keywords)}; states are passed by position"
-                )
+                raise unknown_argument(name, each, keywords)
         checked = _arguments.numbers(arguments) | _arguments.options(arguments)
-        _configured(cls, **checked)._apply(params, grads, states, step, lr, grad_scale, stream)
+        if "decoupled_weight_decay" in arguments:
+            checked["decoupled_weight_decay"] = arguments["decoupled_weight_decay"]
+        configured(**checked)._apply(params, grads, states, step, lr, grad_scale, stream)
 
-    known = {*_arguments.NUMBERS, *_arguments.OPTIONS}
-    keywords = {each: value for each, value in inspect.signature(cls).parameters.items() if each in known}
     own = [each for each in inspect.signature(step_function).parameters.values() if each.name != "arguments"]
-    step_function.__name__ = step_function.__qualname__ = name.lower()
+    step_function.__name__ = step_function.__qualname__ = name
     step_function.__signature__ = inspect.Signature([*own, *keywords.values()])  # type: ignore[attr-defined]
-    step_function.__doc__ = _DOC.format(name=name)
+    step_function.__doc__ = _DOC.format(name=cls.__name__)
     return step_function
 
 
-for _name in optimizers.__all__:
-    if _name != "Optimizer":
-        globals()[_name.lower()] = _function(getattr(optimizers, _name), _name)
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> StepFunction: ...
+adadelta = _function(Adadelta)
+adagrad = _function(Adagrad)
+adam = _function(Adam)
+adamax = _function(Adamax)
+adamw = _function(AdamW)
+lion = _function(Lion)
+nadam = _function(NAdam)
+radam = _function(RAdam)
+rmsprop = _function(RMSprop)
+sgd = _function(SGD)

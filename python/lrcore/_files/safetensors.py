@@ -18,7 +18,7 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from typing import Any, NamedTuple, NoReturn
@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from lrcore._files.atomic import naming, replace_file
 from lrcore._lrcore_core import build_info
 
+FORMAT = 2
+"""The number of the format that is written. All up to it are read."""
 TEXT = "lrcore"
 _SUM = "lrcore.crc32"
 OWN = ("format", "version", "class")
@@ -63,11 +65,9 @@ class TensorFile(NamedTuple):
 # ---- writing
 
 
-def write(
-    path: str, form: int, class_name: str, entries: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-) -> None:
+def write(path: str, class_name: str, entries: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write contiguous float32 arrays of NumPy, and a text of `entries` and of those that each text has."""
-    own = dict(zip(OWN, (form, build_info()["version"], class_name), strict=True))
+    own = dict(zip(OWN, (FORMAT, build_info()["version"], class_name), strict=True))
     text = json.dumps(own | dict(entries), allow_nan=False)
     header = _header({TEXT: text, _SUM: _checksum(text, arrays)}, arrays)
     if len(header) > _LONGEST or _marks(header.decode()) > _MOST_MARKS:
@@ -135,20 +135,32 @@ def naming_file(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {error}") from error
 
 
-def entries_of(text: str, form: int) -> dict[str, Any]:
-    """Return the entries of a text, if it is of this format."""
+def entries_of(text: str) -> dict[str, Any]:
+    """Return the entries of a text, if it is of a format that is read here and has those of each text."""
     entries = _parse(text)
     if not isinstance(entries, dict):
         raise TypeError(f"{TEXT}: expected a JSON object, got {type(entries).__name__}")
     number = entries.get("format")
-    if type(number) is int and number > form:
+    if type(number) is int and number > FORMAT:
         raise ValueError(
             f"format {number}, written by lrcore {entries.get('version')}; this is lrcore {build_info()['version']}, which "
-            f"reads {form}: install a later one"
+            f"reads up to {FORMAT}: install a later one"
         )
-    if type(number) is not int or number != form:
-        raise ValueError(f"format: expected {form}, got {number!r}")
+    if type(number) is not int or number < 1:
+        raise ValueError(f"format: expected a number from 1 to {FORMAT}, got {number!r}")
+    for name in OWN:
+        if name not in entries:
+            raise ValueError(f"{TEXT}: expected the entry {name!r}, got {[*entries]}")
     return entries
+
+
+def require_known(entries: Mapping[str, Any], known: Iterable[str]) -> None:
+    """ValueError that names an entry which is neither known nor one of each text."""
+    for name in {*entries} - {*known, *OWN}:
+        raise ValueError(
+            f"entry {name!r}: unknown to lrcore {build_info()['version']}; the file was written by lrcore "
+            f"{entries['version']}: install a later one"
+        )
 
 
 def read_arrays(

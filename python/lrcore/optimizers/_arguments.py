@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args, get_type_hints
 
 from lrcore._checks import flag, fraction, nonnegative_float32, num_steps, one_of, safe_repr
+from lrcore._names import unknown_argument
+from lrcore.optimizers._shared import OF_ONE_STEP, Decay, Shared
 
 Value: TypeAlias = float | tuple[float, float]
 
@@ -45,16 +47,13 @@ NUMBERS: dict[str, Callable[[str, Any], Value]] = {
     "weight_decay": nonnegative_float32,
 }
 
-#: The values of the options that are no flags.
-CHOICES: dict[str, tuple[str, ...]] = {"eps_placement": ("corrected", "hat")}
-
 #: Every structural option and its check. Options are fixed at construction.
 OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
     "amsgrad": flag,
     "centered": flag,
-    "decoupled_weight_decay": flag,
+    "decay": one_of(*get_args(Decay)),
     "eps_inside_sqrt": flag,
-    "eps_placement": one_of(*CHOICES["eps_placement"]),
+    "eps_placement": one_of("corrected", "hat"),
     "lr_in_velocity": flag,
     "maximize": flag,
     "nesterov": flag,
@@ -62,13 +61,57 @@ OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the numeric ones of the arguments `values`."""
+    """Check the arguments that are numbers."""
     return {name: NUMBERS[name](name, value) for name, value in values.items() if name in NUMBERS}
 
 
 def options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the structural ones of the arguments `values`."""
+    """Check the arguments that are structural options."""
     return {name: OPTIONS[name](name, value) for name, value in values.items() if name in OPTIONS}
+
+
+def settings(
+    owner: str, own: Mapping[str, Any], shared: Mapping[str, Any], defaults: Shared
+) -> dict[str, Any]:
+    """Return the arguments of a class of its own, then those that all classes share, with `decay` as it is meant.
+
+    Raises
+    ------
+    TypeError
+        If `shared` has an argument that no class shares.
+    ValueError
+        If `decay` and `decoupled_weight_decay` contradict each other.
+    """
+    for name in shared:
+        if name not in defaults:
+            if name in OF_ONE_STEP:
+                raise TypeError(
+                    f"{name}: {owner} takes no such argument, but each step does: opt.step({name}=...)"
+                )
+            raise unknown_argument(owner, name, ["params", "lr", *own, *defaults])
+    given = {name: shared.get(name, own.get(name, default)) for name, default in defaults.items()}
+    decoupled = given.pop("decoupled_weight_decay")
+    if decoupled is not None:
+        meant = "decoupled" if flag("decoupled_weight_decay", decoupled) else "l2"
+        if "decay" in shared and shared["decay"] != meant:
+            raise ValueError(
+                f"decay: got {safe_repr(shared['decay'])} and decoupled_weight_decay={decoupled}; leave one of them out"
+            )
+        given["decay"] = meant
+    return {name: value for name, value in own.items() if name != "decoupled_weight_decay"} | given
+
+
+def full_signature(init: Callable[..., None], defaults: Shared) -> inspect.Signature:
+    """Return the signature of a class from its constructor, with the arguments that `shared` stands for."""
+    _, *parameters = inspect.signature(init).parameters.values()
+    if not parameters or parameters[-1].name != "shared":
+        return inspect.Signature(parameters)
+    types = get_type_hints(Shared)
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
+        for name, default in defaults.items()
+    ]
+    return inspect.Signature([*parameters[:-1], *shared])
 
 
 def table_length(capturable: Any, max_steps: Any) -> int | None:

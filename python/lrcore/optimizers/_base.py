@@ -7,101 +7,130 @@ import copyreg
 import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from lrcore import schedules
 from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
-from lrcore._checks import FilePath, file_path, require_entries
+from lrcore._checks import FilePath, file_path, flag, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import Stepper, commit, describe, rules
+from lrcore._names import unknown_argument
 from lrcore._runtime import require_environment
-from lrcore.optimizers import _arguments, _torch_state
-from lrcore.optimizers import _file as _state_file
+from lrcore.optimizers import _arguments, _file, _torch_state
 from lrcore.optimizers._hyper import Hyper
+from lrcore.optimizers._shared import DEFAULTS, Shared
 from lrcore.schedules._state import kept_or_stored, stateful, states_of, states_to_set
 
 if TYPE_CHECKING:
     from lrcore._lrcore_core import Change, Numbers, Rate
 
 _RULES = rules()
+_SHARED = inspect.cleandoc(str(Shared.__doc__))
 
-_SHARED = """\
+_PARAMS = """\
 params : array of float32
     The parameters, updated in place: NumPy, CuPy, torch, or anything with DLPack, on the CPU or a CUDA device, 1-D or
     any C-contiguous shape.
 lr : float, schedule or callable
     The learning rate. A schedule or a callable is called before each step with the number of steps taken so far, and again
-    only if that number has changed meanwhile.
-weight_decay : float
-    Added to the gradient as ``weight_decay * params``; or, when it is decoupled, the parameters are first multiplied by
-    ``1 - lr * weight_decay``, which float32 cannot tell from 1 once ``lr * weight_decay <= 2**-25``.
-decoupled_weight_decay : bool
-    Which of the two.
-maximize : bool
-    Ascend instead of descend.
-grads : array of float32, optional
-    Gradients bound once; ``step()`` then needs none.
-capturable : bool
-    Keep the step number and the constants of `max_steps` steps on the CUDA device, for steps that are captured in a CUDA
-    graph and replayed. Needs bound `grads`; `lr` and `hyper` are fixed then.
-max_steps : int, optional
-    How many steps a capturable optimizer knows the constants of, 48 bytes each. Beyond them the last ones hold."""
-"""What every class takes, for their docstrings."""
+    only if that number has changed meanwhile."""
+"""The first two arguments of each class, for their docstrings."""
 
 
 class Optimizer(Stepper):
-    """What all optimizers share. A subclass names its arguments, and its rule or how its arguments choose one."""
+    """What all optimizers share. A subclass has its own arguments, and a table of the rules that they choose.
 
-    _rule: ClassVar[str]
-    """The rule of a class that has one."""
+    The defaults of shared arguments are changed by keywords of a class: ``class Mine(Adam, weight_decay=0.1)``.
+    """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    _choices: ClassVar[tuple[str, ...]] = ()
+    """The arguments that choose the rule; a number does by being 0 or not."""
+    _rules: ClassVar[Mapping[tuple[Any, ...], str]] = {}
+    """From their values to the rule."""
+    _defaults: ClassVar[Shared] = DEFAULTS
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, **defaults: Unpack[Shared]) -> None:
+        super().__init_subclass__()
+        for name in defaults:
+            if name not in cls._defaults:
+                raise unknown_argument(cls.__name__, name, cls._defaults)
+        cls._defaults = cls._defaults | defaults
+        cls.__signature__ = _arguments.full_signature(cls.__init__, cls._defaults)
         if cls.__doc__ is not None:
-            cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{shared}", _SHARED)
+            text = inspect.cleandoc(cls.__doc__)
+            cls.__doc__ = text.replace("{params}", _PARAMS).replace("{shared}", _SHARED)
 
     def __init__(
         self,
         params: Any,
         lr: schedules.Rate,
-        grads: Any,
-        capturable: bool = False,
-        max_steps: int | None = None,
+        own: Mapping[str, Any] = MappingProxyType({}),
+        shared: Shared = DEFAULTS,
         initial: Mapping[str, float] = MappingProxyType({}),
-        **arguments: Any,
     ) -> None:
-        """Check the arguments, choose the rule, and make the state; the class says what the arguments are."""
+        """Check the arguments, choose the rule, and make the state.
+
+        `own` are the arguments of the class, `shared` those of all classes that were given, and `initial` the values of
+        states that do not begin as zeros.
+        """
         if "_params" in vars(self):
             raise TypeError(f"{type(self).__name__}: this optimizer is made already; make another")
         require_environment()
+        arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
         hyper = _arguments.numbers(arguments)
         self._options = _arguments.options(arguments)
         rule = self._choose_rule(hyper | self._options)
         names, self._rule_hypers, *_ = _RULES[rule]
 
-        self._max_steps = _arguments.table_length(capturable, max_steps)
+        self._max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
         self._place = describe(params)
         states = [wrap_like(params, allocate(self._place, initial.get(name, 0.0))) for name in names]
         super().__init__(
             rule,
             params,
             states,
-            grads,
-            self._options["decoupled_weight_decay"],
+            arguments["grads"],
+            self._options["decay"] == "decoupled",
             self._options["maximize"],
             self._numbers_of(hyper),
             self._rate_of(schedules.as_schedule(lr)),
             self._max_steps,
         )
-        self._params, self._grads = params, grads
+        self._params, self._grads = params, arguments["grads"]
         self._state = State(zip(names, states, strict=True))
 
     @classmethod
-    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:  # noqa: ARG003
-        """Give the name of the rule that checked arguments mean; ValueError where they do not go together."""
-        if not hasattr(cls, "_rule"):
-            raise TypeError(f"{cls.__name__} is no optimizer by itself; use one of lrcore.optimizers.__all__")
-        return cls._rule
+    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
+        """Return the name of the rule that checked arguments mean; ValueError if they do not go together."""
+        if not cls._rules:
+            raise TypeError(f"{cls.__name__} is abstract; use one of lrcore.optimizers.__all__")
+        cls._check_together(arguments)
+        values = (arguments[name] for name in cls._choices)
+        return cls._rules[tuple(value if isinstance(value, str) else bool(value) for value in values)]
+
+    @classmethod
+    def _check_together(cls, arguments: Mapping[str, Any]) -> None:
+        """ValueError if checked arguments do not go together."""
+
+    @classmethod
+    def _default_options(cls) -> dict[str, Any]:
+        """Return the structural options by default."""
+        parameters = inspect.signature(cls).parameters
+        return {name: parameters[name].default for name in parameters if name in _arguments.OPTIONS}
+
+    @classmethod
+    def _checked_options(cls, rule: Any, stored: Any) -> dict[str, Any]:
+        """Check stored options. Former versions stored two alone, and the others follow from the rule."""
+        if isinstance(stored, Mapping) and {*stored} == {"decoupled_weight_decay", "maximize"}:
+            values = next((values for values, each in cls._rules.items() if each == rule), ())
+            chosen = dict(zip(cls._choices, values, strict=False))
+            decoupled = flag("decoupled_weight_decay", stored["decoupled_weight_decay"])
+            stored = {name: value for name, value in chosen.items() if name in _arguments.OPTIONS} | {
+                "decay": "decoupled" if decoupled else "l2",
+                "maximize": stored["maximize"],
+            }
+        return _arguments.options(require_entries("options", stored, cls._default_options()))
 
     def _numbers_of(self, hyper: dict[str, Any]) -> Numbers:
         """Give checked numeric arguments as the Stepper takes them."""
@@ -155,6 +184,11 @@ class Optimizer(Stepper):
     def _rate_after(self, t: int, schedule: schedules.Schedule) -> float:
         """Give the rate of the step after t steps."""
         return schedule(t if self._max_steps is None else min(t, self._max_steps - 1))
+
+    @property
+    def options(self) -> Mapping[str, bool | str]:
+        """The structural options by name, fixed at construction."""
+        return MappingProxyType(self._options)
 
     @property
     def hyper(self) -> Hyper:
@@ -226,7 +260,7 @@ class Optimizer(Stepper):
         step_count, hyper, schedule, state = self._snapshot_all(on_host)
         dictionary = {
             "rule": self.rule,
-            "options": self._stored_options(),
+            "options": dict(self._options),
             "hyper": dict(hyper),
             "step_count": step_count,
             "state": state,
@@ -236,10 +270,6 @@ class Optimizer(Stepper):
         if states := states_of(schedule):
             dictionary["schedule_state"] = states
         return dictionary
-
-    def _stored_options(self) -> dict[str, Any]:
-        """Give the options that the name of the rule does not tell."""
-        return {name: self._options[name] for name in ("decoupled_weight_decay", "maximize")}
 
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Replace hyperparameters, step count, state and, when the dictionary has one, the schedule.
@@ -268,10 +298,9 @@ class Optimizer(Stepper):
         )
         if not isinstance(entries["rule"], str) or entries["rule"] != self.rule:
             raise ValueError(f"rule: expected {self.rule}, got {entries['rule']}")
-        own = self._stored_options()
-        options = _arguments.options(require_entries("options", entries["options"], own))
-        if options != own:
-            raise ValueError(f"options: expected {own}, got {options}")
+        options = self._checked_options(self.rule, entries["options"])
+        if options != self._options:
+            raise ValueError(f"options: expected {self._options}, got {options}")
         hyper = self._checked_hyper(require_entries("hyper", entries["hyper"], self._numbers))
         state = require_entries("state", entries["state"], self._state)
         if entries["step_count"] is None:  # which would leave this optimizer's own
@@ -298,7 +327,7 @@ class Optimizer(Stepper):
         OSError, TypeError, ValueError
             When the file cannot be written, or `path` is a directory, say. What was there is unchanged then.
         """
-        _state_file.write(file_path(path), self._public_name(), self._dictionary(on_host=True))
+        _file.write(file_path(path), self._public_class().__name__, self._dictionary(on_host=True))
 
     def load(self, path: FilePath) -> None:
         """Go on where `save` was called: `load_state_dict` with what is in the file.
@@ -311,7 +340,7 @@ class Optimizer(Stepper):
             When it is damaged or of a later version, or holds what `load_state_dict` refuses. Nothing is changed then.
         """
         path = file_path(path)
-        _, dictionary = _state_file.read(path, self.size)
+        _, dictionary = _file.read(path, self.size)
         with naming_file(path):
             self.load_state_dict(dictionary)
 
@@ -333,7 +362,11 @@ class Optimizer(Stepper):
         TypeError, ValueError
             When PyTorch has no such optimizer, or the shapes do not fit.
         """
-        return _torch_state.exported(self, shapes)
+        if shapes is None:
+            shapes = [getattr(self._params, "shape", self.size)]
+        step_count, hyper, schedule, state = self._snapshot_all(on_host=True)
+        lr = self._rate_after(step_count, schedule)
+        return _torch_state.exported(self._kind(), shapes, step_count, lr, hyper, state)
 
     def load_torch_state_dict(self, dictionary: Mapping[str, Any], *, step_count: int | None = None) -> None:
         """Go on where the optimizer of the same name in ``torch.optim`` gave its ``state_dict()``.
@@ -355,13 +388,21 @@ class Optimizer(Stepper):
             When it is of another optimizer or other options, has several groups, parameters that have taken different
             numbers of steps, or anything that has no form here. Nothing is changed then.
         """
-        self.load_state_dict(_torch_state.converted(self, dictionary, step_count))
+        self.load_state_dict(_torch_state.converted(self._kind(), dictionary, step_count))
 
     @classmethod
-    def _public_name(cls) -> str:
-        """Give the name of the class of `lrcore.optimizers` that this is or derives from."""
-        public = (each.__name__ for each in cls.__mro__ if each.__module__.startswith("lrcore.optimizers."))
-        return next((name for name in public if name != "Optimizer"), cls.__name__)
+    def _public_class(cls) -> type[Optimizer]:
+        """Return the class of `lrcore.optimizers` that this is or derives from."""
+        own = (each for each in cls.__mro__ if each.__module__.startswith(f"{__package__}."))
+        return next((each for each in own if each is not Optimizer), cls)
+
+    def _kind(self) -> _torch_state.Kind:
+        """Return what conversions to and from PyTorch's dictionaries know of this optimizer."""
+        public = self._public_class()
+        defaults = public._default_options()
+        return _torch_state.Kind(
+            public.__name__, self.size, tuple(self._numbers), self._options, defaults, self._choose_rule
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         step_count, hyper, schedule, state = self._snapshot_all()
@@ -378,10 +419,13 @@ class Optimizer(Stepper):
         }
 
     def __setstate__(self, parts: dict[str, Any]) -> None:
-        arguments, schedule, max_steps = parts["arguments"], parts["schedule"], parts["max_steps"]
-        Optimizer.__init__(
-            self, parts["params"], schedule, parts["grads"], max_steps is not None, max_steps, **arguments
-        )
+        max_steps = parts["max_steps"]
+        shared: Shared = {
+            "grads": parts["grads"],
+            "capturable": max_steps is not None,
+            "max_steps": max_steps,
+        }
+        Optimizer.__init__(self, parts["params"], parts["schedule"], parts["arguments"], shared)
         commit([(self, parts["states"], parts["step_count"], None, None, None)])
         vars(self).update(parts["attributes"])
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lrcore._checks import require_entries
 from lrcore._files import safetensors
 from lrcore._files.safetensors import OWN, TEXT
 
-FORMAT = 1
+ENTRIES = ("rule", "options", "hyper", "step_count", "schedule", "schedule_state")
+"""The entries of a state dictionary beside the states. Former versions wrote two of the options alone."""
 
 
 def write(path: str, class_name: str, dictionary: Mapping[str, Any]) -> None:
     """Write a state dictionary whose states are arrays of NumPy."""
     others = {name: value for name, value in dictionary.items() if name != "state"}
-    safetensors.write(path, FORMAT, class_name, others, dictionary["state"])
+    safetensors.write(path, class_name, others, dictionary["state"])
 
 
 def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
@@ -29,12 +29,12 @@ def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
     with safetensors.reading(path) as opened:
         if TEXT not in opened.metadata:
             raise ValueError(f"not a state of lrcore: its metadata has no {TEXT!r}")
-        entries = safetensors.entries_of(opened.metadata[TEXT], FORMAT)
-        require_entries(TEXT, entries, OWN, *({*entries} - {*OWN, "state"}))
+        entries = safetensors.entries_of(opened.metadata[TEXT])
         if entries["class"] == "Pack" and "rule" not in entries:
             raise ValueError(
                 "class: expected the name of an optimizer, got 'Pack'; lrcore.Pack.from_file reads it"
             )
+        safetensors.require_known(entries, ENTRIES)
         state = safetensors.read_arrays(opened, dict.fromkeys(opened.tensors, (size,)))
     dictionary = {name: value for name, value in entries.items() if name not in OWN}
     return entries["class"], dictionary | {"state": state}

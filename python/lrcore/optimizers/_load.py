@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +10,7 @@ from lrcore import optimizers
 from lrcore._checks import FilePath, file_path, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import describe
-from lrcore.optimizers import Optimizer, _arguments
-from lrcore.optimizers import _file as _state_file
+from lrcore.optimizers import Optimizer, _arguments, _file
 from lrcore.schedules import Rate
 
 
@@ -25,7 +23,7 @@ def load(
     capturable: bool = False,
     max_steps: int | None = None,
 ) -> Optimizer:
-    """Give the optimizer that `Optimizer.save` wrote, on these parameters.
+    """Return the optimizer that `Optimizer.save` wrote, on these parameters.
 
     It is of the stored class, with the stored options, hyperparameters, step count, states and schedule. From a class of
     the caller's own, it is of the one in `lrcore` that this derives from; for another make it, and call its ``load``.
@@ -58,7 +56,7 @@ def load(
     """
     path = file_path(path)
     size, _, _ = describe(params)
-    name, dictionary = _state_file.read(path, size)
+    name, dictionary = _file.read(path, size)
     with naming_file(path):
         if not isinstance(name, str) or name not in optimizers.__all__ or name == "Optimizer":
             raise ValueError(f"class: expected the name of an optimizer, got {name!r}")
@@ -76,18 +74,11 @@ def load(
 
 
 def _arguments_for(cls: type[Any], dictionary: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the arguments of a class that choose the rule of a state dictionary."""
-    taken = inspect.signature(cls).parameters
-    names = [name for name in taken if name in _arguments.NUMBERS]
-    hyper = _arguments.numbers(require_entries("hyper", dictionary.get("hyper"), tuple(names)))
-    stored = require_entries("options", dictionary.get("options"), ("decoupled_weight_decay", "maximize"))
-    options = _arguments.options(stored)
-    open_ones = [name for name in taken if name in _arguments.OPTIONS and name not in options]
-    for values in itertools.product(*(_arguments.CHOICES.get(name, (False, True)) for name in open_ones)):
-        arguments = hyper | options | dict(zip(open_ones, values, strict=True))
-        try:
-            if cls._choose_rule(arguments) == dictionary.get("rule"):
-                return arguments
-        except ValueError:
-            continue  # a refused combination
-    raise ValueError(f"rule: expected one of {cls.__name__}, got {dictionary.get('rule')!r}")
+    """Return the arguments of a class that choose the rule of a state dictionary."""
+    rule = dictionary.get("rule")
+    names = tuple(name for name in inspect.signature(cls).parameters if name in _arguments.NUMBERS)
+    hyper = _arguments.numbers(require_entries("hyper", dictionary.get("hyper"), names))
+    arguments: dict[str, Any] = hyper | cls._checked_options(rule, dictionary.get("options"))
+    if cls._choose_rule(arguments) != rule:
+        raise ValueError(f"rule: expected {cls._choose_rule(arguments)}, got {rule!r}")
+    return arguments

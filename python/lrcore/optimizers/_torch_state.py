@@ -6,24 +6,35 @@ each parameter a ``step``, but not in SGD, and in NAdam the product of the momen
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrcore._checks import integer, require_entries
+from lrcore._checks import flag, integer, require_entries
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import require_memory, rules, to_float
 from lrcore.optimizers import _arguments
 from lrcore.pack import shape_of
 from lrcore.schedules import Constant
 
-if TYPE_CHECKING:
-    from lrcore.optimizers._base import Optimizer
+
+class Kind(NamedTuple):
+    """What the conversions know of an optimizer: nothing of this changes."""
+
+    name: str
+    """Of its public class."""
+    size: int
+    hyper: tuple[str, ...]
+    """The names of its numbers."""
+    options: Mapping[str, Any]
+    default_options: Mapping[str, Any]
+    """Of its public class."""
+    choose_rule: Callable[[Mapping[str, Any]], str]
+    """From numbers and options to the name of the rule."""
 
 
 class _Peer(NamedTuple):
@@ -37,7 +48,8 @@ class _Peer(NamedTuple):
 
 _ANY = {"foreach": None, "differentiable": False}
 _FUSED, _CAPTURABLE = {"fused": None}, {"capturable": False}
-_LATER = ("decoupled_weight_decay", "maximize")
+DECOUPLED = "decoupled_weight_decay"
+_LATER = (DECOUPLED, "maximize")
 """Options that earlier versions of PyTorch lack."""
 
 _PEERS = {
@@ -58,29 +70,39 @@ OWN = "lrcore"
 _OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
 """What it says; the last two where there are any."""
 
+ALL_OPTIONS = frozenset(_arguments.OPTIONS) - {"decay"} | {DECOUPLED}
+"""The names of structural options in groups."""
+
 FLAGS = frozenset(flag for peer in _PEERS.values() for flag in peer.others)
 """What may be in a parameter group of PyTorch's and says nothing here."""
 
 
-def _peer(optimizer: Optimizer) -> tuple[str, _Peer]:
-    """Give the name of an optimizer's class, and PyTorch's."""
-    name = optimizer._public_name()
+def options_in_group(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return structural options as a group of PyTorch's has them, where `decay` is `decoupled_weight_decay`."""
+    return {
+        DECOUPLED if name == "decay" else name: value == "decoupled" if name == "decay" else value
+        for name, value in options.items()
+    }
+
+
+def options_of_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the structural options that are in a group of PyTorch's, checked."""
+    found = {name: group[name] for name in group if name in _arguments.OPTIONS and name != "decay"}
+    if DECOUPLED in group:
+        found["decay"] = "decoupled" if flag(DECOUPLED, group[DECOUPLED]) else "l2"
+    return _arguments.options(found)
+
+
+def _peer(name: str) -> _Peer:
+    """Return what PyTorch's class of that name has."""
     if name not in _PEERS:
         raise ValueError(f"{name}: torch.optim has no such optimizer; it has {', '.join(_PEERS)}")
-    return name, _PEERS[name]
+    return _PEERS[name]
 
 
-def flags_of(optimizer: Optimizer) -> dict[str, Any]:
-    """Give what else PyTorch's parameter group has, by default; nothing where PyTorch has no such optimizer."""
-    peer = _PEERS.get(optimizer._public_name())
-    return {} if peer is None else peer.others
-
-
-def _default_options(optimizer: Optimizer) -> dict[str, Any]:
-    """Give the options of an optimizer's class that is public, as they are by default."""
-    cls = next(each for each in type(optimizer).__mro__ if each.__name__ == optimizer._public_name())
-    taken = inspect.signature(cls).parameters
-    return {name: taken[name].default for name in taken if name in _arguments.OPTIONS}
+def flags_of(name: str) -> dict[str, Any]:
+    """Return the default values of PyTorch's remaining group entries; empty if PyTorch has no optimizer of that name."""
+    return _PEERS[name].others if name in _PEERS else {}
 
 
 def _momentum_product(step_count: int, hyper: Mapping[str, Any]) -> float:
@@ -135,27 +157,25 @@ def own_entry(
     return None if went_on and all(went_on) else entries
 
 
-def group_of(optimizer: Optimizer, lr: float, hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """Give PyTorch's parameter group, but for the numbers of its parameters."""
-    name, peer = _peer(optimizer)
-    for option, default in _default_options(optimizer).items():
-        value = optimizer._options[option]
-        if option not in peer.options and value != default:
-            raise ValueError(f"{option}: torch.optim.{name} has no {option}={value!r}")
-    return {"lr": lr, **hyper, **{each: optimizer._options[each] for each in peer.options}, **peer.others}
+def _group_of(kind: Kind, lr: float, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return PyTorch's parameter group, except for the numbers of its parameters."""
+    peer, own = _peer(kind.name), options_in_group(kind.options)
+    for option, default in options_in_group(kind.default_options).items():
+        if option not in peer.options and own[option] != default:
+            raise ValueError(f"{option}: torch.optim.{kind.name} has no {option}={own[option]!r}")
+    return {"lr": lr, **hyper, **{each: own[each] for each in peer.options}, **peer.others}
 
 
 def states_of(
-    optimizer: Optimizer,
+    name: str,
     step_count: int,
     hyper: Mapping[str, Any],
     state: Mapping[str, Sequence[Any]],
     count: int,
 ) -> list[dict[str, Any]]:
-    """Give what PyTorch has for each of `count` parameters, from each state's tensors in their order."""
+    """Return what PyTorch's class of that name has for each of `count` parameters, from each state's tensors in their order."""
     with optional_dependency("torch"):
         import torch
-    name = optimizer._public_name()
     numbers = {}
     if name != "SGD":
         numbers["step"] = float(step_count)
@@ -171,23 +191,27 @@ def states_of(
     ]
 
 
-def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, Any]:
-    """Do what `Optimizer.torch_state_dict` says."""
-    if shapes is None:
-        shapes = [getattr(optimizer.params, "shape", optimizer.size)]
+def exported(
+    kind: Kind,
+    shapes: Sequence[Any],
+    step_count: int,
+    lr: float,
+    hyper: Mapping[str, Any],
+    state: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the dictionary that `Optimizer.torch_state_dict` describes."""
     extents = [shape_of(f"shapes[{i}]", each) for i, each in enumerate(shapes)]
     ends = [0, *itertools.accumulate(map(math.prod, extents))]
-    if ends[-1] != optimizer.size:
-        raise ValueError(f"shapes: expected {optimizer.size} elements together, got {ends[-1]}")
+    if ends[-1] != kind.size:
+        raise ValueError(f"shapes: expected {kind.size} elements together, got {ends[-1]}")
     with optional_dependency("torch"):
         import torch
 
-    step_count, hyper, schedule, state = optimizer._snapshot_all(on_host=True)
-    if optimizer._public_name() != "SGD" and as_float32(step_count) != step_count:
+    if kind.name != "SGD" and as_float32(step_count) != step_count:
         raise ValueError(
             f"step_count: PyTorch counts in float32, which has {as_float32(step_count):.0f} for {step_count}; use state_dict()"
         )
-    group = group_of(optimizer, optimizer._rate_after(step_count, schedule), hyper)
+    group = _group_of(kind, lr, hyper)
     tensors = {
         each: [
             torch.from_numpy(array[start:end].reshape(shape))
@@ -197,7 +221,7 @@ def exported(optimizer: Optimizer, shapes: Sequence[Any] | None) -> dict[str, An
     }
     if not step_count and hyper.get("dampening"):
         tensors = {}  # PyTorch takes a buffer that is there for one that has begun, and damps the next gradient
-    states = states_of(optimizer, step_count, hyper, tensors, len(extents))
+    states = states_of(kind.name, step_count, hyper, tensors, len(extents))
     return {
         "state": {i: each for i, each in enumerate(states) if each},
         "param_groups": [group | {"params": [*range(len(extents))]}],
@@ -213,28 +237,28 @@ def concatenated(name: str, tensors: Sequence[Any]) -> Any:
 
 
 def converted(
-    optimizer: Optimizer,
+    kind: Kind,
     dictionary: Mapping[str, Any],
     step_count: int | None,
     join: Callable[[str, Sequence[Any]], Any] = concatenated,
 ) -> dict[str, Any]:
-    """Give a dictionary of `torch.optim` as one for `Optimizer.load_state_dict`, which checks what is in it.
+    """Return a dictionary of `torch.optim` as one for `Optimizer.load_state_dict`, which checks what is in it.
 
     `join` makes one flat array of a state's tensors, which come with the state's name.
     """
-    name, peer = _peer(optimizer)
+    name, peer = kind.name, _peer(kind.name)
     entries = require_entries("state_dict", dictionary, ("state", "param_groups"))
     group = only_group(entries["param_groups"])
-    found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in _arguments.OPTIONS}
-    defaults = _default_options(optimizer)
+    defaults = options_in_group(kind.default_options)
+    found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in ALL_OPTIONS}
     there = [each for each in peer.options if each not in _LATER]
     # Options that PyTorch lacks are kept in the groups that it loads, and come back from there.
-    require_entries("param_groups", found, (*optimizer.hyper, *there), *_LATER, *(defaults.keys() - {*there}))
+    require_entries("param_groups", found, (*kind.hyper, *there), *_LATER, *(defaults.keys() - {*there}))
     if group.get("differentiable"):
         raise ValueError("differentiable: no step here can be differentiated")
 
     hyper = _arguments.numbers(found)
-    options = defaults | _arguments.options(found)
+    options = options_of_group(defaults | found)
     of_parameters = states_in_order(entries["state"], group["params"])
     if name == "SGD":
         begun = any(of_parameters) and hyper["dampening"] > 0
@@ -245,13 +269,13 @@ def converted(
         step_count = common_step_count(of_parameters)
     if name == "NAdam":
         _check_products(of_parameters, _momentum_product(step_count, hyper))
-    rule = optimizer._choose_rule(hyper | options)
+    rule = kind.choose_rule(hyper | options)
     return {
         "rule": rule,
-        "options": {each: options[each] for each in optimizer._stored_options()},
+        "options": options,
         "hyper": hyper,
         "step_count": step_count,
-        "state": _flat_states(optimizer, rules()[rule][0], of_parameters, step_count, join),
+        "state": _flat_states(kind, rules()[rule][0], of_parameters, step_count, join),
         "schedule": Constant(to_float("lr", group.get("lr"))).to_dict(),
     }
 
@@ -321,7 +345,7 @@ def _check_products(of_parameters: Sequence[Mapping[str, Any]], expected: float)
 
 
 def _flat_states(
-    optimizer: Optimizer,
+    kind: Kind,
     names: Sequence[str],
     of_parameters: Sequence[Mapping[str, Any]],
     step_count: int,
@@ -329,8 +353,8 @@ def _flat_states(
 ) -> dict[str, Any]:
     """Give each state as one array, all parameters one after another; zeros where none has taken a step."""
     if not step_count and not any(of_parameters):
-        return {name: np.zeros(optimizer.size, np.float32) for name in names}
-    others = {"SGD": (), "NAdam": ("step", "mu_product")}.get(optimizer._public_name(), ("step",))
+        return {name: np.zeros(kind.size, np.float32) for name in names}
+    others = {"SGD": (), "NAdam": ("step", "mu_product")}.get(kind.name, ("step",))
     for i, each in enumerate(of_parameters):
         require_entries(f"state[{i}]", each, (*others, *names))
     return {name: join(name, [each[name] for each in of_parameters]) for name in names}

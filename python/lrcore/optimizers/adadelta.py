@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from lrcore.optimizers._base import Optimizer
+from lrcore.optimizers._shared import Shared
 from lrcore.schedules import Rate
 
 
@@ -23,6 +24,7 @@ class Adadelta(Optimizer):
 
     Parameters
     ----------
+    {params}
     rho : float
         The averages' memory, in [0, 1).
     eps : float
@@ -34,31 +36,9 @@ class Adadelta(Optimizer):
     Zeiler 2012, "ADADELTA: An Adaptive Learning Rate Method".
     """
 
-    _rule = "adadelta"
+    _rules: ClassVar = {(): "adadelta"}
 
     def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1.0,
-        *,
-        rho: float = 0.9,
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
-        maximize: bool = False,
-        grads: Any = None,
-        capturable: bool = False,
-        max_steps: int | None = None,
+        self, params: Any, lr: Rate = 1.0, *, rho: float = 0.9, eps: float = 1e-6, **shared: Unpack[Shared]
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            grads,
-            capturable,
-            max_steps,
-            rho=rho,
-            eps=eps,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-        )
+        super().__init__(params, lr, {"rho": rho, "eps": eps}, shared)

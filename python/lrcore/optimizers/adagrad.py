@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from lrcore._checks import nonnegative_float32
 from lrcore.optimizers._base import Optimizer
+from lrcore.optimizers._shared import Shared
 from lrcore.schedules import Rate
 
 
@@ -23,6 +23,7 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
+    {params}
     eps : float
         Keeps the division finite.
     initial_accumulator_value : float
@@ -38,6 +39,9 @@ class Adagrad(Optimizer):
     Duchi, Hazan & Singer 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization".
     """
 
+    _choices: ClassVar = ("eps_inside_sqrt",)
+    _rules: ClassVar = {(False,): "adagrad", (True,): "adagrad_inside"}
+
     def __init__(
         self,
         params: Any,
@@ -47,28 +51,8 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float = 0.0,
         lr_decay: float = 0.0,
         eps_inside_sqrt: bool = False,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
-        maximize: bool = False,
-        grads: Any = None,
-        capturable: bool = False,
-        max_steps: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            grads,
-            capturable,
-            max_steps,
-            initial={"sum": nonnegative_float32("initial_accumulator_value", initial_accumulator_value)},
-            eps=eps,
-            lr_decay=lr_decay,
-            eps_inside_sqrt=eps_inside_sqrt,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-        )
-
-    @classmethod
-    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
-        return f"adagrad{'_inside' * arguments['eps_inside_sqrt']}"
+        own = {"eps": eps, "lr_decay": lr_decay, "eps_inside_sqrt": eps_inside_sqrt}
+        start = nonnegative_float32("initial_accumulator_value", initial_accumulator_value)
+        super().__init__(params, lr, own, shared, initial={"sum": start})

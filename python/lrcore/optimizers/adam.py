@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 from lrcore.optimizers._base import Optimizer
+from lrcore.optimizers._shared import Shared
 from lrcore.schedules import Rate
 
 
@@ -22,6 +22,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
+    {params}
     betas : pair of float
         The averages' memories, in [0, 1).
     eps : float
@@ -38,6 +39,14 @@ class Adam(Optimizer):
     Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization"; AMSGrad: Reddi et al. 2018.
     """
 
+    _choices: ClassVar = ("eps_placement", "amsgrad")
+    _rules: ClassVar = {
+        ("corrected", False): "adam",
+        ("corrected", True): "adam_amsgrad",
+        ("hat", False): "adam_hat",
+        ("hat", True): "adam_amsgrad_hat",
+    }
+
     def __init__(
         self,
         params: Any,
@@ -47,35 +56,13 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         eps_placement: Literal["corrected", "hat"] = "corrected",
         amsgrad: bool = False,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
-        maximize: bool = False,
-        grads: Any = None,
-        capturable: bool = False,
-        max_steps: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            grads,
-            capturable,
-            max_steps,
-            betas=betas,
-            eps=eps,
-            eps_placement=eps_placement,
-            amsgrad=amsgrad,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-        )
-
-    @classmethod
-    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
-        amsgrad, hat = arguments["amsgrad"], arguments["eps_placement"] == "hat"
-        return f"adam{'_amsgrad' * amsgrad}{'_hat' * hat}"
+        own = {"betas": betas, "eps": eps, "eps_placement": eps_placement, "amsgrad": amsgrad}
+        super().__init__(params, lr, own, shared)
 
 
-class AdamW(Adam):
+class AdamW(Adam, weight_decay=1e-2, decay="decoupled"):
     """Adam with weight decay decoupled from the gradient: `Adam` with other defaults.
 
     ::
@@ -89,6 +76,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
+    {params}
     betas, eps, eps_placement, amsgrad
         As in `Adam`.
     {shared}
@@ -97,34 +85,3 @@ class AdamW(Adam):
     ----------
     Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization".
     """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Rate = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        eps_placement: Literal["corrected", "hat"] = "corrected",
-        amsgrad: bool = False,
-        weight_decay: float = 1e-2,
-        decoupled_weight_decay: bool = True,
-        maximize: bool = False,
-        grads: Any = None,
-        capturable: bool = False,
-        max_steps: int | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas=betas,
-            eps=eps,
-            eps_placement=eps_placement,
-            amsgrad=amsgrad,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-            grads=grads,
-            capturable=capturable,
-            max_steps=max_steps,
-        )

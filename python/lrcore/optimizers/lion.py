@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from lrcore.optimizers._base import Optimizer
+from lrcore.optimizers._shared import Shared
 from lrcore.schedules import Rate
 
 
-class Lion(Optimizer):
+class Lion(Optimizer, decay="decoupled"):
     """Lion: steps of one length, along the sign of an interpolated momentum.
 
     ::
@@ -21,6 +22,7 @@ class Lion(Optimizer):
 
     Parameters
     ----------
+    {params}
     betas : pair of float
         The weights of m in the step and in the average, in [0, 1).
     {shared}
@@ -30,7 +32,7 @@ class Lion(Optimizer):
     Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms".
     """
 
-    _rule = "lion"
+    _rules: ClassVar = {(): "lion"}
 
     def __init__(
         self,
@@ -38,21 +40,6 @@ class Lion(Optimizer):
         lr: Rate = 1e-4,
         *,
         betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = True,
-        maximize: bool = False,
-        grads: Any = None,
-        capturable: bool = False,
-        max_steps: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            grads,
-            capturable,
-            max_steps,
-            betas=betas,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-        )
+        super().__init__(params, lr, {"betas": betas}, shared)

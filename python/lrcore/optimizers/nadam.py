@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from lrcore.optimizers._base import Optimizer
+from lrcore.optimizers._shared import Shared
 from lrcore.schedules import Rate
 
 
@@ -23,6 +24,7 @@ class NAdam(Optimizer):
 
     Parameters
     ----------
+    {params}
     betas : pair of float
         The averages' memories, in [0, 1).
     eps : float
@@ -36,7 +38,7 @@ class NAdam(Optimizer):
     Dozat 2016, "Incorporating Nesterov Momentum into Adam".
     """
 
-    _rule = "nadam"
+    _rules: ClassVar = {(): "nadam"}
 
     def __init__(
         self,
@@ -46,23 +48,6 @@ class NAdam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         momentum_decay: float = 4e-3,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
-        maximize: bool = False,
-        grads: Any = None,
-        capturable: bool = False,
-        max_steps: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            grads,
-            capturable,
-            max_steps,
-            betas=betas,
-            eps=eps,
-            momentum_decay=momentum_decay,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-        )
+        super().__init__(params, lr, {"betas": betas, "eps": eps, "momentum_decay": momentum_decay}, shared)

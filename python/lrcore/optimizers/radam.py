@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from lrcore.optimizers._base import Optimizer
+from lrcore.optimizers._shared import Shared
 from lrcore.schedules import Rate
 
 
@@ -24,6 +25,7 @@ class RAdam(Optimizer):
 
     Parameters
     ----------
+    {params}
     betas : pair of float
         The averages' memories, in [0, 1).
     eps : float
@@ -35,7 +37,7 @@ class RAdam(Optimizer):
     Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond".
     """
 
-    _rule = "radam"
+    _rules: ClassVar = {(): "radam"}
 
     def __init__(
         self,
@@ -44,22 +46,6 @@ class RAdam(Optimizer):
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
-        maximize: bool = False,
-        grads: Any = None,
-        capturable: bool = False,
-        max_steps: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            grads,
-            capturable,
-            max_steps,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-        )
+        super().__init__(params, lr, {"betas": betas, "eps": eps}, shared)

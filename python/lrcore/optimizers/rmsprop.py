@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from lrcore.optimizers._arguments import refuse_without_momentum
 from lrcore.optimizers._base import Optimizer
+from lrcore.optimizers._shared import Shared
 from lrcore.schedules import Rate
 
 
@@ -27,6 +28,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
+    {params}
     alpha : float
         The average's memory, in [0, 1).
     eps : float
@@ -46,6 +48,22 @@ class RMSprop(Optimizer):
     Tieleman & Hinton 2012, "Neural Networks for Machine Learning", lecture 6.5; centered: Graves 2013.
     """
 
+    _choices: ClassVar = ("centered", "eps_inside_sqrt", "momentum", "lr_in_velocity")
+    _rules: ClassVar = {
+        (False, False, False, False): "rmsprop",
+        (False, False, True, False): "rmsprop_momentum",
+        (False, False, True, True): "rmsprop_velocity",
+        (False, True, False, False): "rmsprop_inside",
+        (False, True, True, False): "rmsprop_inside_momentum",
+        (False, True, True, True): "rmsprop_inside_velocity",
+        (True, False, False, False): "rmsprop_centered",
+        (True, False, True, False): "rmsprop_centered_momentum",
+        (True, False, True, True): "rmsprop_centered_velocity",
+        (True, True, False, False): "rmsprop_centered_inside",
+        (True, True, True, False): "rmsprop_centered_inside_momentum",
+        (True, True, True, True): "rmsprop_centered_inside_velocity",
+    }
+
     def __init__(
         self,
         params: Any,
@@ -57,34 +75,18 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         eps_inside_sqrt: bool = False,
         lr_in_velocity: bool = False,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
-        maximize: bool = False,
-        grads: Any = None,
-        capturable: bool = False,
-        max_steps: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            grads,
-            capturable,
-            max_steps,
-            alpha=alpha,
-            eps=eps,
-            centered=centered,
-            momentum=momentum,
-            eps_inside_sqrt=eps_inside_sqrt,
-            lr_in_velocity=lr_in_velocity,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-        )
+        own = {
+            "alpha": alpha,
+            "eps": eps,
+            "centered": centered,
+            "momentum": momentum,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "lr_in_velocity": lr_in_velocity,
+        }
+        super().__init__(params, lr, own, shared)
 
     @classmethod
-    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
+    def _check_together(cls, arguments: Mapping[str, Any]) -> None:
         refuse_without_momentum(arguments, "lr_in_velocity")
-        rule = f"rmsprop{'_centered' * arguments['centered']}{'_inside' * arguments['eps_inside_sqrt']}"
-        if not arguments["momentum"]:
-            return rule
-        return rule + ("_velocity" if arguments["lr_in_velocity"] else "_momentum")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 from lrcore.optimizers._arguments import refuse_without_momentum
 from lrcore.optimizers._base import Optimizer
+from lrcore.optimizers._shared import Shared
 from lrcore.schedules import Rate
 
 
@@ -26,6 +27,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
+    {params}
     momentum, dampening : float
         In [0, 1). Dampening needs momentum, and is refused with nesterov and lr_in_velocity.
     nesterov : bool
@@ -39,6 +41,15 @@ class SGD(Optimizer):
     Robbins & Monro 1951; Polyak 1964; Nesterov 1983, in the form of Sutskever et al. 2013.
     """
 
+    _choices: ClassVar = ("momentum", "nesterov", "lr_in_velocity")
+    _rules: ClassVar = {
+        (False, False, False): "sgd",
+        (True, False, False): "sgd_momentum",
+        (True, True, False): "sgd_nesterov",
+        (True, False, True): "sgd_velocity",
+        (True, True, True): "sgd_nesterov_velocity",
+    }
+
     def __init__(
         self,
         params: Any,
@@ -48,38 +59,20 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         nesterov: bool = False,
         lr_in_velocity: bool = False,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
-        maximize: bool = False,
-        grads: Any = None,
-        capturable: bool = False,
-        max_steps: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            grads,
-            capturable,
-            max_steps,
-            momentum=momentum,
-            dampening=dampening,
-            nesterov=nesterov,
-            lr_in_velocity=lr_in_velocity,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-        )
+        own = {
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "lr_in_velocity": lr_in_velocity,
+        }
+        super().__init__(params, lr, own, shared)
 
     @classmethod
-    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
-        nesterov, velocity = arguments["nesterov"], arguments["lr_in_velocity"]
+    def _check_together(cls, arguments: Mapping[str, Any]) -> None:
         refuse_without_momentum(arguments, "nesterov", "dampening", "lr_in_velocity")
-        if arguments["dampening"] and nesterov:
+        if arguments["dampening"] and arguments["nesterov"]:
             raise ValueError("nesterov: its look-ahead assumes an undamped velocity; set dampening=0")
-        if arguments["dampening"] and velocity:
+        if arguments["dampening"] and arguments["lr_in_velocity"]:
             raise ValueError("lr_in_velocity: this form weights the gradient by lr alone; set dampening=0")
-        if not arguments["momentum"]:
-            return "sgd"
-        if nesterov or velocity:
-            return f"sgd{'_nesterov' * nesterov}{'_velocity' * velocity}"
-        return "sgd_momentum"

@@ -17,7 +17,6 @@ from lrcore._files import safetensors
 from lrcore._files.safetensors import OWN, TEXT, naming_file
 from lrcore.pack._nest import require_names, tree_leaves, tree_map
 
-FORMAT = 1
 _LONGEST = 99_000_000
 """Of the paths of all parts together, in characters: those of the arrays alone fill a header then."""
 
@@ -31,7 +30,7 @@ def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapp
     structure = tree_map(lambda _, shape: str([*shape]), shapes)
     stored = {name: array for name, array in arrays.items() if name not in ties}
     entries = {"structure": structure} | ({"ties": ties} if ties else {})
-    safetensors.write(path, FORMAT, "Pack", entries, stored)
+    safetensors.write(path, "Pack", entries, stored)
 
 
 def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
@@ -72,11 +71,12 @@ def _structure(
     """Return the nest of the text, whose leaves are unchecked, and its ties."""
     if TEXT not in metadata:
         raise ValueError(f"damaged: its metadata has no {TEXT!r}")
-    entries = safetensors.entries_of(metadata[TEXT], FORMAT)
+    entries = safetensors.entries_of(metadata[TEXT])
     if entries.get("class") != "Pack":
         raise ValueError(
             f"class: expected 'Pack', got {entries.get('class')!r}; lrcore.load reads the state of an optimizer"
         )
+    safetensors.require_known(entries, ("structure", "ties"))
     structure = require_entries(TEXT, entries, (*OWN, "structure"), "ties")["structure"]
     if not isinstance(structure, dict):
         raise TypeError(f"structure: expected a dictionary, got {type(structure).__name__}")

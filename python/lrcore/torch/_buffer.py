@@ -99,7 +99,7 @@ class Buffer:
         indices: Sequence[int],
         names: Sequence[str],
         parameters: Sequence[Any],
-        cls: type[Optimizer],
+        cls: Callable[..., Optimizer],
         arguments: Mapping[str, Any],
     ) -> None:
         self.indices, self.names, self.parameters = indices, names, parameters
@@ -244,10 +244,10 @@ class Buffer:
         """
         states = _torch_state.states_in_order(dictionary.get("state"), group["params"])
         stored = _torch_state.own_entry(dictionary, group, states)
-        if stored is not None and step_count is not None and self.optimizer._public_name() == "SGD":
+        if stored is not None and step_count is not None and self.optimizer._public_class().__name__ == "SGD":
             stored, step_count = {**stored, "step_count": integer("step_count", step_count, 0)}, None
         if stored is None or step_count is not None:
-            entries = _torch_state.converted(self.optimizer, dictionary, step_count, self.join)
+            entries = _torch_state.converted(self.optimizer._kind(), dictionary, step_count, self.join)
             if keeps_schedule:
                 del entries["schedule"]  # which is the number that PyTorch's group has
             return entries
@@ -256,7 +256,7 @@ class Buffer:
         entries = {
             **stored,
             "hyper": {name: found[name] for name in self.optimizer.hyper},
-            "options": {name: found[name] for name in self.optimizer._stored_options()},
+            "options": _torch_state.options_of_group(found),
             "state": self.join_all(states, stored["step_count"]),
         }
         if "schedule" in stored and type(schedules.from_dict(stored["schedule"])) is Constant:

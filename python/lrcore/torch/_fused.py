@@ -286,11 +286,15 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 name: [*map(with_own_storage, buffer.views(flat))] for name, flat in each["state"].items()
             }
             of_parameters = _torch_state.states_of(
-                first, each["step_count"], each["hyper"], tensors, len(buffer.indices)
+                first._public_class().__name__,
+                each["step_count"],
+                each["hyper"],
+                tensors,
+                len(buffer.indices),
             )
             states.update(zip(buffer.indices, of_parameters, strict=True))
         numbers = [*range(len(states))]
-        group = _torch_state.flags_of(first) | self._group.only() | self._group.shown
+        group = _torch_state.flags_of(first._public_class().__name__) | self._group.only() | self._group.shown
         group |= {"params": numbers, _torch_state.OWN: _torch_state.own_text(stored[0])}
         of_numbers = {number: states[number] for number in numbers if states[number]}
         dictionary = {"state": of_numbers, "param_groups": [group]}
@@ -346,7 +350,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "hyper":
             raise AttributeError("hyper: assign opt.param_groups[0][name]")
-        if name in _arguments.NUMBERS or name in _arguments.OPTIONS:
+        if name in _arguments.NUMBERS or name in _torch_state.ALL_OPTIONS:
             raise AttributeError(f'{name}: assign opt.param_groups[0]["{name}"]')
         if name in _MEANT:
             raise AttributeError(f"{name}: assign {_MEANT[name]}")

@@ -73,7 +73,7 @@ class Group:
     def numbers(self) -> dict[str, Any]:
         """Return rate, hyperparameters and options, as a group has them."""
         first = self.optimizers[0]
-        return {"lr": self.rate(), **first.hyper, **first._options}
+        return {"lr": self.rate(), **first.hyper, **_torch_state.options_in_group(first._options)}
 
     def use(
         self, schedule: Schedule | None, group: dict[str, Any], changed: Mapping[str, Any] | None = None
@@ -202,7 +202,7 @@ class Group:
         if not changed:
             return
         for name in changed:
-            if name in _arguments.OPTIONS:
+            if name in _torch_state.ALL_OPTIONS:
                 raise ValueError(f"{name}: fixed at construction; make a new optimizer")
         self._refuse_other_momenta(changed)
         rate = None
@@ -221,7 +221,7 @@ class Group:
     def _refuse_other_momenta(self, changed: Mapping[str, Any]) -> None:
         """ValueError where NAdam's momentum moves: PyTorch multiplies those of all steps, and here they follow from now's."""
         first = self.optimizers[0]
-        if first._public_name() != "NAdam" or not first.step_count:
+        if first._public_class().__name__ != "NAdam" or not first.step_count:
             return
         for name in ("betas", "momentum_decay"):
             before = first.hyper[name]
