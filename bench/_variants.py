@@ -13,7 +13,7 @@ from typing import Any
 import _report as report
 import lrcore
 from _classes import CLASSES
-from lrcore._lrcore_core import run_limit
+from lrcore._lrcore_core import run_stream_bound
 from lrcore.bench import stepper_for
 
 try:
@@ -143,7 +143,7 @@ def limit_of(rule: str) -> Callable[[Any, Any], Call]:
     """Give what makes a launch of the limit kernel, on states of its own."""
     count = len(lrcore.rules()[rule].states)
     return lambda params, grads: functools.partial(
-        run_limit, params, grads, [torch.randn_like(params) for _ in range(count)]
+        run_stream_bound, params, grads, [torch.randn_like(params) for _ in range(count)]
     )
 
 
@@ -167,7 +167,7 @@ def torch_step_of(rule: str, way: str, **arguments: Any) -> Callable[[Any, Any],
 
 
 def cupy_adam(cupy: Any) -> Callable[[Any, Any], Call]:
-    """Give what makes a step of Adam in one kernel of CuPy's, its constants folded on the host."""
+    """Give what makes a step of Adam in one kernel of CuPy's, its constants computed on the host."""
     kernel = cupy.ElementwiseKernel(
         "float32 g, float32 rest1, float32 rest2, float32 rate, float32 root, float32 eps",
         "float32 p, float32 m, float32 v",

@@ -62,8 +62,8 @@ void count_all() {
         const RuleInfo& info = rule_infos()[rule];
         Step step{.p = params, .g = grads, .states = {states[0], states[1], states[2]}, .constants = {}};
         Memo memo;
-        step.constants.stages = fold_stages(0.01, coupled ? 0.01 : 0, false, 1, false, info.flush_mask(half));
-        info.fold(half, {.t = 10, .lr = 0.01}, memo, step.constants.rule);
+        step.constants.stages = stage_constants(0.01, coupled ? 0.01 : 0, false, 1, false, info.flush_mask(half));
+        info.constants_at(half, {.t = 10, .lr = 0.01}, memo, step.constants.rule);
         for (const int64_t n : sizes) {
           const std::string kind = coupled ? " coupled " : " ";
           count(backend.kernels.sweeps[rule][coupled], step, n,

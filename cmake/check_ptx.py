@@ -29,16 +29,16 @@ def accesses(body: str) -> dict[str, int]:
     }
 
 
-def check_quads(body: str) -> str | None:
-    """Say what is wrong with the accesses of a sweep by quads.
+def check_vectors(body: str) -> str | None:
+    """Say what is wrong with the accesses of a sweep by vectors of four.
 
-    Single elements are the business of one branch, which stores p and the states. Two more, of blocks that are full and
-    of the last, load these and g by quads and store them so, one to a stream. The constants are loaded besides.
+    One branch updates single elements, and stores p and the states. Two more, of full blocks and of the last block, load
+    these and g by vectors of four and store them so, one to a stream. The constants are loaded in addition.
     """
     count = accesses(body)
     written = count["st"]
     meant = 1 <= written <= 4 and count["st.v4"] == 2 * written and count["ld.v4"] >= 2 * (written + 1)
-    return None if meant else f"accesses of quads are not by 16 bytes: {count}"
+    return None if meant else f"accesses of four elements are not by 16 bytes: {count}"
 
 
 def check_bits(ptx: str) -> list[str]:
@@ -51,9 +51,9 @@ def check_bits(ptx: str) -> list[str]:
 
 
 def check_speed(ptx: str) -> list[str]:
-    """Give the sweeps that take quads apart."""
-    quads = {name: body for name, body in kernels(ptx).items() if "sweep" in name and "ChunkILi4E" in name}
-    return [f"{name}: {fault}" for name, body in quads.items() if (fault := check_quads(body))]
+    """Give the sweeps that take vectors of four apart."""
+    vectors = {name: body for name, body in kernels(ptx).items() if "sweep" in name and "ChunkILi4E" in name}
+    return [f"{name}: {fault}" for name, body in vectors.items() if (fault := check_vectors(body))]
 
 
 def main(directory: str, architectures: str, strict: str = "") -> int:

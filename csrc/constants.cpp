@@ -18,8 +18,8 @@ typename R::Hyper hyper_of(const double* hypers) {
 }
 
 template <class R>
-void fold(const double* hypers, const Clock& now, Memo& memo, float* constants) {
-  const auto rule = R::fold(hyper_of<R>(hypers), now, memo);
+void constants_at(const double* hypers, const Clock& now, Memo& memo, float* constants) {
+  const auto rule = R::constants_at(hyper_of<R>(hypers), now, memo);
   static_assert(sizeof rule == sizeof(R) && sizeof(R) <= max_constants * sizeof(float));
   static_assert(std::is_trivially_copyable_v<R>);
   std::memcpy(constants, &rule, sizeof rule);
@@ -41,17 +41,17 @@ std::span<const RuleInfo> rule_infos() {
   return rules::with_all([](auto... entry) -> std::span<const RuleInfo> {
     static const RuleInfo table[] = {{entry.name, decltype(entry)::Rule::states, decltype(entry)::Rule::hypers,
                                       rules::cost<typename decltype(entry)::Rule>(),
-                                      fold<typename decltype(entry)::Rule>,
+                                      constants_at<typename decltype(entry)::Rule>,
                                       flush_mask<typename decltype(entry)::Rule>}...};
     return table;
   });
 }
 
-Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
-                   uint32_t flush_mask) {
+Stages stage_constants(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
+                       uint32_t flush_mask) {
   return {.gscale = rules::f32(maximize ? -grad_scale : grad_scale),
           .wd = rules::f32(weight_decay),
-          .keep = rules::f32(decoupled ? 1 - lr * weight_decay : 1),
+          .decay_factor = rules::f32(decoupled ? 1 - lr * weight_decay : 1),
           .flush_mask = flush_mask};
 }
 

@@ -1,4 +1,4 @@
-// Every rule's name, states, hyperparameters and fold, and the fold of the stages.
+// Every rule's name, states, hyperparameters and step constants, and the step constants of the stages.
 #pragma once
 
 #include <span>
@@ -13,7 +13,7 @@ struct RuleInfo {
   Names hypers;
   rules::Cost cost;
   /// Writes the rule's step constants. `hypers` holds doubles in the order of the names.
-  void (*fold)(const double* hypers, const Clock& now, Memo& memo, float* constants);
+  void (*constants_at)(const double* hypers, const Clock& now, Memo& memo, float* constants);
   /// A state with none of these bits is stored as 0.
   uint32_t (*flush_mask)(const double* hypers);
 };
@@ -23,7 +23,7 @@ std::span<const RuleInfo> rule_infos();
 
 /// `weight_decay` is decoupled from the gradient or coupled to it; `maximize` turns the gradient round; `flush_mask` is
 /// the rule's.
-Stages fold_stages(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
-                   uint32_t flush_mask);
+Stages stage_constants(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
+                       uint32_t flush_mask);
 
 }  // namespace lrcore

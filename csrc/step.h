@@ -1,4 +1,4 @@
-// The plain structures that cross rooms: what a step consists of, and what a backend offers.
+// The plain structures that modules share: what a step consists of, and what a backend offers.
 #pragma once
 
 #include <stdint.h>
@@ -30,7 +30,7 @@ struct Clock {
   double lr;
 };
 
-/// A value that a fold found for `t` and may go on from at a later t. It saves time and never changes a result.
+/// A value that step constants needed at `t`, from which a later t may go on. It saves time and never changes a result.
 struct Memo {
   double key[2] = {};
   double t = 0;
@@ -41,7 +41,7 @@ struct Memo {
 struct Stages {
   float gscale;
   float wd;
-  float keep;
+  float decay_factor;
   uint32_t flush_mask;  // a state with none of these bits is stored as 0
 };
 

@@ -21,7 +21,7 @@ struct Update {
   constexpr void operator()(Lane& p, Lane g, Lane (&s)[max_states]) const {
     g = g * stages.gscale;
     if constexpr (coupled) g = g + stages.wd * p;
-    p = p * stages.keep;
+    p = p * stages.decay_factor;
     if constexpr (states == 0) rule(p, g);
     if constexpr (states == 1) rule(p, g, s[0]);
     if constexpr (states == 2) rule(p, g, s[0], s[1]);

@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3}
 marked=${LRCORE_GPU_TESTS:-gpu}        # the marker expression of the tests
-# Of these, what compute-sanitizer runs: every rule by quads and by single elements, and a graph.
+# Of these, what compute-sanitizer runs: every rule by vectors of four and by single elements, and a graph.
 short=${LRCORE_SANITIZE_TESTS:-"(any_alignment and cupy and 33) or (share_the_count and cupy)"}
 out=bench/results
 total=520 # what a stage needs to end after its limit stays below the nine minutes

@@ -37,11 +37,13 @@ def registers(path: Path) -> dict[tuple[str, int], list[int]]:
     kernels = check_ptx.kernels(ptx)
     for name in kernels:
         if "sweep" in name:
-            by_quads = name.replace(
+            by_vectors = name.replace(
                 "ChunkILi1E", "ChunkILi4E"
             )  # its one branch of single elements tells the states
-            states = check_ptx.accesses(kernels[by_quads])["st"] - 1
-            counted["quads" if name == by_quads else "single elements", states].append(int(used[name]))
+            states = check_ptx.accesses(kernels[by_vectors])["st"] - 1
+            counted["vectors of four" if name == by_vectors else "single elements", states].append(
+                int(used[name])
+            )
     return counted
 
 

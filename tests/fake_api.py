@@ -22,7 +22,7 @@ class Step(ctypes.Structure):
         ("_before_constants", ctypes.c_int64),  # they are aligned to 16 bytes
         ("gscale", ctypes.c_float),
         ("wd", ctypes.c_float),
-        ("keep", ctypes.c_float),
+        ("decay_factor", ctypes.c_float),
         ("flush_mask", ctypes.c_uint32),
         ("rule", ctypes.c_float * 8),
     ]
@@ -34,10 +34,10 @@ class Job(ctypes.Structure):
     _fields_ = [
         ("step", Step),
         ("rows", ctypes.c_void_p),
-        ("taken", ctypes.c_void_p),
+        ("step_count", ctypes.c_void_p),
         ("last", ctypes.c_int64),
         ("n", ctypes.c_int64),
-        ("head", ctypes.c_int64),
+        ("prologue", ctypes.c_int64),
         ("chunks", ctypes.c_int64),
         ("width", ctypes.c_int),
         ("_end", ctypes.c_int64),
@@ -73,15 +73,15 @@ class Api(ctypes.Structure):
         ("fill", _function(ctypes.c_void_p, ctypes.c_float, ctypes.c_int64)),
         ("copy", _function(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
         ("synchronize", _function()),
-        ("mark", _function(ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t)),
-        ("is_passed", _function(ctypes.c_void_p, _int_p)),
-        ("wait", _function(ctypes.c_void_p)),
-        ("unmark", _function(ctypes.c_void_p)),
+        ("record_event", _function(ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t)),
+        ("query_event", _function(ctypes.c_void_p, _int_p)),
+        ("wait_for_event", _function(ctypes.c_void_p)),
+        ("destroy_event", _function(ctypes.c_void_p)),
         ("is_capturing", _function(ctypes.c_size_t, _int_p)),
         ("prepare", _function(ctypes.c_int)),
         ("launch", _function(ctypes.c_int, ctypes.c_int, ctypes.POINTER(Job), ctypes.c_size_t)),
         ("advance", _function(ctypes.c_void_p, ctypes.c_size_t)),
-        ("limit", _function(ctypes.POINTER(Step), ctypes.c_int, ctypes.c_int64, ctypes.c_size_t)),
+        ("stream_bound", _function(ctypes.POINTER(Step), ctypes.c_int, ctypes.c_int64, ctypes.c_size_t)),
         ("error_name", _function(ctypes.c_int, result=ctypes.c_void_p)),
         ("error_text", _function(ctypes.c_int, result=ctypes.c_void_p)),
     ]
@@ -151,7 +151,7 @@ class Call(NamedTuple):
 
     `detail` is a `Launch`; of ``allocate`` the bytes; of ``release`` and ``advance`` the address; of ``fill`` the
     address, the value and the number of elements; of ``copy`` both addresses and the bytes; of ``set_device`` the
-    device; of ``prepare`` the rule; of ``limit`` the number of states and of elements.
+    device; of ``prepare`` the rule; of ``stream_bound`` the number of states and of elements.
     """
 
     name: str

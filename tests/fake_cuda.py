@@ -77,7 +77,7 @@ class FakeCuda(Runtime):
         super().__init__(devices)
         self.log: list[Call] = []
         self.behind = False
-        self.marks = 0
+        self.events = 0
         self.fail: dict[str, int] = {}
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
         self.errors: list[BaseException] = []
@@ -166,22 +166,22 @@ class FakeCuda(Runtime):
     def _restore_device(self, device: int) -> int:
         return self._begin("restore_device", detail=device) or self.choose(device)
 
-    def _mark(self, mark: Any, stream: int) -> int:
-        error = self._begin("mark", stream)
+    def _record_event(self, event: Any, stream: int) -> int:
+        error = self._begin("record_event", stream)
         if not error:
-            self.marks += 1
-            mark[0] = self.marks
+            self.events += 1
+            event[0] = self.events
         return error
 
-    def _is_passed(self, mark: int, passed: Any) -> int:
-        passed[0] = not self.behind
-        return self._begin("is_passed", detail=mark)
+    def _query_event(self, event: int, completed: Any) -> int:
+        completed[0] = not self.behind
+        return self._begin("query_event", detail=event)
 
-    def _wait(self, mark: int) -> int:
-        return self._begin("wait", detail=mark, unsafe=True)
+    def _wait_for_event(self, event: int) -> int:
+        return self._begin("wait_for_event", detail=event, unsafe=True)
 
-    def _unmark(self, mark: int) -> int:
-        return self._begin("unmark", detail=mark)
+    def _destroy_event(self, event: int) -> int:
+        return self._begin("destroy_event", detail=event)
 
     def _allocate(self, memory: Any, size: int) -> int:
         error = self._begin("allocate", detail=size)
@@ -271,16 +271,16 @@ class FakeCuda(Runtime):
 
         return self._begin("advance", stream, taken) or self.submit(stream, add_one)
 
-    def _limit(self, step: Any, states: int, n: int, stream: int) -> int:
+    def _stream_bound(self, step: Any, states: int, n: int, stream: int) -> int:
         taken = Step.from_buffer_copy(step.contents)
-        quads = n - n % 4
+        vectors = n - n % 4
 
         def add() -> None:
             for address in (taken.p, *taken.states[:states]):
-                floats(address, quads)[:] += floats(taken.g, quads)
+                floats(address, vectors)[:] += floats(taken.g, vectors)
 
-        error = self._begin("limit", stream, (states, n))
-        return error if error or not quads else self.submit(stream, add)
+        error = self._begin("stream_bound", stream, (states, n))
+        return error if error or not vectors else self.submit(stream, add)
 
     def _error_name(self, error: int) -> int:
         return error_string(error, 0)

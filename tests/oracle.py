@@ -228,15 +228,15 @@ def adagrad(op: Arithmetic, h: Names, p: Value, g: Value, s: Value, inside: bool
 
 
 # Tieleman & Hinton 2012; centered: Graves 2013.
-# A1 * (g * g) 9, v 10, sqrt 6, d 7, g / d 11, LR * 13, p 14; momentum: b 12, LR * b 14, p 15; velocity: b 14,
-# p 15. Centered: a 6, a * a 13, v - a * a 14, so 2 more from d on. Inside: v + EPS 11, so 0.5 less from d on.
+# ONE_MINUS_ALPHA * (g * g) 9, v 10, sqrt 6, d 7, g / d 11, LR * 13, p 14; momentum: b 12, LR * b 14, p 15; velocity:
+# b 14, p 15. Centered: a 6, a * a 13, v - a * a 14, so 2 more from d on. Inside: v + EPS 11, so 0.5 less from d on.
 def rmsprop(op: Arithmetic, h: Names, p: Value, g: Value, v: Value, *more: Value, form: Sequence[str]) -> New:
     momentum = {"MU": h.momentum} if "momentum" in form or "velocity" in form else {}
-    c = op.constants(LR=h.lr, A=h.alpha, A1=1 - h.alpha, EPS=h.eps, **momentum)
-    v = c.A * v + c.A1 * (g * g)
+    c = op.constants(LR=h.lr, ALPHA=h.alpha, ONE_MINUS_ALPHA=1 - h.alpha, EPS=h.eps, **momentum)
+    v = c.ALPHA * v + c.ONE_MINUS_ALPHA * (g * g)
     w, states = v, [v]
     if "centered" in form:
-        a = c.A * more[0] + c.A1 * g
+        a = c.ALPHA * more[0] + c.ONE_MINUS_ALPHA * g
         w, states = op.max(op.constant(0.0), op.resolved(v - a * a)), [v, a]
     d = op.sqrt(w + c.EPS) if "inside" in form else op.sqrt(w) + c.EPS
     if "velocity" in form:
@@ -259,22 +259,27 @@ for form in itertools.product(("", "centered"), ("", "inside"), ("", "momentum",
 
 
 # Zeiler 2012.
-# v 10, sqrt(v + EPS) 6.5, sqrt(u + EPS) 2, their quotient 9.5, d 13.5, p 16.5; d * d 28, R1 * 30, u 31.
+# v 10, sqrt(v + EPS) 6.5, sqrt(u + EPS) 2, their quotient 9.5, d 13.5, p 16.5; d * d 28, ONE_MINUS_RHO * 30, u 31.
 @register("adadelta", "square_avg acc_delta", "rho eps", k=31)
 def adadelta(op: Arithmetic, h: Names, p: Value, g: Value, v: Value, u: Value) -> New:
-    c = op.constants(LR=h.lr, R=h.rho, R1=1 - h.rho, EPS=h.eps)
-    v = c.R * v + c.R1 * (g * g)
+    c = op.constants(LR=h.lr, RHO=h.rho, ONE_MINUS_RHO=1 - h.rho, EPS=h.eps)
+    v = c.RHO * v + c.ONE_MINUS_RHO * (g * g)
     d = (op.sqrt(u + c.EPS) / op.sqrt(v + c.EPS)) * g
-    u = c.R * u + c.R1 * (d * d)
+    u = c.RHO * u + c.ONE_MINUS_RHO * (d * d)
     return p - c.LR * d, [v, u]
 
 
 def averaging(h: Names) -> dict[str, float]:
-    return {"B1": h.beta1, "B1C": 1 - h.beta1, "B2": h.beta2, "B2C": 1 - h.beta2}
+    return {
+        "BETA1": h.beta1,
+        "ONE_MINUS_BETA1": 1 - h.beta1,
+        "BETA2": h.beta2,
+        "ONE_MINUS_BETA2": 1 - h.beta2,
+    }
 
 
 def moments(c: Names, g: Value, m: Value, v: Value) -> tuple[Value, Value]:
-    return c.B1 * m + c.B1C * g, c.B2 * v + c.B2C * (g * g)
+    return c.BETA1 * m + c.ONE_MINUS_BETA1 * g, c.BETA2 * v + c.ONE_MINUS_BETA2 * (g * g)
 
 
 # Kingma & Ba 2015; hat: the end of their section 2; amsgrad, with a third state x: Reddi et al. 2018.
@@ -341,12 +346,14 @@ def nadam(op: Arithmetic, h: Names, p: Value, g: Value, m: Value, v: Value) -> N
 
 
 # Kingma & Ba 2015, section 7.
-# m 6; B2 * u 2, abs(g) + EPS 4, u 4; m / u 11, STEP * 13, p 14.
+# m 6; BETA2 * u 2, abs(g) + EPS 4, u 4; m / u 11, STEP * 13, p 14.
 @register("adamax", "exp_avg exp_inf", "beta1 beta2 eps", k=14)
 def adamax(op: Arithmetic, h: Names, p: Value, g: Value, m: Value, u: Value) -> New:
-    c = op.constants(B1=h.beta1, B1C=1 - h.beta1, B2=h.beta2, EPS=h.eps, STEP=h.lr / (1 - h.beta1**h.t))
-    m = c.B1 * m + c.B1C * g
-    u = op.max(c.B2 * u, op.abs(g) + c.EPS)
+    c = op.constants(
+        BETA1=h.beta1, ONE_MINUS_BETA1=1 - h.beta1, BETA2=h.beta2, EPS=h.eps, STEP=h.lr / (1 - h.beta1**h.t)
+    )
+    m = c.BETA1 * m + c.ONE_MINUS_BETA1 * g
+    u = op.max(c.BETA2 * u, op.abs(g) + c.EPS)
     return p - c.STEP * (m / u), [m, u]
 
 
@@ -355,8 +362,8 @@ def adamax(op: Arithmetic, h: Names, p: Value, g: Value, m: Value, u: Value) -> 
 @register("lion", "exp_avg", "beta1 beta2", k=6)
 def lion(op: Arithmetic, h: Names, p: Value, g: Value, m: Value) -> New:
     c = op.constants(LR=h.lr, **averaging(h))
-    direction = op.sign(op.resolved(c.B1 * m + c.B1C * g))
-    return p - c.LR * direction, [c.B2 * m + c.B2C * g]
+    direction = op.sign(op.resolved(c.BETA1 * m + c.ONE_MINUS_BETA1 * g))
+    return p - c.LR * direction, [c.BETA2 * m + c.ONE_MINUS_BETA2 * g]
 
 
 class Options(TypedDict, total=False):

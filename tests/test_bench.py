@@ -17,7 +17,7 @@ import pytest
 import lrcore
 from lrcore import bench
 from lrcore.__main__ import main
-from lrcore._lrcore_core import run_divisions
+from lrcore._lrcore_core import run_arithmetic_bound
 from lrcore.bench import _cases, _command, _timing
 
 ROW = bench.Row("adam", "step", "avx2", 2, 1000, 28_000, ns=1000.0, low=900.0, high=1200.0, rounds=9)
@@ -114,7 +114,7 @@ def test_the_loop_of_divisions(backend: str) -> None:
         params, grads = bench.filled(32, 4.0), bench.filled(32, 1.0)
         states = [bench.filled(32, 2.0) for _ in lrcore.rules()[rule].states]
         with lrcore.use_backend(backend):
-            run_divisions(rule, params, grads, states)
+            run_arithmetic_bound(rule, params, grads, states)
         assert params == pytest.approx(np.full(32, result), rel=2**-22), rule  # of three roundings
         assert all((state == 3).all() for state in states)
         assert (grads == 1).all()

@@ -192,7 +192,10 @@ def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
     opt = None
     gc.collect()
     assert last() is None
-    assert [call.name for call in xp.fake.calls("wait", "unmark")] == ["wait", "unmark"]
+    assert [call.name for call in xp.fake.calls("wait_for_event", "destroy_event")] == [
+        "wait_for_event",
+        "destroy_event",
+    ]
 
 
 @pytest.mark.parametrize("kind", [Foreign, ForeignLegacy])
@@ -481,7 +484,7 @@ def sparse(n: int) -> Array:
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("n", [2**31 + 5, 2**32 + 1])
 def test_more_elements_than_32_bits_count(xp: Imitated, n: int, shift: int) -> None:
-    """The elements at both ends and around 2^31 and 2^32, stepped by the blocks that own them; quads and singles."""
+    """The elements at both ends and around 2^31 and 2^32, stepped by the blocks that own them; in vectors of four and one by one."""
     memories = [sparse(n + 1) for _ in range(3)]
     params, momentum = (xp.cupy.ndarray(memory[:n]) for memory in memories[:2])
     grads = xp.cupy.ndarray(memories[2][shift : n + shift])

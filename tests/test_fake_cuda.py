@@ -42,11 +42,11 @@ def sgd_job(p: ndarray, g: ndarray, lr: np.float32 = LR) -> Job:
     """Give what `make_job` gives for a step of plain SGD."""
     job = Job(n=p.size, width=1)
     job.step.p, job.step.g = p.data.ptr, g.data.ptr
-    job.step.gscale, job.step.keep, job.step.rule[0] = 1, 1, lr
+    job.step.gscale, job.step.decay_factor, job.step.rule[0] = 1, 1, lr
     if p.data.ptr % 16 == g.data.ptr % 16:
         job.width = 4
-        job.head = min(-p.data.ptr % 16 // 4, p.size)
-    job.chunks = (job.n - job.head) // job.width
+        job.prologue = min(-p.data.ptr % 16 // 4, p.size)
+    job.chunks = (job.n - job.prologue) // job.width
     return job
 
 
@@ -131,12 +131,12 @@ def test_more_blocks_than_a_grid_has(cuda: FakeCuda) -> None:
     assert cuda.calls("launch")
 
 
-def test_the_limit_adds_whole_quads(cuda: FakeCuda) -> None:
+def test_the_stream_bound_adds_whole_vectors(cuda: FakeCuda) -> None:
     p, g = problem(cuda, 7)
     expected = p.get()
     expected[:4] += g.get()[:4]
     step = Step(p=p.data.ptr, g=g.data.ptr)
-    assert table().limit(ctypes.byref(step), 0, 7, 0) == 0
+    assert table().stream_bound(ctypes.byref(step), 0, 7, 0) == 0
     assert_bits(p.get(), expected)
     assert [call.detail for call in cuda.log] == [(0, 7)]
 
@@ -147,12 +147,12 @@ def test_a_captured_step_is_replayed(cuda: FakeCuda) -> None:
     rates = [np.float32(0.5), np.float32(0.25)]
     rows = (ctypes.c_float * 24)()
     for row, lr in enumerate(rates):
-        constants = Step(gscale=1, keep=1)
+        constants = Step(gscale=1, decay_factor=1)
         constants.rule[0] = lr
         ctypes.memmove(ctypes.byref(rows, 48 * row), ctypes.byref(constants, CONSTANTS), 48)
     taken = ctypes.c_int64(0)
     job = sgd_job(p, g)
-    job.rows, job.taken, job.last = ctypes.addressof(rows), ctypes.addressof(taken), 1
+    job.rows, job.step_count, job.last = ctypes.addressof(rows), ctypes.addressof(taken), 1
 
     api, start = table(), p.get()
     with cuda.cupy.cuda.Stream(non_blocking=True) as stream:
@@ -175,13 +175,13 @@ def test_a_captured_step_is_replayed(cuda: FakeCuda) -> None:
     assert_bits(p.get(), stepped(stepped(start, first, rates[0]), twos, rates[1], rates[1]))
 
 
-@pytest.mark.parametrize("name", ["fill", "copy", "synchronize", "wait"])
+@pytest.mark.parametrize("name", ["fill", "copy", "synchronize", "wait_for_event"])
 def test_what_may_not_run_during_a_capture(cuda: FakeCuda, name: str) -> None:
     """Nor in another thread; it breaks the capture."""
     api = table()
     memory = allocate(api, 64)
     arguments = {
-        "wait": (1,),
+        "wait_for_event": (1,),
         "fill": (memory, 0.0, 4),
         "copy": (memory, memory, 4),
         "synchronize": (),

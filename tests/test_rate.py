@@ -111,7 +111,7 @@ def test_a_schedule_must_not_step_its_own_optimizer() -> None:
     other.lr = stepping
     for rate in (stepping, through_another):
         opt.lr = rate
-        with pytest.raises(RuntimeError, match="a schedule must not step the optimizer that is asking it"):
+        with pytest.raises(RuntimeError, match="a schedule must not step the optimizer that is calling it"):
             opt.step(g)
     assert opt.step_count == other.step_count == 0
     assert_bits(opt.params, start())

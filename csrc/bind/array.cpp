@@ -90,7 +90,7 @@ Array Array::import(py::handle object, std::string name, Access access, int64_t 
   require_float32(tensor.dtype, name);
   if (access == Access::write) require_writable(import.writable, name);
 
-  Array array(std::move(name), import.place, std::move(import.hold));
+  Array array(std::move(name), import.device, std::move(import.owner));
   const bool of_numpy = is_numpy(object);
   if (of_numpy) array.root_ = hold_root(object, array.name_);
   array.size_ = contiguous_size(tensor, array.name_);
@@ -131,18 +131,18 @@ bool Array::has_shape_of(const Array& other) const {
   return own == end && theirs == other_end;
 }
 
-void Array::let_go() {
+void Array::release_owner() {
   if (ndim_ > 1) shape_copy_.assign(shape_, shape_ + ndim_);
   shape_ = shape_copy_.data();
-  hold_.reset();
+  owner_.reset();
 }
 
 std::string Array::shape() const { return tuple_text(shape_, ndim_); }
 
-void require_same_place(const Array& array, const Array& params) {
-  if (array.place() != params.place())
-    throw std::runtime_error(text(array.name(), ": expected an array on ", params.place().name(), " like ",
-                                  params.name(), ", got one on ", array.place().name()));
+void require_same_device(const Array& array, const Array& params) {
+  if (array.device() != params.device())
+    throw std::runtime_error(text(array.name(), ": expected an array on ", params.device().name(), " like ",
+                                  params.name(), ", got one on ", array.device().name()));
 }
 
 void require_same_size(const Array& array, const Array& params) {

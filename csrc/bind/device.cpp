@@ -61,12 +61,12 @@ std::vector<std::string> cuda_devices() {
   for (int device = 0; device < count; ++device) {
     char name[256] = "";
     check_cuda(api, api.device_name(device, name, sizeof name), "looking at a device");
-    names.push_back(text(Place{device}.name(), " ", name));
+    names.push_back(text(Device{device}.name(), " ", name));
   }
   return names;
 }
 
-CurrentDevice::CurrentDevice(const cuda::Api& api, Place place) : api_(api), device_(place.cuda) {
+CurrentDevice::CurrentDevice(const cuda::Api& api, Device device) : api_(api), device_(device.cuda) {
   int found = device_;
   check_cuda(api_, api_.current_device(&found), "asking for the current device");
   if (found == device_) return;
@@ -78,11 +78,11 @@ CurrentDevice::~CurrentDevice() {
   if (found_ >= 0) api_.restore_device(found_);
 }
 
-DeviceMemory::DeviceMemory(const cuda::Api& api, Place place, int64_t bytes) : api_(api), place_(place) {
+DeviceMemory::DeviceMemory(const cuda::Api& api, Device device, int64_t bytes) : api_(api), device_(device) {
   if (bytes == 0) return;
   const GilRelease unlocked;
-  const CurrentDevice current(api_, place_);
-  const std::string tried = text("allocating ", bytes, " bytes on ", place.name());
+  const CurrentDevice current(api_, device_);
+  const std::string tried = text("allocating ", bytes, " bytes on ", device.name());
   check_cuda(api_, api_.allocate(&data_, bytes), tried.c_str());
 }
 
@@ -93,8 +93,8 @@ DeviceMemory::~DeviceMemory() {
   api_.release(data_);
 }
 
-CurrentInLibrary::CurrentInLibrary(py::handle array, Place place)
-    : context_(streams().attr("device_context")(array, place.cuda)) {
+CurrentInLibrary::CurrentInLibrary(py::handle array, Device device)
+    : context_(streams().attr("device_context")(array, device.cuda)) {
   if (!context_.is_none()) context_.attr("__enter__")();
 }
 
@@ -110,14 +110,14 @@ CurrentInLibrary::~CurrentInLibrary() {
 
 py::object library_of(py::handle array) { return streams().attr("library_of")(array); }
 
-Stream resolve_stream(Place place, py::handle library, py::handle asked, py::handle grads) {
-  if (place.on_cpu()) {
-    if (!asked.is_none()) throw py::value_error("stream: CPU arrays have no stream; leave it out");
+Stream resolve_stream(Device device, py::handle library, py::handle requested, py::handle grads) {
+  if (device.on_cpu()) {
+    if (!requested.is_none()) throw py::value_error("stream: CPU arrays have no stream; leave it out");
     return {};
   }
-  const auto [handle, exported] =
-      streams().attr("resolve")(place.cuda, library, asked, grads).cast<std::pair<uintptr_t, int64_t>>();
-  return {handle, exported};
+  const auto [handle, dlpack_stream] =
+      streams().attr("resolve")(device.cuda, library, requested, grads).cast<std::pair<uintptr_t, int64_t>>();
+  return {handle, dlpack_stream};
 }
 
 }  // namespace lrcore

@@ -11,13 +11,13 @@
 
 namespace lrcore {
 
-/// Where an array lives: on the CPU, or on a CUDA device by its number.
-struct Place {
+/// The device of an array: the CPU, or a CUDA device by its number.
+struct Device {
   int cuda = -1;
 
   bool on_cpu() const { return cuda < 0; }
   std::string name() const { return on_cpu() ? "cpu" : text("cuda:", cuda); }
-  friend bool operator==(const Place&, const Place&) = default;
+  friend bool operator==(const Device&, const Device&) = default;
 };
 
 /// The functions of the CUDA module, imported when it is first asked for. RuntimeError where it was not built or cannot
@@ -33,7 +33,7 @@ void check_cuda(const cuda::Api& api, int error, const char* tried);
 /// Makes a CUDA device current for its lifetime. Needs no GIL.
 class CurrentDevice {
  public:
-  CurrentDevice(const cuda::Api& api, Place place);
+  CurrentDevice(const cuda::Api& api, Device device);
   ~CurrentDevice();
   CurrentDevice(const CurrentDevice&) = delete;
   CurrentDevice& operator=(const CurrentDevice&) = delete;
@@ -47,31 +47,31 @@ class CurrentDevice {
 /// Memory of a CUDA device, aligned to 256 bytes. Does not hold the GIL while the driver makes it or takes it back.
 class DeviceMemory {
  public:
-  DeviceMemory(const cuda::Api& api, Place place, int64_t bytes);
+  DeviceMemory(const cuda::Api& api, Device device, int64_t bytes);
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
 
   void* data() const { return data_; }
-  Place place() const { return place_; }
+  Device device() const { return device_; }
 
  private:
   const cuda::Api& api_;
-  Place place_;
+  Device device_;
   void* data_ = nullptr;
 };
 
-/// A stream that a step is given: its raw handle, and what an exporter of gradients is asked to make safe.
+/// The stream of a step: its raw handle, and the stream that is passed to the `__dlpack__` of gradients.
 struct Stream {
-  uintptr_t handle = 1;   // the legacy default
-  int64_t exported = -1;  // nothing, where the exporter works on the same stream
+  uintptr_t handle = 1;        // the legacy default
+  int64_t dlpack_stream = -1;  // none, if the exporter works on the same stream
 };
 
 /// Makes a device the current one of the array's library for its lifetime, where that keeps one of its own. Needs the
 /// GIL.
 class CurrentInLibrary {
  public:
-  CurrentInLibrary(py::handle array, Place place);
+  CurrentInLibrary(py::handle array, Device device);
   ~CurrentInLibrary();
   CurrentInLibrary(const CurrentInLibrary&) = delete;
   CurrentInLibrary& operator=(const CurrentInLibrary&) = delete;
@@ -83,8 +83,8 @@ class CurrentInLibrary {
 /// The library that the array belongs to, for its current stream; None where it is not known.
 py::object library_of(py::handle array);
 
-/// The stream of a step on arrays of `place`: `asked` where it is not None, else the current one of `library`.
-/// TypeError or ValueError for what is no stream, and for any stream where the arrays are on the CPU.
-Stream resolve_stream(Place place, py::handle library, py::handle asked, py::handle grads);
+/// Returns the stream of a step on arrays of `device`: `requested` unless that is None, else the current stream of
+/// `library`. Throws TypeError or ValueError if `requested` is not a stream, or if the arrays are on the CPU.
+Stream resolve_stream(Device device, py::handle library, py::handle requested, py::handle grads);
 
 }  // namespace lrcore

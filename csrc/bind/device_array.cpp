@@ -30,7 +30,7 @@ py::capsule make_capsule(const std::shared_ptr<DeviceMemory>& memory, float* dat
   if constexpr (std::is_same_v<Managed, DLManagedTensorVersioned>)
     managed.version = {DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION};
   managed.dl_tensor = {.data = data,
-                       .device = {kDLCUDA, memory->place().cuda},
+                       .device = {kDLCUDA, memory->device().cuda},
                        .ndim = 1,
                        .dtype = {kDLFloat, 32, 1},
                        .shape = &exported->size,
@@ -51,17 +51,17 @@ py::capsule make_capsule(const std::shared_ptr<DeviceMemory>& memory, float* dat
 }  // namespace
 
 DeviceArray::DeviceArray(int device, int64_t size, int64_t offset, float value)
-    : memory_(std::make_shared<DeviceMemory>(cuda_api(), Place{device}, size == 0 ? 0 : size * 4 + offset)),
+    : memory_(std::make_shared<DeviceMemory>(cuda_api(), Device{device}, size == 0 ? 0 : size * 4 + offset)),
       data_(reinterpret_cast<float*>(static_cast<char*>(memory_->data()) + (size == 0 ? 0 : offset))),
       size_(size) {
   if (size_ == 0) return;
   const cuda::Api& api = cuda_api();
   const GilRelease unlocked;
-  const CurrentDevice current(api, memory_->place());
+  const CurrentDevice current(api, memory_->device());
   check_cuda(api, api.fill(data_, value, size_), "filling the state");
 }
 
-py::tuple DeviceArray::dlpack_device() const { return py::make_tuple(int{kDLCUDA}, memory_->place().cuda); }
+py::tuple DeviceArray::dlpack_device() const { return py::make_tuple(int{kDLCUDA}, memory_->device().cuda); }
 
 py::capsule DeviceArray::dlpack(py::handle max_version, py::handle dl_device, py::handle copy) const {
   if (!dl_device.is_none() && !dlpack_device().equal(dl_device))

@@ -86,15 +86,15 @@ py::object export_capsule(py::handle object, const std::string& name, py::handle
 }
 
 /// Makes the device current, as exporters need it to be, and asks for a capsule.
-py::object export_from(Place place, py::handle object, const std::string& name, int64_t stream) {
-  if (place.on_cpu()) return export_capsule(object, name, {});
+py::object export_from(Device device, py::handle object, const std::string& name, int64_t stream) {
+  if (device.on_cpu()) return export_capsule(object, name, {});
   std::optional<CurrentDevice> current;
   try {
-    current.emplace(cuda_api(), place);
+    current.emplace(cuda_api(), device);
   } catch (const std::runtime_error& error) {
-    throw std::runtime_error(text(name, ": the array is on ", place.name(), ", and ", error.what()));
+    throw std::runtime_error(text(name, ": the array is on ", device.name(), ", and ", error.what()));
   }
-  const CurrentInLibrary in_library(object, place);
+  const CurrentInLibrary in_library(object, device);
   return export_capsule(object, name, py::int_(stream));
 }
 
@@ -107,9 +107,9 @@ Managed* take(py::handle capsule, const char* name, const char* used) {
 }
 
 template <class Managed>
-Hold hold(Managed* managed) {
-  return Hold(managed, [](void* held) {
-    auto* tensor = static_cast<Managed*>(held);
+Owner own(Managed* managed) {
+  return Owner(managed, [](void* owned) {
+    auto* tensor = static_cast<Managed*>(owned);
     if (tensor->deleter != nullptr) tensor->deleter(tensor);
   });
 }
@@ -118,32 +118,32 @@ bool is_writable(const DLManagedTensorVersioned& managed) {
   return (managed.flags & DLPACK_FLAG_BITMASK_READ_ONLY) == 0;
 }
 
-Import take(Place place, py::handle capsule, const std::string& name) {
+Import take(Device device, py::handle capsule, const std::string& name) {
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     auto* managed = take<DLManagedTensorVersioned>(capsule, "dltensor_versioned", "used_dltensor_versioned");
-    Hold held = hold(managed);
+    Owner owner = own(managed);
     if (managed->version.major != DLPACK_MAJOR_VERSION)
       throw py::type_error(text(name, ": expected DLPack version ", DLPACK_MAJOR_VERSION, ", got version ",
                                 managed->version.major, "; update the array's library or lrcore"));
-    return {place, managed->dl_tensor, is_writable(*managed), std::move(held)};
+    return {device, managed->dl_tensor, is_writable(*managed), std::move(owner)};
   }
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
     auto* managed = take<DLManagedTensor>(capsule, "dltensor", "used_dltensor");
-    return {place, managed->dl_tensor, std::nullopt, hold(managed)};
+    return {device, managed->dl_tensor, std::nullopt, own(managed)};
   }
   throw py::type_error(text(name, ": __dlpack__ returned no unused DLPack capsule"));
 }
 
-/// The place of a device of DLPack; nothing for one that lrcore cannot step arrays of.
-std::optional<Place> to_place(long type, long id) {
-  if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return Place{};
-  if ((type == kDLCUDA || type == kDLCUDAManaged) && id >= 0) return Place{static_cast<int>(id)};
+/// The device that DLPack means; nothing for one whose arrays lrcore cannot step.
+std::optional<Device> to_device(long type, long id) {
+  if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return Device{};
+  if ((type == kDLCUDA || type == kDLCUDAManaged) && id >= 0) return Device{static_cast<int>(id)};
   return {};
 }
 
-/// Refuses an array whose exporter said that it is elsewhere before: it would be believed.
-void require_same_device(const Import& import, const std::string& name) {
-  if (to_place(import.tensor.device.device_type, import.tensor.device.device_id) != import.place)
+/// Refuses an array whose exporter named another device before: the array would be stepped there.
+void require_consistent_device(const Import& import, const std::string& name) {
+  if (to_device(import.tensor.device.device_type, import.tensor.device.device_id) != import.device)
     throw std::runtime_error(
         text(name, ": __dlpack_device__ and __dlpack__ of this array name different devices; correct its exporter"));
 }
@@ -152,15 +152,15 @@ void require_same_device(const Import& import, const std::string& name) {
 bool is_numpy_scalar(py::handle object) { return PyObject_IsInstance(object.ptr(), known->generic.ptr()) == 1; }
 
 /// The device, asked before anything is exported.
-Place place_of(py::handle object, const std::string& name) {
-  py::object device;
+Device device_of(py::handle object, const std::string& name) {
+  py::object pair;
   long type = 0, id = 0;
   try {
-    device = call(object, known->device, known->no_keywords);
-    if (!PyTuple_Check(device.ptr()) || PyTuple_GET_SIZE(device.ptr()) != 2)
+    pair = call(object, known->device, known->no_keywords);
+    if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2)
       throw py::type_error(text(name, ": __dlpack_device__ returned no pair of numbers"));
-    type = PyLong_AsLong(PyTuple_GET_ITEM(device.ptr(), 0));
-    if (PyErr_Occurred() == nullptr) id = PyLong_AsLong(PyTuple_GET_ITEM(device.ptr(), 1));
+    type = PyLong_AsLong(PyTuple_GET_ITEM(pair.ptr(), 0));
+    if (PyErr_Occurred() == nullptr) id = PyLong_AsLong(PyTuple_GET_ITEM(pair.ptr(), 1));
     if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   } catch (py::error_already_set& error) {
     if (!is_refusal(error)) throw;
@@ -171,7 +171,7 @@ Place place_of(py::handle object, const std::string& name) {
                               : py::hasattr(py::type::of(object), "flat") ? "; pass its flat"
                                                                           : ""));
   }
-  if (const std::optional<Place> place = to_place(type, id)) return *place;
+  if (const std::optional<Device> device = to_device(type, id)) return *device;
   throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),
                                 ", and lrcore steps arrays of the CPU and of CUDA devices; move it there"));
 }
@@ -198,9 +198,9 @@ std::optional<Import> import_in_c(py::handle object) {
     PyErr_Clear();
     return {};
   }
-  Hold held = hold(managed);
+  Owner owner = own(managed);
   if (managed->dl_tensor.device.device_type != kDLCPU) return {};
-  return Import{{}, managed->dl_tensor, is_writable(*managed), std::move(held)};
+  return Import{{}, managed->dl_tensor, is_writable(*managed), std::move(owner)};
 }
 
 /// Imports a flat float32 array of NumPy without asking its exporter, which would take half as long as a small step.
@@ -211,7 +211,7 @@ std::optional<Import> import_flat(const py::array& array) {
   const int flags = array.flags();
   if (array.ndim() != 1 || !array.dtype().is(known->float32)) return {};
   if ((flags & (contiguous | aligned | warns_of_writes)) != (contiguous | aligned)) return {};
-  return Import{.place = {},
+  return Import{.device = {},
                 .tensor = {.data = const_cast<void*>(array.data()),
                            .device = {kDLCPU, 0},
                            .ndim = 1,
@@ -220,7 +220,7 @@ std::optional<Import> import_flat(const py::array& array) {
                            .strides = nullptr,
                            .byte_offset = 0},
                 .writable = (flags & writable) != 0,
-                .hold = Hold(array.inc_ref().ptr(), [](void* held) { Py_DECREF(static_cast<PyObject*>(held)); })};
+                .owner = Owner(array.inc_ref().ptr(), [](void* owned) { Py_DECREF(static_cast<PyObject*>(owned)); })};
 }
 
 }  // namespace
@@ -311,7 +311,7 @@ void refuse_null(py::handle object, const std::string& name) {
 }
 
 Import import_array(py::handle object, const std::string& name, int64_t stream) {
-  Place place;
+  Device device;
   if (py::type::handle_of(object).ptr() == known->ndarray.ptr()) {  // on the CPU, and it means what it holds
     if (std::optional<Import> import = import_flat(py::reinterpret_borrow<py::array>(object)))
       return std::move(*import);
@@ -319,10 +319,10 @@ Import import_array(py::handle object, const std::string& name, int64_t stream) 
     refuse_disguises(object, name);
     refuse_negated(object, name);
     if (std::optional<Import> import = import_in_c(object)) return std::move(*import);
-    place = place_of(object, name);
+    device = device_of(object, name);
   }
-  Import import = take(place, export_from(place, object, name, stream), name);
-  require_same_device(import, name);
+  Import import = take(device, export_from(device, object, name, stream), name);
+  require_consistent_device(import, name);
   return import;
 }
 

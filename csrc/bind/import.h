@@ -11,16 +11,16 @@
 
 namespace lrcore {
 
-/// A managed tensor, and how to let go of it.
-using Hold = std::unique_ptr<void, void (*)(void*)>;
+/// A managed tensor, and its deleter.
+using Owner = std::unique_ptr<void, void (*)(void*)>;
 
-/// A tensor, as long as it is held; the extents of one that is flat need not live so long. `writable` is what the
-/// exporter says; a legacy capsule cannot say.
+/// A tensor, valid while its owner lives; the extents of a flat one may be gone sooner. `writable` is what the exporter
+/// states; a legacy capsule cannot state it.
 struct Import {
-  Place place;
+  Device device;
   DLTensor tensor;
   std::optional<bool> writable;
-  Hold hold;
+  Owner owner;
 };
 
 struct ReleaseBuffer {

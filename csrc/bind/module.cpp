@@ -75,11 +75,11 @@ py::dict build_info() {
   return info;
 }
 
-/// What state for parameters that can be stepped needs to know: how many elements, the number of the CUDA device or -1
-/// for the CPU, and the bytes from a multiple of 256 to the first element.
+/// Returns what the states of parameters depend on: the number of elements, the number of the CUDA device or -1 for the
+/// CPU, and the bytes from a multiple of 256 to the first element.
 py::tuple describe(py::handle object) {
   const Array params = Array::import(object, "params", Access::write);
-  return py::make_tuple(params.size(), params.place().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
+  return py::make_tuple(params.size(), params.device().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
 }
 
 /// Refuses an array that is not its memory, or has none, whatever its dtype and layout. Says nothing of other objects.
@@ -105,33 +105,34 @@ void copy_array(py::handle source, py::handle destination) {
   copy_all({&from, 1}, {&to, 1});
 }
 
-/// One pass of the limit loop over the streams of a step with that many states; on a device over whole quads of arrays
-/// that are aligned to 16 bytes.
-void run_limit(py::handle params, py::handle grads, const py::sequence& states, py::handle asked) {
+/// Runs one pass of the stream bound over the arrays of a step with that many states; on a device over whole groups of
+/// four elements, in arrays that are aligned to 16 bytes.
+void run_stream_bound(py::handle params, py::handle grads, const py::sequence& states, py::handle requested) {
   Names names;
   while (names.count < static_cast<int>(states.size()) && names.count < max_states) names = names + Names{"state"};
   const Operands operands(params, states, names);
-  const Stream stream = operands.stream(asked, grads);
+  const Stream stream = operands.stream(requested, grads);
   const Array gradients = operands.gradients(grads, stream);
 
   const Step work = operands.step(gradients);
   const int64_t n = operands.params.size();
   const GilRelease unlocked;
-  if (operands.api == nullptr) return run(active_backend().kernels->limits[names.count], work, n);
-  if (cuda::make_job(work, names.count, n, {}).width != cuda::Quad::width || reinterpret_cast<uintptr_t>(work.p) % 16)
-    throw std::invalid_argument("params: the limit loop takes arrays that are aligned to 16 bytes");
-  const CurrentDevice current(*operands.api, operands.place());
-  check_cuda(*operands.api, operands.api->limit(&work, names.count, n, stream.handle), "launching the limit loop");
+  if (operands.api == nullptr) return run(active_backend().kernels->stream_bounds[names.count], work, n);
+  if (cuda::make_job(work, names.count, n, {}).width != cuda::Vec4::width || reinterpret_cast<uintptr_t>(work.p) % 16)
+    throw std::invalid_argument("params: expected arrays that are aligned to 16 bytes");
+  const CurrentDevice current(*operands.api, operands.device());
+  check_cuda(*operands.api, operands.api->stream_bound(&work, names.count, n, stream.handle),
+             "launching the stream bound");
 }
 
-/// One pass over CPU arrays of the limit loop with the divisions and roots of a rule.
-void run_divisions(const std::string& rule, py::handle params, py::handle grads, const py::sequence& states) {
-  const Recipe recipe(rule, false, false);
-  const Operands operands(params, states, recipe.info().states);
-  if (operands.api != nullptr) throw std::invalid_argument("params: the loop with divisions takes CPU arrays");
+/// Runs one pass of the arithmetic bound of a rule over CPU arrays.
+void run_arithmetic_bound(const std::string& rule, py::handle params, py::handle grads, const py::sequence& states) {
+  const RuleConfig config(rule, false, false);
+  const Operands operands(params, states, config.info().states);
+  if (operands.api != nullptr) throw std::invalid_argument("params: expected CPU arrays");
   const Step work = operands.step(operands.gradients(grads, {}));
   const GilRelease unlocked;
-  run(active_backend().kernels->divisions[recipe.rule], work, operands.params.size());
+  run(active_backend().kernels->arithmetic_bounds[config.rule], work, operands.params.size());
 }
 
 /// Lets the garbage collector see what a class holds: what it holds may hold its instance in turn.
@@ -139,11 +140,11 @@ template <class Class>
 void make_collectable(PyHeapTypeObject* heap_type) {
   PyTypeObject& type = heap_type->ht_type;
   type.tp_flags |= Py_TPFLAGS_HAVE_GC;
-  // The collector may come while pybind11 makes an instance, which is tracked before it has room for its holder.
+  // The collector may come while pybind11 makes an instance, which is tracked before it has space for its holder.
   static constexpr auto is_constructed = [](PyObject* self) {
     const auto* instance = reinterpret_cast<py::detail::instance*>(self);
-    const bool has_room = instance->simple_layout || instance->nonsimple.values_and_holders != nullptr;
-    return has_room && py::detail::is_holder_constructed(self);
+    const bool has_space = instance->simple_layout || instance->nonsimple.values_and_holders != nullptr;
+    return has_space && py::detail::is_holder_constructed(self);
   };
   type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
@@ -155,16 +156,16 @@ void make_collectable(PyHeapTypeObject* heap_type) {
   };
 }
 
-// How Python passes Numbers, Rate and Change.
-using NumbersTuple = std::tuple<py::object, std::vector<double>, double>;
+// How Python passes Hyperparameters, Rate and Change.
+using HyperparametersTuple = std::tuple<py::object, std::vector<double>, double>;
 using RateTuple = std::tuple<py::object, py::object>;
-using ChangeTuple = std::tuple<Stepper*, std::optional<py::sequence>, py::object, std::optional<NumbersTuple>,
+using ChangeTuple = std::tuple<Stepper*, std::optional<py::sequence>, py::object, std::optional<HyperparametersTuple>,
                                std::optional<RateTuple>, py::object>;
 
-Numbers to_numbers(const NumbersTuple& parts) {
-  return {.shown = std::get<0>(parts), .hypers = std::get<1>(parts), .weight_decay = std::get<2>(parts)};
+Hyperparameters to_hyperparameters(const HyperparametersTuple& parts) {
+  return {.dict = std::get<0>(parts), .values = std::get<1>(parts), .weight_decay = std::get<2>(parts)};
 }
-Rate to_rate(const RateTuple& parts) { return {.schedule = std::get<0>(parts), .asked = std::get<1>(parts)}; }
+Rate to_rate(const RateTuple& parts) { return {.schedule = std::get<0>(parts), .source = std::get<1>(parts)}; }
 
 void bind_watch(py::module_& module) {
   using namespace py::literals;
@@ -191,12 +192,13 @@ void bind_stepper(py::module_& module) {
   py::class_<Stepper> cls(module, "Stepper", py::custom_type_setup(make_collectable<Stepper>));
   add_step_method(cls);
   cls.def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
-                      bool decoupled, bool maximize, const NumbersTuple& numbers, const RateTuple& rate,
+                      bool decoupled, bool maximize, const HyperparametersTuple& hyperparameters, const RateTuple& rate,
                       std::optional<int64_t> max_steps) {
             return std::unique_ptr<Stepper>(::new Stepper(rule, params, states, grads, decoupled, maximize,
-                                                          to_numbers(numbers), to_rate(rate), max_steps));
+                                                          to_hyperparameters(hyperparameters), to_rate(rate),
+                                                          max_steps));
           }),
-          "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "numbers"_a, "rate"_a,
+          "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "hyperparameters"_a, "rate"_a,
           "max_steps"_a = py::none())
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "Steps applied so far, 0 to 2**53 - 1. Assignable: the next step then is step_count + 1.")
@@ -204,13 +206,13 @@ void bind_stepper(py::module_& module) {
       .def_property_readonly("device", &Stepper::device, "The device of the arrays, such as cpu or cuda:0.")
       .def_property_readonly("size", &Stepper::size, "The number of parameters.")
       .def("_apply", &Stepper::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a, "stream"_a)
-      .def_property_readonly("_numbers", &Stepper::numbers)
+      .def_property_readonly("_hyperparameters", &Stepper::hyperparameters)
       .def(
-          "_replace_numbers",
-          [](Stepper& self, py::handle expected, const NumbersTuple& numbers) {
-            return self.replace_numbers(expected, to_numbers(numbers));
+          "_replace_hyperparameters",
+          [](Stepper& self, py::handle expected, const HyperparametersTuple& hyperparameters) {
+            return self.replace_hyperparameters(expected, to_hyperparameters(hyperparameters));
           },
-          "expected"_a, "numbers"_a)
+          "expected"_a, "hyperparameters"_a)
       .def_property_readonly("schedule", &Stepper::schedule,
                              "The learning-rate schedule. Assign to `lr` to replace it.")
       .def(
@@ -227,8 +229,9 @@ void bind_stepper(py::module_& module) {
       [](const std::vector<ChangeTuple>& changes, const std::vector<Assignment>& attributes,
          const std::vector<NewEntries>& updates) {
         std::vector<Change> all;
-        for (const auto& [stepper, states, step_count, numbers, rate, params] : changes)
-          all.push_back({stepper, states, step_count, numbers ? std::optional(to_numbers(*numbers)) : std::nullopt,
+        for (const auto& [stepper, states, step_count, hyperparameters, rate, params] : changes)
+          all.push_back({stepper, states, step_count,
+                         hyperparameters ? std::optional(to_hyperparameters(*hyperparameters)) : std::nullopt,
                          rate ? std::optional(to_rate(*rate)) : std::nullopt, params});
         Stepper::commit(all, attributes, updates);
       },
@@ -255,8 +258,8 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("describe", &describe, "params"_a);
   module.def("copy", &copy_array, "source"_a, "destination"_a);
   module.def("cuda_devices", &cuda_devices);
-  module.def("run_limit", &run_limit, "params"_a, "grads"_a, "states"_a, "stream"_a = py::none());
-  module.def("run_divisions", &run_divisions, "rule"_a, "params"_a, "grads"_a, "states"_a);
+  module.def("run_stream_bound", &run_stream_bound, "params"_a, "grads"_a, "states"_a, "stream"_a = py::none());
+  module.def("run_arithmetic_bound", &run_arithmetic_bound, "rule"_a, "params"_a, "grads"_a, "states"_a);
   py::class_<DeviceArray>(module, "DeviceArray")
       .def(py::init<int, int64_t, int64_t, float>(), "device"_a, "size"_a, "offset"_a, "value"_a)
       .def("__dlpack_device__", &DeviceArray::dlpack_device)

@@ -12,15 +12,15 @@ namespace {
 void copy(const Array& from, const Array& to, const cuda::Api* api) {
   const int64_t bytes = from.size() * static_cast<int64_t>(sizeof(float));
   if (bytes == 0) return;
-  if (from.place().on_cpu() && to.place().on_cpu()) {
+  if (from.device().on_cpu() && to.device().on_cpu()) {
     std::memmove(to.data(), from.data(), static_cast<size_t>(bytes));
     return;
   }
-  if (!from.place().on_cpu() && !to.place().on_cpu() && from.place() != to.place()) {
-    const CurrentDevice source(*api, from.place());
+  if (!from.device().on_cpu() && !to.device().on_cpu() && from.device() != to.device()) {
+    const CurrentDevice source(*api, from.device());
     check_cuda(*api, api->synchronize(), "waiting for the state");
   }
-  const CurrentDevice current(*api, to.place().on_cpu() ? from.place() : to.place());
+  const CurrentDevice current(*api, to.device().on_cpu() ? from.device() : to.device());
   check_cuda(*api, api->copy(to.data(), from.data(), bytes), "copying the state");
 }
 
@@ -45,7 +45,7 @@ void require_uncrossed(const std::vector<Array>& arrays, const std::vector<Array
 }
 
 void copy_all(std::span<const Array> from, std::span<const Array> to) {
-  const auto on_device = [](const Array& array) { return !array.place().on_cpu(); };
+  const auto on_device = [](const Array& array) { return !array.device().on_cpu(); };
   const bool any = std::ranges::any_of(from, on_device) || std::ranges::any_of(to, on_device);
   const cuda::Api* api = any ? &cuda_api() : nullptr;
   const GilRelease unlocked;
@@ -55,29 +55,29 @@ void copy_all(std::span<const Array> from, std::span<const Array> to) {
 Operands::Operands(py::handle params_object, const py::sequence& state_objects, const Names& names)
     : params(Array::import(params_object, "params", Access::write)),
       states(import_states(state_objects, names, params, Access::write)),
-      library(place().on_cpu() ? py::none() : library_of(params_object)),
-      api(place().on_cpu() ? nullptr : &cuda_api()) {
+      library(device().on_cpu() ? py::none() : library_of(params_object)),
+      api(device().on_cpu() ? nullptr : &cuda_api()) {
   for (const Array& state : states) {
-    require_same_place(state, params);
+    require_same_device(state, params);
     require_disjoint(state, params);
   }
   require_uncrossed(states, states);
 }
 
-Stream Operands::stream(py::handle asked, py::handle grads) const {
-  return resolve_stream(place(), library, asked, grads);
+Stream Operands::stream(py::handle requested, py::handle grads) const {
+  return resolve_stream(device(), library, requested, grads);
 }
 
 bool Operands::is_capturing(const Stream& stream) const {
   if (api == nullptr) return false;
   int capturing = 0;
-  const CurrentDevice current(*api, place());
+  const CurrentDevice current(*api, device());
   return api->is_capturing(stream.handle, &capturing) == 0 && capturing != 0;
 }
 
 Array Operands::gradients(py::handle object, const Stream& stream) const {
-  Array grads = Array::import(object, "grads", Access::read, stream.exported);
-  require_same_place(grads, params);
+  Array grads = Array::import(object, "grads", Access::read, stream.dlpack_stream);
+  require_same_device(grads, params);
   require_same_size(grads, params);
   require_disjoint(grads, params);
   for (const Array& state : states) require_disjoint(grads, state);
@@ -92,16 +92,16 @@ Step Operands::step(const Array& grads) const {
   return step;
 }
 
-void Operands::run(const Recipe& recipe, const Step& step, const Stream& stream, const cuda::Table& table) const {
+void Operands::run(const RuleConfig& config, const Step& step, const Stream& stream, const cuda::Table& table) const {
   const int64_t n = params.size();
   if (n == 0) return;
   if (api == nullptr) {
-    lrcore::run(active_backend().kernels->sweeps[recipe.rule][recipe.coupled()], step, n);
+    lrcore::run(active_backend().kernels->sweeps[config.rule][config.coupled()], step, n);
     return;
   }
-  const cuda::Job job = cuda::make_job(step, recipe.info().states.count, n, table);
-  const CurrentDevice current(*api, place());
-  check_cuda(*api, api->launch(recipe.rule, recipe.coupled(), &job, stream.handle), "launching the step");
+  const cuda::Job job = cuda::make_job(step, config.info().states.count, n, table);
+  const CurrentDevice current(*api, device());
+  check_cuda(*api, api->launch(config.rule, config.coupled(), &job, stream.handle), "launching the step");
 }
 
 }  // namespace lrcore

@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "array.h"
-#include "recipe.h"
+#include "rule_config.h"
 
 namespace lrcore {
 
-/// The arrays of one step, checked against each other, and where they are.
+/// The arrays of one step, checked against each other, and their device.
 struct Operands {
   Array params;
   std::vector<Array> states;
@@ -17,16 +17,16 @@ struct Operands {
   const cuda::Api* api;  // null on the CPU
 
   Operands(py::handle params, const py::sequence& states, const Names& names);
-  Place place() const { return params.place(); }
-  /// The stream of a step with `grads`, `asked` or the current one.
-  Stream stream(py::handle asked, py::handle grads) const;
+  Device device() const { return params.device(); }
+  /// Returns the stream of a step with `grads`: `requested` or the current one.
+  Stream stream(py::handle requested, py::handle grads) const;
   /// Whether the stream is recording a CUDA graph.
   bool is_capturing(const Stream& stream) const;
   /// The gradients as an array that fits, safe to read on `stream`.
   Array gradients(py::handle grads, const Stream& stream) const;
   Step step(const Array& grads) const;
-  /// Runs the folded step, on the CPU at once or as a launch on `stream`. Needs no GIL.
-  void run(const Recipe& recipe, const Step& step, const Stream& stream, const cuda::Table& table = {}) const;
+  /// Runs the step, on the CPU at once or as a launch on `stream`. Does not require the GIL.
+  void run(const RuleConfig& config, const Step& step, const Stream& stream, const cuda::Table& table = {}) const;
 };
 
 /// Imports the states that `names` lists, of as many elements as `params`.

@@ -12,22 +12,20 @@ bool fits_float32(double value) { return std::abs(value) <= std::numeric_limits<
 
 }  // namespace
 
-double checked_rate(py::handle value, std::optional<int64_t> asked_at) {
-  const std::string name = PyFloat_Check(value.ptr()) ? ""
-                           : asked_at                 ? text("lr from the schedule at t = ", *asked_at)
-                                                      : "lr";
+double checked_rate(py::handle value, std::optional<int64_t> t) {
+  const std::string name = PyFloat_Check(value.ptr()) ? "" : t ? text("lr from the schedule at t = ", *t) : "lr";
   const double lr = to_double(value, name.c_str());
   if (!(lr >= 0) || !fits_float32(lr))
     throw py::value_error(text("lr: expected a number >= 0 that is finite in float32, got ", number(lr),
-                               asked_at ? text(" from the schedule at t = ", *asked_at) : ""));
+                               t ? text(" from the schedule at t = ", *t) : ""));
   return lr;
 }
 
-double rate_at(py::handle asked, int64_t count) {
-  if (PyFloat_CheckExact(asked.ptr())) return PyFloat_AS_DOUBLE(asked.ptr());
+double rate_at(py::handle source, int64_t count) {
+  if (PyFloat_CheckExact(source.ptr())) return PyFloat_AS_DOUBLE(source.ptr());
   const cpu::DefaultFpMode mode;
   const auto t = py::reinterpret_steal<py::object>(PyLong_FromLongLong(count));
-  const auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(asked.ptr(), t.ptr()));
+  const auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(source.ptr(), t.ptr()));
   if (!value) throw py::error_already_set();
   return checked_rate(value, count);
 }

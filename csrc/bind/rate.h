@@ -1,4 +1,4 @@
-// The numbers of one step: the learning rate, which is a number or what a schedule says, and the gradients' scale.
+// The numbers of one step: the learning rate, which is a number or what a schedule returns, and the gradients' scale.
 #pragma once
 
 #include <optional>
@@ -7,22 +7,22 @@
 
 namespace lrcore {
 
-/// The learning rate: the schedule as the optimizer shows it, and what is asked for a step's rate, a float or a
-/// callable that takes the number of steps taken before.
+/// The learning rate: the schedule as the optimizer shows it, and the source of a step's rate, which is a float or a
+/// callable of the number of steps taken before.
 struct Rate {
   py::object schedule;
-  py::object asked;
+  py::object source;
 };
 
-/// The rate `value`, which a schedule returned when it was asked at `asked_at`, if there was one. TypeError or
-/// ValueError for what is not a rate.
-double checked_rate(py::handle value, std::optional<int64_t> asked_at = std::nullopt);
+/// Returns `value` as a rate; a schedule returned it at step count `t`, if there is one. Throws TypeError or ValueError
+/// if it is not a rate.
+double checked_rate(py::handle value, std::optional<int64_t> t = std::nullopt);
 
-/// Asks for the rate of the step after `count` steps, in the default floating-point mode.
-double rate_at(py::handle asked, int64_t count);
+/// Returns the rate of the step after `count` steps. Calls `source` in the default floating-point mode.
+double rate_at(py::handle source, int64_t count);
 
-/// The number that gradients are multiplied by, 1 if there is no `object`. TypeError or ValueError for what is not a
-/// number that float32 holds.
+/// Returns the number that gradients are multiplied by, 1 if there is no `object`. Throws TypeError or ValueError if it
+/// is not a number that float32 holds.
 double checked_grad_scale(py::handle object);
 
 }  // namespace lrcore

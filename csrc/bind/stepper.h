@@ -1,4 +1,4 @@
-// The Stepper: what an optimizer owns beside its Python face. Views, step count, learning rate, numbers, lock.
+// The Stepper: what an optimizer owns beside its Python face. Views, step count, learning rate, hyperparameters, lock.
 #pragma once
 
 #include <atomic>
@@ -9,11 +9,11 @@
 #include <tuple>
 #include <vector>
 
-#include "loans.h"
+#include "constants_table.h"
 #include "operands.h"
+#include "pending_reads.h"
 #include "rate.h"
-#include "timetable.h"
-#include "turn.h"
+#include "step_lock.h"
 #include "watch.h"
 
 namespace lrcore {
@@ -28,7 +28,7 @@ struct Change {
   Stepper* stepper;
   std::optional<py::sequence> states;
   py::object step_count;
-  std::optional<Numbers> numbers;
+  std::optional<Hyperparameters> hyperparameters;
   std::optional<Rate> rate;
   py::object params;
 };
@@ -53,7 +53,7 @@ class Stepper {
  public:
   /// With `max_steps` for CUDA graphs: the constants of so many steps lie on the device, and the count beside them.
   Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, bool decoupled,
-          bool maximize, Numbers numbers, Rate rate, std::optional<int64_t> max_steps);
+          bool maximize, Hyperparameters hyperparameters, Rate rate, std::optional<int64_t> max_steps);
 
   /// TypeError: pybind11 asks for memory here when it meets an object whose constructor has not run, such as `__new__`
   /// alone gives, and would use it as if there were a Stepper. The constructor's caller says `::new`.
@@ -63,29 +63,29 @@ class Stepper {
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
   /// Takes one step of each with its bound gradients and the rate of the first: of all, or of none.
   static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale);
-  /// Takes step number `t` with this optimizer's rule and numbers on arrays that the caller keeps.
+  /// Takes step number `t` with this optimizer's rule and hyperparameters on arrays that the caller keeps.
   void apply(py::handle params, py::handle grads, const py::sequence& states, py::handle t, py::handle lr,
              py::handle grad_scale, py::handle stream);
 
   int64_t step_count() const;
   void set_step_count(py::handle count);
 
-  py::object numbers() const;
-  /// Replaces the numbers that are shown as `expected`; false when others have taken their place.
-  bool replace_numbers(py::handle expected, Numbers numbers);
+  py::object hyperparameters() const;
+  /// Replaces the hyperparameters whose dictionary is `expected`; returns false if others have replaced them.
+  bool replace_hyperparameters(py::handle expected, Hyperparameters hyperparameters);
 
   py::object schedule() const;
   void set_rate(Rate rate);
 
-  /// Copies the states into `states`; returns the step count, the numbers and the schedule that go with them.
+  /// Copies the states into `states`; returns the step count, the hyperparameters and the schedule that go with them.
   py::tuple snapshot(const py::sequence& states);
   /// Makes all changes, or none; then assigns attributes and updates dictionaries, before any Python code runs.
   static void commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
                      const std::vector<NewEntries>& updates);
 
   int64_t size() const { return operands_.params.size(); }
-  const char* rule() const { return recipe_.info().name; }
-  std::string device() const { return operands_.place().name(); }
+  const char* rule() const { return config_.info().name; }
+  std::string device() const { return operands_.device().name(); }
 
   /// For the garbage collector.
   int traverse(visitproc visit, void* arg) const;
@@ -101,23 +101,24 @@ class Stepper {
   Prepared prepare(Change& change) const;
   void require_free(const Prepared& prepared) const;
   void make(Prepared& prepared);
-  /// The rate that a schedule gave before the step took its turn, and what it was asked for.
-  struct Answer {
+  /// The rate that a schedule returned before the step took the lock, the schedule, and the step count it was called
+  /// with.
+  struct ScheduledRate {
     py::object schedule;
     int64_t count;
     double lr;
   };
   Array fitting_gradients(py::handle grads, const Stream& stream) const;
-  Answer ask() const;
-  bool serves(const Answer& answer, const Tries& tries) const;
+  ScheduledRate next_rate() const;
+  bool is_current(const ScheduledRate& rate, const Tries& tries) const;
   void require_unmoved(const Stream& stream) const;
   void advance(Step step, double lr, double grad_scale, const Stream& stream);
   void raise_versions(bool of_params = true) const;
   void step_by_table(py::handle grads, double grad_scale, py::handle stream);
-  static std::vector<Constants> rows(const Recipe& recipe, const Rate& rate, int64_t steps);
-  void lend(const Operands& operands, Array&& grads, const Stream& stream);
+  static std::vector<Constants> rows(const RuleConfig& config, const Rate& rate, int64_t steps);
+  void keep_until_read(const Operands& operands, Array&& grads, const Stream& stream);
   void refuse_where_captured(const char* what) const;
-  void use(Numbers& numbers);
+  void use(Hyperparameters& hyperparameters);
   void use(Rate& rate);
 
   Operands operands_;
@@ -125,18 +126,18 @@ class Stepper {
   Watch watch_;  // parameters and bound gradients
   Watch states_watch_;
   py::object written_;  // the tensors of torch that a step writes, as a list, or null
-  Recipe recipe_;
-  py::object numbers_;
+  RuleConfig config_;
+  py::object hyperparameters_;
   Rate rate_;
   Memo memo_;
-  std::optional<Timetable> timetable_;
+  std::optional<ConstantsTable> constants_table_;
   bool captured_ = false;
-  Loans loans_;
+  PendingReads pending_reads_;
   std::atomic<int64_t> count_{0};
-  TurnLock turn_;
+  StepMutex step_mutex_;
   Tries::Patience patience_{0};
-  /// Guards the references that are read without a turn. Held for a copy or a swap alone.
-  mutable GilOrMutex shown_;
+  /// Guards the references that are read without the step's lock. Held for a copy or a swap alone.
+  mutable GilOrMutex references_mutex_;
 };
 
 }  // namespace lrcore

@@ -10,7 +10,7 @@
 namespace lrcore {
 namespace {
 
-/// The order in which their turns are taken, so that two calls do not wait for each other.
+/// Returns the order in which they are locked, so that two calls do not wait for each other.
 std::vector<Stepper*> in_order(std::vector<Stepper*> steppers) {
   std::ranges::sort(steppers, std::less<>());
   if (std::ranges::adjacent_find(steppers) != steppers.end())
@@ -28,7 +28,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     if (!each->grads_)
       throw py::type_error("grads: optimizers that step together need gradients bound at construction");
     streams.push_back(each->operands_.stream(py::none(), py::none()));
-    by_table = by_table || each->timetable_;
+    by_table = by_table || each->constants_table_;
   }
   if (by_table) {
     for (Stepper* each : steppers) each->step_by_table(py::none(), grad_scale, py::none());
@@ -38,36 +38,36 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   Stepper& first = *steppers[0];
   for (Tries tries(first.patience_);; tries.fail()) {
     tries.begin();
-    const Answer answer = first.ask();
-    std::deque<Turn> turns;
-    for (Stepper* each : ordered) turns.emplace_back(each->turn_);
-    if (!first.serves(answer, tries)) continue;
+    const ScheduledRate rate = first.next_rate();
+    std::deque<StepLock> locks;
+    for (Stepper* each : ordered) locks.emplace_back(each->step_mutex_);
+    if (!first.is_current(rate, tries)) continue;
     for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->require_unmoved(streams[i]);
 
     const GilRelease unlocked;
     for (size_t i = 0; i < steppers.size(); ++i) {
       Stepper& each = *steppers[i];
-      each.advance(each.operands_.step(*each.grads_), answer.lr, grad_scale, streams[i]);
+      each.advance(each.operands_.step(*each.grads_), rate.lr, grad_scale, streams[i]);
     }
     break;
   }
   for (const Stepper* each : steppers) each->raise_versions();
 }
 
-/// A change whose arrays and numbers are checked.
+/// A change whose arrays and hyperparameters are checked.
 struct Stepper::Prepared {
   Change& change;
   std::vector<Array> states;
   std::optional<Array> params;
   std::optional<int64_t> count;
-  Recipe recipe;
-  std::vector<Constants> table;  // of a capturable optimizer whose numbers or rate change
+  RuleConfig config;
+  std::vector<Constants> table;  // of a capturable optimizer whose hyperparameters or rate change
 };
 
 Stepper::Prepared Stepper::prepare(Change& change) const {
-  Prepared prepared{.change = change, .states = {}, .params = {}, .count = {}, .recipe = recipe_, .table = {}};
+  Prepared prepared{.change = change, .states = {}, .params = {}, .count = {}, .config = config_, .table = {}};
   if (change.states) {
-    prepared.states = import_states(*change.states, recipe_.info().states, operands_.params, Access::read);
+    prepared.states = import_states(*change.states, config_.info().states, operands_.params, Access::read);
     require_uncrossed(prepared.states, operands_.states);
   }
   if (!change.params.is_none()) {
@@ -76,15 +76,15 @@ Stepper::Prepared Stepper::prepare(Change& change) const {
     require_disjoint(*prepared.params, operands_.params);
   }
   if (!change.step_count.is_none()) prepared.count = to_integer(change.step_count, "step_count", 0, max_step);
-  if (change.numbers) prepared.recipe = recipe_.with(*change.numbers);
-  if (timetable_ && (change.numbers || change.rate))
-    prepared.table = rows(prepared.recipe, change.rate ? *change.rate : rate_, timetable_->steps());
+  if (change.hyperparameters) prepared.config = config_.with(*change.hyperparameters);
+  if (constants_table_ && (change.hyperparameters || change.rate))
+    prepared.table = rows(prepared.config, change.rate ? *change.rate : rate_, constants_table_->steps());
   return prepared;
 }
 
-/// Throws if the change cannot be made. Needs a turn.
+/// Throws if the change cannot be made. Requires the lock.
 void Stepper::require_free(const Prepared& prepared) const {
-  if (captured_ && prepared.recipe.coupled() != recipe_.coupled())
+  if (captured_ && prepared.config.coupled() != config_.coupled())
     throw py::value_error("weight_decay: captured graphs would go on with the kernel of the former one");
   if (prepared.change.states) {
     states_watch_.check(moved);
@@ -96,19 +96,19 @@ void Stepper::require_free(const Prepared& prepared) const {
   }
 }
 
-/// Makes the change, and leaves what was there in it. Needs a turn.
+/// Makes the change, and moves the former values into it. Requires the lock.
 void Stepper::make(Prepared& prepared) {
   if (prepared.change.states) copy_all(prepared.states, operands_.states);
   if (prepared.params) copy_all({&*prepared.params, 1}, {&operands_.params, 1});
-  if (prepared.change.numbers) use(*prepared.change.numbers);
+  if (prepared.change.hyperparameters) use(*prepared.change.hyperparameters);
   if (prepared.change.rate) use(*prepared.change.rate);
   const GilRelease unlocked;
-  if (!timetable_) {
+  if (!constants_table_) {
     if (prepared.count) count_.store(*prepared.count, std::memory_order_release);
   } else if (!prepared.table.empty()) {
-    timetable_->write(prepared.table, prepared.count ? *prepared.count : timetable_->taken());
+    constants_table_->write(prepared.table, prepared.count ? *prepared.count : constants_table_->step_count());
   } else if (prepared.count) {
-    timetable_->set_taken(*prepared.count);
+    constants_table_->set_step_count(*prepared.count);
   }
 }
 
@@ -122,8 +122,8 @@ void Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& a
   }
   const std::vector<Stepper*> ordered = in_order(std::move(steppers));
   {
-    std::deque<Turn> turns;
-    for (Stepper* each : ordered) turns.emplace_back(each->turn_);
+    std::deque<StepLock> locks;
+    for (Stepper* each : ordered) locks.emplace_back(each->step_mutex_);
     for (const Prepared& each : all) each.change.stepper->require_free(each);
     for (Prepared& each : all) each.change.stepper->make(each);
   }

@@ -42,7 +42,7 @@ void Watch::add(py::handle object, Array& array, bool written) {
   const void* data = is_numpy(object) ? numpy_.back().data : torch_.back().data;
   if (data != array.data() && array.size() != 0)
     throw std::runtime_error(text(array.name(), ": its memory moved while the optimizer was made; make it again"));
-  array.let_go();
+  array.release_owner();
 }
 
 void Watch::add_numpy(py::handle object, std::string name, bool written) {

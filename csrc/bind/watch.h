@@ -1,4 +1,4 @@
-// Arrays that stay bound: whether their memory is still what it was, and the holds that keep it.
+// Arrays that stay bound: whether their memory is still what it was, and the owners that keep it alive.
 #pragma once
 
 #include <string>
@@ -30,7 +30,7 @@ class Watch {
   /// Watches an array of any dtype and layout, if it is one of NumPy or torch; returns whether it is. `written` arrays
   /// have to stay writable.
   bool add(py::handle object, std::string name, bool written);
-  /// Watches the array that was imported from `object`, and takes over its hold.
+  /// Watches the array that was imported from `object`, and takes over from its owner: releases that.
   void add(py::handle object, Array& array, bool written);
 
   /// Throws unless all is as it was: RuntimeError `name`: `why` where memory, size or layout differ, ValueError where a

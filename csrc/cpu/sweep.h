@@ -11,7 +11,7 @@
 
 #include "../rules/registry.h"
 #include "../update.h"
-#include "limit.h"
+#include "bounds.h"
 
 namespace lrcore::cpu {
 
@@ -60,8 +60,8 @@ consteval Kernels kernels() {
   return rules::with_all([](auto... entry) -> Kernels {
     return {.sweeps = {{sweep<Isa, typename decltype(entry)::Rule, false>,
                         sweep<Isa, typename decltype(entry)::Rule, true>}...},
-            .divisions = {divisions<Isa, typename decltype(entry)::Rule>...},
-            .limits = {limit<Isa, 0>, limit<Isa, 1>, limit<Isa, 2>, limit<Isa, 3>}};
+            .arithmetic_bounds = {arithmetic_bound<Isa, typename decltype(entry)::Rule>...},
+            .stream_bounds = {stream_bound<Isa, 0>, stream_bound<Isa, 1>, stream_bound<Isa, 2>, stream_bound<Isa, 3>}};
   });
 }
 

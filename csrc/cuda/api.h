@@ -22,16 +22,16 @@ struct Api {
   int (*fill)(float* memory, float value, int64_t n);  // waits for its end
   int (*copy)(void* to, const void* from, int64_t bytes);  // from and to any device or the host; waits for its end
   int (*synchronize)();                                    // waits for all that the device has been given
-  int (*mark)(void** mark, uintptr_t stream);              // what the stream has been given so far
-  int (*is_passed)(void* mark, int* passed);               // whether that is done
-  int (*wait)(void* mark);                                 // for that
-  int (*unmark)(void* mark);
+  int (*record_event)(void** event, uintptr_t stream);     // of the work queued on the stream so far
+  int (*query_event)(void* event, int* completed);         // whether that work is done
+  int (*wait_for_event)(void* event);                      // that is, for that work
+  int (*destroy_event)(void* event);
   int (*is_capturing)(uintptr_t stream, int* capturing);
 
   int (*prepare)(int rule);  // loads the rule's kernels, so that no launch has to
   int (*launch)(int rule, int coupled, const Job* job, uintptr_t stream);
-  int (*advance)(int64_t* taken, uintptr_t stream);  // adds 1
-  int (*limit)(const Step* step, int states, int64_t n, uintptr_t stream);
+  int (*advance)(int64_t* step_count, uintptr_t stream);  // adds 1
+  int (*stream_bound)(const Step* step, int states, int64_t n, uintptr_t stream);
 
   const char* (*error_name)(int error);
   const char* (*error_text)(int error);

@@ -5,17 +5,17 @@
 namespace lrcore::cuda {
 namespace {
 
-/// A quad is stored by one instruction: left to itself, the compiler takes some of them apart.
+/// A Vec4 is stored by one instruction: left to itself, the compiler takes some of them apart.
 struct Global {
-  static __device__ Quad load(const Quad* quad) {
-    const float4 x = *reinterpret_cast<const float4*>(quad);
+  static __device__ Vec4 load(const Vec4* chunk) {
+    const float4 x = *reinterpret_cast<const float4*>(chunk);
     return {x.x, x.y, x.z, x.w};
   }
-  static __device__ void store(Quad* quad, const Quad& from) {
-    __stwb(reinterpret_cast<float4*>(quad), make_float4(from.x[0], from.x[1], from.x[2], from.x[3]));
+  static __device__ void store(Vec4* chunk, const Vec4& from) {
+    __stwb(reinterpret_cast<float4*>(chunk), make_float4(from.x[0], from.x[1], from.x[2], from.x[3]));
   }
-  static __device__ Single load(const Single* single) { return *single; }
-  static __device__ void store(Single* single, const Single& from) { *single = from; }
+  static __device__ Vec1 load(const Vec1* chunk) { return *chunk; }
+  static __device__ void store(Vec1* chunk, const Vec1& from) { *chunk = from; }
 };
 
 /// From compute capability 9.0 on, the next kernel may be brought to the device while this one runs, if it was launched
@@ -42,9 +42,9 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) sweep_kernel(c
   run_thread<Global, Chunk, Rule, coupled>(job, blockIdx.x, static_cast<int>(threadIdx.x));
 }
 
-__global__ void advance_kernel(int64_t* taken) {
+__global__ void advance_kernel(int64_t* step_count) {
   wait_for_previous();
-  *taken += 1;
+  *step_count += 1;
 }
 
 __global__ void __launch_bounds__(block_threads) fill_kernel(float* memory, float value, int64_t n) {
@@ -52,18 +52,20 @@ __global__ void __launch_bounds__(block_threads) fill_kernel(float* memory, floa
   if (i < n) memory[i] = value;
 }
 
-/// p = p + g and each state = itself + g, by whole quads: what the memory takes for the streams of a step.
+/// p = p + g and each state = itself + g, by whole vectors of four: the time that memory takes for the streams of a
+/// step.
 template <int states>
-__global__ void __launch_bounds__(block_threads) limit_kernel(const __grid_constant__ Step step, int64_t quads) {
+__global__ void __launch_bounds__(block_threads)
+    stream_bound_kernel(const __grid_constant__ Step step, int64_t vectors) {
   const int64_t i = int64_t{blockIdx.x} * block_threads + threadIdx.x;
-  if (i >= quads) return;
-  const auto quad = [&](auto* array) { return reinterpret_cast<float4*>(array) + i; };
+  if (i >= vectors) return;
+  const auto vector = [&](auto* array) { return reinterpret_cast<float4*>(array) + i; };
   const auto sum = [](float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); };
   const float4 g = reinterpret_cast<const float4*>(step.g)[i];
-  float4 p = *quad(step.p), s[max_states];
-  for (int k = 0; k < states; ++k) s[k] = *quad(step.states[k]);
-  *quad(step.p) = sum(p, g);
-  for (int k = 0; k < states; ++k) *quad(step.states[k]) = sum(s[k], g);
+  float4 p = *vector(step.p), s[max_states];
+  for (int k = 0; k < states; ++k) s[k] = *vector(step.states[k]);
+  *vector(step.p) = sum(p, g);
+  for (int k = 0; k < states; ++k) *vector(step.states[k]) = sum(s[k], g);
 }
 
 using Kernel = const void*;
@@ -103,7 +105,7 @@ int launch(int rule, int coupled, const Job* job, uintptr_t stream) {
   return start(kernels().at(rule, coupled != 0, *job), blocks(*job), block_threads, stream, *job);
 }
 
-int advance(int64_t* taken, uintptr_t stream) {
+int advance(int64_t* step_count, uintptr_t stream) {
   int device = 0, major = 0;
   int error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
@@ -116,7 +118,7 @@ int advance(int64_t* taken, uintptr_t stream) {
                                   .stream = reinterpret_cast<cudaStream_t>(stream),
                                   .attrs = &early,
                                   .numAttrs = major >= 9 ? 1u : 0u};
-  void* arguments[] = {&taken};
+  void* arguments[] = {&step_count};
   return cudaLaunchKernelExC(&config, reinterpret_cast<Kernel>(advance_kernel), arguments);
 }
 
@@ -124,11 +126,12 @@ int start_fill(float* memory, float value, int64_t n) {
   return start(reinterpret_cast<Kernel>(fill_kernel), blocks_for(n), block_threads, 0, memory, value, n);
 }
 
-int limit(const Step* step, int states, int64_t n, uintptr_t stream) {
-  static const Kernel limits[] = {reinterpret_cast<Kernel>(limit_kernel<0>), reinterpret_cast<Kernel>(limit_kernel<1>),
-                                  reinterpret_cast<Kernel>(limit_kernel<2>), reinterpret_cast<Kernel>(limit_kernel<3>)};
-  const int64_t quads = n / Quad::width;
-  return quads == 0 ? 0 : start(limits[states], blocks_for(quads), block_threads, stream, *step, quads);
+int launch_stream_bound(const Step* step, int states, int64_t n, uintptr_t stream) {
+  static const Kernel kernels[] = {
+      reinterpret_cast<Kernel>(stream_bound_kernel<0>), reinterpret_cast<Kernel>(stream_bound_kernel<1>),
+      reinterpret_cast<Kernel>(stream_bound_kernel<2>), reinterpret_cast<Kernel>(stream_bound_kernel<3>)};
+  const int64_t vectors = n / Vec4::width;
+  return vectors == 0 ? 0 : start(kernels[states], blocks_for(vectors), block_threads, stream, *step, vectors);
 }
 
 }  // namespace lrcore::cuda

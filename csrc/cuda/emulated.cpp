@@ -1,8 +1,8 @@
 // The grid of a GPU, simulated on the host: the same threads one after the other. For tests, by name alone.
 #include "../cpu/backends.h"
+#include "../cpu/bounds.h"
 #include "../cpu/fp_mode.h"
 #include "../cpu/lane_portable.h"
-#include "../cpu/limit.h"
 #include "kernels.h"
 
 namespace lrcore::cuda {
@@ -43,7 +43,7 @@ void sweep(const Step& whole, int64_t begin, int64_t end) {
   step.g += begin;
   for (int k = 0; k < Rule::states.count; ++k) step.states[k] += begin;
   const Job job = make_job(step, Rule::states.count, end - begin, {});
-  (job.width == Quad::width ? grid<Quad, Rule, coupled> : grid<Single, Rule, coupled>)(job, 0, blocks(job));
+  (job.width == Vec4::width ? grid<Vec4, Rule, coupled> : grid<Vec1, Rule, coupled>)(job, 0, blocks(job));
 }
 
 }  // namespace
@@ -54,8 +54,9 @@ namespace lrcore::cpu {
 constinit const Kernels emulated_kernels = rules::with_all([](auto... entry) -> Kernels {
   return {.sweeps = {{cuda::sweep<typename decltype(entry)::Rule, false>,
                       cuda::sweep<typename decltype(entry)::Rule, true>}...},
-          .divisions = {cpu::divisions<Portable, typename decltype(entry)::Rule>...},
-          .limits = {limit<Portable, 0>, limit<Portable, 1>, limit<Portable, 2>, limit<Portable, 3>}};
+          .arithmetic_bounds = {cpu::arithmetic_bound<Portable, typename decltype(entry)::Rule>...},
+          .stream_bounds = {stream_bound<Portable, 0>, stream_bound<Portable, 1>, stream_bound<Portable, 2>,
+                            stream_bound<Portable, 3>}};
 });
 
 }  // namespace lrcore::cpu

@@ -1,5 +1,5 @@
 // How a step is cut into blocks and threads, as plain numbers that host and device compute alike. A `constexpr`
-// function of this room runs on both.
+// function of this module runs on both.
 #pragma once
 
 #include "../step.h"
@@ -14,47 +14,48 @@ struct alignas(width_ * sizeof(float)) Chunk {
   static constexpr int width = width_;
   float x[width];
 };
-using Quad = Chunk<4>;
-using Single = Chunk<1>;
+using Vec4 = Chunk<4>;
+using Vec1 = Chunk<1>;
 
-/// Chunks of each array that a thread takes: a quad, or as many single elements. With two quads in flight a step of
-/// Adam takes 1.04 times as long on an NVIDIA H200, with four 1.17 times: fewer threads fit on a multiprocessor.
-constexpr int depth(int width) { return Quad::width / width; }
+/// Chunks of each array that a thread takes: one of four elements, or four of one. With two of four elements in flight
+/// a step of Adam takes 1.04 times as long on an NVIDIA H200, with four 1.17 times: fewer threads fit on a
+/// multiprocessor.
+constexpr int unroll(int width) { return Vec4::width / width; }
 
 /// The constants of every step that a captured graph may take, and which step is next. Null rows mean none.
 struct Table {
   const Constants* rows;
-  const int64_t* taken;  // steps taken so far: the row to use, and beyond the last row the last
+  const int64_t* step_count;  // the row to use; beyond the last row, the last is used
   int64_t last;
 };
 
 /// What one launch is given.
 ///
-/// Chunks begin at element `head`; the few elements before them and after them are single.
+/// Chunks begin at element `prologue`; the few elements before and after the chunks are updated one by one.
 struct Job {
   Step step;
   Table table;
   int64_t n;
-  int64_t head;
+  int64_t prologue;
   int64_t chunks;
   int width;
 };
 
-/// Quads where all arrays lie alike with respect to 16 bytes, else single elements.
+/// Chunks of four elements if all arrays lie alike with respect to 16 bytes, else of one.
 inline Job make_job(const Step& step, int states, int64_t n, const Table& table) {
-  const auto offset = [](const float* array) { return reinterpret_cast<uintptr_t>(array) % sizeof(Quad); };
+  const auto offset = [](const float* array) { return reinterpret_cast<uintptr_t>(array) % sizeof(Vec4); };
   bool alike = offset(step.p) == offset(step.g);
   for (int k = 0; k < states; ++k) alike = alike && offset(step.states[k]) == offset(step.p);
 
-  const int width = alike ? Quad::width : Single::width;
-  const auto before = static_cast<int64_t>((sizeof(Quad) - offset(step.p)) % sizeof(Quad) / sizeof(float));
-  const int64_t head = !alike ? 0 : before < n ? before : n;
-  return {step, table, n, head, (n - head) / width, width};
+  const int width = alike ? Vec4::width : Vec1::width;
+  const auto before = static_cast<int64_t>((sizeof(Vec4) - offset(step.p)) % sizeof(Vec4) / sizeof(float));
+  const int64_t prologue = !alike ? 0 : before < n ? before : n;
+  return {step, table, n, prologue, (n - prologue) / width, width};
 }
 
 /// The blocks of a launch, at least one.
 constexpr int64_t blocks(const Job& job) {
-  const int64_t tile = int64_t{block_threads} * depth(job.width);
+  const int64_t tile = int64_t{block_threads} * unroll(job.width);
   return job.chunks == 0 ? 1 : (job.chunks + tile - 1) / tile;
 }
 

@@ -5,24 +5,24 @@
 
 namespace lrcore::cuda {
 
-/// A kernel for each rule, without and with coupled decay, by single elements and by quads.
+/// A kernel for each rule, without and with coupled decay, by Vec1 and by Vec4.
 template <class Kernel>
 struct Kernels {
   Kernel sweeps[rules::count][2][2];
 
   const Kernel& at(int rule, bool coupled, const Job& job) const {
-    return sweeps[rule][coupled][job.width == Quad::width];
+    return sweeps[rule][coupled][job.width == Vec4::width];
   }
 };
 
-/// The table of what `Make<Chunk, Rule, coupled>::kernel()` gives.
+/// Returns the table of what `Make<Chunk, Rule, coupled>::kernel()` returns.
 template <class Kernel, template <class, class, bool> class Make>
 constexpr Kernels<Kernel> make_kernels() {
   return rules::with_all([]<class... Entry>(Entry...) -> Kernels<Kernel> {
-    return {.sweeps = {{{Make<Single, typename Entry::Rule, false>::kernel(),
-                         Make<Quad, typename Entry::Rule, false>::kernel()},
-                        {Make<Single, typename Entry::Rule, true>::kernel(),
-                         Make<Quad, typename Entry::Rule, true>::kernel()}}...}};
+    return {
+        .sweeps = {
+            {{Make<Vec1, typename Entry::Rule, false>::kernel(), Make<Vec4, typename Entry::Rule, false>::kernel()},
+             {Make<Vec1, typename Entry::Rule, true>::kernel(), Make<Vec4, typename Entry::Rule, true>::kernel()}}...}};
   });
 }
 

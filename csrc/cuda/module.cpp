@@ -78,27 +78,28 @@ constexpr Api api = {
               cudaDeviceSynchronize);
         },
     .synchronize = [] { return first_error(cudaDeviceSynchronize); },
-    .mark =
-        [](void** mark, uintptr_t stream) {
+    .record_event =
+        [](void** recorded, uintptr_t stream) {
           cudaEvent_t event = nullptr;
           const int error = first_error([&] { return cudaEventCreateWithFlags(&event, cudaEventDisableTiming); },
                                         [&] { return cudaEventRecord(event, reinterpret_cast<cudaStream_t>(stream)); });
           if (error == cudaSuccess)
-            *mark = event;
+            *recorded = event;
           else if (event != nullptr)
             cudaEventDestroy(event);
           return error;
         },
-    .is_passed =
-        [](void* mark, int* passed) {
-          const cudaError_t state = cudaEventQuery(static_cast<cudaEvent_t>(mark));
-          *passed = state != cudaErrorNotReady;
+    .query_event =
+        [](void* event, int* completed) {
+          const cudaError_t state = cudaEventQuery(static_cast<cudaEvent_t>(event));
+          *completed = state != cudaErrorNotReady;
           cudaGetLastError();
           return state == cudaErrorNotReady ? 0 : int{state};
         },
-    .wait =
-        [](void* mark) { return first_error([&] { return cudaEventSynchronize(static_cast<cudaEvent_t>(mark)); }); },
-    .unmark = [](void* mark) { return first_error([&] { return cudaEventDestroy(static_cast<cudaEvent_t>(mark)); }); },
+    .wait_for_event =
+        [](void* event) { return first_error([&] { return cudaEventSynchronize(static_cast<cudaEvent_t>(event)); }); },
+    .destroy_event =
+        [](void* event) { return first_error([&] { return cudaEventDestroy(static_cast<cudaEvent_t>(event)); }); },
     .is_capturing =
         [](uintptr_t stream, int* capturing) {
           cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
@@ -110,9 +111,12 @@ constexpr Api api = {
     .prepare = [](int rule) { return first_error([&] { return prepare(rule); }); },
     .launch = [](int rule, int coupled, const Job* job,
                  uintptr_t stream) { return first_error([&] { return launch(rule, coupled, job, stream); }); },
-    .advance = [](int64_t* taken, uintptr_t stream) { return first_error([&] { return advance(taken, stream); }); },
-    .limit = [](const Step* step, int states, int64_t n,
-                uintptr_t stream) { return first_error([&] { return limit(step, states, n, stream); }); },
+    .advance = [](int64_t* step_count,
+                  uintptr_t stream) { return first_error([&] { return advance(step_count, stream); }); },
+    .stream_bound =
+        [](const Step* step, int states, int64_t n, uintptr_t stream) {
+          return first_error([&] { return launch_stream_bound(step, states, n, stream); });
+        },
     .error_name = [](int error) { return cudaGetErrorName(static_cast<cudaError_t>(error)); },
     .error_text = [](int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); },
 };

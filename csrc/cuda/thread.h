@@ -10,8 +10,8 @@ namespace lrcore::cuda {
 
 constexpr Constants constants(const Job& job) {
   if (job.table.rows == nullptr) return job.step.constants;
-  const int64_t taken = *job.table.taken;
-  Constants row = job.table.rows[taken < job.table.last ? taken : job.table.last];
+  const int64_t step_count = *job.table.step_count;
+  Constants row = job.table.rows[step_count < job.table.last ? step_count : job.table.last];
   row.stages.gscale = job.step.constants.stages.gscale;  // an argument of the step, not of its number
   return row;
 }
@@ -55,15 +55,15 @@ constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Insi
 }
 
 /// What thread `thread` of block `block` does. A block takes a tile of chunks, neighbouring threads neighbouring
-/// chunks; the first block also takes the single elements around them.
+/// chunks; the first block also takes the elements before and after all chunks.
 template <class Memory, class Chunk, class Rule, bool coupled>
 constexpr void run_thread(const Job& job, int64_t block, int thread) {
-  constexpr int count = depth(Chunk::width);
+  constexpr int count = unroll(Chunk::width);
   constexpr int64_t tile = int64_t{block_threads} * count;
   constexpr int64_t stride = int64_t{block_threads} * Chunk::width;
 
   const int64_t chunk = block * tile + thread;
-  const int64_t first = job.head + chunk * Chunk::width;
+  const int64_t first = job.prologue + chunk * Chunk::width;
   if ((block + 1) * tile <= job.chunks)
     update_chunks<Memory, Chunk, Rule, coupled, count>(job, first, stride, [](int) { return true; });
   else
@@ -71,10 +71,10 @@ constexpr void run_thread(const Job& job, int64_t block, int thread) {
                                                        [&](int k) { return chunk + k * block_threads < job.chunks; });
 
   if constexpr (Chunk::width > 1) {
-    const int64_t tail = job.head + job.chunks * Chunk::width;
-    if (block == 0 && thread < job.head + (job.n - tail)) {
-      const int64_t element = thread < job.head ? thread : tail + (thread - job.head);
-      update_chunks<Memory, Single, Rule, coupled, 1>(job, element, 1, [](int) { return true; });
+    const int64_t tail = job.prologue + job.chunks * Chunk::width;
+    if (block == 0 && thread < job.prologue + (job.n - tail)) {
+      const int64_t element = thread < job.prologue ? thread : tail + (thread - job.prologue);
+      update_chunks<Memory, Vec1, Rule, coupled, 1>(job, element, 1, [](int) { return true; });
     }
   }
 }

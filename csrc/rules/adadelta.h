@@ -1,8 +1,8 @@
 // Adadelta. Zeiler 2012, "ADADELTA: An Adaptive Learning Rate Method", algorithm 1.
 //
-//   v = R v + (1 - R) g^2
+//   v = RHO v + (1 - RHO) g^2
 //   d = sqrt(u + EPS) / sqrt(v + EPS) g
-//   u = R u + (1 - R) d^2
+//   u = RHO u + (1 - RHO) d^2
 //   p = p - LR d
 #pragma once
 
@@ -17,17 +17,17 @@ struct Adadelta {
     double rho, eps;
   };
 
-  float R, R1, EPS, LR;
+  float RHO, ONE_MINUS_RHO, EPS, LR;
 
-  static Adadelta fold(const Hyper& h, const Clock& now, Memo&) {
-    return {.R = f32(h.rho), .R1 = f32(1 - h.rho), .EPS = f32(h.eps), .LR = f32(now.lr)};
+  static Adadelta constants_at(const Hyper& h, const Clock& now, Memo&) {
+    return {.RHO = f32(h.rho), .ONE_MINUS_RHO = f32(1 - h.rho), .EPS = f32(h.eps), .LR = f32(now.lr)};
   }
 
   template <class L>
   constexpr void operator()(L& p, L g, L& v, L& u) const {
-    v = R * v + R1 * (g * g);
+    v = RHO * v + ONE_MINUS_RHO * (g * g);
     const L d = (sqrt(u + EPS) / sqrt(v + EPS)) * g;
-    u = R * u + R1 * (d * d);
+    u = RHO * u + ONE_MINUS_RHO * (d * d);
     p = p - LR * d;
   }
 };

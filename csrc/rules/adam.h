@@ -23,8 +23,8 @@ struct Adam {
   Moments moments;
   float STEP, ROOT, EPS;
 
-  static Adam fold(const Hyper& h, const Clock& now, Memo&) {
-    return {.moments = Moments::fold(h.beta1, h.beta2),
+  static Adam constants_at(const Hyper& h, const Clock& now, Memo&) {
+    return {.moments = Moments::from_betas(h.beta1, h.beta2),
             .STEP = f32(now.lr / (1 - pow(h.beta1, now.t))),
             .ROOT = f32(1 / sqrt(1 - pow(h.beta2, now.t))),
             .EPS = f32(h.eps)};
@@ -43,8 +43,8 @@ struct Adam {
 };
 
 struct AdamHat : Adam {
-  static Adam fold(const Hyper& h, const Clock& now, Memo&) {
-    return {.moments = Moments::fold(h.beta1, h.beta2),
+  static Adam constants_at(const Hyper& h, const Clock& now, Memo&) {
+    return {.moments = Moments::from_betas(h.beta1, h.beta2),
             .STEP = f32(now.lr * sqrt(1 - pow(h.beta2, now.t)) / (1 - pow(h.beta1, now.t))),
             .ROOT = 1,
             .EPS = f32(h.eps)};

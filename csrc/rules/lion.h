@@ -1,8 +1,8 @@
 // Lion. Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", algorithm 2.
 //
-//   c = B1 m + (1 - B1) g
+//   c = BETA1 m + (1 - BETA1) g
 //   p = p - LR sign(c)
-//   m = B2 m + (1 - B2) g
+//   m = BETA2 m + (1 - BETA2) g
 #pragma once
 
 #include "vocab.h"
@@ -16,18 +16,21 @@ struct Lion {
     double beta1, beta2;
   };
 
-  float B1, B1C, B2, B2C, LR;
+  float BETA1, ONE_MINUS_BETA1, BETA2, ONE_MINUS_BETA2, LR;
 
-  static Lion fold(const Hyper& h, const Clock& now, Memo&) {
-    return {
-        .B1 = f32(h.beta1), .B1C = f32(1 - h.beta1), .B2 = f32(h.beta2), .B2C = f32(1 - h.beta2), .LR = f32(now.lr)};
+  static Lion constants_at(const Hyper& h, const Clock& now, Memo&) {
+    return {.BETA1 = f32(h.beta1),
+            .ONE_MINUS_BETA1 = f32(1 - h.beta1),
+            .BETA2 = f32(h.beta2),
+            .ONE_MINUS_BETA2 = f32(1 - h.beta2),
+            .LR = f32(now.lr)};
   }
 
   template <class L>
   constexpr void operator()(L& p, L g, L& m) const {
-    const L c = B1 * m + B1C * g;
+    const L c = BETA1 * m + ONE_MINUS_BETA1 * g;
     p = p - LR * sign(c);
-    m = B2 * m + B2C * g;
+    m = BETA2 * m + ONE_MINUS_BETA2 * g;
   }
 };
 

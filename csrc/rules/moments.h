@@ -1,7 +1,7 @@
 // The two running averages of the Adam family: m of the gradient, v of its square.
 //
-//   m = B1 m + (1 - B1) g
-//   v = B2 v + (1 - B2) g^2
+//   m = BETA1 m + (1 - BETA1) g
+//   v = BETA2 v + (1 - BETA2) g^2
 #pragma once
 
 #include "vocab.h"
@@ -9,16 +9,17 @@
 namespace lrcore::rules {
 
 struct Moments {
-  float B1, B1C, B2, B2C;
+  float BETA1, ONE_MINUS_BETA1, BETA2, ONE_MINUS_BETA2;
 
-  static Moments fold(double beta1, double beta2) {
-    return {.B1 = f32(beta1), .B1C = f32(1 - beta1), .B2 = f32(beta2), .B2C = f32(1 - beta2)};
+  static Moments from_betas(double beta1, double beta2) {
+    return {
+        .BETA1 = f32(beta1), .ONE_MINUS_BETA1 = f32(1 - beta1), .BETA2 = f32(beta2), .ONE_MINUS_BETA2 = f32(1 - beta2)};
   }
 
   template <class L>
   constexpr void operator()(L g, L& m, L& v) const {
-    m = B1 * m + B1C * g;
-    v = B2 * v + B2C * (g * g);
+    m = BETA1 * m + ONE_MINUS_BETA1 * g;
+    v = BETA2 * v + ONE_MINUS_BETA2 * (g * g);
   }
 };
 

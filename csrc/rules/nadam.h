@@ -36,10 +36,10 @@ struct NAdam {
     return memo.value;
   }
 
-  static NAdam fold(const Hyper& h, const Clock& now, Memo& memo) {
+  static NAdam constants_at(const Hyper& h, const Clock& now, Memo& memo) {
     const double P = product(h, now.t, memo);
     const double next = mu(h, now.t + 1);
-    return {.moments = Moments::fold(h.beta1, h.beta2),
+    return {.moments = Moments::from_betas(h.beta1, h.beta2),
             .CG = f32(now.lr * (1 - mu(h, now.t)) / (1 - P)),
             .CM = f32(now.lr * next / (1 - P * next)),
             .ROOT = f32(1 / sqrt(1 - pow(h.beta2, now.t))),

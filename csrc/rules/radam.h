@@ -12,8 +12,8 @@
 namespace lrcore::rules {
 
 struct RAdam : Adam {
-  static Adam fold(const Hyper& h, const Clock& now, Memo&) {
-    const Moments moments = Moments::fold(h.beta1, h.beta2);
+  static Adam constants_at(const Hyper& h, const Clock& now, Memo&) {
+    const Moments moments = Moments::from_betas(h.beta1, h.beta2);
     const double decayed = pow(h.beta2, now.t);
     const double correction1 = 1 - pow(h.beta1, now.t);
     const double correction2 = 1 - decayed;

@@ -64,12 +64,12 @@ inline constexpr int count = with_all([](auto... entry) { return static_cast<int
 
 }  // namespace rules
 
-/// A backend's kernels: the sweep of each rule, without and with coupled decay; the limit loop with its divisions and
-/// roots; and those without, by number of states.
+/// A backend's kernels: the sweep of each rule, without and with coupled decay; the arithmetic bound of each rule; and
+/// the stream bound by number of states.
 struct Kernels {
   Sweep sweeps[rules::count][2];
-  Sweep divisions[rules::count];
-  Sweep limits[max_states + 1];
+  Sweep arithmetic_bounds[rules::count];
+  Sweep stream_bounds[max_states + 1];
 };
 
 }  // namespace lrcore

@@ -1,7 +1,7 @@
 // RMSprop. Tieleman & Hinton 2012, "Neural Networks for Machine Learning", lecture 6.5; centered: Graves 2013.
 //
-//   v = A v + (1 - A) g^2
-//   w = v, or centered:  a = A a + (1 - A) g,  w = max(0, v - a^2)
+//   v = ALPHA v + (1 - ALPHA) g^2
+//   w = v, or centered:  a = ALPHA a + (1 - ALPHA) g,  w = max(0, v - a^2)
 //   d = sqrt(w) + EPS, or inside:  d = sqrt(w + EPS)
 //
 //   plain      p = p - LR g / d
@@ -35,19 +35,23 @@ struct RMSprop {
   static constexpr Names hypers = Names{"alpha", "eps"} + (move != Move::plain ? Names{"momentum"} : Names{});
   using Hyper = RMSpropHyper<move>;
 
-  float A, A1, LR, EPS, MU;
+  float ALPHA, ONE_MINUS_ALPHA, LR, EPS, MU;
 
-  static RMSprop fold(const Hyper& h, const Clock& now, Memo&) {
-    return {.A = f32(h.alpha), .A1 = f32(1 - h.alpha), .LR = f32(now.lr), .EPS = f32(h.eps), .MU = f32(h.momentum)};
+  static RMSprop constants_at(const Hyper& h, const Clock& now, Memo&) {
+    return {.ALPHA = f32(h.alpha),
+            .ONE_MINUS_ALPHA = f32(1 - h.alpha),
+            .LR = f32(now.lr),
+            .EPS = f32(h.eps),
+            .MU = f32(h.momentum)};
   }
 
   template <class L, class... Optional>
   constexpr void operator()(L& p, L g, L& v, Optional&... optional) const {
-    v = A * v + A1 * (g * g);
+    v = ALPHA * v + ONE_MINUS_ALPHA * (g * g);
     L w = v;
     if constexpr (average == Average::centered) {
       L& a = first(optional...);
-      a = A * a + A1 * g;
+      a = ALPHA * a + ONE_MINUS_ALPHA * g;
       w = max(L(0), v - a * a);
     }
     const L d = root<where>(w, EPS);

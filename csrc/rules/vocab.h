@@ -10,7 +10,10 @@
 //
 //   flush(x, mask)   x where it has one of the bits of the mask, else +0
 //
-// sqrt, pow and f32 on doubles are for folds: host arithmetic, rounded once to float32 by f32.
+// sqrt, pow and f32 on doubles are for `constants_at`: host arithmetic, rounded once to float32 by f32.
+//
+// The constants of a step are in upper case, which departs from the Google style that .clang-format names: in an
+// equation constants and lanes are then told apart at a glance.
 #pragma once
 
 #include <math.h>

@@ -5,17 +5,17 @@ from typing import Any, TypeAlias
 
 from lrcore.schedules import Schedule
 
-Numbers: TypeAlias = tuple[dict[str, Any], Sequence[float], float]
+Hyperparameters: TypeAlias = tuple[dict[str, Any], Sequence[float], float]
 """The numeric arguments as they are shown, those that the rule takes in its order, and the weight decay."""
 
 Rate: TypeAlias = tuple[Schedule, float | Callable[[int], float]]
-"""The schedule as it is shown, and what is asked for a step's rate."""
+"""The schedule as it is shown, and the source of a step's rate: a float, or a callable of the step count."""
 
-Change: TypeAlias = tuple[Stepper, Sequence[Any] | None, int | None, Numbers | None, Rate | None, Any]
-"""An optimizer, and what takes the place of its states, step count, numbers, rate and parameters; None where they stay."""
+Change: TypeAlias = tuple[Stepper, Sequence[Any] | None, int | None, Hyperparameters | None, Rate | None, Any]
+"""An optimizer, and what takes the place of its states, step count, hyperparameters, rate and parameters; None where they stay."""
 
 class Stepper:
-    """Owns the views, the step count, the learning rate, the numbers and the lock of one optimizer."""
+    """Owns the views, the step count, the learning rate, the hyperparameters and the lock of one optimizer."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Stepper:
         grads: Any,
         decoupled: bool,
         maximize: bool,
-        numbers: Numbers,
+        hyperparameters: Hyperparameters,
         rate: Rate,
         max_steps: int | None = None,
     ) -> None: ...
@@ -43,7 +43,7 @@ class Stepper:
     @property
     def schedule(self) -> Schedule: ...
     @property
-    def _numbers(self) -> dict[str, Any]: ...
+    def _hyperparameters(self) -> dict[str, Any]: ...
     def _apply(
         self,
         params: Any,
@@ -54,7 +54,9 @@ class Stepper:
         grad_scale: float,
         stream: Any,
     ) -> None: ...
-    def _replace_numbers(self, expected: dict[str, Any], numbers: Numbers) -> bool: ...
+    def _replace_hyperparameters(
+        self, expected: dict[str, Any], hyperparameters: Hyperparameters
+    ) -> bool: ...
     def _set_rate(self, rate: Rate) -> None: ...
     def _snapshot(self, states: Sequence[Any]) -> tuple[int, dict[str, Any], Schedule]: ...
 
@@ -94,5 +96,5 @@ def commit(
     """Make all changes, or none; then assign attributes and update dictionaries, before any Python code runs."""
 
 def step_together(steppers: Sequence[Stepper], grad_scale: float = 1.0) -> None: ...
-def run_limit(params: Any, grads: Any, states: Sequence[Any], stream: Any = None) -> None: ...
-def run_divisions(rule: str, params: Any, grads: Any, states: Sequence[Any]) -> None: ...
+def run_stream_bound(params: Any, grads: Any, states: Sequence[Any], stream: Any = None) -> None: ...
+def run_arithmetic_bound(rule: str, params: Any, grads: Any, states: Sequence[Any]) -> None: ...

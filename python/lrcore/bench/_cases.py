@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import lrcore
 from lrcore._arrays.memory import aligned_zeros
-from lrcore._lrcore_core import Stepper, run_divisions, run_limit
+from lrcore._lrcore_core import Stepper, run_arithmetic_bound, run_stream_bound
 from lrcore.bench._timing import Row, Variant, interleave, quartiles
 
 LOOPS = ("limit", "divisions")
@@ -65,9 +65,11 @@ def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[in
     if states:
         calls["decayed step"] = calls["step"]
     if size >= SMALLEST_FOR_LIMIT:
-        calls["limit"] = functools.partial(run_limit, params, grads, states)
+        calls["limit"] = functools.partial(run_stream_bound, params, grads, states)
         if _divides(rule):
-            calls["divisions"] = functools.partial(run_divisions, rule, filled(size, 1.0), grads, states)
+            calls["divisions"] = functools.partial(
+                run_arithmetic_bound, rule, filled(size, 1.0), grads, states
+            )
     return [
         Variant(
             name,

@@ -22,7 +22,7 @@ from lrcore.optimizers._shared import DEFAULTS, Shared
 from lrcore.schedules._state import kept_or_stored, stateful, states_of, states_to_set
 
 if TYPE_CHECKING:
-    from lrcore._lrcore_core import Change, Numbers, Rate
+    from lrcore._lrcore_core import Change, Hyperparameters, Rate
 
 _RULES = rules()
 _SHARED = inspect.cleandoc(str(Shared.__doc__))
@@ -132,7 +132,7 @@ class Optimizer(Stepper):
             }
         return _arguments.options(require_entries("options", stored, cls._default_options()))
 
-    def _numbers_of(self, hyper: dict[str, Any]) -> Numbers:
+    def _numbers_of(self, hyper: dict[str, Any]) -> Hyperparameters:
         """Give checked numeric arguments as the Stepper takes them."""
         flat = _arguments.flatten(hyper)
         return hyper, [flat[name] for name in self._rule_hypers], flat["weight_decay"]
@@ -206,7 +206,9 @@ class Optimizer(Stepper):
 
         def __setattr__(self, name: str, value: Any) -> None:
             if "_params" in vars(self):
-                _arguments.require_assignable(type(self), name, self._numbers, {*self._options, *vars(self)})
+                _arguments.require_assignable(
+                    type(self), name, self._hyperparameters, {*self._options, *vars(self)}
+                )
             super().__setattr__(name, value)
 
     def _checked_hyper(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,13 +224,13 @@ class Optimizer(Stepper):
     def _change_hyper(self, changes: Mapping[str, Any]) -> None:
         """Change some of the numeric arguments: all of these, or none when one is refused."""
         for name in changes:
-            if name not in self._numbers:
-                raise KeyError(f"{name}: expected one of {', '.join(self._numbers)}")
+            if name not in self._hyperparameters:
+                raise KeyError(f"{name}: expected one of {', '.join(self._hyperparameters)}")
         checked = _arguments.numbers(changes)  # once: converting a number may run code of the caller's
         while True:
-            before = self._numbers
+            before = self._hyperparameters
             hyper = self._checked_hyper(before | checked)
-            if self._replace_numbers(before, self._numbers_of(hyper)):
+            if self._replace_hyperparameters(before, self._numbers_of(hyper)):
                 return  # no other thread has changed them since
 
     def _snapshot_all(
@@ -301,7 +303,7 @@ class Optimizer(Stepper):
         options = self._checked_options(self.rule, entries["options"])
         if options != self._options:
             raise ValueError(f"options: expected {self._options}, got {options}")
-        hyper = self._checked_hyper(require_entries("hyper", entries["hyper"], self._numbers))
+        hyper = self._checked_hyper(require_entries("hyper", entries["hyper"], self._hyperparameters))
         state = require_entries("state", entries["state"], self._state)
         if entries["step_count"] is None:  # which would leave this optimizer's own
             raise TypeError("step_count: expected an integer, got None")
@@ -401,7 +403,7 @@ class Optimizer(Stepper):
         public = self._public_class()
         defaults = public._default_options()
         return _torch_state.Kind(
-            public.__name__, self.size, tuple(self._numbers), self._options, defaults, self._choose_rule
+            public.__name__, self.size, tuple(self._hyperparameters), self._options, defaults, self._choose_rule
         )
 
     def __getstate__(self) -> dict[str, Any]:

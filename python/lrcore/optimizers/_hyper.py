@@ -12,7 +12,7 @@ class _Numbered(Protocol):
     """What has numbers, and can change them: all of some changes, or none when one is refused."""
 
     @property
-    def _numbers(self) -> Mapping[str, Any]: ...
+    def _hyperparameters(self) -> Mapping[str, Any]: ...
 
     def _change_hyper(self, changes: Mapping[str, Any]) -> None: ...
 
@@ -28,7 +28,7 @@ class Hyper(MutableMapping[str, Value]):
         self._optimizer = optimizer
 
     def __getitem__(self, name: str) -> Value:
-        value: Value = self._optimizer._numbers[name]
+        value: Value = self._optimizer._hyperparameters[name]
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -42,13 +42,13 @@ class Hyper(MutableMapping[str, Value]):
         self._optimizer._change_hyper(dict(*args, **kwargs))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._optimizer._numbers)
+        return iter(self._optimizer._hyperparameters)
 
     def __len__(self) -> int:
-        return len(self._optimizer._numbers)
+        return len(self._optimizer._hyperparameters)
 
     def __repr__(self) -> str:
-        return repr(self._optimizer._numbers)
+        return repr(self._optimizer._hyperparameters)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)  # a copy, or a pickle, is of the numbers

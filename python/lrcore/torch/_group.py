@@ -83,7 +83,7 @@ class Group:
         if schedule is not None and first._max_steps is not None:
             first.lr = schedule  # which says why this is refused
         numbers = [
-            each._numbers_of(each._checked_hyper(each._numbers | dict(changed))) if changed else None
+            each._numbers_of(each._checked_hyper(each._hyperparameters | dict(changed))) if changed else None
             for each in self.optimizers
         ]
         pending = self._pending(group)
@@ -120,7 +120,7 @@ class Group:
     def _adopted(self) -> tuple[dict[str, Any], Schedule]:
         """Listen to what is asked for rates; return numbers and schedule, to notice when they are replaced."""
         first = self.optimizers[0]  # it is asked for all devices
-        numbers, schedule = first._numbers, first.schedule
+        numbers, schedule = first._hyperparameters, first.schedule
         self._asked = _Asked(schedule)
         if self._asked.is_opaque and first._max_steps is None:
             first._set_rate((schedule, self._asked))
@@ -149,7 +149,7 @@ class Group:
         """Show what was assigned to the optimizers themselves; ValueError where other numbers were assigned in the group."""
         first = self.optimizers[0]
         numbers, schedule = self._seen
-        if first._numbers is numbers and first.schedule is schedule:
+        if first._hyperparameters is numbers and first.schedule is schedule:
             return
         pending, shown = self._pending(group), self.shown
         seen = self._adopted()
@@ -241,7 +241,7 @@ class Group:
             schedule = each.schedule
             if (
                 each.step_count != first.step_count
-                or each._numbers != first._numbers
+                or each._hyperparameters != first._hyperparameters
                 or (
                     schedule is not first.schedule
                     and not (type(schedule) is Constant and schedule == first.schedule)

@@ -1,4 +1,4 @@
-#include "recipe.h"
+#include "rule_config.h"
 
 #include <algorithm>
 
@@ -22,24 +22,24 @@ std::string joined(const Names& names) {
   return all;
 }
 
-Recipe::Recipe(const std::string& rule_name, bool is_decoupled, bool is_maximize)
+RuleConfig::RuleConfig(const std::string& rule_name, bool is_decoupled, bool is_maximize)
     : rule(find_rule(rule_name)), hypers{}, weight_decay(0), decoupled(is_decoupled), maximize(is_maximize) {}
 
-Recipe Recipe::with(const Numbers& numbers) const {
-  if (static_cast<int>(numbers.hypers.size()) != info().hypers.count)
+RuleConfig RuleConfig::with(const Hyperparameters& hyperparameters) const {
+  if (static_cast<int>(hyperparameters.values.size()) != info().hypers.count)
     throw py::type_error(text("hyper: rule ", info().name, " takes ", joined(info().hypers)));
-  Recipe changed = *this;
-  std::copy(numbers.hypers.begin(), numbers.hypers.end(), changed.hypers.begin());
-  changed.weight_decay = numbers.weight_decay;
+  RuleConfig changed = *this;
+  std::copy(hyperparameters.values.begin(), hyperparameters.values.end(), changed.hypers.begin());
+  changed.weight_decay = hyperparameters.weight_decay;
   return changed;
 }
 
-Constants Recipe::fold(const Clock& now, Memo& memo, double grad_scale) const {
+Constants RuleConfig::constants_at(const Clock& now, Memo& memo, double grad_scale) const {
   const cpu::DefaultFpMode mode;
   Constants constants{};
   constants.stages =
-      fold_stages(now.lr, weight_decay, decoupled, grad_scale, maximize, info().flush_mask(hypers.data()));
-  info().fold(hypers.data(), now, memo, constants.rule);
+      stage_constants(now.lr, weight_decay, decoupled, grad_scale, maximize, info().flush_mask(hypers.data()));
+  info().constants_at(hypers.data(), now, memo, constants.rule);
   return constants;
 }
 

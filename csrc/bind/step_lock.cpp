@@ -1,4 +1,4 @@
-#include "turn.h"
+#include "step_lock.h"
 
 #include <unistd.h>
 
@@ -11,11 +11,11 @@
 namespace lrcore {
 namespace {
 
-/// Whether the lock was taken before a fork by a thread that this process does not have. A thread of this process that
-/// has just taken it says so at once.
-bool owner_is_lost(const TurnLock& lock) {
+/// Whether the mutex was locked before a fork, by a thread that this process does not have. A thread of this process
+/// that has just locked it stores its generation at once.
+bool is_locked_forever(const StepMutex& step_mutex) {
   for (int attempt = 0; attempt < 100; ++attempt) {
-    if (lock.generation.load(std::memory_order_relaxed) == pool::generation()) return false;
+    if (step_mutex.generation.load(std::memory_order_relaxed) == pool::generation()) return false;
     usleep(1000);
   }
   return true;
@@ -23,20 +23,20 @@ bool owner_is_lost(const TurnLock& lock) {
 
 int64_t now() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
 
-thread_local constinit const Asking* innermost = nullptr;
+thread_local constinit const ScheduleCall* innermost = nullptr;
 
 }  // namespace
 
-Turn::Turn(TurnLock& lock) : lock_(lock) {
-  if (!lock.mutex.try_lock()) {
-    if (owner_is_lost(lock))
+StepLock::StepLock(StepMutex& step_mutex) : step_mutex_(step_mutex) {
+  if (!step_mutex.mutex.try_lock()) {
+    if (is_locked_forever(step_mutex))
       throw std::runtime_error(
           "this process was forked while another thread was stepping this optimizer, so its arrays may be half "
           "updated; make a new optimizer");
     const GilRelease unlocked;
-    lock.mutex.lock();
+    step_mutex.mutex.lock();
   }
-  lock.generation.store(pool::generation(), std::memory_order_relaxed);
+  step_mutex.generation.store(pool::generation(), std::memory_order_relaxed);
 }
 
 void Tries::begin() {
@@ -51,20 +51,20 @@ void Tries::begin() {
 void Tries::fail() {
   constexpr int enough = 8;
   if (++failed_ < enough) return;
-  // Only of a try for which nobody has waited: where the schedule itself waits for a step of another thread, and that
-  // for this one, each would else take longer than the one before.
+  // Only of a try for which no other step has waited: if the schedule itself waits for a step of another thread, and
+  // that step for this one, each try would otherwise take longer than the one before.
   if (!is_announced_) needed_ = now() - began_;
   is_announced_ = true;
   patience_.store(4 * needed_, std::memory_order_relaxed);
 }
 
-Asking::Asking(const void* optimizer) : optimizer_(optimizer), outer_(innermost) {
-  for (const Asking* each = outer_; each != nullptr; each = each->outer_)
+ScheduleCall::ScheduleCall(const void* optimizer) : optimizer_(optimizer), outer_(innermost) {
+  for (const ScheduleCall* each = outer_; each != nullptr; each = each->outer_)
     if (each->optimizer_ == optimizer)
-      throw std::runtime_error("a schedule must not step the optimizer that is asking it for a rate");
+      throw std::runtime_error("a schedule must not step the optimizer that is calling it for a rate");
   innermost = this;
 }
 
-Asking::~Asking() { innermost = outer_; }
+ScheduleCall::~ScheduleCall() { innermost = outer_; }
 
 }  // namespace lrcore

@@ -1,7 +1,7 @@
-// The limit loops, which benchmarks hold the sweeps against. They read and write the streams of a step with next to no
-// arithmetic: what they take is what memory takes. Those with divisions and roots do as many as a rule does: what they
-// take in cache is what the divider takes. They have a loop of their own, so that a slow sweep cannot hide behind
-// itself.
+// Lower bounds of the time of a step, which benchmarks compare the sweeps with. The stream bound reads and writes the
+// streams of a step with next to no arithmetic: its time is that of memory. The arithmetic bound does as many divisions
+// and roots as a rule does: its time in cache is that of the divider. Both have a loop of their own, so that a slow
+// sweep cannot hide behind itself.
 #pragma once
 
 #include "../rules/cost.h"
@@ -11,7 +11,7 @@ namespace lrcore::cpu {
 /// p = p + g, or p = g / sqrt(p) with as many divisions and roots as `cost` has; each of the `states` states = itself +
 /// g. Divided, p and g around 1 stay there.
 template <class Isa, int states, rules::Cost cost = rules::Cost{}>
-[[gnu::flatten]] void limit(const Step& step, int64_t begin, int64_t end) {
+[[gnu::flatten]] void stream_bound(const Step& step, int64_t begin, int64_t end) {
   using rules::sqrt;
   float* const p = step.p;
   const float* const g = step.g;
@@ -28,8 +28,8 @@ template <class Isa, int states, rules::Cost cost = rules::Cost{}>
   }
 }
 
-/// The limit loop with the streams, the divisions and the roots of a rule.
+/// The bound with the streams, the divisions and the roots of a rule.
 template <class Isa, class Rule>
-constexpr Sweep divisions = limit<Isa, Rule::states.count, rules::cost<Rule>()>;
+constexpr Sweep arithmetic_bound = stream_bound<Isa, Rule::states.count, rules::cost<Rule>()>;
 
 }  // namespace lrcore::cpu

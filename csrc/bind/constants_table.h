@@ -1,0 +1,34 @@
+// The constants of every step that a CUDA graph may take, and the step count, in memory of the device.
+#pragma once
+
+#include <vector>
+
+#include "device.h"
+
+namespace lrcore {
+
+class ConstantsTable {
+ public:
+  ConstantsTable(const cuda::Api& api, Device device, int64_t steps);
+
+  int64_t steps() const { return steps_; }
+  /// The addresses that a launch reads.
+  cuda::Table view() const { return {rows_, step_count_, steps_ - 1}; }
+
+  /// Waits for the device, then replaces the rows, `steps()` of them, and the step count.
+  void write(const std::vector<Constants>& rows, int64_t step_count);
+  /// Waits for the device, then returns the step count.
+  int64_t step_count() const;
+  void set_step_count(int64_t step_count);
+  /// Queues on `stream` that the step count grows by 1.
+  void advance(uintptr_t stream) const;
+
+ private:
+  const cuda::Api& api_;
+  int64_t steps_;
+  DeviceMemory memory_;
+  Constants* rows_;
+  int64_t* step_count_;
+};
+
+}  // namespace lrcore

@@ -1,0 +1,42 @@
+// A rule with its hyperparameters, from which the constants of each step are computed.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "../constants.h"
+#include "arguments.h"
+
+namespace lrcore {
+
+/// The numeric arguments: as the optimizer's `hyper` shows them, and as its rule takes them, in the order of its names.
+struct Hyperparameters {
+  py::object dict;
+  std::vector<double> values;
+  double weight_decay;
+};
+
+/// A rule with its hyperparameters.
+struct RuleConfig {
+  int rule;
+  std::array<double, max_hypers> hypers;
+  double weight_decay;
+  bool decoupled;
+  bool maximize;
+
+  RuleConfig(const std::string& rule_name, bool decoupled, bool maximize);
+
+  const RuleInfo& info() const { return rule_infos()[static_cast<size_t>(rule)]; }
+  /// The same rule with other hyperparameters.
+  RuleConfig with(const Hyperparameters& hyperparameters) const;
+  /// Returns the constants of the step `now`, computed in the default floating-point mode.
+  Constants constants_at(const Clock& now, Memo& memo, double grad_scale) const;
+  /// Whether weight decay is added to the gradient.
+  bool coupled() const { return weight_decay != 0 && !decoupled; }
+};
+
+/// The names with commas between them.
+std::string joined(const Names& names);
+
+}  // namespace lrcore
