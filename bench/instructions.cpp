@@ -19,10 +19,10 @@ namespace {
 
 struct Counted {
   const char* name;
-  const Kernels& kernels;
+  const cpu::SweepTable& table;
 };
 
-constexpr Counted backends[] = {{"avx2", cpu::avx2_kernels}, {"portable", cpu::portable_kernels}};
+constexpr Counted backends[] = {{"avx2", cpu::avx2_sweeps}, {"portable", cpu::portable_sweeps}};
 
 // Whole lanes alone, where the loop weighs most, and few lanes with a remainder of seven, which weighs enough there.
 constexpr int64_t sizes[] = {1024, 135};
@@ -66,7 +66,7 @@ void count_all() {
         info.constants_at(half, {.t = 10, .lr = 0.01}, memo, step.constants.rule);
         for (const int64_t n : sizes) {
           const std::string kind = coupled ? " coupled " : " ";
-          count(backend.kernels.sweeps[rule][coupled], step, n,
+          count(backend.table.sweeps[rule][coupled], step, n,
                 std::string(backend.name) + " " + info.name + kind + std::to_string(n));
         }
       }

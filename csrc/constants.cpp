@@ -18,7 +18,7 @@ typename R::Hyper hyper_of(const double* hypers) {
 }
 
 template <class R>
-void constants_at(const double* hypers, const Clock& now, Memo& memo, float* constants) {
+void constants_at(const double* hypers, const Instant& now, Memo& memo, float* constants) {
   const auto rule = R::constants_at(hyper_of<R>(hypers), now, memo);
   static_assert(sizeof rule == sizeof(R) && sizeof(R) <= max_constants * sizeof(float));
   static_assert(std::is_trivially_copyable_v<R>);

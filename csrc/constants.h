@@ -13,7 +13,7 @@ struct RuleInfo {
   Names hypers;
   rules::Cost cost;
   /// Writes the rule's step constants. `hypers` holds doubles in the order of the names.
-  void (*constants_at)(const double* hypers, const Clock& now, Memo& memo, float* constants);
+  void (*constants_at)(const double* hypers, const Instant& now, Memo& memo, float* constants);
   /// A state with none of these bits is stored as 0.
   uint32_t (*flush_mask)(const double* hypers);
 };

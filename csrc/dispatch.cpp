@@ -2,7 +2,6 @@
 
 #include <atomic>
 
-#include "cpu/backends.h"
 #include "cpu/fp_mode.h"
 #include "cpu/pool.h"
 
@@ -11,11 +10,11 @@ namespace {
 
 constexpr Backend backends[] = {
 #if defined(__x86_64__)
-    {"avx512", &cpu::avx512_kernels, [] { return __builtin_cpu_supports("avx512f") != 0; }},
-    {"avx2", &cpu::avx2_kernels, [] { return __builtin_cpu_supports("avx2") != 0; }},
+    {"avx512", &cpu::avx512_sweeps, [] { return __builtin_cpu_supports("avx512f") != 0; }},
+    {"avx2", &cpu::avx2_sweeps, [] { return __builtin_cpu_supports("avx2") != 0; }},
 #endif
-    {"portable", &cpu::portable_kernels, [] { return true; }},
-    {"emulated", &cpu::emulated_kernels, [] { return true; }},
+    {"portable", &cpu::portable_sweeps, [] { return true; }},
+    {"emulated", &cpu::emulated_sweeps, [] { return true; }},
 };
 
 const Backend* best_backend() {
@@ -42,13 +41,13 @@ const Backend* find_backend(std::string_view name) {
 const Backend& active_backend() { return *active().load(std::memory_order_relaxed); }
 void choose_backend(const Backend& backend) { active().store(&backend, std::memory_order_relaxed); }
 
-void run(Sweep sweep, const Step& step, int64_t n) {
+void run_sweep(Sweep sweep, const Step& step, int64_t n) {
   struct Work {
     Sweep sweep;
     const Step& step;
   };
   const Work work{sweep, step};
-  pool::run(
+  pool::parallel_for(
       n,
       [](const void* context, int64_t begin, int64_t end) {
         const cpu::DefaultFpMode mode;

@@ -4,13 +4,13 @@
 #include <span>
 #include <string_view>
 
-#include "rules/registry.h"
+#include "cpu/backends.h"
 
 namespace lrcore {
 
 struct Backend {
   const char* name;
-  const Kernels* kernels;
+  const cpu::SweepTable* table;
   bool (*runs_here)();
 };
 
@@ -25,6 +25,6 @@ const Backend& active_backend();
 void choose_backend(const Backend& backend);
 
 /// Runs a sweep over [0, n) on the thread pool, each thread in the default floating-point mode.
-void run(Sweep sweep, const Step& step, int64_t n);
+void run_sweep(Sweep sweep, const Step& step, int64_t n);
 
 }  // namespace lrcore

@@ -24,8 +24,8 @@ struct Names {
   }
 };
 
-/// Which step is being taken, and its learning rate.
-struct Clock {
+/// An instant of the training: the number of the step, and its learning rate.
+struct Instant {
   double t;  // 1, 2, 3, ...; exact up to 2^53
   double lr;
 };

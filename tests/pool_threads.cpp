@@ -49,7 +49,7 @@ void call(unsigned seed, int jobs) {
     const int64_t n = one_of(sizes);
     const auto done = counts.begin() + (n + grain - 1) / grain;
     std::fill(counts.begin(), counts.end(), 0);
-    pool::run(
+    pool::parallel_for(
         n,
         [](const void* of, int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; i += grain) ++(*static_cast<int* const*>(of))[i / grain];
@@ -68,7 +68,7 @@ void burst(unsigned seed, int jobs) {
     if (random() % 64 == 0) change_threads(random);
     std::array<int, most_threads> begun{};
     int* const context = begun.data();
-    pool::run(
+    pool::parallel_for(
         most_threads * smallest,
         [](const void* of, int64_t begin, int64_t) { ++(*static_cast<int* const*>(of))[begin / smallest]; }, &context);
     require(begun[0] == 1, "the first slice was not begun once");

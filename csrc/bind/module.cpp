@@ -117,7 +117,7 @@ void run_stream_bound(py::handle params, py::handle grads, const py::sequence& s
   const Step work = operands.step(gradients);
   const int64_t n = operands.params.size();
   const GilRelease unlocked;
-  if (operands.api == nullptr) return run(active_backend().kernels->stream_bounds[names.count], work, n);
+  if (operands.api == nullptr) return run_sweep(active_backend().table->stream_bounds[names.count], work, n);
   if (cuda::make_job(work, names.count, n, {}).width != cuda::Vec4::width || reinterpret_cast<uintptr_t>(work.p) % 16)
     throw std::invalid_argument("params: expected arrays that are aligned to 16 bytes");
   const CurrentDevice current(*operands.api, operands.device());
@@ -132,7 +132,7 @@ void run_arithmetic_bound(const std::string& rule, py::handle params, py::handle
   if (operands.api != nullptr) throw std::invalid_argument("params: expected CPU arrays");
   const Step work = operands.step(operands.gradients(grads, {}));
   const GilRelease unlocked;
-  run(active_backend().kernels->arithmetic_bounds[config.rule], work, operands.params.size());
+  run_sweep(active_backend().table->arithmetic_bounds[config.rule], work, operands.params.size());
 }
 
 /// Lets the garbage collector see what a class holds: what it holds may hold its instance in turn.

@@ -92,11 +92,12 @@ Step Operands::step(const Array& grads) const {
   return step;
 }
 
-void Operands::run(const RuleConfig& config, const Step& step, const Stream& stream, const cuda::Table& table) const {
+void Operands::run_step(const RuleConfig& config, const Step& step, const Stream& stream,
+                        const cuda::Table& table) const {
   const int64_t n = params.size();
   if (n == 0) return;
   if (api == nullptr) {
-    lrcore::run(active_backend().kernels->sweeps[config.rule][config.coupled()], step, n);
+    run_sweep(active_backend().table->sweeps[config.rule][config.coupled()], step, n);
     return;
   }
   const cuda::Job job = cuda::make_job(step, config.info().states.count, n, table);

@@ -26,7 +26,7 @@ struct Operands {
   Array gradients(py::handle grads, const Stream& stream) const;
   Step step(const Array& grads) const;
   /// Runs the step, on the CPU at once or as a launch on `stream`. Does not require the GIL.
-  void run(const RuleConfig& config, const Step& step, const Stream& stream, const cuda::Table& table = {}) const;
+  void run_step(const RuleConfig& config, const Step& step, const Stream& stream, const cuda::Table& table = {}) const;
 };
 
 /// Imports the states that `names` lists, of as many elements as `params`.

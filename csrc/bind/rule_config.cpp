@@ -34,7 +34,7 @@ RuleConfig RuleConfig::with(const Hyperparameters& hyperparameters) const {
   return changed;
 }
 
-Constants RuleConfig::constants_at(const Clock& now, Memo& memo, double grad_scale) const {
+Constants RuleConfig::constants_at(const Instant& now, Memo& memo, double grad_scale) const {
   const cpu::DefaultFpMode mode;
   Constants constants{};
   constants.stages =

@@ -31,7 +31,7 @@ struct RuleConfig {
   /// The same rule with other hyperparameters.
   RuleConfig with(const Hyperparameters& hyperparameters) const;
   /// Returns the constants of the step `now`, computed in the default floating-point mode.
-  Constants constants_at(const Clock& now, Memo& memo, double grad_scale) const;
+  Constants constants_at(const Instant& now, Memo& memo, double grad_scale) const;
   /// Whether weight decay is added to the gradient.
   bool coupled() const { return weight_decay != 0 && !decoupled; }
 };

@@ -172,7 +172,7 @@ void Stepper::require_unmoved(const Stream& stream) const {
 void Stepper::advance(Step step, double lr, double grad_scale, const Stream& stream) {
   const int64_t count = count_.load(std::memory_order_relaxed);
   step.constants = config_.constants_at({.t = static_cast<double>(count + 1), .lr = lr}, memo_, grad_scale);
-  operands_.run(config_, step, stream);
+  operands_.run_step(config_, step, stream);
   count_.store(count + 1, std::memory_order_release);
 }
 
@@ -205,7 +205,7 @@ void Stepper::step_by_table(py::handle grads, double grad_scale, py::handle requ
     step.constants =
         config_.constants_at({.t = 1, .lr = 0}, memo, grad_scale);  // of these the gradients' scale is used
     captured_ = captured_ || operands_.is_capturing(stream);
-    operands_.run(config_, step, stream, constants_table_->view());
+    operands_.run_step(config_, step, stream, constants_table_->view());
     constants_table_->advance(stream.handle);
   }
   raise_versions();
@@ -224,7 +224,7 @@ std::vector<Constants> Stepper::rows(const RuleConfig& config, const Rate& rate,
 
 void Stepper::apply(py::handle params, py::handle grads, const py::sequence& states, py::handle t, py::handle lr,
                     py::handle scale, py::handle requested) {
-  const Clock now{.t = static_cast<double>(to_integer(t, "step", 1, max_step)), .lr = checked_rate(lr)};
+  const Instant now{.t = static_cast<double>(to_integer(t, "step", 1, max_step)), .lr = checked_rate(lr)};
   const double grad_scale = checked_grad_scale(scale);
   const Operands operands(params, states, config_.info().states);
   const Stream stream = operands.stream(requested, grads);
@@ -244,7 +244,7 @@ void Stepper::apply(py::handle params, py::handle grads, const py::sequence& sta
   }
   {
     const GilRelease unlocked;
-    operands.run(config_, step, stream);
+    operands.run_step(config_, step, stream);
   }
   if (operands.api != nullptr) {
     const StepLock lock(step_mutex_);

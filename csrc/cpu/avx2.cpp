@@ -4,6 +4,6 @@
 
 namespace lrcore::cpu {
 
-constinit const Kernels avx2_kernels = kernels<Avx2>();
+constinit const SweepTable avx2_sweeps = sweep_table<Avx2>();
 
 }  // namespace lrcore::cpu

@@ -4,6 +4,6 @@
 
 namespace lrcore::cpu {
 
-constinit const Kernels avx512_kernels = kernels<Avx512>();
+constinit const SweepTable avx512_sweeps = sweep_table<Avx512>();
 
 }  // namespace lrcore::cpu

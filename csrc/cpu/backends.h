@@ -5,9 +5,17 @@
 
 namespace lrcore::cpu {
 
-extern const Kernels portable_kernels;
-extern const Kernels avx2_kernels;
-extern const Kernels avx512_kernels;
-extern const Kernels emulated_kernels;
+/// A backend's sweep of each rule, without and with coupled decay; the arithmetic bound of each rule; and the stream
+/// bound by number of states.
+struct SweepTable {
+  Sweep sweeps[rules::count][2];
+  Sweep arithmetic_bounds[rules::count];
+  Sweep stream_bounds[max_states + 1];
+};
+
+extern const SweepTable portable_sweeps;
+extern const SweepTable avx2_sweeps;
+extern const SweepTable avx512_sweeps;
+extern const SweepTable emulated_sweeps;
 
 }  // namespace lrcore::cpu

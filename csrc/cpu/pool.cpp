@@ -15,7 +15,7 @@
 namespace lrcore::pool {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using std::chrono::steady_clock;
 
 constexpr auto patience = std::chrono::microseconds(50);  // for which a thread waits awake before it goes to sleep
 constexpr int64_t smallest_slice = 32 * 1024;  // elements; from two of these on, two threads beat one in every rule
@@ -33,21 +33,23 @@ void relax() {
 /// Waits until the value differs from `old`: awake for a while, then by a futex.
 template <class T>
 T wait_for_change(const std::atomic<T>& value, T old) {
-  const Clock::time_point end = Clock::now() + patience;
+  const steady_clock::time_point end = steady_clock::now() + patience;
   do {
     for (int i = 0; i < 32; ++i) {
       const T now = value.load(std::memory_order_acquire);
       if (now != old) return now;
       relax();
     }
-  } while (Clock::now() < end);
+  } while (steady_clock::now() < end);
   value.wait(old, std::memory_order_acquire);
   return value.load(std::memory_order_acquire);
 }
 
-struct Job {
+struct BoundTask {
   Task task;
   const void* context;
+
+  void operator()(int64_t begin, int64_t end) const { task(context, begin, end); }
 };
 
 struct Worker {
@@ -56,22 +58,23 @@ struct Worker {
   int64_t begin = 0, end = 0;
 };
 
-/// The workers, and the one job that they share. Never destroyed: workers are not joined at exit.
+/// The workers, and the one task that they share. Never destroyed: workers are not joined at exit.
 struct Crew {
   std::mutex busy;
   std::vector<std::unique_ptr<Worker>> workers;
-  Job job{};
+  BoundTask shared{};
   alignas(64) std::atomic<int> pending{0};
-  std::atomic<Clock::rep> last_end{Clock::time_point::min().time_since_epoch().count()};
+  std::atomic<steady_clock::rep> last_end{steady_clock::time_point::min().time_since_epoch().count()};
 
-  /// Into how many slices to cut a job. Where jobs follow one another closely the workers are awake, or worth waking.
+  /// Returns into how many slices to cut a task. If tasks follow one another closely, the workers are awake or worth
+  /// waking.
   int parts(int64_t n) const {
-    const Clock::time_point last{Clock::duration(last_end.load(std::memory_order_relaxed))};
-    const bool close = Clock::now() < last + patience;
+    const steady_clock::time_point last{steady_clock::duration(last_end.load(std::memory_order_relaxed))};
+    const bool close = steady_clock::now() < last + patience;
     return static_cast<int>(std::min<int64_t>(threads(), n / (close ? smallest_slice : slice_worth_waking)));
   }
 
-  void note_end() { last_end.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
+  void note_end() { last_end.store(steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
 
   /// Hires until there are `wanted` workers, or as many as the system gives.
   int hire(int wanted) {
@@ -101,21 +104,22 @@ struct Crew {
     }
   }
 
-  /// Does a worker's slice if nobody has taken it. What is taken late, after another job has begun, is that job's.
+  /// Does a worker's slice unless it is taken. A slice that is taken late, after another task has begun, is that
+  /// task's.
   bool take(Worker& worker) {
     if (!worker.offered.exchange(false, std::memory_order_acq_rel)) return false;
-    job.task(job.context, worker.begin, worker.end);
+    shared(worker.begin, worker.end);
     return true;
   }
 
-  /// Does the job in so many slices, unless the workers are busy with another caller's.
-  bool run(int64_t n, int parts, Job new_job) {
+  /// Does a task in so many slices. Returns false if the workers are busy with another caller's.
+  bool share(int64_t n, int parts, BoundTask task) {
     const std::unique_lock lock(busy, std::try_to_lock);
     if (!lock.owns_lock()) return false;
     const int helpers = hire(parts - 1);
     const int64_t share = (n + helpers) / (helpers + 1);
     const int64_t slice = (share + slice_multiple - 1) / slice_multiple * slice_multiple;
-    job = new_job;
+    shared = task;
     pending.store(helpers, std::memory_order_relaxed);
     for (int i = 0; i < helpers; ++i) {
       Worker& worker = *workers[static_cast<size_t>(i)];
@@ -125,7 +129,7 @@ struct Crew {
       worker.ticket.fetch_add(1, std::memory_order_release);
       worker.ticket.notify_one();
     }
-    job.task(job.context, 0, std::min(n, slice));
+    shared(0, std::min(n, slice));
     // A worker that the system has not given a core by now would be waited for longer than its slice takes.
     for (int i = helpers; i-- > 0;)
       if (take(*workers[static_cast<size_t>(i)])) pending.fetch_sub(1, std::memory_order_relaxed);
@@ -160,11 +164,11 @@ void prepare_for_forks() {
 
 int generation() { return forks.load(std::memory_order_relaxed); }
 
-void run(int64_t n, Task task, const void* context) {
+void parallel_for(int64_t n, Task task, const void* context) {
   if (n < 2 * smallest_slice || threads() == 1) return task(context, 0, n);
   Crew& hands = *crew.load(std::memory_order_acquire);
   const int parts = hands.parts(n);
-  if (parts < 2 || !hands.run(n, parts, {task, context})) task(context, 0, n);
+  if (parts < 2 || !hands.share(n, parts, {task, context})) task(context, 0, n);
   hands.note_end();
 }
 

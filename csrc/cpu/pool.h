@@ -17,7 +17,7 @@ int default_threads();
 
 /// Runs the task over [0, n) in contiguous slices and returns when all are done. Serial when n is small, and when the
 /// pool is busy with another caller's work. Survives fork: a child starts with a pool of its own.
-void run(int64_t n, Task task, const void* context);
+void parallel_for(int64_t n, Task task, const void* context);
 
 /// Makes fork safe; called once when the module is made.
 void prepare_for_forks();

@@ -4,6 +4,6 @@
 
 namespace lrcore::cpu {
 
-constinit const Kernels portable_kernels = kernels<Portable>();
+constinit const SweepTable portable_sweeps = sweep_table<Portable>();
 
 }  // namespace lrcore::cpu

@@ -9,8 +9,8 @@
 // that are compiled for different instruction sets.
 #pragma once
 
-#include "../rules/registry.h"
 #include "../update.h"
+#include "backends.h"
 #include "bounds.h"
 
 namespace lrcore::cpu {
@@ -54,10 +54,10 @@ template <class Isa, class Rule, bool coupled>
     if (i < end) update(i, static_cast<int>(end - i));
 }
 
-/// The kernels of one instruction set, rule by rule in the order of the registry.
+/// The table of one instruction set, rule by rule in the order of the registry.
 template <class Isa>
-consteval Kernels kernels() {
-  return rules::with_all([](auto... entry) -> Kernels {
+consteval SweepTable sweep_table() {
+  return rules::with_all([](auto... entry) -> SweepTable {
     return {.sweeps = {{sweep<Isa, typename decltype(entry)::Rule, false>,
                         sweep<Isa, typename decltype(entry)::Rule, true>}...},
             .arithmetic_bounds = {arithmetic_bound<Isa, typename decltype(entry)::Rule>...},

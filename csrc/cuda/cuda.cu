@@ -127,11 +127,11 @@ int start_fill(float* memory, float value, int64_t n) {
 }
 
 int launch_stream_bound(const Step* step, int states, int64_t n, uintptr_t stream) {
-  static const Kernel kernels[] = {
+  static const Kernel by_states[] = {
       reinterpret_cast<Kernel>(stream_bound_kernel<0>), reinterpret_cast<Kernel>(stream_bound_kernel<1>),
       reinterpret_cast<Kernel>(stream_bound_kernel<2>), reinterpret_cast<Kernel>(stream_bound_kernel<3>)};
   const int64_t vectors = n / Vec4::width;
-  return vectors == 0 ? 0 : start(kernels[states], blocks_for(vectors), block_threads, stream, *step, vectors);
+  return vectors == 0 ? 0 : start(by_states[states], blocks_for(vectors), block_threads, stream, *step, vectors);
 }
 
 }  // namespace lrcore::cuda

@@ -51,7 +51,7 @@ void sweep(const Step& whole, int64_t begin, int64_t end) {
 
 namespace lrcore::cpu {
 
-constinit const Kernels emulated_kernels = rules::with_all([](auto... entry) -> Kernels {
+constinit const SweepTable emulated_sweeps = rules::with_all([](auto... entry) -> SweepTable {
   return {.sweeps = {{cuda::sweep<typename decltype(entry)::Rule, false>,
                       cuda::sweep<typename decltype(entry)::Rule, true>}...},
           .arithmetic_bounds = {cpu::arithmetic_bound<Portable, typename decltype(entry)::Rule>...},

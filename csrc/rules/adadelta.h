@@ -19,7 +19,7 @@ struct Adadelta {
 
   float RHO, ONE_MINUS_RHO, EPS, LR;
 
-  static Adadelta constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static Adadelta constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.RHO = f32(h.rho), .ONE_MINUS_RHO = f32(1 - h.rho), .EPS = f32(h.eps), .LR = f32(now.lr)};
   }
 

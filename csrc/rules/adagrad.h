@@ -19,7 +19,7 @@ struct Adagrad {
 
   float LR, EPS;
 
-  static Adagrad constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static Adagrad constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.LR = f32(now.lr / (1 + (now.t - 1) * h.lr_decay)), .EPS = f32(h.eps)};
   }
 

@@ -23,7 +23,7 @@ struct Adam {
   Moments moments;
   float STEP, ROOT, EPS;
 
-  static Adam constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static Adam constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.moments = Moments::from_betas(h.beta1, h.beta2),
             .STEP = f32(now.lr / (1 - pow(h.beta1, now.t))),
             .ROOT = f32(1 / sqrt(1 - pow(h.beta2, now.t))),
@@ -43,7 +43,7 @@ struct Adam {
 };
 
 struct AdamHat : Adam {
-  static Adam constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static Adam constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.moments = Moments::from_betas(h.beta1, h.beta2),
             .STEP = f32(now.lr * sqrt(1 - pow(h.beta2, now.t)) / (1 - pow(h.beta1, now.t))),
             .ROOT = 1,

@@ -18,7 +18,7 @@ struct Adamax {
 
   float BETA1, ONE_MINUS_BETA1, BETA2, EPS, STEP;
 
-  static Adamax constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static Adamax constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.BETA1 = f32(h.beta1),
             .ONE_MINUS_BETA1 = f32(1 - h.beta1),
             .BETA2 = f32(h.beta2),

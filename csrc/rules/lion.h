@@ -18,7 +18,7 @@ struct Lion {
 
   float BETA1, ONE_MINUS_BETA1, BETA2, ONE_MINUS_BETA2, LR;
 
-  static Lion constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static Lion constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.BETA1 = f32(h.beta1),
             .ONE_MINUS_BETA1 = f32(1 - h.beta1),
             .BETA2 = f32(h.beta2),

@@ -36,7 +36,7 @@ struct NAdam {
     return memo.value;
   }
 
-  static NAdam constants_at(const Hyper& h, const Clock& now, Memo& memo) {
+  static NAdam constants_at(const Hyper& h, const Instant& now, Memo& memo) {
     const double P = product(h, now.t, memo);
     const double next = mu(h, now.t + 1);
     return {.moments = Moments::from_betas(h.beta1, h.beta2),

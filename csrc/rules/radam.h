@@ -12,7 +12,7 @@
 namespace lrcore::rules {
 
 struct RAdam : Adam {
-  static Adam constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static Adam constants_at(const Hyper& h, const Instant& now, Memo&) {
     const Moments moments = Moments::from_betas(h.beta1, h.beta2);
     const double decayed = pow(h.beta2, now.t);
     const double correction1 = 1 - pow(h.beta1, now.t);

@@ -5,26 +5,18 @@
 #include "adagrad.h"
 #include "adam.h"
 #include "adamax.h"
+#include "entry.h"
 #include "lion.h"
 #include "nadam.h"
 #include "radam.h"
 #include "rmsprop.h"
 #include "sgd.h"
 
-namespace lrcore {
-
-/// A line of the list: the rule and its public name.
-template <class R>
-struct Entry {
-  using Rule = R;
-  const char* name;
-};
-
-namespace rules {
+namespace lrcore::rules {
 
 using enum Eps;
 
-/// Gives what `use` makes of all entries.
+/// Returns what `use` returns for all entries.
 template <class Use>
 constexpr auto with_all(Use use) {
   // clang-format off
@@ -62,14 +54,4 @@ constexpr auto with_all(Use use) {
 
 inline constexpr int count = with_all([](auto... entry) { return static_cast<int>(sizeof...(entry)); });
 
-}  // namespace rules
-
-/// A backend's kernels: the sweep of each rule, without and with coupled decay; the arithmetic bound of each rule; and
-/// the stream bound by number of states.
-struct Kernels {
-  Sweep sweeps[rules::count][2];
-  Sweep arithmetic_bounds[rules::count];
-  Sweep stream_bounds[max_states + 1];
-};
-
-}  // namespace lrcore
+}  // namespace lrcore::rules

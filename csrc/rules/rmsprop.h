@@ -37,7 +37,7 @@ struct RMSprop {
 
   float ALPHA, ONE_MINUS_ALPHA, LR, EPS, MU;
 
-  static RMSprop constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static RMSprop constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.ALPHA = f32(h.alpha),
             .ONE_MINUS_ALPHA = f32(1 - h.alpha),
             .LR = f32(now.lr),

@@ -22,7 +22,7 @@ struct Sgd {
 
   float LR;
 
-  static Sgd constants_at(const Hyper&, const Clock& now, Memo&) { return {.LR = f32(now.lr)}; }
+  static Sgd constants_at(const Hyper&, const Instant& now, Memo&) { return {.LR = f32(now.lr)}; }
 
   template <class L>
   constexpr void operator()(L& p, L g) const {
@@ -39,7 +39,7 @@ struct SgdMomentum {
 
   float MU, DAMP, LR;
 
-  static SgdMomentum constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static SgdMomentum constants_at(const Hyper& h, const Instant& now, Memo&) {
     // The first velocity is the gradient.
     const double damp = now.t == 1 ? 1 : 1 - h.dampening;
     return {.MU = f32(h.momentum), .DAMP = f32(damp), .LR = f32(now.lr)};
@@ -62,7 +62,7 @@ struct SgdUndamped {
 
   float MU, LR;
 
-  static SgdUndamped constants_at(const Hyper& h, const Clock& now, Memo&) {
+  static SgdUndamped constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.MU = f32(h.momentum), .LR = f32(now.lr)};
   }
 };
