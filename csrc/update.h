@@ -22,12 +22,19 @@ struct Update {
     g = g * stages.gscale;
     if constexpr (coupled) g = g + stages.wd * p;
     p = p * stages.decay_factor;
-    if constexpr (states == 0) rule(p, g);
-    if constexpr (states == 1) rule(p, g, s[0]);
-    if constexpr (states == 2) rule(p, g, s[0], s[1]);
-    if constexpr (states == 3) rule(p, g, s[0], s[1], s[2]);
+    apply(p, g, s);
     using rules::flush;
     for (int k = 0; k < states; ++k) s[k] = flush(s[k], stages.flush_mask);
+  }
+
+ private:
+  /// Applies the rule to p, g and its states, which it takes one by one: appends them until all are there.
+  template <class... States>
+  constexpr void apply(Lane& p, Lane g, Lane (&s)[max_states], States&... first) const {
+    if constexpr (sizeof...(first) < states)
+      apply(p, g, s, first..., s[sizeof...(first)]);
+    else
+      rule(p, g, first...);
   }
 };
 

@@ -45,24 +45,35 @@ struct RMSprop {
             .MU = f32(h.momentum)};
   }
 
-  template <class L, class... Optional>
-  constexpr void operator()(L& p, L g, L& v, Optional&... optional) const {
+  template <class L, class... Buffer>
+  constexpr void operator()(L& p, L g, L& v, Buffer&... b) const
+    requires(average == Average::plain)
+  {
     v = ALPHA * v + ONE_MINUS_ALPHA * (g * g);
-    L w = v;
-    if constexpr (average == Average::centered) {
-      L& a = first(optional...);
-      a = ALPHA * a + ONE_MINUS_ALPHA * g;
-      w = max(L(0), v - a * a);
-    }
-    const L d = root<where>(w, EPS);
-    if constexpr (move == Move::plain) {
-      p = p - LR * (g / d);
-    } else if constexpr (move == Move::momentum) {
-      L& b = last(optional...);
+    descend(p, g, root<where>(v, EPS), b...);
+  }
+
+  template <class L, class... Buffer>
+  constexpr void operator()(L& p, L g, L& v, L& a, Buffer&... b) const
+    requires(average == Average::centered)
+  {
+    v = ALPHA * v + ONE_MINUS_ALPHA * (g * g);
+    a = ALPHA * a + ONE_MINUS_ALPHA * g;
+    descend(p, g, root<where>(max(L(0), v - a * a), EPS), b...);
+  }
+
+ private:
+  template <class L>
+  constexpr void descend(L& p, L g, L d) const {
+    p = p - LR * (g / d);
+  }
+
+  template <class L>
+  constexpr void descend(L& p, L g, L d, L& b) const {
+    if constexpr (move == Move::momentum) {
       b = MU * b + g / d;
       p = p - LR * b;
     } else {
-      L& b = last(optional...);
       b = MU * b + LR * (g / d);
       p = p - b;
     }

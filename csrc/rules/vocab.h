@@ -32,17 +32,4 @@ inline double sqrt(double x) { return ::sqrt(x); }
 inline double pow(double base, double exponent) { return ::pow(base, exponent); }
 constexpr float f32(double x) { return static_cast<float>(x); }
 
-/// The first and the last of a rule's optional states.
-template <class L, class... Rest>
-constexpr L& first(L& state, Rest&...) {
-  return state;
-}
-template <class L, class... Rest>
-constexpr auto& last(L& state, Rest&... rest) {
-  if constexpr (sizeof...(rest) == 0)
-    return state;
-  else
-    return last(rest...);
-}
-
 }  // namespace lrcore::rules
