@@ -13,6 +13,7 @@ import pytest
 
 import lrcore
 from lrcore import schedules
+from lrcore._lrcore_core import commit, step_together
 from support import N, assert_bits, assert_same, make, python, run, start
 
 
@@ -138,14 +139,16 @@ def test_a_collection_during_the_first_construction() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_was_not_made() -> None:
-    """An object whose constructor has not run has nothing to step or show."""
+def test_init_was_not_called() -> None:
+    """An object that `__new__` alone has made has nothing to step or show."""
     opt = lrcore.Adam.__new__(lrcore.Adam)
     for use in (
         repr,
         lambda each: each.step(start()),
         lambda each: each.step_count,
         lambda each: each.schedule,
+        lambda each: step_together([each]),
+        lambda each: commit([(each, None, 1, None, None, None)]),
     ):
-        with pytest.raises(TypeError, match="^the optimizer was not made: its constructor has not run"):
+        with pytest.raises(TypeError, match=r"^Optimizer\.__init__ has not been called$"):
             use(opt)

@@ -194,9 +194,8 @@ void bind_stepper(py::module_& module) {
   cls.def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
                       bool decoupled, bool maximize, const HyperparametersTuple& hyperparameters, const RateTuple& rate,
                       std::optional<int64_t> max_steps) {
-            return std::unique_ptr<Stepper>(::new Stepper(rule, params, states, grads, decoupled, maximize,
-                                                          to_hyperparameters(hyperparameters), to_rate(rate),
-                                                          max_steps));
+            return std::make_unique<Stepper>(rule, params, states, grads, decoupled, maximize,
+                                             to_hyperparameters(hyperparameters), to_rate(rate), max_steps);
           }),
           "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "hyperparameters"_a, "rate"_a,
           "max_steps"_a = py::none())

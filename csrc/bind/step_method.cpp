@@ -77,7 +77,7 @@ PyObject* step(PyObject* self, PyObject* const* values, Py_ssize_t positional, P
     const auto* instance = reinterpret_cast<py::detail::instance*>(self);
     auto* stepper = static_cast<Stepper*>(instance->simple_layout ? instance->simple_value_holder[0]
                                                                   : py::cast<Stepper*>(py::handle(self)));
-    if (stepper == nullptr) throw py::type_error("the optimizer was not made: its constructor has not run");
+    if (stepper == nullptr) throw py::type_error(Stepper::uninitialized);
     const auto [grads, grad_scale, stream] = parse(values, positional, names);
     const auto or_none = [](py::handle argument) { return argument ? argument : py::handle(Py_None); };
     stepper->step(or_none(grads), grad_scale, or_none(stream));

@@ -66,8 +66,6 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   constants_table_->write(table, 0);
 }
 
-void* Stepper::operator new(size_t) { throw py::type_error("the optimizer was not made: its constructor has not run"); }
-
 /// Swaps in `hyperparameters`. The caller releases the former ones, without the lock.
 void Stepper::use(Hyperparameters& hyperparameters) {
   config_ = config_.with(hyperparameters);

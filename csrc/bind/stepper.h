@@ -51,13 +51,12 @@ struct GilOrMutex {
 
 class Stepper {
  public:
+  /// What is wrong with an object that `__new__` alone has made.
+  static constexpr char uninitialized[] = "Optimizer.__init__ has not been called";
+
   /// With `max_steps` for CUDA graphs: the constants of so many steps lie on the device, and the count beside them.
   Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, bool decoupled,
           bool maximize, Hyperparameters hyperparameters, Rate rate, std::optional<int64_t> max_steps);
-
-  /// TypeError: pybind11 asks for memory here when it meets an object whose constructor has not run, such as `__new__`
-  /// alone gives, and would use it as if there were a Stepper. The constructor's caller says `::new`.
-  static void* operator new(size_t size);
 
   /// Takes one step with `grads`, or with the bound ones when it is None. A scale that is null is 1.
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
@@ -141,3 +140,14 @@ class Stepper {
 };
 
 }  // namespace lrcore
+
+/// Throws TypeError for an object that `__new__` alone has made. pybind11 would allocate memory for its Stepper, and
+/// use that without constructing one.
+template <>
+struct pybind11::detail::type_caster<lrcore::Stepper> : type_caster_base<lrcore::Stepper> {
+  bool load(handle object, bool convert) { return load_impl<type_caster>(object, convert); }
+  void load_value(value_and_holder&& stepper) {
+    value = stepper.value_ptr();
+    if (value == nullptr) throw type_error(lrcore::Stepper::uninitialized);
+  }
+};
