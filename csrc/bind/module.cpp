@@ -25,11 +25,19 @@ namespace {
 
 std::vector<std::string> strings(const Names& names) { return {names.text, names.text + names.count}; }
 
-py::dict list_rules() {
+/// Adds a type of named tuples to the module, and returns it.
+py::object add_named_tuple(py::module_& module, const char* name, const std::vector<const char*>& fields) {
+  const auto make = py::module_::import("collections").attr("namedtuple");
+  const py::object type = make(name, fields, py::arg("module") = module.attr("__name__"));
+  module.add_object(name, type);
+  return type;
+}
+
+py::dict list_rules(const py::object& rule_info) {
   py::dict all;
   for (const RuleInfo& info : rule_infos())
-    all[info.name] = py::make_tuple(py::tuple(py::cast(strings(info.states))),
-                                    py::tuple(py::cast(strings(info.hypers))), info.cost.divisions, info.cost.roots);
+    all[info.name] = rule_info(py::tuple(py::cast(strings(info.states))), py::tuple(py::cast(strings(info.hypers))),
+                               info.cost.divisions, info.cost.roots);
   return all;
 }
 
@@ -77,9 +85,9 @@ py::dict build_info() {
 
 /// Returns what the states of parameters depend on: the number of elements, the number of the CUDA device or -1 for the
 /// CPU, and the bytes from a multiple of 256 to the first element.
-py::tuple describe(py::handle object) {
+py::object describe(const py::object& memory_info, py::handle object) {
   const Array params = Array::import(object, "params", Access::write);
-  return py::make_tuple(params.size(), params.device().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
+  return memory_info(params.size(), params.device().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
 }
 
 /// Refuses an array that is not its memory, or has none, whatever its dtype and layout. Says nothing of other objects.
@@ -216,7 +224,11 @@ void bind_stepper(py::module_& module) {
                              "The learning-rate schedule. Assign to `lr` to replace it.")
       .def(
           "_set_rate", [](Stepper& self, const RateTuple& rate) { self.set_rate(to_rate(rate)); }, "rate"_a)
-      .def("_snapshot", &Stepper::snapshot, "states"_a);
+      .def(
+          "_snapshot",
+          [type = add_named_tuple(module, "Snapshot", {"step_count", "hyperparameters", "schedule"})](
+              Stepper& self, const py::sequence& states) { return type(*self.snapshot(states)); },
+          "states"_a);
   module.def(
       "step_together",
       [](const std::vector<Stepper*>& steppers, py::handle grad_scale) {
@@ -245,7 +257,9 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   using namespace py::literals;
   pool::prepare_for_forks();
   prepare_imports();
-  module.def("rules", &list_rules);
+  module.def("rules", [type = add_named_tuple(module, "RuleInfo", {"states", "hyper", "divisions", "roots"})] {
+    return list_rules(type);
+  });
   module.def("backends", &backends);
   module.def("active_backend", [] { return active_backend().name; });
   module.def("use_backend", &use_backend, "name"_a);
@@ -254,7 +268,12 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("build_info", &build_info);
   module.def(
       "to_float", [](const char* name, py::handle value) { return to_double(value, name); }, "name"_a, "value"_a);
-  module.def("describe", &describe, "params"_a);
+  module.def(
+      "describe",
+      [type = add_named_tuple(module, "MemoryInfo", {"size", "cuda_device", "offset"})](py::handle params) {
+        return describe(type, params);
+      },
+      "params"_a);
   module.def("copy", &copy_array, "source"_a, "destination"_a);
   module.def("cuda_devices", &cuda_devices);
   module.def("run_stream_bound", &run_stream_bound, "params"_a, "grads"_a, "states"_a, "stream"_a = py::none());

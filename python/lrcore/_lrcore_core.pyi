@@ -1,7 +1,7 @@
 """The C++ core. Not a public interface: `lrcore` is."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from lrcore.schedules import Schedule
 
@@ -13,6 +13,28 @@ Rate: TypeAlias = tuple[Schedule, float | Callable[[int], float]]
 
 Change: TypeAlias = tuple[Stepper, Sequence[Any] | None, int | None, Hyperparameters | None, Rate | None, Any]
 """An optimizer, and what takes the place of its states, step count, hyperparameters, rate and parameters; None where they stay."""
+
+class RuleInfo(NamedTuple):
+    """An update rule: the names of its states and hyperparameters, in order, and the divisions and roots of an element."""
+
+    states: tuple[str, ...]
+    hyper: tuple[str, ...]
+    divisions: int
+    roots: int
+
+class MemoryInfo(NamedTuple):
+    """What states depend on: elements, number of the CUDA device or -1 for the CPU, bytes beyond a multiple of 256."""
+
+    size: int
+    cuda_device: int
+    offset: int
+
+class Snapshot(NamedTuple):
+    """The step count, the hyperparameters and the schedule that go with copied states."""
+
+    step_count: int
+    hyperparameters: dict[str, Any]
+    schedule: Schedule
 
 class Stepper:
     """Owns the views, the step count, the learning rate, the hyperparameters and the lock of one optimizer."""
@@ -58,7 +80,7 @@ class Stepper:
         self, expected: dict[str, Any], hyperparameters: Hyperparameters
     ) -> bool: ...
     def _set_rate(self, rate: Rate) -> None: ...
-    def _snapshot(self, states: Sequence[Any]) -> tuple[int, dict[str, Any], Schedule]: ...
+    def _snapshot(self, states: Sequence[Any]) -> Snapshot: ...
 
 class Watch:
     """Arrays of NumPy or torch, and what their memory was when this was made."""
@@ -76,7 +98,7 @@ class DeviceArray:
         self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None
     ) -> Any: ...
 
-def rules() -> dict[str, tuple[tuple[str, ...], tuple[str, ...], int, int]]: ...
+def rules() -> dict[str, RuleInfo]: ...
 def backends() -> list[str]: ...
 def active_backend() -> str: ...
 def use_backend(name: str) -> None: ...
@@ -85,7 +107,7 @@ def set_num_threads(count: int) -> None: ...
 def build_info() -> dict[str, Any]: ...
 def cuda_devices() -> list[str]: ...
 def to_float(name: str, value: Any) -> float: ...
-def describe(params: Any) -> tuple[int, int, int]: ...
+def describe(params: Any) -> MemoryInfo: ...
 def copy(source: Any, destination: Any) -> None: ...
 def require_memory(name: str, array: Any) -> None: ...
 def commit(

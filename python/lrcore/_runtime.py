@@ -38,7 +38,9 @@ class Rule(NamedTuple):
 
 def rules() -> dict[str, Rule]:
     """Give every update rule by name. Variants of an optimizer are rules of their own."""
-    return {name: Rule(*facts) for name, facts in core.rules().items()}
+    return {
+        name: Rule(info.states, info.hyper, info.divisions, info.roots) for name, info in core.rules().items()
+    }
 
 
 def backends() -> list[str]:

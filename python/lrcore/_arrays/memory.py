@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._lrcore_core import DeviceArray
-
-Place: TypeAlias = tuple[int, int, int]
-"""What ``describe`` says of parameters: elements, number of the CUDA device or -1, bytes beyond a multiple of 256."""
+from lrcore._lrcore_core import DeviceArray, MemoryInfo
 
 
 def aligned_zeros(size: int) -> NDArray[np.float32]:
@@ -23,16 +20,15 @@ def aligned_zeros(size: int) -> NDArray[np.float32]:
     return memory[start : start + size * 4].view(np.float32)
 
 
-def allocate(place: Place, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
-    """Return a flat array of one value, of as many elements as the parameters at a place, on their device.
+def allocate(memory: MemoryInfo, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
+    """Return a flat array of one value, of as many elements as the parameters whose memory is described, on their device.
 
     On a CUDA device it lies like the parameters with respect to 16 bytes, so that a step on a shifted view of a larger
     buffer still moves 16 bytes at once.
     """
-    size, device, offset = place
-    if device >= 0:
-        return DeviceArray(device, size, offset, value)
-    array = aligned_zeros(size)
+    if memory.cuda_device >= 0:
+        return DeviceArray(memory.cuda_device, memory.size, memory.offset, value)
+    array = aligned_zeros(memory.size)
     if value:
         array.fill(value)
     return array

@@ -81,11 +81,11 @@ class Optimizer(Stepper):
         hyper = _arguments.numbers(arguments)
         self._options = _arguments.options(arguments)
         rule = self._choose_rule(hyper | self._options)
-        names, self._rule_hypers, *_ = _RULES[rule]
+        names, self._rule_hypers = _RULES[rule].states, _RULES[rule].hyper
 
         self._max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
-        self._place = describe(params)
-        states = [wrap_like(params, allocate(self._place, initial.get(name, 0.0))) for name in names]
+        self._memory = describe(params)
+        states = [wrap_like(params, allocate(self._memory, initial.get(name, 0.0))) for name in names]
         super().__init__(
             rule,
             params,
@@ -240,7 +240,7 @@ class Optimizer(Stepper):
 
         The copies lie where the parameters do, or are arrays of NumPy.
         """
-        copies = [aligned_zeros(self.size) if on_host else allocate(self._place) for _ in self._state]
+        copies = [aligned_zeros(self.size) if on_host else allocate(self._memory) for _ in self._state]
         step_count, hyper, schedule = self._snapshot(copies)
         offered = copies if on_host else [wrap_like(self._params, each) for each in copies]
         return step_count, hyper, schedule, dict(zip(self._state, offered, strict=True))
@@ -408,7 +408,7 @@ class Optimizer(Stepper):
 
     def __getstate__(self) -> dict[str, Any]:
         step_count, hyper, schedule, state = self._snapshot_all()
-        own = ("_options", "_rule_hypers", "_params", "_grads", "_max_steps", "_place", "_state")
+        own = ("_options", "_rule_hypers", "_params", "_grads", "_max_steps", "_memory", "_state")
         return {
             "params": self._params,
             "grads": self._grads,

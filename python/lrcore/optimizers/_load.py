@@ -55,8 +55,7 @@ def load(
         When the file is damaged or of a later version, does not fit the parameters, or an argument is refused.
     """
     path = file_path(path)
-    size, _, _ = describe(params)
-    name, dictionary = _file.read(path, size)
+    name, dictionary = _file.read(path, describe(params).size)
     with naming_file(path):
         if not isinstance(name, str) or name not in optimizers.__all__ or name == "Optimizer":
             raise ValueError(f"class: expected the name of an optimizer, got {name!r}")

@@ -275,7 +275,7 @@ def converted(
         "options": options,
         "hyper": hyper,
         "step_count": step_count,
-        "state": _flat_states(kind, rules()[rule][0], of_parameters, step_count, join),
+        "state": _flat_states(kind, rules()[rule].states, of_parameters, step_count, join),
         "schedule": Constant(to_float("lr", group.get("lr"))).to_dict(),
     }
 

@@ -155,9 +155,9 @@ def _restorer(opt: Optimizer) -> Callable[[], None]:
 
     It is one call of the extension, which Ctrl-C comes before or after, and never into.
     """
-    params = allocate(opt._place)
+    params = allocate(opt._memory)
     copy(opt.params, params)
-    states = [allocate(opt._place) for _ in opt.state]
+    states = [allocate(opt._memory) for _ in opt.state]
     step_count, hyper, schedule = opt._snapshot(states)
     numbers, rate = opt._numbers_of(hyper), opt._rate_of(schedule)
     observed = states_to_set(schedule, states_of(schedule))
