@@ -55,4 +55,9 @@ Stages stage_constants(double lr, double weight_decay, bool decoupled, double gr
           .flush_mask = flush_mask};
 }
 
+double nadam_momentum_product(double t, double beta1, double momentum_decay) {
+  Memo memo;
+  return rules::NAdam::product({.beta1 = beta1, .beta2 = 0, .eps = 0, .momentum_decay = momentum_decay}, t, memo);
+}
+
 }  // namespace lrcore

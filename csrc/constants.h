@@ -26,4 +26,7 @@ std::span<const RuleInfo> rule_infos();
 Stages stage_constants(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
                        uint32_t flush_mask);
 
+/// Returns the product of NAdam's momenta of the steps 1 to t, from which its step constants are computed.
+double nadam_momentum_product(double t, double beta1, double momentum_decay);
+
 }  // namespace lrcore

@@ -321,22 +321,28 @@ def radam(op: Arithmetic, h: Names, p: Value, g: Value, m: Value, v: Value) -> N
     return adam_step(op, c, p, g, m, v)
 
 
-# Dozat 2016. The product of mu(1) to mu(t) counts as 0 once it is below 2**-60.
-# sqrt(v) * ROOT + EPS as adam 9; CG * g 5, CM * m 8, their sum 9, its quotient 19, p 20.
-@register("nadam", "exp_avg exp_avg_sq", "beta1 beta2 eps momentum_decay", k=20)
-def nadam(op: Arithmetic, h: Names, p: Value, g: Value, m: Value, v: Value) -> New:
-    def mu(step: float) -> float:
-        return float(h.beta1 * (1 - 0.5 * 0.96 ** (step * h.momentum_decay)))
+def nadam_momentum(h: Names, step: float) -> float:
+    return float(h.beta1 * (1 - 0.5 * 0.96 ** (step * h.momentum_decay)))
 
+
+def nadam_momentum_product(h: Names) -> float:
+    """Return the product of the momenta of the steps 1 to t, which counts as 0 once it is below 2**-60."""
     product, step = 1.0, 0
     while product and step < h.t:
         step += 1
-        product *= mu(step)
+        product *= nadam_momentum(h, step)
         product = product if product >= 2.0**-60 else 0.0
-    after = mu(h.t + 1)
+    return product
+
+
+# Dozat 2016.
+# sqrt(v) * ROOT + EPS as adam 9; CG * g 5, CM * m 8, their sum 9, its quotient 19, p 20.
+@register("nadam", "exp_avg exp_avg_sq", "beta1 beta2 eps momentum_decay", k=20)
+def nadam(op: Arithmetic, h: Names, p: Value, g: Value, m: Value, v: Value) -> New:
+    product, after = nadam_momentum_product(h), nadam_momentum(h, h.t + 1)
     c = op.constants(
         **averaging(h),
-        CG=h.lr * (1 - mu(h.t)) / (1 - product),
+        CG=h.lr * (1 - nadam_momentum(h, h.t)) / (1 - product),
         CM=h.lr * after / (1 - product * after),
         ROOT=1 / math.sqrt(1 - h.beta2**h.t),
         EPS=h.eps,

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lrcore
+import oracle
 import peers
 from lrcore import schedules
+from lrcore._lrcore_core import nadam_momentum_product
 from support import WAYS, Array, N, assert_bits, make, run, start
 
 torch = pytest.importorskip("torch")
@@ -413,6 +416,26 @@ def test_sgd_without_a_count_goes_on_as_pytorchs(options: dict[str, Any], steps:
         theirs.step()
         opt.step(gradient(i))
         assert_bits(opt.params, weight.detach().numpy())
+
+
+@pytest.mark.parametrize("momentum_decay", [0.0, 4e-3, 1.0])
+@pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.999])
+def test_the_product_of_the_momenta_is_the_oracles(beta1: float, momentum_decay: float) -> None:
+    """Equal bits, down to the product that is too small to count."""
+    products = []
+    for t in (0, 1, 2, 10, 41, 59, 60, 61, 100, 100_000):
+        hyper = SimpleNamespace(beta1=beta1, momentum_decay=momentum_decay, t=t)
+        products.append(oracle.nadam_momentum_product(hyper))
+        assert nadam_momentum_product(t, beta1, momentum_decay) == products[-1]
+    assert products[0] == 1
+    assert products[-1] == 0
+
+
+def test_the_product_of_the_momenta_refuses_what_counts_no_steps() -> None:
+    with pytest.raises(ValueError, match="^step_count: expected an integer from 0 to"):
+        nadam_momentum_product(-1, 0.9, 4e-3)
+    with pytest.raises(TypeError, match="^step_count: expected an integer, got float"):
+        nadam_momentum_product(1.0, 0.9, 4e-3)  # type: ignore[arg-type]
 
 
 def test_momenta_that_changed() -> None:

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "../cpu/fp_mode.h"
 #include "../cpu/pool.h"
 #include "../dispatch.h"
 #include "arguments.h"
@@ -88,6 +89,13 @@ py::dict build_info() {
 py::object describe(const py::object& memory_info, py::handle object) {
   const Array params = Array::import(object, "params", Access::write);
   return memory_info(params.size(), params.device().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
+}
+
+/// Returns the product in the default floating-point mode, as a step computes it.
+double momentum_product(py::handle step_count, double beta1, double momentum_decay) {
+  const int64_t t = to_integer(step_count, "step_count", 0, max_step);
+  const cpu::DefaultFpMode mode;
+  return nadam_momentum_product(static_cast<double>(t), beta1, momentum_decay);
 }
 
 /// Refuses an array that is not its memory, or has none, whatever its dtype and layout. Says nothing of other objects.
@@ -274,6 +282,7 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
         return describe(type, params);
       },
       "params"_a);
+  module.def("nadam_momentum_product", &momentum_product, "step_count"_a, "beta1"_a, "momentum_decay"_a);
   module.def("copy", &copy_array, "source"_a, "destination"_a);
   module.def("cuda_devices", &cuda_devices);
   module.def("run_stream_bound", &run_stream_bound, "params"_a, "grads"_a, "states"_a, "stream"_a = py::none());

@@ -16,7 +16,7 @@ import numpy as np
 
 from lrcore._checks import flag, integer, require_entries
 from lrcore._extras import optional_dependency
-from lrcore._lrcore_core import require_memory, rules, to_float
+from lrcore._lrcore_core import nadam_momentum_product, require_memory, rules, to_float
 from lrcore.optimizers import _arguments
 from lrcore.pack import shape_of
 from lrcore.schedules import Constant
@@ -106,13 +106,8 @@ def flags_of(name: str) -> dict[str, Any]:
 
 
 def _momentum_product(step_count: int, hyper: Mapping[str, Any]) -> float:
-    """Give NAdam's ``mu(1) ... mu(t)`` as `lrcore.NAdam` has it; 0 once it is too small to count."""
-    product = 1.0
-    for k in range(1, step_count + 1):
-        product *= hyper["betas"][0] * (1 - 0.5 * 0.96 ** (k * hyper["momentum_decay"]))
-        if product < 2.0**-60:
-            return 0.0
-    return product
+    """Return NAdam's ``mu(1) ... mu(t)``; 0 once it is too small to count."""
+    return nadam_momentum_product(step_count, hyper["betas"][0], hyper["momentum_decay"])
 
 
 COUNTS = ("step", "mu_product")
