@@ -14,10 +14,10 @@ struct Backend {
   bool (*runs_here)();
 };
 
-/// Every CPU backend that was built, best first; last the emulated grid of a GPU, which is used only when it is named.
+/// Returns every CPU backend that was built, best first.
 std::span<const Backend> cpu_backends();
 
-/// The backend of that name, or null.
+/// Returns the backend of that name, which may also be the unlisted `emulated`, or null.
 const Backend* find_backend(std::string_view name);
 
 /// The backend that CPU arrays are stepped with: the best that runs here, until another is chosen.

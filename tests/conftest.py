@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 import lrcore
+from support import BACKENDS
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -60,7 +61,7 @@ def rule(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=lrcore._runtime.cpu_backends())
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend that runs here in turn, in use during the test."""
     with lrcore.use_backend(request.param):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import lrcore
 import oracle
+from lrcore import _lrcore_core
 from lrcore.optimizers import Optimizer
 from lrcore.optimizers._shared import Shared
 
@@ -26,6 +27,9 @@ Array = NDArray[np.float32]
 CLASSES: dict[str, type[Any]] = {
     name: getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"
 }
+
+BACKENDS = [*_lrcore_core.backends(), "emulated"]
+"""The backends that step CPU arrays here, best first, and the one for tests: the code of the CUDA kernels on the host."""
 
 STAGES = (*typing.get_type_hints(Shared),)
 """Arguments that every class has and that choose no rule."""

@@ -340,12 +340,13 @@ def test_floating_point_exceptions_that_the_caller_traps() -> None:
         libm = ctypes.CDLL(ctypes.util.find_library("m"))
         g = np.array([0, 3e38, np.inf, np.nan] * 20, np.float32)
         steps = []
-        for backend in lrcore._runtime.cpu_backends():
+        backends = [*lrcore._runtime.cpu_backends(), "emulated"]
+        for backend in backends:
             lrcore.use_backend(backend)
             opt = lrcore.RMSprop(np.ones(80, np.float32), eps=0.0, grads=g)
             steps.append((opt.params, opt))
         libm.feenableexcept(traps)
-        for backend, (_, opt) in zip(lrcore._runtime.cpu_backends(), steps):
+        for backend, (_, opt) in zip(backends, steps):
             lrcore.use_backend(backend)
             opt.step()
             assert libm.fegetexcept() == traps

@@ -57,7 +57,7 @@ def sparse(n: int, places: list[int], file: int) -> Iterator[Array]:
         _libc.munmap(base, whole)
 
 
-BACKENDS = [name for name in lrcore.backends() if name not in ("emulated", "cuda")]
+BACKENDS = [name for name in lrcore.backends() if name != "cuda"]
 
 
 @pytest.mark.parametrize(

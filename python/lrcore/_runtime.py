@@ -44,17 +44,17 @@ def rules() -> dict[str, Rule]:
 
 
 def backends() -> list[str]:
-    """Give the names of the backends that run here.
+    """Return the names of the backends that run here.
 
-    First those for CPU arrays, best first; then `emulated`, which simulates a GPU's grid on the host and is used only
-    when it is chosen; and last `cuda`, where a device works. Arrays of a CUDA device are always stepped by `cuda`.
+    First those for CPU arrays, best first, then `cuda`, if a device works. Arrays of a CUDA device are always stepped by
+    `cuda`.
     """
     devices, _ = _devices()
     return [*cpu_backends(), *(["cuda"] if devices else [])]
 
 
 def cpu_backends() -> list[str]:
-    """Give the names of the backends that step CPU arrays here, best first, then `emulated`."""
+    """Return the names of the backends that step CPU arrays here, best first."""
     return core.backends()
 
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=[*cpu_backends(), "all"],
         metavar="BACKEND",
-        help=f"all of {', '.join(_real_backends())}, or some (default: the one in use)",
+        help=f"all of {', '.join(cpu_backends())}, or some (default: the one in use)",
     )
     parser.add_argument(
         "--threads", nargs="+", type=int, metavar="N", help="default: what lrcore uses by itself"
@@ -62,16 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _real_backends() -> list[str]:
-    """Give the backends that are for use, best first."""
-    return [name for name in cpu_backends() if name != "emulated"]
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Measure what the arguments say."""
     backends = arguments.backends or [lrcore.info()["backend"]]
     if "all" in backends:
-        backends = _real_backends()
+        backends = cpu_backends()
     threads = [integer("--threads", each) for each in arguments.threads or [lrcore.info()["threads"]]]
     execute(arguments, lambda rule, size: variants(rule, size, backends, threads), bytes_of_arrays)
 
