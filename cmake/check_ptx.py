@@ -2,7 +2,8 @@
 
 python check_ptx.py DIRECTORY ARCHITECTURES [--strict], where so many files of PTX lie
 
-An instruction that makes other bits is always an error; narrow accesses, which are only slow, are one with --strict.
+An instruction that gives other bits is always an error. Narrow accesses and local memory, which are only slow, are warnings,
+and errors with --strict.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import re
 import sys
 from pathlib import Path
 
-FORBIDDEN = r"\.approx|\.ftz|\bfma\.|\bdiv\.full|\brcp\.|\brsqrt\.|\bex2\.|\blg2\.|\.local\b"
-"""What rounds otherwise than IEEE-754, contracts, flushes, or keeps arrays out of registers."""
+FORBIDDEN = r"\.approx|\.ftz|\bfma\.|\bdiv\.full|\brcp\.|\brsqrt\.|\bex2\.|\blg2\."
+"""Instructions that round otherwise than IEEE-754, contract or flush."""
+
+LOCAL = r"\.local\b"
+"""Memory of a thread, where arrays lie that are not in registers."""
 
 
 def kernels(ptx: str) -> dict[str, str]:
@@ -41,30 +45,39 @@ def check_vectors(body: str) -> str | None:
     return None if meant else f"accesses of four elements are not by 16 bytes: {count}"
 
 
+def lines_with(pattern: str, ptx: str) -> list[str]:
+    """Return the lines of kernels that match a pattern."""
+    return [
+        f"{name}: {line.strip()}"
+        for name, body in kernels(ptx).items()
+        for line in body.splitlines()
+        if re.search(pattern, line)
+    ]
+
+
 def check_bits(ptx: str) -> list[str]:
-    """Give the instructions that must not be there, and say where there are no sweeps."""
-    found = kernels(ptx)
-    wrong = [] if any("sweep" in name for name in found) else ["no sweeps"]
-    for name, body in found.items():
-        wrong += [f"{name}: {line.strip()}" for line in body.splitlines() if re.search(FORBIDDEN, line)]
-    return wrong
+    """Return the instructions that give other bits, and whether there are no sweeps."""
+    missing = [] if any("sweep" in name for name in kernels(ptx)) else ["no sweeps"]
+    return missing + lines_with(FORBIDDEN, ptx)
 
 
 def check_speed(ptx: str) -> list[str]:
-    """Give the sweeps that take vectors of four apart."""
+    """Return the sweeps that take vectors of four apart, and the uses of local memory."""
     vectors = {name: body for name, body in kernels(ptx).items() if "sweep" in name and "ChunkILi4E" in name}
-    return [f"{name}: {fault}" for name, body in vectors.items() if (fault := check_vectors(body))]
+    narrow = [f"{name}: {fault}" for name, body in vectors.items() if (fault := check_vectors(body))]
+    return narrow + lines_with(LOCAL, ptx)
 
 
 def main(directory: str, architectures: str, strict: str = "") -> int:
-    """Check the files; give the exit status."""
+    """Check the files; return the exit status."""
+    slow_is = "error" if strict == "--strict" else "warning"
     texts = {path.name: path.read_text() for path in sorted(Path(directory).glob("*.ptx"))}
-    wrong = [f"{name}: {each}" for name, text in texts.items() for each in check_bits(text)]
-    slow = [f"{name}: {each}" for name, text in texts.items() for each in check_speed(text)]
+    found = [f"error: {name}: {each}" for name, text in texts.items() for each in check_bits(text)]
+    found += [f"{slow_is}: {name}: {each}" for name, text in texts.items() for each in check_speed(text)]
     if len(texts) != int(architectures):
-        wrong.append(f"{len(texts)} files of PTX, expected {architectures}")
-    print(*(wrong + slow or [f"PTX of {architectures} architectures: as meant"]), sep="\n")
-    return 1 if wrong or (strict == "--strict" and slow) else 0
+        found.append(f"error: {len(texts)} files of PTX, expected {architectures}")
+    print(*(found or [f"PTX of {architectures} architectures: as meant"]), sep="\n")
+    return 1 if any(each.startswith("error") for each in found) else 0
 
 
 if __name__ == "__main__":
