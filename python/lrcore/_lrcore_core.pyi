@@ -3,16 +3,19 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from lrcore.schedules import Schedule
-
-Hyperparameters: TypeAlias = tuple[dict[str, Any], Sequence[float], float]
+_Hyperparameters: TypeAlias = tuple[dict[str, Any], Sequence[float], float]
 """The numeric arguments as they are shown, those that the rule takes in its order, and the weight decay."""
 
-Rate: TypeAlias = tuple[Schedule, float | Callable[[int], float]]
+_Rate: TypeAlias = tuple[object, float | Callable[[int], float]]
 """The schedule as it is shown, and the source of a step's rate: a float, or a callable of the step count."""
 
-Change: TypeAlias = tuple[Stepper, Sequence[Any] | None, int | None, Hyperparameters | None, Rate | None, Any]
+_Change: TypeAlias = tuple[
+    Stepper, Sequence[Any] | None, int | None, _Hyperparameters | None, _Rate | None, Any
+]
 """An optimizer, and what takes the place of its states, step count, hyperparameters, rate and parameters; None where they stay."""
+
+class _Metaclass(type):
+    """pybind11's, under whatever name."""
 
 class RuleInfo(NamedTuple):
     """An update rule: the names of its states and hyperparameters, in order, and the divisions and roots of an element."""
@@ -34,9 +37,9 @@ class Snapshot(NamedTuple):
 
     step_count: int
     hyperparameters: dict[str, Any]
-    schedule: Schedule
+    schedule: Any
 
-class Stepper:
+class Stepper(metaclass=_Metaclass):
     """Owns the views, the step count, the learning rate, the hyperparameters and the lock of one optimizer."""
 
     def __init__(
@@ -47,8 +50,8 @@ class Stepper:
         grads: Any,
         decoupled: bool,
         maximize: bool,
-        hyperparameters: Hyperparameters,
-        rate: Rate,
+        hyperparameters: _Hyperparameters,
+        rate: _Rate,
         max_steps: int | None = None,
     ) -> None: ...
     def step(self, grads: Any = None, *, grad_scale: float = 1.0, stream: Any = None) -> None: ...
@@ -63,7 +66,7 @@ class Stepper:
     @property
     def size(self) -> int: ...
     @property
-    def schedule(self) -> Schedule: ...
+    def schedule(self) -> Any: ...
     @property
     def _hyperparameters(self) -> dict[str, Any]: ...
     def _apply(
@@ -77,19 +80,19 @@ class Stepper:
         stream: Any,
     ) -> None: ...
     def _replace_hyperparameters(
-        self, expected: dict[str, Any], hyperparameters: Hyperparameters
+        self, expected: dict[str, Any], hyperparameters: _Hyperparameters
     ) -> bool: ...
-    def _set_rate(self, rate: Rate) -> None: ...
+    def _set_rate(self, rate: _Rate) -> None: ...
     def _snapshot(self, states: Sequence[Any]) -> Snapshot: ...
 
-class Watch:
+class Watch(metaclass=_Metaclass):
     """Arrays of NumPy or torch, and what their memory was when this was made."""
 
     def __init__(self, names: Sequence[str], arrays: Sequence[Any], why: str) -> None: ...
     def check(self) -> None:
         """RuntimeError `name`: `why` for an array whose address, size or layout has changed."""
 
-class DeviceArray:
+class DeviceArray(metaclass=_Metaclass):
     """Flat float32 memory of a CUDA device, for DLPack's consumers."""
 
     def __init__(self, device: int, size: int, offset: int, value: float) -> None: ...
@@ -112,7 +115,7 @@ def nadam_momentum_product(step_count: int, beta1: float, momentum_decay: float)
 def copy(source: Any, destination: Any) -> None: ...
 def require_memory(name: str, array: Any) -> None: ...
 def commit(
-    changes: Sequence[Change],
+    changes: Sequence[_Change],
     attributes: Sequence[tuple[Any, str, Any]] = (),
     updates: Sequence[tuple[dict[str, Any], dict[str, Any]]] = (),
 ) -> None:

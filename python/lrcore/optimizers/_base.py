@@ -22,7 +22,7 @@ from lrcore.optimizers._shared import DEFAULTS, Shared
 from lrcore.schedules._state import kept_or_stored, stateful, states_of, states_to_set
 
 if TYPE_CHECKING:
-    from lrcore._lrcore_core import Change, Hyperparameters, Rate
+    from lrcore._lrcore_core import _Change, _Hyperparameters, _Rate
 
 _RULES = rules()
 _SHARED = inspect.cleandoc(str(Shared.__doc__))
@@ -132,12 +132,12 @@ class Optimizer(Stepper):
             }
         return _arguments.options(require_entries("options", stored, cls._default_options()))
 
-    def _numbers_of(self, hyper: dict[str, Any]) -> Hyperparameters:
+    def _numbers_of(self, hyper: dict[str, Any]) -> _Hyperparameters:
         """Give checked numeric arguments as the Stepper takes them."""
         flat = _arguments.flatten(hyper)
         return hyper, [flat[name] for name in self._rule_hypers], flat["weight_decay"]
 
-    def _rate_of(self, schedule: schedules.Schedule) -> Rate:
+    def _rate_of(self, schedule: schedules.Schedule) -> _Rate:
         """Give a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
         if self._max_steps is not None and stateful(schedule):
             raise ValueError(
@@ -202,13 +202,15 @@ class Optimizer(Stepper):
     def hyper(self, changes: Mapping[str, Any]) -> None:
         self._change_hyper(dict(changes))
 
-    if not TYPE_CHECKING:  # type checkers know the attributes that there are
+    if TYPE_CHECKING:  # type checkers know the attributes that there are
+
+        @property
+        def schedule(self) -> schedules.Schedule: ...  # any object to the core
+    else:
 
         def __setattr__(self, name: str, value: Any) -> None:
             if "_params" in vars(self):
-                _arguments.require_assignable(
-                    type(self), name, self._hyperparameters, {*self._options, *vars(self)}
-                )
+                _arguments.require_assignable(type(self), name, self.hyper, {*self._options, *vars(self)})
             super().__setattr__(name, value)
 
     def _checked_hyper(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,14 +225,12 @@ class Optimizer(Stepper):
 
     def _change_hyper(self, changes: Mapping[str, Any]) -> None:
         """Change some of the numeric arguments: all of these, or none when one is refused."""
-        for name in changes:
-            if name not in self._hyperparameters:
-                raise KeyError(f"{name}: expected one of {', '.join(self._hyperparameters)}")
+        for unknown in [name for name in changes if name not in self._hyperparameters]:
+            raise KeyError(f"{unknown}: expected one of {', '.join(self._hyperparameters)}")
         checked = _arguments.numbers(changes)  # once: converting a number may run code of the caller's
         while True:
             before = self._hyperparameters
-            hyper = self._checked_hyper(before | checked)
-            if self._replace_hyperparameters(before, self._numbers_of(hyper)):
+            if self._replace_hyperparameters(before, self._numbers_of(self._checked_hyper(before | checked))):
                 return  # no other thread has changed them since
 
     def _snapshot_all(
@@ -289,7 +289,7 @@ class Optimizer(Stepper):
         change, plateaus_to_set = self._change_to(dictionary)
         commit([change], plateaus_to_set)
 
-    def _change_to(self, dictionary: Mapping[str, Any]) -> tuple[Change, list[tuple[Any, str, Any]]]:
+    def _change_to(self, dictionary: Mapping[str, Any]) -> tuple[_Change, list[tuple[Any, str, Any]]]:
         """Check a state dictionary; return what `commit` makes of this optimizer, and assigns to its schedule."""
         entries = require_entries(
             "state_dict",

@@ -20,7 +20,7 @@ with optional_dependency("torch"):
     import torch
 
 if TYPE_CHECKING:
-    from lrcore._lrcore_core import Change
+    from lrcore._lrcore_core import _Change
 
 
 def fitting(name: str, given: Any, view: Any) -> Any:
@@ -152,7 +152,7 @@ class Buffer:
             name: torch.full_like(flat, self._initial[name]) for name, flat in self.optimizer.state.items()
         }
 
-    def change_to(self, states: Mapping[str, Any], step_count: int) -> Change:
+    def change_to(self, states: Mapping[str, Any], step_count: int) -> _Change:
         """Return what `commit` makes of the optimizer: flat states, and the number of steps that go with them."""
         flats = [states[name] for name in self.optimizer.state]
         return self.optimizer, flats, step_count, None, None, None
