@@ -403,7 +403,12 @@ class Optimizer(Stepper):
         public = self._public_class()
         defaults = public._default_options()
         return _torch_state.Kind(
-            public.__name__, self.size, tuple(self._hyperparameters), self._options, defaults, self._choose_rule
+            public.__name__,
+            self.size,
+            tuple(self._hyperparameters),
+            self._options,
+            defaults,
+            self._choose_rule,
         )
 
     def __getstate__(self) -> dict[str, Any]:
