@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "rules/cost.h"
+#include "cost.h"
 
 namespace lrcore {
 

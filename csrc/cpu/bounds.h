@@ -4,7 +4,7 @@
 // sweep cannot hide behind itself.
 #pragma once
 
-#include "../rules/cost.h"
+#include "../cost.h"
 
 namespace lrcore::cpu {
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,6 +155,38 @@ def vector(name: str, value: Any) -> NDArray[np.float64]:
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
     return array.astype(np.float64)
+
+
+def is_array(entry: Any) -> bool:
+    """Return whether this is an array of any library, by the attributes that all of them have.
+
+    An integer of NumPy has them too, and is an integer.
+    """
+    return hasattr(entry, "dtype") and hasattr(entry, "shape") and not isinstance(entry, (type, np.integer))
+
+
+def is_list(entry: Any) -> TypeGuard[Sequence[Any]]:
+    """Return whether this is a sequence that is not a text or bytes."""
+    return isinstance(entry, Sequence) and not isinstance(entry, (str, bytes, bytearray))
+
+
+def is_integer(entry: Any) -> bool:
+    """Return whether this is an integer of Python or NumPy."""
+    return isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
+
+
+def shape_of(path: str, entry: Any) -> tuple[int, ...]:
+    """Return the shape that an entry has, as a float32 array, or is."""
+    if is_array(entry):
+        if str(entry.dtype).rpartition(".")[2] != "float32":  # torch says torch.float32
+            raise TypeError(f"{path}: expected dtype float32, got {entry.dtype}; make a float32 array first")
+        return tuple(int(extent) for extent in entry.shape)
+    shape = (entry,) if is_integer(entry) else entry
+    if not is_list(shape) or not all(map(is_integer, shape)):
+        raise TypeError(f"{path}: expected an array, or a shape of integers, got {reprlib.repr(entry)}")
+    if any(extent < 0 for extent in shape):
+        raise ValueError(f"{path}: expected extents >= 0, got {entry}")
+    return tuple(int(extent) for extent in shape)
 
 
 def file_path(value: Any) -> str:

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrcore._checks import flag, integer, require_entries
+from lrcore._checks import flag, integer, require_entries, shape_of
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import nadam_momentum_product, require_memory, rules, to_float
 from lrcore.optimizers import _arguments
-from lrcore.pack import shape_of
 from lrcore.schedules import Constant
 
 

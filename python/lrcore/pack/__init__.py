@@ -1,6 +1,6 @@
 """One flat buffer with named, shaped views: ordinary model code on one side, one fused step on the other."""
 
-from lrcore.pack._nest import shape_of
+from lrcore._checks import shape_of
 from lrcore.pack._node import layout
 from lrcore.pack._pack import Pack, PackList
 

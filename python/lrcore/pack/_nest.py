@@ -5,12 +5,13 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
+from lrcore._checks import is_array, is_integer, is_list, shape_of
 from lrcore._lrcore_core import require_memory
 
 
@@ -44,9 +45,9 @@ def shapes_of(entry: Any, path: str, found: dict[str, Any]) -> Any:
         for name in entry:
             _check_name(name, path or "entries")
         return {name: shapes_of(part, join(path, name), found) for name, part in entry.items()}
-    if _is_list(entry) and not _is_meant_as_shape(entry):
+    if is_list(entry) and not _is_meant_as_shape(entry):
         return [shapes_of(part, join(path, index), found) for index, part in enumerate(entry)]
-    if not (is_array(entry) or _is_integer(entry) or _is_list(entry)):
+    if not (is_array(entry) or is_integer(entry) or is_list(entry)):
         raise TypeError(
             f"{path}: expected a float32 array, a shape (an integer, or a tuple of them), or a dictionary or list of "
             f"these, got {reprlib.repr(entry)}"
@@ -55,20 +56,6 @@ def shapes_of(entry: Any, path: str, found: dict[str, Any]) -> Any:
         raise ValueError(f"{path}: two arrays have this path; rename one")
     found[path] = entry
     return shape_of(path, entry)
-
-
-def shape_of(path: str, entry: Any) -> tuple[int, ...]:
-    """Give the shape of an entry, which may be a float32 array or the shape itself."""
-    if is_array(entry):
-        if str(entry.dtype).rpartition(".")[2] != "float32":  # torch says torch.float32
-            raise TypeError(f"{path}: expected dtype float32, got {entry.dtype}; make a float32 array first")
-        return tuple(int(extent) for extent in entry.shape)
-    shape = (entry,) if _is_integer(entry) else entry
-    if not _is_list(shape) or not all(map(_is_integer, shape)):
-        raise TypeError(f"{path}: expected an array, or a shape of integers, got {reprlib.repr(entry)}")
-    if any(extent < 0 for extent in shape):
-        raise ValueError(f"{path}: expected extents >= 0, got {entry}")
-    return tuple(int(extent) for extent in shape)
 
 
 def tree_zip(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -81,7 +68,7 @@ def tree_zip(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, 
         for name, part in own.items():
             yield from tree_zip(part, values[name], join(path, name))
     elif isinstance(own, list):
-        if not _is_list(values):
+        if not is_list(values):
             raise TypeError(f"{where}: expected a list of {len(own)} entries, got {_kind(values)}")
         if len(values) != len(own):
             raise ValueError(f"{where}: expected {len(own)} entries, got {len(values)}")
@@ -99,11 +86,6 @@ def require_names(own: Mapping[str, Any], values: Mapping[str, Any], path: str =
     for name in values:
         if name not in own:
             raise ValueError(f"{join(path, name)}: unknown; expected {reprlib.repr([*own])}")
-
-
-def is_array(entry: Any) -> bool:
-    """Tell an array of any library by what all of them have; an integer of NumPy has it too, and is an integer."""
-    return hasattr(entry, "dtype") and hasattr(entry, "shape") and not isinstance(entry, (type, np.integer))
 
 
 def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
@@ -219,18 +201,10 @@ def _check_name(name: Any, where: str) -> None:
         raise ValueError(f"{where}: expected names that are not empty")
 
 
-def _is_list(entry: Any) -> TypeGuard[Sequence[Any]]:
-    return isinstance(entry, Sequence) and not isinstance(entry, (str, bytes, bytearray))
-
-
-def _is_integer(entry: Any) -> bool:
-    return isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
-
-
 def _is_meant_as_shape(entry: Sequence[Any]) -> bool:
     """Tell a shape, right or wrong, from a list of entries: it has integers, and nothing that is an entry otherwise."""
     if not entry:
         return isinstance(entry, tuple)
-    return any(map(_is_integer, entry)) and not any(
-        is_array(each) or isinstance(each, Mapping) or _is_list(each) for each in entry
+    return any(map(is_integer, entry)) and not any(
+        is_array(each) or isinstance(each, Mapping) or is_list(each) for each in entry
     )

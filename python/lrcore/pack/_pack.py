@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from lrcore._checks import FilePath, file_path, flag
+from lrcore._checks import FilePath, file_path, flag, is_array
 from lrcore._files.safetensors import naming_file
 from lrcore.pack import _file as _pack_file
-from lrcore.pack._nest import is_array, require_plain, shapes_of, ties_among
+from lrcore.pack._nest import require_plain, shapes_of, ties_among
 from lrcore.pack._node import Node, library, zeros_for
 
 

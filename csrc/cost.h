@@ -1,8 +1,8 @@
 // What is slow in a rule beside memory: counted by running the rule on a lane that counts.
 #pragma once
 
-#include "../update.h"
-#include "vocab.h"
+#include "rules/vocab.h"
+#include "update.h"
 
 namespace lrcore::rules {
 
