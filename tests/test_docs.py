@@ -102,7 +102,7 @@ def load_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", ["optimizer_pages", "schedule_pages"])
+@pytest.mark.parametrize("name", ["layout", "optimizer_pages", "schedule_pages"])
 def test_pages_are_up_to_date(script: Callable[[str], Any], name: str) -> None:
     assert script(name).problems() == [], f"run scripts/{name}.py"
 
