@@ -234,6 +234,20 @@ def test_refusals(options: list[str], message: str, capsys: pytest.CaptureFixtur
     assert not captured.out
 
 
+def test_a_progress_bar_is_shown_if_tqdm_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tqdm")
+    options = ["bench", "--rules", "sgd", "--sizes", "100", "--rounds", "2"]
+    assert main(options) == 0
+    assert "/2" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert main(options) == 0
+    captured = capsys.readouterr()
+    assert "sgd" in captured.out
+    assert captured.err == ""
+
+
 def test_a_missing_package_is_named_before_anything_is_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -321,10 +321,10 @@ def test_large_logits_do_not_overflow() -> None:
     [
         ({"optimizer": "Sofia"}, "optimizer: expected one of .*SGD.*, got 'Sofia'"),
         ({"optimizer": "Optimizer"}, "optimizer: expected one of"),
-        ({"epochs": 0}, "epochs: expected a number >= 1, got 0"),
-        ({"batch_size": 0}, "batch_size: expected a number >= 1, got 0"),
-        ({"hidden": 0}, "hidden: expected a number >= 1, got 0"),
-        ({"seed": -1}, "seed: expected a number >= 0, got -1"),
+        ({"epochs": 0}, "epochs: expected an integer >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected an integer >= 1, got 0"),
+        ({"hidden": 0}, "hidden: expected an integer >= 1, got 0"),
+        ({"seed": -1}, "seed: expected an integer >= 0, got -1"),
         ({"device": "tpu"}, "device: expected one of cpu, cuda, got 'tpu'"),
         (
             {"device": "cuda", "backend": "portable"},
@@ -335,6 +335,12 @@ def test_large_logits_do_not_overflow() -> None:
 def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         demo.train(**arguments)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "hidden", "seed"])
+def test_what_is_not_an_integer(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name}: expected an integer, got str$"):
+        demo.train(**{name: "3"})  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("sklearn")
@@ -529,12 +535,12 @@ def test_every_schedule_learns_at_a_rate_that_a_range_test_found(family: str) ->
         (["--lr", "-1"], "lr: expected a finite number >= 0, got -1.0"),
         (["--lr", "nan"], "lr: expected a finite number >= 0, got nan"),
         (["--backend", "sse2"], "backend: expected one of .*, got 'sse2'"),
-        (["--seed", "-1"], "seed: expected a number >= 0, got -1"),
+        (["--seed", "-1"], "seed: expected an integer >= 0, got -1"),
         (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),
         (["--schedule", "Linear(lr, 0, n)"], 'schedule: unknown name n, at column 15 near "n\\)"'),
         (["--lr", "1", "--schedule", "Constant(lr=0.1)"], "--schedule: does not name lr, and --lr or .*"),
         (["--find-lr", "--schedule", "Constant(0.1)"], "--schedule: does not name lr, and --lr or .*"),
-        (["--find-lr", "--epochs", "0"], "epochs: expected a number >= 1, got 0"),
+        (["--find-lr", "--epochs", "0"], "epochs: expected an integer >= 1, got 0"),
         (["--find-lr", "--lr", "1"], "--find-lr: finds what --lr gives; leave one of them out"),
         (["--device", "cuda", "--backend", "avx2"], "backend: device arrays always use cuda, got 'avx2'; .*"),
     ],

@@ -1,10 +1,14 @@
-"""Packages that only some functions need: imported when used, and named with the extra that installs them."""
+"""Packages that only some functions need: imported when used, and named with the extra that installs them.
+
+Also the progress bar that one of them draws.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -23,3 +27,47 @@ def require_installed(extra: str, *modules: str) -> None:
     with optional_dependency(extra):
         for module in modules:
             importlib.import_module(module)
+
+
+class _Hidden:
+    """Stands for a progress bar that is not shown."""
+
+    def update(self) -> None:
+        """Show nothing."""
+
+    clear = update
+
+
+@contextmanager
+def progress_bar(
+    extra: str, total: int, unit: str, *, shown: bool, title: str | None = None, leave: bool = True
+) -> Iterator[Any]:
+    """Yield a progress bar on stderr, with methods `update` and `clear`; tqdm is imported only if it is `shown`.
+
+    Parameters
+    ----------
+    extra : str
+        The extra that installs tqdm.
+    total : int
+        The number of calls of `update`.
+    unit : str
+        What each of them stands for.
+    shown : bool
+        Whether there is a bar. If not, its methods do nothing.
+    title : str, optional
+        Printed before the bar.
+    leave : bool
+        Keep the finished bar on the screen.
+
+    Raises
+    ------
+    ImportError
+        If tqdm is needed and not installed.
+    """
+    if not shown:
+        yield _Hidden()
+        return
+    with optional_dependency(extra):
+        from tqdm import tqdm
+    with tqdm(total=total, desc=title, unit=unit, leave=leave) as bar:
+        yield bar

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lrcore
 from lrcore._checks import integer
-from lrcore._extras import require_installed
+from lrcore._extras import progress_bar, require_installed
 from lrcore._runtime import cpu_backends
 from lrcore.bench import _records
 from lrcore.bench._cases import Maker, bytes_of_arrays, free_bytes, measure, variants
@@ -121,31 +122,14 @@ def _size(value: float) -> int:
 
 
 def _finished(measured: Iterator[list[Row]], cases: int, rounds: int) -> Iterator[list[Row]]:
-    """Give the rows of each case when all its rounds are done, under a progress bar where tqdm is installed."""
-    bar = _bar(cases * rounds)
-    for rows in measured:
-        bar.update()
-        if rows[0].rounds == rounds:
-            bar.clear()
-            yield rows
-    bar.close()
-
-
-def _bar(total: int) -> Any:
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        return _NoBar()
-    return tqdm(total=total, unit="round", leave=False)
-
-
-class _NoBar:
-    """Stands for a progress bar where there is none."""
-
-    def update(self) -> None:
-        """Show nothing."""
-
-    clear = close = update
+    """Yield the rows of each case when all its rounds are done, under a progress bar if tqdm is installed."""
+    installed = find_spec("tqdm") is not None
+    with progress_bar("bench", cases * rounds, "round", shown=installed, leave=False) as bar:
+        for rows in measured:
+            bar.update()
+            if rows[0].rounds == rounds:
+                bar.clear()
+                yield rows
 
 
 def _print_comparison(verdicts: Sequence[tuple[Row, float, str]], path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import lrcore
+from lrcore._checks import integer
 from lrcore._extras import require_installed
 from lrcore._runtime import cpu_backends
 from lrcore.demo._network import load
@@ -13,7 +14,6 @@ from lrcore.demo._report import plot, plot_range_test, report
 from lrcore.demo._training import (
     DEVICES,
     RATES,
-    check_least,
     find_lr,
     optimizer_name,
     steps_an_epoch,
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     if out.suffix != ".png" or out.is_dir():
         raise ValueError(f"--out: expected the name of a file that ends in .png, got {out}")
     require_installed("demo", "sklearn", "tqdm", "matplotlib")
-    check_least("epochs", arguments.epochs, 1)
+    integer("epochs", arguments.epochs)
     name = optimizer_name(arguments.optimizer)
     options = {each: getattr(arguments, each) for each in ("batch_size", "seed", "device", "backend")}
     lr: float = RATES[name] if arguments.lr is None else arguments.lr
@@ -86,9 +86,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _parse(arguments: argparse.Namespace, lr: float) -> lrcore.schedules.Schedule:
-    """Give the schedule of the command line."""
-    check_least("batch_size", arguments.batch_size, 1)
-    check_least("seed", arguments.seed, 0)
+    """Return the schedule of the command line."""
+    integer("batch_size", arguments.batch_size)
+    integer("seed", arguments.seed, least=0)
     steps = arguments.epochs * steps_an_epoch(load(arguments.seed), arguments.batch_size)
     schedule = lrcore.schedules.parse(arguments.schedule, lr=lr, steps=steps)
     named = schedule != lrcore.schedules.parse(arguments.schedule, lr=lr / 2, steps=steps)

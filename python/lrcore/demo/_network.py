@@ -33,12 +33,12 @@ class Digits:
     test_y: NDArray[np.int64]
 
     def to(self, xp: ModuleType) -> Digits:
-        """Give the same as arrays of `xp`."""
+        """Return the same as arrays of `xp`."""
         return Digits(*map(xp.asarray, vars(self).values()))
 
 
 def load(seed: int) -> Digits:
-    """Give the 1797 images of 8 by 8 pixels that scikit-learn bundles, a fifth of each class for the test."""
+    """Return the 1797 images of 8 by 8 pixels that scikit-learn bundles, a fifth of each class for the test."""
     with optional_dependency("demo"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -53,7 +53,7 @@ def load(seed: int) -> Digits:
 def batches(
     count: int, batch_size: int, epochs: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Give the indices of each batch: every epoch all `count` in a new order, the last batch what is left."""
+    """Yield the indices of each batch: every epoch all `count` in a new order, the last batch what is left."""
     for _ in range(epochs):
         order = rng.permutation(count)
         for start in range(0, count, batch_size):
@@ -61,7 +61,7 @@ def batches(
 
 
 def initialize(pixels: int, hidden: int, classes: int, rng: np.random.Generator, xp: ModuleType = np) -> Pack:
-    """Give the parameters before the first step: normal weights of variance 2 / fan-in, biases 0.
+    """Return the parameters before the first step: normal weights of variance 2 / fan-in, biases 0.
 
     NumPy draws them for every `xp`.
 
@@ -78,19 +78,19 @@ def initialize(pixels: int, hidden: int, classes: int, rng: np.random.Generator,
 
 
 def forward(params: Parameters, x: Any, xp: ModuleType = np) -> tuple[Any, Any]:
-    """Give the hidden activations (n, H) and the logits (n, C) of images x (n, D)."""
+    """Return the hidden activations (n, H) and the logits (n, C) of images x (n, D)."""
     hidden = xp.maximum(x @ params["w1"] + params["b1"], 0)
     return hidden, hidden @ params["w2"] + params["b2"]
 
 
 def log_softmax(logits: Any, xp: ModuleType = np) -> Any:
-    """Give the logarithms (n, C) of the probabilities that the logits (n, C) mean."""
+    """Return the logarithms (n, C) of the probabilities that the logits (n, C) mean."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def loss_and_gradient(params: Parameters, grads: Parameters, x: Any, y: Any, xp: ModuleType = np) -> float:
-    """Give the mean cross-entropy in nats of images x (n, D) of classes y (n,); `grads` gets its gradient.
+    """Return the mean cross-entropy in nats of images x (n, D) of classes y (n,); `grads` gets its gradient.
 
     On a GPU it returns when both are there.
     """
@@ -112,6 +112,6 @@ def loss_and_gradient(params: Parameters, grads: Parameters, x: Any, y: Any, xp:
 
 
 def accuracy(params: Parameters, x: Any, y: Any, xp: ModuleType = np) -> float:
-    """Give the share of the images x (n, D) whose largest logit is that of their class y (n,)."""
+    """Return the share of the images x (n, D) whose largest logit is that of their class y (n,)."""
     _, logits = forward(params, x, xp)
     return float((logits.argmax(axis=1) == y).mean())

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lrcore
-from lrcore._extras import optional_dependency
+from lrcore._checks import integer
+from lrcore._extras import optional_dependency, progress_bar
 from lrcore.demo._network import Digits, accuracy, batches, initialize, load, loss_and_gradient
 
 RATES = {
@@ -72,21 +73,15 @@ class Result:
 
 
 def optimizer_name(name: str) -> str:
-    """Give the name of an optimizer as its class writes it."""
+    """Return the name of an optimizer as its class writes it."""
     names = {each.lower(): each for each in lrcore.optimizers.__all__ if each != "Optimizer"}
     if name.lower() not in names:
         raise ValueError(f"optimizer: expected one of {', '.join(names.values())}, got {name!r}")
     return names[name.lower()]
 
 
-def check_least(name: str, value: int, least: int) -> None:
-    """ValueError for a number that is too small."""
-    if value < least:
-        raise ValueError(f"{name}: expected a number >= {least}, got {value}")
-
-
 def _array_module(device: str) -> tuple[ModuleType, Callable[[], None]]:
-    """Give the module of a device's arrays, and what waits until the work on them is done."""
+    """Return the module of a device's arrays, and what waits until the work on them is done."""
     if device == "cpu":
         return np, lambda: None
     with optional_dependency("cuda"):
@@ -112,7 +107,7 @@ class _Task:
     opt: lrcore.optimizers.Optimizer
 
     def loss_and_gradient(self, batch: NDArray[np.int64]) -> float:
-        """Fill the gradients on a batch, and give its loss."""
+        """Fill the gradients on a batch, and return its loss."""
         rows = self.xp.asarray(batch)
         return loss_and_gradient(
             self.params, self.grads, self.data.train_x[rows], self.data.train_y[rows], self.xp
@@ -120,13 +115,10 @@ class _Task:
 
 
 @contextmanager
-def _task(
-    optimizer: str, batch_size: int, hidden: int, seed: int, device: str, backend: str | None
-) -> Iterator[_Task]:
-    """Check the arguments, and give the task they mean, with the backend in use."""
+def _task(optimizer: str, hidden: int, seed: int, device: str, backend: str | None) -> Iterator[_Task]:
+    """Check the arguments, and yield the task they mean, with the backend in use."""
     name = optimizer_name(optimizer)
-    for what, value, least in (("batch_size", batch_size, 1), ("hidden", hidden, 1), ("seed", seed, 0)):
-        check_least(what, value, least)
+    hidden, seed = integer("hidden", hidden), integer("seed", seed, least=0)
     if device not in DEVICES:
         raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
     if device == "cuda" and backend is not None:
@@ -148,7 +140,7 @@ def _task(
 
 
 def steps_an_epoch(data: Digits, batch_size: int) -> int:
-    """Give how many batches see each training image once."""
+    """Return how many batches see each training image once."""
     return -(-len(data.train_y) // batch_size)
 
 
@@ -166,7 +158,8 @@ def find_lr(
 
     The arguments and errors are those of `train`.
     """
-    with _task(optimizer, batch_size, hidden, seed, device, backend) as task:
+    batch_size = integer("batch_size", batch_size)
+    with _task(optimizer, hidden, seed, device, backend) as task:
         every = batches(len(task.data.train_y), batch_size, 100, task.rng)
         return lrcore.tune.range_test(
             task.opt, lambda: task.loss_and_gradient(next(every)), 1e-6, 100.0, progress=progress
@@ -224,10 +217,8 @@ def train(
     ImportError
         When a package that the demo needs is not installed.
     """
-    check_least("epochs", epochs, 1)
-    with optional_dependency("demo"):
-        from tqdm import tqdm
-    with _task(optimizer, batch_size, hidden, seed, device, backend) as task:
+    epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
+    with _task(optimizer, hidden, seed, device, backend) as task:
         opt, data = task.opt, task.data
         name = type(opt).__name__
         steps_per_epoch = steps_an_epoch(data, batch_size)
@@ -236,8 +227,8 @@ def train(
 
         losses, rates, step_seconds, optimizer_seconds = np.empty((4, steps))
         all_batches = batches(len(data.train_y), batch_size, epochs, task.rng)
-        with tqdm(all_batches, total=steps, desc=name, unit="step", disable=not progress) as bar:
-            for t, batch in enumerate(bar):
+        with progress_bar("demo", steps, "step", shown=progress, title=name) as bar:
+            for t, batch in enumerate(all_batches):
                 rates[t] = opt.lr
                 begin = perf_counter()
                 losses[t] = task.loss_and_gradient(batch)
@@ -253,6 +244,7 @@ def train(
                     raise ValueError(
                         f"lr: {rates[: t + 1].max():g} is too large, the loss became {losses[t]} at step {t}"
                     )
+                bar.update()
         info = lrcore.info()
 
     return Result(
@@ -271,5 +263,5 @@ def train(
 
 
 def _schedule(lr: Any, steps: int) -> lrcore.schedules.Schedule:
-    """Give the schedule for what `train` takes: a number falls to 0."""
+    """Return the schedule for the `lr` of `train`: a number falls to 0."""
     return lrcore.schedules.as_schedule(lr) if callable(lr) else lrcore.schedules.Cosine(lr, steps=steps)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from lrcore import plot
 from lrcore._arrays.memory import allocate
 from lrcore._checks import flag, nonnegative_float32, num_steps, one_of, positive
-from lrcore._extras import optional_dependency
+from lrcore._extras import progress_bar
 from lrcore._lrcore_core import commit, copy, to_float
 from lrcore.optimizers._base import Optimizer
 from lrcore.schedules._state import states_of, states_to_set
@@ -248,8 +247,8 @@ def range_test(
     average, stopped_by = 0.0, "steps"
     restore = _restorer(opt)
     try:
-        with _bar(rates.tolist(), progress) as bar:
-            for lr in bar:
+        with progress_bar("tune", steps, "step", shown=progress, title="range test") as bar:
+            for lr in rates.tolist():
                 loss = to_float("closure", closure())
                 if not math.isfinite(loss):
                     stopped_by = "not finite"
@@ -263,6 +262,7 @@ def range_test(
                     break
                 opt.lr = lr
                 opt.step()
+                bar.update()
     finally:
         restore()
     return RangeTest(rates[: len(losses)], np.array(losses), np.array(smoothed), mode, stopped_by)
@@ -275,15 +275,3 @@ def _check_optimizer(opt: Any) -> None:
         raise ValueError("opt: expected bound gradients for the closure to fill; make it with grads=")
     if opt._max_steps is not None:
         raise ValueError("opt: the rates of a capturable optimizer are fixed; make one without capturable")
-
-
-@contextlib.contextmanager
-def _bar(rates: list[float], progress: bool) -> Iterator[Any]:
-    """Give the rates, shown as they are taken where that is wanted."""
-    if not progress:
-        yield rates
-        return
-    with optional_dependency("tune"):
-        from tqdm import tqdm
-    with tqdm(rates, desc="range test", unit="step") as bar:
-        yield bar
