@@ -544,6 +544,24 @@ def test_import_brings_nothing_heavy() -> None:
         assert threads.stdout.strip() == "1"
 
 
+def test_a_package_that_is_not_compiled_says_what_to_do(tmp_path: Path) -> None:
+    """As in a source tree; -S leaves out installed packages, and with them the compiled extension."""
+    package = Path(lrcore.__file__).parent
+    shutil.copytree(package, tmp_path / "lrcore", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import lrcore"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    message = (
+        f"ImportError: lrcore._lrcore_core: expected the compiled extension, got none in {tmp_path / 'lrcore'}; "
+        "if that is the source tree, run `pip install .` at its top, and start Python elsewhere"
+    )
+    assert done.stderr.splitlines()[-1] == message
+
+
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not here to read the symbols")
 def test_extensions_show_nothing_of_the_standard_library() -> None:
     """A process can hold a second version of it, and the symbols of both that are shown become one."""
