@@ -82,37 +82,37 @@ def best(rows: Sequence[Row], row: Row, *variants: str) -> float | None:
 
 
 def shares(rows: Sequence[Row], row: Row) -> tuple[float | None, float | None]:
-    """Give the rate of a row over that of the copy, and over that of the limit."""
-    bases = best(rows, row, "copy", "copy graph"), best(rows, row, "limit", "limit graph")
-    of_copy, of_limit = (None if base is None else row.gb_per_s / base for base in bases)
-    return of_copy, None if row.variant.startswith("copy") else of_limit
+    """Return the rate of a row over that of the copy, and over that of the bound."""
+    bases = best(rows, row, "copy", "copy graph"), best(rows, row, "stream bound", "stream bound graph")
+    of_copy, of_bound = (None if base is None else row.gb_per_s / base for base in bases)
+    return of_copy, None if row.variant.startswith("copy") else of_bound
 
 
 def heading(width: int) -> str:
     """Give the line over the table; `width` is that of the rules' names."""
     return (
         f"{'rule':{width}} {'variant':22} {'elements':>13} {'us':>11} {'GB/s':>7} {'of copy':>7} "
-        f"{'of limit':>8} {'spread':>6} {'host us':>9}"
+        f"{'of bound':>8} {'spread':>6} {'host us':>9}"
     )
 
 
 def line(rows: Sequence[Row], row: Row, width: int) -> str:
     """Give a row's line of the table."""
-    of_copy, of_limit = (f"{share:.2f}" if share is not None else "-" for share in shares(rows, row))
+    of_copy, of_bound = (f"{share:.2f}" if share is not None else "-" for share in shares(rows, row))
     return (
         f"{row.rule:{width}} {row.variant:22} {row.elements:>13,} {row.us:>11,.2f} {row.gb_per_s:>7,.0f} "
-        f"{of_copy:>7} {of_limit:>8} {row.spread:>6.1%} {row.host_us:>9,.2f}"
+        f"{of_copy:>7} {of_bound:>8} {row.spread:>6.1%} {row.host_us:>9,.2f}"
     )
 
 
 def as_dict(rows: Sequence[Row], row: Row) -> dict[str, Any]:
     """Give a row as it is stored: what was measured, and what follows from it."""
-    of_copy, of_limit = shares(rows, row)
+    of_copy, of_bound = shares(rows, row)
     spread = None if math.isnan(row.spread) else row.spread
     stored = {
         name: value for name, value in dataclasses.asdict(row).items() if name not in ("samples", "host")
     }
-    derived = {"us": row.us, "gb_per_s": row.gb_per_s, "of_copy": of_copy, "of_limit": of_limit}
+    derived = {"us": row.us, "gb_per_s": row.gb_per_s, "of_copy": of_copy, "of_bound": of_bound}
     return (
         stored
         | derived
@@ -139,11 +139,11 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
     adam = {(row.variant, row.size): row for row in rows if row.rule == "adam"}
     sizes = sorted({size for _, size in adam})
 
-    def at_most(text: str, variant: str, size: int, limit_us: float) -> Goal:
+    def at_most(text: str, variant: str, size: int, most_us: float) -> Goal:
         row = adam.get((variant, size))
         if row is None:
             return Goal(text, "not measured", None)
-        return Goal(text, f"{row.us:,.2f} us", row.us <= limit_us)
+        return Goal(text, f"{row.us:,.2f} us", row.us <= most_us)
 
     def ratios(text: str, pairs: Sequence[tuple[str, str]], tolerance: float, noise: bool = False) -> Goal:
         found = [
@@ -156,7 +156,7 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
             return Goal(text, "not measured", None)
         ratio, _, worst = max(found, key=lambda each: each[0] - each[1])
         measured = f"worst {ratio:.3f} ({worst.variant} at {worst.size:,}; {len(found)} compared)"
-        return Goal(text, measured, all(each <= limit for each, limit, _ in found))
+        return Goal(text, measured, all(each <= most for each, most, _ in found))
 
     shapes = ("lrcore n+1", "lrcore n+3", "lrcore shifted")
     return [
@@ -193,7 +193,7 @@ def calls_for(seconds_a_call: float, seconds_a_sample: float, least: int = 3, mo
 
 
 def least_bytes(elements: int, sets: int, states: int) -> int:
-    """Give the memory for parameters and gradients and what a copy, a limit and one optimizer add to them."""
+    """Return the memory for parameters and gradients and what a copy, a bound and one optimizer add to them."""
     return 4 * elements * sets * (2 + 1 + 2 * states)
 
 

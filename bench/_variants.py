@@ -139,8 +139,8 @@ def bound_step_of(rule: str, **arguments: Any) -> Callable[[Any, Any], Call]:
     return lambda params, grads: optimizer(rule, params, grads=grads, **arguments).step
 
 
-def limit_of(rule: str) -> Callable[[Any, Any], Call]:
-    """Give what makes a launch of the limit kernel, on states of its own."""
+def stream_bound_of(rule: str) -> Callable[[Any, Any], Call]:
+    """Return what makes a launch of the kernel that bounds a step, on states of its own."""
     count = len(lrcore.rules()[rule].states)
     return lambda params, grads: functools.partial(
         run_stream_bound, params, grads, [torch.randn_like(params) for _ in range(count)]
@@ -196,7 +196,7 @@ def recipes(rule: str, cupy: Any) -> list[Recipe]:
     need = lrcore.rules()[rule].bytes_per_element
     wanted = [
         Recipe("copy", copy_of, 8),
-        Recipe("limit", limit_of(rule), need),
+        Recipe("stream bound", stream_bound_of(rule), need),
         Recipe("lrcore", step_of(rule), need),
     ]
     _, _, ways = CLASSES.get(rule, ("", {}, ()))
@@ -226,5 +226,5 @@ def recipes(rule: str, cupy: Any) -> list[Recipe]:
                 )
             )
     wanted.append(Recipe("copy graph", copy_of, 8, graph=True, largest=SMALL))
-    wanted.append(Recipe("limit graph", limit_of(rule), need, graph=True, largest=SMALL))
+    wanted.append(Recipe("stream bound graph", stream_bound_of(rule), need, graph=True, largest=SMALL))
     return wanted

@@ -279,15 +279,15 @@ def settle(call: Callable[[], object], grads: Array) -> None:
 def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[bench.Variant]:
     """Give lrcore's step under a cosine rate, the loops it is held against, and each peer's step, on arrays of their own."""
     backend = lrcore.info()["backend"]
-    params, grads = bench.filled(size, 1.0), bench.filled(size, 0.5)
+    params, grads = bench.aligned_full(size, 1.0), bench.aligned_full(size, 0.5)
     opt = ours(rule, params, grads, lrcore.schedules.Cosine(LR, steps=10**9))
     timed = [bench.Variant("lrcore", functools.partial(opt.step, grads), backend, threads)]
     loops = bench.variants(rule, size, [backend], [threads])
     timed += [each for each in loops if each.name in bench.LOOPS]
     for peer in peers:
         if rule in peer.rules:
-            theirs = bench.filled(size, 0.5)
-            made = peer.make(rule, bench.filled(size, 1.0), theirs)
+            theirs = bench.aligned_full(size, 0.5)
+            made = peer.make(rule, bench.aligned_full(size, 1.0), theirs)
             timed.append(bench.Variant(peer.name, made.call, threads=1 if peer.serial else threads))
             timed[-1].prepare = functools.partial(settle, made.call, theirs)
     for own in timed:

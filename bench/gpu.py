@@ -1,4 +1,4 @@
-"""Microbenchmark of the step on one CUDA device: rule x variant x size, against the copy, the limit and the peers.
+"""Microbenchmark of the step on one CUDA device: rule x variant x size, against the copy, the bound and the peers.
 
     python bench/gpu.py                                      # six rules at 10^5 to 10^9 elements
     python bench/gpu.py --rules adam --sizes 100000 --out .  # some of it; --help lists the options
@@ -8,12 +8,12 @@ Columns
     us        microseconds a call, the median over the rounds: many calls between two events of one stream
     GB/s      necessary bytes over that time: a step reads p, g and each state and writes p and each state
     of copy   that over the same of a device-to-device copy, which reads and writes every byte
-    of limit  that over the same of a kernel on the step's streams with next to no arithmetic
+    of bound  that over the same of a kernel on the step's streams with next to no arithmetic
     spread    half the distance between the quartiles over the median
     host us   microseconds until a call returned, before the device's queue is full
 
 Variants
-    copy, limit                   what the memory takes; "graph" here and below: replays of a captured CUDA graph
+    copy, stream bound            what the memory takes; "graph" here and below: replays of a captured CUDA graph
     lrcore                        opt.step(grads) from Python, under a cosine rate
     lrcore bound                  opt.step() on gradients that were bound at construction
     lrcore graph                  one replay a step, the rate advancing inside of the graph

@@ -69,8 +69,8 @@ def test_every_rule_can_be_timed(rule: str) -> None:
         ]
         assert {row.bytes for row in rows} == {100 * lrcore.rules()[rule].bytes_per_element}
     assert (lrcore.info()["backend"], lrcore.info()["threads"]) == before
-    params, grads = bench.filled(7, 1.0), bench.filled(7, 0.5)
-    states = [bench.filled(7, 0.0) for _ in lrcore.rules()[rule].states]
+    params, grads = bench.aligned_full(7, 1.0), bench.aligned_full(7, 0.5)
+    states = [bench.aligned_full(7, 0.0) for _ in lrcore.rules()[rule].states]
     opt = bench.stepper_for(rule, params, states)
     for _ in range(2000):
         opt.step(grads)
@@ -78,24 +78,30 @@ def test_every_rule_can_be_timed(rule: str) -> None:
         assert all(value == 0 or 1e-30 < abs(value) < math.inf for value in array.tolist())
 
 
-def test_limit_is_measured_where_it_says_something() -> None:
+def test_bounds_are_measured_where_they_say_something() -> None:
     (rows,) = bench.measure(
         [("sgd", 10_000)], lambda rule, size: bench.variants(rule, size, ["portable"], [1]), 1
     )
-    assert [row.variant for row in rows] == ["step", "bound step", "limit"]
-    share = bench.of_limit(rows, rows[0])
+    assert [row.variant for row in rows] == ["step", "bound step", "stream bound"]
+    share = bench.share_of_bound(rows, rows[0])
     assert share == rows[2].ns / rows[0].ns
-    assert bench.of_limit(rows, dataclasses.replace(rows[0], threads=3)) is None
+    assert bench.share_of_bound(rows, dataclasses.replace(rows[0], threads=3)) is None
 
 
-def test_the_slower_loop_is_the_limit() -> None:
+def test_the_slower_loop_is_the_bound() -> None:
     (rows,) = bench.measure(
         [("adam", 10_000)], lambda rule, size: bench.variants(rule, size, ["portable"], [1]), 1
     )
-    assert [row.variant for row in rows] == ["step", "bound step", "decayed step", "limit", "divisions"]
+    assert [row.variant for row in rows] == [
+        "step",
+        "bound step",
+        "decayed step",
+        "stream bound",
+        "arithmetic bound",
+    ]
     for slower in (0.5, 2.0):
-        rows[4] = dataclasses.replace(rows[3], variant="divisions", ns=slower * rows[3].ns)
-        assert bench.of_limit(rows, rows[0]) == max(1, slower) * rows[3].ns / rows[0].ns
+        rows[4] = dataclasses.replace(rows[3], variant="arithmetic bound", ns=slower * rows[3].ns)
+        assert bench.share_of_bound(rows, rows[0]) == max(1, slower) * rows[3].ns / rows[0].ns
 
 
 def test_decayed_states() -> None:
@@ -112,8 +118,8 @@ def test_decayed_states() -> None:
 def test_the_loop_of_divisions(backend: str) -> None:
     """In p is g / sqrt(p), with as many of both as the rule has, or p + g where it has none; g is added to the states."""
     for rule, result in {"adam": 0.5, "adadelta": 0.25**0.25, "adamax": 0.25, "lion": 5.0}.items():
-        params, grads = bench.filled(32, 4.0), bench.filled(32, 1.0)
-        states = [bench.filled(32, 2.0) for _ in lrcore.rules()[rule].states]
+        params, grads = bench.aligned_full(32, 4.0), bench.aligned_full(32, 1.0)
+        states = [bench.aligned_full(32, 2.0) for _ in lrcore.rules()[rule].states]
         with lrcore.use_backend(backend):
             run_arithmetic_bound(rule, params, grads, states)
         assert params == pytest.approx(np.full(32, result), rel=2**-22), rule  # of three roundings
@@ -156,6 +162,12 @@ def test_results_are_saved_and_loaded(tmp_path: Path) -> None:
     }
 
 
+def test_former_names_of_the_loops_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    bench.save(path, [changed(variant=name) for name in ("step", "limit", "divisions")], {})
+    assert [row.variant for row in bench.load(path)] == ["step", *bench.LOOPS]
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"lrcore_bench": 2, "rows": []}', '{"lrcore_bench": 1, "rows": [{}]}']
 )
@@ -180,8 +192,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("sgd", variant, lrcore.info()["backend"], threads, size)
         for threads in (1, 2)
         for size in (100, 10_000)
-        for variant in ("step", "bound step", "limit")
-        if (variant, size) != ("limit", 100)
+        for variant in ("step", "bound step", "stream bound")
+        if (variant, size) != ("stream bound", 100)
     }
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 2 + len(rows)

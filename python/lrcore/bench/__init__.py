@@ -1,30 +1,39 @@
 """The microbenchmark: ``lrcore bench``, or from Python.
 
-`measure` times what a maker gives at each rule and size, variants interleaved; `variants` is the maker for lrcore's own
-steps and the limit loops. `Row` says what a figure means.
+`measure` times the variants of each rule and size, interleaved; `variants` makes them for lrcore's own steps and the loops
+that bound these. `Row` says what a figure means.
 """
 
-from lrcore.bench._cases import LOOPS, Maker, filled, free_bytes, measure, of_limit, stepper_for, variants
+from lrcore.bench._cases import (
+    LOOPS,
+    MakeVariants,
+    aligned_full,
+    free_bytes,
+    measure,
+    share_of_bound,
+    stepper_for,
+    variants,
+)
 from lrcore.bench._command import add_arguments, execute, run
 from lrcore.bench._records import compare, load, save
 from lrcore.bench._timing import Row, Variant, interleave
 
 __all__ = [
     "LOOPS",
-    "Maker",
+    "MakeVariants",
     "Row",
     "Variant",
     "add_arguments",
+    "aligned_full",
     "compare",
     "execute",
-    "filled",
     "free_bytes",
     "interleave",
     "load",
     "measure",
-    "of_limit",
     "run",
     "save",
+    "share_of_bound",
     "stepper_for",
     "variants",
 ]

@@ -1,4 +1,4 @@
-"""What is timed: a step of each rule, and the loops that it is held against, on arrays of their own."""
+"""What is timed: a step of each rule, and the loops that bound it, on arrays of their own."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lrcore._arrays.memory import aligned_zeros
 from lrcore._lrcore_core import Stepper, run_arithmetic_bound, run_stream_bound
 from lrcore.bench._timing import Row, Variant, interleave, quartiles
 
-LOOPS = ("limit", "divisions")
-"""The loops that steps are held against: one over the same streams, and one that also divides and takes roots."""
+LOOPS = ("stream bound", "arithmetic bound")
+"""The loops that bound a step: one over the same streams, and one that also divides and takes roots."""
 
-SMALLEST_FOR_LIMIT = 10_000
-"""Elements below which the call outweighs the sweep, and a share of the limit says nothing."""
+SMALLEST_FOR_BOUND = 10_000
+"""Elements below which the call outweighs the sweep, and a share of the bound says nothing."""
 
 
 def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None) -> Stepper:
-    """Give what steps under every optimizer class, by the name of the rule and under a cosine rate.
+    """Return the Stepper of a rule, by its name and under a cosine rate.
 
     The numbers keep every value of a long run under a gradient away from the subnormal ones, which have a cost of
     their own.
@@ -33,8 +33,8 @@ def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None
     return Stepper(rule, params, states, grads, False, False, ({}, numbers, 0.0), (schedule, schedule._value))
 
 
-def filled(size: int, value: float) -> NDArray[np.float32]:
-    """Give a float32 array that begins at a cache line."""
+def aligned_full(size: int, value: float) -> NDArray[np.float32]:
+    """Return a float32 array that begins at a cache line."""
     array = aligned_zeros(size)
     array.fill(value)
     return array
@@ -42,8 +42,8 @@ def filled(size: int, value: float) -> NDArray[np.float32]:
 
 def decayed_states(rule: str) -> list[float]:
     """Return an element of each state after ten steps under a gradient and a thousand without one."""
-    params, grads = filled(1, 1.0), filled(1, 0.5)
-    states = [filled(1, 0.0) for _ in lrcore.rules()[rule].states]
+    params, grads = aligned_full(1, 1.0), aligned_full(1, 0.5)
+    states = [aligned_full(1, 0.0) for _ in lrcore.rules()[rule].states]
     opt = stepper_for(rule, params, states)
     for taken in range(1010):
         if taken == 10:
@@ -53,22 +53,22 @@ def decayed_states(rule: str) -> list[float]:
 
 
 def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[int]) -> list[Variant]:
-    """Give the steps of a rule and the loops that they are held against, on one set of arrays."""
-    params, grads = filled(size, 1.0), filled(size, 0.5)
-    states = [filled(size, 0.0) for _ in lrcore.rules()[rule].states]
-    passed, bound = stepper_for(rule, params, states), stepper_for(rule, params, states, grads)
+    """Return the steps of a rule and the loops that bound them, on one set of arrays."""
+    params, grads = aligned_full(size, 1.0), aligned_full(size, 0.5)
+    states = [aligned_full(size, 0.0) for _ in lrcore.rules()[rule].states]
+    passed, with_bound_grads = stepper_for(rule, params, states), stepper_for(rule, params, states, grads)
     calls: dict[str, Callable[[], object]] = {
         "step": functools.partial(passed.step, grads),
-        "bound step": bound.step,
+        "bound step": with_bound_grads.step,
     }
     fresh, decayed = [(grads, 0.5)], [(grads, 0.0), *zip(states, decayed_states(rule), strict=True)]
     if states:
         calls["decayed step"] = calls["step"]
-    if size >= SMALLEST_FOR_LIMIT:
-        calls["limit"] = functools.partial(run_stream_bound, params, grads, states)
+    if size >= SMALLEST_FOR_BOUND:
+        calls["stream bound"] = functools.partial(run_stream_bound, params, grads, states)
         if _divides(rule):
-            calls["divisions"] = functools.partial(
-                run_arithmetic_bound, rule, filled(size, 1.0), grads, states
+            calls["arithmetic bound"] = functools.partial(
+                run_arithmetic_bound, rule, aligned_full(size, 1.0), grads, states
             )
     return [
         Variant(
@@ -98,20 +98,20 @@ def _divides(rule: str) -> bool:
 
 
 def bytes_of_arrays(rule: str, size: int) -> int:
-    """Give the memory that the arrays of `variants` take."""
+    """Return the memory that the arrays of `variants` take."""
     return 4 * size * (2 + len(lrcore.rules()[rule].states) + _divides(rule))
 
 
 def free_bytes() -> int:
-    """Give the memory that is free."""
+    """Return the memory that is free."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-Maker = Callable[[str, int], Sequence[Variant]]
-"""Takes a rule and a size, and gives what is timed there."""
+MakeVariants = Callable[[str, int], Sequence[Variant]]
+"""Takes a rule and a size, and returns the variants that are timed there."""
 
 
-def measure(cases: Iterable[tuple[str, int]], make: Maker, rounds: int) -> Iterator[list[Row]]:
+def measure(cases: Iterable[tuple[str, int]], make: MakeVariants, rounds: int) -> Iterator[list[Row]]:
     """Time the variants of each rule and size, interleaved.
 
     Backend and threads are put back when it ends.
@@ -151,10 +151,10 @@ def _row(rule: str, size: int, necessary: int, variant: Variant, samples: Sequen
     )
 
 
-def of_limit(rows: Iterable[Row], row: Row) -> float | None:
-    """Give the time of the slower of the loops over a step's: 1 is as fast as memory and arithmetic allow.
+def share_of_bound(rows: Iterable[Row], row: Row) -> float | None:
+    """Return the time of the slower of the loops over a step's: 1 is as fast as memory and arithmetic allow.
 
-    None where they were not measured.
+    None if they were not measured.
     """
     keys = [(row.rule, loop, row.backend, row.threads, row.size) for loop in LOOPS]
     return max((each.ns / row.ns for each in rows if each.key in keys), default=None)

@@ -14,7 +14,7 @@ from lrcore._checks import integer
 from lrcore._extras import progress_bar, require_installed
 from lrcore._runtime import cpu_backends
 from lrcore.bench import _records
-from lrcore.bench._cases import Maker, bytes_of_arrays, free_bytes, measure, variants
+from lrcore.bench._cases import MakeVariants, bytes_of_arrays, free_bytes, measure, variants
 from lrcore.bench._draw import draw
 from lrcore.bench._timing import Row
 
@@ -73,9 +73,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def execute(
-    arguments: argparse.Namespace, make: Maker, memory: Callable[[str, int], int], **extra: Any
+    arguments: argparse.Namespace, make: MakeVariants, memory: Callable[[str, int], int], **extra: Any
 ) -> list[Row]:
-    """Measure what `make` gives at each rule and size of the arguments; print, write, draw and compare.
+    """Measure what `make` returns at each rule and size of the arguments; print, write, draw and compare.
 
     `memory` gives the bytes that `make` allocates: what does not fit is left out, and said. `extra` goes into the file.
     """
@@ -136,7 +136,7 @@ def _print_comparison(verdicts: Sequence[tuple[Row, float, str]], path: Path) ->
     print(f"\nagainst {path}: time now over time then")
     for row, ratio, verdict in verdicts:
         print(
-            f"{row.rule:32} {row.variant:14} {row.backend or '-':9} {row.threads or '-':>7} {row.size:>11,} "
+            f"{row.rule:32} {row.variant:16} {row.backend or '-':9} {row.threads or '-':>7} {row.size:>11,} "
             f"{ratio:>7.3f}  {verdict}"
         )
     counts = {word: sum(word == verdict for *_, verdict in verdicts) for word in ("faster", "same", "slower")}

@@ -13,7 +13,9 @@ from lrcore.bench._timing import Row
 
 
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Draw a panel for each rule: a line for each variant, the limit loop's quartiles as a band, and the divisions dotted.
+    """Draw a panel for each rule: a line for each variant, the stream bound as a band, the arithmetic bound dotted.
+
+    The band is between the quartiles.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def _panel(ax: Any, rule: str, rows: Sequence[Row]) -> None:
         label = " ".join(
             filter(None, (variant, backend, f"{threads} thread{'s' * (threads > 1)}" if threads else ""))
         )
-        if variant == "limit":
+        if variant == LOOPS[0]:
             slowest, fastest = [row.bytes / row.high for row in each], [row.bytes / row.low for row in each]
             ax.fill_between(sizes, slowest, fastest, color="0.75", label=label)
             ax.plot(sizes, [row.gb_per_s for row in each], color="0.6", linewidth=1)

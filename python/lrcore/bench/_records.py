@@ -16,22 +16,25 @@ from typing import Any
 import numpy as np
 
 import lrcore
-from lrcore.bench._cases import LOOPS, of_limit
+from lrcore.bench._cases import LOOPS, share_of_bound
 from lrcore.bench._timing import Row
 
 FORMAT = 1
 
+FORMER_VARIANTS = {"limit": "stream bound", "divisions": "arithmetic bound"}
+"""The names that results of earlier versions have for the loops."""
+
 HEADER = (
-    f"{'rule':32} {'variant':14} {'backend':9} {'threads':>7} {'elements':>11} {'ns':>13} {'GB/s':>7} "
-    f"{'of limit':>8} {'spread':>6}"
+    f"{'rule':32} {'variant':16} {'backend':9} {'threads':>7} {'elements':>11} {'ns':>13} {'GB/s':>7} "
+    f"{'of bound':>8} {'spread':>6}"
 )
 
 
 def line(row: Row, rows: Sequence[Row]) -> str:
-    """Give a row of the table; `rows` are those among which its limit is."""
-    share = of_limit(rows, row) if row.variant not in LOOPS else None
+    """Return a row of the table; its bound is one of `rows`."""
+    share = share_of_bound(rows, row) if row.variant not in LOOPS else None
     return (
-        f"{row.rule:32} {row.variant:14} {row.backend or '-':9} {row.threads or '-':>7} {row.size:>11,} "
+        f"{row.rule:32} {row.variant:16} {row.backend or '-':9} {row.threads or '-':>7} {row.size:>11,} "
         f"{row.ns:>13,.0f} {row.gb_per_s:>7.1f} {'-' if share is None else f'{share:.2f}':>8} {row.spread:>6.0%}"
     )
 
@@ -56,7 +59,7 @@ def machine() -> dict[str, Any]:
 
 
 def _text(path: str) -> str:
-    """Give what a file of the system says; nothing where there is none."""
+    """Return what a file of the system says; nothing if there is no such file."""
     try:
         return Path(path).read_text(encoding="ascii").strip()
     except OSError:
@@ -64,7 +67,7 @@ def _text(path: str) -> str:
 
 
 def _caches() -> list[str]:
-    """Give the caches of the first core, the nearest first."""
+    """Return the caches of the first core, the nearest first."""
     root = "/sys/devices/system/cpu/cpu0/cache/index"
     found = (tuple(_text(f"{root}{i}/{name}") for name in ("level", "type", "size")) for i in range(8))
     return [f"L{level} {kind} {size}" for level, kind, size in found if level]
@@ -96,7 +99,10 @@ def load(path: Path) -> list[Row]:
         contents = json.loads(path.read_text(encoding="utf-8"))
         if contents["lrcore_bench"] != FORMAT:
             raise ValueError(f"format {contents['lrcore_bench']}")
-        return [Row(**row) for row in contents["rows"]]
+        rows = [Row(**row) for row in contents["rows"]]
+        return [
+            dataclasses.replace(row, variant=FORMER_VARIANTS.get(row.variant, row.variant)) for row in rows
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no result of this benchmark: {error}") from None
 
@@ -129,5 +135,5 @@ def compare(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row, float, st
 
 
 def _error(row: Row) -> float:
-    """Give the standard error of a median, relative to it, from its quartiles as those of normal numbers."""
+    """Return the standard error of a median, relative to it, from its quartiles as those of normal numbers."""
     return 1.253 * row.spread / 0.674 / math.sqrt(row.rounds)

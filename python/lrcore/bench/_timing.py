@@ -19,7 +19,8 @@ class Row:
     Attributes
     ----------
     rule, variant : str
-        The work, and who does it how: "step", "bound step", "decayed step", "limit", "divisions", or the name of a peer.
+        The work, and who does it how: "step", "bound step", "decayed step", "stream bound", "arithmetic bound", or
+        the name of a peer.
     backend : str
         The backend of lrcore; "" for others.
     threads : int
@@ -82,7 +83,7 @@ class Variant:
     prepare: Callable[[], object] = lambda: None
 
     def time(self, calls: int) -> float:
-        """Give the seconds that a call takes, over so many, after one that brings the arrays into the caches."""
+        """Return the seconds that a call takes, over so many, after one that brings the arrays into the caches."""
         self.prepare()
         call = self.call
         call()
@@ -114,12 +115,12 @@ def interleave(variants: Sequence[Variant], rounds: int) -> Iterable[list[list[f
 
 
 def _calls_in(variant: Variant) -> int:
-    """Give how many calls make a sample that the clock resolves well."""
+    """Return how many calls make a sample that the clock resolves well."""
     return max(1, min(100_000, int(SECONDS_PER_SAMPLE / variant.time(3))))
 
 
 def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
-    """Give the lower quartile, the median and the upper quartile; of one sample three times that."""
+    """Return the lower quartile, the median and the upper quartile; of one sample three times that."""
     if len(samples) == 1:
         return samples[0], samples[0], samples[0]
     low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
