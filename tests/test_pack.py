@@ -15,7 +15,7 @@ import pytest
 
 import lrcore
 from fake_cuda import FakeCuda
-from lrcore.pack import PackList, _nest, layout
+from lrcore.pack import PackList, _tree, layout
 from support import assert_bits, make
 
 
@@ -137,7 +137,7 @@ def test_aligned_copies() -> None:
     assert [each.flat.ctypes.data % 64 for each in copies] == [0] * 80
 
 
-# ---- nests
+# ---- trees
 
 
 def model() -> lrcore.Pack:
@@ -160,7 +160,7 @@ STARTS = [0, 10, 16, 19, 25, 28, 44, 45]
 
 
 def numbers(pack: lrcore.Pack, add: float = 0.0) -> Any:
-    """Give the values as a nest of float64 arrays, plus a number."""
+    """Return the values as a tree of float64 arrays, plus a number."""
     tree = copy.deepcopy(pack.tree())
     for layer in (*tree["layers"], tree["head"]):
         layer["w"] = layer["w"] + np.float64(add)
@@ -270,7 +270,7 @@ def test_trees() -> None:
     assert [*pack["layers"].named_arrays()] == ["0.w", "0.b", "1.w", "1.b"]
 
 
-def test_like_a_nest() -> None:
+def test_like_a_tree() -> None:
     pack = model()
     assert repr(pack.like()) == repr(pack)
     assert not pack.like().flat.any()
@@ -436,7 +436,7 @@ def test_names() -> None:
     assert dotted["a.b"].shape == (1,)
 
 
-def test_copies_of_nests() -> None:
+def test_copies_of_trees() -> None:
     """Of a whole and of a part, padded or not; each over a buffer of its own."""
     for pad in (False, True):
         pack = lrcore.Pack(model(), pad=pad)
@@ -781,7 +781,7 @@ def test_one_array_under_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
         held.append(len(arrays))
         yield from ()
 
-    monkeypatch.setattr(_nest, "sharing", sharing)
+    monkeypatch.setattr(_tree, "sharing", sharing)
     pack = lrcore.Pack({"layers": [{"w": W}] * 10_000, "b": W.copy()})
     assert held == [2]
     assert pack.flat.size == 2 * W.size

@@ -17,7 +17,7 @@ import pytest
 import lrcore
 from fake_cuda import FakeCuda
 from lrcore._files import safetensors as _tensor_file
-from lrcore.pack._nest import tree_map
+from lrcore.pack._tree import tree_map
 from support import assert_bits
 
 NO_WHEELS = "safetensors has no wheels for free-threaded Python"

@@ -37,7 +37,7 @@ class Rule(NamedTuple):
 
 
 def rules() -> dict[str, Rule]:
-    """Give every update rule by name. Variants of an optimizer are rules of their own."""
+    """Return every update rule by name. Variants of an optimizer are rules of their own."""
     return {
         name: Rule(info.states, info.hyper, info.divisions, info.roots) for name, info in core.rules().items()
     }
@@ -59,7 +59,7 @@ def cpu_backends() -> list[str]:
 
 
 def _devices() -> tuple[list[str], str | None]:
-    """Give the CUDA devices that work, and why there are none."""
+    """Return the CUDA devices that work, and why there are none."""
     try:
         return core.cuda_devices(), None
     except RuntimeError as error:
@@ -79,8 +79,8 @@ class _Choice:
         """The errors of the environment variable, if it is wrong; `name` is the best backend then."""
 
 
-def _obey(variable: str, choose: Callable[[str], object]) -> list[Exception]:
-    """Do what an environment variable asks for, if it is set; return the error of a wrong one."""
+def _apply_environment(variable: str, choose: Callable[[str], object]) -> list[Exception]:
+    """Apply an environment variable, if it is set; return the error if it is wrong."""
     value = os.environ.get(variable)
     try:
         if value:
@@ -98,12 +98,12 @@ def _use_threads(count: str) -> None:
         raise ValueError(message) from None
 
 
-_backend_errors = _obey("LRCORE_BACKEND", core.use_backend)
+_backend_errors = _apply_environment("LRCORE_BACKEND", core.use_backend)
 
 _choices = [_Choice(core.active_backend(), lambda: None, _backend_errors)]
 """The choices that stand, the latest last. Changed by atomic operations alone: there is no lock to wait for."""
 
-_threads_errors = _obey("LRCORE_NUM_THREADS", _use_threads)
+_threads_errors = _apply_environment("LRCORE_NUM_THREADS", _use_threads)
 """What is wrong with the number of threads from outside, until the program chooses one."""
 
 

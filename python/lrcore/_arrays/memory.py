@@ -13,7 +13,7 @@ from lrcore._lrcore_core import DeviceArray, MemoryInfo
 
 
 def aligned_zeros(size: int) -> NDArray[np.float32]:
-    """Give `size` float32 zeros that begin at a cache line."""
+    """Return `size` float32 zeros that begin at a cache line."""
     line = 64
     memory = np.zeros(size * 4 + line, dtype=np.uint8)
     start = -memory.ctypes.data % line

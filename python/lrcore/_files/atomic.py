@@ -30,7 +30,7 @@ def replace_file(path: str, write: Callable[[FileIO], None]) -> None:
     It gets the permissions of the file that it replaces, or those that any new file gets. If `path` is a link, its target
     is replaced. Names are relative to the open folder, which may be deeper than a path can say.
     """
-    with naming(path), _followed(path) as (folder, name):
+    with os_errors_naming(path), _followed(path) as (folder, name):
         former = _permissions(folder, name, path)
         with _temporary(folder, name, 0o666 if former is None else 0o600) as file:  # less the process's umask
             write(file)
@@ -42,8 +42,8 @@ def replace_file(path: str, write: Callable[[FileIO], None]) -> None:
 
 
 @contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Have an OSError name the path that the caller knows."""
+def os_errors_naming(path: str) -> Iterator[None]:
+    """Have each OSError in the block name the path that the caller knows."""
     try:
         yield
     except OSError as error:

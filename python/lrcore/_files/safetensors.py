@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from lrcore._files.atomic import naming, replace_file
+from lrcore._files.atomic import os_errors_naming, replace_file
 from lrcore._lrcore_core import build_info
 
 FORMAT = 2
@@ -119,7 +119,7 @@ def _write_all(file: FileIO, data: memoryview) -> None:
 @contextmanager
 def reading(path: str) -> Iterator[TensorFile]:
     """Open a file and check its header. A ValueError or TypeError in the block becomes a ValueError that names the file."""
-    with naming(path), naming_file(path), open(path, "rb", buffering=0, opener=_open) as file:
+    with os_errors_naming(path), naming_file(path), open(path, "rb", buffering=0, opener=_open) as file:
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise ValueError("expected a file, got a device or a pipe")

@@ -16,7 +16,7 @@ from lrcore.demo._training import (
     RATES,
     find_lr,
     optimizer_name,
-    steps_an_epoch,
+    steps_per_epoch,
     train,
 )
 
@@ -89,7 +89,7 @@ def _parse(arguments: argparse.Namespace, lr: float) -> lrcore.schedules.Schedul
     """Return the schedule of the command line."""
     integer("batch_size", arguments.batch_size)
     integer("seed", arguments.seed, least=0)
-    steps = arguments.epochs * steps_an_epoch(load(arguments.seed), arguments.batch_size)
+    steps = arguments.epochs * steps_per_epoch(load(arguments.seed), arguments.batch_size)
     schedule = lrcore.schedules.parse(arguments.schedule, lr=lr, steps=steps)
     named = schedule != lrcore.schedules.parse(arguments.schedule, lr=lr / 2, steps=steps)
     if not named and (arguments.find_lr or arguments.lr is not None):

@@ -12,7 +12,7 @@ from lrcore.demo._training import Result
 
 
 def report(result: Result) -> str:
-    """Give the result in words, a line for each of them."""
+    """Return the result in words, a line for each of them."""
     step, optimizer = np.median(result.step_seconds), np.median(result.optimizer_seconds)
     lines = {
         "test accuracy": f"{result.accuracy:.4f}",

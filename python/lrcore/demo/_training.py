@@ -139,7 +139,7 @@ def _task(optimizer: str, hidden: int, seed: int, device: str, backend: str | No
         yield _Task(xp, wait, data, rng, params, grads, opt)
 
 
-def steps_an_epoch(data: Digits, batch_size: int) -> int:
+def steps_per_epoch(data: Digits, batch_size: int) -> int:
     """Return how many batches see each training image once."""
     return -(-len(data.train_y) // batch_size)
 
@@ -221,8 +221,8 @@ def train(
     with _task(optimizer, hidden, seed, device, backend) as task:
         opt, data = task.opt, task.data
         name = type(opt).__name__
-        steps_per_epoch = steps_an_epoch(data, batch_size)
-        steps = epochs * steps_per_epoch
+        per_epoch = steps_per_epoch(data, batch_size)
+        steps = epochs * per_epoch
         opt.lr = _schedule(RATES[name] if lr is None else lr, steps)
 
         losses, rates, step_seconds, optimizer_seconds = np.empty((4, steps))
@@ -237,9 +237,9 @@ def train(
                 task.wait()
                 end = perf_counter()
                 step_seconds[t], optimizer_seconds[t] = end - begin, end - middle
-                if (t + 1) % steps_per_epoch == 0:
+                if (t + 1) % per_epoch == 0:
                     for plateau in lrcore.schedules.plateaus(opt.schedule):
-                        plateau.observe(losses[t + 1 - steps_per_epoch : t + 1].mean())
+                        plateau.observe(losses[t + 1 - per_epoch : t + 1].mean())
                 if not np.isfinite(losses[t]):
                     raise ValueError(
                         f"lr: {rates[: t + 1].max():g} is too large, the loss became {losses[t]} at step {t}"
@@ -253,7 +253,7 @@ def train(
         schedule=repr(opt.schedule),
         threads=info["threads"],
         parameters=opt.size,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=per_epoch,
         accuracy=accuracy(task.params, data.test_x, data.test_y, task.xp),
         losses=losses,
         rates=rates,

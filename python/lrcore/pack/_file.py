@@ -1,6 +1,6 @@
 """The file of a pack: its arrays in the format safetensors, under their names, such as layers.0.w.
 
-The entry `structure` of the text, which `lrcore._files.safetensors` describes, is the nest of dictionaries and lists with the arrays'
+The entry `structure` of the text, which `lrcore._files.safetensors` describes, is the tree of dictionaries and lists with the arrays'
 shapes as text at the leaves, such as "[3, 4]". An array under several paths is stored once, under the first: the optional
 entry `ties` has each other path with the one of the tensor. A file without a text is one by others.
 """
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from lrcore._checks import require_entries
 from lrcore._files import safetensors
 from lrcore._files.safetensors import OWN, TEXT, naming_file
-from lrcore.pack._nest import require_names, tree_leaves, tree_map
+from lrcore.pack._tree import require_names, tree_leaves, tree_map
 
 _LONGEST = 99_000_000
 """Of the paths of all parts together, in characters: those of the arrays alone fill a header then."""
 
 
 def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapping[str, str]) -> None:
-    """Write arrays of NumPy, whose shapes are this nest. `ties` has each later path of a tied array, with its first."""
+    """Write arrays of NumPy, whose shapes are this tree. `ties` has each later path of a tied array, with its first."""
     with naming_file(path):
         for name in arrays:
             _require_place(name)
@@ -34,10 +34,10 @@ def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapp
 
 
 def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
-    """Give the arrays of a file in their nest.
+    """Return the arrays of a file in their tree.
 
-    Where a nest of shapes is given, the arrays must have those names and shapes, and those of a file by others come in
-    that nest; of names that `ties` makes one array, such a file may have some alone. The nest of another file is as it
+    Where a tree of shapes is given, the arrays must have those names and shapes, and those of a file by others come in
+    that tree; of names that `ties` makes one array, such a file may have some alone. The tree of another file is as it
     was found: `Pack` and `Pack.assign` check it. An array that the file has under several names is the same object.
     """
     with safetensors.reading(path) as opened:
@@ -68,7 +68,7 @@ def _dropped(ties: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, st
 def _structure(
     metadata: Mapping[str, str], stored: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the nest of the text, whose leaves are unchecked, and its ties."""
+    """Return the tree of the text, whose leaves are unchecked, and its ties."""
     if TEXT not in metadata:
         raise ValueError(f"damaged: its metadata has no {TEXT!r}")
     entries = safetensors.entries_of(metadata[TEXT])
@@ -102,12 +102,12 @@ def _require_ties(ties: Any, shapes: Mapping[str, Any], stored: Mapping[str, Any
 
 
 def _require_short(structure: Any) -> None:
-    """ValueError where the paths of the parts of a nest, each with all names above it, would fill the memory."""
+    """ValueError where the paths of the parts of a tree, each with all names above it, would fill the memory."""
     total, open_ones = 0, [(structure, 0)]
     while open_ones:
-        nest, length = open_ones.pop()
-        if isinstance(nest, (dict, list)):
-            named = nest.items() if isinstance(nest, dict) else enumerate(nest)
+        tree, length = open_ones.pop()
+        if isinstance(tree, (dict, list)):
+            named = tree.items() if isinstance(tree, dict) else enumerate(tree)
             parts = [(part, length + 1 + len(str(name))) for name, part in named]
             total += sum(each for _, each in parts)
             open_ones += parts
@@ -118,7 +118,7 @@ def _require_short(structure: Any) -> None:
 
 
 def _array(name: str, array: NDArray[Any], shape: Any) -> NDArray[Any]:
-    """Give an array, when it is of the shape that the text says."""
+    """Return an array, if it has the shape that the text says."""
     if shape != str([*array.shape]):
         raise ValueError(f"structure: {name}: expected {str([*array.shape])!r}, got {shape!r}")
     return array

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from lrcore._arrays.memory import aligned_zeros
-from lrcore.pack._nest import (
+from lrcore.pack._tree import (
     array_from,
     join,
     require_numbers,
@@ -126,12 +126,12 @@ class Node:
         return type(self).__new__(type(self))._adopt(flat, self._shapes, self._xp, self._pad, ties)
 
     def tree(self) -> Any:
-        """Give the views in plain dictionaries and lists, as for ``jax.grad``."""
+        """Return the views in plain dictionaries and lists, as for ``jax.grad``."""
         views = iter(self._views)
         return tree_map(lambda *_: next(views), self._shapes)
 
     def named_arrays(self) -> dict[str, Any]:
-        """Give the views in order, under names such as ``layers.0.w``."""
+        """Return the views in order, under names such as ``layers.0.w``."""
         return dict(zip(tree_leaves(self._shapes), self._views, strict=True))
 
     def assign(self, tree: Any) -> None:
@@ -139,7 +139,7 @@ class Node:
 
         Parameters
         ----------
-        tree : nest of dictionaries and lists
+        tree : nested dictionaries and lists
             Built as this is, tuples being lists; at its leaves arrays, or what becomes one, of the same shapes. Values
             are converted as by ``view[...] = values``, those of NumPy moved to the device of `xp`. Values for several
             names of one array have the same bits, or NaN in the same places. The gradient of a tied array is the sum
@@ -171,7 +171,7 @@ class Node:
         return bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
 
     def _checked(self, path: str, view: Any, values: Any) -> Any:
-        """Give values as an array that goes into a view as it is, and that no other write changes before."""
+        """Return values as an array that goes into a view as it is, and that no other write changes before."""
         if values is view:
             return view
         array = array_from(lambda values: self._xp.asarray(values, dtype=self._xp.float32), values, path)
@@ -180,7 +180,7 @@ class Node:
         return array.copy() if self._xp.may_share_memory(array, self._flat) else array
 
     def _on_host(self) -> Self:
-        """Give the same over memory of the host: a copy where this is of a device."""
+        """Return the same over memory of the host: a copy where this is of a device."""
         if self._xp is np:
             return self
         alone = self._alone()
@@ -284,12 +284,12 @@ def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int
 
 
 def own_shapes(shapes: Any, ties: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Return, by their first paths, the shapes of the arrays that a nest of shapes and its ties stand for."""
+    """Return, by their first paths, the shapes of the arrays that a tree of shapes and its ties stand for."""
     return {path: shape for path, shape in tree_leaves(shapes).items() if path not in ties}
 
 
 def zeros_for(shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Any:
-    """Return a buffer for arrays of a nest of shapes with these ties."""
+    """Return a buffer for arrays of a tree of shapes with these ties."""
     _, size = layout([*own_shapes(shapes, ties).values()], pad)
     return aligned_zeros(size) if xp is np else xp.zeros(size, dtype=xp.float32)
 

@@ -12,8 +12,8 @@ import numpy as np
 from lrcore._checks import FilePath, file_path, flag, is_array
 from lrcore._files.safetensors import naming_file
 from lrcore.pack import _file as _pack_file
-from lrcore.pack._nest import require_plain, shapes_of, ties_among
 from lrcore.pack._node import Node, library, zeros_for
+from lrcore.pack._tree import require_plain, shapes_of, ties_among
 
 
 class Pack(Node, Mapping[str, Any], over=dict):

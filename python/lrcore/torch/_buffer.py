@@ -13,7 +13,7 @@ from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import Watch, require_memory, to_float
 from lrcore.optimizers import Optimizer, _torch_state
 from lrcore.pack import layout
-from lrcore.pack._nest import sharing
+from lrcore.pack._tree import sharing
 from lrcore.schedules import Constant
 
 with optional_dependency("torch"):

@@ -1,4 +1,4 @@
-"""Nests: dictionaries and lists within one another, with something else at the leaves. A leaf's path is like layers.0.w."""
+"""Trees: nested dictionaries and lists, with anything else at the leaves. The path of a leaf is like layers.0.w."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from lrcore._checks import is_array, is_integer, is_list, shape_of
 from lrcore._lrcore_core import require_memory
 
 
-def tree_map(function: Callable[[str, Any], Any], nest: Any, path: str = "") -> Any:
-    """Give the same nest with ``function(path, leaf)`` at each leaf."""
-    if isinstance(nest, dict):
-        return {name: tree_map(function, part, join(path, name)) for name, part in nest.items()}
-    if isinstance(nest, list):
-        return [tree_map(function, part, join(path, index)) for index, part in enumerate(nest)]
-    return function(path, nest)
+def tree_map(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> Any:
+    """Return the same tree with ``function(path, leaf)`` at each leaf."""
+    if isinstance(tree, dict):
+        return {name: tree_map(function, part, join(path, name)) for name, part in tree.items()}
+    if isinstance(tree, list):
+        return [tree_map(function, part, join(path, index)) for index, part in enumerate(tree)]
+    return function(path, tree)
 
 
-def tree_leaves(nest: Any) -> dict[str, Any]:
-    """Give the leaves by their paths, in order."""
+def tree_leaves(tree: Any) -> dict[str, Any]:
+    """Return the leaves by their paths, in order."""
     found: dict[str, Any] = {}
-    tree_map(found.__setitem__, nest)
+    tree_map(found.__setitem__, tree)
     return found
 
 
 def join(path: str, name: str | int) -> str:
-    """Give the path of what lies under this name, or index, at a path."""
+    """Return the path of the part with this name or index, in the part at a path."""
     return f"{path}.{name}" if path else str(name)
 
 
 def shapes_of(entry: Any, path: str, found: dict[str, Any]) -> Any:
-    """Give the nest of the shapes of an entry: a shape, an array, or a mapping or list of entries.
+    """Return the tree of the shapes of an entry: a shape, an array, or a mapping or list of entries.
 
     Each shape or array is put into `found` under its path.
     """
@@ -59,7 +59,7 @@ def shapes_of(entry: Any, path: str, found: dict[str, Any]) -> Any:
 
 
 def tree_zip(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Give path, leaf and value for each leaf of `own`, from values in a nest that is built the same way."""
+    """Yield path, leaf and value for each leaf of `own`, from values in a tree that is built the same way."""
     where = path or "tree"
     if isinstance(own, dict):
         if not isinstance(values, Mapping):
@@ -89,7 +89,7 @@ def require_names(own: Mapping[str, Any], values: Mapping[str, Any], path: str =
 
 
 def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
-    """Give ``make(values)``, an array; TypeError that names the path where there is none."""
+    """Return ``make(values)``, an array; TypeError that names the path if it is not one."""
     reason = ""
     if values is not None and not isinstance(values, Mapping):
         require_plain(values, path)
