@@ -21,7 +21,7 @@ array([0.5, 0.5, 0.5], dtype=float32)
 from __future__ import annotations
 
 try:
-    from lrcore._lrcore_core import build_info as _build_info
+    from lrcore import functional, optimizers, plot, schedules, tune
 except ModuleNotFoundError as error:
     if error.name != "lrcore._lrcore_core":
         raise
@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
         "if that is the source tree, run `pip install .` at its top, and start Python elsewhere"
     ) from error
 
-from lrcore import functional, optimizers, plot, schedules, tune
+from lrcore._lrcore_core import build_info as _build_info
 from lrcore._runtime import (
     Rule,
     backends,
