@@ -73,6 +73,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def stubs(session: nox.Session) -> None:
+    """Compare the types of the compiled core with what it is when it is built."""
+    session.install(".", "mypy==2.4.*")
+    session.run("stubtest", "--mypy-config-file", "pyproject.toml", "lrcore._lrcore_core")
+
+
+@nox.session
 def instructions(session: nox.Session) -> None:
     """Hold the instructions that each sweep takes against the recorded counts. Needs valgrind."""
     session.install(*PYPROJECT["build-system"]["requires"], "cmake", "ninja")

@@ -341,7 +341,7 @@ def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
     )
     hyper = flat | dict(changes)
     return {
-        "hyper": hyper, "weight_decay": hyper["weight_decay"], "decoupled": values["decoupled_weight_decay"],
+        "hyper": hyper, "weight_decay": hyper["weight_decay"], "decoupled": values["decay"] == "decoupled",
         "maximize": values["maximize"],
     }  # fmt: skip
 

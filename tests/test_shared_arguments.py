@@ -1,0 +1,156 @@
+"""The arguments that all optimizers share: one table, from which signatures, defaults and docstrings follow."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import typing
+from typing import Any
+
+import pytest
+
+import lrcore
+from lrcore import schedules
+from lrcore.optimizers._shared import DEFAULTS, OF_ONE_STEP, Shared
+from support import CLASSES, run, start
+
+every_class = pytest.mark.parametrize("name", CLASSES)
+
+
+class Plain(lrcore.Adam):
+    """A class with the defaults of its base."""
+
+
+class Decayed(lrcore.Adam, weight_decay=0.25, decay="decoupled"):
+    """A class with other defaults."""
+
+
+class Rated(Decayed, maximize=True):
+    """A class with a constructor of its own."""
+
+    def __init__(self, params: Any, rate: float = 0.5, **shared: typing.Unpack[Shared]) -> None:
+        super().__init__(params, rate, **shared)
+
+
+def test_the_table_has_a_default_for_each_type() -> None:
+    assert [*typing.get_type_hints(Shared)] == [*DEFAULTS]
+
+
+@every_class
+def test_signatures_show_what_is_shared(name: str) -> None:
+    parameters = inspect.signature(CLASSES[name]).parameters
+    assert [*parameters][-len(DEFAULTS) :] == [*DEFAULTS]
+    assert all(parameters[each].kind is inspect.Parameter.KEYWORD_ONLY for each in DEFAULTS)
+    assert parameters["decay"].annotation == typing.get_type_hints(Shared)["decay"]
+    made = CLASSES[name](start(), 0.5)
+    shown = {each: parameters[each].default for each in parameters}
+    assert {each: shown[each] for each in made.hyper} == dict(made.hyper)
+    assert {each: shown[each] for each in made.options} == dict(made.options)
+
+
+@every_class
+def test_docstrings_describe_what_is_shared(name: str) -> None:
+    text = inspect.getdoc(CLASSES[name]) or ""
+    assert "{" not in text.replace('{"', "")
+    for each in ("params", "lr", *DEFAULTS):
+        assert text.count(f"\n{each} : ") == 1
+
+
+def test_other_defaults_of_a_class() -> None:
+    assert dict(Plain(start()).hyper) == dict(lrcore.Adam(start()).hyper)
+    opt = Decayed(start())
+    assert (opt.hyper["weight_decay"], opt.options["decay"], opt.options["maximize"]) == (
+        0.25,
+        "decoupled",
+        False,
+    )
+    assert inspect.signature(Decayed).parameters["weight_decay"].default == 0.25
+    assert Decayed(start(), weight_decay=0.5, decay="l2").options["decay"] == "l2"
+    assert lrcore.Adam(start()).hyper["weight_decay"] == 0
+    own = Rated(start(), weight_decay=0.125)
+    assert (own.lr, own.hyper["weight_decay"], own.options["decay"], own.options["maximize"]) == (
+        0.5,
+        0.125,
+        "decoupled",
+        True,
+    )
+    assert [*inspect.signature(Rated).parameters] == ["params", "rate", *DEFAULTS]
+    for twin in (copy.copy(own), copy.deepcopy(own), pickle.loads(pickle.dumps(own))):
+        assert (type(twin), dict(twin.options), dict(twin.hyper)) == (
+            Rated,
+            dict(own.options),
+            dict(own.hyper),
+        )
+
+
+def test_other_defaults_are_of_known_arguments() -> None:
+    with pytest.raises(
+        TypeError, match="^weight_deacy: Wrong takes no such argument; did you mean weight_decay"
+    ):
+
+        class Wrong(lrcore.Adam, weight_deacy=0.1):
+            pass
+
+
+@every_class
+def test_decay_by_either_name(name: str) -> None:
+    cls = CLASSES[name]
+    for decay, decoupled in (("l2", False), ("decoupled", True)):
+        one = cls(start(), 0.01, weight_decay=0.25, decay=decay)
+        other = cls(start(), 0.01, weight_decay=0.25, decoupled_weight_decay=decoupled)
+        both = cls(start(), 0.01, weight_decay=0.25, decay=decay, decoupled_weight_decay=decoupled)
+        assert one.options["decay"] == other.options["decay"] == both.options["decay"] == decay
+        assert "decoupled_weight_decay" not in one.options
+        assert run(one, 3).tobytes() == run(other, 3).tobytes() == run(both, 3).tobytes()
+        with pytest.raises(
+            ValueError, match=rf"^decay: got '{decay}' and decoupled_weight_decay={not decoupled}; "
+        ):
+            cls(start(), decay=decay, decoupled_weight_decay=not decoupled)
+
+
+def test_options_are_read_only() -> None:
+    options: Any = lrcore.Adam(start()).options
+    assert dict(options) == {"eps_placement": "corrected", "amsgrad": False, "decay": "l2", "maximize": False}
+    with pytest.raises(TypeError):
+        options["amsgrad"] = True
+
+
+WRONG = {
+    "weight_deacy": "did you mean weight_decay?",
+    "learning_rate": "did you mean lr?",
+    "maximise": "did you mean maximize?",
+    "qqq": "expected params, lr, ",
+}
+
+
+@every_class
+@pytest.mark.parametrize("wrong", WRONG)
+def test_unknown_arguments_are_named(name: str, wrong: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        CLASSES[name](start(), **{wrong: 0.1})
+    assert str(caught.value).startswith(f"{wrong}: {name} takes no such argument; {WRONG[wrong]}")
+
+
+@every_class
+@pytest.mark.parametrize("moved", [each for each in OF_ONE_STEP if each not in DEFAULTS])
+def test_an_argument_of_a_step_is_no_setting(name: str, moved: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"^{moved}: {name} takes no such argument, but each step does: opt\.step\("
+    ):
+        CLASSES[name](start(), **{moved: None})
+
+
+@every_class
+def test_an_argument_of_another_class_is_unknown(name: str) -> None:
+    others = {each for cls in CLASSES.values() for each in inspect.signature(cls).parameters}
+    own = inspect.signature(CLASSES[name]).parameters
+    for each in sorted(others - {*own}):
+        with pytest.raises(TypeError, match=rf"^{each}: {name} takes no such argument; "):
+            CLASSES[name](start(), **{each: 0.5})
+
+
+def test_the_schedule_of_a_rate_is_not_lost() -> None:
+    """A shared argument of a subclass does not take the place of one before it."""
+    opt = Decayed(start(), schedules.Cosine(0.1, steps=9), betas=(0.5, 0.75))
+    assert (opt.lr, opt.hyper["betas"]) == (0.1, (0.5, 0.75))
