@@ -84,6 +84,16 @@ def test_other_defaults_of_a_class() -> None:
         )
 
 
+def test_a_shared_argument_that_a_constructor_names_itself() -> None:
+    class Named(lrcore.SGD):
+        def __init__(self, params: Any, weight_decay: float = 0.5, **shared: Any) -> None:
+            super().__init__(params, weight_decay=weight_decay, **shared)
+
+    assert Named(start(), maximize=True).hyper["weight_decay"] == 0.5
+    others = [each for each in DEFAULTS if each != "weight_decay"]
+    assert [*inspect.signature(Named).parameters] == ["params", "weight_decay", *others]
+
+
 def test_other_defaults_are_of_known_arguments() -> None:
     with pytest.raises(
         TypeError, match="^weight_deacy: Wrong takes no such argument; did you mean weight_decay"

@@ -110,6 +110,7 @@ def full_signature(init: Callable[..., None], defaults: Shared) -> inspect.Signa
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
         for name, default in defaults.items()
+        if all(name != each.name for each in parameters)
     ]
     return inspect.Signature([*parameters[:-1], *shared])
 
