@@ -20,8 +20,10 @@ array([0.5, 0.5, 0.5], dtype=float32)
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 try:
-    from lrcore import functional, optimizers, plot, schedules, tune
+    from lrcore import _names, functional, optimizers, plot, schedules, tune
 except ModuleNotFoundError as error:
     if error.name != "lrcore._lrcore_core":
         raise
@@ -63,3 +65,6 @@ __all__ = [
 __all__ += optimizers.__all__
 
 __version__: str = _build_info()["version"]
+
+if not TYPE_CHECKING:  # type checkers know the names that there are
+    __getattr__, __dir__ = _names.public_face(__name__)

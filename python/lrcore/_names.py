@@ -1,31 +1,281 @@
-"""Names that others use for what has another name here, and the message for a name that is unknown."""
+"""Names that other libraries use for what has another name here, and the errors for names that are unknown.
+
+An error says what is meant: a name that is known in that place, from the table or by its letters, or what to write.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
 
-FOREIGN: dict[str, tuple[str, ...]] = {
-    "T_max": ("steps",),
-    "learning_rate": ("lr",),
-    "lambd": ("weight_decay",),
+_MEANINGS: dict[tuple[str, ...], str] = {
+    # rates
+    (
+        "lr",
+    ): "learning_rate learn_rate lrate init_lr initial_lr lr_init initial_learning_rate init_value value "
+    "params_lr rate rates lrs lr_schedule lr_scheduler schedule scheduler start_factor",
+    ("peak", "high", "lr_max", "lr"): "max_lr lr_max peak_lr peak_value warmup_target",
+    ("low", "base", "lr"): "base_lr",
+    ("start", "lr_min"): "start_lr warmup_start_lr",
+    (
+        "end",
+        "min_lr",
+        "low",
+        "lr_min",
+        "lr_max",
+    ): "eta_min end_value end_lr lr_end final_lr end_learning_rate end_factor "
+    "min_learning_rate min_lr lr_min",
+    ("write end=alpha * lr; it is a rate itself",): "alpha min_lr_ratio",
+    # numbers of steps
+    (
+        "steps",
+        "step_count",
+        "epochs",
+    ): "T_max T_0 total_steps num_steps n_steps num_training_steps decay_steps max_iters "
+    "transition_steps first_decay_steps total_iters num_it num_training epochs max_epochs num_epochs",
+    (
+        "warmup_steps",
+        "write schedule.warmup(steps)",
+    ): "num_warmup_steps warmup_steps warmup_iters warmup_epochs warmup",
+    ("write schedule.warmup(round(ratio * steps))",): "warmup_ratio warmup_fraction",
+    ("stable",): "num_stable_steps",
+    ("decay",): "num_decay_steps",
+    ("every",): "step_size",
+    ("up",): "step_size_up",
+    ("down",): "step_size_down",
+    ("boundaries",): "milestones boundaries_and_scales",
+    # forms of schedules
+    ("factor", "rate", "k"): "gamma decay_rate",
+    ("cycle_mult",): "T_mult t_mul",
+    ("peak_mult",): "m_mul",
+    ("power",): "exponent",
+    ("div",): "div_factor",
+    ("final_div",): "final_div_factor div_final",
+    ("shape",): "anneal_strategy decay_type",
+    ("fn",): "lr_lambda",
+    ("parts",): "schedulers schedules",
+    ("threshold",): "min_delta",
+    ("leave it out; a schedule is passed to the optimizer, as lr",): "optimizer",
+    ("assign opt.step_count; a schedule holds no counter",): "last_epoch",
+    (
+        'assign opt.hyper["momentum"] between steps; schedules are of the rate',
+    ): "cycle_momentum base_momentum max_momentum",
+    # arguments of optimizers
+    ("betas", "momentum"): "beta1 beta2 beta_1 beta_2 b1 b2 beta adam_beta1 adam_beta2 mom sqr_mom",
+    ("eps",): "epsilon adam_epsilon",
+    ("weight_decay",): "decay wd lambd weight_decay_rate l2",
+    ("decoupled_weight_decay",): "decoupled decouple_wd weight_decouple",
+    ("nesterov",): "nesterovs nesterov_momentum use_nesterov",
+    ("alpha",): "rho",
+    ("leave it out; every step is fused",): "foreach fused differentiable jit_compile",
+    (
+        "write opt.step(grad_scale=factor); the factor comes from the norm of the gradients",
+    ): "clipnorm clipvalue global_clipnorm max_grad_norm clip_grad_norm_ clip_grad_value_ clip_by_global_norm",
+    # attributes and methods of optimizers
+    ("params", "flat"): "parameters params",
+    ("grads",): "gradients gradient grad",
+    ("step_count", "steps"): "steps step_number iterations t count",
+    ("hyper",): "hyperparameters hypers defaults",
+    ("state",): "variables slots opt_state get_weights",
+    ("step",): "apply_gradients apply_updates update minimize",
+    ("write grads[:] = 0; the gradients are yours, and a step only reads them",): "zero_grad zero_grads",
+    ('write opt.hyper["weight_decay"] and opt.lr; an optimizer has one group',): "param_groups",
+    ("make another optimizer; one has one group",): "add_param_group",
+    ("write opt.lr",): "get_last_lr get_lr",
+    ("write lrcore.schedules.plateaus(opt.schedule)[0].observe(metric)",): "observe",
+    ("observe", "write opt.step(); a schedule holds no counter"): "step",
+    ('write plateau.state_dict()["bad"]',): "num_bad_epochs",
+    # methods of packs
+    ("named_arrays",): "named_parameters",
+    ("like",): "zeros_like empty_like",
+    ("flat",): "ravel flatten",
+    ("write copy.deepcopy(pack)",): "clone copy",
+    # optimizers and schedules
+    ("SGD",): "Momentum Nesterov FusedSGD",
+    ("Adam",): "FusedAdam CPUAdam DeepSpeedCPUAdam",
+    ("Lion",): "FusedLion",
+    (
+        "see lrcore.optimizers.__all__ for what there is",
+    ): "AdaBelief Adafactor ASGD Ftrl LAMB LARS LBFGS Muon NovoGrad Rprop Shampoo Sophia SparseAdam Yogi",
+    ("Constant",): "ConstantLR constant_schedule get_constant_schedule",
+    ("Cosine",): "CosineAnnealingLR CosineDecay cosine_decay_schedule SchedCos",
+    ("CosineRestarts",): "CosineAnnealingWarmRestarts CosineDecayRestarts sgdr_schedule SGDR",
+    ("Cyclic",): "CyclicLR",
+    ("Exponential",): "ExponentialLR ExponentialDecay exponential_decay SchedExp",
+    ("Function",): "LambdaLR",
+    ("InverseSqrt",): "get_inverse_sqrt_schedule",
+    ("InverseTime",): "InverseTimeDecay",
+    ("Linear",): "LinearLR linear_schedule SchedLin",
+    ("OneCycle",): "OneCycleLR cosine_onecycle_schedule linear_onecycle_schedule fit_one_cycle",
+    ("PiecewiseConstant",): "MultiStepLR PiecewiseConstantDecay piecewise_constant_schedule",
+    ("Plateau",): "ReduceLROnPlateau reduce_on_plateau",
+    ("Polynomial",): "PolynomialLR PolynomialDecay polynomial_schedule SchedPoly",
+    ("Recursive",): "MultiplicativeLR LearningRateScheduler",
+    ("Schedule",): "LRScheduler LearningRateSchedule",
+    ("Sequence",): "SequentialLR join_schedules combine_scheds",
+    ("StepDecay",): "StepLR",
+    ("WarmupStableDecay",): "WSD get_wsd_schedule",
+    ("write schedule * other",): "ChainedScheduler",
+    ("write schedule.warmup(steps)",): "Warmup LinearWarmup",
+    ("write Constant(lr).warmup(n)",): "warmup_constant_schedule get_constant_schedule_with_warmup",
+    ("write Cosine(lr, steps).warmup(n)",): "warmup_cosine_decay_schedule get_cosine_schedule_with_warmup",
+    ("write CosineRestarts(lr, steps).warmup(n)",): "get_cosine_with_hard_restarts_schedule_with_warmup",
+    ("write Exponential(lr, rate, steps).warmup(n)",): "warmup_exponential_decay_schedule",
+    ("write Linear(lr, 0.0, steps).warmup(n)",): "get_linear_schedule_with_warmup",
+    ("write Polynomial(lr, steps).warmup(n)",): "get_polynomial_decay_schedule_with_warmup",
+    # other functions
+    ("range_test",): "lr_find lr_finder LRFinder",
+    ("stop_factor",): "stop_div early_stop_threshold",
+    ("trials",): "n_trials",
+    ("Pack",): "parameters_to_vector ravel_pytree",
+    ("use_backend",): "set_backend",
+    ("count", 'write lrcore.info()["threads"]'): "num_threads n_threads threads get_num_threads",
+    ("name", 'write lrcore.info()["backend"]'): "backend get_backend",
+    ("write import lrcore.torch",): "torch",
 }
-"""From a name in other libraries to the names that may be meant here."""
+"""What may be meant here, by the names that others use for it: names, and what to write where none of them is known."""
+
+FOREIGN: dict[str, tuple[str, ...]] = {}
+"""From a name in other libraries to what may be meant here."""
+for _meant, _names in _MEANINGS.items():
+    for _name in _names.split():
+        FOREIGN[_name] = FOREIGN.get(_name, ()) + _meant
+
+
+def is_name(meant: str) -> bool:
+    """Tell a name in the table from words."""
+    return meant.isidentifier()
+
+
+def meant_by(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that another library calls `name`, or that is the same but for case and underscores."""
+    names = {each: each for each in known}
+    alike = {_plain(each): each for each in names}
+    meant = [name, *filter(is_name, FOREIGN.get(name, ()))]
+    return next((found for each in meant if (found := names.get(each) or alike.get(_plain(each)))), None)
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is meant by another: by the table, else by its letters."""
     names = [*known]
-    for each in FOREIGN.get(name, ()):
-        if each in names:
-            return each
     close = difflib.get_close_matches(name, names, 1)
-    return close[0] if close else None
+    return meant_by(name, names) or (close[0] if close else None)
+
+
+def remedy(name: str, *places: Mapping[str, str]) -> str:
+    """Return what a message about an unknown name ends with: what to write instead, or nothing.
+
+    Parameters
+    ----------
+    name : str
+        The unknown name.
+    *places : mapping of str to str
+        The known names, and how each is written, in the places where what is meant may be: the likeliest first.
+    """
+    words = [each for each in FOREIGN.get(name, ()) if not is_name(each)]
+    for look in (meant_by,) if words else (meant_by, nearest):
+        for known in places:
+            if (meant := look(name, known)) is not None:
+                return f"; did you mean {known[meant]}?"
+    return f"; {words[0]}" if words else ""
 
 
 def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
     """Return the error for an argument that `owner` does not take."""
-    names = [*known]
-    meant = nearest(name, names)
-    remedy = f"did you mean {meant}?" if meant else f"expected {', '.join(names) or 'none'}"
-    return TypeError(f"{name}: {owner} takes no such argument; {remedy}")
+    names = {each: each for each in known}
+    hint = remedy(name, names) or f"; expected {', '.join(names) or 'none'}"
+    return TypeError(f"{name}: {owner} takes no such argument{hint}")
+
+
+def unknown_attribute(owner: Any, label: str, name: str, *places: Mapping[str, str]) -> AttributeError:
+    """Return the error for an attribute that `owner`, which a message calls `label`, does not have; see `remedy`."""
+    # With the object and without the name Python adds no suggestion of its own.
+    return AttributeError(f"{name}: {label} has no such attribute{remedy(name, *places)}", obj=owner)
+
+
+Made = TypeVar("Made", bound=Callable[..., Any])
+
+
+def explained(made: Made) -> Made:
+    """Refuse unknown keywords of a function or class by `unknown_argument`. Not for what is called in each step."""
+    if isinstance(made, type):
+        made.__init__ = explained(made.__init__)  # type: ignore[misc]
+        return made
+    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    parameters = inspect.signature(made).parameters.values()
+    known = [each.name for each in parameters if each.kind in kinds and each.name not in ("self", "cls")]
+    owner = made.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(made)
+    def checked(*args: Any, **keywords: Any) -> Any:
+        for each in keywords:
+            if each not in known:
+                raise unknown_argument(owner, each, known)
+        return made(*args, **keywords)
+
+    return checked  # type: ignore[return-value]
+
+
+def public_face(module: str) -> tuple[Callable[[str], NoReturn], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` of a public module: what is meant by an unknown name, and what is public."""
+
+    def module_getattr(name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        places = [_public_names(each) for each in (module, *_PUBLIC)]
+        raise unknown_attribute(sys.modules[module], module, name, *places)
+
+    def module_dir() -> list[str]:
+        names = vars(sys.modules[module])
+        modules = (each for each in names if "__all__" in vars(sys.modules.get(f"{module}.{each}", object)))
+        special = (each for each in names if each.startswith("__"))
+        return sorted({*names["__all__"], *special, *(each for each in modules if not each.startswith("_"))})
+
+    return module_getattr, module_dir
+
+
+_PUBLIC = ("lrcore", "lrcore.schedules", "lrcore.tune", "lrcore.plot", "lrcore.functional")
+"""The modules in whose names one may be meant that is unknown in another."""
+
+
+def _public_names(module: str) -> dict[str, str]:
+    """Return the public names of a module, and how each is written."""
+    names = vars(sys.modules[module])["__all__"] if module in sys.modules else ()
+    return {each: f"{module}.{each}" for each in names}
+
+
+LOOKUPS_STAY_FAST = sys.version_info >= (3, 12)
+"""Whether an attribute that exists is found as fast with a `__getattr__`. In Python 3.11 each lookup takes 20 ns more."""
+
+Class = TypeVar("Class", bound=type[Any])
+
+
+def explained_attributes(
+    entries: Callable[[Any], dict[str, str]] = lambda _: {},
+) -> Callable[[Class], Class]:
+    """Return what gives a class a `__getattr__` that says what is meant by an unknown name, from Python 3.12 on.
+
+    `entries` has further names of an object, and how each is written.
+    """
+
+    def explain(cls: Class) -> Class:
+        if LOOKUPS_STAY_FAST:
+            cls.__getattr__ = class_getattr
+        return cls
+
+    def class_getattr(self: Any, name: str) -> Any:
+        cls = type(self)
+        if name.startswith("_") or any(name in vars(each) for each in cls.__mro__):
+            return object.__getattribute__(self, name)  # raises what its property raised
+        known = {each: each for each in dir(self) if not each.startswith("_")}
+        raise unknown_attribute(self, cls.__name__, name, known | entries(self))
+
+    return explain

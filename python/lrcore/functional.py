@@ -20,10 +20,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from lrcore import _names
 from lrcore._names import unknown_argument
 from lrcore._runtime import rules
 from lrcore.optimizers import (
@@ -140,3 +141,6 @@ nadam = _function(NAdam)
 radam = _function(RAdam)
 rmsprop = _function(RMSprop)
 sgd = _function(SGD)
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = _names.public_face(__name__)

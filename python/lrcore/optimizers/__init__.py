@@ -19,6 +19,9 @@ operation is rounded to float32 by itself. `lrcore.functional` has each of these
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from lrcore import _names
 from lrcore.optimizers._base import Optimizer
 from lrcore.optimizers.adadelta import Adadelta
 from lrcore.optimizers.adagrad import Adagrad
@@ -43,3 +46,6 @@ __all__ = [
     "RAdam",
     "RMSprop",
 ]
+
+if not TYPE_CHECKING:  # type checkers know the names that there are
+    __getattr__, __dir__ = _names.public_face(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, TypeAlias, get_args, get_type_hints
 
 from lrcore._checks import flag, fraction, nonnegative_float32, num_steps, one_of, safe_repr
-from lrcore._names import unknown_argument
+from lrcore._names import meant_by, unknown_argument
 from lrcore.optimizers._shared import OF_ONE_STEP, Decay, Shared
 
 Value: TypeAlias = float | tuple[float, float]
@@ -136,27 +136,8 @@ def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
             raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
 
 
-#: What other libraries, and haste, call the attributes of an optimizer that can be assigned.
-MISSPELLED: dict[str, str] = {
-    **dict.fromkeys(
-        (
-            "learning_rate",
-            "learn_rate",
-            "rate",
-            "rates",
-            "lrs",
-            "lr_schedule",
-            "lr_scheduler",
-            "schedule",
-            "scheduler",
-        ),
-        "lr",
-    ),
-    **dict.fromkeys(("steps", "step_number", "iterations", "t", "count"), "step_count"),
-    **dict.fromkeys(("hyperparameters", "hypers", "defaults"), "hyper"),
-    "parameters": "params",
-    "gradients": "grads",
-}
+_ASSIGNABLE = ("lr", "step_count", "hyper", "params", "grads")
+"""The attributes of an optimizer that can be assigned."""
 
 
 def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Container[str]) -> None:
@@ -165,7 +146,8 @@ def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Con
         raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
     if name in own and name in OPTIONS:
         raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
-    meant = f"; assign opt.{MISSPELLED[name]}" if name in MISSPELLED else ""
+    known = meant_by(name, _ASSIGNABLE)
+    meant = f"; assign opt.{known}" if known else ""
     declared = inspect.getattr_static(cls, name, None)
     if isinstance(declared, property) and declared.fset is None:
         raise AttributeError(f"{name}: cannot be assigned{meant}")

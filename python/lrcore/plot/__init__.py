@@ -10,6 +10,12 @@ Each function takes an `ax` to draw on, or makes a figure with pyplot, and retur
 >>> ax.figure.savefig("rates.png")  # doctest: +SKIP
 """
 
+from typing import TYPE_CHECKING
+
+from lrcore import _names
 from lrcore.plot._figures import range_test, schedules, training
 
 __all__ = ["range_test", "schedules", "training"]
+
+if not TYPE_CHECKING:  # type checkers know the names that there are
+    __getattr__, __dir__ = _names.public_face(__name__)

@@ -15,6 +15,9 @@ Schedules compose, and what comes out is a schedule again:
 0.025
 """
 
+from typing import TYPE_CHECKING
+
+from lrcore import _names
 from lrcore.schedules._base import Constant, Function, Rate, Schedule, Sequence, as_schedule, from_dict
 from lrcore.schedules._callable import Recursive
 from lrcore.schedules._cycles import CosineRestarts, Cyclic, CyclicStages, PeriodicPulse
@@ -64,3 +67,6 @@ __all__ = [
     "parse",
     "plateaus",
 ]
+
+if not TYPE_CHECKING:  # type checkers know the names that there are
+    __getattr__, __dir__ = _names.public_face(__name__)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from lrcore import schedules
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, step_together
+from lrcore._names import meant_by
 from lrcore.optimizers import Optimizer, _arguments, _torch_state
 from lrcore.schedules import Rate, Schedule
 
@@ -20,15 +21,6 @@ with optional_dependency("torch"):
     from lrcore.torch._buffer import Buffer, check_parameters, named, place_of, with_own_storage
     from lrcore.torch._group import Group
     from lrcore.torch._mapping import States
-
-_MEANT = {
-    **dict.fromkeys(("learning_rate", "learn_rate", "rate", "schedule"), "opt.lr"),
-    "beta1": 'opt.param_groups[0]["betas"]',
-    "beta2": 'opt.param_groups[0]["betas"]',
-    "epsilon": 'opt.param_groups[0]["eps"]',
-    "decay": 'opt.param_groups[0]["weight_decay"]',
-}
-"""What is meant by names that have no effect here. PyTorch's tools may keep others on an optimizer."""
 
 
 class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
@@ -352,8 +344,12 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             raise AttributeError("hyper: assign opt.param_groups[0][name]")
         if name in _arguments.NUMBERS or name in _torch_state.ALL_OPTIONS:
             raise AttributeError(f'{name}: assign opt.param_groups[0]["{name}"]')
-        if name in _MEANT:
-            raise AttributeError(f"{name}: assign {_MEANT[name]}")
+        meant = meant_by(
+            name, ("lr", *_arguments.NUMBERS)
+        )  # PyTorch's tools may keep other names on an optimizer
+        if meant is not None and meant != name:
+            place = "opt.lr" if meant == "lr" else f'opt.param_groups[0]["{meant}"]'
+            raise AttributeError(f"{name}: assign {place}")
         super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:

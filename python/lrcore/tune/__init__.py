@@ -7,6 +7,9 @@ scale_lr       from one batch size to another
 update_ratio   how far a step moves the parameters, for their size
 """
 
+from typing import TYPE_CHECKING
+
+from lrcore import _names
 from lrcore.tune._diagnose import Diagnosis, diagnose
 from lrcore.tune._measure import scale_lr, update_ratio
 from lrcore.tune._range_test import RangeTest, range_test
@@ -23,3 +26,6 @@ __all__ = [
     "search",
     "update_ratio",
 ]
+
+if not TYPE_CHECKING:  # type checkers know the names that there are
+    __getattr__, __dir__ = _names.public_face(__name__)
