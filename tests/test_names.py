@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
+import pickle
 import pydoc
 import re
+import traceback
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -124,3 +127,196 @@ def test_modules_stay_what_they_were(module: Any) -> None:
     assert not {each for each in dir(module) if each.startswith("_") and not each.startswith("__")}
     assert all(hasattr(module, each) for each in dir(module))
     assert module.__all__[0] in pydoc.render_doc(module)
+
+
+class Decaying(schedules.Schedule):
+    """A schedule of the caller's own."""
+
+    def __init__(self, first: float, **others: float) -> None:
+        self.first, self.others = first, others
+
+    @property
+    def failing(self) -> float:
+        raise AttributeError("of the property")
+
+    def _value(self, t: int) -> float:
+        return self.first / (t + 1)
+
+
+class Bare(schedules.Schedule):
+    """A schedule without a constructor."""
+
+    def _value(self, t: int) -> float:
+        return 0.5 / (t + 1)
+
+
+class Renamed(schedules.Cosine):
+    """A schedule with the constructor of another."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Longer(schedules.Cosine):
+    """A schedule with one argument more."""
+
+    tail: int = 3
+
+
+class Number(Bare, float):  # type: ignore[misc]
+    """A schedule that is a number too."""
+
+
+COSINE = schedules.Cosine(0.1, steps=10)
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "message"),
+    [
+        (schedules.Cosine, {"lr": 0.1, "T_max": 3}, "T_max: Cosine .*; did you mean steps?"),
+        (schedules.Cosine, {"lr": 0.1, "step": 3}, "step: Cosine .*; did you mean steps?"),
+        (schedules.Cosine, {"lr": 0.1, "eta_min": 3}, "eta_min: Cosine .*; did you mean end?"),
+        (schedules.Cosine, {"lr": 0.1, "num_warmup_steps": 3}, "num_warmup_steps: Cosine .*; write schedule.warmup(steps)"),
+        (schedules.Cosine, {"xyzzy": 0.1}, "xyzzy: Cosine .*; expected lr, steps, end"),
+        (schedules.CosineRestarts, {"T_0": 3}, "T_0: CosineRestarts .*; did you mean steps?"),
+        (schedules.CosineRestarts, {"T_mult": 3}, "T_mult: CosineRestarts .*; did you mean cycle_mult?"),
+        (schedules.StepDecay, {"step_size": 3}, "step_size: StepDecay .*; did you mean every?"),
+        (schedules.StepDecay, {"gamma": 3}, "gamma: StepDecay .*; did you mean factor?"),
+        (schedules.Exponential, {"decay_rate": 3}, "decay_rate: Exponential .*; did you mean rate?"),
+        (schedules.PiecewiseConstant, {"milestones": 3}, "milestones: PiecewiseConstant .*; did you mean boundaries?"),
+        (schedules.OneCycle, {"max_lr": 3}, "max_lr: OneCycle .*; did you mean peak?"),
+        (schedules.OneCycle, {"total_steps": 3}, "total_steps: OneCycle .*; did you mean steps?"),
+        (schedules.Cyclic, {"base_lr": 3}, "base_lr: Cyclic .*; did you mean low?"),
+        (schedules.Cyclic, {"max_lr": 3}, "max_lr: Cyclic .*; did you mean high?"),
+        (schedules.WarmupStableDecay, {"warmup": 3}, "warmup: WarmupStableDecay .*; did you mean warmup_steps?"),
+        (schedules.Plateau, {"lr": 0.1, "min_delta": 3}, "min_delta: Plateau .*; did you mean threshold?"),
+        (schedules.Function, {"lr_lambda": abs}, "lr_lambda: Function .*; did you mean fn?"),
+        (schedules.Sequence, {"schedulers": []}, "schedulers: Sequence .*; did you mean parts?"),
+        (Renamed, {"lr": 0.1, "T_max": 3}, "T_max: Renamed .*; did you mean steps?"),
+        (COSINE.warmup, {"num_steps": 3}, "num_steps: Schedule.warmup .*; did you mean steps?"),
+        (COSINE.clip, {"lower": 3}, "lower: Schedule.clip .*; did you mean low?"),
+        (COSINE.per_epoch, {"steps": 3}, "steps: Schedule.per_epoch .*; did you mean steps_per_epoch?"),
+    ],
+)  # fmt: skip
+def test_unknown_arguments_of_schedules(call: Any, arguments: dict[str, Any], message: str) -> None:
+    pattern = re.escape(message).replace(r"\.\*", "takes no such argument").replace(r"\ ", " ")
+    with pytest.raises(TypeError, match=f"^{pattern}$"):
+        call(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "Cosine(1e-3, T_max=9)",
+            "T_max: Cosine takes no such argument; did you mean steps?, at column 14 near",
+        ),
+        ("Cosine(1, 9).warmup(num_steps=9)", "num_steps: warmup .*; did you mean steps?, at column 21 near"),
+        ("Cosin(1, 9)", "Cosin is not a schedule; did you mean Cosine?, at column 1 near"),
+        ("2 * StepLR(1, 9)", "StepLR is not a schedule; did you mean StepDecay?, at column 5 near"),
+        ("Cosine(1, 9).warmpu(3)", "unknown method warmpu; did you mean warmup?, at column 14 near"),
+        ("Cosine(rat, 9)", "unknown name rat; did you mean rate?, at column 8 near"),
+        ("Xyzzy(1)", "Xyzzy is not a schedule, at column 1 near"),
+    ],
+)
+def test_unknown_names_in_texts(text: str, message: str) -> None:
+    pattern = re.escape(message).replace(r"\.\*", "takes no such argument")
+    with pytest.raises(ValueError, match=f'^schedule: {pattern} "'):
+        schedules.parse(text, rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"schedule": "Cosin"}, "got 'Cosin'; did you mean Cosine?"),
+        ({"schedule": "CosineAnnealingLR"}, "got 'CosineAnnealingLR'; did you mean Cosine?"),
+        (
+            {"schedule": "Cosine", "lr": 0.1, "T_max": 3},
+            "T_max: Cosine takes no such argument; did you mean steps?",
+        ),
+    ],
+)
+def test_unknown_names_in_dictionaries(stored: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^schedule: .*{re.escape(message)}$"):
+        schedules.from_dict(stored)
+
+
+def test_schedules_of_the_callers_own_take_what_they_took() -> None:
+    own = Decaying(0.5, T_max=3)
+    assert own.others == {"T_max": 3}
+    assert [each(1) for each in (own, copy.deepcopy(own), pickle.loads(pickle.dumps(own)))] == [0.25] * 3
+    assert [*inspect.signature(Decaying).parameters] == ["first", "others"]
+    assert Bare()(1) == 0.25
+    assert str(inspect.signature(Bare)) == "()"
+    wrong: Any = Bare
+    for arguments in ((3,), ()):
+        with pytest.raises(TypeError, match=r"^Bare\(\) takes no arguments$"):
+            wrong(*arguments, **({} if arguments else {"lr": 3}))
+    longer = Longer(0.1, 10, tail=4)
+    assert pickle.loads(pickle.dumps(longer)) == copy.copy(longer) == longer
+    assert longer.tail == 4
+    assert [*inspect.signature(schedules.Cosine).parameters] == ["lr", "steps", "end"]
+    assert float(Number(0.5)) == 0.5
+
+
+OPT = lrcore.Adam(np.ones(3, np.float32), lr=schedules.Plateau(0.1))
+PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
+
+
+@pytest.mark.skipif(
+    not _names.LOOKUPS_STAY_FAST, reason="a __getattr__ would slow each lookup in Python 3.11"
+)
+@pytest.mark.parametrize(
+    ("owner", "name", "meant"),
+    [
+        (OPT, "zero_grad", "write grads[:] = 0; the gradients are yours, and a step only reads them"),
+        (OPT, "param_groups", 'write opt.hyper["weight_decay"] and opt.lr; an optimizer has one group'),
+        (OPT, "learning_rate", "did you mean lr?"),
+        (OPT, "defaults", "did you mean hyper?"),
+        (OPT, "step_cout", "did you mean step_count?"),
+        (OPT, "betas", 'did you mean opt.hyper["betas"]?'),
+        (OPT, "beta1", 'did you mean opt.hyper["betas"]?'),
+        (OPT, "observe", "write lrcore.schedules.plateaus(opt.schedule)[0].observe(metric)"),
+        (OPT, "get_last_lr", "write opt.lr"),
+        (OPT.schedule, "step", "did you mean observe?"),
+        (OPT.schedule, "num_bad_epochs", 'write plateau.state_dict()["bad"]'),
+        (COSINE, "step", "write opt.step(); a schedule holds no counter"),
+        (COSINE, "get_last_lr", "write opt.lr"),
+        (COSINE, "warm_up", "did you mean warmup?"),
+        (PACK, "parameters", "did you mean flat?"),
+        (PACK, "named_parameters", "did you mean named_arrays?"),
+        (PACK, "w", 'did you mean pack["w"]?'),
+        (PACK, "xyzzy", ""),
+    ],
+)  # fmt: skip
+def test_unknown_attributes(owner: Any, name: str, meant: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(owner, name)
+    label = type(owner).__name__
+    assert str(caught.value) == f"{name}: {label} has no such attribute" + (f"; {meant}" if meant else "")
+    assert not hasattr(owner, name)
+    assert "Did you mean" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("owner", [OPT, OPT.schedule, COSINE, PACK, PACK["layers"], Decaying(0.5)])
+def test_objects_stay_what_they_were(owner: Any) -> None:
+    """Copying, pickling and asking for special names go past the explanation."""
+    for made in (copy.copy(owner), copy.deepcopy(owner), pickle.loads(pickle.dumps(owner))):
+        assert type(made) is type(owner)
+    for name in ("__array__", "__dlpack__", "_private"):
+        with pytest.raises(AttributeError, match=f"object has no attribute '{name}'"):
+            getattr(owner, name)
+    cls: Any = type(owner)
+    unfilled = cls.__new__(cls)
+    for name in ("_params", "zero_grad"):
+        assert not hasattr(unfilled, name)
+
+
+def test_an_error_within_a_property_is_its_own() -> None:
+    with pytest.raises(AttributeError, match="^of the property$"):
+        _ = Decaying(0.5).failing
+
+    def failing(t: Any) -> float:
+        return float(t.missing)
+
+    opt = lrcore.SGD(np.ones(3, np.float32), lr=failing)
+    with pytest.raises(AttributeError, match="^'int' object has no attribute 'missing'$"):
+        _ = opt.lr

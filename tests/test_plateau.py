@@ -220,7 +220,7 @@ def test_nan_stays_out_of_the_mean() -> None:
 
 def test_metrics() -> None:
     plateau = Plateau(1.0, patience=0)
-    assert plateau.observe(3) is None  # type: ignore[func-returns-value]
+    assert plateau.observe(3) is None
     accepted: tuple[Any, ...] = (np.float32(2), np.int64(1), np.array(0.5), np.float64(0.25))
     assert history(plateau, accepted) == [0] * 4
     before = plateau.state_dict()

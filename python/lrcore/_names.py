@@ -78,7 +78,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     # attributes and methods of optimizers
     ("params", "flat"): "parameters params",
     ("grads",): "gradients gradient grad",
-    ("step_count", "steps"): "steps step_number iterations t count",
+    ("step_count", "steps", "steps_per_epoch"): "steps step_number iterations t count",
     ("hyper",): "hyperparameters hypers defaults",
     ("state",): "variables slots opt_state get_weights",
     ("step",): "apply_gradients apply_updates update minimize",
@@ -191,7 +191,13 @@ def remedy(name: str, *places: Mapping[str, str]) -> str:
 def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
     """Return the error for an argument that `owner` does not take."""
     names = {each: each for each in known}
-    hint = remedy(name, names) or f"; expected {', '.join(names) or 'none'}"
+    slips = difflib.get_close_matches(
+        name, names, 1, cutoff=0.85
+    )  # the table may have words for an attribute
+    hint = (
+        remedy(name if meant_by(name, names) or not slips else slips[0], names)
+        or f"; expected {', '.join(names) or 'none'}"
+    )
     return TypeError(f"{name}: {owner} takes no such argument{hint}")
 
 

@@ -14,7 +14,7 @@ from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
 from lrcore._checks import FilePath, file_path, flag, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import Stepper, commit, describe, rules
-from lrcore._names import unknown_argument
+from lrcore._names import explained_attributes, unknown_argument
 from lrcore._runtime import require_environment
 from lrcore.optimizers import _arguments, _file, _torch_state
 from lrcore.optimizers._hyper import Hyper
@@ -37,6 +37,12 @@ lr : float, schedule or callable
 """The first two arguments of each class, for their docstrings."""
 
 
+def _hyper_entries(opt: Any) -> dict[str, str]:
+    """Return how the numbers of an optimizer are written, if it has been made."""
+    return {name: f'opt.hyper["{name}"]' for name in (opt._hyperparameters if "_params" in vars(opt) else ())}
+
+
+@explained_attributes(_hyper_entries)
 class Optimizer(Stepper):
     """What all optimizers share. A subclass has its own arguments, and a table of the rules that they choose.
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from lrcore._arrays.memory import aligned_zeros
+from lrcore._names import explained_attributes
 from lrcore.pack._tree import (
     array_from,
     join,
@@ -37,6 +38,12 @@ class _Whole(NamedTuple):
     views: Mapping[str, Any]
 
 
+def _entries(node: Any) -> dict[str, str]:
+    """Return how the entries of a node are written."""
+    return {name: f'pack["{name}"]' for name in vars(node).get("_parts", ()) if isinstance(name, str)}
+
+
+@explained_attributes(_entries)
 class Node:
     """What a pack and the lists in it share: a flat buffer, and the views and nodes that lie over it.
 

@@ -20,6 +20,7 @@ from lrcore._checks import (
     require_entries,
     sequence,
 )
+from lrcore._names import explained, explained_attributes
 from lrcore.schedules import _dictionary
 from lrcore.schedules._arguments import CHECKS
 from lrcore.schedules._composed import TALL, Composed, Extent, extent_of, height_of
@@ -31,6 +32,7 @@ _END = 2**64
 """Numbers of steps are below it."""
 
 
+@explained_attributes()
 class Schedule(Formula):
     """The base of all schedules.
 
@@ -50,10 +52,12 @@ class Schedule(Formula):
     ({'schedule': 'Constant', 'lr': 0.4}, True)
     """
 
+    @explained
     def then(self, other: Rate, at: int) -> Schedule:
         """Give this schedule for t < at, then `other` with a clock of its own from 0."""
         return joined(self, num_steps("at", at), other)
 
+    @explained
     def warmup(self, steps: int, start: float | None = None) -> Schedule:
         """Give `steps` steps up to the rate that this schedule starts with, then this schedule from its own t = 0.
 
@@ -72,14 +76,17 @@ class Schedule(Formula):
 
     __rmul__ = __mul__
 
+    @explained
     def clip(self, low: float, high: float) -> Schedule:
         """Give this schedule, but no rate below `low` or above `high`."""
         return Clip(self, low, high)
 
+    @explained
     def shift(self, n: int) -> Schedule:
         """Give this schedule as it is n steps later."""
         return Shift(self, n)
 
+    @explained
     def per_epoch(self, steps_per_epoch: int) -> Schedule:
         """Give a schedule that asks this one for the epoch, ``t // steps_per_epoch``, where it was written for epochs."""
         return PerEpoch(self, steps_per_epoch)
@@ -104,6 +111,7 @@ class Schedule(Formula):
         states = states_of(self)
         return {"states": states} if states else {}
 
+    @explained
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken.
 
@@ -208,6 +216,7 @@ Rate: TypeAlias = float | Schedule | Callable[[int], float]
 """What an optimizer takes as its learning rate."""
 
 
+@explained
 def as_schedule(lr: Rate) -> Schedule:
     """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
     if isinstance(lr, Schedule):
@@ -235,6 +244,7 @@ def factor_or_schedule(value: Any) -> float | Schedule:
     return as_schedule(value) if callable(value) else nonnegative("factor", value)
 
 
+@explained
 def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
     """Make the schedule that `Schedule.to_dict` described.
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrcore._checks import integer, sequence
+from lrcore._names import remedy
 from lrcore.schedules._depth import SLICE, Steps, unrolled
 from lrcore.schedules._formula import Formula
 
@@ -130,7 +131,9 @@ class _Reader:
         name = arguments.pop("schedule", None)
         cls = Formula._classes.get(name) if isinstance(name, str) else None
         if cls is None or cls._holds_callable:
-            raise ValueError(f"schedule: expected the name of a schedule, got {name!r}")
+            known = {each: each for each, made in Formula._classes.items() if made._in_text}
+            hint = remedy(name, known) if isinstance(name, str) else ""
+            raise ValueError(f"schedule: expected the name of a schedule, got {name!r}{hint}")
         for each, value in arguments.items():
             arguments[each] = yield self._decoded(value)
         self._open.remove(id(dictionary))

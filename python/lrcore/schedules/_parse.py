@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lrcore._lrcore_core import to_float
+from lrcore._names import remedy, unknown_argument
 from lrcore.schedules._base import Schedule, as_schedule
 
 _LONGEST = 10_000
@@ -56,7 +57,7 @@ def parse(text: str, /, **names: float) -> Schedule:
     0.025
     >>> parse("Cosine(1e-3, __import__('os'))")
     Traceback (most recent call last):
-    ValueError: schedule: __import__ is no schedule, at column 14 near "__import__('os'))"
+    ValueError: schedule: __import__ is not a schedule, at column 14 near "__import__('os'))"
     """
     if not isinstance(text, str):
         raise TypeError(f"schedule: expected a text, got {type(text).__name__}")
@@ -113,7 +114,7 @@ class _Parser:
         return self._blank + node.col_offset
 
     def _value(self, node: ast.expr, depth: int) -> Any:
-        """Give what a node stands for."""
+        """Return the value that a node stands for."""
         if depth > _DEEPEST:
             raise self._refusal("nested too deeply", self._position(node))
         match node:
@@ -128,18 +129,21 @@ class _Parser:
             case ast.Name(id=name) if name in self._names:
                 return self._names[name]
             case ast.Name(id=name):
-                raise self._refusal(f"unknown name {name}", self._position(node))
+                hint = remedy(name, {each: each for each in self._names})
+                raise self._refusal(f"unknown name {name}{hint}", self._position(node))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
                 return self._computed(node, self._value(left, depth + 1), self._value(right, depth + 1))
             case ast.Call(func=ast.Name(id=name)):
                 if name not in _classes():
-                    raise self._refusal(f"{name} is no schedule", self._position(node))
+                    hint = remedy(name, {each: each for each in _classes()})
+                    raise self._refusal(f"{name} is not a schedule{hint}", self._position(node))
                 return self._called(node, _classes()[name], self._position(node), depth)
             case ast.Call(func=ast.Attribute(value=owner, attr=name) as attribute):
                 schedule = self._value(owner, depth + 1)
                 position = self._blank + (attribute.end_col_offset or 0) - len(name)
                 if name not in _METHODS or not isinstance(schedule, Schedule):
-                    raise self._refusal(f"unknown method {name}", position)
+                    hint = remedy(name, {each: each for each in _METHODS})
+                    raise self._refusal(f"unknown method {name}{hint}", position)
                 return self._called(node, getattr(schedule, name), position, depth)
         raise self._refusal("expected a schedule, a number, a word or a list", self._position(node))
 
@@ -155,11 +159,15 @@ class _Parser:
             if isinstance(each, ast.Starred):
                 raise self._refusal("unexpected *", self._position(each))
         args = [self._value(each, depth + 1) for each in node.args]
+        known = inspect.signature(function).parameters
         keywords: dict[str, Any] = {}
         for keyword in node.keywords:
             if keyword.arg is None or keyword.arg in keywords:
                 problem = f"repeated argument {keyword.arg}" if keyword.arg else "unexpected **"
                 raise self._refusal(problem, self._position(keyword))
+            if keyword.arg not in known:
+                error = unknown_argument(function.__name__, keyword.arg, known)
+                raise self._refusal(str(error), self._position(keyword))
             keywords[keyword.arg] = self._value(keyword.value, depth + 1)
         return self._made(function, args, keywords, position)
 

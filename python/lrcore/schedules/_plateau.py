@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 from lrcore._checks import integer, nonnegative, one_of, rate, sequence
 from lrcore._lrcore_core import to_float
+from lrcore._names import explained
 from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule
 from lrcore.schedules._composed import Composed
 from lrcore.schedules._formula import set_fields
@@ -177,6 +178,7 @@ class Plateau(Composed, Checked):
         """How many reductions there were."""
         return self._seen.reductions
 
+    @explained
     def observe(self, metric: float) -> None:
         """Take in the metric of an evaluation: a loss, say.
 
@@ -226,6 +228,7 @@ class Plateau(Composed, Checked):
         best = None if seen.best is None else _encoded(seen.best)
         return seen._asdict() | {"best": best, "recent": [_encoded(each) for each in seen.recent]}
 
+    @explained
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken.
 
@@ -270,6 +273,7 @@ def _decoded(name: str, value: Any) -> float:
     return metric
 
 
+@explained
 def plateaus(schedule: Schedule) -> list[Plateau]:
     """Return each `Plateau` that a schedule is made of, once, in the order in which they print, for `Plateau.observe`.
 
