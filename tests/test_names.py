@@ -9,7 +9,7 @@ import pickle
 import pydoc
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -38,12 +38,16 @@ def public() -> Iterator[tuple[str, Any]]:
 
 def keywords_of(value: Any) -> list[str]:
     """Return the names of the arguments that may be passed by name."""
+    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return [each.name for each in parameters_of(value) if each.kind in kinds and each.name != "self"]
+
+
+def parameters_of(value: Any) -> list[inspect.Parameter]:
+    """Return the parameters, if Python knows them."""
     try:
-        parameters = inspect.signature(value).parameters.values()
+        return [*inspect.signature(value).parameters.values()]
     except (TypeError, ValueError):
         return []
-    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    return [each.name for each in parameters if each.kind in kinds and each.name != "self"]
 
 
 def test_the_table_names_what_is_there() -> None:
@@ -320,3 +324,57 @@ def test_an_error_within_a_property_is_its_own() -> None:
     opt = lrcore.SGD(np.ones(3, np.float32), lr=failing)
     with pytest.raises(AttributeError, match="^'int' object has no attribute 'missing'$"):
         _ = opt.lr
+
+
+OWN_MESSAGES = (
+    "lrcore.functional.",
+    "lrcore.schedules.as_schedule",
+    "lrcore.Pack.assign",
+    "lrcore.pack.Pack.assign",
+    "lrcore.pack.PackList.assign",
+)
+"""What a training may call in each step is not wrapped; the functions say themselves what they take."""
+
+
+def takes_keywords() -> Iterator[Any]:
+    """Yield what has named arguments alone, and no step of a training calls."""
+    met = set()
+    for path, value in public():
+        is_optimizer = any(name in optimizers.__all__ for name in path.split("."))
+        if is_optimizer or path.startswith(OWN_MESSAGES) or id(value) in met:
+            continue
+        met.add(id(value))
+        is_open = any(each.kind is each.VAR_KEYWORD for each in parameters_of(value))
+        is_rule = isinstance(value, type) and issubclass(value, tuple)  # a named tuple, which nobody makes
+        inherited = path.rpartition(".")[2] in vars(Mapping) or path.rpartition(".")[2] in vars(Sequence)
+        if keywords_of(value) and not (is_open or is_rule or inherited):
+            yield pytest.param(value, id=path)
+
+
+@pytest.mark.parametrize("value", [*takes_keywords()])
+def test_every_unknown_keyword_is_explained(value: Any) -> None:
+    """Misspelt by one letter, or as another library has it."""
+    known = keywords_of(value)
+    wrong = {name + name[-1]: {name} for name in known}
+    for foreign, row in _names.FOREIGN.items():
+        if meant := {*row} & {*known}:
+            wrong[foreign] = meant
+    for name, meant in wrong.items():
+        if name not in known:
+            with pytest.raises(TypeError) as caught:
+                value(**{name: 0})
+            found = re.fullmatch(
+                rf"{name}: [\w.]+ takes no such argument; did you mean (\w+)\?", str(caught.value)
+            )
+            assert found, caught.value
+            assert found[1] in meant
+
+
+def test_the_keywords_that_are_tried_are_many() -> None:
+    tried = {each.id for each in takes_keywords()}
+    assert len(tried) > 50
+    assert tried >= {
+        "lrcore.load", "lrcore.Pack", "lrcore.Pack.save", "lrcore.use_backend", "lrcore.set_num_threads",
+        "lrcore.schedules.Cosine", "lrcore.schedules.Constant.warmup", "lrcore.tune.search", "lrcore.tune.RangeTest",
+        "lrcore.tune.RangeTest.suggest", "lrcore.plot.training", "lrcore.demo.train",
+    }  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lrcore._lrcore_core as core
+from lrcore._names import explained
 
 
 class Rule(NamedTuple):
@@ -166,6 +167,7 @@ class use_backend:
     ...     pass
     """
 
+    @explained
     def __init__(self, name: str) -> None:
         core.use_backend(name)
         self._call = _Choice(name, weakref.ref(self))
@@ -186,6 +188,7 @@ class use_backend:
         _use_latest_choice()
 
 
+@explained
 def set_num_threads(count: int) -> None:
     """Let large steps use `count` threads, the calling one included.
 

@@ -8,9 +8,11 @@ import numpy as np
 
 import lrcore
 from lrcore._extras import optional_dependency
+from lrcore._names import explained
 from lrcore.demo._training import Result
 
 
+@explained
 def report(result: Result) -> str:
     """Return the result in words, a line for each of them."""
     step, optimizer = np.median(result.step_seconds), np.median(result.optimizer_seconds)
@@ -29,6 +31,7 @@ def report(result: Result) -> str:
     return "\n".join(f"{name:<18}{value}" for name, value in lines.items())
 
 
+@explained
 def plot(result: Result, path: str | Path) -> None:
     """Draw the loss and the learning rate over the steps, as a PNG file.
 

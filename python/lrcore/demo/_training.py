@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import lrcore
 from lrcore._checks import integer
 from lrcore._extras import optional_dependency, progress_bar
+from lrcore._names import explained
 from lrcore.demo._network import Digits, accuracy, batches, initialize, load, loss_and_gradient
 
 RATES = {
@@ -34,6 +35,7 @@ RATES = {
 DEVICES = ("cpu", "cuda")
 
 
+@explained
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
     """What a training gave.
@@ -144,6 +146,7 @@ def steps_per_epoch(data: Digits, batch_size: int) -> int:
     return -(-len(data.train_y) // batch_size)
 
 
+@explained
 def find_lr(
     optimizer: str = "Adam",
     *,
@@ -166,6 +169,7 @@ def find_lr(
         )
 
 
+@explained
 def train(
     optimizer: str = "Adam",
     lr: lrcore.schedules.Rate | None = None,

@@ -146,14 +146,18 @@ def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Con
         raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
     if name in own and name in OPTIONS:
         raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
-    known = meant_by(name, _ASSIGNABLE)
-    meant = f"; assign opt.{known}" if known else ""
     declared = inspect.getattr_static(cls, name, None)
     if isinstance(declared, property) and declared.fset is None:
-        raise AttributeError(f"{name}: cannot be assigned{meant}")
+        raise AttributeError(f"{name}: cannot be assigned{_meant(name)}")
     is_ours = cls.__module__.partition(".")[0] == "lrcore"
     if is_ours and declared is None and name not in own and not name.startswith("_"):
-        raise AttributeError(f"{name}: {cls.__name__} has no such attribute{meant}")
+        raise AttributeError(f"{name}: {cls.__name__} has no such attribute{_meant(name)}")
+
+
+def _meant(name: str) -> str:
+    """Return the end of a message about an attribute, which says where to assign instead, if that is known."""
+    meant = meant_by(name, _ASSIGNABLE)
+    return f"; assign opt.{meant}" if meant else ""
 
 
 def require_bound(name: str, array: Any, bound: Any) -> None:

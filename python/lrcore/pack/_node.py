@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from lrcore._arrays.memory import aligned_zeros
-from lrcore._names import explained_attributes
+from lrcore._names import explained, explained_attributes
 from lrcore.pack._tree import (
     array_from,
     join,
@@ -267,6 +267,7 @@ class Node:
         return f"{type(self).__name__}({self._shapes!r}, xp={self._xp.__name__}{pad}{ties})"
 
 
+@explained
 def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int]:
     """Lay arrays of these shapes one after another in a flat buffer.
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lrcore._checks import flag, num_steps, one_of, safe_repr, sequence, vector
 from lrcore._extras import optional_dependency
+from lrcore._names import explained
 from lrcore.schedules import Rate, as_schedule
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class _RangeTest(Protocol):
     def suggest(self, method: str = ...) -> float: ...
 
 
+@explained
 def schedules(
     *rates: Rate,
     steps: int,
@@ -102,6 +104,7 @@ def steps_to_draw(name: str, value: Any) -> int:
     return steps
 
 
+@explained
 def range_test(
     found: _RangeTest,
     ax: Axes | None = None,
@@ -148,6 +151,7 @@ def range_test(
     return ax
 
 
+@explained
 def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     """Draw the loss of a training over its steps, and below it the learning rate.
 

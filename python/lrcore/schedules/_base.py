@@ -216,7 +216,6 @@ Rate: TypeAlias = float | Schedule | Callable[[int], float]
 """What an optimizer takes as its learning rate."""
 
 
-@explained
 def as_schedule(lr: Rate) -> Schedule:
     """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
     if isinstance(lr, Schedule):

@@ -57,6 +57,8 @@ class Formula(ABC):
                 for each in keywords:
                     if each not in known:
                         raise unknown_argument(cls.__name__, each, known)
+            if cls._is_own:
+                return object.__new__(cls)
             make = super().__new__
             if make is not object.__new__:  # a class that derives from another type as well
                 return make(cls, *args, **keywords)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from lrcore import schedules
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, step_together
-from lrcore._names import meant_by
+from lrcore._names import FOREIGN, meant_by
 from lrcore.optimizers import Optimizer, _arguments, _torch_state
 from lrcore.schedules import Rate, Schedule
 
@@ -344,10 +344,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             raise AttributeError("hyper: assign opt.param_groups[0][name]")
         if name in _arguments.NUMBERS or name in _torch_state.ALL_OPTIONS:
             raise AttributeError(f'{name}: assign opt.param_groups[0]["{name}"]')
-        meant = meant_by(
-            name, ("lr", *_arguments.NUMBERS)
-        )  # PyTorch's tools may keep other names on an optimizer
-        if meant is not None and meant != name:
+        # PyTorch's tools may keep other names on an optimizer.
+        if name in FOREIGN and (meant := meant_by(name, ("lr", *_arguments.NUMBERS))) is not None:
             place = "opt.lr" if meant == "lr" else f'opt.param_groups[0]["{meant}"]'
             raise AttributeError(f"{name}: assign {place}")
         super().__setattr__(name, value)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lrcore._checks import vector
 from lrcore._lrcore_core import to_float
+from lrcore._names import explained
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -58,6 +59,7 @@ NAMES = (
 """The evidence, as `Diagnosis` defines it."""
 
 
+@explained
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
     """What a loss curve says about the learning rate.
@@ -322,6 +324,7 @@ def _advise(verdict: str, overshoot: float, rates: Floats | None) -> str:
     return f"Try {subject}{highest * factor:.3g}, {words} {highest:.3g}."
 
 
+@explained
 def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
     """Say from a training's losses whether its learning rate looks too large, too small or sound, or that it is unclear.
 

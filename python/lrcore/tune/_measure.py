@@ -9,6 +9,7 @@ import numpy as np
 
 from lrcore._checks import one_of, positive, rate
 from lrcore._lrcore_core import copy
+from lrcore._names import explained
 from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Schedule
 
@@ -19,6 +20,7 @@ _POWERS = {"linear": 1.0, "sqrt": 0.5}
 def scale_lr(lr: float, batch_size: float, base_batch_size: float, rule: str = "linear") -> float: ...
 @overload
 def scale_lr(lr: Schedule, batch_size: float, base_batch_size: float, rule: str = "linear") -> Schedule: ...
+@explained
 def scale_lr(
     lr: float | Schedule, batch_size: float, base_batch_size: float, rule: str = "linear"
 ) -> float | Schedule:

@@ -16,6 +16,7 @@ from lrcore._arrays.memory import allocate
 from lrcore._checks import flag, nonnegative_float32, num_steps, one_of, positive
 from lrcore._extras import progress_bar
 from lrcore._lrcore_core import commit, copy, to_float
+from lrcore._names import explained
 from lrcore.optimizers._base import Optimizer
 from lrcore.schedules._state import states_of, states_to_set
 from lrcore.tune._diagnose import FLAT, ROUNDING, noise_of
@@ -29,6 +30,7 @@ _MODES: dict[str, Callable[[float, float, int], NDArray[np.float64]]] = {
 }
 
 
+@explained
 @dataclasses.dataclass(frozen=True, eq=False)
 class RangeTest:
     """What a range test found.
@@ -57,6 +59,7 @@ class RangeTest:
     METHODS: ClassVar[tuple[str, ...]] = ("steepest", "valley", "minimum/10")
     """The methods of `suggest`."""
 
+    @explained
     def suggest(self, method: str = "steepest") -> float:
         """Suggest a learning rate.
 
@@ -89,6 +92,7 @@ class RangeTest:
             )
         return suggestion(self)
 
+    @explained
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the losses over the rates: `lrcore.plot.range_test`."""
         return plot.range_test(self, ax)
@@ -163,6 +167,7 @@ def _restorer(opt: Optimizer) -> Callable[[], None]:
     return functools.partial(commit, [(opt, states, step_count, numbers, rate, params)], observed)
 
 
+@explained
 def range_test(
     opt: Optimizer,
     closure: Callable[[], Any],

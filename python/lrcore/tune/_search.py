@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from lrcore._checks import integer, one_of, positive
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import to_float
+from lrcore._names import explained
 
 if TYPE_CHECKING:
     import optuna
@@ -24,6 +25,7 @@ _PATIENCE = 10.0
 """For how many seconds the creation of a storage is tried again while others are creating the same one."""
 
 
+@explained
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """A training of a search.
@@ -43,6 +45,7 @@ class Trial:
     pruned: bool
 
 
+@explained
 @dataclasses.dataclass(frozen=True)
 class Search:
     """What a search found.
@@ -65,6 +68,7 @@ class Search:
     study: optuna.Study = dataclasses.field(repr=False)
 
 
+@explained
 def search(
     train: Callable[[float, Report], float],
     low: float,
