@@ -179,7 +179,7 @@ def test_arrays_hold_the_scalar_forms_floats(name: str, options: dict[str, Any] 
         with pytest.raises(ValueError, match="^t: "):
             schedule(bad)
     with pytest.raises(TypeError):
-        schedule(1.0)
+        schedule(np.array([1.0]))
 
 
 @every

@@ -51,9 +51,78 @@ def test_t(schedule: Schedule) -> None:
         with pytest.raises(ValueError, match="^t: expected a number of steps >= 0, got -1"):
             schedule(bad)
     call: Any = schedule
-    for wrong in (1.0, "1", None, np.array([1.0])):
-        with pytest.raises(TypeError):
+    wrong: Any
+    for wrong in (
+        "1",
+        None,
+        True,
+        1j,
+        {},
+        ["1"],
+        [None],
+        np.array([1.0]),
+        np.array(1.0),
+        np.array([True]),
+        Other([0.5]),
+    ):
+        with pytest.raises(TypeError, match="^t: expected an integer or an array of integers, got "):
             call(wrong)
+    for value in (0.5, math.nan, math.inf, np.float32(0.5), [0, 0.5], [[0, 1], [2]]):
+        with pytest.raises(ValueError, match="^t: expected an integer or an array of integers, got "):
+            call(value)
+
+
+class Other:
+    """An array of another library, which NumPy can read unless its values are an error."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        if isinstance(self.values, Exception):
+            raise self.values
+        return np.array(self.values, dtype)
+
+    def __index__(self) -> int:
+        if isinstance(self.values, int):
+            return self.values
+        raise TypeError("only integer scalar arrays can be converted to a scalar index")
+
+
+@ids
+def test_arrays_of_any_library(schedule: Schedule) -> None:
+    """As NumPy's; and what counts as an integer elsewhere does so here."""
+    call: Any = schedule
+    expected = [schedule(t) for t in (3, 0, 7)]
+    for array in (
+        Other([3, 0, 7]),
+        [Other(3), Other(0), Other(7)],
+        [np.uint64(3), np.int64(0), 7.0],
+        (3, np.uint8(0), 7),
+    ):
+        rates = call(array)
+        assert rates.dtype == np.float64
+        assert rates.tolist() == expected
+    assert call(Other([[3], [0], [7]])).tolist() == [[each] for each in expected]
+    for one in (3.0, np.float32(3), np.array(3), Other(3)):
+        assert type(call(one)) is float
+        assert call(one) == expected[0]
+    with pytest.raises(TypeError, match="^t: expected .* got Other: on a device; copy it$"):
+        call(Other(TypeError("on a device; copy it")))
+    with pytest.raises(ValueError, match="^t: expected a number of steps >= 0, got -1$"):
+        call(Other([3, -1]))
+
+
+def test_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    schedule: Any = Cosine(0.1, steps=10)
+    assert schedule(torch.arange(3)).tolist() == [schedule(t) for t in range(3)]
+    assert schedule(torch.tensor([3])).shape == (1,)
+    assert type(schedule(torch.tensor(3))) is float
+    with pytest.raises(TypeError, match="^t: expected .* got dtype float32$"):
+        schedule(torch.ones(3))
+    with pytest.raises(TypeError, match="^t: expected .* got Tensor: "):
+        schedule(torch.ones(3, requires_grad=True))
 
 
 @ids

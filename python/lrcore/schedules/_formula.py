@@ -9,7 +9,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,24 +81,26 @@ class Formula(ABC):
     def __call__(self, t: SupportsIndex | NDArray[Any] | Sequence[int]) -> float | NDArray[np.float64]:
         """Return the learning rate of the step after `t` steps, for an integer or an array of them.
 
+        The array may be of any library that NumPy can read, or a list. An array without dimensions is an integer.
+
         Raises
         ------
         TypeError
-            When t is no integer.
+            When t is neither an integer nor integers.
         ValueError
-            When t is negative.
+            When t is negative, or a float that is not a whole number.
         """
-        if not isinstance(t, (np.ndarray, list, tuple, range)):
-            step = self._checked(operator.index(cast(SupportsIndex, t)))
-            rate = to_float("lr", self._value(step))
-            if math.isinf(rate) or (math.isnan(rate) and not self._holds_callable):
-                raise self._overflow(step)  # NaN: infinity times 0, or less infinity
-            return rate
-        steps = np.asarray(t)
-        if steps.size and not np.issubdtype(steps.dtype, np.integer):
-            raise TypeError(f"t: expected integers, got dtype {steps.dtype}")
-        rates = [self(step) for step in steps.ravel().tolist()]
-        return np.array(rates, dtype=np.float64).reshape(steps.shape)
+        if type(t) is not int:
+            steps = as_steps(t)
+            if not isinstance(steps, int):
+                rates = [self(step) for step in steps.ravel().tolist()]
+                return np.array(rates, dtype=np.float64).reshape(steps.shape)
+            t = steps
+        step = self._checked(t)
+        rate = to_float("lr", self._value(step))
+        if math.isinf(rate) or (math.isnan(rate) and not self._holds_callable):
+            raise self._overflow(step)  # NaN: infinity times 0, or less infinity
+        return rate
 
     @staticmethod
     def _checked(t: int) -> int:
@@ -155,6 +157,39 @@ class Formula(ABC):
     def _to_set(self, dictionary: Any) -> tuple[Any, str, Any]:
         """Check a state; return the object, the name of its attribute and the value that loads it."""
         raise NotImplementedError
+
+
+_STEPS = "t: expected an integer or an array of integers"
+
+
+def as_steps(t: Any) -> int | NDArray[Any]:
+    """Check the numbers of steps that a schedule is called with, which may be negative yet."""
+    if isinstance(t, (float, np.floating)):
+        if not float(t).is_integer():
+            raise ValueError(f"{_STEPS}, got {t}")
+        return int(t)
+    if isinstance(t, (list, tuple, range)) or hasattr(t, "__array__"):
+        try:
+            steps = np.asarray(t)
+            if steps.dtype.kind not in "iu" and isinstance(
+                t, (list, tuple)
+            ):  # mixed kinds may become float64
+                objects = np.asarray(t, dtype=object)
+                steps = np.array([as_steps(each) for each in objects.flat], object).reshape(objects.shape)
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).removeprefix(f"{_STEPS}, got ")
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"{_STEPS}, got {type(t).__name__}: {reason}") from None
+        if steps.dtype.kind not in "iuO" and steps.size:
+            raise TypeError(f"{_STEPS}, got dtype {steps.dtype}")
+        return steps if steps.ndim else int(steps)
+    try:
+        number = None if isinstance(t, bool) else operator.index(t)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{_STEPS}, got {type(t).__name__}")
+    return number
 
 
 def code_of(value: Any) -> Steps:
