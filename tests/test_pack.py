@@ -31,8 +31,10 @@ def test_views_lie_one_after_another() -> None:
     assert_bits(pack["w"], np.arange(6, dtype=np.float32).reshape(2, 3))
     assert_bits(pack["b"], np.arange(6, 9, dtype=np.float32))
     assert pack["s"] == 9
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="^'c: expected one of w, b, s'$"):
         _ = pack["c"]
+    assert "c" not in pack
+    assert pack.get("c") is None
 
 
 def test_writing_in_place() -> None:
@@ -42,8 +44,14 @@ def test_writing_in_place() -> None:
     pack["w"] = [[1, 2, 3], [4, 5, 6]]
     assert pack["b"] is view
     assert_bits(pack.flat, np.array([1, 2, 3, 4, 5, 6, 1, 1, 1], np.float32))
-    with pytest.raises(ValueError, match="broadcast"):
-        pack["b"] = np.ones(4)
+    pack["b"] = np.float32(3)
+    assert (pack["b"] == 3).all()
+    for wrong in (np.ones(4), np.ones(1), np.ones((1, 3)), [1, 2], [[1, 2, 3]]):
+        with pytest.raises(ValueError, match=r"^b: expected shape \(3,\), got \("):
+            pack["b"] = wrong
+    with pytest.raises(ValueError, match=r"^w: expected shape \(2, 3\), got \(3,\)$"):
+        pack["w"] = np.ones(3)
+    assert_bits(pack.flat, np.array([1, 2, 3, 4, 5, 6, 3, 3, 3], np.float32))
 
 
 def test_from_arrays_copies() -> None:
@@ -208,7 +216,7 @@ def test_scaling_a_node() -> None:
     pack["head"].flat = 0.5
     assert_bits(pack.flat, np.array([*range(19), *range(38, 56, 2), *[0.5] * 17, 45], np.float32))
     assert pack["layers"][1].flat is flat
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match=r"^flat: expected shape \(46,\), got \(45,\)$"):
         pack.flat = np.ones(45)
 
 
@@ -367,10 +375,11 @@ def test_errors_name_the_whole_path() -> None:
         pack["layers"][1].assign({"w": 1, "b": 1, "v": 1})
     with pytest.raises(TypeError, match=r"^tree: expected a dictionary .*, got list"):
         pack.assign([])
-    with pytest.raises(KeyError, match="v"):
-        _ = pack["layers"][0]["v"]
-    with pytest.raises(KeyError, match="v"):
-        pack["layers"][0]["v"] = 1
+    for name, hint in (("v", ""), ("W", "; did you mean w[?]")):
+        with pytest.raises(KeyError, match=f"^'{name}: expected one of w, b{hint}'$"):
+            _ = pack["layers"][0][name]
+        with pytest.raises(KeyError, match=f"^'{name}: expected one of w, b{hint}'$"):
+            pack["layers"][0][name] = 1
     with pytest.raises(IndexError):
         pack["layers"][2] = {}
     with pytest.raises(TypeError, match=r"^w: expected a dictionary"):

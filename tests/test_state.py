@@ -208,3 +208,14 @@ def test_a_schedule_of_the_callers_own_is_not_stored_and_replaces_none() -> None
     assert "schedule" not in own.state_dict()
     expected = lrcore.SGD(start(), lr=lambda t: 0.5 * (1 + t))
     assert_bits(own.params, run(expected, 2))
+
+
+def test_unknown_states_are_named() -> None:
+    opt = lrcore.Adam(start())
+    with pytest.raises(
+        KeyError, match="^'exp_avgs: expected one of exp_avg, exp_avg_sq; did you mean exp_avg[?]'$"
+    ):
+        _ = opt.state["exp_avgs"]
+    assert "exp_avgs" not in opt.state
+    with pytest.raises(KeyError, match="^'exp_avg: there are none'$"):
+        _ = lrcore.SGD(start()).state["exp_avg"]

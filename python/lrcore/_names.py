@@ -207,6 +207,17 @@ def unknown_attribute(owner: Any, label: str, name: str, *places: Mapping[str, s
     return AttributeError(f"{name}: {label} has no such attribute{remedy(name, *places)}", obj=owner)
 
 
+def unknown_key(key: Any, known: Iterable[Any]) -> KeyError:
+    """Return the error for a key that a mapping does not have."""
+    names = [*map(str, known)]
+    listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    hint = remedy(key, {each: each for each in names}) if isinstance(key, str) else ""
+    return KeyError(f"{key}: expected one of {listed}{hint}" if names else f"{key}: there are none")
+
+
+_LISTED = 20
+"""Keys that a message lists at most."""
+
 Made = TypeVar("Made", bound=Callable[..., Any])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrcore._lrcore_core import DeviceArray, MemoryInfo
+from lrcore._names import unknown_key
 
 
 def aligned_zeros(size: int) -> NDArray[np.float32]:
@@ -59,7 +60,13 @@ class State(Mapping[str, Any]):
         self._arrays = dict(arrays)
 
     def __getitem__(self, name: str) -> Any:
-        return self._arrays[name]
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise unknown_key(name, self._arrays) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
 
     def __setitem__(self, name: str, array: Any) -> None:
         if array is not self._arrays.get(name):

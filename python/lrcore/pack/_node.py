@@ -12,7 +12,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from lrcore._arrays.memory import aligned_zeros
-from lrcore._names import explained, explained_attributes
+from lrcore._names import explained, explained_attributes, unknown_key
+from lrcore._checks import is_array
 from lrcore.pack._tree import (
     array_from,
     join,
@@ -203,10 +204,13 @@ class Node:
         return copied
 
     def __getitem__(self, key: Any) -> Any:
-        return self._parts[key]
+        try:
+            return self._parts[key]
+        except KeyError:
+            raise unknown_key(key, self._parts) from None
 
     def __setitem__(self, key: Any, values: Any) -> None:
-        part = self._parts[key]
+        part = self[key]
         if isinstance(part, Node):
             part.assign(values)
         else:
@@ -218,10 +222,13 @@ class Node:
         super().__setattr__(name, value)
 
     def _write(self, view: Any, values: Any, path: str) -> None:
-        """Write into one array as it does itself, its library's rules for shapes and errors included."""
+        """Write a number, or values of the same shape, into one array, as it does itself."""
         if values is not view:
             require_plain(values, path)
             require_numbers(values, path)
+            shape = values.shape if is_array(values) else np.shape(values)
+            if shape and tuple(shape) != view.shape:
+                raise ValueError(f"{path}: expected shape {view.shape}, got {tuple(shape)}")
             stays = self._xp is np or isinstance(values, (int, float, type(view)))
             view[...] = values if stays else self._xp.asarray(values, dtype=self._xp.float32)
 

@@ -95,6 +95,9 @@ class Pack(Node, Mapping[str, Any], over=dict):
             if path not in ties:
                 views[path][...] = self._checked(path, views[path], array)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._parts
+
     @classmethod
     @explained
     def from_file(cls, path: FilePath, xp: ModuleType = np, *, pad: bool = False) -> Self:
