@@ -179,7 +179,7 @@ def test_scaled_rates(arguments: Any, expected: float) -> None:
 
 @pytest.mark.parametrize("schedule", every(), ids=label)
 @pytest.mark.parametrize(("rule", "factor"), [("linear", 9.0), ("sqrt", 3.0)])
-def test_scaled_schedules(schedule: schedules.Schedule, rule: str, factor: float) -> None:
+def test_scaled_schedules(schedule: schedules.Schedule, rule: Any, factor: float) -> None:
     scaled = scale_lr(schedule, 1152, 128, rule)
     assert [scaled(t) for t in range(30)] == [factor * schedule(t) for t in range(30)]
     lrcore.SGD(start(), lr=scaled)

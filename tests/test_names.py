@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
@@ -9,6 +10,7 @@ import pickle
 import pydoc
 import re
 import traceback
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 
 import lrcore
 from lrcore import _names, demo, functional, optimizers, pack, plot, schedules, tune
+from schedule_examples import EXAMPLES
 
 MODULES = (lrcore, functional, optimizers, plot, schedules, tune)
 """The modules that say what is meant."""
@@ -378,3 +381,47 @@ def test_the_keywords_that_are_tried_are_many() -> None:
         "lrcore.schedules.Cosine", "lrcore.schedules.Constant.warmup", "lrcore.tune.search", "lrcore.tune.RangeTest",
         "lrcore.tune.RangeTest.suggest", "lrcore.plot.training", "lrcore.demo.train",
     }  # fmt: skip
+
+
+def literals() -> Iterator[Any]:
+    """Yield each public argument that is one of some words, with its class or function."""
+    for path, value in public():
+        made: Any = inspect.unwrap(
+            inspect.getattr_static(value, "__init__") if inspect.isclass(value) else value
+        )
+        for name, hint in getattr(made, "__annotations__", {}).items():
+            with contextlib.suppress(
+                NameError, TypeError
+            ):  # of a package that is imported for its types alone
+                if typing.get_origin(meant := eval(hint, made.__globals__)) is typing.Literal:
+                    yield pytest.param(value, name, typing.get_args(meant), id=f"{path}({name})")
+
+
+def test_words_are_typed() -> None:
+    """By name, so that a type checker finds a word that is misspelt."""
+    typed = {(each.id.rpartition(".")[2], each.values[2]) for each in literals()}
+    assert typed >= {
+        ("Cyclic(mode)", ("triangular", "triangular2", "exp_range")),
+        ("OneCycle(shape)", ("cosine", "linear")),
+        ("WarmupStableDecay(shape)", ("1-sqrt", "linear", "cosine")),
+        ("Plateau(mode)", ("min", "max")),
+        ("Plateau(threshold_mode)", ("rel", "abs")),
+        ("Plateau(statistic)", ("best", "mean")),
+        ("Plateau(nan)", ("error", "bad")),
+        ("range_test(mode)", ("exponential", "linear")),
+        ("suggest(method)", ("steepest", "valley", "minimum/10")),
+        ("scale_lr(rule)", ("linear", "sqrt")),
+        ("search(sampler)", ("tpe", "gp", "random")),
+        ("search(direction)", ("minimize", "maximize")),
+        ("Diagnosis(verdict)", ("diverging", "oscillating", "barely moving", "sound", "unclear")),
+        ("train(device)", ("cpu", "cuda")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "words"), [each for each in literals() if "schedules" in str(each.id)]
+)
+def test_typed_words_are_taken(make: Any, name: str, words: tuple[str, ...]) -> None:
+    """The words of the type are those that the check takes, in their order."""
+    with pytest.raises(ValueError, match=f"^{name}: expected one of {', '.join(words)}, got 'xyzzy'$"):
+        make(**EXAMPLES.get(make.__name__, [{"lr": 0.1}])[0] | {name: "xyzzy"})

@@ -83,7 +83,7 @@ def test_the_first_observation_improves() -> None:
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 def test_any_finite_metric_beats_an_infinite_best(
-    mode: str, infinity: float, threshold_mode: str, threshold: float
+    mode: Any, infinity: float, threshold_mode: Any, threshold: float
 ) -> None:
     for metric in (0.0, 1e308, -1e308, 3.0):
         plateau = Plateau(1.0, 0.5, 0, mode, threshold, threshold_mode)
@@ -96,7 +96,8 @@ def test_any_finite_metric_beats_an_infinite_best(
 
 
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
-def test_the_better_infinity_beats_the_worse(threshold_mode: str) -> None:
+def test_the_better_infinity_beats_the_worse(threshold_mode: Any) -> None:
+    mode: Any
     for mode, metrics in (("min", [INF, -INF]), ("max", [-INF, INF])):
         plateau = Plateau(1.0, 0.5, 0, mode, threshold_mode=threshold_mode)
         assert history(plateau, metrics) == [0, 0]
@@ -117,9 +118,10 @@ def test_the_better_infinity_beats_the_worse(threshold_mode: str) -> None:
     ],
 )
 def test_thresholds(
-    threshold_mode: str, threshold: float, best: float, improves: Sequence[float], fails: Sequence[float]
+    threshold_mode: Any, threshold: float, best: float, improves: Sequence[float], fails: Sequence[float]
 ) -> None:
     """By more than the threshold: a tie does not improve. Mirrored for "max"."""
+    mode: Any
     for sign, mode in ((1, "min"), (-1, "max")):
         for expected, metrics in ((0, improves), (1, fails)):
             for metric in metrics:
@@ -619,7 +621,7 @@ def test_an_optimizer_follows() -> None:
 
 
 @kinds
-def test_steering_is_what_a_run_with_those_rates_does(kind: str) -> None:
+def test_steering_is_what_a_run_with_those_rates_does(kind: Any) -> None:
     schedule, plateaus = STEERED[kind]()
     opt = adam(schedule)
     rates = train(opt, plateaus, range(20))
@@ -630,7 +632,7 @@ def test_steering_is_what_a_run_with_those_rates_does(kind: str) -> None:
 
 
 @kinds
-def test_what_is_saved(kind: str) -> None:
+def test_what_is_saved(kind: Any) -> None:
     schedule, plateaus = STEERED[kind]()
     opt = adam(schedule)
     train(opt, plateaus, range(7))
@@ -647,7 +649,7 @@ def test_what_is_saved(kind: str) -> None:
 
 @kinds
 @pytest.mark.parametrize("cut", range(15))
-def test_resumed_with_an_equal_schedule(kind: str, cut: int) -> None:
+def test_resumed_with_an_equal_schedule(kind: Any, cut: int) -> None:
     """Its plateaus are kept and get the state, so that the caller goes on with those at hand."""
     schedule, plateaus = STEERED[kind]()
     opt = adam(schedule)
@@ -671,7 +673,7 @@ def test_resumed_with_an_equal_schedule(kind: str, cut: int) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in STEERED if kind != "callable"])
 @pytest.mark.parametrize("cut", range(15))
-def test_resumed_with_another_schedule(kind: str, cut: int) -> None:
+def test_resumed_with_another_schedule(kind: Any, cut: int) -> None:
     """It is replaced, and `opt.schedule` is the one to tell."""
     schedule, plateaus = STEERED[kind]()
     opt = adam(schedule)
@@ -729,7 +731,7 @@ def test_a_plateau_over_a_callable_needs_one_to_go_into() -> None:
 
 @kinds
 @pytest.mark.parametrize("equal", [True, False])
-def test_states_that_do_not_fit_change_nothing(kind: str, equal: bool) -> None:
+def test_states_that_do_not_fit_change_nothing(kind: Any, equal: bool) -> None:
     """Neither the optimizer nor any plateau: the states are all checked before the first is loaded."""
     schedule, plateaus = STEERED[kind]()
     opt = adam(schedule)
@@ -769,7 +771,7 @@ def test_states_that_do_not_fit_change_nothing(kind: str, equal: bool) -> None:
 
 
 @kinds
-def test_pickles_and_copies_of_an_optimizer(kind: str) -> None:
+def test_pickles_and_copies_of_an_optimizer(kind: Any) -> None:
     """They have plateaus of their own with the state so far; one copied with its plateau goes on with that."""
     schedule, plateaus = STEERED[kind]()
     opt = adam(schedule)
@@ -814,7 +816,7 @@ def capturable(xp: CuPy | Torch, lr: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", [*STEERED, *COMPOSITIONS])
-def test_a_capturable_optimizer_refuses_it(kind: str, xp: CuPy | Torch) -> None:
+def test_a_capturable_optimizer_refuses_it(kind: Any, xp: CuPy | Torch) -> None:
     """Anywhere in its schedule: the table is made once. And what was saved from another."""
     if kind in STEERED:
         schedule, plateaus = STEERED[kind]()

@@ -42,7 +42,7 @@ def entries(ax: Any) -> list[str]:
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def found(mode: str = "exponential", losses: Any = (20, 19, 13, 8, 7, 6, 5, 6, 9)) -> Any:
+def found(mode: Any = "exponential", losses: Any = (20, 19, 13, 8, 7, 6, 5, 6, 9)) -> Any:
     values = np.array(losses, np.float64)
     rates = np.geomspace(1e-6, 1.0, len(values)) if len(values) else values
     return RangeTest(rates, values + 0.5, values, mode, "divergence")
@@ -124,7 +124,7 @@ def test_wrong_schedules_open_no_figure(
 
 
 @pytest.mark.parametrize(("mode", "scale"), [("exponential", "log"), ("linear", "linear")])
-def test_range_test(plt: Any, mode: str, scale: str) -> None:
+def test_range_test(plt: Any, mode: Any, scale: str) -> None:
     test = found(mode)
     ax = plot.range_test(test)
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), test.losses)
@@ -203,7 +203,7 @@ HUGE = 1e308
 
 
 @pytest.mark.parametrize("mode", ["exponential", "linear"])
-def test_huge_losses(plt: Any, mode: str) -> None:
+def test_huge_losses(plt: Any, mode: Any) -> None:
     """Those that diverge in the end are cut off; others would overflow in matplotlib."""
     figure = plot.range_test(found(mode, [5, 4, 3, 2, 1, 2, 3, HUGE])).figure
     figure.canvas.draw()

@@ -19,7 +19,7 @@ from lrcore import schedules
 from lrcore.tune import RangeTest, range_test
 from support import N, gradients, make, start
 
-METHODS = ("steepest", "valley", "minimum/10")
+METHODS: tuple[Any, ...] = ("steepest", "valley", "minimum/10")
 
 
 class Problem(NamedTuple):
@@ -94,7 +94,7 @@ def test_everything_is_put_back(rule: str, ending: str) -> None:
         return closure() if last is None or len(seen) < 4 else last
 
     try:
-        ended = range_test(opt, ends, 1e-3, 0.1, steps=6, stop_factor=1e6).stopped_by
+        ended: str = range_test(opt, ends, 1e-3, 0.1, steps=6, stop_factor=1e6).stopped_by
     except (Stop, KeyboardInterrupt, StopIteration, TypeError) as error:
         ended = type(error).__name__
     assert ended == ending
@@ -106,7 +106,7 @@ def test_everything_is_put_back(rule: str, ending: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["exponential", "linear"])
-def test_losses_are_those_of_a_loop(rule: str, mode: str) -> None:
+def test_losses_are_those_of_a_loop(rule: str, mode: Any) -> None:
     found = range_test(*problem(rule)[::2], 1e-4, 1e-2, steps=8, mode=mode, stop_factor=1e30)
     opt, _, closure = problem(rule)
     expected = []
@@ -173,7 +173,7 @@ def test_losses_that_are_not_positive_do_not_stop_it(losses: list[float]) -> Non
 
 
 @pytest.mark.parametrize("mode", ["exponential", "linear"])
-def test_a_quadratic_diverges_beyond_two(mode: str) -> None:
+def test_a_quadratic_diverges_beyond_two(mode: Any) -> None:
     """Gradient descent on p^2 / 2 multiplies p by 1 - lr: the loss cannot grow until lr exceeds 2."""
     params, grads = np.full(4, 3.0, np.float32), np.empty(4, np.float32)
     opt = lrcore.SGD(params, grads=grads)
@@ -218,7 +218,7 @@ def test_steepest_is_where_a_line_falls_fastest() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_suggestions_are_refused(method: str) -> None:
+def test_suggestions_are_refused(method: Any) -> None:
     for count in (0, 4):
         with pytest.raises(ValueError, match=f"^suggest: {count} losses tell too little"):
             curve([4, 3, 2, 1][:count]).suggest(method)
@@ -234,10 +234,10 @@ def test_suggestions_are_refused(method: str) -> None:
         ):
             curve(still).suggest(method)
     with pytest.raises(ValueError, match="^method: expected one of steepest, valley, minimum/10, got 'best'"):
-        curve([5, 4, 3, 2, 1]).suggest("best")
+        curve([5, 4, 3, 2, 1]).suggest("best")  # type: ignore[arg-type]
 
 
-def suggests(found: RangeTest, method: str) -> bool:
+def suggests(found: RangeTest, method: Any) -> bool:
     try:
         found.suggest(method)
     except ValueError:
@@ -246,7 +246,7 @@ def suggests(found: RangeTest, method: str) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_network_without_gradients_has_no_suggestions(method: str) -> None:
+def test_a_network_without_gradients_has_no_suggestions(method: Any) -> None:
     """Its moving average is rounded, and so seems to fall."""
     found, _ = told([2.302585] * 100, steps=100, smoothing=0.9)
     with pytest.raises(ValueError, match="^suggest: the loss did not move; check that the gradients arrive$"):
@@ -255,7 +255,7 @@ def test_a_network_without_gradients_has_no_suggestions(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("losses", [[1.0] * 60 + [0.8] + [1.0] * 39, [10] * 60 + [9] + [10] * 39])
-def test_one_easier_batch_is_no_fall(losses: list[float], method: str) -> None:
+def test_one_easier_batch_is_no_fall(losses: list[float], method: Any) -> None:
     """Where the other losses are equal, it makes the noise."""
     found, _ = told(losses, steps=100)
     assert not suggests(found, method)
@@ -294,7 +294,7 @@ def test_a_short_fall_is_one(losses: list[float]) -> None:
 
 @pytest.mark.parametrize("mode", ["exponential", "linear"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_suggestion_has_no_scale(method: str, mode: str) -> None:
+def test_a_suggestion_has_no_scale(method: Any, mode: Any) -> None:
     """Losses that are multiplied by a power of two, so that none is rounded, suggest the same rate."""
     losses = np.concatenate([np.linspace(3, 1, 20) ** 2, np.linspace(1, 15, 10)])
     found = dataclasses.replace(curve(losses, 1e-8), mode=mode)

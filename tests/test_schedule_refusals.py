@@ -86,7 +86,7 @@ def wrong(owner: str, name: str, hint: Any) -> Iterator[Any]:
             yield from (0, np.uint8(0))
     elif hint is bool:
         yield from NO_FLAGS
-    elif hint is str:
+    elif origin is typing.Literal:
         yield from NO_WORDS
     elif isinstance(hint, types.UnionType) and float in inner:  # a rate: a number, a schedule or a callable
         yield from (each for each in (*NO_NUMBERS, *NUMBERS) if each is not Cosine)

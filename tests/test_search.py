@@ -66,7 +66,7 @@ def check(found: Search, sign: int = 1) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
-def test_it_finds_the_best_rate(sampler: str, direction: str, sign: int) -> None:
+def test_it_finds_the_best_rate(sampler: Any, direction: Any, sign: int) -> None:
     """Of 50 rates in five decades, drawn with no model, none within a third of one is one case in a thousand."""
     training = Training()
     found = search(
@@ -82,14 +82,14 @@ def test_it_finds_the_best_rate(sampler: str, direction: str, sign: int) -> None
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_rates_are_even_on_a_logarithmic_scale(sampler: str) -> None:
+def test_rates_are_even_on_a_logarithmic_scale(sampler: Any) -> None:
     """A tenth of them, or fewer, would lie below the middle of the logarithms if they were even themselves."""
     found = search(bowl, 1e-4, 1.0, 20, sampler, seed=1)
     assert sum(lr < 1e-2 for lr in rates(found)) >= 5
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_seed_repeats_a_search(sampler: str) -> None:
+def test_a_seed_repeats_a_search(sampler: Any) -> None:
     first, again, other = (search(bowl, 1e-5, 1.0, 12, sampler, seed=seed) for seed in (3, 3, 5))
     assert rates(first) == rates(again)
     assert first.trials == again.trials
@@ -116,7 +116,7 @@ def test_pruned_trainings_are_listed() -> None:
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
-def test_trainings_that_are_worse_than_the_median_are_pruned(direction: str, sign: int) -> None:
+def test_trainings_that_are_worse_than_the_median_are_pruned(direction: Any, sign: int) -> None:
     """Than that of the completed ones, once there are five."""
     reports = 0
 
@@ -139,7 +139,7 @@ def test_trainings_that_are_worse_than_the_median_are_pruned(direction: str, sig
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("direction", "worst"), [("minimize", math.inf), ("maximize", -math.inf)])
-def test_results_that_are_not_finite(wrong: float, direction: str, worst: float) -> None:
+def test_results_that_are_not_finite(wrong: float, direction: Any, worst: float) -> None:
     """They count as the worst there is, also where they look like the best."""
     found = search(
         lambda lr, _: wrong if lr > 1e-2 else lr, 1e-4, 1.0, 12, "random", direction=direction, seed=3
@@ -233,7 +233,7 @@ def test_wrong_arguments(name: str, value: Any) -> None:
     ],
 )
 def test_missing_package(
-    module: str, sampler: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    module: str, sampler: Any, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in list(sys.modules):
         if name.partition(".")[0] == module:

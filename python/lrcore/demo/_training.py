@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,9 @@ RATES = {
 }
 """The learning rate at which each optimizer starts here, where none is given."""
 
-DEVICES = ("cpu", "cuda")
+Device: TypeAlias = Literal["cpu", "cuda"]
+
+DEVICES: tuple[Device, ...] = get_args(Device)
 
 
 @explained
@@ -82,7 +84,7 @@ def optimizer_name(name: str) -> str:
     return names[name.lower()]
 
 
-def _array_module(device: str) -> tuple[ModuleType, Callable[[], None]]:
+def _array_module(device: Device) -> tuple[ModuleType, Callable[[], None]]:
     """Return the module of a device's arrays, and what waits until the work on them is done."""
     if device == "cpu":
         return np, lambda: None
@@ -117,7 +119,7 @@ class _Task:
 
 
 @contextmanager
-def _task(optimizer: str, hidden: int, seed: int, device: str, backend: str | None) -> Iterator[_Task]:
+def _task(optimizer: str, hidden: int, seed: int, device: Device, backend: str | None) -> Iterator[_Task]:
     """Check the arguments, and yield the task they mean, with the backend in use."""
     name = optimizer_name(optimizer)
     hidden, seed = integer("hidden", hidden), integer("seed", seed, least=0)
@@ -153,7 +155,7 @@ def find_lr(
     batch_size: int = 64,
     hidden: int = 128,
     seed: int = 0,
-    device: str = "cpu",
+    device: Device = "cpu",
     backend: str | None = None,
     progress: bool = False,
 ) -> lrcore.tune.RangeTest:
@@ -178,7 +180,7 @@ def train(
     batch_size: int = 64,
     hidden: int = 128,
     seed: int = 0,
-    device: str = "cpu",
+    device: Device = "cpu",
     backend: str | None = None,
     progress: bool = False,
 ) -> Result:

@@ -226,8 +226,8 @@ class Node:
         if values is not view:
             require_plain(values, path)
             require_numbers(values, path)
-            shape = values.shape if is_array(values) else np.shape(values)
-            if shape and tuple(shape) != view.shape:
+            shape = values.shape if hasattr(values, "shape") else np.shape(values)
+            if shape != view.shape and len(shape):
                 raise ValueError(f"{path}: expected shape {view.shape}, got {tuple(shape)}")
             stays = self._xp is np or isinstance(values, (int, float, type(view)))
             view[...] = values if stays else self._xp.asarray(values, dtype=self._xp.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,10 @@ _LARGEST = 1e150
 """The largest magnitude on an axis: matplotlib overflows at larger ones, its margins on logarithmic axes included."""
 
 
+SuggestionMethod: TypeAlias = Literal["steepest", "valley", "minimum/10"]
+"""How `lrcore.tune.RangeTest.suggest` finds a rate."""
+
+
 class _RangeTest(Protocol):
     """What is drawn of a `lrcore.tune.RangeTest`."""
 
@@ -37,8 +41,8 @@ class _RangeTest(Protocol):
     @property
     def mode(self) -> str: ...
     @property
-    def METHODS(self) -> tuple[str, ...]: ...
-    def suggest(self, method: str = ...) -> float: ...
+    def METHODS(self) -> tuple[SuggestionMethod, ...]: ...
+    def suggest(self, method: SuggestionMethod = ...) -> float: ...
 
 
 @explained
@@ -108,7 +112,7 @@ def steps_to_draw(name: str, value: Any) -> int:
 def range_test(
     found: _RangeTest,
     ax: Axes | None = None,
-    suggestions: Sequence[str] = ("steepest", "valley", "minimum/10"),
+    suggestions: Sequence[SuggestionMethod] = ("steepest", "valley", "minimum/10"),
 ) -> Axes:
     """Draw the losses of a range test over its rates, and the rates that it suggests.
 

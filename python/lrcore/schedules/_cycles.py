@@ -6,11 +6,13 @@ import dataclasses
 from bisect import bisect_right
 from collections.abc import Sequence
 from math import cos, pi
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from lrcore._checks import num_steps, one_of, optional, rate
 from lrcore.schedules._base import Checked
 from lrcore.schedules._formula import set_fields
+
+CyclicMode: TypeAlias = Literal["triangular", "triangular2", "exp_range"]
 
 
 def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
@@ -131,14 +133,14 @@ class Cyclic(Checked):
     high: float
     up: int
     down: int | None = None
-    mode: str = "triangular"
+    mode: CyclicMode = "triangular"
     gamma: float = 1.0
 
     _checks: ClassVar = {
         "low": rate,
         "high": rate,
         "down": optional(num_steps),
-        "mode": one_of("triangular", "triangular2", "exp_range"),
+        "mode": one_of(*get_args(CyclicMode)),
     }
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from lrcore._checks import integer, nonnegative, one_of, rate, sequence
 from lrcore._lrcore_core import to_float
@@ -17,6 +17,11 @@ from lrcore.schedules._formula import set_fields
 from lrcore.schedules._state import stateful
 
 _count = functools.partial(integer, least=0)
+
+Mode: TypeAlias = Literal["min", "max"]
+ThresholdMode: TypeAlias = Literal["rel", "abs"]
+Statistic: TypeAlias = Literal["best", "mean"]
+NanPolicy: TypeAlias = Literal["error", "bad"]
 
 
 class _Seen(NamedTuple):
@@ -129,28 +134,28 @@ class Plateau(Composed, Checked):
     lr: Rate
     factor: float = 0.1
     patience: int = 10
-    mode: str = "min"
+    mode: Mode = "min"
     threshold: float = 1e-4
-    threshold_mode: str = "rel"
+    threshold_mode: ThresholdMode = "rel"
     cooldown: int = 0
     min_lr: float = 0.0
-    statistic: str = "best"
+    statistic: Statistic = "best"
     window: int = 1
-    nan: str = "error"
+    nan: NanPolicy = "error"
     _history: _History = dataclasses.field(init=False, repr=False, compare=False)
 
     _has_state: ClassVar = True
     _checks: ClassVar = {
         "lr": rate_or_schedule,
         "patience": _count,
-        "mode": one_of("min", "max"),
+        "mode": one_of(*get_args(Mode)),
         "threshold": nonnegative,
-        "threshold_mode": one_of("rel", "abs"),
+        "threshold_mode": one_of(*get_args(ThresholdMode)),
         "cooldown": _count,
         "min_lr": rate,
-        "statistic": one_of("best", "mean"),
+        "statistic": one_of(*get_args(Statistic)),
         "window": integer,
-        "nan": one_of("error", "bad"),
+        "nan": one_of(*get_args(NanPolicy)),
     }
 
     def __post_init__(self) -> None:

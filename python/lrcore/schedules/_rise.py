@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from math import cos, pi, sqrt
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 from lrcore._checks import num_steps_or_zero, one_of
 from lrcore.schedules._base import Checked
@@ -96,9 +96,12 @@ def _root(start: float, end: float, z: float) -> float:
     return end + (start - end) * (1 - sqrt(z))
 
 
-_Shape: TypeAlias = Callable[[float, float, float], float]
+_Curve: TypeAlias = Callable[[float, float, float], float]
 
-_SHAPES: dict[str, _Shape] = {
+CycleShape: TypeAlias = Literal["cosine", "linear"]
+DecayShape: TypeAlias = Literal["1-sqrt", "linear", "cosine"]
+
+_CURVES: dict[DecayShape, _Curve] = {
     "cosine": _cosine,
     "linear": _line,
     "1-sqrt": _root,
@@ -151,15 +154,15 @@ class OneCycle(Checked):
     pct_start: float = 0.3
     div: float = 25.0
     final_div: float = 1e4
-    shape: str = "cosine"
+    shape: CycleShape = "cosine"
     three_phase: bool = False
     _phases: list[tuple[float, float, float, float]] = dataclasses.field(
         init=False, repr=False, compare=False
     )
     _last: float = dataclasses.field(init=False, repr=False, compare=False)
-    _shape: _Shape = dataclasses.field(init=False, repr=False, compare=False)
+    _curve: _Curve = dataclasses.field(init=False, repr=False, compare=False)
 
-    _checks: ClassVar = {"shape": one_of("cosine", "linear")}
+    _checks: ClassVar = {"shape": one_of(*get_args(CycleShape))}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,12 +179,12 @@ class OneCycle(Checked):
             (*span, *ends)
             for span, ends in zip(itertools.pairwise(joints), itertools.pairwise(rates), strict=True)
         ]
-        set_fields(self, _phases=phases, _last=rates[-1], _shape=_SHAPES[self.shape])
+        set_fields(self, _phases=phases, _last=rates[-1], _curve=_CURVES[self.shape])
 
     def _value(self, t: int) -> float:
         for begin, end, start, last in self._phases:
             if t < end:  # the joints are exact
-                return self._shape(start, last, (t - begin) / (end - begin)) if t != begin else start
+                return self._curve(start, last, (t - begin) / (end - begin)) if t != begin else start
             if t == end:
                 return last
         return self._last
@@ -230,9 +233,9 @@ class WarmupStableDecay(Checked):
     stable: int
     decay: int
     end: float = 0.0
-    shape: str = "1-sqrt"
+    shape: DecayShape = "1-sqrt"
 
-    _checks: ClassVar = {"warmup_steps": num_steps_or_zero, "shape": one_of(*_SHAPES)}
+    _checks: ClassVar = {"warmup_steps": num_steps_or_zero, "shape": one_of(*get_args(DecayShape))}
 
     def _value(self, t: int) -> float:
         if t < self.warmup_steps:
@@ -240,4 +243,4 @@ class WarmupStableDecay(Checked):
         into = t - self.warmup_steps - self.stable
         if into <= 0:
             return self.peak
-        return _SHAPES[self.shape](self.peak, self.end, into / self.decay) if into < self.decay else self.end
+        return _CURVES[self.shape](self.peak, self.end, into / self.decay) if into < self.decay else self.end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from lrcore._names import explained
 __all__ = ["Diagnosis", "diagnose"]
 
 Floats: TypeAlias = NDArray[np.float64]
+
+Verdict: TypeAlias = Literal["diverging", "oscillating", "barely moving", "sound", "unclear"]
 
 LEAST = 20
 """Losses that `diagnose` needs, for eight levels of two or three and a noise from ten differences. Of 20, 2 % of flat
@@ -113,7 +115,7 @@ class Diagnosis:
         What to try next: a sentence.
     """
 
-    verdict: str
+    verdict: Verdict
     evidence: dict[str, float]
     reason: str
     advice: str
@@ -234,7 +236,7 @@ def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
     }
 
 
-def _judge(found: dict[str, float]) -> tuple[str, str]:
+def _judge(found: dict[str, float]) -> tuple[Verdict, str]:
     """Give the verdict and its reason."""
     told = {name: f"{value:.3g}" for name, value in found.items()}
     if found["finite"] < 1:
@@ -249,7 +251,7 @@ def _judge(found: dict[str, float]) -> tuple[str, str]:
         f"The mean loss went from {told['start']} to {told['end']}, {told['moved']} times its standard error"
     )
     ended_above = found["final"] > found["first"]
-    upward = "diverging" if found["last"] > found["first"] or ended_above else "oscillating"
+    upward: Verdict = "diverging" if found["last"] > found["first"] or ended_above else "oscillating"
     exploded = found["overshoot"] > EXPLODED
     overshot = found["overshoot"] > OVERSHOT and found["fall"] < STUCK
     over_peak = f"The loss went {path} by way of a peak of {told['peak']}"
@@ -294,7 +296,7 @@ def _judge(found: dict[str, float]) -> tuple[str, str]:
     return "sound", f"The loss fell {path}, {noises}, and {told['late_share']} of it late."
 
 
-FACTORS = {
+FACTORS: dict[Verdict, tuple[float, str]] = {
     "diverging": (0.1, "a tenth of"),
     "oscillating": (1 / 3, "a third of"),
     "barely moving": (10.0, "ten times"),
@@ -302,7 +304,7 @@ FACTORS = {
 """What to multiply the rate by next, and its name. A curve that diverges may be far off, one that oscillates is near."""
 
 
-def _advise(verdict: str, overshoot: float, rates: Floats | None) -> str:
+def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:
     """Give the next thing to try, with the highest rate where rates are known."""
     highest = None if rates is None else float(rates.max())
     if highest == 0:

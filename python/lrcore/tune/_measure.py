@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -13,16 +13,20 @@ from lrcore._names import explained
 from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Schedule
 
-_POWERS = {"linear": 1.0, "sqrt": 0.5}
+ScalingRule: TypeAlias = Literal["linear", "sqrt"]
+
+_POWERS: dict[ScalingRule, float] = {"linear": 1.0, "sqrt": 0.5}
 
 
 @overload
-def scale_lr(lr: float, batch_size: float, base_batch_size: float, rule: str = "linear") -> float: ...
+def scale_lr(lr: float, batch_size: float, base_batch_size: float, rule: ScalingRule = "linear") -> float: ...
 @overload
-def scale_lr(lr: Schedule, batch_size: float, base_batch_size: float, rule: str = "linear") -> Schedule: ...
+def scale_lr(
+    lr: Schedule, batch_size: float, base_batch_size: float, rule: ScalingRule = "linear"
+) -> Schedule: ...
 @explained
 def scale_lr(
-    lr: float | Schedule, batch_size: float, base_batch_size: float, rule: str = "linear"
+    lr: float | Schedule, batch_size: float, base_batch_size: float, rule: ScalingRule = "linear"
 ) -> float | Schedule:
     """Scale a learning rate, or a schedule, from one batch size to another.
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,17 @@ from lrcore._extras import progress_bar
 from lrcore._lrcore_core import commit, copy, to_float
 from lrcore._names import explained
 from lrcore.optimizers._base import Optimizer
+from lrcore.plot._figures import SuggestionMethod
 from lrcore.schedules._state import states_of, states_to_set
 from lrcore.tune._diagnose import FLAT, ROUNDING, noise_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MODES: dict[str, Callable[[float, float, int], NDArray[np.float64]]] = {
+Growth: TypeAlias = Literal["exponential", "linear"]
+End: TypeAlias = Literal["steps", "divergence", "not finite"]
+
+_SPACES: dict[Growth, Callable[[float, float, int], NDArray[np.float64]]] = {
     "exponential": np.geomspace,
     "linear": np.linspace,
 }
@@ -53,14 +57,14 @@ class RangeTest:
     rates: NDArray[np.float64]
     losses: NDArray[np.float64]
     smoothed: NDArray[np.float64]
-    mode: str
-    stopped_by: str
+    mode: Growth
+    stopped_by: End
 
-    METHODS: ClassVar[tuple[str, ...]] = ("steepest", "valley", "minimum/10")
+    METHODS: ClassVar[tuple[SuggestionMethod, ...]] = get_args(SuggestionMethod)
     """The methods of `suggest`."""
 
     @explained
-    def suggest(self, method: str = "steepest") -> float:
+    def suggest(self, method: SuggestionMethod = "steepest") -> float:
         """Suggest a learning rate.
 
         Parameters
@@ -146,7 +150,7 @@ def _tenth_of_minimum(found: RangeTest) -> float:
     return float(found.rates[np.argmin(found.smoothed)] / 10)
 
 
-_SUGGESTIONS: dict[str, Callable[[RangeTest], float]] = {
+_SUGGESTIONS: dict[SuggestionMethod, Callable[[RangeTest], float]] = {
     "steepest": _steepest,
     "valley": _valley,
     "minimum/10": _tenth_of_minimum,
@@ -174,7 +178,7 @@ def range_test(
     lr_min: float = 1e-7,
     lr_max: float = 10.0,
     steps: int = 100,
-    mode: str = "exponential",
+    mode: Growth = "exponential",
     smoothing: float = 0.9,
     stop_factor: float = 4.0,
     *,
@@ -236,7 +240,7 @@ def range_test(
     if lr_min >= lr_max:
         raise ValueError(f"lr_min: expected less than lr_max = {lr_max}, got {lr_min}")
     steps = num_steps("steps", steps, least=2)
-    space = _MODES[one_of(*_MODES)("mode", mode)]
+    space = _SPACES[one_of(*get_args(Growth))("mode", mode)]
     smoothing, stop_factor = to_float("smoothing", smoothing), positive("stop_factor", stop_factor)
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing}")
@@ -249,7 +253,8 @@ def range_test(
     rates = space(lr_min, lr_max, steps)
     losses: list[float] = []
     smoothed: list[float] = []
-    average, stopped_by = 0.0, "steps"
+    average = 0.0
+    stopped_by: End = "steps"
     restore = _restorer(opt)
     try:
         with progress_bar("tune", steps, "step", shown=progress, title="range test") as bar:

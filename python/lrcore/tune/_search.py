@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from lrcore._checks import integer, one_of, positive
 from lrcore._extras import optional_dependency
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import optuna
 
 Report: TypeAlias = Callable[[float], None]
+
+Sampler: TypeAlias = Literal["tpe", "gp", "random"]
+Direction: TypeAlias = Literal["minimize", "maximize"]
 
 _PATIENCE = 10.0
 """For how many seconds the creation of a storage is tried again while others are creating the same one."""
@@ -74,9 +77,9 @@ def search(
     low: float,
     high: float,
     trials: int,
-    sampler: str = "tpe",
+    sampler: Sampler = "tpe",
     *,
-    direction: str = "minimize",
+    direction: Direction = "minimize",
     storage: str | Path | None = None,
     name: str = "lrcore",
     seed: int | None = None,
@@ -127,8 +130,8 @@ def search(
     if low >= high:
         raise ValueError(f"low: expected less than high = {high}, got {low}")
     trials = integer("trials", trials)
-    one_of("tpe", "gp", "random")("sampler", sampler)
-    worst = math.inf if one_of("minimize", "maximize")("direction", direction) == "minimize" else -math.inf
+    one_of(*get_args(Sampler))("sampler", sampler)
+    worst = math.inf if one_of(*get_args(Direction))("direction", direction) == "minimize" else -math.inf
     if seed is not None and integer("seed", seed, least=0) >= 2**32:
         raise ValueError(f"seed: expected a number < 2**32, got {seed}")
     if not callable(train):
@@ -173,7 +176,7 @@ def search(
     return Search(lr, value, finished, study)
 
 
-def _study(name: str, storage: str | Path | None, direction: str) -> optuna.Study:
+def _study(name: str, storage: str | Path | None, direction: Direction) -> optuna.Study:
     """Return the study of that name, from the storage where there is one, else a new one."""
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
@@ -216,7 +219,7 @@ def _url(storage: str | Path | None) -> str | None:
     return f"sqlite:///{storage}"
 
 
-def _sampler(name: str, seed: int | None) -> optuna.samplers.BaseSampler:
+def _sampler(name: Sampler, seed: int | None) -> optuna.samplers.BaseSampler:
     from optuna import samplers
 
     if name == "random":
