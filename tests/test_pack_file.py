@@ -150,8 +150,8 @@ def test_a_file_by_others(metadata: Any, path: Path) -> None:
 
 
 def test_an_empty_pack(path: Path) -> None:
-    nests: list[dict[str, Any]] = [{}, {"a": [], "b": {}}]
-    for entries in nests:
+    trees: list[dict[str, Any]] = [{}, {"a": [], "b": {}}]
+    for entries in trees:
         lrcore.Pack(entries).save(path)
         assert repr(lrcore.Pack.from_file(path)) == repr(lrcore.Pack(entries))
         lrcore.Pack(entries).load(path)
@@ -512,7 +512,7 @@ CHAIN = {"structure": TIED["structure"] | {"d": "[]"}}
 
 @pytest.mark.parametrize("kept", ["b", "a.0.w"])
 def test_these_ties_would_be_taken(kept: str, path: Path) -> None:
-    """Whichever of the names comes first in the nest."""
+    """Whichever of the names comes first in the tree."""
     shape = {"b": "[]", "a.0.w": "[2]"}[kept]
     put(
         path,

@@ -245,7 +245,7 @@ def _cpu_name() -> str:
 
 
 def info() -> dict[str, Any]:
-    """Tell what was built and what is here.
+    """Return what was built and what is here.
 
     Returns
     -------

@@ -40,7 +40,7 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 @explained
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """What a training gave.
+    """The result of a training.
 
     Attributes
     ----------
@@ -194,14 +194,14 @@ def train(
     Parameters
     ----------
     optimizer : str
-        The name of a class in `lrcore.optimizers`, in any case.
+        The name of a class in `lrcore.optimizers`; case does not matter.
     lr : float, schedule or callable, optional
         A number is the rate of the first step, falling to 0 along a cosine. Default: the optimizer's in `RATES`. A
         `Plateau` is told the mean loss of each epoch.
     epochs : int
         How often each training image is seen.
     batch_size : int
-        Images a step.
+        Images per step.
     hidden : int
         Hidden units.
     seed : int

@@ -13,7 +13,6 @@ import numpy as np
 
 from lrcore._arrays.memory import aligned_zeros
 from lrcore._names import explained, explained_attributes, unknown_key
-from lrcore._checks import is_array
 from lrcore.pack._tree import (
     array_from,
     join,
@@ -28,7 +27,7 @@ _CACHE_LINE = 64
 """In bytes."""
 
 
-class _Whole(NamedTuple):
+class _Buffer(NamedTuple):
     """A flat buffer, the paths of tied arrays, and by each path its slice, if it is the first, and its view."""
 
     flat: Any
@@ -67,35 +66,35 @@ class Node:
         }
         views = {path: flat[span].reshape(own[path]) for path, span in spans.items()}
         views |= {path: views[first] for path, first in ties.items()}
-        return self._lie_over(_Whole(flat, xp, pad, ties, spans, views), shapes, "")
+        return self._lie_over(_Buffer(flat, xp, pad, ties, spans, views), shapes, "")
 
-    def _lie_over(self, whole: _Whole, shapes: Any, path: str) -> Self:
+    def _lie_over(self, buffer: _Buffer, shapes: Any, path: str) -> Self:
         """Become the node at this path of what lies over a buffer."""
-        self._shapes, self._path, self._xp, self._pad = shapes, path, whole.xp, whole.pad
+        self._shapes, self._path, self._xp, self._pad = shapes, path, buffer.xp, buffer.pad
         self._parts: Any = {} if isinstance(shapes, dict) else [None] * len(shapes)
         for name, part in shapes.items() if isinstance(shapes, dict) else enumerate(shapes):
             where = join(path, name)
             if isinstance(part, tuple):
-                self._parts[name] = whole.views[where]
+                self._parts[name] = buffer.views[where]
             else:
                 node = self._kinds[type(part)]
-                self._parts[name] = node.__new__(node)._lie_over(whole, part, where)
+                self._parts[name] = node.__new__(node)._lie_over(buffer, part, where)
         inside = dict.fromkeys(join(path, name) for name in tree_leaves(shapes))
-        self._views = [whole.views[name] for name in inside]
+        self._views = [buffer.views[name] for name in inside]
         # An array here whose memory lies elsewhere, by its path and the one there.
         self._outside = next(
             (
-                (name, whole.ties[name])
+                (name, buffer.ties[name])
                 for name in inside
-                if name in whole.ties and whole.ties[name] not in inside
+                if name in buffer.ties and buffer.ties[name] not in inside
             ),
             None,
         )
         # The arrays' slice of the buffer; all of it, if one of them lies outside of the others' slice.
-        self._flat = whole.flat
+        self._flat = buffer.flat
         if path and self._outside is None:
-            own = [whole.spans[name] for name in inside if name in whole.spans] or [slice(0, 0)]
-            self._flat = whole.flat[own[0].start : own[-1].stop]
+            own = [buffer.spans[name] for name in inside if name in buffer.spans] or [slice(0, 0)]
+            self._flat = buffer.flat[own[0].start : own[-1].stop]
         return self
 
     @property
@@ -174,7 +173,7 @@ class Node:
                 view[...] = values
 
     def _same_bits(self, one: Any, other: Any) -> bool:
-        """Tell whether two float32 arrays of one shape have the same bits, or NaN, in each place."""
+        """Return whether two float32 arrays of one shape have the same bits, or NaN, in each place."""
         a, b = (each if self._xp is np else self._xp.asnumpy(each) for each in (one, other))
         return bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
 

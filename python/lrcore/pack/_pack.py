@@ -21,9 +21,9 @@ class Pack(Node, Mapping[str, Any], over=dict):
     """Named arrays in one flat float32 buffer, also in dictionaries and lists within one another.
 
     ``pack["w1"]`` is a view of `flat`: writing either changes both. ``pack["w1"] -= x`` and ``pack["w1"] = values``
-    write in place. ``pack["head"]``, of a dictionary, is a pack over its part of the same buffer, and ``pack["layers"]``,
-    of a list, a sequence of views and packs; ``pack["layers"][0].flat`` can be stepped by itself, and
-    ``pack["layers"] = values`` writes in place as `assign` does. A pickle or deep copy of a pack beside an optimizer on
+    write in place; `values` are a number, or have the same shape. ``pack["head"]``, of a dictionary, is a pack over its
+    part of the same buffer, and ``pack["layers"]``, of a list, a sequence of views and packs; ``pack["layers"][0].flat``
+    can be stepped by itself, and ``pack["layers"] = values`` writes in place as `assign` does. A pickle or deep copy of a pack beside an optimizer on
     ``pack.flat`` goes on sharing that memory; one on the flat of a part becomes an optimizer of its own.
 
     Arrays that stand under several names (tied weights) stay so in packs made by `like`, in copies, pickles and files.

@@ -202,7 +202,10 @@ def _check_name(name: Any, where: str) -> None:
 
 
 def _is_meant_as_shape(entry: Sequence[Any]) -> bool:
-    """Tell a shape, right or wrong, from a list of entries: it has integers, and nothing that is an entry otherwise."""
+    """Return whether a sequence is a shape, right or wrong, rather than a list of entries.
+
+    A shape has integers, and nothing that is an entry otherwise.
+    """
     if not entry:
         return isinstance(entry, tuple)
     return any(map(is_integer, entry)) and not any(

@@ -225,13 +225,13 @@ def _drawable(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _mean(values: NDArray[np.float64], window: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Give where the windows have their middle, and the mean of each."""
+    """Return the middle of each window, and its mean."""
     means = np.convolve(values, np.full(window, 1 / window), mode="valid")
     return np.arange(len(means)) + (window - 1) / 2, means
 
 
 def _axes(ax: Axes | None) -> Axes:
-    """Give the axes to draw on."""
+    """Return the axes to draw on."""
     if ax is not None:
         return ax
     with optional_dependency("plot"):
@@ -241,7 +241,7 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _finish(ax: Any, x: str, y: str, **legend: Any) -> None:
-    """Label the axes, and give them a grid and a legend, placed as `legend` says."""
+    """Label the axes, and add a grid and a legend, placed as `legend` says."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.grid(alpha=0.3)

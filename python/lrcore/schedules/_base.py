@@ -54,12 +54,12 @@ class Schedule(Formula):
 
     @explained
     def then(self, other: Rate, at: int) -> Schedule:
-        """Give this schedule for t < at, then `other` with a clock of its own from 0."""
+        """Return this schedule for t < at, then `other` with a clock of its own from 0."""
         return joined(self, num_steps("at", at), other)
 
     @explained
     def warmup(self, steps: int, start: float | None = None) -> Schedule:
-        """Give `steps` steps up to the rate that this schedule starts with, then this schedule from its own t = 0.
+        """Return a ramp of `steps` steps up to the first rate of this schedule, then this schedule from its own t = 0.
 
         Step t of the ramp is ``(t + 1) / steps`` of that rate, so no step is wasted at rate 0, and the ramp's last step
         and this schedule's first have the full rate. With `start`, the ramp is ``start + (rate - start) t / steps``.
@@ -71,28 +71,28 @@ class Schedule(Formula):
         return Warmup(self, steps, start)
 
     def __mul__(self, other: Rate) -> Schedule:
-        """Give the product with a number or with another schedule."""
+        """Return the product with a number or with another schedule."""
         return multiplied(self, factor_or_schedule(other))
 
     __rmul__ = __mul__
 
     @explained
     def clip(self, low: float, high: float) -> Schedule:
-        """Give this schedule, but no rate below `low` or above `high`."""
+        """Return this schedule, with no rate below `low` or above `high`."""
         return Clip(self, low, high)
 
     @explained
     def shift(self, n: int) -> Schedule:
-        """Give this schedule as it is n steps later."""
+        """Return this schedule as it is n steps later."""
         return Shift(self, n)
 
     @explained
     def per_epoch(self, steps_per_epoch: int) -> Schedule:
-        """Give a schedule that asks this one for the epoch, ``t // steps_per_epoch``, where it was written for epochs."""
+        """Return a schedule of steps from this one of epochs, which is called with ``t // steps_per_epoch``."""
         return PerEpoch(self, steps_per_epoch)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give a JSON-safe dictionary that `from_dict` turns back into this schedule.
+        """Return a JSON-safe dictionary that `from_dict` turns back into this schedule.
 
         A `Plateau` that stands in several places is one again. However deep a schedule is composed, the dictionary is nested a
         few levels only.
@@ -142,7 +142,7 @@ class Checked(Schedule):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Constant(Checked):
-    """Give `lr` at every step.
+    """Hold `lr` at every step.
 
     ::
 
@@ -174,7 +174,7 @@ class Constant(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Function(Schedule):
-    """Ask a callable. Any is accepted wherever a schedule is, and becomes one of these.
+    """Call a function. Any callable is accepted wherever a schedule is, and becomes one of these.
 
     ::
 
@@ -185,7 +185,7 @@ class Function(Schedule):
     Parameters
     ----------
     fn : callable
-        Takes the number of steps already taken and gives a rate.
+        Takes the number of steps already taken and returns a rate.
 
     References
     ----------
@@ -217,7 +217,7 @@ Rate: TypeAlias = float | Schedule | Callable[[int], float]
 
 
 def as_schedule(lr: Rate) -> Schedule:
-    """Give a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
+    """Return a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
     if isinstance(lr, Schedule):
         return lr
     if isinstance(lr, type):
@@ -261,7 +261,7 @@ def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Sequence(Composed, Schedule):
-    """Ask one schedule after another, each with a clock of its own from 0.
+    """Follow one schedule after another, each with a clock of its own from 0.
 
     ::
 
@@ -272,7 +272,7 @@ class Sequence(Composed, Schedule):
     Parameters
     ----------
     parts : sequence of (schedule, int), the last a schedule alone
-        The schedules, which may be numbers, and how many steps each but the last is asked.
+        The schedules, which may be numbers, and how many steps each but the last lasts.
 
     References
     ----------

@@ -116,7 +116,7 @@ class Composed(Formula):
 
 
 def _hashes_by_levels(value: Any) -> bool:
-    """Tell whether a schedule leaves it to its parts to tell it from others."""
+    """Return whether a schedule is told from others by its parts alone."""
     return isinstance(value, Composed) and value._is_own
 
 
@@ -164,7 +164,7 @@ def _pairs(one: Composed, other: Composed) -> list[tuple[Any, Any]]:
 
 
 def _partnered(partners: tuple[dict[int, int], dict[int, int]], one: Composed, other: Composed) -> bool:
-    """Tell whether two that have a state stand in the same places."""
+    """Return whether two schedules that have a state stand in the same places."""
     ids = id(one), id(other)
     return not one._has_state or all(
         known.setdefault(each, its) == its for known, each, its in zip(partners, ids, ids[::-1], strict=True)

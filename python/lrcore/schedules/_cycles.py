@@ -16,7 +16,7 @@ CyclicMode: TypeAlias = Literal["triangular", "triangular2", "exp_range"]
 
 
 def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
-    """Give where the cycles of `CosineRestarts` begin, up to the first that begins after t = last."""
+    """Return where the cycles of `CosineRestarts` begin, up to the first that begins after t = last."""
     starts = [0]
     while starts[-1] <= last:
         starts.append(starts[-1] + steps)
@@ -95,7 +95,7 @@ class CosineRestarts(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cyclic(Checked):
-    """Rise from `low` to `high` along a line and fall back, for ever.
+    """Rise from `low` to `high` along a line and fall back, forever.
 
     ::
 
@@ -111,7 +111,7 @@ class Cyclic(Checked):
     low, high : float
         The rates at the ends of the lines.
     up, down : int
-        How many steps it rises and falls; `down` is `up` where it is left out.
+        How many steps it rises and falls; `down` is `up` if it is left out.
     mode : {"triangular", "triangular2", "exp_range"}
         What the height is multiplied by: 1; 1/2 from cycle to cycle; ``gamma^t``.
     gamma : float
@@ -154,9 +154,9 @@ class Cyclic(Checked):
             )
 
     def _value(self, t: int) -> float:
-        whole = self.up + (self.down or self.up)
-        cycle, into = divmod(t, whole)
-        height = into / self.up if into <= self.up else (whole - into) / (whole - self.up)
+        period = self.up + (self.down or self.up)
+        cycle, into = divmod(t, period)
+        height = into / self.up if into <= self.up else (period - into) / (period - self.up)
         if self.mode == "triangular2":
             height *= 0.5**cycle
         elif self.mode == "exp_range":
@@ -177,7 +177,7 @@ def _pairs(name: str, value: Any) -> tuple[tuple[float, int], ...]:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CyclicStages(Checked):
-    """Give the rate of one stage after another for as many steps as it lasts, then again from the first.
+    """Take the rate of one stage after another for as many steps as it lasts, then again from the first.
 
     ::
 
@@ -202,16 +202,16 @@ class CyclicStages(Checked):
     """
 
     stages: Sequence[tuple[float, int]]
-    _whole: int = dataclasses.field(init=False, repr=False, compare=False)
+    _period: int = dataclasses.field(init=False, repr=False, compare=False)
 
     _checks: ClassVar = {"stages": _pairs}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_fields(self, _whole=sum(steps for _, steps in self.stages))
+        set_fields(self, _period=sum(steps for _, steps in self.stages))
 
     def _value(self, t: int) -> float:
-        into = t % self._whole
+        into = t % self._period
         for lr, steps in self.stages:
             if into < steps:
                 return lr
@@ -221,7 +221,7 @@ class CyclicStages(Checked):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PeriodicPulse(Checked):
-    """Give the rate of the first pulse whose period divides t, else `base`.
+    """Take the rate of the first pulse whose period divides t, else `base`.
 
     ::
 

@@ -25,7 +25,7 @@ NanPolicy: TypeAlias = Literal["error", "bad"]
 
 
 class _Seen(NamedTuple):
-    """What the observations so far have left."""
+    """The state that the observations so far have left."""
 
     reductions: int = 0
     best: float | None = None
@@ -82,7 +82,7 @@ class Plateau(Composed, Checked):
 
         s(t) = max(lr(t) factor^k, min(min_lr, lr(t)))
 
-    k is how often it has fallen.
+    k is the number of reductions so far.
 
     Call `observe` after each evaluation. An observation improves when it beats the best by more than the threshold; the
     first always does, and any finite metric beats an infinite best. More than `patience` observations in a row without
@@ -113,7 +113,7 @@ class Plateau(Composed, Checked):
     statistic : {"best", "mean"}
         Look at each metric, or at the mean of the last `window`; before there are so many nothing is counted.
     window : int
-        Acts with "mean".
+        The number of metrics in the mean. Only used if `statistic` is "mean".
     nan : {"error", "bad"}
         Refuse a metric that is NaN, or count it as one that does not improve; it stays out of the mean.
 
@@ -180,7 +180,7 @@ class Plateau(Composed, Checked):
 
     @property
     def reductions(self) -> int:
-        """How many reductions there were."""
+        """The number of reductions so far."""
         return self._seen.reductions
 
     @explained
@@ -198,7 +198,7 @@ class Plateau(Composed, Checked):
         self._history.append(lambda seen: self._after(seen, value))
 
     def _after(self, seen: _Seen, value: float) -> _Seen:
-        """Return what is left after a metric."""
+        """Return the state after a metric."""
         if self.statistic == "mean":
             if not math.isnan(value):
                 seen = seen._replace(recent=(*seen.recent, value)[-self.window :])
@@ -208,7 +208,7 @@ class Plateau(Composed, Checked):
         return self._counted(seen, value)
 
     def _counted(self, seen: _Seen, value: float) -> _Seen:
-        """Give what is left after an observation that counts, or would but for the cooldown."""
+        """Return the state after an observation that counts, or would count except for the cooldown."""
         bad = seen.bad + 1
         if self._improves(value, seen.best):
             seen, bad = seen._replace(best=value), 0
@@ -228,7 +228,7 @@ class Plateau(Composed, Checked):
         return value < best - margin if self.mode == "min" else value > best + margin
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what the observations have left, as a JSON-safe dictionary. Infinite metrics are strings there."""
+        """Return the state that the observations have left, as a JSON-safe dictionary. Infinite metrics are strings there."""
         seen = self._seen
         best = None if seen.best is None else _encoded(seen.best)
         return seen._asdict() | {"best": best, "recent": [_encoded(each) for each in seen.recent]}
@@ -266,12 +266,12 @@ class Plateau(Composed, Checked):
 
 
 def _encoded(metric: float) -> float | str:
-    """Give a metric as strict JSON has it."""
+    """Return a metric as strict JSON has it."""
     return str(metric) if math.isinf(metric) else metric
 
 
 def _decoded(name: str, value: Any) -> float:
-    """Give what `_encoded` was given."""
+    """Return the metric that `_encoded` was given."""
     metric = float(value) if value in ("inf", "-inf") else to_float(name, value)
     if math.isnan(metric):
         raise ValueError(f"{name}: expected a number, got nan")

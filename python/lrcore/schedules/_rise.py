@@ -128,7 +128,7 @@ class OneCycle(Checked):
     peak : float
         The largest rate.
     steps : int
-        Of the whole cycle.
+        The number of steps of the whole cycle.
     pct_start : float
         The share of the rise. Refused where a phase would have no length.
     div, final_div : float

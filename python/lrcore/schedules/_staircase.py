@@ -14,7 +14,7 @@ from lrcore.schedules._formula import set_fields
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PiecewiseConstant(Checked):
-    """Give one value after another; the i-th once i boundaries are <= t.
+    """Take one value after another; the i-th once i boundaries are <= t.
 
     ::
 

@@ -133,7 +133,7 @@ def _losses(value: Any) -> Floats:
 
 
 def _rates(value: Any, steps: int) -> Floats:
-    """Check the rates, and give one for each step."""
+    """Check the rates, and return one for each step."""
     one = np.isscalar(value) or (isinstance(value, np.ndarray) and value.ndim == 0)
     rates = np.full(steps, to_float("lrs", value)) if one else vector("lrs", value)
     if rates.shape != (steps,):
@@ -166,7 +166,7 @@ def noise_of(losses: Floats, order: int) -> float:
 
 
 def _progress(rates: Floats | None, steps: int) -> Floats:
-    """Give how far through the training each step is, from 0 to 1, by the sum of the rates until then.
+    """Return how far through the training each step is, from 0 to 1, by the sum of the rates until then.
 
     Without rates, or with fewer than four steps in a third of that sum, by the number of steps.
     """
@@ -179,7 +179,7 @@ def _progress(rates: Floats | None, steps: int) -> Floats:
 
 
 def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
-    """Give the evidence of finite losses."""
+    """Return the evidence of finite losses."""
     scale = float(abs(losses).max()) or 1.0  # so that no difference overflows
     curve = losses / scale
     first, peak = float(min(curve[0], np.median(curve[:3]))), float(curve.max())
@@ -237,7 +237,7 @@ def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
 
 
 def _judge(found: dict[str, float]) -> tuple[Verdict, str]:
-    """Give the verdict and its reason."""
+    """Return the verdict and its reason."""
     told = {name: f"{value:.3g}" for name, value in found.items()}
     if found["finite"] < 1:
         return "diverging", f"After {found['finite']:.1%} of the steps the loss was no longer finite."
@@ -305,7 +305,7 @@ FACTORS: dict[Verdict, tuple[float, str]] = {
 
 
 def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:
-    """Give the next thing to try, with the highest rate where rates are known."""
+    """Return the next thing to try, with the highest rate if rates are known."""
     highest = None if rates is None else float(rates.max())
     if highest == 0:
         return "Every rate was 0: take one above it."

@@ -62,7 +62,7 @@ def scale_lr(
 
 
 def update_ratio(opt: Optimizer, grads: Any = None, **arguments: Any) -> float:
-    """Take a step, and give ``||update|| / ||params||``: how far it moved the parameters, for their size.
+    """Take a step, and return ``||update|| / ||params||``: how far it moved the parameters, for their size.
 
     About 1e-3 is common in sound trainings; 1e-6 says that hardly anything moves, 0.1 that a few steps replace what was
     learned. The parameters are copied to NumPy twice, which takes many times longer than the step: measure one in a

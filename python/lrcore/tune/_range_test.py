@@ -1,4 +1,4 @@
-"""The learning-rate range test: a short training at rates from small to large, of which nothing remains but the curve."""
+"""The learning-rate range test: a short training at rates from small to large, whose effects are undone afterwards."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _width(found: RangeTest) -> int:
 
 
 def _fell(found: RangeTest) -> bool:
-    """Say whether the losses fell until the minimum by more than may be chance."""
+    """Return whether the losses fell until the minimum by more than may be chance."""
     lowest = int(np.argmin(found.smoothed))
     if lowest == 0:
         return False

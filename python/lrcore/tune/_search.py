@@ -195,7 +195,7 @@ def _study(name: str, storage: str | Path | None, direction: Direction) -> optun
 
 
 def _is_race(error: Exception) -> bool:
-    """Tell whether a storage could not be created because others were creating it at the same moment."""
+    """Return whether a storage could not be created because others were creating it at the same moment."""
     from sqlalchemy.exc import IntegrityError
 
     return any(
@@ -205,7 +205,7 @@ def _is_race(error: Exception) -> bool:
 
 
 def _url(storage: str | Path | None) -> str | None:
-    """Give what Optuna calls a storage."""
+    """Return the URL by which Optuna knows a storage."""
     if storage is None:
         return None
     if not isinstance(storage, (str, Path)):
@@ -238,7 +238,7 @@ def _sampler(name: Sampler, seed: int | None) -> optuna.samplers.BaseSampler:
 
 
 def _finished(study: optuna.Study, low: float, high: float) -> tuple[Trial, ...]:
-    """Give the trials in the bounds that were completed or pruned; others were interrupted, or run elsewhere."""
+    """Return the trials in the bounds that were completed or pruned; others were interrupted, or run elsewhere."""
     return tuple(
         Trial(
             each.params["lr"],
