@@ -20,7 +20,7 @@ def say(**content: Any) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Give the first line of what went wrong."""
+    """Return the first line of what went wrong."""
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
@@ -46,7 +46,7 @@ def measure(size: int, sets: int, rounds: int, device: Any) -> dict[str, Any]:
     position = 0
 
     def run(calls: int) -> tuple[float, float]:
-        """Give the seconds of `calls` calls until the results are there, and until the last call returned."""
+        """Return the seconds of `calls` calls until the results are there, and until the last call returned."""
         nonlocal position
         start = time.perf_counter()
         for _ in range(calls):

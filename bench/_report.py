@@ -72,7 +72,7 @@ class Row:
 
 
 def best(rows: Sequence[Row], row: Row, *variants: str) -> float | None:
-    """Give the largest GB/s of some variants at the rule and size of `row`; None where none was measured."""
+    """Return the largest GB/s of some variants at the rule and size of `row`; None where none was measured."""
     rates = [
         each.gb_per_s
         for each in rows
@@ -89,7 +89,7 @@ def shares(rows: Sequence[Row], row: Row) -> tuple[float | None, float | None]:
 
 
 def heading(width: int) -> str:
-    """Give the line over the table; `width` is that of the rules' names."""
+    """Return the line over the table; `width` is that of the rules' names."""
     return (
         f"{'rule':{width}} {'variant':22} {'elements':>13} {'us':>11} {'GB/s':>7} {'of copy':>7} "
         f"{'of bound':>8} {'spread':>6} {'host us':>9}"
@@ -97,7 +97,7 @@ def heading(width: int) -> str:
 
 
 def line(rows: Sequence[Row], row: Row, width: int) -> str:
-    """Give a row's line of the table."""
+    """Return a row's line of the table."""
     of_copy, of_bound = (f"{share:.2f}" if share is not None else "-" for share in shares(rows, row))
     return (
         f"{row.rule:{width}} {row.variant:22} {row.elements:>13,} {row.us:>11,.2f} {row.gb_per_s:>7,.0f} "
@@ -106,7 +106,7 @@ def line(rows: Sequence[Row], row: Row, width: int) -> str:
 
 
 def as_dict(rows: Sequence[Row], row: Row) -> dict[str, Any]:
-    """Give a row as it is stored: what was measured, and what follows from it."""
+    """Return a row as it is stored: what was measured, and what follows from it."""
     of_copy, of_bound = shares(rows, row)
     spread = None if math.isnan(row.spread) else row.spread
     stored = {
@@ -129,13 +129,13 @@ class Goal:
     reached: bool | None
 
     def __str__(self) -> str:
-        """Give the goal's line."""
+        """Return the goal's line."""
         verdict = {True: "reached", False: "missed", None: "unknown"}[self.reached]
         return f"{verdict:8} {self.text}: {self.measured}"
 
 
 def goals(rows: Sequence[Row]) -> list[Goal]:
-    """Give what is wanted of Adam, and whether the rows show it."""
+    """Return what is wanted of Adam, and whether the rows show it."""
     adam = {(row.variant, row.size): row for row in rows if row.rule == "adam"}
     sizes = sorted({size for _, size in adam})
 
@@ -182,13 +182,13 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
 
 
 def sets_for(size: int, l2_bytes: int) -> int:
-    """Give how many sets of arrays make the fewest bytes that a variant touches exceed four times the L2 cache."""
+    """Return how many sets of arrays make the fewest bytes that a variant touches exceed four times the L2 cache."""
     touched = 2 * 4 * size
     return 4 * l2_bytes // touched + 1
 
 
 def calls_for(seconds_a_call: float, seconds_a_sample: float, least: int = 3, most: int = 5000) -> int:
-    """Give how many calls a sample takes."""
+    """Return how many calls a sample takes."""
     return max(least, min(most, int(seconds_a_sample / max(seconds_a_call, 1e-9))))
 
 
@@ -198,7 +198,7 @@ def least_bytes(elements: int, sets: int, states: int) -> int:
 
 
 def parse_smi(text: str, fields: Sequence[str], uuid: str) -> dict[str, str]:
-    """Give what nvidia-smi's CSV says about the device: the line with its uuid, or the only one there is."""
+    """Return what nvidia-smi's CSV says about the device: the line with its uuid, or the only one there is."""
     lines = [[cell.strip() for cell in each.split(",")] for each in text.splitlines()]
     found = [dict(zip(fields, cells, strict=True)) for cells in lines if len(cells) == len(fields)]
     ours = [each for each in found if uuid and uuid in each["uuid"]] or found
@@ -206,7 +206,7 @@ def parse_smi(text: str, fields: Sequence[str], uuid: str) -> dict[str, str]:
 
 
 def out_path(out: Path | None, default: Path, gpu: str, date: str) -> Path:
-    """Give the file to write: `out`, or one named for the device and the date in the directory `out` or `default`."""
+    """Return the file to write: `out`, or one named for the device and the date in the directory `out` or `default`."""
     if out is not None and out.suffix == ".json":
         return out
     slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
@@ -235,7 +235,7 @@ def smi(uuid: str) -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """Give the commit of the working tree, with a plus where tracked files differ from it."""
+    """Return the commit of the working tree, with a plus where tracked files differ from it."""
     git = ["git", "-c", "safe.directory=*", "-C", str(Path(__file__).parent)]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=20, check=True)

@@ -69,7 +69,7 @@ class Variant:
         self.time()
 
     def time(self) -> tuple[float, float]:
-        """Give the seconds a call takes on the device, and those until it returns.
+        """Return the seconds a call takes on the device, and those until it returns.
 
         The call before the first event keeps the device busy until the host is ahead of it.
         """
@@ -94,7 +94,7 @@ class Variant:
         return True
 
     def row(self, rule: str, size: int, sets: int) -> report.Row:
-        """Give the samples as a row."""
+        """Return the samples as a row."""
         return report.Row(
             rule,
             self.name,
@@ -121,7 +121,7 @@ def captured(call: Call) -> Call:
 
 
 def optimizer(rule: str, params: Any, **arguments: Any) -> Any:
-    """Give what steps with `rule` under a cosine rate."""
+    """Return what steps with `rule` under a cosine rate."""
     if rule in CLASSES:
         name, chosen, _ = CLASSES[rule]
         rate = lrcore.schedules.Cosine(1e-3, steps=10**9)
@@ -130,12 +130,12 @@ def optimizer(rule: str, params: Any, **arguments: Any) -> Any:
 
 
 def step_of(rule: str) -> Callable[[Any, Any], Call]:
-    """Give what makes a step that is passed its gradients."""
+    """Return what makes a step that is passed its gradients."""
     return lambda params, grads: functools.partial(optimizer(rule, params).step, grads)
 
 
 def bound_step_of(rule: str, **arguments: Any) -> Callable[[Any, Any], Call]:
-    """Give what makes a step on bound gradients."""
+    """Return what makes a step on bound gradients."""
     return lambda params, grads: optimizer(rule, params, grads=grads, **arguments).step
 
 
@@ -148,12 +148,12 @@ def stream_bound_of(rule: str) -> Callable[[Any, Any], Call]:
 
 
 def copy_of(_: Any, grads: Any) -> Call:
-    """Give a copy of the gradients."""
+    """Return a copy of the gradients."""
     return functools.partial(torch.empty_like(grads).copy_, grads)
 
 
 def torch_step_of(rule: str, way: str, **arguments: Any) -> Callable[[Any, Any], Call]:
-    """Give what makes torch's step on one tensor, with its state made by a first one."""
+    """Return what makes torch's step on one tensor, with its state made by a first one."""
     name, chosen, _ = CLASSES[rule]
 
     def make(params: Any, grads: Any) -> Call:
@@ -167,7 +167,7 @@ def torch_step_of(rule: str, way: str, **arguments: Any) -> Callable[[Any, Any],
 
 
 def cupy_adam(cupy: Any) -> Callable[[Any, Any], Call]:
-    """Give what makes a step of Adam in one kernel of CuPy's, its constants computed on the host."""
+    """Return what makes a step of Adam in one kernel of CuPy's, its constants computed on the host."""
     kernel = cupy.ElementwiseKernel(
         "float32 g, float32 rest1, float32 rest2, float32 rate, float32 root, float32 eps",
         "float32 p, float32 m, float32 v",
@@ -192,7 +192,7 @@ def cupy_adam(cupy: Any) -> Callable[[Any, Any], Call]:
 
 
 def recipes(rule: str, cupy: Any) -> list[Recipe]:
-    """Give the variants of a rule, the most wanted first."""
+    """Return the variants of a rule, the most wanted first."""
     need = lrcore.rules()[rule].bytes_per_element
     wanted = [
         Recipe("copy", copy_of, 8),

@@ -67,7 +67,7 @@ class Peer(NamedTuple):
 
 
 def make_numpy(_: str, p: Array, g: Array) -> Made:
-    """Give Adam as a careful user writes it."""
+    """Return Adam as a careful user writes it."""
     m, v, x, y = np.zeros_like(p), np.zeros_like(p), np.empty_like(p), np.empty_like(p)
     lr, beta1, beta2, eps = map(np.float32, (LR, BETA1, BETA2, EPS))
 
@@ -105,7 +105,7 @@ def numba_adam() -> Any:
 
 
 def make_numba(_: str, p: Array, g: Array) -> Made:
-    """Give the loop with the corrections of each step; the bare call, no schedule."""
+    """Return the loop with the corrections of each step; the bare call, no schedule."""
     adam, m, v, t = numba_adam(), np.zeros_like(p), np.zeros_like(p), 0
     lr, beta1, beta2, eps = map(np.float32, (LR, BETA1, BETA2, EPS))
 
@@ -120,7 +120,7 @@ def make_numba(_: str, p: Array, g: Array) -> Made:
 
 
 def parameters(p: Array, tensors: int) -> list[Any]:
-    """Give so many parameters of torch over the same memory: every second has a hundredth of the elements of the others."""
+    """Return so many parameters of torch over the same memory: every second has a hundredth of the elements of the others."""
     import torch
 
     weights = np.resize([1.0, 0.01], tensors).cumsum()
@@ -129,7 +129,7 @@ def parameters(p: Array, tensors: int) -> list[Any]:
 
 
 def with_gradients(params: list[Any], g: Array) -> list[Any]:
-    """Give them gradients over the same memory, one after another."""
+    """Return them gradients over the same memory, one after another."""
     import torch
 
     parts = torch.from_numpy(g).split([each.numel() for each in params])
@@ -139,7 +139,7 @@ def with_gradients(params: list[Any], g: Array) -> list[Any]:
 
 
 def make_torch(rule: str, p: Array, g: Array, way: str, tensors: int) -> Made:
-    """Give torch's optimizer over the same memory."""
+    """Return torch's optimizer over the same memory."""
     import torch
 
     name, options, _ = CLASSES[rule]
@@ -148,7 +148,7 @@ def make_torch(rule: str, p: Array, g: Array, way: str, tensors: int) -> Made:
 
 
 def make_fused(rule: str, p: Array, g: Array, tensors: int) -> Made:
-    """Give the optimizer of `lrcore.torch` over as many parameters."""
+    """Return the optimizer of `lrcore.torch` over as many parameters."""
     import torch
 
     from lrcore.torch import FusedOptimizer
@@ -161,7 +161,7 @@ def make_fused(rule: str, p: Array, g: Array, tensors: int) -> Made:
 
 
 def make_optax(_: str, p: Array, g: Array) -> Made:
-    """Give one jitted function for update and application."""
+    """Return one jitted function for update and application."""
     import jax
     import optax
 
@@ -185,7 +185,7 @@ def make_optax(_: str, p: Array, g: Array) -> Made:
 
 
 def make_deepspeed(_: str, p: Array, g: Array) -> Made:
-    """Give DeepSpeed's Adam for parameters that are offloaded to the CPU."""
+    """Return DeepSpeed's Adam for parameters that are offloaded to the CPU."""
     import torch
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
@@ -196,7 +196,7 @@ def make_deepspeed(_: str, p: Array, g: Array) -> Made:
 
 
 def make_thinc(_: str, p: Array, g: Array) -> Made:
-    """Give thinc's kernel, with the folded rate that its Adam passes; epsilon is added before the correction."""
+    """Return thinc's kernel, with the folded rate that its Adam passes; epsilon is added before the correction."""
     from thinc.backends import get_array_ops
 
     ops, m, v, t = get_array_ops(p), np.zeros_like(p), np.zeros_like(p), 0
@@ -211,7 +211,7 @@ def make_thinc(_: str, p: Array, g: Array) -> Made:
 
 
 def torch_peers(tensors: int) -> Iterator[Peer]:
-    """Give what steps torch's tensors, each for the rules that it has."""
+    """Yield what steps torch's tensors, each for the rules that it has."""
     for way in ("fused", "foreach"):
         rules = tuple(rule for rule, (*_, ways) in CLASSES.items() if way in ways)
         make = functools.partial(make_torch, way=way, tensors=tensors)
@@ -221,7 +221,7 @@ def torch_peers(tensors: int) -> Iterator[Peer]:
 
 
 def peers_of(tensors: int) -> list[Peer]:
-    """Give the peers that step so many tensors."""
+    """Return the peers that step so many tensors."""
     every = (
         Peer("numpy", "numpy", ("adam",), make_numpy, exact=False, serial=True),
         Peer("numba", "numba", ("adam",), make_numba),
@@ -234,14 +234,14 @@ def peers_of(tensors: int) -> list[Peer]:
 
 
 def ours(rule: str, p: Array, g: Array, lr: Any = LR) -> lrcore.optimizers.Optimizer:
-    """Give the optimizer here."""
+    """Return the optimizer here."""
     name, options, _ = CLASSES[rule]
     made: lrcore.optimizers.Optimizer = getattr(lrcore, name)(p, lr=lr, grads=g, **options)
     return made
 
 
 def problem(size: int) -> tuple[Array, Array]:
-    """Give parameters and gradients of moderate size."""
+    """Return parameters and gradients of moderate size."""
     values = np.random.default_rng(0).normal(size=(2, size)).astype(np.float32)
     return values[0].copy(), values[1].copy()
 
@@ -277,7 +277,7 @@ def settle(call: Callable[[], object], grads: Array) -> None:
 
 
 def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[bench.Variant]:
-    """Give lrcore's step under a cosine rate, the loops it is held against, and each peer's step, on arrays of their own."""
+    """Return lrcore's step under a cosine rate, the loops it is held against, and each peer's step, on arrays of their own."""
     backend = lrcore.info()["backend"]
     params, grads = bench.aligned_full(size, 1.0), bench.aligned_full(size, 0.5)
     opt = ours(rule, params, grads, lrcore.schedules.Cosine(LR, steps=10**9))
@@ -297,7 +297,7 @@ def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[benc
 
 
 def present(chosen: list[str], tensors: int) -> list[Peer]:
-    """Give the peers that are here and step as lrcore does; say of the others why not."""
+    """Return the peers that are here and step as lrcore does; say of the others why not."""
     found = []
     for peer in peers_of(tensors):
         if peer.name.split()[0] not in chosen:

@@ -107,7 +107,7 @@ class Session:
         print(f"{kind} {self.notes[kind][-1]}", flush=True)
 
     def tried(self, what: str, call: Callable[[], Result]) -> Result | None:
-        """Give what `call` gives; where it fails, say so and give None."""
+        """Return what `call` gives; where it fails, say so and give None."""
         try:
             return call()
         except Exception as error:  # noqa: BLE001  # a peer fails as it likes, and the rest goes on
@@ -115,7 +115,7 @@ class Session:
             return None
 
     def load_cupy(self) -> Any:
-        """Give CuPy, working on the current stream of torch."""
+        """Return CuPy, working on the current stream of torch."""
         import cupy
 
         handle = torch.cuda.current_stream().cuda_stream
@@ -163,14 +163,14 @@ class Session:
         self.costs[size] = max(self.costs.get(size, 0.0), time.monotonic() - begin)
 
     def free(self) -> None:
-        """Give back memory. Nothing is collected in between: neither in a sample nor in a capture."""
+        """Return back memory. Nothing is collected in between: neither in a sample nor in a capture."""
         gc.collect()
         torch.cuda.empty_cache()
         if self.cupy is not None:
             self.cupy.get_default_memory_pool().free_all_blocks()
 
     def measure(self, rule: str, size: int) -> list[report.Row]:
-        """Give the rows of one rule and size; say what cannot be measured."""
+        """Return the rows of one rule and size; say what cannot be measured."""
         sets = report.sets_for(size, self.gpu.L2_cache_size)
         need = report.least_bytes(size + variants.PADDING, sets, len(lrcore.rules()[rule].states))
         free, _ = torch.cuda.mem_get_info()
@@ -287,7 +287,7 @@ def obstacle() -> str | None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Give the options."""
+    """Return the options."""
     known = list(lrcore.rules())
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=known, metavar="RULE")

@@ -34,7 +34,7 @@ class Failure(Exception):
 
 
 def run(*command: str | Path) -> str:
-    """Give the output of a command; where it fails, its output is what is said."""
+    """Return the output of a command; where it fails, its output is what is said."""
     ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if ended.returncode:
         raise Failure(f"{ended.stdout}\n{command[0]} failed with status {ended.returncode}")
@@ -51,7 +51,7 @@ def build(directory: Path) -> Path:
 
 
 def parse(dump: str) -> Counts:
-    """Give the counts in a file of callgrind, one for each of its dumps."""
+    """Return the counts in a file of callgrind, one for each of its dumps."""
     part = r"^desc: Trigger: Client Request: (\S+) (.*)$(?s:.*?)^totals: (\d+)$"
     counts: Counts = {}
     for backend, case, instructions in re.findall(part, dump, re.MULTILINE):
@@ -80,7 +80,7 @@ def count() -> tuple[str, Counts]:
 
 
 def load() -> dict[str, Counts]:
-    """Give the recorded counts by compiler."""
+    """Return the recorded counts by compiler."""
     everything: dict[str, Counts] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     return everything
 
@@ -91,7 +91,7 @@ def line(*columns: object) -> str:
 
 
 def deviations(recorded: Counts, counts: Counts) -> list[str]:
-    """Give a line for each count that is off the recorded one, or that one of the two has not got."""
+    """Return a line for each count that is off the recorded one, or that one of the two has not got."""
     lines = []
     for backend in recorded | counts:
         old, new = recorded.get(backend, {}), counts.get(backend, {})

@@ -29,7 +29,7 @@ BATCH = 64
 
 
 def computation(layers: int, width: int) -> tuple[Any, Callable[[], None]]:
-    """Give a module, and what computes its gradients."""
+    """Return a module, and what computes its gradients."""
     torch.manual_seed(0)
     module = torch.nn.Sequential(*[torch.nn.Linear(width, width) for _ in range(layers)])
     x = torch.randn(BATCH, width)
@@ -37,7 +37,7 @@ def computation(layers: int, width: int) -> tuple[Any, Callable[[], None]]:
 
 
 def variants(layers: int, width: int) -> list[Variant]:
-    """Give what is timed."""
+    """Return what is timed."""
     makers: dict[str, Callable[[Any], Any]] = {
         "torch fused": lambda module: torch.optim.AdamW(module.parameters(), fused=True),
         "torch foreach": lambda module: torch.optim.AdamW(module.parameters(), foreach=True),
@@ -57,7 +57,7 @@ def variants(layers: int, width: int) -> list[Variant]:
 
 
 def step_of(make: Callable[[Any], Any], layers: int, width: int, none: bool) -> Callable[[], None]:
-    """Give a training step on a module of its own."""
+    """Return a training step on a module of its own."""
     module, compute = computation(layers, width)
     opt = make(module)
 

@@ -20,7 +20,7 @@ LOCAL = r"\.local\b"
 
 
 def kernels(ptx: str) -> dict[str, str]:
-    """Give the text of each kernel by its mangled name."""
+    """Return the text of each kernel by its mangled name."""
     return {text.partition("(")[0]: text for text in ptx.split(".entry ")[1:]}
 
 

@@ -70,7 +70,7 @@ def without_signature(_app: Any, what: str, _name: str, member: Any, _options: A
 def without_paths(
     _app: Any, _what: str, _name: str, _member: Any, _options: Any, signature: Any, returns: Any
 ) -> Any:
-    """Give modules that are defaults by their names."""
+    """Return modules that are defaults by their names."""
     return signature and re.sub(r"<module '(\w+)' from '[^']*'>", r"\1", signature), returns
 
 

@@ -27,14 +27,14 @@ SHAPES = {"k1": (1 * 9, 16), "b1": 16, "k2": (16 * 9, 32), "b2": 32, "w": (4 * 4
 
 
 def patches(images: NDArray[Any]) -> NDArray[Any]:
-    """Give the 3 by 3 pixels around each pixel of (n, h, w, c), 0 outside: (n * h * w, c * 9)."""
+    """Return the 3 by 3 pixels around each pixel of (n, h, w, c), 0 outside: (n * h * w, c * 9)."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))  # (n, h, w, c, 3, 3)
     return windows.reshape(-1, images.shape[3] * 9)
 
 
 def forward(params: Mapping[str, Any], x: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Give the patches and output of the first layer, those of the second, and the logits of images x (n, 8, 8, 1)."""
+    """Return the patches and output of the first layer, those of the second, and the logits of images x (n, 8, 8, 1)."""
     patches1 = patches(x)  # (n * 64, 9)
     layer1 = np.maximum(patches1 @ params["k1"] + params["b1"], 0)  # (n * 64, 16)
     pooled = layer1.reshape(-1, 4, 2, 4, 2, 16).mean(axis=(2, 4))  # (n, 4, 4, 16), the means of 2 by 2
@@ -46,7 +46,7 @@ def forward(params: Mapping[str, Any], x: NDArray[Any]) -> tuple[NDArray[Any], .
 def loss_and_gradient(
     params: Mapping[str, Any], grads: Mapping[str, Any], x: NDArray[Any], y: NDArray[np.int64]
 ) -> float:
-    """Give the mean cross-entropy of images x (n, 8, 8, 1) of classes y (n,); `grads` gets its gradient."""
+    """Return the mean cross-entropy of images x (n, 8, 8, 1) of classes y (n,); `grads` gets its gradient."""
     patches1, layer1, patches2, layer2, logits = forward(params, x)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

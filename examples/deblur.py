@@ -28,7 +28,7 @@ VARIATION = 0.003  # the weight of the total variation
 
 
 def draw_image() -> NDArray[np.float32]:
-    """Give an image (SIZE, SIZE) of discs and bars, from 0 to 1."""
+    """Return an image (SIZE, SIZE) of discs and bars, from 0 to 1."""
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE
     image = np.zeros((SIZE, SIZE), np.float32)
     for i in range(5):
@@ -39,14 +39,14 @@ def draw_image() -> NDArray[np.float32]:
 
 
 def blur(image: Any, xp: ModuleType) -> Any:
-    """Give the image (SIZE, SIZE) blurred, as if it went on periodically. The blur is its own adjoint."""
+    """Return the image (SIZE, SIZE) blurred, as if it went on periodically. The blur is its own adjoint."""
     down, across = xp.fft.fftfreq(SIZE)[:, None], xp.fft.rfftfreq(SIZE)  # cycles a pixel
     gaussian = xp.exp(-2 * (np.pi * BLUR) ** 2 * (down**2 + across**2)).astype(xp.float32)
     return xp.fft.irfft2(xp.fft.rfft2(image) * gaussian, s=image.shape)
 
 
 def variation_gradient(image: Any, xp: ModuleType) -> Any:
-    """Give the gradient (SIZE, SIZE) of the sum over the pixels of ``sqrt(down**2 + across**2 + 1e-4)``.
+    """Return the gradient (SIZE, SIZE) of the sum over the pixels of ``sqrt(down**2 + across**2 + 1e-4)``.
 
     `down` and `across` are the differences to the next pixels.
     """

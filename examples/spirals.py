@@ -20,7 +20,7 @@ HIDDEN, STEPS, WARMUP = 64, 1000, 50
 
 
 def spirals(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give `count` points (count, 2), and for each the spiral it lies on, 0 or 1 (count,)."""
+    """Return `count` points (count, 2), and for each the spiral it lies on, 0 or 1 (count,)."""
     arm = rng.integers(2, size=count)
     turns = rng.uniform(0.2, 1.5, size=count)  # since the middle; also the distance from there
     angle = 2 * np.pi * turns + np.pi * arm
@@ -30,7 +30,7 @@ def spirals(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], 
 
 
 def forward(params: Mapping[str, Any], x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Give the hidden layer (n, HIDDEN) and the logits (n,) of points x (n, 2)."""
+    """Return the hidden layer (n, HIDDEN) and the logits (n,) of points x (n, 2)."""
     hidden = np.tanh(x @ params["w1"] + params["b1"])
     return hidden, hidden @ params["w2"] + params["b2"]
 
@@ -38,7 +38,7 @@ def forward(params: Mapping[str, Any], x: NDArray[Any]) -> tuple[NDArray[Any], N
 def loss_and_gradient(
     params: Mapping[str, Any], grads: Mapping[str, Any], x: NDArray[Any], y: NDArray[Any]
 ) -> float:
-    """Give the mean cross-entropy of points x (n, 2) on the spirals y (n,); `grads` gets its gradient."""
+    """Return the mean cross-entropy of points x (n, 2) on the spirals y (n,); `grads` gets its gradient."""
     hidden, logits = forward(params, x)
     probability = (1 + np.tanh(logits / 2)) / 2  # the logistic function, in a form that cannot overflow
     d_logits = (probability - y) / len(y)  # (n,)

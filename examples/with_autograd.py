@@ -29,7 +29,7 @@ WIDTHS = (1, 32, 32, 1)
 
 
 def predict(params: dict[str, Any], x: Any) -> Any:
-    """Give the network's values (n, 1) at x (n, 1)."""
+    """Return the network's values (n, 1) at x (n, 1)."""
     *hidden, last = params["layers"]
     for layer in hidden:
         x = anp.tanh(x @ layer["w"] + layer["b"])  # (n, 32)
@@ -37,7 +37,7 @@ def predict(params: dict[str, Any], x: Any) -> Any:
 
 
 def loss(params: dict[str, Any], x: Any, y: Any) -> Any:
-    """Give the mean squared error at x (n, 1) against y (n, 1)."""
+    """Return the mean squared error at x (n, 1) against y (n, 1)."""
     return anp.mean((predict(params, x) - y) ** 2)
 
 

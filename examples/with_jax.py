@@ -28,7 +28,7 @@ WIDTHS = (2, 64, 64, 1)
 
 
 def predict(params: dict[str, Any], x: Any) -> Any:
-    """Give the network's heights (n, 1) at points x (n, 2)."""
+    """Return the network's heights (n, 1) at points x (n, 2)."""
     *hidden, last = params["layers"]
     for layer in hidden:
         x = jnp.tanh(x @ layer["w"] + layer["b"])  # (n, 64)
@@ -36,12 +36,12 @@ def predict(params: dict[str, Any], x: Any) -> Any:
 
 
 def loss(params: dict[str, Any], x: Any, y: Any) -> Any:
-    """Give the mean squared error at points x (n, 2) against heights y (n, 1)."""
+    """Return the mean squared error at points x (n, 2) against heights y (n, 1)."""
     return jnp.mean((predict(params, x) - y) ** 2)
 
 
 def surface(x: Any) -> Any:
-    """Give the heights (n, 1) of the surface that is to be learned, at points x (n, 2)."""
+    """Return the heights (n, 1) of the surface that is to be learned, at points x (n, 2)."""
     return np.sin(3 * x[:, :1]) * np.cos(3 * x[:, 1:])
 
 

@@ -20,7 +20,7 @@ STEPS = 300
 
 
 def rings(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give `count` points (count, 2) on three noisy rings, and the ring of each, 0 to 2 (count,)."""
+    """Return `count` points (count, 2) on three noisy rings, and the ring of each, 0 to 2 (count,)."""
     ring = torch.randint(3, (count,))
     angle = 2 * torch.pi * torch.rand(count)
     radius = 1 + ring + 0.1 * torch.randn(count)

@@ -85,7 +85,7 @@ def guarded() -> Iterator[None]:
 
 
 def mutator(change: Callable[[Random, bytes], bytes]) -> Callable[[bytes, int, int], bytes]:
-    """Give what changes an input as `change` does, or bytes of it: one time of five, and where `change` finds no form."""
+    """Return what changes an input as `change` does, or bytes of it: one time of five, and where `change` finds no form."""
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         random = Random(seed)

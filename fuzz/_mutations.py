@@ -22,7 +22,7 @@ ODD: list[Any] = [
 
 
 def nodes(value: Any) -> list[Node]:
-    """Give every place in a JSON value that holds another value."""
+    """Return every place in a JSON value that holds another value."""
     found: list[Node] = []
     open_ones = [value]
     while open_ones:
@@ -35,7 +35,7 @@ def nodes(value: Any) -> list[Node]:
 
 
 def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = ("", "more")) -> Any:
-    """Give a JSON value with one place changed; it may be changed in place. New names are also from `names`."""
+    """Return a JSON value with one place changed; it may be changed in place. New names are also from `names`."""
     places = nodes(value)
     if not places:
         return random.choice(odd)
@@ -58,7 +58,7 @@ def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = (
 
 
 def numbered(random: Random, value: Any) -> Any:
-    """Give a number near another, or far from it."""
+    """Return a number near another, or far from it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return random.choice([random.randrange(-2, 20), random.random(), 10 ** random.uniform(-60, 60)])
     near = random.choice([1, -1, 4, -4, 8, -value, value, 0.5])
@@ -69,7 +69,7 @@ def numbered(random: Random, value: Any) -> Any:
 
 
 def spliced(random: Random, text: str, words: list[str]) -> str:
-    """Give a text with a part of it replaced by a word, by another part, or by nothing."""
+    """Return a text with a part of it replaced by a word, by another part, or by nothing."""
     begin = random.randint(0, len(text))
     end = min(len(text), begin + random.choice([0, 0, 1, 2, 5, 20]))
     other = random.randint(0, len(text))
@@ -81,13 +81,13 @@ def spliced(random: Random, text: str, words: list[str]) -> str:
 
 
 def parts(data: bytes) -> tuple[Any, bytes]:
-    """Give the header and the tensors of a file."""
+    """Return the header and the tensors of a file."""
     end = 8 + int.from_bytes(data[:8], "little")
     return parsed(data[8:end]), data[end:]
 
 
 def parsed(text: str | bytes) -> Any:
-    """Give what JSON says; ValueError where a name stands twice."""
+    """Return what JSON says; ValueError where a name stands twice."""
     return json.loads(text, object_pairs_hook=_once)
 
 
@@ -98,7 +98,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def repeated(random: Random, text: str) -> str:
-    """Give JSON with a name, and a text that belongs to it, written twice."""
+    """Return JSON with a name, and a text that belongs to it, written twice."""
     found = [*re.finditer(r'"\w*": "[^"\\]*", ', text)]
     if not found:
         return text
@@ -107,7 +107,7 @@ def repeated(random: Random, text: str) -> str:
 
 
 def checksum(header: Any, tensors: bytes) -> str:
-    """Give the checksum that is due, from the bytes alone."""
+    """Return the checksum that is due, from the bytes alone."""
     found = zlib.crc32(header["__metadata__"]["lrcore"].encode())
     for name in sorted({*header} - {"__metadata__"}):
         begin, end = header[name]["data_offsets"]
@@ -116,7 +116,7 @@ def checksum(header: Any, tensors: bytes) -> str:
 
 
 def joined(random: Random, header: Any, tensors: bytes) -> bytes:
-    """Give the file of a header and tensors, its length and checksum right most of the time."""
+    """Return the file of a header and tensors, its length and checksum right most of the time."""
     if random.random() < 0.95:
         # Where there is no text, or a tensor without a place, there is no checksum.
         with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
@@ -131,7 +131,7 @@ def joined(random: Random, header: Any, tensors: bytes) -> bytes:
 
 
 def rebuilt(random: Random, data: bytes, odd: list[Any]) -> bytes:
-    """Give a file with one thing changed, and what depends on it made right most of the time."""
+    """Return a file with one thing changed, and what depends on it made right most of the time."""
     header, tensors = parts(data)
     metadata = header.get("__metadata__", {})
     choice = random.random()

@@ -35,7 +35,7 @@ TIED = NESTED | {"layers": [WEIGHTS, WEIGHTS]}
 
 
 def filled(pack: lrcore.Pack) -> lrcore.Pack:
-    """Give a pack with other values in it than zero."""
+    """Return a pack with other values in it than zero."""
     for number, view in enumerate(pack.named_arrays().values()):
         view[...] = np.arange(view.size, dtype=np.float32).reshape(view.shape) - number - 0.5
     return pack
@@ -67,7 +67,7 @@ def target(data: bytes) -> None:
 
 
 def from_file(*, pad: bool) -> lrcore.Pack | None:
-    """Give the pack that the file makes, or None where it is refused."""
+    """Return the pack that the file makes, or None where it is refused."""
     with guarded():
         try:
             return lrcore.Pack.from_file(PATH, pad=pad)
@@ -165,7 +165,7 @@ def same_memory(views: dict[str, Any]) -> dict[str, set[str]]:
 
 
 def shapes_in(tree: Any) -> Any:
-    """Give the nest of a tree as the text has it."""
+    """Return the nest of a tree as the text has it."""
     if isinstance(tree, dict):
         return {name: shapes_in(part) for name, part in tree.items()}
     return [shapes_in(part) for part in tree] if isinstance(tree, list) else str([*tree.shape])
@@ -175,7 +175,7 @@ def shapes_in(tree: Any) -> Any:
 
 
 def seeds() -> Iterator[bytes]:
-    """Give files of packs of all kinds, of others, and of an optimizer."""
+    """Yield files of packs of all kinds, of others, and of an optimizer."""
     bits = np.array([0x7FC01234, 0x80000000, 1, 0xFF800000], np.uint32).view(np.float32)
     deep: Any = {"w": 2}
     for _ in range(20):
@@ -254,7 +254,7 @@ def change(random: Random, data: bytes) -> bytes:
 
 
 def renested(random: Random, structure: Any) -> Any:
-    """Give a structure with one place changed: in its value, its shape, or its depth, or so that all paths stay the same."""
+    """Return a structure with one place changed: in its value, its shape, or its depth, or so that all paths stay the same."""
     if random.random() < 0.4 or not (places := nodes(structure)):
         return changed(random, structure, [*SHAPES, [], {}, ["[1]"], {"w": "[]"}], NAMES)
     inner = [(owner, key) for owner, key in places if isinstance(owner[key], (dict, list))]
@@ -284,13 +284,13 @@ def retied(random: Random, ties: Any, structure: Any) -> Any:
 
 
 def reshaped(random: Random, text: str) -> str:
-    """Give another shape of as many elements."""
+    """Return another shape of as many elements."""
     size = math.prod(extents(text))
     return str(random.choice([[size], [1, size], [size, 1, 1], [size // 2, 2], [2, size // 2]]))
 
 
 def extents(text: Any) -> list[int]:
-    """Give the shape that a text says, or that of a scalar where it says none."""
+    """Return the shape that a text says, or that of a scalar where it says none."""
     try:
         shape = json.loads(text)
         return shape if all(type(each) is int for each in shape) else []
@@ -299,7 +299,7 @@ def extents(text: Any) -> list[int]:
 
 
 def deeper(random: Random, part: Any) -> Any:
-    """Give a part within many others."""
+    """Return a part within many others."""
     for _ in range(random.choice([1, 1, 1, 2, 2, 3, 10, 30])):
         part = [part] if random.random() < 0.9 else {"x": part}
     return part
@@ -329,7 +329,7 @@ def tensors_of(random: Random, structure: Any, ties: Any, header: Any, tensors: 
 
 
 def shapes_by_path(structure: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Give the paths and the shapes of a structure's arrays."""
+    """Yield the paths and the shapes of a structure's arrays."""
     if isinstance(structure, (dict, list)):
         for name, part in structure.items() if isinstance(structure, dict) else enumerate(structure):
             yield from shapes_by_path(part, f"{path}.{name}" if path else str(name))

@@ -41,7 +41,7 @@ def target(data: bytes) -> None:
 
 
 def from_text(text: str) -> Any:
-    """Give the schedule of a text, or None where it is refused with a column in it."""
+    """Return the schedule of a text, or None where it is refused with a column in it."""
     with guarded():
         try:
             return schedules.parse(text, **NAMES)
@@ -54,7 +54,7 @@ def from_text(text: str) -> Any:
 
 
 def from_json(text: str) -> Any:
-    """Give the schedule of a dictionary in JSON, or None where it is refused; an optimizer refuses it as well."""
+    """Return the schedule of a dictionary in JSON, or None where it is refused; an optimizer refuses it as well."""
     try:
         dictionary = json.loads(text)
     except (ValueError, RecursionError):
@@ -136,7 +136,7 @@ WORDS = [
 
 
 def seeds() -> Iterator[bytes]:
-    """Give a text of every schedule, and its dictionary."""
+    """Yield a text of every schedule, and its dictionary."""
     for text in TEXTS:
         yield text.encode()
         yield json.dumps(schedules.parse(text, **NAMES).to_dict()).encode()

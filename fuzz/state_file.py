@@ -27,12 +27,12 @@ N = 3
 
 
 def params() -> Any:
-    """Give parameters."""
+    """Return parameters."""
     return np.linspace(-1, 1, N, dtype=np.float32)
 
 
 def everything(opt: Any) -> Any:
-    """Give all that a load could change; the rate with an equal schedule is equal."""
+    """Return all that a load could change; the rate with an equal schedule is equal."""
     states = {name: state.tobytes() for name, state in opt.state.items()}
     plateaus = [each.state_dict() for each in schedules.plateaus(opt.schedule)]
     return opt.params.tobytes(), states, opt.step_count, dict(opt.hyper), opt.schedule, plateaus
@@ -58,7 +58,7 @@ def target(data: bytes) -> None:
 
 
 def load(lr: float | None) -> Any:
-    """Give the optimizer that the file makes, or None where it is refused."""
+    """Return the optimizer that the file makes, or None where it is refused."""
     own = params()
     try:
         return lrcore.load(PATH, own, lr=lr)
@@ -94,7 +94,7 @@ def step(opt: Any) -> None:
 
 
 def rates() -> Iterator[Any]:
-    """Give rates of all kinds."""
+    """Yield rates of all kinds."""
     yield from (0.1, schedules.Cosine(0.1, steps=9).warmup(3), schedules.Plateau(0.1, patience=1) * 0.5)
     yield schedules.Sequence(
         [(schedules.OneCycle(0.1, 20), 20), schedules.PiecewiseConstant([2], [0.1, 0.2])]
@@ -104,7 +104,7 @@ def rates() -> Iterator[Any]:
 
 
 def seeds() -> Iterator[bytes]:
-    """Give the files of all classes, and of several rates and options."""
+    """Yield the files of all classes, and of several rates and options."""
     for name in optimizers.__all__:
         if name != "Optimizer":
             yield from saved(getattr(optimizers, name)(params()))
@@ -115,7 +115,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def saved(opt: Any) -> Iterator[bytes]:
-    """Give the file of an optimizer after two steps."""
+    """Yield the file of an optimizer after two steps."""
     for _ in range(2):
         opt.step(np.ones(N, np.float32))
     for each in schedules.plateaus(opt.schedule):

@@ -26,12 +26,12 @@ PEERS = {"torch": "PyTorch", "optax": "optax", "keras": "Keras", "transformers":
 
 
 def notice(script: str, template: str) -> str:
-    """Give the first line of a page that a script makes."""
+    """Return the first line of a page that a script makes."""
     return f"<!-- Made by scripts/{Path(script).name} from {template} and the docstrings: edit those. -->\n"
 
 
 def sections(cls: type) -> dict[str, str]:
-    """Give the parts of a docstring: "" is what it begins with."""
+    """Return the parts of a docstring: "" is what it begins with."""
     parts = re.split(r"^(\w+)\n-+\n", inspect.getdoc(cls) or "", flags=re.MULTILINE)
     return dict(zip(["", *parts[1::2]], (each.strip() for each in parts[::2]), strict=True))
 
@@ -46,7 +46,7 @@ def wrapped(text: str, indent: str = "") -> str:
 
 
 def about(cls: type) -> list[str]:
-    """Give what a docstring begins with: its paragraphs, and its equations as a display."""
+    """Return what a docstring begins with: its paragraphs, and its equations as a display."""
     paragraphs = []
     for each in re.split(r"\n\n(?! )", sections(cls)[""]):
         if each.startswith("::"):
@@ -57,13 +57,13 @@ def about(cls: type) -> list[str]:
 
 
 def summary(cls: type) -> str:
-    """Give the first sentence of a docstring, without the name of the class where it begins with that."""
+    """Return the first sentence of a docstring, without the name of the class where it begins with that."""
     first = wrapped(sections(cls)[""].split("\n\n")[0]).removeprefix(f"{cls.__name__}: ")
     return first[0].upper() + first[1:]
 
 
 def signature(cls: type) -> str:
-    """Give the call that makes an object, with its defaults."""
+    """Return the call that makes an object, with its defaults."""
     taken = inspect.signature(cls)
     plain = taken.replace(
         parameters=[each.replace(annotation=each.empty) for each in taken.parameters.values()],
@@ -83,14 +83,14 @@ def wrapped_call(call: str) -> str:
 
 
 def parameters(text: str) -> Iterable[str]:
-    """Give the arguments of a docstring, as items of a list."""
+    """Yield the arguments of a docstring, as items of a list."""
     for names, kind, what in re.findall(r"^(\w.*?)(?: : (.*))?\n((?: +.*\n?)+)", text, flags=re.MULTILINE):
         code = ", ".join(f"`{name}`" for name in names.split(", "))
         yield wrapped(f"- {code}: {f'{kind}. ' if kind else ''}{' '.join(what.split())}", "  ")
 
 
 def page(cls: type, choice: str, picture: Iterable[str], own: Iterable[str], calls: Iterable[str]) -> str:
-    """Give the page of a class.
+    """Return the page of a class.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ class Template:
         self.when: dict[str, str] = {name: text.strip() for name, text in found}
 
     def choice(self, name: str) -> str:
-        """Give when to choose a class."""
+        """Return when to choose a class."""
         if not self.when.get(name):
             raise ValueError(
                 f"{self.path.name}: expected a paragraph behind {{{{{name}}}}}: when to choose it"
@@ -155,7 +155,7 @@ class Template:
         return self.when[name]
 
     def fill(self, pieces: Mapping[str, str], script: str) -> str:
-        """Give the page in which each name is replaced by its piece."""
+        """Return the page in which each name is replaced by its piece."""
         filled: str = re.sub(r"^{{(\w+)}}$", lambda found: pieces[found[1]], self._text, flags=re.MULTILINE)
         return notice(script, self.path.name) + filled
 

@@ -78,7 +78,7 @@ class Line:
 
 
 def block(docstring: str) -> str:
-    """Give the equations of a docstring; empty where there are none."""
+    """Return the equations of a docstring; empty where there are none."""
     found = re.search(r"^::\n\n((?: {4}.*\n|\n)+)", docstring + "\n", re.MULTILINE)
     return found[1] if found else ""
 
@@ -193,7 +193,7 @@ class _Reader:
 
 
 def latex(node: Node) -> str:
-    """Give a node as LaTeX."""
+    """Return a node as LaTeX."""
     if not node.arguments:
         return symbol(node.head)
     parts = [latex(each) for each in node.arguments]
@@ -245,7 +245,7 @@ def _parentheses(text: str) -> str:
 
 
 def symbol(name: str) -> str:
-    """Give a name as LaTeX."""
+    """Return a name as LaTeX."""
     if name in SYMBOLS:
         return SYMBOLS[name]
     letter, index = re.fullmatch(r"(.*?)_?(\d+|(?<=_)\w)?", name).groups()  # type: ignore[union-attr]
@@ -259,7 +259,7 @@ def symbol(name: str) -> str:
 
 
 def display(text: str) -> str:
-    """Give a block of equations as a display in LaTeX."""
+    """Return a block of equations as a display in LaTeX."""
     read = lines(text)
     labelled = any(line.when for line in read)
     rows = []
@@ -333,7 +333,7 @@ def compute(read: Iterable[Line], known: dict[str, Any], chosen: Callable[[str],
 
 
 def _condition(when: str) -> Node | None:
-    """Give the comparison under which a line holds, for ``else`` any node; None for other lines."""
+    """Return the comparison under which a line holds, for ``else`` any node; None for other lines."""
     try:
         node = parse(when)
     except ValueError:

@@ -21,18 +21,18 @@ from _pages import DOCS, PEERS, wrapped
 
 import lrcore
 import peer_rows
-from support import CLASSES, all_ways
+from support import CLASSES, all_configurations
 
 FOLDER = DOCS / "optimizers"
 TEMPLATE = FOLDER / "index.in.md"
 
 
 def variants(name: str) -> dict[str, dict[str, Any]]:
-    """Give the rules that a class chooses among, and of the arguments that choose each those that are no defaults."""
+    """Return the rules that a class chooses among, and of the arguments that choose each those that are no defaults."""
     cls = CLASSES[name]
     taken = inspect.signature(cls).parameters
     found: dict[str, dict[str, Any]] = {}
-    for rule, way in all_ways():
+    for rule, way in all_configurations():
         if way.cls is cls:
             others = {key: value for key, value in way.arguments.items() if value != taken[key].default}
             others = {key: value for key, value in others.items() if rule_of(cls, others, key) != rule}
@@ -42,7 +42,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
 
 
 def rule_of(cls: Any, chosen: dict[str, Any], without: str) -> str:
-    """Give the rule that a class chooses without one of the arguments; none where it refuses the others then."""
+    """Return the rule that a class chooses without one of the arguments; none where it refuses the others then."""
     try:
         opt = cls(np.zeros(0, np.float32), **{key: value for key, value in chosen.items() if key != without})
     except ValueError:
@@ -51,12 +51,12 @@ def rule_of(cls: Any, chosen: dict[str, Any], without: str) -> str:
 
 
 def arguments(chosen: dict[str, Any]) -> str:
-    """Give arguments as code."""
+    """Return arguments as code."""
     return ", ".join(f"`{key}={value!r}`" for key, value in chosen.items()) or "defaults"
 
 
 def table_of_variants(name: str) -> str:
-    """Give a row for each rule of a class."""
+    """Return a row for each rule of a class."""
     rows = ["| arguments | rule | states | bytes |", "| --- | --- | --- | ---: |"]
     for rule, chosen in variants(name).items():
         facts = lrcore.rules()[rule]
@@ -66,7 +66,7 @@ def table_of_variants(name: str) -> str:
 
 
 def table() -> str:
-    """Give a row for each class."""
+    """Return a row for each class."""
     rows = ["| optimizer | | states | bytes |", "| --- | --- | ---: | ---: |"]
     for name, cls in CLASSES.items():
         facts = [lrcore.rules()[rule] for rule in variants(name)]
@@ -78,13 +78,13 @@ def table() -> str:
 
 
 def span(numbers: Iterable[int]) -> str:
-    """Give the least and the largest number."""
+    """Return the least and the largest number."""
     found = sorted(numbers)
     return f"{found[0]}" if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
 
 
 def elsewhere(name: str) -> Iterable[str]:
-    """Give the calls of others that a class follows, as items of a list."""
+    """Yield the calls of others that a class follows, as items of a list."""
     rows = [row for row in peer_rows.ROWS if row.ours.name == name]
     for peer, called in PEERS.items():
         same = [f"`{row.theirs}`" for row in rows if row.peer == peer and str(row.theirs) == str(row.ours)]
@@ -96,7 +96,7 @@ def elsewhere(name: str) -> Iterable[str]:
 
 
 def page(name: str, choice: str) -> str:
-    """Give the page of an optimizer."""
+    """Return the page of an optimizer."""
     own = [
         "## Variants",
         "Which rule steps, what it keeps, and the bytes of an element that a step reads and writes.",
@@ -106,7 +106,7 @@ def page(name: str, choice: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Give all pages.
+    """Return all pages.
 
     Raises
     ------

@@ -18,13 +18,13 @@ import check_ptx
 
 
 def target(path: Path) -> str:
-    """Give the architecture that a file of PTX is for."""
+    """Return the architecture that a file of PTX is for."""
     found: str = re.findall(r"\.target (sm_\w+)", path.read_text())[0]
     return found
 
 
 def registers(path: Path) -> dict[tuple[str, int], list[int]]:
-    """Give for each kind of sweep and number of states the registers of its kernels, on the architecture of the PTX."""
+    """Return for each kind of sweep and number of states the registers of its kernels, on the architecture of the PTX."""
     ptx = path.read_text()
     report = subprocess.run(
         ["ptxas", "-v", "-arch", target(path), "-o", "/dev/null", str(path)],

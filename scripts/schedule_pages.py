@@ -38,7 +38,7 @@ WIDTH = 640
 def curves(
     *texts: str, steps: int = 100, log: bool = False, rates: Sequence[Rate] = (), height: int = 300
 ) -> Drawing:
-    """Give the picture of schedules: those of the texts, or the rates where `parse` does not read the texts."""
+    """Return the picture of schedules: those of the texts, or the rates where `parse` does not read the texts."""
     drawn = rates or [schedules.parse(text) for text in texts]
     return Drawing(
         f"Over {steps} steps: {', '.join(texts)}",
@@ -48,7 +48,7 @@ def curves(
 
 
 def told(plateau: Plateau, steps: int) -> Rate:
-    """Give the rates of a plateau that is told, after each step, a loss that falls ever more slowly."""
+    """Return the rates of a plateau that is told, after each step, a loss that falls ever more slowly."""
     rates = []
     for t in range(steps):
         rates.append(plateau(t))
@@ -134,14 +134,14 @@ NAME = r"\b(?!PyTorch)([a-zT]\w*_\w+(=[\w']+)?|[A-Z]\w*[a-z][A-Z]\w*|Cosine|Cycl
 
 
 def classes() -> dict[str, type[Schedule]]:
-    """Give the public schedules by name."""
+    """Return the public schedules by name."""
     public = [getattr(schedules, name) for name in schedules.__all__]
     made = [each for each in public if inspect.isclass(each) and issubclass(each, Schedule)]
     return {each.__name__: each for each in made if each is not Schedule}
 
 
 def home(row: Row) -> str:
-    """Give the schedule under which a row is listed: the first that our call names, `Constant` where it is alone."""
+    """Return the schedule under which a row is listed: the first that our call names, `Constant` where it is alone."""
     fitting = [begin for begin in HOMES if row.theirs.startswith(begin)]
     if fitting:
         return HOMES[max(fitting, key=len)]
@@ -150,7 +150,7 @@ def home(row: Row) -> str:
 
 
 def elsewhere(name: str) -> Iterable[str]:
-    """Give the calls of others for a schedule, as items of a list; a note stands where it first applies."""
+    """Yield the calls of others for a schedule, as items of a list; a note stands where it first applies."""
     rows: tuple[Row, ...] = (*schedule_peers.ROWS, *plateau_peers.ROWS)
     seen: set[object] = set()
     for row in rows:
@@ -162,19 +162,19 @@ def elsewhere(name: str) -> Iterable[str]:
 
 
 def picture(name: str, folder: str = "") -> str:
-    """Give the link to a picture, from a page beside it or above its folder."""
+    """Return the link to a picture, from a page beside it or above its folder."""
     text = re.sub(r"([\[\]*_])", r"\\\1", DRAWINGS[name].text)
     return f"![{text}]({folder}{name}.png)"
 
 
 def page(cls: type[Schedule], choice: str) -> str:
-    """Give the page of a schedule."""
+    """Return the page of a schedule."""
     examples = ["## Examples", f"```pycon\n{_pages.sections(cls)['Examples']}\n```"]
     return _pages.page(cls, choice, [picture(cls.__name__)], examples, elsewhere(cls.__name__))
 
 
 def pages() -> dict[Path, str]:
-    """Give all pages.
+    """Return all pages.
 
     Raises
     ------

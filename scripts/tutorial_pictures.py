@@ -46,7 +46,7 @@ def computed() -> dict[str, Any]:
 
 
 def mean_of(losses: Any, window: int) -> tuple[Any, Any]:
-    """Give the steps from `window` on, and the mean of the last `window` losses before each."""
+    """Return the steps from `window` on, and the mean of the last `window` losses before each."""
     np = computed()["np"]
     return np.arange(window, len(losses) + 1), np.convolve(losses, np.full(window, 1 / window), mode="valid")
 
@@ -180,7 +180,7 @@ DRAWN: dict[str, tuple[Callable[[Any], None], int]] = {
 
 
 def drawings() -> dict[str, Drawing]:
-    """Give the pictures by name, with the texts that the page has for them.
+    """Return the pictures by name, with the texts that the page has for them.
 
     Raises
     ------

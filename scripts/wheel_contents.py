@@ -23,7 +23,7 @@ METADATA = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE
 
 
 def complaints(path: Path) -> Iterator[str]:
-    """Give what is wrong with a wheel."""
+    """Yield what is wrong with a wheel."""
     info = f"lrcore-{PROJECT['version']}.dist-info"
     package = ROOT / "python"
     expected = {

@@ -17,7 +17,7 @@ from support import make
 
 
 def digest() -> str:
-    """Give a digest of the parameters and states of every rule, at early and late steps under a scheduled rate."""
+    """Return a digest of the parameters and states of every rule, at early and late steps under a scheduled rate."""
     rate = lrcore.schedules.Cosine(0.01, steps=3000).warmup(100)
     start, *gradients = np.random.default_rng(0).standard_normal((6, 1003)).astype(np.float32)
     found = hashlib.sha256()

@@ -76,17 +76,17 @@ assert ctypes.sizeof(ManagedVersioned) == 80
 
 
 def make_capsule(address: int, name: bytes) -> Any:
-    """Give a capsule without a destructor. The name has to outlive it."""
+    """Return a capsule without a destructor. The name has to outlive it."""
     return _new(address, name, None)
 
 
 def pointer_of(capsule: Any, name: bytes) -> int:
-    """Give what a capsule of that name points to."""
+    """Return what a capsule of that name points to."""
     return int(_get_pointer(capsule, name))
 
 
 def managed_of(capsule: Any) -> Managed | ManagedVersioned:
-    """Give the managed tensor of an unused capsule, in place.
+    """Return the managed tensor of an unused capsule, in place.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def take(capsule: Any) -> None:
 
 
 def move(capsule: Any, device_type: int, device_id: int) -> Any:
-    """Give the same capsule, which now says that its tensor is on that device."""
+    """Return the same capsule, which now says that its tensor is on that device."""
     tensor = managed_of(capsule).tensor
     tensor.device_type, tensor.device_id = device_type, device_id
     return capsule

@@ -20,16 +20,16 @@ class CuPy:
         self.cupy = cupy
 
     def array(self, values: Any, device: int = 0) -> Any:
-        """Give a device array of these values."""
+        """Return a device array of these values."""
         with self.cupy.cuda.Device(device):
             return self.cupy.asarray(np.asarray(values))
 
     def zeros(self, n: int) -> Any:
-        """Give n zeros."""
+        """Return n zeros."""
         return self.cupy.zeros(n, self.cupy.float32)
 
     def numpy(self, array: Any) -> Array:
-        """Give the values of a device array, when all work on its device is done."""
+        """Return the values of a device array, when all work on its device is done."""
         with array.device:
             self.cupy.cuda.Device().synchronize()
             host: Array = self.cupy.asnumpy(array)
@@ -40,15 +40,15 @@ class CuPy:
         array[...] = self.array(values, array.device.id)
 
     def address(self, array: Any) -> int:
-        """Give the address of the first element."""
+        """Return the address of the first element."""
         return int(array.data.ptr)
 
     def stream(self) -> Any:
-        """Give a new stream that waits for no other."""
+        """Return a new stream that waits for no other."""
         return self.cupy.cuda.Stream(non_blocking=True)
 
     def handle(self, stream: Any) -> int:
-        """Give its raw handle."""
+        """Return its raw handle."""
         return int(stream.ptr)
 
     def using(self, stream: Any) -> AbstractContextManager[Any]:
@@ -65,7 +65,7 @@ class CuPy:
         return not stream.done
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Give a function that replays what `work` put on a stream."""
+        """Return a function that replays what `work` put on a stream."""
         stream = self.stream()
         with stream:
             stream.begin_capture()
@@ -80,19 +80,19 @@ class CuPy:
         return replay
 
     def devices(self) -> int:
-        """Give the number of devices."""
+        """Return the number of devices."""
         return int(self.cupy.cuda.runtime.getDeviceCount())
 
     def current_device(self) -> int:
-        """Give the number of the current device."""
+        """Return the number of the current device."""
         return int(self.cupy.cuda.Device().id)
 
     def free_bytes(self) -> int:
-        """Give the bytes that the current device has left."""
+        """Return the bytes that the current device has left."""
         return int(self.cupy.cuda.runtime.memGetInfo()[0])
 
     def free(self) -> None:
-        """Give back memory that is not in use."""
+        """Return back memory that is not in use."""
         self.cupy.get_default_memory_pool().free_all_blocks()
 
 
@@ -103,15 +103,15 @@ class Torch:
         self.torch = torch
 
     def array(self, values: Any, device: int = 0) -> Any:
-        """Give a device array of these values."""
+        """Return a device array of these values."""
         return self.torch.from_numpy(np.array(values)).to(f"cuda:{device}")
 
     def zeros(self, n: int) -> Any:
-        """Give n zeros."""
+        """Return n zeros."""
         return self.torch.zeros(n, device="cuda")
 
     def numpy(self, array: Any) -> Array:
-        """Give the values of a device array, when all work on its device is done."""
+        """Return the values of a device array, when all work on its device is done."""
         self.torch.cuda.synchronize(array.device)
         host: Array = array.cpu().numpy()
         return host
@@ -121,15 +121,15 @@ class Torch:
         array.copy_(self.torch.from_numpy(values))
 
     def address(self, array: Any) -> int:
-        """Give the address of the first element."""
+        """Return the address of the first element."""
         return int(array.data_ptr())
 
     def stream(self) -> Any:
-        """Give a new stream that waits for no other."""
+        """Return a new stream that waits for no other."""
         return self.torch.cuda.Stream()
 
     def handle(self, stream: Any) -> int:
-        """Give its raw handle."""
+        """Return its raw handle."""
         return int(stream.cuda_stream)
 
     def using(self, stream: Any) -> AbstractContextManager[Any]:
@@ -146,7 +146,7 @@ class Torch:
         return not stream.query()
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Give a function that replays what `work` put on a stream."""
+        """Return a function that replays what `work` put on a stream."""
         graph = self.torch.cuda.CUDAGraph()
         with self.torch.cuda.graph(graph):
             work()
@@ -154,19 +154,19 @@ class Torch:
         return replay
 
     def devices(self) -> int:
-        """Give the number of devices."""
+        """Return the number of devices."""
         return int(self.torch.cuda.device_count())
 
     def current_device(self) -> int:
-        """Give the number of the current device."""
+        """Return the number of the current device."""
         return int(self.torch.cuda.current_device())
 
     def free_bytes(self) -> int:
-        """Give the bytes that the current device has left."""
+        """Return the bytes that the current device has left."""
         return int(self.torch.cuda.mem_get_info()[0])
 
     def free(self) -> None:
-        """Give back memory that is not in use."""
+        """Return back memory that is not in use."""
         self.torch.cuda.empty_cache()
 
 
@@ -178,11 +178,11 @@ class Imitated(CuPy):
         self.fake = fake
 
     def devices(self) -> int:
-        """Give the number of devices."""
+        """Return the number of devices."""
         return self.fake.devices
 
     def free(self) -> None:
-        """Give back memory that is not in use: there is none."""
+        """Return back memory that is not in use: there is none."""
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def imitated() -> Iterator[Imitated]:
 
 @contextmanager
 def library(name: str) -> Iterator[CuPy | Torch]:
-    """Give the library of that name."""
+    """Yield the library of that name."""
     if name == "imitated":
         with imitated() as made:
             yield made

@@ -129,7 +129,7 @@ _STRINGS = {
 
 
 def error_string(error: int, which: int) -> int:
-    """Give the address of an error's name, which is 0, or text, which is 1."""
+    """Return the address of an error's name, which is 0, or text, which is 1."""
     return ctypes.addressof(_STRINGS.get(error, _STRINGS[999])[which])
 
 
@@ -177,7 +177,7 @@ class Allocation(NamedTuple):
 
 
 def blocks(job: Job) -> int:
-    """Give the number of blocks of a launch."""
+    """Return the number of blocks of a launch."""
     return int(_core.lrcore_blocks(job))
 
 
@@ -189,5 +189,5 @@ def emulate(launch: Launch, ranges: Iterable[tuple[int, int]]) -> None:
 
 
 def floats(address: int, n: int) -> NDArray[np.float32]:
-    """Give the n floats at an address as an array, not copied."""
+    """Return the n floats at an address as an array, not copied."""
     return np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))

@@ -106,7 +106,7 @@ class FakeCuda(Runtime):
             raise BaseExceptionGroup("raised within calls of the CUDA table", self.errors)
 
     def calls(self, *names: str) -> list[Call]:
-        """Give the logged calls of these functions, or all."""
+        """Return the logged calls of these functions, or all."""
         return [call for call in self.log if not names or call.name in names]
 
     def clear(self) -> None:
@@ -115,7 +115,7 @@ class FakeCuda(Runtime):
         self.exports.clear()
 
     def leaked(self) -> list[Allocation]:
-        """Give what was allocated and not released."""
+        """Return what was allocated and not released."""
         return [allocation for allocation, _ in self._memory.values()]
 
     # The functions of the table.

@@ -73,7 +73,7 @@ class ndarray:
         return type(self)(host, self._device)
 
     def get(self) -> NDArray[Any]:
-        """Give a NumPy array of the values."""
+        """Return a NumPy array of the values."""
         wait()
         return self._host.copy()
 
@@ -93,7 +93,7 @@ class ndarray:
         submit(lambda: self._host.fill(value))
 
     def copy(self) -> ndarray:
-        """Give a copy on the current device, made on the current stream."""
+        """Return a copy on the current device, made on the current stream."""
         made = ndarray(_allocate(np.empty, self.shape, self.dtype), runtime().device)
         made[...] = self
         return made
@@ -106,11 +106,11 @@ class ndarray:
         return asarray, (self.get(),)
 
     def reshape(self, *shape: Any) -> ndarray:
-        """Give a view of another shape where there is one, else a copy."""
+        """Return a view of another shape where there is one, else a copy."""
         return self._view(self._host.reshape(*shape))
 
     def ravel(self) -> ndarray:
-        """Give a flat view where there is one, else a copy."""
+        """Return a flat view where there is one, else a copy."""
         return self._view(self._host.ravel())
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ class ndarray:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        """Give a capsule over the same memory, safe to read on `stream`.
+        """Return a capsule over the same memory, safe to read on `stream`.
 
         The null stream is refused as 0, which DLPack forbids on CUDA; CuPy itself warns.
         """
@@ -176,7 +176,7 @@ class ndarray:
 
 
 def from_dlpack(array: Any, *, device: Any = None, copy: bool | None = None) -> ndarray:
-    """Give an array over the memory of anything on a CUDA device that speaks DLPack, or of a capsule."""
+    """Return an array over the memory of anything on a CUDA device that speaks DLPack, or of a capsule."""
     if not hasattr(array, "__dlpack_device__"):
         return _consume(array)
     kind, number = array.__dlpack_device__()
@@ -212,7 +212,7 @@ def _consume(capsule: Any) -> ndarray:
 
 
 def _allocate(make: Callable[..., Any], shape: Any, dtype: DTypeLike) -> NDArray[Any]:
-    """Give host memory that begins where CuPy's would."""
+    """Return host memory that begins where CuPy's would."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = make(size + ALIGNMENT, np.uint8)
@@ -222,17 +222,17 @@ def _allocate(make: Callable[..., Any], shape: Any, dtype: DTypeLike) -> NDArray
 
 
 def empty(shape: Any, dtype: DTypeLike = float) -> ndarray:
-    """Give an array of any values on the current device."""
+    """Return an array of any values on the current device."""
     return ndarray(_allocate(np.empty, shape, dtype), runtime().device)
 
 
 def zeros(shape: Any, dtype: DTypeLike = float) -> ndarray:
-    """Give an array of zeros on the current device."""
+    """Return an array of zeros on the current device."""
     return ndarray(_allocate(np.zeros, shape, dtype), runtime().device)
 
 
 def asarray(array: Any, dtype: DTypeLike | None = None, *, device: int | None = None) -> ndarray:
-    """Give a device array of this dtype as it is, and of anything else a copy on the current device.
+    """Return a device array of this dtype as it is, and of anything else a copy on the current device.
 
     CuPy knows no `device` here; it stands for ``with cupy.cuda.Device(device)``.
     """
@@ -249,7 +249,7 @@ def asarray(array: Any, dtype: DTypeLike | None = None, *, device: int | None = 
 
 
 def asnumpy(array: Any) -> NDArray[Any]:
-    """Give a NumPy array of the values."""
+    """Return a NumPy array of the values."""
     return array.get() if isinstance(array, ndarray) else np.asarray(array)
 
 
@@ -259,7 +259,7 @@ def may_share_memory(a: ndarray, b: ndarray) -> bool:
 
 
 def make_module(exports: list[Export]) -> types.ModuleType:
-    """Give the module `cupy`, with its submodule `cuda` and a list of `exports`."""
+    """Return the module `cupy`, with its submodule `cuda` and a list of `exports`."""
     module = types.ModuleType("cupy")
     functions = (ndarray, from_dlpack, empty, zeros, asarray, asnumpy, may_share_memory)
     names = ("generic", "bool_", "int32", "int64", "float16", "float32", "float64")

@@ -76,7 +76,7 @@ class Runtime:
             raise RuntimeError(": ".join(ERRORS.get(error, ERRORS[999])))
 
     def create_stream(self, *, blocking: bool) -> int:
-        """Give the handle of a new stream of the current device."""
+        """Return the handle of a new stream of the current device."""
         self.check(0 if self.devices else 100)
         handle = 0x1000 + len(self._streams)
         self._streams[handle] = (self.device, blocking)
@@ -88,7 +88,7 @@ class Runtime:
         self.captures[stream] = Capture()
 
     def end_capture(self, stream: int) -> list[Work]:
-        """Give what a stream has recorded. A capture that something has broken gives error 901."""
+        """Return what a stream has recorded. A capture that something has broken gives error 901."""
         self.check(0 if stream in self.captures else 401)
         capture = self.captures.pop(stream)
         self.check(901 if capture.broken else 0)
@@ -99,7 +99,7 @@ class Runtime:
         return self._implicit(stream), stream in self.captures
 
     def _implicit(self, stream: int) -> int:
-        """Give error 906 for the legacy stream while a blocking stream of the device is capturing."""
+        """Return error 906 for the legacy stream while a blocking stream of the device is capturing."""
         theirs = [self._streams.get(handle, (self.device, True)) for handle in self.captures]
         return 906 if stream in (0, 1) and (self.device, True) in theirs else 0
 

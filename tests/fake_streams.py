@@ -12,7 +12,7 @@ active: list[Runtime] = []
 
 
 def runtime() -> Runtime:
-    """Give the devices in use."""
+    """Return the devices in use."""
     if not active:
         raise RuntimeError("no FakeCuda is in use")
     return active[-1]
@@ -160,7 +160,7 @@ class Stream:
         runtime().begin_capture(self.ptr)
 
     def end_capture(self) -> Graph:
-        """Give what was recorded."""
+        """Return what was recorded."""
         return Graph(runtime().end_capture(self.ptr))
 
     def is_capturing(self) -> bool:
@@ -174,14 +174,14 @@ Stream.null = Stream(null=True)
 
 
 def get_current_stream(device_id: int = -1) -> Stream:
-    """Give this thread's current stream of a device; of the current one by default."""
+    """Return this thread's current stream of a device; of the current one by default."""
     device = runtime().device if device_id == -1 else device_id
     stream: Stream = runtime().thread.streams.get(device, Stream.null)
     return stream
 
 
 def make_module() -> types.ModuleType:
-    """Give the module `cupy.cuda`."""
+    """Return the module `cupy.cuda`."""
     module = types.ModuleType("cupy.cuda")
     vars(module).update(Device=Device, Graph=Graph, Stream=Stream, get_current_stream=get_current_stream)
     return module

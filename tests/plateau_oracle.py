@@ -12,7 +12,7 @@ Judged: TypeAlias = Fraction | float | None
 
 
 def judged(metrics: Sequence[float], statistic: str, window: int) -> list[Judged]:
-    """Give what is compared with the best: nothing for a metric before the window is full."""
+    """Return what is compared with the best: nothing for a metric before the window is full."""
     values: list[Judged] = []
     for i, metric in enumerate(metrics):
         numbers = [each for each in metrics[: i + 1] if not math.isnan(each)]
@@ -50,7 +50,7 @@ def reductions(
     statistic: str = "best",
     window: int = 1,
 ) -> int:
-    """Give how many reductions the metrics make."""
+    """Return how many reductions the metrics make."""
     allowed = Fraction(threshold)
     best: Judged = None
     count = without = rest = 0
@@ -71,5 +71,5 @@ def reductions(
 
 
 def rate(lr: float, k: int, factor: float = 0.1, min_lr: float = 0.0) -> float:
-    """Give the rate after k reductions where the schedule's is lr."""
+    """Return the rate after k reductions where the schedule's is lr."""
     return max(lr * factor**k, min(min_lr, lr))

@@ -151,10 +151,10 @@ def build(code: str) -> Any:
 
 
 def every() -> list[Any]:
-    """Give one of everything, with a dictionary form or without."""
+    """Return one of everything, with a dictionary form or without."""
     return [getattr(made, name)(**options) for name, options in CASES] + [build(code) for code in COMPOSED]
 
 
 def label(each: Any) -> str:
-    """Give the name of a case in a test's id: the same in every process."""
+    """Return the name of a case in a test's id: the same in every process."""
     return re.sub(" at 0x[0-9a-f]+", "", str(each))[:60]

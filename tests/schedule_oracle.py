@@ -196,7 +196,7 @@ ORACLES: dict[str, Callable[..., float]] = {
 
 
 def of(name: str, *args: Any, **options: Any) -> Rate:
-    """Give one row with its arguments as a function of t alone."""
+    """Return one row with its arguments as a function of t alone."""
     return lambda t: ORACLES[name](t, *args, **options)
 
 

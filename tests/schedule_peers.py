@@ -797,7 +797,7 @@ def run_optax(code: str, steps: Sequence[int]) -> list[float]:
     optax = importlib.import_module("optax")
 
     def jitted(schedule: Callable[[int], Any]) -> Callable[[int], float]:
-        """Give a schedule as it is in float32 under jit."""
+        """Return a schedule as it is in float32 under jit."""
         compiled = jax.jit(schedule)
 
         def rate(t: int) -> float:
@@ -818,7 +818,7 @@ def run_keras(code: str, steps: Sequence[int]) -> list[float]:
     before = keras.config.floatx()
 
     def float32(schedule: Callable[[int], Any]) -> Callable[[int], float]:
-        """Give a schedule as it is in float32, the default of Keras."""
+        """Return a schedule as it is in float32, the default of Keras."""
 
         def rate(t: int) -> float:
             keras.config.set_floatx("float32")

@@ -38,7 +38,7 @@ NUMBERS = {"momentum": (0.0, 0.9), "dampening": (0.3, 0.0), "lr_decay": (0.1,)}
 """Numbers that are 0 by default and then change nothing, with what to try instead, in order of preference."""
 
 
-class Way(NamedTuple):
+class Configuration(NamedTuple):
     """A class and the arguments that make it choose a rule."""
 
     cls: type[Any]
@@ -46,7 +46,7 @@ class Way(NamedTuple):
 
 
 def choices(cls: type[Any]) -> dict[str, Sequence[Any]]:
-    """Give for each argument that chooses a rule, or is 0 by default, the values to try."""
+    """Return for each argument that chooses a rule, or is 0 by default, the values to try."""
     hints = typing.get_type_hints(cls.__init__)
     tried: dict[str, Sequence[Any]] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
@@ -61,8 +61,8 @@ def choices(cls: type[Any]) -> dict[str, Sequence[Any]]:
     return tried
 
 
-def all_ways() -> Iterator[tuple[str, Way]]:
-    """Give every rule that the classes choose, by trying all their options together."""
+def all_configurations() -> Iterator[tuple[str, Configuration]]:
+    """Yield every rule that the classes choose, by trying all their options together."""
     for cls in CLASSES.values():
         tried = choices(cls)
         for values in itertools.product(*tried.values()):
@@ -71,22 +71,22 @@ def all_ways() -> Iterator[tuple[str, Way]]:
                 opt = cls(np.zeros(0, np.float32), **arguments)
             except ValueError:
                 continue  # a refused combination
-            yield opt.rule, Way(cls, arguments)
+            yield opt.rule, Configuration(cls, arguments)
 
 
-WAYS: dict[str, Way] = dict(reversed(list(all_ways())))
+CONFIGURATIONS: dict[str, Configuration] = dict(reversed(list(all_configurations())))
 """For each rule the first class and arguments that choose it."""
 
 
 def make(rule: str, params: Any, lr: Any = 0.01, **arguments: Any) -> Optimizer:
     """Make an optimizer that steps with `rule`."""
-    cls, chosen = WAYS[rule]
+    cls, chosen = CONFIGURATIONS[rule]
     optimizer: Optimizer = cls(params, lr, **chosen | arguments)
     return optimizer
 
 
 def flat_hyper(optimizer: Optimizer) -> dict[str, float]:
-    """Give an optimizer's numbers under the oracle's names."""
+    """Return an optimizer's numbers under the oracle's names."""
     flat: dict[str, float] = {}
     for name, value in optimizer.hyper.items():
         if isinstance(value, tuple):
@@ -99,14 +99,14 @@ def flat_hyper(optimizer: Optimizer) -> dict[str, float]:
 def oracle_step(
     optimizer: Optimizer, p: Array, g: Array, states: Sequence[Array], *, t: int, lr: float, **stages: Any
 ) -> tuple[Array, list[Array]]:
-    """Give what the oracle makes of step t under this optimizer's rule and numbers."""
+    """Return what the oracle makes of step t under this optimizer's rule and numbers."""
     hyper = flat_hyper(optimizer)
     decay = hyper.pop("weight_decay")
     return oracle.step32(optimizer.rule, p, g, states, t=t, lr=lr, hyper=hyper, weight_decay=decay, **stages)
 
 
 def gradients(rng: np.random.Generator, n: int) -> Array:
-    """Give gradients over nine decades, some of them 0."""
+    """Return gradients over nine decades, some of them 0."""
     g = rng.standard_normal(n) * 10.0 ** rng.uniform(-6, 3, n)
     g[rng.random(n) < 0.05] = 0
     return g.astype(np.float32)
@@ -138,7 +138,7 @@ N = 21
 
 
 def start() -> Array:
-    """Give the same parameters every time."""
+    """Return the same parameters every time."""
     return np.random.default_rng(1).standard_normal(N).astype(np.float32)
 
 
@@ -161,7 +161,7 @@ LARGE = 300_000
 """Elements of a problem that is large enough for the pool to cut."""
 
 
-def together(count: int, work: Callable[[int], None]) -> None:
+def run_in_threads(count: int, work: Callable[[int], None]) -> None:
     """Run `work` in several threads at once; fail when one has not ended within a minute."""
     gate = threading.Barrier(count)
     failures: list[BaseException] = []

@@ -14,14 +14,14 @@ from support import CLASSES, assert_bits, choices, run, start
 
 
 def arguments() -> list[tuple[str, str]]:
-    """Give every argument of every class that is the rate, a number or an option."""
+    """Return every argument of every class that is the rate, a number or an option."""
     taken = [(name, each) for name, cls in CLASSES.items() for each in inspect.signature(cls).parameters]
     arrays_and_graphs = ("params", "grads", "capturable", "max_steps")
     return [(name, each) for name, each in taken if each not in arrays_and_graphs]
 
 
 def base(name: str) -> dict[str, Any]:
-    """Give arguments under which every other argument has something to act on."""
+    """Return arguments under which every other argument has something to act on."""
     parameters = inspect.signature(CLASSES[name]).parameters
     seen = {
         "weight_decay": 0.1,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import hostile
+import boundary_model
 import lrcore
 from lrcore.tune import range_test
 from support import CLASSES, Array, assert_bits, make
@@ -390,7 +390,7 @@ DISGUISED: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     ),
 }
 
-ROLES = hostile.roles(ones)
+ROLES = boundary_model.roles(ones)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors:UserWarning")

@@ -15,24 +15,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-import hostile
+import boundary_model
 import lrcore
 from support import CLASSES, Array, assert_bits
 
 
 def ones(n: int = 8) -> Array:
-    """Give n ones."""
+    """Return n ones."""
     return np.ones(n, np.float32)
 
 
 def read_only(array: Array) -> Array:
-    """Give the array, no longer writable."""
+    """Return the array, no longer writable."""
     array.setflags(write=False)
     return array
 
 
 def off_by_a_byte(n: int = 8) -> Array:
-    """Give a float32 array whose data begin at an odd address."""
+    """Return a float32 array whose data begin at an odd address."""
     return np.zeros(4 * n + 1, np.uint8)[1:].view(np.float32)
 
 
@@ -362,24 +362,24 @@ def test_an_array_that_is_given_another_shape_later() -> None:
     assert_bits(params, np.zeros((2, 4), np.float32))
 
 
-ROLES = hostile.roles(ones)
+ROLES = boundary_model.roles(ones)
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("lie", hostile.LIES)
+@pytest.mark.parametrize("lie", boundary_model.LIES)
 def test_exporters_that_lie(role: str, lie: str) -> None:
     """None of it is believed, where it can be seen to be wrong; the array is as before."""
     array = ones()
-    lies, error, words = hostile.LIES[lie]
+    lies, error, words = boundary_model.LIES[lie]
     with pytest.raises(error, match=f"^{role.split(maxsplit=1)[0]}: .*{re.escape(words)}"):
-        ROLES[role](hostile.Liar(array, **lies))
+        ROLES[role](boundary_model.Liar(array, **lies))
     assert_bits(array, ones())
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_an_exporter_with_no_elements_needs_no_memory(role: str) -> None:
     """An empty array has no memory in several libraries; here it is of another size than the others."""
-    nothing = hostile.Liar(ones(0), data=None)
+    nothing = boundary_model.Liar(ones(0), data=None)
     if role == "params":
         opt = lrcore.Adam(nothing)
         opt.step(ones(0))
@@ -391,7 +391,7 @@ def test_an_exporter_with_no_elements_needs_no_memory(role: str) -> None:
 
 def test_an_exporter_that_moves_and_vanishes() -> None:
     """What it has given stays: the capsule holds it."""
-    exporter = hostile.Liar(ones())
+    exporter = boundary_model.Liar(ones())
     memory, released = exporter.array, weakref.ref(exporter)
     opt = lrcore.SGD(exporter, lr=0.5)
     exporter.array = np.full(3, 9, np.float32)

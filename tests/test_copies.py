@@ -66,7 +66,7 @@ class Trainer:
         self.opt = Named(start(), lr=self.rate)
 
     def rate(self, t: int) -> float:
-        """Give a rate of this trainer's."""
+        """Return a rate of this trainer's."""
         return self.base * (1 + t)
 
 

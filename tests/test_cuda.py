@@ -15,7 +15,7 @@ import pytest
 
 import lrcore
 from devices import LIBRARIES, CuPy, Imitated, Torch, library
-from support import WAYS, Array, assert_bits, gradients, make
+from support import CONFIGURATIONS, Array, assert_bits, gradients, make
 
 SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100_003)
 STAGES: dict[str, dict[str, Any]] = {
@@ -33,12 +33,12 @@ def xp(request: pytest.FixtureRequest) -> Iterator[CuPy | Torch]:
 
 
 def rate(t: int) -> float:
-    """Give a rate that changes at every step."""
+    """Return a rate that changes at every step."""
     return 0.01 * (1.5 if t % 2 == 0 else 0.5) / (1 + 0.1 * t)
 
 
 def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
-    """Give parameters and the gradients of some steps."""
+    """Return parameters and the gradients of some steps."""
     rng = np.random.default_rng(n)
     return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
 
@@ -71,7 +71,7 @@ def test_bits_of_the_cpu(xp: CuPy | Torch, rule: str, stages: str) -> None:
 def test_any_alignment_and_nothing_outside(xp: CuPy | Torch, rule: str, n: int) -> None:
     """Each array at an offset of its own of 0 to 15 floats; the guard words around it stay."""
     guard = np.float32(1e30)
-    cls, chosen = WAYS[rule]
+    cls, chosen = CONFIGURATIONS[rule]
     function = getattr(lrcore.functional, cls.__name__.lower())
     start, all_gradients = problem(n, 2)
     on_cpu = make(rule, start.copy())

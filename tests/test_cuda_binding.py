@@ -31,7 +31,7 @@ def xp() -> Iterator[Imitated]:
 
 
 def ones(n: int = 8) -> Array:
-    """Give n ones."""
+    """Return n ones."""
     return np.ones(n, np.float32)
 
 
@@ -68,7 +68,7 @@ def test_no_elements_no_launch(xp: Imitated) -> None:
 
 
 def launched_on(xp: Imitated) -> list[int | None]:
-    """Give the streams of the launches so far."""
+    """Return the streams of the launches so far."""
     return [call.stream for call in xp.fake.calls("launch")]
 
 
@@ -133,7 +133,7 @@ class Watched(np.ndarray[Any, Any]):
 
 
 def watched(xp: Imitated) -> Any:
-    """Give a device array whose memory can be watched."""
+    """Return a device array whose memory can be watched."""
     return xp.cupy.ndarray(ones().view(Watched))
 
 
@@ -475,7 +475,7 @@ def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sparse(n: int) -> Array:
-    """Give n float32 zeros of which only the touched pages take memory."""
+    """Return n float32 zeros of which only the touched pages take memory."""
     without_reserve = 0x4000
     memory = mmap.mmap(-1, 4 * n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | without_reserve)
     return np.frombuffer(memory, np.float32)

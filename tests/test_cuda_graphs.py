@@ -24,12 +24,12 @@ def xp(request: pytest.FixtureRequest) -> Iterator[CuPy | Torch]:
 
 
 def warm_cosine(t: int) -> float:
-    """Give a rate that rises for 100 steps and falls along a cosine to step 800."""
+    """Return a rate that rises for 100 steps and falls along a cosine to step 800."""
     return 0.01 * t / 100 if t < 100 else lrcore.schedules.Cosine(0.01, steps=700)(t - 100)
 
 
 def start() -> tuple[Array, Array]:
-    """Give parameters and gradients."""
+    """Return parameters and gradients."""
     rng = np.random.default_rng(14)
     return rng.standard_normal(N).astype(np.float32), gradients(rng, N)
 
@@ -37,13 +37,13 @@ def start() -> tuple[Array, Array]:
 def captured(
     xp: CuPy | Torch, rule: str = "adam", lr: Any = warm_cosine, max_steps: int = 1000, **more: Any
 ) -> Any:
-    """Give an optimizer for graphs, with its gradients."""
+    """Return an optimizer for graphs, with its gradients."""
     p, g = start()
     return make(rule, xp.array(p), lr, grads=xp.array(g), capturable=True, max_steps=max_steps, **more)
 
 
 def eager(rule: str = "adam", lr: Any = warm_cosine, **more: Any) -> Any:
-    """Give its counterpart on the CPU."""
+    """Return its counterpart on the CPU."""
     p, g = start()
     return make(rule, p, lr, grads=g, **more)
 

@@ -72,7 +72,7 @@ class StandInArray(np.ndarray[Any, Any]):
 
 
 def from_device(value: Any) -> Any:
-    """Give a device array's memory as a NumPy array; TypeError for a NumPy array."""
+    """Return a device array's memory as a NumPy array; TypeError for a NumPy array."""
     if type(value) is np.ndarray:
         raise TypeError("a NumPy array met a device array")
     return value.view(np.ndarray) if isinstance(value, StandInArray) else value
@@ -113,7 +113,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> StandInModule:
 
 
 def result(steps: int = 60, **changes: Any) -> demo.Result:
-    """Give a result as a training would, without one."""
+    """Return a result as a training would, without one."""
     values: dict[str, Any] = {
         "optimizer": "SGD",
         "backend": "portable",
@@ -131,7 +131,7 @@ def result(steps: int = 60, **changes: Any) -> demo.Result:
 
 
 def png_size(path: Path) -> tuple[int, int]:
-    """Give width and height in pixels from the header of a PNG file."""
+    """Return width and height in pixels from the header of a PNG file."""
     header = path.read_bytes()[:24]
     assert header.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", header[16:24])
@@ -268,7 +268,7 @@ def test_batches_see_every_image_once_an_epoch() -> None:
 
 
 def float64_problem() -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64], NDArray[np.int64]]:
-    """Give parameters, images and classes of a network with D = 5, H = 7, C = 3, and n = 11."""
+    """Return parameters, images and classes of a network with D = 5, H = 7, C = 3, and n = 11."""
     rng = np.random.default_rng(1)
     shapes = {"w1": (5, 7), "b1": (7,), "w2": (7, 3), "b2": (3,)}
     params = {name: rng.normal(size=shape) for name, shape in shapes.items()}

@@ -101,7 +101,7 @@ def sweep(request: pytest.FixtureRequest, digits: Digits) -> list[Run]:
 
 
 def sound_rates(sweep: list[Run]) -> tuple[int, int, int]:
-    """Give the first and the last sound rate, by the final losses, and the best."""
+    """Return the first and the last sound rate, by the final losses, and the best."""
     finals = np.array([run.final for run in sweep])
     best = int(finals.argmin())
     missed = (finals - finals[best]) / (finals[0] - finals[best])
@@ -170,7 +170,7 @@ def noise(steps: int, seed: int, scale: float = 0.05) -> Floats:
 
 
 def curves(steps: int, seed: int) -> dict[str, tuple[Floats, tuple[str, ...]]]:
-    """Give curves and the verdicts that fit them."""
+    """Return curves and the verdicts that fit them."""
     t = np.arange(steps) / steps
     e = noise(steps, seed)
     fall = 2.5 * np.exp(-8 * t)

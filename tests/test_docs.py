@@ -74,7 +74,7 @@ def test_every_argument_is_documented(name: str) -> None:
 
 
 def section(text: str, name: str) -> str:
-    """Give a section of a docstring; empty where there is none."""
+    """Return a section of a docstring; empty where there is none."""
     found = re.search(rf"^{name}\n-+\n(.*?)(?=\n\w+\n-+\n|\Z)", text, re.MULTILINE | re.DOTALL)
     return found[1] if found else ""
 
@@ -95,7 +95,7 @@ def test_every_schedule_is_documented(name: str) -> None:
 
 @pytest.fixture(name="script")
 def load_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Give what loads one of the scripts that make pages."""
+    """Return what loads one of the scripts that make pages."""
     if not SCRIPTS.is_dir():
         pytest.skip("the scripts are not here")
     monkeypatch.syspath_prepend(SCRIPTS)

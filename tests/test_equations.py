@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="the scripts are no
 
 @pytest.fixture(name="equations", scope="module")
 def load_equations() -> Any:
-    """Give the module that reads equations."""
+    """Return the module that reads equations."""
     spec = importlib.util.spec_from_file_location("equations", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -59,12 +59,12 @@ CASES = [(name, *each) for name in CLASSES for each in OPTIONS.get(name, [({}, s
 
 
 def letters(docstring: str) -> dict[str, str]:
-    """Give the letter of each state in the equation."""
+    """Return the letter of each state in the equation."""
     return dict(re.findall(r"``(\w+)`` \((\w)\)", docstring))
 
 
 def equation(equations: Any, cls: Any) -> Any:
-    """Give the lines of a class's equation."""
+    """Return the lines of a class's equation."""
     return equations.lines(equations.block(inspect.getdoc(cls)))
 
 
@@ -108,7 +108,7 @@ def test_every_optimizer_has_one(equations: Any) -> None:
 
 
 def more_of(schedule: Any, t: int) -> dict[str, Any]:
-    """Give what an equation leaves to words: which cycle, stage or pulse t is in."""
+    """Return what an equation leaves to words: which cycle, stage or pulse t is in."""
     name = type(schedule).__name__
     if name == "PiecewiseConstant":
         return {"values_i": schedule.values[bisect_right(schedule.boundaries, t)]}
@@ -132,7 +132,7 @@ def more_of(schedule: Any, t: int) -> dict[str, Any]:
 
 
 def examples() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give the schedules whose equation says all."""
+    """Yield the schedules whose equation says all."""
     for name, several in EXAMPLES.items():
         for options in several:
             if not options.get("three_phase") and not options.get("cycle"):  # these are told in words
@@ -143,7 +143,7 @@ def examples() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def part_of(parts: Any) -> Callable[[int], tuple[Any, int]]:
-    """Give what tells the part of a `Sequence` and its first step."""
+    """Return what tells the part of a `Sequence` and its first step."""
 
     def find(t: int) -> tuple[Any, int]:
         start = 0

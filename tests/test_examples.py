@@ -101,12 +101,12 @@ EXAMPLES = {
 
 
 def path_of(name: str) -> str:
-    """Give the path of an example."""
+    """Return the path of an example."""
     return str(FOLDER / f"{name}.py")
 
 
 def output_of(*command: str) -> str:
-    """Give what Python prints on a command line, in which warnings are errors."""
+    """Return what Python prints on a command line, in which warnings are errors."""
     done = subprocess.run(
         [sys.executable, "-W", "error", *command], capture_output=True, text=True, check=False
     )
@@ -116,7 +116,7 @@ def output_of(*command: str) -> str:
 
 
 def loaded(name: str) -> Any:
-    """Give an example as a module."""
+    """Return an example as a module."""
     spec = importlib.util.spec_from_file_location(name, path_of(name))
     assert spec is not None
     assert spec.loader is not None
@@ -167,7 +167,7 @@ def test_missing_package_is_named(name: str, module: str, install: str) -> None:
 
 
 def derivative(f: Callable[[], float], array: NDArray[np.float64], direction: NDArray[np.float64]) -> float:
-    """Give the derivative of f() by `array` in a direction, as a central difference with h = 1e-5."""
+    """Return the derivative of f() by `array` in a direction, as a central difference with h = 1e-5."""
     middle, h = array.copy(), 1e-5
     array += h * direction
     above = f()

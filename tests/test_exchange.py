@@ -56,7 +56,7 @@ class Tensor:
 
 
 def managed_from_object(tensor: Tensor, out: Any) -> int:
-    """Give a managed tensor, which is the caller's then."""
+    """Return a managed tensor, which is the caller's then."""
     tensor.asked.append("function")
     capsule = capsules.move(tensor.array.__dlpack__(max_version=(1, 0)), *tensor.device)
     out[0] = ctypes.addressof(capsules.managed_of(capsule))

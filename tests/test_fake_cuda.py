@@ -33,13 +33,13 @@ def cuda() -> Iterator[FakeCuda]:
 
 
 def table() -> Any:
-    """Give the table as the core finds it."""
+    """Return the table as the core finds it."""
     api = sys.modules["lrcore._lrcore_cuda"].api
     return Api.from_address(capsules.pointer_of(api, API_NAME))
 
 
 def sgd_job(p: ndarray, g: ndarray, lr: np.float32 = LR) -> Job:
-    """Give what `make_job` gives for a step of plain SGD."""
+    """Return what `make_job` gives for a step of plain SGD."""
     job = Job(n=p.size, width=1)
     job.step.p, job.step.g = p.data.ptr, g.data.ptr
     job.step.gscale, job.step.decay_factor, job.step.rule[0] = 1, 1, lr
@@ -51,28 +51,28 @@ def sgd_job(p: ndarray, g: ndarray, lr: np.float32 = LR) -> Job:
 
 
 def problem(cuda: FakeCuda, n: int, p_offset: int = 0, g_offset: int = 0) -> tuple[ndarray, ndarray]:
-    """Give parameters and gradients that begin so many elements after aligned memory."""
+    """Return parameters and gradients that begin so many elements after aligned memory."""
     values = np.random.default_rng(n).standard_normal((2, n + 4)).astype(np.float32)
     p, g = map(cuda.cupy.asarray, values)
     return p[p_offset : p_offset + n], g[g_offset : g_offset + n]
 
 
 def stepped(p: Array, g: Array, *lrs: np.float32) -> Array:
-    """Give the parameters after a step for each rate."""
+    """Return the parameters after a step for each rate."""
     for lr in lrs:
         p = p - lr * g
     return p
 
 
 def allocate(api: Any, size: int) -> int:
-    """Give the address of new memory."""
+    """Return the address of new memory."""
     memory = ctypes.c_void_p()
     assert api.allocate(ctypes.byref(memory), size) == 0
     return memory.value or 0
 
 
 def state(api: Any, stream: int) -> tuple[int, int]:
-    """Give the error and the answer of `is_capturing`."""
+    """Return the error and the answer of `is_capturing`."""
     capturing = ctypes.c_int(-1)
     error = api.is_capturing(stream, ctypes.byref(capturing))
     return error, capturing.value

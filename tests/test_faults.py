@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import lrcore
-from support import LARGE, N, assert_bits, python, start, together
+from support import LARGE, N, assert_bits, python, run_in_threads, start
 
 linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this platform has no /proc/self")
 own_memory = pytest.mark.skipif(
@@ -134,7 +134,7 @@ assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
 
 @pytest.fixture(scope="module")
 def failing_new(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a library to preload whose operator new fails when it is told to."""
+    """Return a library to preload whose operator new fails when it is told to."""
     compiler = shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler is here")
@@ -160,7 +160,7 @@ def test_no_memory_inside_the_core(failing_new: Path) -> None:
         large, small = (np.full(n, -1, np.float32) for n in (8 * 262_144, 100))
         lrcore.set_num_threads(8)  # none of which is there yet
 
-        def made(name):
+        def build(name):
             params = np.zeros_like(large if name == "step" else small)
             opt = lrcore.SGD(params, lr=lambda t: 1.0, momentum=0.5)
             opt.step_count = 5
@@ -174,7 +174,7 @@ def test_no_memory_inside_the_core(failing_new: Path) -> None:
             assert (opt.params == opt.params[0]).all() and (momentum == momentum[0]).all()
             return opt.params[0], momentum[0], opt.step_count, dict(opt.hyper), opt.lr
 
-        saved = made("load").state_dict() | {"step_count": 9}
+        saved = build("load").state_dict() | {"step_count": 9}
         calls = {
             "step": step,
             "lr": lambda opt: setattr(opt, "lr", 0.25),
@@ -187,7 +187,7 @@ def test_no_memory_inside_the_core(failing_new: Path) -> None:
         for name, call in calls.items():
             expected = {}
             for which in range(1, 1000):
-                opt = made(name)
+                opt = build(name)
                 expected.setdefault("before", seen(opt))
                 core.fail_new(which)
                 try:
@@ -325,7 +325,7 @@ def test_an_exception_in_the_middle(call: Callable[[lrcore.SGD, Raises], None], 
     assert_bits(opt.params, start())
     assert_bits(opt.state["momentum_buffer"], np.zeros(N, np.float32))
     opt.lr = 0.5
-    together(2, lambda _: opt.step(np.ones(N, np.float32)))
+    run_in_threads(2, lambda _: opt.step(np.ones(N, np.float32)))
     assert opt.step_count == 2
     assert_bits(opt.params, start() - np.float32(0.5) - np.float32(0.75))
 
@@ -372,7 +372,7 @@ def test_eight_threads_with_schedules_that_step_a_shared_optimizer() -> None:
         for _ in range(10):
             optimizers[index].step()
 
-    together(8, work)
+    run_in_threads(8, work)
     assert shared.step_count == 80
     assert_bits(shared.params, np.full(LARGE, 80, np.float32))
     assert [opt.step_count for opt in optimizers] == [10] * 8
@@ -403,7 +403,7 @@ def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
                 opt.lr = rate
                 saved.append(opt.state_dict())
 
-    together(3, work)
+    run_in_threads(3, work)
     assert len(asked) >= 80  # a step that another got ahead of, or an assignment, asks again
     assert (opt.state["sum"] == 80).all()
     assert all(t % 2**20 <= 80 for t in asked)
@@ -431,7 +431,7 @@ def test_gradients_that_are_rewritten_during_a_step() -> None:
             else:
                 opt.step()
 
-    together(2, work)
+    run_in_threads(2, work)
     assert opt.step_count == 50
     assert ((opt.params >= -100) & (opt.params <= -50)).all()
 

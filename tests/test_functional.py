@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 import lrcore
-from support import CLASSES, WAYS, Array, assert_bits, assert_same, gradients, make
+from support import CLASSES, CONFIGURATIONS, Array, assert_bits, assert_same, gradients, make
 
 N = 101
 
 
 def function(rule: str) -> Any:
-    """Give the function that takes a rule's steps."""
-    return getattr(lrcore.functional, WAYS[rule].cls.__name__.lower())
+    """Return the function that takes a rule's steps."""
+    return getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
 
 
 def zeros(rule: str) -> list[Array]:
-    """Give the states of a rule at the start."""
+    """Return the states of a rule at the start."""
     return [np.zeros(N, np.float32) for _ in lrcore.rules()[rule].states]
 
 
@@ -55,7 +55,7 @@ def test_same_bits_as_the_class(rule: str) -> None:
     rng = np.random.default_rng(3)
     start = rng.standard_normal(N).astype(np.float32)
     all_gradients = [gradients(rng, N) for _ in range(5)]
-    options = dict(WAYS[rule].arguments, weight_decay=0.1, maximize=True)
+    options = dict(CONFIGURATIONS[rule].arguments, weight_decay=0.1, maximize=True)
     opt = make(rule, start.copy(), lambda t: 0.1 / (1 + t), weight_decay=0.1, maximize=True)
     whole, sliced = (start.copy(), zeros(rule)), (start.copy(), zeros(rule))
     for t, g in enumerate(all_gradients, 1):

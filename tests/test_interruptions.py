@@ -20,19 +20,19 @@ import lrcore
 from lrcore import schedules
 from lrcore.tune import range_test
 from opcodes import at_each_opcode, interrupt
-from support import N, assert_bits, python, run, start, together
+from support import N, assert_bits, python, run, run_in_threads, start
 
 ONES = np.ones(N, np.float32)
 
 
 def rates() -> schedules.Schedule:
-    """Give a schedule that takes Python code to ask: of several parts, with a Plateau that falls."""
+    """Return a schedule that takes Python code to ask: of several parts, with a Plateau that falls."""
     plateau = schedules.Plateau(schedules.Cosine(0.5, steps=1000), factor=0.5, patience=0)
     return plateau.warmup(5) * schedules.Recursive(lambda _, lr: lr * 0.99, lr=1.0)
 
 
 def counting(lr: Any) -> lrcore.Adagrad:
-    """Give an optimizer whose state is the number of its steps, if each is taken on ones."""
+    """Return an optimizer whose state is the number of its steps, if each is taken on ones."""
     return lrcore.Adagrad(start(), lr=lr, grads=ONES)
 
 
@@ -236,7 +236,7 @@ def test_signals_every_300_microseconds(tmp_path: Path) -> None:
         steps, folder = 20_000, {str(tmp_path)!r}
         stored = schedules.Cosine(0.5, steps=steps).warmup(20) * schedules.Exponential(1.0, rate=0.99, steps=10)
 
-        def made():
+        def build():
             params, grads = np.linspace(-1, 1, 50, dtype=np.float32), np.zeros(50, np.float32)
             return params, grads, lrcore.Adam(params, lr=stored, grads=grads)
 
@@ -258,11 +258,11 @@ def test_signals_every_300_microseconds(tmp_path: Path) -> None:
                 opt.step()
 
         testing = False
-        params, grads, opt = made()
+        params, grads, opt = build()
         train(params, grads, opt)
         expected = params.copy(), opt.state_dict()
 
-        params, grads, opt = made()
+        params, grads, opt = build()
         checkpoints, busy, handled, failed = [], False, 0, None
 
         def handler(*_):
@@ -400,7 +400,7 @@ def test_a_slow_rate_is_not_starved_by_fast_steps() -> None:
             opt.step(g)
             taken[index] += 1
 
-    together(3, work)
+    run_in_threads(3, work)
     assert opt.step_count == sum(taken)
     assert taken[0] == 5
     assert min(taken[1:]) > 5
@@ -444,7 +444,7 @@ def test_two_optimizers_whose_rates_touch_each_other(what: str) -> None:
         return rate
 
     optimizers += [lrcore.SGD(start(), lr=rate_of(1 - i), momentum=0.5) for i in range(2)]
-    together(2, lambda index: optimizers[index].step(ONES))
+    run_in_threads(2, lambda index: optimizers[index].step(ONES))
     assert [each.step_count for each in optimizers] == [1, 1]
     for each in optimizers:
         assert_bits(each.params, start() - np.float32(0.5))
@@ -471,7 +471,7 @@ def test_two_optimizers_whose_rates_step_each_other() -> None:
         with pytest.raises(RuntimeError, match="a schedule must not step the optimizer"):
             optimizers[index].step(ONES)
 
-    together(2, work)
+    run_in_threads(2, work)
     assert [each.step_count for each in optimizers] == [0, 0]
 
 

@@ -41,7 +41,7 @@ def map_at(address: int | None, size: int, protection: int, flags: int, file: in
 
 @contextmanager
 def sparse(n: int, places: list[int], file: int) -> Iterator[Array]:
-    """Give n zeros, of which those around the places have memory of their own."""
+    """Yield n zeros, of which those around the places have memory of their own."""
     whole = -(-4 * n // ISLAND) * ISLAND
     writable = mmap.PROT_READ | mmap.PROT_WRITE
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE

@@ -17,7 +17,7 @@ from support import Array, assert_bits, assert_same, gradients, make, run, start
 
 
 def ratio(before: Array, after: Array) -> float:
-    """Give the ratio of two exact sums of squares in float64."""
+    """Return the ratio of two exact sums of squares in float64."""
     p, q = before.ravel().astype(np.float64), after.ravel().astype(np.float64)
     moved, size = math.fsum((q - p) ** 2), math.fsum(p**2)
     return math.sqrt(moved) / math.sqrt(size)

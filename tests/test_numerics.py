@@ -59,7 +59,7 @@ def test_a_poisoned_gradient_stays_at_its_element(rule: str, backend: str, value
 
 
 def subnormal_problem() -> tuple[Array, list[Array]]:
-    """Give parameters and gradients that are subnormal, some of them 0 or -0."""
+    """Return parameters and gradients that are subnormal, some of them 0 or -0."""
     rng = np.random.default_rng(16)
     numbers = (rng.standard_normal((4, N)) * 1e-40).astype(np.float32)
     numbers[:, 3], numbers[:, 20] = 0, -0.0
@@ -230,7 +230,7 @@ def test_rates_are_asked_in_the_default_mode(preset: int, mxcsr: FloatingPointMo
 def test_arguments_are_checked_alike_in_every_mode(preset: int, mxcsr: FloatingPointMode) -> None:
     """What float32 makes of a number does not depend on the mode in which it is asked."""
     largest = float(np.finfo(np.float32).max)
-    made: Any = functools.partial(lrcore.Adam, np.zeros(1, np.float32))
+    build: Any = functools.partial(lrcore.Adam, np.zeros(1, np.float32))
     taken = {"weight_decay": (1e-40, 2.0**-149, 1.0000001 * 2.0**-150, largest), "eps": (1e-45,)}
     refused = {"weight_decay": (2.0**-150, 1e-46, largest + 2.0**103, 1e39), "eps": (1e-50,)}
     near_one = (1 - 2.0**-24, 0.5), (1 - 2.0**-25, 0.5)
@@ -239,14 +239,14 @@ def test_arguments_are_checked_alike_in_every_mode(preset: int, mxcsr: FloatingP
     try:
         for name, values in taken.items():
             for value in values:
-                assert made(**{name: value}).hyper[name] == value
+                assert build(**{name: value}).hyper[name] == value
         for name, values in refused.items():
             for value in values:
                 with pytest.raises(ValueError, match=f"^{name}: .* becomes (0.0|inf) in float32"):
-                    made(**{name: value})
-        made(betas=near_one[0])
+                    build(**{name: value})
+        build(betas=near_one[0])
         with pytest.raises(ValueError, match=r"^betas\[0\]: .* becomes 1 in float32"):
-            made(betas=near_one[1])
+            build(betas=near_one[1])
     finally:
         mxcsr.write(found & ~preset)
 

@@ -149,7 +149,7 @@ def test_aligned_copies() -> None:
 
 
 def model() -> lrcore.Pack:
-    """Give a pack of 46 elements, which are numbered."""
+    """Return a pack of 46 elements, which are numbered."""
     w, b = np.ones((2, 3), np.float32), np.zeros(3, np.float32)
     pack = lrcore.Pack(
         {
@@ -1110,7 +1110,7 @@ class Immutable:
 
 
 def library_of(**parts: Any) -> types.ModuleType:
-    """Give a module of these functions, and of NumPy's that a Pack needs."""
+    """Return a module of these functions, and of NumPy's that a Pack needs."""
     made = types.ModuleType("made")
     names = ("zeros", "float32", "asarray", "may_share_memory")
     vars(made).update({name: getattr(np, name) for name in names} | parts)

@@ -24,7 +24,7 @@ NO_WHEELS = "safetensors has no wheels for free-threaded Python"
 
 
 def model(pad: bool = False) -> lrcore.Pack:
-    """Give a pack of 21 elements, which are numbered from 1."""
+    """Return a pack of 21 elements, which are numbered from 1."""
     layer = {"w": (2, 3), "b": 3}
     pack = lrcore.Pack(
         {"layers": [layer, layer], "head": {"s": (), "none": [], "zero": (0, 3)}, "c": [2]}, pad=pad
@@ -40,13 +40,13 @@ ONE_TO_21 = np.arange(1, 22, dtype=np.float32)
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give a name for the file, in a folder of its own."""
+    """Return a name for the file, in a folder of its own."""
     return tmp_path / "model.safetensors"
 
 
 @pytest.fixture
 def saved(path: Path) -> Path:
-    """Give the file of a model."""
+    """Return the file of a model."""
     model().save(path)
     return path
 
@@ -463,7 +463,7 @@ def test_each_bit_flipped(saved: Path) -> None:
 
 
 def text_of(changes: dict[str, Any]) -> str:
-    """Give the text of a pack of two arrays with some entries changed; ``...`` takes one out."""
+    """Return the text of a pack of two arrays with some entries changed; ``...`` takes one out."""
     entries = {
         "format": 2,
         "version": "0.1.0",
@@ -477,7 +477,7 @@ BYTES = np.arange(3, dtype=np.float32).tobytes()
 
 
 def tensor(first: int, last: int, shape: Any) -> dict[str, Any]:
-    """Give a tensor's entry in the header."""
+    """Return a tensor's entry in the header."""
     return {"dtype": "F32", "shape": [*shape], "data_offsets": [first, last]}
 
 
@@ -494,7 +494,7 @@ def put(path: Path, text: str, tensors: Any = None, metadata: Any = None) -> Pat
 
 
 def small() -> lrcore.Pack:
-    """Give the pack of these files."""
+    """Return the pack of these files."""
     return lrcore.Pack({"a": [{"w": 2}], "b": ()})
 
 

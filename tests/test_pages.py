@@ -54,7 +54,7 @@ class Block(NamedTuple):
 
 
 def blocks(path: Path) -> list[Block]:
-    """Give the blocks of a page."""
+    """Return the blocks of a page."""
     text = path.read_text(encoding="utf-8")
     return [Block(*each) for each in re.findall(r"^```([^\s`]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
 
@@ -64,12 +64,12 @@ def name_of(path: Path) -> str:
 
 
 def code_of(path: Path) -> str:
-    """Give the Python of a page."""
+    """Return the Python of a page."""
     return "\n".join(block.code for block in blocks(path) if block.language == "python")
 
 
 def needed(code: str) -> Iterator[str]:
-    """Give the packages that code needs."""
+    """Yield the packages that code needs."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
@@ -125,7 +125,7 @@ def test_sessions(path: Path) -> None:
 
 
 def commands() -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Give each command of the shell by its words, with its page. What is set for it stands in front, and is left out."""
+    """Yield each command of the shell by its words, with its page. What is set for it stands in front, and is left out."""
     for path in PAGES:
         for block in blocks(path):
             for line in block.code.splitlines() if block.language == "sh" else ():

@@ -29,7 +29,7 @@ fixed = settings(derandomize=True, deadline=None, database=None, max_examples=20
 
 
 def history(plateau: Plateau, metrics: Sequence[float]) -> list[int]:
-    """Give the number of reductions after each metric."""
+    """Return the number of reductions after each metric."""
     counts = []
     for metric in metrics:
         plateau.observe(metric)
@@ -38,7 +38,7 @@ def history(plateau: Plateau, metrics: Sequence[float]) -> list[int]:
 
 
 def stored(plateau: Plateau) -> Any:
-    """Give the state as it comes back from strict JSON."""
+    """Return the state as it comes back from strict JSON."""
     return json.loads(json.dumps(plateau.state_dict(), allow_nan=False))
 
 
@@ -248,7 +248,7 @@ def test_combinations_without_effect_are_refused() -> None:
 
 
 def reduced(k: int, lr: Any = 0.7, **options: Any) -> Plateau:
-    """Give a Plateau that has reduced k times."""
+    """Return a Plateau that has reduced k times."""
     plateau = Plateau(lr, **{"patience": 0} | options)
     history(plateau, [1.0] * (k + 1))
     assert plateau.reductions == k
@@ -330,7 +330,7 @@ def test_inside_compositions(name: str) -> None:
 
 
 def options() -> st.SearchStrategy[dict[str, Any]]:
-    """Give arguments; thresholds are multiples of powers of 2, so that ties are exact."""
+    """Return arguments; thresholds are multiples of powers of 2, so that ties are exact."""
     mean = st.integers(1, 4).map(lambda window: {"statistic": "mean", "window": window})
     return st.builds(
         lambda arguments, statistic: arguments | statistic,
@@ -351,7 +351,7 @@ def options() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def metrics() -> st.SearchStrategy[list[float]]:
-    """Give metrics whose means of up to 4 are exact in float64, NaN and infinities of one sign among them."""
+    """Return metrics whose means of up to 4 are exact in float64, NaN and infinities of one sign among them."""
     numbers = st.integers(-12, 12).map(lambda n: n * 0.75)
 
     def listed(infinity: float) -> st.SearchStrategy[list[float]]:
@@ -361,7 +361,7 @@ def metrics() -> st.SearchStrategy[list[float]]:
 
 
 def judging(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Give the arguments that decide when it reduces."""
+    """Return the arguments that decide when it reduces."""
     return {name: each for name, each in arguments.items() if name not in ("factor", "min_lr", "nan")}
 
 
@@ -480,7 +480,7 @@ def test_the_state_is_a_few_numbers() -> None:
 
 
 def spoiled(state: dict[str, Any]) -> Iterator[Any]:
-    """Give what `load_state_dict` must refuse, made from a state."""
+    """Yield what `load_state_dict` must refuse, made from a state."""
     yield from (None, 3, [], "ab", {}, {"more": 1}, state | {"more": 1})
     for name, value in state.items():
         yield {key: each for key, each in state.items() if key != name}
@@ -512,7 +512,7 @@ def test_refused_states_change_nothing(more: dict[str, Any]) -> None:
 
 
 def double(t: int) -> float:
-    """Give a rate that has no dictionary form."""
+    """Return a rate that has no dictionary form."""
     return 0.02 * (t + 1)
 
 
@@ -525,27 +525,27 @@ STEERED: dict[str, Callable[[], tuple[Schedule, list[Plateau]]]] = {}
 
 
 def steered(make: Callable[..., Schedule], number: int = 1, **more: Any) -> Callable[[], Any]:
-    """Give what makes a schedule of so many plateaus, and gives them with it."""
+    """Return what makes a schedule of so many plateaus, and gives them with it."""
 
-    def made() -> tuple[Schedule, list[Plateau]]:
+    def build() -> tuple[Schedule, list[Plateau]]:
         plateaus = [plain(0.05 * (i + 1), patience=i, **more) for i in range(number)]
         return make(*plateaus), plateaus
 
-    return made
+    return build
 
 
 def over(lr: Any, **more: Any) -> Callable[[], Any]:
-    """Give what makes a plateau over a schedule."""
+    """Return what makes a plateau over a schedule."""
 
-    def made() -> tuple[Schedule, list[Plateau]]:
+    def build() -> tuple[Schedule, list[Plateau]]:
         plateau = plain(lr, **more)
         return plateau, [plateau]
 
-    return made
+    return build
 
 
 def within() -> tuple[Schedule, list[Plateau]]:
-    """Give one plateau in another."""
+    """Return one plateau in another."""
     inner = plain(0.05, patience=2)
     outer = plain(inner.warmup(3))
     return outer, [outer, inner]
@@ -577,7 +577,7 @@ def train(opt: Any, plateaus: Sequence[Plateau], steps: range) -> list[float]:
 
 
 def plateaus_in(schedule: Any) -> list[Plateau]:
-    """Give the plateaus that a schedule is made of, from the left."""
+    """Return the plateaus that a schedule is made of, from the left."""
     if isinstance(schedule, (tuple, list)):
         return [each for part in schedule for each in plateaus_in(part)]
     if not isinstance(schedule, Schedule):
@@ -591,13 +591,13 @@ def adam(lr: Any, params: Any = None) -> Any:
 
 
 def strict(saved: dict[str, Any]) -> dict[str, Any]:
-    """Give a state dictionary of which all but the arrays went through strict JSON."""
+    """Return a state dictionary of which all but the arrays went through strict JSON."""
     rest = {name: value for name, value in saved.items() if name != "state"}
     return {**json.loads(json.dumps(rest, allow_nan=False)), "state": saved["state"]}
 
 
 def everything(opt: Any) -> Any:
-    """Give all that loading can change, to compare."""
+    """Return all that loading can change, to compare."""
     saved = opt.state_dict()
     saved["state"] = {name: np.array(each).tobytes() for name, each in saved["state"].items()}
     return copy.deepcopy(saved), np.array(opt.params).tobytes(), repr(opt.schedule), dict(opt.hyper)

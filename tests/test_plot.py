@@ -38,7 +38,7 @@ def plt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def entries(ax: Any) -> list[str]:
-    """Give the legend."""
+    """Return the legend."""
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
@@ -300,7 +300,7 @@ def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cells(text: str, plain: bool) -> Any:
-    """Give where a chart's drawing has dots, row 0 at the top, from its characters."""
+    """Return where a chart's drawing has dots, row 0 at the top, from its characters."""
     rows = [line.partition("|")[2] for line in text.splitlines() if "|" in line]
     width = len(next(line for line in text.splitlines() if "+-" in line).partition("+")[2])
     dots = np.zeros((len(rows) * (1 if plain else 4), width * (1 if plain else 2)), bool)

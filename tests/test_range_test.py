@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 
 
 def problem(rule: str = "adam", lr: Any = 0.01, **arguments: Any) -> Problem:
-    """Give equal problems every time: of two dimensions, with -0 and NaN payloads among the parameters."""
+    """Return equal problems every time: of two dimensions, with -0 and NaN payloads among the parameters."""
     params, grads = start().reshape(3, 7), np.zeros((3, 7), np.float32)
     opt = make(rule, params, lr, grads=grads, **arguments)
     for t in range(2):
@@ -47,7 +47,7 @@ def problem(rule: str = "adam", lr: Any = 0.01, **arguments: Any) -> Problem:
 
 
 def bits(opt: Any) -> tuple[Any, ...]:
-    """Give everything that has to be put back, with arrays as their bytes."""
+    """Return everything that has to be put back, with arrays as their bytes."""
     states = {name: np.array(state).tobytes() for name, state in opt.state.items()}
     return np.array(opt.params).tobytes(), states, opt.step_count, dict(opt.hyper), opt.lr
 

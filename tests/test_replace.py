@@ -16,7 +16,7 @@ import pytest
 import lrcore
 from changing_files import KINDS, optimizer
 from opcodes import at_each_opcode, interrupt
-from support import python, together
+from support import python, run_in_threads
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_threads_that_save_one_file(kind: str, path: Path) -> None:
                 own.load(path)
                 assert number_of(own) in (0, 1, 9)
 
-    together(4, work)
+    run_in_threads(4, work)
     assert names(path) == [path.name]
     last = make(5)
     last.load(path)

@@ -14,7 +14,7 @@ import pytest
 
 import lrcore
 import oracle
-from support import WAYS, Array, assert_bits, assert_same, flat_hyper, gradients, make, oracle_step
+from support import CONFIGURATIONS, Array, assert_bits, assert_same, flat_hyper, gradients, make, oracle_step
 
 SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100003)
 STEPS = 50
@@ -31,13 +31,13 @@ def grad_scale(stages: str) -> float:
 
 
 def rate(t: int) -> float:
-    """Give a rate that changes at every step."""
+    """Return a rate that changes at every step."""
     return 0.01 * (1.5 if t % 2 == 0 else 0.5) / (1 + 0.1 * t)
 
 
 @functools.cache
 def problem() -> tuple[Array, list[Array]]:
-    """Give the start and the gradients of the longest run; shorter runs take the first elements."""
+    """Return the start and the gradients of the longest run; shorter runs take the first elements."""
     rng = np.random.default_rng(20240601)
     start = rng.standard_normal(SIZES[-1]).astype(np.float32)
     return start, [gradients(rng, SIZES[-1]) for _ in range(STEPS)]
@@ -45,7 +45,7 @@ def problem() -> tuple[Array, list[Array]]:
 
 @functools.cache
 def expected(rule: str, stages: str) -> tuple[Array, list[Array]]:
-    """Give the oracle's parameters and states after all steps."""
+    """Return the oracle's parameters and states after all steps."""
     p, all_gradients = problem()
     setting = dict(STAGES[stages])
     optimizer = make(rule, p.copy(), **setting)
@@ -63,7 +63,7 @@ def expected(rule: str, stages: str) -> tuple[Array, list[Array]]:
 def test_every_rule_is_reached_and_has_an_oracle() -> None:
     """A registered rule has a class that chooses it and a function in the oracle, with the same states and numbers."""
     registered = lrcore.rules()
-    assert set(WAYS) == set(registered)
+    assert set(CONFIGURATIONS) == set(registered)
     assert set(oracle.RULES) == set(registered)
     for name, rule in registered.items():
         assert oracle.RULES[name].states == rule.states
@@ -148,8 +148,8 @@ def test_any_alignment_and_nothing_outside(rule: str, backend: str, n: int) -> N
     guard = np.float32(1e30)
     names = lrcore.rules()[rule].states
     start, all_gradients = problem()
-    _, chosen = WAYS[rule]
-    function = getattr(lrcore.functional, WAYS[rule].cls.__name__.lower())
+    _, chosen = CONFIGURATIONS[rule]
+    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
     optimizer = make(rule, start[:n].copy())
     for g in all_gradients[:3]:
         optimizer.step(g[:n])
@@ -176,7 +176,7 @@ def test_any_alignment_and_nothing_outside(rule: str, backend: str, n: int) -> N
 
 
 def aligned(n: int, fill: np.float32) -> Array:
-    """Give an array that begins at a multiple of 64 bytes."""
+    """Return an array that begins at a multiple of 64 bytes."""
     memory = np.full(n + 16, fill, np.float32)
     start = (-memory.ctypes.data % 64) // 4
     return memory[start : start + n]

@@ -22,7 +22,7 @@ from lrcore import __main__ as lrcore_command
 from lrcore import _lrcore_core
 from lrcore._lrcore_core import active_backend
 from opcodes import at_each_opcode, interrupt
-from support import BACKENDS, together
+from support import BACKENDS, run_in_threads
 
 
 def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ def in_use() -> str:
 
 @pytest.fixture
 def two() -> Iterator[tuple[str, str, str]]:
-    """Give the backend in use and two others, and put it back."""
+    """Yield the backend in use and two others, and put it back."""
     before = in_use()
     others = [each for each in reversed(BACKENDS) if each != before]
     if len(others) < 2:
@@ -173,7 +173,7 @@ def test_blocks_of_many_threads(two: tuple[str, str, str]) -> None:
                     assert in_use() in names
                     inside.wait()
 
-    together(4, work)
+    run_in_threads(4, work)
     assert in_use() == before
 
 
@@ -372,7 +372,7 @@ print(lrcore.info()["backend"], lrcore.info()["threads"])
 
 @pytest.fixture
 def begin_wrongly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Give what puts lrcore where it is after an import with both variables wrong, and put it back."""
+    """Yield what puts lrcore where it is after an import with both variables wrong, and put it back."""
     runtime = lrcore._runtime
     before, threads = in_use(), lrcore.info()["threads"]
     errors = [ValueError(f"{name}: wrong") for name in ("LRCORE_BACKEND", "LRCORE_NUM_THREADS")]
@@ -459,7 +459,7 @@ def test_threads_that_meet_a_wrong_environment() -> None:
                 lrcore.SGD(np.ones(3, np.float32))
         assert lrcore.info()["backend"] == "portable"
 
-    together(4, work)
+    run_in_threads(4, work)
 
 
 @pytest.mark.parametrize("variable", REFUSALS)

@@ -29,13 +29,13 @@ from support import N, assert_bits, assert_goes_on, make, run, start
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give a name for the state, in a folder of its own."""
+    """Return a name for the state, in a folder of its own."""
     return tmp_path / "state.safetensors"
 
 
 @pytest.fixture
 def saved(path: Path) -> Path:
-    """Give the state of an Adam after two steps."""
+    """Return the state of an Adam after two steps."""
     opt = lrcore.Adam(start(), lr=schedules.Cosine(0.1, steps=9), betas=(0.8, 0.9))
     run(opt, 2)
     opt.save(path)
@@ -43,7 +43,7 @@ def saved(path: Path) -> Path:
 
 
 def everything(opt: Any) -> Any:
-    """Give all that a load could change."""
+    """Return all that a load could change."""
     states = {name: np.array(state).tobytes() for name, state in opt.state.items()}
     return np.array(opt.params).tobytes(), states, opt.step_count, dict(opt.hyper), opt.schedule, opt.lr
 
@@ -218,7 +218,7 @@ def test_between_devices(path: Path) -> None:
 
 
 def as_numpy(array: Any) -> Any:
-    """Give the values of an array of NumPy or of the imitated CuPy."""
+    """Return the values of an array of NumPy or of the imitated CuPy."""
     return array if isinstance(array, np.ndarray) else array.get()
 
 
@@ -300,7 +300,7 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(path: Path, monkeypatch:
 
 
 def failing(error: BaseException) -> Callable[..., Any]:
-    """Give a function that raises."""
+    """Return a function that raises."""
 
     def fail(*_: Any, **__: Any) -> Any:
         raise error
@@ -398,7 +398,7 @@ def test_each_bit_flipped(saved: Path) -> None:
 
 
 def text_of(dictionary: dict[str, Any]) -> str:
-    """Give an Adam's text with some entries changed; ``...`` takes one out."""
+    """Return an Adam's text with some entries changed; ``...`` takes one out."""
     entries = {
         "format": 2,
         "version": "0.1.0",
@@ -413,7 +413,7 @@ def text_of(dictionary: dict[str, Any]) -> str:
 
 
 def tensor(first: int, last: int, dtype: str = "F32", shape: Any = (N,)) -> dict[str, Any]:
-    """Give a tensor's entry in the header."""
+    """Return a tensor's entry in the header."""
     return {"dtype": dtype, "shape": [*shape], "data_offsets": [first, last]}
 
 

@@ -201,7 +201,7 @@ Formula = Callable[[int], float]
 
 
 def composed(data: Any, schedule: Any, formula: Formula) -> tuple[Any, Formula]:
-    """Give one more composition of a schedule, and of the formula beside it."""
+    """Return one more composition of a schedule, and of the formula beside it."""
     way = data.draw(
         st.sampled_from(["times", "of", "with", "clip", "shift", "warm", "epochs", "then", "before"])
     )

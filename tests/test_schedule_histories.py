@@ -20,7 +20,7 @@ from lrcore.schedules import Constant, Cosine, Linear, Plateau, Recursive, Sched
 from lrcore.schedules import Sequence as Parts
 from lrcore.schedules._state import states_to_set
 from opcodes import at_each_opcode, interrupt
-from support import python, together
+from support import python, run_in_threads
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this platform has no interval timer")
@@ -135,7 +135,7 @@ def test_two_threads_that_make_the_same_rate() -> None:
         meet.wait()
         got[index] = rates(3)
 
-    together(2, work)
+    run_in_threads(2, work)
     assert got[0] == got[1] == rates(3)
     before = [rates(t) for t in range(4)]
     assert all(later > earlier for earlier, later in zip([0.0, *before], before, strict=False))
@@ -168,7 +168,7 @@ def test_threads_that_ask_in_any_order() -> None:
         for t in orders[index]:
             assert rates(t) == t + 1
 
-    together(4, work)
+    run_in_threads(4, work)
 
 
 @forks
@@ -231,7 +231,7 @@ def test_copies_that_are_made_while_a_rate_is_computed() -> None:
 
 
 def falling(**more: Any) -> Plateau:
-    """Give a Plateau that falls with each observation from now on."""
+    """Return a Plateau that falls with each observation from now on."""
     plateau = Plateau(1.0, **{"factor": 0.999999, "patience": 0} | more)
     for _ in range(plateau.window):
         plateau.observe(1.0)
@@ -254,7 +254,7 @@ def test_threads_lose_no_observation() -> None:
         for _ in range(100_000):
             plateau.observe(2.0)
 
-    together(4, work)
+    run_in_threads(4, work)
     assert plateau.reductions == 400_000
 
 
@@ -266,7 +266,7 @@ def test_threads_that_observe_improvements_and_failures() -> None:
         for turn in range(10_000):
             plateau.observe(10.0**9 if index % 2 else 10_000.0 - turn + index)
 
-    together(4, work)
+    run_in_threads(4, work)
     assert plateau.state_dict()["best"] == 1.0
     assert plateau.state_dict()["bad"] <= 40_000
     plateau.observe(0.5)
@@ -459,7 +459,7 @@ SOURCES: dict[str, Callable[[Callable[[int], Any]], Any]] = {
 
 
 def falling_from(schedule: Schedule) -> Plateau:
-    """Give a Plateau over a schedule, after one reduction."""
+    """Return a Plateau over a schedule, after one reduction."""
     plateau = Plateau(schedule, factor=0.3, patience=0)
     for _ in range(2):
         plateau.observe(1.0)

@@ -353,7 +353,7 @@ json.dump(answers, sys.stdout)
 
 @functools.cache
 def ask_all(peer: str) -> dict[str, Any]:
-    """Give what a peer says to all its oddities."""
+    """Return what a peer says to all its oddities."""
     odd = [each for each in ODDITIES if each.peer == peer]
     questions = [(each.peers.__name__, peer, each.theirs, [*each.at]) for each in odd]
     answers = run([sys.executable, "-c", ASK, str(TESTS)], json.dumps(questions))

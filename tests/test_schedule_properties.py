@@ -122,7 +122,7 @@ names = pytest.mark.parametrize("name", ARGUMENTS)
 
 
 def bounds(name: str, o: dict[str, Any]) -> tuple[float, float]:
-    """Give the least and the greatest rate that a schedule can have."""
+    """Return the least and the greatest rate that a schedule can have."""
     if name in ("Constant", "PiecewiseConstant", "CyclicStages", "PeriodicPulse"):
         listed = [rate for key in ("stages", "pulses") for rate, _ in o.get(key, [])]
         every = [*o.get("values", []), *listed, *(o[key] for key in ("lr", "base") if key in o)]
@@ -144,7 +144,7 @@ def bounds(name: str, o: dict[str, Any]) -> tuple[float, float]:
 
 
 def last(name: str, o: dict[str, Any]) -> int | None:
-    """Give the t from which a schedule holds its rate."""
+    """Return the t from which a schedule holds its rate."""
     if name == "PiecewiseConstant":
         return max(o["boundaries"], default=0)
     if name == "WarmupStableDecay":
@@ -319,14 +319,14 @@ def test_an_overflow_times_zero_is_an_overflow(other: str) -> None:
 
 
 def step_of_power(power: float, steps: int) -> float:
-    """Give the greatest step of (1 - z)^power: the first of a convex one, the last of a concave one."""
+    """Return the greatest step of (1 - z)^power: the first of a convex one, the last of a concave one."""
     if power == 0:
         return 1.0  # 0^0 is 1: it holds to the end, and no step is greater than the whole
     return power / steps if power >= 1 else steps**-power
 
 
 def slope(name: str, o: dict[str, Any]) -> float | None:
-    """Give a bound of what a schedule without jumps changes in one step: its greatest slope."""
+    """Return a bound of what a schedule without jumps changes in one step: its greatest slope."""
     steps: int = o.get("steps", 1)
     span: float = abs(o.get("lr", 0.0) - o.get("end", 0.0))
     if name == "Linear":
@@ -377,7 +377,7 @@ continuous = pytest.mark.parametrize("name", [name for name in ARGUMENTS if name
 
 
 def joints(name: str, o: dict[str, Any]) -> Iterator[int]:
-    """Give where the formula changes: ends, tops and bottoms."""
+    """Yield where the formula changes: ends, tops and bottoms."""
     if name == "Cyclic":
         whole = o["up"] + (o["down"] or o["up"])
         yield from (k * whole + more for k in (0, 1, 7, 1000) for more in (0, o["up"]))
@@ -494,7 +494,7 @@ def test_arrays_hold_the_scalar_forms_floats(
 
 
 def round_trips(schedule: Schedule) -> Iterator[Schedule]:
-    """Give the same value by every way there is."""
+    """Yield the same value by every way there is."""
     yield eval(repr(schedule), vars(schedules))
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         yield pickle.loads(pickle.dumps(schedule, protocol))
@@ -563,7 +563,7 @@ def test_asking_changes_nothing(built: Built, asked: list[int], random: Any) -> 
 
 
 def falling(name: str, o: dict[str, Any]) -> tuple[int, int, bool] | None:
-    """Give from where to where a schedule only falls, or only rises."""
+    """Return from where to where a schedule only falls, or only rises."""
     whole = (0, 10**15)
     if name in ("Linear", "Cosine", "Rex") or (name == "Polynomial" and not o["cycle"]):
         return *whole, o["lr"] >= o["end"]
@@ -583,7 +583,7 @@ def falling(name: str, o: dict[str, Any]) -> tuple[int, int, bool] | None:
 
 
 def rising(name: str, o: dict[str, Any]) -> tuple[int, int, bool] | None:
-    """Give the same of where it goes the other way first."""
+    """Return the same of where it goes the other way first."""
     if name in ("WarmupStableDecay", "InverseSqrt", "Noam"):
         return 0, max(0, o["warmup_steps"] - 1), False
     if name == "Cyclic" and o["mode"] == "triangular":

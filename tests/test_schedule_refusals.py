@@ -68,7 +68,7 @@ ZERO = {("WarmupStableDecay", "warmup_steps"), "stable", "patience", "cooldown",
 
 
 def wrong(owner: str, name: str, hint: Any) -> Iterator[Any]:
-    """Give what an argument must refuse, by what it is annotated with."""
+    """Yield what an argument must refuse, by what it is annotated with."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     optional = isinstance(hint, types.UnionType) and type(None) in inner
     if optional:
@@ -110,7 +110,7 @@ def wrong(owner: str, name: str, hint: Any) -> Iterator[Any]:
 
 
 def places() -> Iterator[tuple[str, str]]:
-    """Give each argument of each schedule, and of each method that composes."""
+    """Yield each argument of each schedule, and of each method that composes."""
     for name, cls in CLASSES.items():
         yield from ((name, argument) for argument in inspect.signature(cls).parameters)
     for name in METHODS:
@@ -127,7 +127,7 @@ def attempt(owner: str, changed: dict[str, Any]) -> Any:
 
 
 def hint_of(owner: str, argument: str) -> Any:
-    """Give the annotation of an argument."""
+    """Return the annotation of an argument."""
     made = getattr(Schedule, owner) if owner in METHODS else CLASSES[owner].__init__
     return typing.get_type_hints(made)[argument]
 
@@ -188,7 +188,7 @@ def test_refusals_of_a_dictionary(owner: str, argument: str) -> None:
 
 
 def integers_of(owner: str, argument: str, value: Any) -> list[Any]:
-    """Give arguments that have `value` where they are a number of steps, or have one in them."""
+    """Return arguments that have `value` where they are a number of steps, or have one in them."""
     hint = hint_of(owner, argument)
     inner = typing.get_args(hint)
     if hint is int or (isinstance(hint, types.UnionType) and int in inner):

@@ -16,7 +16,7 @@ STEPS = (1, 2, 3, 7, 10, 97, 1000, 2**20 + 7, 10**9)
 
 
 def cycles(steps: int, mult: int) -> Iterator[tuple[int, int, int]]:
-    """Give number, start and length of cycles up to 10^12: all that grow, and of equal ones the first and some more."""
+    """Yield number, start and length of cycles up to 10^12: all that grow, and of equal ones the first and some more."""
     if mult > 1:
         cycle, start, length = 0, 0, steps
         while start <= FAR:

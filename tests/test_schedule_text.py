@@ -92,7 +92,7 @@ def test_numbers_are_computed() -> None:
 
 
 def refusal(text: str, **names: Any) -> tuple[str, int | None]:
-    """Give the message of a refused text, and the column in it."""
+    """Return the message of a refused text, and the column in it."""
     with pytest.raises(ValueError, match="^schedule: ") as refused:
         parse(text, **names)
     message = str(refused.value)

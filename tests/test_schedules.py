@@ -163,7 +163,7 @@ def test_domains(make: Any, error: type[Exception], match: str) -> None:
 
 
 def halve(t: int) -> float:
-    """Give a rate that a pickle can find."""
+    """Return a rate that a pickle can find."""
     return 0.5**t
 
 

@@ -31,7 +31,7 @@ def optuna() -> Iterator[Any]:
 
 
 def bowl(lr: float, _report: Any = None) -> float:
-    """Give a loss that is 0 at 0.01 and 1 a decade off."""
+    """Return a loss that is 0 at 0.01 and 1 a decade off."""
     return (math.log10(lr) + 2) ** 2
 
 

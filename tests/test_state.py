@@ -113,7 +113,7 @@ def test_a_callable_is_not_stored_and_the_targets_own_stays() -> None:
 
 
 def spoiled() -> list[tuple[Any, Any, str]]:
-    """Give state dictionaries with one thing wrong: where, what, and the message."""
+    """Return state dictionaries with one thing wrong: where, what, and the message."""
     nine = np.zeros(9, np.float32)
     return [
         ("rule", "adamax", "^rule: expected adam, got adamax"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import lrcore
-from support import LARGE, assert_bits, assert_same, gradients, make, oracle_step, python, together
+from support import LARGE, assert_bits, assert_same, gradients, make, oracle_step, python, run_in_threads
 
 
 @pytest.mark.parametrize("n", [100, LARGE])
@@ -28,7 +28,7 @@ def test_eight_threads_on_one_optimizer_lose_no_step(n: int) -> None:
             opt.step(g)
 
     references = sys.getrefcount(g)
-    together(8, work)
+    run_in_threads(8, work)
     assert sys.getrefcount(g) == references
     assert opt.step_count == 200
     assert_bits(opt.params, np.full(n, 200, np.float32))
@@ -44,7 +44,7 @@ def test_eight_threads_on_eight_optimizers() -> None:
         for g in all_gradients:
             optimizers[index].step(g)
 
-    together(8, work)
+    run_in_threads(8, work)
     p, states = np.ones(LARGE, np.float32), [np.zeros(LARGE, np.float32) for _ in range(2)]
     for t, g in enumerate(all_gradients, 1):
         p, states = oracle_step(optimizers[0], p, g, states, t=t, lr=0.01)
@@ -65,7 +65,7 @@ def test_saving_while_another_thread_steps() -> None:
             else:
                 opt.step(g)
 
-    together(3, work)
+    run_in_threads(3, work)
 
 
 @pytest.mark.usefixtures("threads")
@@ -183,7 +183,7 @@ def test_numbers_that_two_threads_assign_are_both_kept() -> None:
             else:
                 opt.hyper[("eps", "weight_decay")[index]] = value
 
-    together(3, work)
+    run_in_threads(3, work)
     assert (opt.hyper["eps"], opt.hyper["weight_decay"]) == (60, 60)
 
 
@@ -209,7 +209,7 @@ def test_an_interrupt_leaves_a_consistent_state() -> None:
 
 
 def ticks_during(calls: Iterable[Callable[[], None]]) -> list[int]:
-    """Give how often another Python thread got the GIL during each call."""
+    """Return how often another Python thread got the GIL during each call."""
     running, ticks = threading.Event(), 0
     seen = []
 

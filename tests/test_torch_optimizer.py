@@ -44,7 +44,7 @@ each_optimizer = pytest.mark.parametrize("name", NAMES)
 
 
 def own(saved: Any) -> Any:
-    """Give what a state dictionary says beside what PyTorch's has."""
+    """Return what a state dictionary says beside what PyTorch's has."""
     return json.loads(saved["param_groups"][0]["lrcore"])
 
 
@@ -53,7 +53,7 @@ def set_own(saved: Any, **changes: Any) -> None:
 
 
 def network(seed: int = 0, channels_last: bool = False) -> Any:
-    """Give a network with weights of odd sizes, and a scalar."""
+    """Return a network with weights of odd sizes, and a scalar."""
     torch.manual_seed(seed)
     nn = torch.nn
     model = nn.Sequential(
@@ -63,7 +63,7 @@ def network(seed: int = 0, channels_last: bool = False) -> Any:
 
 
 def batch(step: int) -> tuple[Any, Any]:
-    """Give images and classes that a network can learn."""
+    """Return images and classes that a network can learn."""
     generator = torch.Generator().manual_seed(step)
     y = torch.randint(3, (16,), generator=generator)
     x = torch.randn(16, 3, 5, 5, generator=generator)
@@ -87,12 +87,12 @@ def train(model: Any, opt: Any, steps: range, set_to_none: bool = True) -> list[
     return losses
 
 
-def made(name: str, model: Any, **others: Any) -> Any:
+def build(name: str, model: Any, **others: Any) -> Any:
     return FusedOptimizer(model.parameters(), getattr(lrcore, name), **ARGUMENTS.get(name, {}) | others)
 
 
 def parameters(model: Any) -> list[Any]:
-    """Give copies of the parameters."""
+    """Return copies of the parameters."""
     return [each.detach().clone() for each in model.parameters()]
 
 
@@ -107,7 +107,7 @@ def assert_equal(model: Any, expected: list[Any]) -> None:
 def test_bits_of_one_flat_array(name: str, set_to_none: bool, channels_last: bool) -> None:
     """A module steps as its parameters in one array do."""
     model, twin = network(channels_last=channels_last), network(channels_last=channels_last)
-    opt = made(name, model)
+    opt = build(name, model)
     flat = torch.cat([each.detach().reshape(-1) for each in twin.parameters()])
     plain = getattr(lrcore, name)(flat, **ARGUMENTS.get(name, {}))
     sizes = [each.numel() for each in twin.parameters()]
@@ -131,7 +131,7 @@ def test_losses_of_torchs_optimizer(name: str) -> None:
     """
     model, twin = network(), network()
     arguments = ARGUMENTS.get(name, {})
-    ours = train(model, made(name, model), range(60))
+    ours = train(model, build(name, model), range(60))
     theirs = train(twin, getattr(torch.optim, name)(twin.parameters(), **arguments), range(60))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
     assert ours[-1] < ours[0]
@@ -141,7 +141,7 @@ def test_one_buffer() -> None:
     """Parameters, gradients and states are views of flat buffers, each at a multiple of 64 bytes."""
     model = network()
     before = parameters(model)
-    opt = made("Adam", model)
+    opt = build("Adam", model)
     assert_equal(model, before)
     (flat,) = opt.optimizers
     start, grads, state = (each.data_ptr() for each in (flat.params, flat.grads, flat.state["exp_avg"]))
@@ -159,7 +159,7 @@ def test_one_buffer() -> None:
 def test_memory_formats_are_kept() -> None:
     """A parameter with channels last stays so, and so do its gradient and its state."""
     model = network(channels_last=True)
-    opt = made("Adam", model)
+    opt = build("Adam", model)
     train(model, opt, range(1))
     weight = model[0].weight
     for each in (weight, weight.grad, opt.state[weight]["exp_avg"]):
@@ -189,14 +189,14 @@ def test_a_parameter_without_a_gradient_counts_as_zero() -> None:
 
 
 def places(model: Any) -> list[int]:
-    """Give where the gradients lie."""
+    """Return where the gradients lie."""
     return [each.grad.data_ptr() for each in model.parameters()]
 
 
 def test_zeroing() -> None:
     """The flat gradients are those of the last backward passes, before a step as well."""
     model = network()
-    opt = made("SGD", model)
+    opt = build("SGD", model)
     loss_of(model, 0).backward()
     flat, attached = opt.optimizers[0].grads, places(model)
     norm = flat.norm()
@@ -220,7 +220,7 @@ def test_gradients_accumulate() -> None:
     expected = None
     for zero in ("none", "zero", "module", "assigned"):
         model = network()
-        opt = made("Adam", model)
+        opt = build("Adam", model)
         for _ in range(2):
             if zero == "module":
                 model.zero_grad()
@@ -238,7 +238,7 @@ def test_gradients_accumulate() -> None:
 
 def test_gradients_of_a_differentiable_backward_pass() -> None:
     model, twin = network(), network()
-    opt, other = made("SGD", model), made("SGD", twin)
+    opt, other = build("SGD", model), build("SGD", twin)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns of the cycle that this makes
         loss_of(model, 0).backward(create_graph=True)
@@ -453,7 +453,7 @@ def test_hooks_of_others_on_gradients() -> None:
 
 def test_a_closure() -> None:
     model, twin = network(), network()
-    opt, other = made("Adam", model), made("Adam", twin)
+    opt, other = build("Adam", model), build("Adam", twin)
 
     def closure() -> Any:
         opt.zero_grad()
@@ -542,7 +542,7 @@ def test_gradients_after_inference_mode(way: str) -> None:
 
 def test_torchs_schedulers_set_the_rate() -> None:
     model, twin = network(), network()
-    opt = made("AdamW", model, lr=0.01)
+    opt = build("AdamW", model, lr=0.01)
     plain = torch.optim.AdamW(twin.parameters(), lr=0.01)
     rates = []
     for each, scheduled in ((model, opt), (twin, plain)):
@@ -562,7 +562,7 @@ def test_torchs_schedulers_set_the_rate() -> None:
 def test_a_schedule_of_ours() -> None:
     model = network()
     schedule = lrcore.schedules.Cosine(0.1, steps=10).warmup(3)
-    opt = made("AdamW", model, lr=schedule)
+    opt = build("AdamW", model, lr=schedule)
     shown = []
     for step in range(5):
         shown.append(opt.param_groups[0]["lr"])
@@ -804,7 +804,7 @@ def test_names_that_mean_others() -> None:
 
 def test_hyperparameters_of_the_group() -> None:
     model = network()
-    opt = made("AdamW", model)
+    opt = build("AdamW", model)
     group = opt.param_groups[0]
     group["weight_decay"], group["betas"], group["lr"] = 0.5, [0.5, 0.6], torch.tensor(0.125)
     opt.step()
@@ -839,7 +839,7 @@ def test_hyperparameters_of_the_group() -> None:
 def test_the_scale_of_a_grad_scaler() -> None:
     """The bits of the steps without it: its scales are powers of two."""
     model, twin = network(), network()
-    opt, other = made("Adam", model), made("Adam", twin)
+    opt, other = build("Adam", model), build("Adam", twin)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     for step in range(3):
         opt.zero_grad()
@@ -952,7 +952,7 @@ def test_a_scale_that_is_set_by_hand() -> None:
 
 def test_a_step_is_skipped_where_the_scaler_found_an_infinity() -> None:
     model = network()
-    opt = made("Adam", model)
+    opt = build("Adam", model)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     before = parameters(model)
     scaler.scale(loss_of(model, 0)).backward()
@@ -967,7 +967,7 @@ def test_a_step_is_skipped_where_the_scaler_found_an_infinity() -> None:
 
 def test_clipping_what_a_scaler_has_unscaled() -> None:
     model, twin = network(), network()
-    opt, plain = made("SGD", model), torch.optim.SGD(twin.parameters(), **ARGUMENTS["SGD"])
+    opt, plain = build("SGD", model), torch.optim.SGD(twin.parameters(), **ARGUMENTS["SGD"])
     for each, stepped in ((model, opt), (twin, plain)):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
         scaler.scale(loss_of(each, 0)).backward()
@@ -983,7 +983,7 @@ def test_clipping_what_a_scaler_has_unscaled() -> None:
 
 
 def stepped(name: str, theirs: bool, change: Callable[[Any, list[Any]], Any], count: int = 2) -> list[Any]:
-    """Give parameters after two steps, a change, and two more, of our optimizer or PyTorch's."""
+    """Return parameters after two steps, a change, and two more, of our optimizer or PyTorch's."""
     weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(count)]
     arguments = ARGUMENTS.get(name, {}) | {"lr": 0.5}
     opt: Any = (
@@ -1224,7 +1224,7 @@ def test_resuming(name: str, lr: Any) -> None:
     """Through a file that PyTorch loads without running anything in it: bits of the uninterrupted run."""
     for k in (0, 1, 5):
         model = network()
-        opt = made(name, model, lr=lr)
+        opt = build(name, model, lr=lr)
         train(model, opt, range(k))
         file = io.BytesIO()
         torch.save((model.state_dict(), opt.state_dict()), file)
@@ -1234,7 +1234,7 @@ def test_resuming(name: str, lr: Any) -> None:
         weights, state = torch.load(file, weights_only=True)
         resumed = network(seed=1)
         resumed.load_state_dict(weights)
-        other = made(name, resumed, lr=0.5, weight_decay=0.125)
+        other = build(name, resumed, lr=0.5, weight_decay=0.125)
         train(resumed, other, range(3))  # it is somewhere else
         resumed.load_state_dict(weights)
         other.load_state_dict(state)
@@ -1246,7 +1246,7 @@ def test_resuming(name: str, lr: Any) -> None:
 
 def test_the_dictionary_is_a_copy() -> None:
     model = network()
-    opt = made("Adam", model)
+    opt = build("Adam", model)
     train(model, opt, range(2))
     saved = opt.state_dict()
     kept = copy.deepcopy(saved)
@@ -1266,14 +1266,14 @@ def test_from_and_for_torchs_optimizer(name: str) -> None:
     counted = {"step_count": 3} if name == "SGD" else {}
     for k in (0, 3):
         model, twin = network(), network()
-        opt = made(name, model)
+        opt = build(name, model)
         theirs = getattr(torch.optim, name)(twin.parameters(), **arguments)
         train(model, opt, range(k))
         train(twin, theirs, range(k))
         from_ours, from_theirs = copy.deepcopy(model), copy.deepcopy(twin)
         from_ours_opt = getattr(torch.optim, name)(from_ours.parameters(), lr=7.0)
         from_ours_opt.load_state_dict(opt.state_dict())
-        from_theirs_opt = made(name, from_theirs, lr=lrcore.schedules.Constant(7.0))
+        from_theirs_opt = build(name, from_theirs, lr=lrcore.schedules.Constant(7.0))
         from_theirs_opt.load_state_dict(theirs.state_dict(), **counted if k else dict.fromkeys(counted, 0))
         assert from_theirs_opt.step_count == k
         expected = train(twin, theirs, range(k, 20))
@@ -1284,7 +1284,7 @@ def test_from_and_for_torchs_optimizer(name: str) -> None:
 def test_there_and_back() -> None:
     """What PyTorch has loaded from ours comes back as it was, with the options that it does not know."""
     model = network()
-    opt = made("Adam", model, eps_placement="hat")
+    opt = build("Adam", model, eps_placement="hat")
     train(model, opt, range(2))
     theirs = torch.optim.Adam(network().parameters())
     theirs.load_state_dict(opt.state_dict())
@@ -1295,13 +1295,13 @@ def test_there_and_back() -> None:
     assert found["param_groups"] == expected["param_groups"]
     for i, each in expected["state"].items():
         assert all((each[name] == found["state"][i][name]).all() for name in each)
-    other = made("Adam", network())
+    other = build("Adam", network())
     with pytest.raises(ValueError, match="^rule: expected adam, got adam_hat"):
         other.load_state_dict(theirs.state_dict())
 
 
 def test_a_number_in_the_dictionary_is_obeyed() -> None:
-    opt = made("AdamW", network(), lr=0.01)
+    opt = build("AdamW", network(), lr=0.01)
     saved = opt.state_dict()
     saved["param_groups"][0] |= {"lr": 0.5, "weight_decay": 0.25, "initial_lr": 3.0}
     opt.load_state_dict(saved)
@@ -1386,7 +1386,7 @@ def break_option(saved: Any) -> None:
 )
 def test_wrong_dictionaries_change_nothing(broken: Callable[[Any], None], message: str) -> None:
     model = network()
-    opt = made("Adam", model, lr=0.01)
+    opt = build("Adam", model, lr=0.01)
     train(model, opt, range(2))
     saved = opt.state_dict()
     train(model, opt, range(2, 3))
@@ -1405,7 +1405,7 @@ def test_wrong_dictionaries_change_nothing(broken: Callable[[Any], None], messag
 
 def test_hooks_of_state_dictionaries_and_steps() -> None:
     model = network()
-    opt = made("Adam", model)
+    opt = build("Adam", model)
     seen: list[str] = []
     opt.register_step_pre_hook(lambda *_: seen.append("before the step"))
     opt.register_step_post_hook(lambda *_: seen.append("after the step"))
@@ -1430,9 +1430,9 @@ def test_hooks_of_state_dictionaries_and_steps() -> None:
 def test_a_buffer_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """One optimizer for each; steps, states and dictionaries are those of one for all."""
     model, twin = network(), network()
-    together = made("NAdam", twin, lr=lrcore.schedules.Cosine(0.01, steps=20))
+    together = build("NAdam", twin, lr=lrcore.schedules.Cosine(0.01, steps=20))
     monkeypatch.setattr(lrcore.torch._fused, "place_of", lambda tensor: tensor.ndim)
-    apart = made("NAdam", model, lr=lrcore.schedules.Cosine(0.01, steps=20))
+    apart = build("NAdam", model, lr=lrcore.schedules.Cosine(0.01, steps=20))
     assert [each.size for each in apart.optimizers] == [
         135,
         51,
@@ -1455,9 +1455,9 @@ def test_what_is_set_is_set_on_every_device(monkeypatch: pytest.MonkeyPatch) -> 
     """Rates and hyperparameters, in the group or by `lr`; and one Plateau steers all."""
     model = network()
     monkeypatch.setattr(lrcore.torch._fused, "place_of", lambda tensor: tensor.ndim)
-    opt = made("Adam", model, lr=lrcore.schedules.Plateau(0.5, patience=0))
+    opt = build("Adam", model, lr=lrcore.schedules.Plateau(0.5, patience=0))
     saved = opt.state_dict()
-    other = made("Adam", network(), lr=0.1)
+    other = build("Adam", network(), lr=0.1)
     other.load_state_dict(saved)
     for each in (opt, other):
         (plateau,) = lrcore.schedules.plateaus(each.schedule)
@@ -1548,7 +1548,7 @@ def test_a_schedule_stays_where_pytorchs_dictionary_has_none() -> None:
     theirs = torch.optim.Adam(twin.parameters(), lr=0.5)
     train(twin, theirs, range(3))
     schedule = lrcore.schedules.Cosine(0.1, steps=10)
-    opt = made("Adam", model, lr=schedule)
+    opt = build("Adam", model, lr=schedule)
     opt.load_state_dict(theirs.state_dict())
     assert (opt.schedule, opt.step_count, opt.lr) == (schedule, 3, schedule(3))
 
@@ -1612,7 +1612,7 @@ def test_other_default_dtypes_and_inference_mode() -> None:
     torch.set_default_dtype(torch.float64)
     try:
         with torch.inference_mode():
-            opt = made("Adam", model)
+            opt = build("Adam", model)
     finally:
         torch.set_default_dtype(torch.float32)
     train(model, opt, range(2))
@@ -1630,7 +1630,7 @@ def test_other_default_dtypes_and_inference_mode() -> None:
 def test_other_defaults(device: Any) -> None:
     """State dictionaries, from and for PyTorch's and ours, under other default dtypes and devices."""
     model = network()
-    opt = made("NAdam", model)
+    opt = build("NAdam", model)
     train(model, opt, range(2))
     opt.optimizers[0].step_count = 70_001
     expected = opt.state_dict()
@@ -1638,7 +1638,7 @@ def test_other_defaults(device: Any) -> None:
     torch.set_default_device(device)
     try:
         saved = opt.state_dict()
-        other = made("NAdam", network_on_cpu())
+        other = build("NAdam", network_on_cpu())
         for each in (opt, other):
             each.load_state_dict(saved)
             each.step()
@@ -1655,7 +1655,7 @@ def test_other_defaults(device: Any) -> None:
 
 
 def network_on_cpu() -> Any:
-    """Give the network in float32 on the CPU, whatever the defaults are."""
+    """Return the network in float32 on the CPU, whatever the defaults are."""
     with torch.device("cpu"):
         return network().float()
 
@@ -1673,7 +1673,7 @@ def test_counts_that_float32_has_not() -> None:
 def test_a_tensor_that_was_sent_to_another_process() -> None:
     """The message says how to send it."""
     model = network()
-    opt = made("SGD", model)
+    opt = build("SGD", model)
     queue = torch.multiprocessing.SimpleQueue()
     queue.put({name: values.clone() for name, values in model.state_dict().items()})
     queue.get()
@@ -1705,13 +1705,13 @@ def test_sparse_gradients() -> None:
 
 
 def fake() -> Any:
-    """Give a tensor without memory."""
+    """Return a tensor without memory."""
     with FakeTensorMode():
         return torch.ones(3)
 
 
 def freed() -> Any:
-    """Give a tensor whose memory was freed."""
+    """Return a tensor whose memory was freed."""
     values = torch.ones(3)
     values.untyped_storage().resize_(0)
     return values
@@ -1743,7 +1743,7 @@ def test_tensors_without_memory() -> None:
 
 
 def with_gradient(gradient: Any) -> Any:
-    """Give a parameter that has a gradient."""
+    """Return a parameter that has a gradient."""
     weight = of(3)
     weight.grad = gradient
     return weight
@@ -1838,13 +1838,13 @@ def test_a_refused_argument_leaves_the_module() -> None:
             FusedOptimizer(model.parameters(), cls)  # type: ignore[arg-type]
     assert [each.data_ptr() for each in model.parameters()] == addresses
     assert all(each.grad is None for each in model.parameters())
-    opt = made("Adam", model)
+    opt = build("Adam", model)
     with pytest.raises(ValueError, match="^param_group: a FusedOptimizer has one group"):
         opt.add_param_group({"params": [of(3)]})
 
 
 def test_no_copies() -> None:
-    opt = made("Adam", network())
+    opt = build("Adam", network())
     for take in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match=r"cannot be copied or pickled.*state_dict\(\)"):
             take(opt)
@@ -1854,9 +1854,9 @@ def test_no_copies() -> None:
 def test_an_optimizer_that_is_gone_leaves_nothing() -> None:
     """Its hooks go with it; parameters and their last gradients stay."""
     model, twin = network(), network()
-    opt = made("Adam", model)
+    opt = build("Adam", model)
     train(model, opt, range(1))
-    train(twin, made("Adam", twin), range(1))
+    train(twin, build("Adam", twin), range(1))
     before = [each.grad for each in model.parameters()]
     del opt
     gc.collect()
@@ -1865,7 +1865,7 @@ def test_an_optimizer_that_is_gone_leaves_nothing() -> None:
     assert not {id(each.grad) for each in model.parameters()} & {id(each) for each in before}
     model.zero_grad()
     for each in (model, twin):
-        train(each, made("SGD", each), range(1, 4))
+        train(each, build("SGD", each), range(1, 4))
     assert_equal(model, parameters(twin))
 
 

@@ -42,7 +42,7 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def made(optimizer: str = "AdamW", rate: str = "plateau", seed: int = 0) -> tuple[Any, Any]:
+def build(optimizer: str = "AdamW", rate: str = "plateau", seed: int = 0) -> tuple[Any, Any]:
     cls, options = OPTIMIZERS[optimizer]
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Conv1d(3, 2, 1), torch.nn.BatchNorm1d(2))
@@ -113,7 +113,7 @@ def test_each_tensor_has_a_storage_of_its_own() -> None:
 
 def test_in_inference_mode() -> None:
     """What a step, a look or a dictionary gives there can be used outside."""
-    model, opt = made()
+    model, opt = build()
     train(model, opt, range(2))
     with torch.inference_mode():
         saved = opt.state_dict()
@@ -131,7 +131,7 @@ def test_in_inference_mode() -> None:
 
 def test_a_view_outlives_module_and_optimizer() -> None:
     """Whatever somebody keeps holds the memory."""
-    model, opt = made("AdamW", "number")
+    model, opt = build("AdamW", "number")
     train(model, opt, range(2))
     weight = model[0].weight
     kept = [weight.data, weight.grad, weight.grad.view(-1), opt.state[weight]["exp_avg"]]
@@ -159,7 +159,7 @@ def test_one_parameter_is_saved_by_itself() -> None:
 
 @pytest.mark.parametrize("optimizer", ["SGD with momentum", "AdamW"])
 def test_torch_save(optimizer: str, tmp_path: Path) -> None:
-    one, other = made(optimizer), made(optimizer, seed=1)
+    one, other = build(optimizer), build(optimizer, seed=1)
     train(*one, range(4))
     torch.save([each.state_dict() for each in one], tmp_path / "file.pt")
     for each, saved in zip(other, torch.load(tmp_path / "file.pt", weights_only=True), strict=True):
@@ -172,7 +172,7 @@ def test_torch_save(optimizer: str, tmp_path: Path) -> None:
 
 def test_safetensors(tmp_path: Path) -> None:
     tools = pytest.importorskip("safetensors.torch")
-    one, other = made(), made(seed=1)
+    one, other = build(), build(seed=1)
     train(*one, range(4))
     tools.save_model(one[0], tmp_path / "model.safetensors")
     tools.load_model(other[0], tmp_path / "model.safetensors")
@@ -239,7 +239,7 @@ def test_several_optimizers_over_one_module(tmp_path: Path) -> None:
 def test_accelerate(optimizer: str, safe: bool, tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True)
-    model, opt = accelerator.prepare(*made(optimizer))
+    model, opt = accelerator.prepare(*build(optimizer))
     train(model, opt, range(4), accelerator.backward)
     accelerator.save_state(tmp_path / "state", safe_serialization=safe)
     accelerator.save_model(model, tmp_path / "model")
@@ -249,11 +249,11 @@ def test_accelerate(optimizer: str, safe: bool, tmp_path: Path) -> None:
 
     for again in (accelerator, accelerate.Accelerator(cpu=True)):
         if again is not accelerator:
-            model, opt = again.prepare(*made(optimizer, seed=1))
+            model, opt = again.prepare(*build(optimizer, seed=1))
         again.load_state(tmp_path / "state")
         assert opt.optimizer.step_count == 4
         train(model, opt, range(4, 8), again.backward)
-        other, its = made(optimizer, seed=2)
+        other, its = build(optimizer, seed=2)
         other.load_state_dict(expected[0])
         its.load_state_dict(expected[1])
         assert_same((model, opt.optimizer), (other, its))
@@ -276,7 +276,7 @@ def test_distributed_checkpoint(optimizer: str, rate: str, way: str, flattened: 
     checkpoint, state_dict = distributed()
     options = state_dict.StateDictOptions(flatten_optimizer_state_dict=flattened)
     for taken, stepped in ((0, 0), (4, 0), (4, 3)):
-        one, other = made(optimizer, rate), made(optimizer, rate, seed=1)
+        one, other = build(optimizer, rate), build(optimizer, rate, seed=1)
         train(*one, range(taken))
         train(*other, range(stepped))
         found = copy.deepcopy(state_dict.get_state_dict(*one, options=options))
@@ -321,7 +321,7 @@ def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
 
 def test_a_dictionary_taken_in_inference_mode() -> None:
     """PyTorch's optimizer loads its tensors without a copy, and steps them."""
-    model, opt = made("NAdam", "number")
+    model, opt = build("NAdam", "number")
     train(model, opt, range(2))
     with torch.inference_mode():
         saved = opt.state_dict()
@@ -333,7 +333,7 @@ def test_a_dictionary_taken_in_inference_mode() -> None:
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]"], ids=["cut off", "deep", "list"])
 def test_a_text_that_is_none_of_ours_changes_nothing(text: str) -> None:
-    model, opt = made()
+    model, opt = build()
     train(model, opt, range(2))
     saved = opt.state_dict()
     saved["param_groups"][0]["lrcore"] = text
@@ -344,7 +344,7 @@ def test_a_text_that_is_none_of_ours_changes_nothing(text: str) -> None:
 
 def test_a_live_group_is_nobodys_checkpoint() -> None:
     """What is said beside PyTorch's entries is in a state dictionary, and never acts from a group."""
-    _, opt = made()
+    _, opt = build()
     assert opt.param_groups[0]["lrcore"] == ""
     assert opt.state_dict()["param_groups"][0]["lrcore"] != ""
     opt.load_state_dict(opt.state_dict())
@@ -353,7 +353,7 @@ def test_a_live_group_is_nobodys_checkpoint() -> None:
 
 def test_what_pytorch_wrote_after_loading_ours_is_pytorchs() -> None:
     """Its optimizers carry the entry along, and go on counting beside it."""
-    model, opt = made("Adam with eps beside the root", "plateau")
+    model, opt = build("Adam with eps beside the root", "plateau")
     theirs = torch.optim.Adam(model.parameters())
     train(model, opt, range(4))
     saved = copy.deepcopy(opt.state_dict())
@@ -415,7 +415,7 @@ def test_sgd_of_pytorch_that_never_had_a_count() -> None:
 
 def test_dictionaries_of_former_versions() -> None:
     """They have what PyTorch's lack in an entry beside the groups."""
-    one, other = made(), made(seed=1)
+    one, other = build(), build(seed=1)
     train(*one, range(4))
     saved = one[1].state_dict()
     text = saved["param_groups"][0].pop("lrcore")
@@ -427,7 +427,7 @@ def test_dictionaries_of_former_versions() -> None:
 
 def test_states_that_are_missing_are_refused() -> None:
     """They were zeros, in silence."""
-    model, opt = made("SGD with momentum")
+    model, opt = build("SGD with momentum")
     train(model, opt, range(2))
     saved = opt.state_dict()
     saved["state"] = {}
@@ -440,7 +440,7 @@ def test_states_that_are_missing_are_refused() -> None:
 @pytest.mark.parametrize("default", ["bfloat16", "float16", "float64", "meta"])
 def test_counts_are_float32_on_the_cpu(default: str) -> None:
     """Whatever PyTorch's defaults are, at the time of saving or of loading."""
-    model, opt = made("NAdam", "number")
+    model, opt = build("NAdam", "number")
     train(model, opt, range(3))
     before = torch.get_default_dtype()
     try:
@@ -498,7 +498,7 @@ def test_sending_to_another_process() -> None:
 
 @pytest.mark.parametrize("which", [0, 1, 3])
 def test_sharing_one_parameter(which: int) -> None:
-    model, opt = made()
+    model, opt = build()
     train(model, opt, range(1))
     [*model.parameters()][which].data.share_memory_()
     with pytest.raises(RuntimeError, match="storage has moved"):

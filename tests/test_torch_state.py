@@ -18,7 +18,7 @@ import oracle
 import peers
 from lrcore import schedules
 from lrcore._lrcore_core import nadam_momentum_product
-from support import WAYS, Array, N, assert_bits, make, run, start
+from support import CONFIGURATIONS, Array, N, assert_bits, make, run, start
 
 torch = pytest.importorskip("torch")
 
@@ -32,7 +32,7 @@ BOTH = "both sides round in float32, and PyTorch fuses and reassociates: twice w
 
 
 def tolerance(row: peers.Row) -> peers.Tolerance:
-    """Give how far two float32 runs of a row may be apart."""
+    """Return how far two float32 runs of a row may be apart."""
     return peers.Tolerance(2 * row.tolerance.limit, BOTH)
 
 
@@ -57,7 +57,7 @@ class Torch:
         self.opt.step()
 
     def flat(self) -> Array:
-        """Give the parameters one after another."""
+        """Return the parameters one after another."""
         values: Array = torch.cat([param.detach().reshape(-1) for param in self.params]).numpy()
         return values
 
@@ -68,7 +68,7 @@ def ours(row: peers.Row, params: Array, lr: Any, **others: Any) -> Any:
 
 
 def counted(row: peers.Row, k: int) -> dict[str, int]:
-    """Give the argument that SGD needs."""
+    """Return the argument that SGD needs."""
     return {"step_count": k} if row.ours.name == "SGD" else {}
 
 
@@ -85,7 +85,7 @@ def go_on(
 
 
 def stepper(opt: Any) -> Callable[[Array, float], Any]:
-    """Give what steps one of our optimizers at a rate."""
+    """Return what steps one of our optimizers at a rate."""
 
     def step(gradient: Array, lr: float) -> Any:
         opt.lr = lr
@@ -96,7 +96,7 @@ def stepper(opt: Any) -> Callable[[Array, float], Any]:
 
 
 def their_stepper(theirs: Torch) -> Callable[[Array, float], Any]:
-    """Give what steps one of PyTorch's."""
+    """Return what steps one of PyTorch's."""
 
     def step(gradient: Array, lr: float) -> Any:
         theirs.step(gradient, lr)
@@ -151,7 +151,7 @@ def test_to_torch(row: peers.Row, k: int) -> None:
 
 
 def keeps(row: peers.Row, group: dict[str, Any]) -> dict[str, Any]:
-    """Give what is only of the constructor, and so in the state here."""
+    """Return what is only of the constructor, and so in the state here."""
     return (
         {"initial_accumulator_value": group["initial_accumulator_value"]}
         if row.ours.name == "Adagrad"
@@ -182,7 +182,7 @@ def test_every_rule_is_exported_or_refused(rule: str) -> None:
     """What PyTorch has no option for is named, and the others cover what the rows above have."""
     opt = make(rule, start())
     lacking = {"eps_placement": "hat", "eps_inside_sqrt": True, "lr_in_velocity": True}
-    chosen = [name for name, value in lacking.items() if WAYS[rule].arguments.get(name) == value]
+    chosen = [name for name, value in lacking.items() if CONFIGURATIONS[rule].arguments.get(name) == value]
     if rule == "lion":
         chosen = ["Lion"]
     if not chosen:
@@ -211,7 +211,7 @@ def test_decay_that_torch_does_not_have() -> None:
 
 
 def adam(**group: Any) -> dict[str, Any]:
-    """Give the dictionary of an Adam in PyTorch after three steps, with entries of its group changed."""
+    """Return the dictionary of an Adam in PyTorch after three steps, with entries of its group changed."""
     param = torch.nn.Parameter(torch.from_numpy(start()))
     opt = torch.optim.Adam([param], lr=0.5)
     for _ in range(3):
@@ -260,7 +260,7 @@ def test_memory_formats() -> None:
 
 
 def spoiled() -> list[tuple[dict[str, Any], str]]:
-    """Give wrong dictionaries for an Adam, with the message."""
+    """Return wrong dictionaries for an Adam, with the message."""
     state = adam()["state"][0]
     group = adam()["param_groups"][0]
     two = {"params": [0, 1]}

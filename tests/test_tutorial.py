@@ -15,7 +15,7 @@ SCRIPT = ROOT / "scripts" / "tutorial_pictures.py"
 
 @pytest.fixture(name="pictures")
 def load_pictures(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give the script that draws the pictures of the tutorial."""
+    """Return the script that draws the pictures of the tutorial."""
     if not SCRIPT.is_file() or not (ROOT / "docs" / "tutorial.md").is_file():
         pytest.skip("the scripts or the documentation are not here")
     monkeypatch.syspath_prepend(SCRIPT.parent)

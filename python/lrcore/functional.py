@@ -24,23 +24,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lrcore import _names
+from lrcore import _names, optimizers
 from lrcore._names import unknown_argument
 from lrcore._runtime import rules
-from lrcore.optimizers import (
-    SGD,
-    Adadelta,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Lion,
-    NAdam,
-    Optimizer,
-    RAdam,
-    RMSprop,
-    _arguments,
-)
+from lrcore.optimizers import Optimizer, _arguments
 
 __all__ = ["adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "nadam", "radam", "rmsprop", "sgd"]
 
@@ -131,16 +118,16 @@ def _function(cls: Callable[..., Optimizer]) -> StepFunction:
     return step_function
 
 
-adadelta = _function(Adadelta)
-adagrad = _function(Adagrad)
-adam = _function(Adam)
-adamax = _function(Adamax)
-adamw = _function(AdamW)
-lion = _function(Lion)
-nadam = _function(NAdam)
-radam = _function(RAdam)
-rmsprop = _function(RMSprop)
-sgd = _function(SGD)
+adadelta = _function(optimizers.Adadelta)
+adagrad = _function(optimizers.Adagrad)
+adam = _function(optimizers.Adam)
+adamax = _function(optimizers.Adamax)
+adamw = _function(optimizers.AdamW)
+lion = _function(optimizers.Lion)
+nadam = _function(optimizers.NAdam)
+radam = _function(optimizers.RAdam)
+rmsprop = _function(optimizers.RMSprop)
+sgd = _function(optimizers.SGD)
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = _names.public_face(__name__)

@@ -20,7 +20,7 @@ _CURRENT: dict[str, Callable[[Any, int], int]] = {
 
 
 def library_of(array: Any) -> str | None:
-    """Give the name of the library that an array belongs to, if its current stream can be asked for."""
+    """Return the name of the library that an array belongs to, if its current stream can be asked for."""
     for cls in type(array).__mro__:
         name = cls.__module__.partition(".")[0]
         if name in _CURRENT:
@@ -29,7 +29,7 @@ def library_of(array: Any) -> str | None:
 
 
 def current(library: str, device: int) -> int | None:
-    """Give the library's current stream on a device; None where it knows of no devices."""
+    """Return the library's current stream on a device; None where it knows of no devices."""
     try:
         return _CURRENT[library](sys.modules[library], device) or LEGACY_DEFAULT
     except AssertionError:  # a PyTorch that was built without CUDA
@@ -37,7 +37,7 @@ def current(library: str, device: int) -> int | None:
 
 
 def device_context(array: Any, device: int) -> Any:
-    """Give a context in which a device is the current one of the array's library, or None where it already is.
+    """Return a context in which a device is the current one of the array's library, or None where it already is.
 
     PyTorch keeps a current device of its own, beside that of the driver, and exports from no other.
     """
@@ -48,7 +48,7 @@ def device_context(array: Any, device: int) -> Any:
 
 
 def handle_of(stream: Any) -> int:
-    """Give the raw handle of a stream: a number, or the stream object of CuPy, torch or another library.
+    """Return the raw handle of a stream: a number, or the stream object of CuPy, torch or another library.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def handle_of(stream: Any) -> int:
 
 
 def resolve(device: int, library: str | None, asked: Any, grads: Any) -> tuple[int, int]:
-    """Give the stream of a step, and the stream that the exporter of `grads` is asked to make safe.
+    """Return the stream of a step, and the stream that the exporter of `grads` is asked to make safe.
 
     The step runs on `asked` where it is not None, else on the current stream of the parameters' library, else on the
     legacy default stream. An exporter that works on that stream itself is asked for nothing, which is -1 in DLPack:

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, TypeAlias, get_args, get_type_hints
 
 from lrcore._checks import flag, fraction, nonnegative_float32, num_steps, one_of, safe_repr
-from lrcore._names import meant_by, unknown_argument
+from lrcore._names import is_elsewhere, meant_by, unknown_argument
 from lrcore.optimizers._shared import OF_ONE_STEP, Decay, Shared
 
 Value: TypeAlias = float | tuple[float, float]
@@ -146,7 +146,7 @@ def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Con
         raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
     if name in own and name in OPTIONS:
         raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
-    declared = inspect.getattr_static(cls, name, None)
+    declared = None if is_elsewhere(cls, name) else inspect.getattr_static(cls, name, None)
     if isinstance(declared, property) and declared.fset is None:
         raise AttributeError(f"{name}: cannot be assigned{_meant(name)}")
     is_ours = cls.__module__.partition(".")[0] == "lrcore"
@@ -167,7 +167,7 @@ def require_bound(name: str, array: Any, bound: Any) -> None:
 
 
 def flatten(values: Mapping[str, Value]) -> dict[str, float]:
-    """Give the numbers under the names of the rules, where `betas` is `beta1` and `beta2`."""
+    """Return the numbers under the names of the rules, where `betas` is `beta1` and `beta2`."""
     flat: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, tuple):

@@ -36,13 +36,18 @@ lr : float, schedule or callable
     only if that number has changed meanwhile."""
 """The first two arguments of each class, for their docstrings."""
 
+_NONE: Shared = {}
+
 
 def _hyper_entries(opt: Any) -> dict[str, str]:
     """Return how the numbers of an optimizer are written, if it has been made."""
     return {name: f'opt.hyper["{name}"]' for name in (opt._hyperparameters if "_params" in vars(opt) else ())}
 
 
-@explained_attributes(_hyper_entries)
+@explained_attributes(
+    "zero_grad", "param_groups", "add_param_group", "learning_rate", "defaults", "iterations", "beta1", "betas",
+    "momentum", "eps", "observe", "get_last_lr", entries=_hyper_entries,
+)  # fmt: skip
 class Optimizer(Stepper):
     """What all optimizers share. A subclass has its own arguments, and a table of the rules that they choose.
 
@@ -72,7 +77,7 @@ class Optimizer(Stepper):
         params: Any,
         lr: schedules.Rate,
         own: Mapping[str, Any] = MappingProxyType({}),
-        shared: Shared = DEFAULTS,
+        shared: Shared = _NONE,
         initial: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Check the arguments, choose the rule, and make the state.
@@ -139,12 +144,12 @@ class Optimizer(Stepper):
         return _arguments.options(require_entries("options", stored, cls._default_options()))
 
     def _numbers_of(self, hyper: dict[str, Any]) -> _Hyperparameters:
-        """Give checked numeric arguments as the Stepper takes them."""
+        """Return checked numeric arguments as the Stepper takes them."""
         flat = _arguments.flatten(hyper)
         return hyper, [flat[name] for name in self._rule_hypers], flat["weight_decay"]
 
     def _rate_of(self, schedule: schedules.Schedule) -> _Rate:
-        """Give a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
+        """Return a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
         if self._max_steps is not None and stateful(schedule):
             raise ValueError(
                 "lr: the rates of a capturable optimizer are fixed, and a Plateau cannot change them"
@@ -188,7 +193,7 @@ class Optimizer(Stepper):
         self._set_rate(self._rate_of(schedules.as_schedule(lr)))
 
     def _rate_after(self, t: int, schedule: schedules.Schedule) -> float:
-        """Give the rate of the step after t steps."""
+        """Return the rate of the step after t steps."""
         return schedule(t if self._max_steps is None else min(t, self._max_steps - 1))
 
     @property
@@ -242,7 +247,7 @@ class Optimizer(Stepper):
     def _snapshot_all(
         self, on_host: bool = False
     ) -> tuple[int, dict[str, Any], schedules.Schedule, dict[str, Any]]:
-        """Give step count, numeric arguments, schedule and copies of the states, all of one moment.
+        """Return step count, numeric arguments, schedule and copies of the states, all of one moment.
 
         The copies lie where the parameters do, or are arrays of NumPy.
         """
@@ -252,7 +257,7 @@ class Optimizer(Stepper):
         return step_count, hyper, schedule, dict(zip(self._state, offered, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Give a copy of everything that a resumed run needs beside the parameters.
+        """Return a copy of everything that a resumed run needs beside the parameters.
 
         Returns
         -------
@@ -264,7 +269,7 @@ class Optimizer(Stepper):
         return self._dictionary()
 
     def _dictionary(self, on_host: bool = False) -> dict[str, Any]:
-        """Give the state dictionary, its arrays where the parameters lie or as NumPy's."""
+        """Return the state dictionary, its arrays where the parameters lie or as NumPy's."""
         step_count, hyper, schedule, state = self._snapshot_all(on_host)
         dictionary = {
             "rule": self.rule,
@@ -353,7 +358,7 @@ class Optimizer(Stepper):
             self.load_state_dict(dictionary)
 
     def torch_state_dict(self, shapes: Sequence[Any] | None = None) -> dict[str, Any]:
-        """Give a dictionary for ``load_state_dict`` of the optimizer of the same name in ``torch.optim``.
+        """Return a dictionary for ``load_state_dict`` of the optimizer of the same name in ``torch.optim``.
 
         Its tensors lie on the CPU; PyTorch moves them. Its rate is `lr`, and the flags that choose how PyTorch computes
         (``fused``, ``capturable``, ...) are PyTorch's defaults.
@@ -446,7 +451,7 @@ class Optimizer(Stepper):
         return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
 
     def __copy__(self) -> Self:
-        """Give an optimizer of the same arrays that goes on from here with states of its own."""
+        """Return an optimizer of the same arrays that goes on from here with states of its own."""
         copied = type(self).__new__(type(self))
         copied.__setstate__(self.__getstate__())
         return copied

@@ -223,7 +223,7 @@ def exported(
 
 
 def concatenated(name: str, tensors: Sequence[Any]) -> Any:
-    """Give the elements of a state's tensors one after another, each in C order, on the CPU."""
+    """Return the elements of a state's tensors one after another, each in C order, on the CPU."""
     parts = [require_dense(name, each) for each in tensors]
     return np.concatenate(
         [np.asarray(each.detach().cpu() if hasattr(each, "detach") else each).reshape(-1) for each in parts]
@@ -275,7 +275,7 @@ def converted(
 
 
 def only_group(groups: Any) -> Mapping[str, Any]:
-    """Give the parameter group, when it is one and names its parameters."""
+    """Return the parameter group, when it is one and names its parameters."""
     if not isinstance(groups, (list, tuple)) or not all(isinstance(each, Mapping) for each in groups):
         raise TypeError("param_groups: expected a list of dictionaries, as PyTorch has")
     if len(groups) != 1:
@@ -289,7 +289,7 @@ def only_group(groups: Any) -> Mapping[str, Any]:
 
 
 def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]:
-    """Give what PyTorch has for each parameter, in the order of the group."""
+    """Return what PyTorch has for each parameter, in the order of the group."""
     if not isinstance(states, Mapping) or not all(isinstance(each, Mapping) for each in states.values()):
         raise TypeError("state: expected a dictionary of dictionaries, as PyTorch has")
     if more := [number for number in states if number not in numbers]:
@@ -311,7 +311,7 @@ def _sgd_step_count(given: int | None, begun: bool, own: Mapping[str, Any] | Non
 
 
 def common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
-    """Give the number of steps that all parameters have taken."""
+    """Return the number of steps that all parameters have taken."""
     counts = {to_float("step", each.get("step", 0)) for each in of_parameters} or {0.0}
     count, *others = sorted(counts)
     if others:
@@ -345,7 +345,7 @@ def _flat_states(
     step_count: int,
     join: Callable[[str, Sequence[Any]], Any],
 ) -> dict[str, Any]:
-    """Give each state as one array, all parameters one after another; zeros where none has taken a step."""
+    """Return each state as one array, all parameters one after another; zeros where none has taken a step."""
     if not step_count and not any(of_parameters):
         return {name: np.zeros(kind.size, np.float32) for name in names}
     others = {"SGD": (), "NAdam": ("step", "mu_product")}.get(kind.name, ("step",))
@@ -355,7 +355,7 @@ def _flat_states(
 
 
 def require_dense(name: str, value: Any) -> Any:
-    """Give a tensor of float32 that is not sparse."""
+    """Return a tensor of float32 that is not sparse."""
     dtype = str(getattr(value, "dtype", type(value).__name__)).rpartition(".")[2]
     if dtype != "float32":
         raise TypeError(f"{name}: expected a tensor of float32, got {dtype}")

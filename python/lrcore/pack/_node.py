@@ -43,7 +43,7 @@ def _entries(node: Any) -> dict[str, str]:
     return {name: f'pack["{name}"]' for name in vars(node).get("_parts", ()) if isinstance(name, str)}
 
 
-@explained_attributes(_entries)
+@explained_attributes("parameters", "named_parameters", "clone", "data", entries=_entries)
 class Node:
     """What a pack and the lists in it share: a flat buffer, and the views and nodes that lie over it.
 

@@ -64,7 +64,7 @@ def chart(
 
 
 def _cell(dots: NDArray[np.bool_], plain: bool) -> str:
-    """Give the character of one cell."""
+    """Return the character of one cell."""
     if not dots.any():
         return " "
     if plain:

@@ -32,7 +32,7 @@ _END = 2**64
 """Numbers of steps are below it."""
 
 
-@explained_attributes()
+@explained_attributes("step", "get_last_lr", "last_epoch", "num_bad_epochs")
 class Schedule(Formula):
     """The base of all schedules.
 

@@ -160,7 +160,7 @@ class OneCycle(Checked):
         init=False, repr=False, compare=False
     )
     _last: float = dataclasses.field(init=False, repr=False, compare=False)
-    _curve: _Curve = dataclasses.field(init=False, repr=False, compare=False)
+    _shape: _Curve = dataclasses.field(init=False, repr=False, compare=False)
 
     _checks: ClassVar = {"shape": one_of(*get_args(CycleShape))}
 
@@ -179,12 +179,12 @@ class OneCycle(Checked):
             (*span, *ends)
             for span, ends in zip(itertools.pairwise(joints), itertools.pairwise(rates), strict=True)
         ]
-        set_fields(self, _phases=phases, _last=rates[-1], _curve=_CURVES[self.shape])
+        set_fields(self, _phases=phases, _last=rates[-1], _shape=_CURVES[self.shape])
 
     def _value(self, t: int) -> float:
         for begin, end, start, last in self._phases:
             if t < end:  # the joints are exact
-                return self._curve(start, last, (t - begin) / (end - begin)) if t != begin else start
+                return self._shape(start, last, (t - begin) / (end - begin)) if t != begin else start
             if t == end:
                 return last
         return self._last

@@ -63,7 +63,7 @@ class Slot:
         return getattr(self.parameter, "grad_dtype", None) in (None, torch.float32)
 
     def let_go(self) -> None:
-        """Give a gradient that the caller keeps memory of its own, before the place is written for another."""
+        """Return a gradient that the caller keeps memory of its own, before the place is written for another."""
         if self._references() != self.unkept:
             if self.grads.data_ptr() == self.address:
                 give_own_memory(self.grads)
@@ -123,7 +123,7 @@ class Buffer:
         self.handles: list[Any] = []
 
     def views(self, flat: Any) -> list[Any]:
-        """Give the part of a flat buffer that belongs to each parameter, in its shape."""
+        """Return the part of a flat buffer that belongs to each parameter, in its shape."""
         places = zip(self.parameters, self._strides, self._starts, strict=True)
         return [flat.as_strided(each.shape, strides, start) for each, strides, start in places]
 
@@ -210,14 +210,14 @@ class Buffer:
         self._grads.zero_()
 
     def join(self, name: str, tensors: Sequence[Any]) -> Any:
-        """Give a flat state of the tensors of all parameters, those of other devices among them."""
+        """Return a flat state of the tensors of all parameters, those of other devices among them."""
         flat = torch.zeros_like(self._params)
         for i, view in zip(self.indices, self.views(flat), strict=True):
             view.copy_(fitting(f"state[{i}]: {name}", tensors[i], view))
         return flat
 
     def join_all(self, of_parameters: Sequence[Mapping[str, Any]], step_count: Any) -> dict[str, Any]:
-        """Give the flat states of the dictionaries of all parameters; zeros where there are none yet."""
+        """Return the flat states of the dictionaries of all parameters; zeros where there are none yet."""
         names = tuple(self.optimizer.state)
         for i, each in enumerate(of_parameters):
             _torch_state.require_step_count(f"state[{i}]", each, step_count)
@@ -310,7 +310,7 @@ def give_own_memory(tensor: Any) -> None:
 
 
 def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
-    """Give the parameters and what the messages call them."""
+    """Return the parameters and what the messages call them."""
     if isinstance(params, torch.Tensor):
         raise TypeError("params: expected an iterable of parameters, got a tensor; put it into a list")
     names, tensors = [], []
@@ -328,7 +328,7 @@ def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
 
 
 def place_of(tensor: Any) -> Any:
-    """Give what the parameters of one buffer have in common."""
+    """Return what the parameters of one buffer have in common."""
     return tensor.device
 
 

@@ -255,7 +255,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def state_dict(self) -> dict[str, Any]:
-        """Give a copy of everything that a resumed run needs beside the parameters.
+        """Return a copy of everything that a resumed run needs beside the parameters.
 
         Returns
         -------

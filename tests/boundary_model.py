@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import capsules
 import lrcore
-from support import WAYS, Array
+from support import CONFIGURATIONS, Array
 
 Problem = tuple[str, type[Exception]]
 """Which argument is to blame, and with which error."""
@@ -61,7 +61,7 @@ RIGHT_DTYPES = [np.dtype("f4"), np.dtype("=f4"), np.dtype("f4", metadata={"of": 
 
 
 def fresh_memory() -> Array:
-    """Give a memory of ordinary numbers that begins at a multiple of 64 bytes."""
+    """Return a memory of ordinary numbers that begins at a multiple of 64 bytes."""
     memory = np.zeros(WORDS + 16, np.float32)
     begin = (-memory.ctypes.data % 64) // 4
     memory = memory[begin : begin + WORDS]
@@ -93,7 +93,7 @@ class View(NamedTuple):
         return self.offset + low, self.offset + high + self.dtype.itemsize
 
     def of(self, memory: Array) -> Any:
-        """Give the array."""
+        """Return the array."""
         low, high = self.span
         assert 0 <= low <= high <= memory.nbytes
         array = np.ndarray(self.shape, self.dtype, memory.view(np.uint8).data, self.offset, self.strides)
@@ -101,7 +101,7 @@ class View(NamedTuple):
         return array
 
     def problems(self, name: str, written: bool) -> Iterator[Problem]:
-        """Give what is wrong with the operand by itself."""
+        """Yield what is wrong with the operand by itself."""
         if self.dtype.kind != "f" or self.dtype.itemsize != 4 or not self.dtype.isnative:
             yield name, TypeError
         expected = 4
@@ -118,7 +118,7 @@ class View(NamedTuple):
 
 
 def between(views: Mapping[str, View]) -> Iterator[Problem]:
-    """Give what is wrong with the operands together; the first is the parameters."""
+    """Yield what is wrong with the operands together; the first is the parameters."""
     first = next(iter(views.values()))
     for name, view in views.items():
         if view.size != first.size or not same_shape(view.shape, first.shape):
@@ -138,7 +138,7 @@ def same_shape(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
 
 
 def contiguous(shape: Sequence[int], itemsize: int = 4) -> tuple[int, ...]:
-    """Give the strides of a C-contiguous array."""
+    """Return the strides of a C-contiguous array."""
     strides = [itemsize]
     for extent in [*shape][:0:-1]:
         strides.insert(0, strides[0] * max(extent, 1))
@@ -146,7 +146,7 @@ def contiguous(shape: Sequence[int], itemsize: int = 4) -> tuple[int, ...]:
 
 
 def shapes(n: int) -> st.SearchStrategy[tuple[int, ...]]:
-    """Give shapes of n elements."""
+    """Return shapes of n elements."""
     known: list[tuple[int, ...]] = [(n,), (n,), (1, n), (n, 1), (1, n, 1)]
     known += [(a, n // a) for a in range(2, n) if n % a == 0] + [()] * (n == 1)
     return st.sampled_from(known if n else [*known, (0, 3), (2, 0), (0, 0)])
@@ -154,7 +154,7 @@ def shapes(n: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 @st.composite
 def placed(draw: st.DrawFn, n: int, slot: int, wrong: bool) -> View:
-    """Give an operand in its slot of the memory; or one with something that may be wrong about it."""
+    """Return an operand in its slot of the memory; or one with something that may be wrong about it."""
     shape, dtype = draw(shapes(n)), draw(st.sampled_from(RIGHT_DTYPES))
     offset = 4 * (slot * ROOM + draw(st.integers(0, 15)))
     strides, writable = list(contiguous(shape)), True
@@ -186,7 +186,7 @@ def placed(draw: st.DrawFn, n: int, slot: int, wrong: bool) -> View:
 
 
 def no_arrays() -> st.SearchStrategy[Any]:
-    """Give what is no array at all, or none that has floats in memory."""
+    """Return what is no array at all, or none that has floats in memory."""
     return st.sampled_from(
         [
             None, 3, 0.5, "params", b"abcd", [1.0], (), {}, object(), np.float32(1), memoryview(b"abcd"), np.ndarray,
@@ -199,7 +199,7 @@ def no_arrays() -> st.SearchStrategy[Any]:
 
 
 def scalars() -> st.SearchStrategy[Any]:
-    """Give numbers of every kind, in and out of every range, and what is none."""
+    """Return numbers of every kind, in and out of every range, and what is none."""
     floats = (
         st.floats()
         | st.floats(0, 1)
@@ -218,7 +218,7 @@ def scalars() -> st.SearchStrategy[Any]:
 
 
 def real(value: Any) -> float | type[Exception]:
-    """Give the float that a value stands for, or the error that is due."""
+    """Return the float that a value stands for, or the error that is due."""
     if isinstance(value, (bool, np.bool_, np.timedelta64)):
         return TypeError
     known = (int, float, np.integer, np.floating, Fraction, Decimal)
@@ -236,7 +236,7 @@ AVERAGES = ("alpha", "rho", "betas")
 
 
 def number(name: str, value: Any) -> float | type[Exception]:
-    """Give the float that an argument of an optimizer takes, or the error that is due."""
+    """Return the float that an argument of an optimizer takes, or the error that is due."""
     found = real(value)
     if isinstance(found, type):
         return found
@@ -250,13 +250,13 @@ def number(name: str, value: Any) -> float | type[Exception]:
 
 
 def rate(value: Any) -> float | type[Exception]:
-    """Give the rate of one step, which may be too small for float32, or the error that is due."""
+    """Return the rate of one step, which may be too small for float32, or the error that is due."""
     found = real(value)
     return found if isinstance(found, type) or 0 <= found <= LARGEST else ValueError
 
 
 def scale(value: Any) -> float | type[Exception]:
-    """Give what the gradients are multiplied by, or the error that is due."""
+    """Return what the gradients are multiplied by, or the error that is due."""
     found = real(value)
     if isinstance(found, type) or found == 0:
         return found
@@ -273,7 +273,7 @@ COUNTS = st.one_of(
 
 
 def count(value: Any, least: int) -> int | type[Exception]:
-    """Give the integer that a step number is, or the error that is due."""
+    """Return the integer that a step number is, or the error that is due."""
     array = isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iu"
     if isinstance(value, (bool, np.timedelta64)) or not (isinstance(value, (int, np.integer)) or array):
         return TypeError
@@ -284,15 +284,15 @@ def count(value: Any, least: int) -> int | type[Exception]:
 
 
 def defaults(rule: str) -> dict[str, Any]:
-    """Give all arguments of the class under which it chooses a rule, with their values."""
-    cls, chosen = WAYS[rule]
+    """Return all arguments of the class under which it chooses a rule, with their values."""
+    cls, chosen = CONFIGURATIONS[rule]
     taken = inspect.signature(cls).parameters.values()
     values = {each.name: each.default for each in taken if each.default is not each.empty}
     return {name: value for name, value in (values | chosen).items() if name not in ("lr", "grads")}
 
 
 def numbers(rule: str) -> list[str]:
-    """Give the numbers that may be anything in their range while the rule stays: no momentum that comes or goes."""
+    """Return the numbers that may be anything in their range while the rule stays: no momentum that comes or goes."""
     values = defaults(rule)
     changeable = [*AVERAGES, "eps", "weight_decay", "lr_decay", "momentum_decay"]
     return [name for name in values if name in changeable or (name in FRACTIONS and values[name])]
@@ -300,7 +300,7 @@ def numbers(rule: str) -> list[str]:
 
 @st.composite
 def changed_numbers(draw: st.DrawFn, rule: str) -> tuple[dict[str, Any], dict[str, float], list[Problem]]:
-    """Give arguments of a rule, what they are as numbers under the oracle's names, and what is wrong with them."""
+    """Return arguments of a rule, what they are as numbers under the oracle's names, and what is wrong with them."""
     given: dict[str, Any] = {}
     names = draw(st.lists(st.sampled_from(numbers(rule)), max_size=2, unique=True))
     for name in names:
@@ -319,7 +319,7 @@ def changed_numbers(draw: st.DrawFn, rule: str) -> tuple[dict[str, Any], dict[st
 
 
 def judged(given: Mapping[str, Any]) -> tuple[dict[str, float], list[Problem]]:
-    """Give arguments as numbers under the oracle's names, and what is wrong with them."""
+    """Return arguments as numbers under the oracle's names, and what is wrong with them."""
     taken: dict[str, float] = {}
     problems: list[Problem] = []
     for name, value in given.items():
@@ -334,7 +334,7 @@ def judged(given: Mapping[str, Any]) -> tuple[dict[str, float], list[Problem]]:
 
 
 def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
-    """Give the oracle's options for a rule with some numbers changed."""
+    """Return the oracle's options for a rule with some numbers changed."""
     values = defaults(rule)
     flat, _ = judged(
         {name: values[name] for name in values if name in (*FRACTIONS, *AVERAGES) or name in numbers(rule)}
@@ -406,7 +406,7 @@ LIES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 def roles(ones: Callable[[], Array]) -> dict[str, Callable[[Any], object]]:
-    """Give everywhere that an array is taken, beside others of ones; the first word is the argument's name."""
+    """Return everywhere that an array is taken, beside others of ones; the first word is the argument's name."""
     return {
         "params": lrcore.Adam,
         "grads": lambda array: lrcore.Adam(ones()).step(array),

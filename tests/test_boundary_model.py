@@ -1,6 +1,6 @@
 """Input that cannot hurt: a call gives the oracle's bits and nothing beside them, or names what is wrong and changes nothing.
 
-The model in `hostile` says which, so that taking what is wrong and refusing what is right both fail.
+The model in `boundary_model` says which, so that taking what is wrong and refusing what is right both fail.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hostile
+import boundary_model
 import lrcore
 import oracle
-from hostile import Problem, View
-from support import WAYS, Array, assert_bits, make
+from boundary_model import Problem, View
+from support import CONFIGURATIONS, Array, assert_bits, make
 
 examples = settings(derandomize=True, deadline=None, database=None, max_examples=100)
-rules = st.sampled_from(sorted(WAYS))
+rules = st.sampled_from(sorted(CONFIGURATIONS))
 
 
 def outcome(call: Callable[[], object], problems: Sequence[Problem]) -> bool:
@@ -43,17 +43,17 @@ def outcome(call: Callable[[], object], problems: Sequence[Problem]) -> bool:
 
 
 def number_problems(**found: Any) -> list[Problem]:
-    """Give the arguments that the model found an error for."""
+    """Return the arguments that the model found an error for."""
     return [(name, each) for name, each in found.items() if isinstance(each, type)]
 
 
 def flat(memory: Array, view: View) -> Array:
-    """Give a copy of an operand that the model takes."""
+    """Return a copy of an operand that the model takes."""
     return memory[view.offset // 4 :][: view.size].copy()
 
 
 def expected(memory: Array, rule: str, views: dict[str, View], options: dict[str, Any]) -> Array:
-    """Give the memory after a step that is taken."""
+    """Return the memory after a step that is taken."""
     after = memory.copy()
     params, grads, *states = views.values()
     p, new = oracle.step32(
@@ -66,17 +66,17 @@ def expected(memory: Array, rule: str, views: dict[str, View], options: dict[str
 
 @st.composite
 def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
-    """Give the operands of a step, most of the time at most two of them wrong."""
+    """Return the operands of a step, most of the time at most two of them wrong."""
     n = draw(st.integers(1, 40) | st.integers(0, 4))
     names = ("params", "grads", *lrcore.rules()[rule].states)
     wrong = draw(st.lists(st.sampled_from(names), min_size=draw(st.integers(0, 1)), max_size=2))
-    return {name: draw(hostile.placed(n, slot, name in wrong)) for slot, name in enumerate(names)}
+    return {name: draw(boundary_model.placed(n, slot, name in wrong)) for slot, name in enumerate(names)}
 
 
 def array_problems(views: dict[str, View]) -> list[Problem]:
-    """Give what is wrong with the operands of a step; gradients alone may be read-only."""
+    """Return what is wrong with the operands of a step; gradients alone may be read-only."""
     own = [each for name, view in views.items() for each in view.problems(name, name != "grads")]
-    return own + list(hostile.between(views))
+    return own + list(boundary_model.between(views))
 
 
 # ---- the functions
@@ -88,14 +88,14 @@ def test_arrays_of_a_function(data: st.DataObject) -> None:
     """Any dtype, shape, strides, offset and overlap, in one memory: the bits inside, and none other."""
     rule = data.draw(rules)
     views = data.draw(operands(rule))
-    memory = hostile.fresh_memory()
+    memory = boundary_model.fresh_memory()
     problems = array_problems(views)
     wanted = memory.copy()
     if not problems:
-        wanted = expected(memory, rule, views, {"t": 3, "lr": 0.1} | hostile.for_oracle(rule, {}))
+        wanted = expected(memory, rule, views, {"t": 3, "lr": 0.1} | boundary_model.for_oracle(rule, {}))
     arrays = [view.of(memory) for view in views.values()]
-    function = getattr(lrcore.functional, WAYS[rule].cls.__name__.lower())
-    outcome(lambda: function(*arrays, step=3, lr=0.1, **WAYS[rule].arguments), problems)
+    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
+    outcome(lambda: function(*arrays, step=3, lr=0.1, **CONFIGURATIONS[rule].arguments), problems)
     assert_bits(memory, wanted)
 
 
@@ -104,40 +104,43 @@ def test_arrays_of_a_function(data: st.DataObject) -> None:
 def test_numbers_of_a_function(data: st.DataObject) -> None:
     """Any hyperparameters, rate, scale and step number; what was called before does not matter."""
     rule = data.draw(rules)
-    given_numbers, taken, problems = data.draw(hostile.changed_numbers(rule))
-    step = data.draw(hostile.COUNTS | st.just(3))
+    given_numbers, taken, problems = data.draw(boundary_model.changed_numbers(rule))
+    step = data.draw(boundary_model.COUNTS | st.just(3))
     lr, scale = data.draw(
-        st.tuples(st.just(0.1), st.just(1.0)) | st.tuples(hostile.scalars(), hostile.scalars())
+        st.tuples(st.just(0.1), st.just(1.0)) | st.tuples(boundary_model.scalars(), boundary_model.scalars())
     )
     numbers: dict[str, Any] = {
-        "step": hostile.count(step, 1),
-        "lr": hostile.rate(lr),
-        "grad_scale": hostile.scale(scale),
+        "step": boundary_model.count(step, 1),
+        "lr": boundary_model.rate(lr),
+        "grad_scale": boundary_model.scale(scale),
     }
     problems += number_problems(**numbers)
     names = ("params", "grads", *lrcore.rules()[rule].states)
-    n, memory = 19, hostile.fresh_memory()
-    views = {name: View((n,), (4,), 4 * i * hostile.ROOM, memory.dtype, True) for i, name in enumerate(names)}
+    n, memory = 19, boundary_model.fresh_memory()
+    views = {
+        name: View((n,), (4,), 4 * i * boundary_model.ROOM, memory.dtype, True)
+        for i, name in enumerate(names)
+    }
     wanted = memory.copy()
     if not problems:
         options = {"t": numbers["step"], "lr": numbers["lr"], "grad_scale": numbers["grad_scale"]}
-        wanted = expected(memory, rule, views, options | hostile.for_oracle(rule, taken))
-    function = getattr(lrcore.functional, WAYS[rule].cls.__name__.lower())
-    arguments = WAYS[rule].arguments | given_numbers
+        wanted = expected(memory, rule, views, options | boundary_model.for_oracle(rule, taken))
+    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
+    arguments = CONFIGURATIONS[rule].arguments | given_numbers
     arrays = [view.of(memory) for view in views.values()]
     outcome(lambda: function(*arrays, step=step, lr=lr, grad_scale=scale, **arguments), problems)
     assert_bits(memory, wanted)
 
 
 @examples
-@given(rules, hostile.no_arrays(), st.data())
+@given(rules, boundary_model.no_arrays(), st.data())
 def test_what_is_no_array(rule: str, value: Any, data: st.DataObject) -> None:
     names = ("params", "grads", *lrcore.rules()[rule].states)
     arrays: list[Any] = [np.ones(3, np.float32) for _ in names]
     position = data.draw(st.integers(0, len(names) - 1))
     arrays[position] = value
-    function = getattr(lrcore.functional, WAYS[rule].cls.__name__.lower())
-    arguments = WAYS[rule].arguments
+    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
+    arguments = CONFIGURATIONS[rule].arguments
     outcome(lambda: function(*arrays, step=1, lr=0.1, **arguments), [(names[position], TypeError)])
     for i, array in enumerate(arrays):
         assert i == position or (array == 1).all()
@@ -152,21 +155,21 @@ def test_slices_in_any_order(data: st.DataObject) -> None:
     cuts = sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=5))})
     parts = data.draw(st.permutations([slice(a, b) for a, b in itertools.pairwise(cuts)]))
     t, lr = data.draw(st.integers(1, 50) | st.integers(1, 2**53 - 1)), data.draw(st.floats(0, 10, width=32))
-    function = getattr(lrcore.functional, WAYS[rule].cls.__name__.lower())
+    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
     memory = (
         np.random.default_rng(n).standard_normal((2 + len(lrcore.rules()[rule].states), n)).astype(np.float32)
     )
     whole = memory.copy()
-    function(*whole, step=t, lr=lr, **WAYS[rule].arguments)
+    function(*whole, step=t, lr=lr, **CONFIGURATIONS[rule].arguments)
     for part in parts:
         if data.draw(st.booleans()):  # a step of another number elsewhere leaves no trace
             function(
                 *np.ones((len(memory), 2), np.float32),
                 step=t + 1 if t < 2**53 - 1 else 1,
                 lr=1.0,
-                **WAYS[rule].arguments,
+                **CONFIGURATIONS[rule].arguments,
             )
-        function(*memory[:, part], step=t, lr=lr, **WAYS[rule].arguments)
+        function(*memory[:, part], step=t, lr=lr, **CONFIGURATIONS[rule].arguments)
     assert_bits(memory, whole)
 
 
@@ -194,14 +197,14 @@ class Kept:
 
     def step(self, data: st.DataObject) -> None:
         """Step on any gradients, with any scale, under a rate that may be odd."""
-        view = data.draw(hostile.placed(19, 1, data.draw(st.booleans())))
-        scale = data.draw(st.just(1.0) | hostile.scalars())
-        checked: Any = hostile.scale(scale)
-        lr: Any = hostile.rate(self.lr)
+        view = data.draw(boundary_model.placed(19, 1, data.draw(st.booleans())))
+        scale = data.draw(st.just(1.0) | boundary_model.scalars())
+        checked: Any = boundary_model.scale(scale)
+        lr: Any = boundary_model.rate(self.lr)
         params = View((19,), (4,), 64, self.memory.dtype, True)
         problems = [*view.problems("grads", False), *number_problems(grad_scale=checked, lr=lr)]
         problems += [
-            each for each in hostile.between({"params": params, "grads": view}) if each[0] == "grads"
+            each for each in boundary_model.between({"params": params, "grads": view}) if each[0] == "grads"
         ]
         if self.count == 2**53 - 1:
             problems.append(("step_count", OverflowError))
@@ -219,31 +222,31 @@ class Kept:
         self.count += 1
         p, self.states = oracle.step32(
             self.rule, self.wanted[16 : 16 + 19].copy(), flat(self.wanted, view), self.states, t=self.count, lr=lr,
-            grad_scale=scale, **hostile.for_oracle(self.rule, self.numbers),
+            grad_scale=scale, **boundary_model.for_oracle(self.rule, self.numbers),
         )  # fmt: skip
         self.wanted[16 : 16 + 19] = p
 
     def jump(self, data: st.DataObject) -> None:
         """Assign any step count."""
-        value = data.draw(hostile.COUNTS)
-        checked = hostile.count(value, 0)
+        value = data.draw(boundary_model.COUNTS)
+        checked = boundary_model.count(value, 0)
         if outcome(lambda: setattr(self.opt, "step_count", value), number_problems(step_count=checked)):
             self.count = int(value)
 
     def change(self, data: st.DataObject) -> None:
         """Assign any numbers: all of them, or none."""
-        values, taken, problems = data.draw(hostile.changed_numbers(self.rule))
+        values, taken, problems = data.draw(boundary_model.changed_numbers(self.rule))
         if outcome(lambda: self.opt.hyper.update(values), problems):
             self.numbers |= taken
 
     def rate(self, data: st.DataObject) -> None:
         """Assign any rate: a number, or a callable that gives whatever it likes."""
-        value = data.draw(hostile.scalars())
+        value = data.draw(boundary_model.scalars())
         if data.draw(st.booleans()):
             self.opt.lr, self.lr = lambda _: value, value
             return
         if not callable(value):
-            checked = hostile.number("lr", value)
+            checked = boundary_model.number("lr", value)
             if outcome(lambda: setattr(self.opt, "lr", value), number_problems(lr=checked)):
                 self.lr = checked
 
@@ -252,7 +255,7 @@ class Kept:
 @given(st.data())
 def test_life_of_an_optimizer(data: st.DataObject) -> None:
     """Steps, jumps of the count, other numbers and rates in mid-run: the oracle, which has no memory, has the same bits."""
-    kept = Kept(data.draw(rules), hostile.fresh_memory())
+    kept = Kept(data.draw(rules), boundary_model.fresh_memory())
     for act in data.draw(
         st.lists(st.sampled_from([kept.step, kept.step, kept.jump, kept.change, kept.rate]), max_size=8)
     ):
@@ -260,19 +263,19 @@ def test_life_of_an_optimizer(data: st.DataObject) -> None:
         kept.unchanged()
 
 
-@pytest.mark.parametrize("rule", sorted(WAYS))
+@pytest.mark.parametrize("rule", sorted(CONFIGURATIONS))
 @settings(examples, max_examples=10)
 @given(data=st.data())
 def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
     """At every step, also at those that were taken before, its constants are of its number and the present ones."""
-    kept = Kept(rule, hostile.fresh_memory())
-    view = View((19,), (4,), 4 * hostile.ROOM, kept.memory.dtype, True)
+    kept = Kept(rule, boundary_model.fresh_memory())
+    view = View((19,), (4,), 4 * boundary_model.ROOM, kept.memory.dtype, True)
     for _ in range(4):
-        names = data.draw(st.lists(st.sampled_from(hostile.numbers(rule)), max_size=3, unique=True))
+        names = data.draw(st.lists(st.sampled_from(boundary_model.numbers(rule)), max_size=3, unique=True))
         values: dict[str, Any] = {each: data.draw(st.sampled_from([0.004, 0.1, 0.5, 0.9])) for each in names}
         values |= {"betas": (values["betas"], 0.99)} if "betas" in values else {}
         kept.opt.hyper.update(values)
-        kept.numbers |= hostile.judged(values)[0]
+        kept.numbers |= boundary_model.judged(values)[0]
         kept.opt.step_count = kept.count = data.draw(st.integers(0, 6))
         kept.take(view, 1.0)
         kept.unchanged()
@@ -285,13 +288,13 @@ def test_making_an_optimizer(data: st.DataObject) -> None:
     rule = data.draw(rules)
     n = data.draw(st.integers(0, 40))
     views = {
-        name: data.draw(hostile.placed(n, slot, data.draw(st.booleans())))
+        name: data.draw(boundary_model.placed(n, slot, data.draw(st.booleans())))
         for slot, name in enumerate(("params", "grads"))
     }
-    values, _, problems = data.draw(hostile.changed_numbers(rule))
-    lr = data.draw(st.just(0.1) | hostile.scalars().filter(lambda each: not callable(each)))
-    problems += [*array_problems(views), *number_problems(lr=hostile.number("lr", lr))]
-    memory = hostile.fresh_memory()
+    values, _, problems = data.draw(boundary_model.changed_numbers(rule))
+    lr = data.draw(st.just(0.1) | boundary_model.scalars().filter(lambda each: not callable(each)))
+    problems += [*array_problems(views), *number_problems(lr=boundary_model.number("lr", lr))]
+    memory = boundary_model.fresh_memory()
     before = memory.copy()
     made = []
     params, grads = (view.of(memory) for view in views.values())
@@ -310,18 +313,19 @@ def test_states_of_a_dictionary(data: st.DataObject) -> None:
     names = lrcore.rules()[rule].states
     n = data.draw(st.integers(0, 30))
     views = {
-        name: data.draw(hostile.placed(n, slot, data.draw(st.booleans()))) for slot, name in enumerate(names)
+        name: data.draw(boundary_model.placed(n, slot, data.draw(st.booleans())))
+        for slot, name in enumerate(names)
     }
-    step_count = data.draw(st.just(5) | hostile.COUNTS)
-    opt, memory = make(rule, np.ones(n, np.float32)), hostile.fresh_memory()
+    step_count = data.draw(st.just(5) | boundary_model.COUNTS)
+    opt, memory = make(rule, np.ones(n, np.float32)), boundary_model.fresh_memory()
     before = memory.copy()
     like = View((n,), (4,), 0, memory.dtype, True)
-    problems = number_problems(step_count=hostile.count(step_count, 0))
+    problems = number_problems(step_count=boundary_model.count(step_count, 0))
     for name, view in views.items():
-        apart = view._replace(offset=8 * hostile.WORDS)  # these are read, and may share their memory
+        apart = view._replace(offset=8 * boundary_model.WORDS)  # these are read, and may share their memory
         problems += [
             *view.problems(name, False),
-            *(each for each in hostile.between({"": like, name: apart}) if each[0]),
+            *(each for each in boundary_model.between({"": like, name: apart}) if each[0]),
         ]
     dictionary = opt.state_dict() | {
         "state": {name: view.of(memory) for name, view in views.items()}, "step_count": step_count
