@@ -50,7 +50,7 @@ def arguments(value: Any) -> str:
         )
         for each in parameters
     ]
-    return str(inspect.Signature(bare))
+    return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.Signature(bare)))  # of a function
 
 
 def attributes(cls: type[Any], listed: dict[Any, str]) -> Iterator[str]:
