@@ -197,7 +197,7 @@ COSINE = schedules.Cosine(0.1, steps=10)
         (schedules.Plateau, {"lr": 0.1, "min_delta": 3}, "min_delta: Plateau .*; did you mean threshold?"),
         (schedules.Function, {"lr_lambda": abs}, "lr_lambda: Function .*; did you mean fn?"),
         (schedules.Sequence, {"schedulers": []}, "schedulers: Sequence .*; did you mean parts?"),
-        (Renamed, {"lr": 0.1, "T_max": 3}, "T_max: Renamed .*; did you mean steps?"),
+        (Renamed, {"lr": 0.1, "T_max": 3}, "T_max: Cosine .*; did you mean steps?"),
         (COSINE.warmup, {"num_steps": 3}, "num_steps: Schedule.warmup .*; did you mean steps?"),
         (COSINE.clip, {"lower": 3}, "lower: Schedule.clip .*; did you mean low?"),
         (COSINE.per_epoch, {"steps": 3}, "steps: Schedule.per_epoch .*; did you mean steps_per_epoch?"),

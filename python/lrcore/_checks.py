@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrcore._lrcore_core import to_float
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 
 Check: TypeAlias = Callable[[str, Any], Any]
 """Takes the name of an argument and its value, and returns the value to keep."""
@@ -176,7 +176,7 @@ def is_integer(entry: Any) -> bool:
     return isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
 
 
-@explained
+@explain_keywords
 def shape_of(path: str, entry: Any) -> tuple[int, ...]:
     """Return the shape that an entry has, as a float32 array, or is."""
     if is_array(entry):

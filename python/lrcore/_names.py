@@ -221,10 +221,10 @@ _LISTED = 20
 Made = TypeVar("Made", bound=Callable[..., Any])
 
 
-def explained(made: Made) -> Made:
+def explain_keywords(made: Made) -> Made:
     """Refuse unknown keywords of a function or class by `unknown_argument`. Not for what is called in each step."""
     if isinstance(made, type):
-        made.__init__ = explained(made.__init__)  # type: ignore[misc]
+        made.__init__ = explain_keywords(made.__init__)  # type: ignore[misc]
         return made
     kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     parameters = inspect.signature(made).parameters.values()
@@ -294,7 +294,7 @@ def is_elsewhere(cls: type[Any], name: str) -> bool:
 Class = TypeVar("Class", bound=type[Any])
 
 
-def explained_attributes(
+def explain_attributes(
     *names: str, entries: Callable[[Any], dict[str, str]] = lambda _: {}
 ) -> Callable[[Class], Class]:
     """Let the objects of a class say what is meant by these attributes, which they do not have.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lrcore._lrcore_core as core
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 
 
 class Rule(NamedTuple):
@@ -167,7 +167,7 @@ class use_backend:
     ...     pass
     """
 
-    @explained
+    @explain_keywords
     def __init__(self, name: str) -> None:
         core.use_backend(name)
         self._call = _Choice(name, weakref.ref(self))
@@ -188,7 +188,7 @@ class use_backend:
         _use_latest_choice()
 
 
-@explained
+@explain_keywords
 def set_num_threads(count: int) -> None:
     """Let large steps use `count` threads, the calling one included.
 

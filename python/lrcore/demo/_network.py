@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrcore._extras import optional_dependency
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 from lrcore.pack import Pack
 
 Parameters: TypeAlias = Pack | dict[str, NDArray[Any]]
 """The arrays of the network, or their gradients: w1 (D, H), b1 (H,), w2 (H, C), b2 (C,)."""
 
 
-@explained
+@explain_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
 class Digits:
     """Images, float32 (n, D) from 0 to 1, and their classes, int64 (n,): to train on, and to test with."""
@@ -34,13 +34,13 @@ class Digits:
     test_x: NDArray[np.float32]
     test_y: NDArray[np.int64]
 
-    @explained
+    @explain_keywords
     def to(self, xp: ModuleType) -> Digits:
         """Return the same as arrays of `xp`."""
         return Digits(*map(xp.asarray, vars(self).values()))
 
 
-@explained
+@explain_keywords
 def load(seed: int) -> Digits:
     """Return the 1797 images of 8 by 8 pixels that scikit-learn bundles, a fifth of each class for the test."""
     with optional_dependency("demo"):

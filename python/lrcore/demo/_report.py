@@ -8,11 +8,11 @@ import numpy as np
 
 import lrcore
 from lrcore._extras import optional_dependency
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 from lrcore.demo._training import Result
 
 
-@explained
+@explain_keywords
 def report(result: Result) -> str:
     """Return the result in words, a line for each of them."""
     step, optimizer = np.median(result.step_seconds), np.median(result.optimizer_seconds)
@@ -31,7 +31,7 @@ def report(result: Result) -> str:
     return "\n".join(f"{name:<18}{value}" for name, value in lines.items())
 
 
-@explained
+@explain_keywords
 def plot(result: Result, path: str | Path) -> None:
     """Draw the loss and the learning rate over the steps, as a PNG file.
 

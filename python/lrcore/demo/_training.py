@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import lrcore
 from lrcore._checks import integer
 from lrcore._extras import optional_dependency, progress_bar
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 from lrcore.demo._network import Digits, accuracy, batches, initialize, load, loss_and_gradient
 
 RATES = {
@@ -37,7 +37,7 @@ Device: TypeAlias = Literal["cpu", "cuda"]
 DEVICES: tuple[Device, ...] = get_args(Device)
 
 
-@explained
+@explain_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
     """The result of a training.
@@ -148,7 +148,7 @@ def steps_per_epoch(data: Digits, batch_size: int) -> int:
     return -(-len(data.train_y) // batch_size)
 
 
-@explained
+@explain_keywords
 def find_lr(
     optimizer: str = "Adam",
     *,
@@ -171,7 +171,7 @@ def find_lr(
         )
 
 
-@explained
+@explain_keywords
 def train(
     optimizer: str = "Adam",
     lr: lrcore.schedules.Rate | None = None,

@@ -14,7 +14,7 @@ from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
 from lrcore._checks import FilePath, file_path, flag, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import Stepper, commit, describe, rules
-from lrcore._names import explained_attributes, unknown_argument
+from lrcore._names import explain_attributes, unknown_argument
 from lrcore._runtime import require_environment
 from lrcore.optimizers import _arguments, _file, _torch_state
 from lrcore.optimizers._hyper import Hyper
@@ -44,7 +44,7 @@ def _hyper_entries(opt: Any) -> dict[str, str]:
     return {name: f'opt.hyper["{name}"]' for name in (opt._hyperparameters if "_params" in vars(opt) else ())}
 
 
-@explained_attributes(
+@explain_attributes(
     "zero_grad", "param_groups", "add_param_group", "learning_rate", "defaults", "iterations", "beta1", "betas",
     "momentum", "eps", "observe", "get_last_lr", entries=_hyper_entries,
 )  # fmt: skip

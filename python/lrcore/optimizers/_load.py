@@ -10,12 +10,12 @@ from lrcore import optimizers
 from lrcore._checks import FilePath, file_path, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import describe
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 from lrcore.optimizers import Optimizer, _arguments, _file
 from lrcore.schedules import Rate
 
 
-@explained
+@explain_keywords
 def load(
     path: FilePath,
     params: Any,

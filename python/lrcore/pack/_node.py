@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from lrcore._arrays.memory import aligned_zeros
-from lrcore._names import explained, explained_attributes, unknown_key
+from lrcore._names import explain_attributes, explain_keywords, unknown_key
 from lrcore.pack._tree import (
     array_from,
     join,
@@ -43,7 +43,7 @@ def _entries(node: Any) -> dict[str, str]:
     return {name: f'pack["{name}"]' for name in vars(node).get("_parts", ()) if isinstance(name, str)}
 
 
-@explained_attributes("parameters", "named_parameters", "clone", "data", entries=_entries)
+@explain_attributes("parameters", "named_parameters", "clone", "data", entries=_entries)
 class Node:
     """What a pack and the lists in it share: a flat buffer, and the views and nodes that lie over it.
 
@@ -273,7 +273,7 @@ class Node:
         return f"{type(self).__name__}({self._shapes!r}, xp={self._xp.__name__}{pad}{ties})"
 
 
-@explained
+@explain_keywords
 def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int]:
     """Lay arrays of these shapes one after another in a flat buffer.
 

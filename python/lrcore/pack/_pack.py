@@ -11,7 +11,7 @@ import numpy as np
 
 from lrcore._checks import FilePath, file_path, flag, is_array
 from lrcore._files.safetensors import naming_file
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 from lrcore.pack import _file as _pack_file
 from lrcore.pack._node import Node, library, zeros_for
 from lrcore.pack._tree import require_plain, shapes_of, ties_among
@@ -78,7 +78,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
     array([2., 2., 2., 2., 2., 2.], dtype=float32)
     """
 
-    @explained
+    @explain_keywords
     def __init__(self, entries: Mapping[str, Any], xp: ModuleType = np, *, pad: bool = False) -> None:
         if not isinstance(entries, Mapping):
             raise TypeError(f"entries: expected a dictionary, got {type(entries).__name__}")
@@ -99,7 +99,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         return key in self._parts
 
     @classmethod
-    @explained
+    @explain_keywords
     def from_file(cls, path: FilePath, xp: ModuleType = np, *, pad: bool = False) -> Self:
         """Make a pack of the arrays in a file that `save` wrote, nested as they were.
 
@@ -125,7 +125,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         with naming_file(path):
             return cls(entries, xp, pad=pad)
 
-    @explained
+    @explain_keywords
     def save(self, path: FilePath) -> None:
         """Write the arrays to a safetensors file, under their names as in `named_arrays`, for `load` and `from_file`.
 
@@ -139,7 +139,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         """
         _pack_file.write(file_path(path), self._shapes, self._on_host().named_arrays(), self._ties)
 
-    @explained
+    @explain_keywords
     def load(self, path: FilePath) -> None:
         """Write the arrays of a file that `save` wrote into these, in place.
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lrcore._checks import flag, num_steps, one_of, safe_repr, sequence, vector
 from lrcore._extras import optional_dependency
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 from lrcore.schedules import Rate, as_schedule
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _RangeTest(Protocol):
     def suggest(self, method: SuggestionMethod = ...) -> float: ...
 
 
-@explained
+@explain_keywords
 def schedules(
     *rates: Rate,
     steps: int,
@@ -108,7 +108,7 @@ def steps_to_draw(name: str, value: Any) -> int:
     return steps
 
 
-@explained
+@explain_keywords
 def range_test(
     found: _RangeTest,
     ax: Axes | None = None,
@@ -155,7 +155,7 @@ def range_test(
     return ax
 
 
-@explained
+@explain_keywords
 def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     """Draw the loss of a training over its steps, and below it the learning rate.
 

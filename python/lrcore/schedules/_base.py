@@ -20,7 +20,7 @@ from lrcore._checks import (
     require_entries,
     sequence,
 )
-from lrcore._names import explained, explained_attributes
+from lrcore._names import explain_attributes, explain_keywords
 from lrcore.schedules import _dictionary
 from lrcore.schedules._arguments import CHECKS
 from lrcore.schedules._composed import TALL, Composed, Extent, extent_of, height_of
@@ -32,7 +32,7 @@ _END = 2**64
 """Numbers of steps are below it."""
 
 
-@explained_attributes("step", "get_last_lr", "last_epoch", "num_bad_epochs")
+@explain_attributes("step", "get_last_lr", "last_epoch", "num_bad_epochs")
 class Schedule(Formula):
     """The base of all schedules.
 
@@ -52,12 +52,12 @@ class Schedule(Formula):
     ({'schedule': 'Constant', 'lr': 0.4}, True)
     """
 
-    @explained
+    @explain_keywords
     def then(self, other: Rate, at: int) -> Schedule:
         """Return this schedule for t < at, then `other` with a clock of its own from 0."""
         return joined(self, num_steps("at", at), other)
 
-    @explained
+    @explain_keywords
     def warmup(self, steps: int, start: float | None = None) -> Schedule:
         """Return a ramp of `steps` steps up to the first rate of this schedule, then this schedule from its own t = 0.
 
@@ -76,17 +76,17 @@ class Schedule(Formula):
 
     __rmul__ = __mul__
 
-    @explained
+    @explain_keywords
     def clip(self, low: float, high: float) -> Schedule:
         """Return this schedule, with no rate below `low` or above `high`."""
         return Clip(self, low, high)
 
-    @explained
+    @explain_keywords
     def shift(self, n: int) -> Schedule:
         """Return this schedule as it is n steps later."""
         return Shift(self, n)
 
-    @explained
+    @explain_keywords
     def per_epoch(self, steps_per_epoch: int) -> Schedule:
         """Return a schedule of steps from this one of epochs, which is called with ``t // steps_per_epoch``."""
         return PerEpoch(self, steps_per_epoch)
@@ -111,7 +111,7 @@ class Schedule(Formula):
         states = states_of(self)
         return {"states": states} if states else {}
 
-    @explained
+    @explain_keywords
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken.
 
@@ -140,6 +140,7 @@ class Checked(Schedule):
                 set_fields(self, **{name: check(name, getattr(self, name))})
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Constant(Checked):
     """Hold `lr` at every step.
@@ -172,6 +173,7 @@ class Constant(Checked):
         return self.lr
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Function(Schedule):
     """Call a function. Any callable is accepted wherever a schedule is, and becomes one of these.
@@ -243,7 +245,7 @@ def factor_or_schedule(value: Any) -> float | Schedule:
     return as_schedule(value) if callable(value) else nonnegative("factor", value)
 
 
-@explained
+@explain_keywords
 def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
     """Make the schedule that `Schedule.to_dict` described.
 
@@ -259,6 +261,7 @@ def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
 # ---- made from other schedules, any number of times; those of one kind become one when they are made
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Sequence(Composed, Schedule):
     """Follow one schedule after another, each with a clock of its own from 0.
@@ -400,6 +403,7 @@ def _operand(schedule: Schedule, code: str) -> str:
     return f"({code})" if isinstance(schedule, Product) else code
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Warmup(_Around):
     """A ramp before a schedule: `Schedule.warmup`."""
@@ -426,6 +430,7 @@ class Warmup(_Around):
         return f".warmup({self.steps!r}{start})"
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Product(_Around):
     """A schedule times numbers or other schedules, from left to right: ``schedule * other``."""
@@ -475,6 +480,7 @@ def multiplied(schedule: Schedule, factor: float | Schedule) -> Product:
     return product
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Clip(_Around):
     """A schedule within bounds: `Schedule.clip`."""
@@ -497,6 +503,7 @@ class Clip(_Around):
         return f".clip({self.low!r}, {self.high!r})"
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Shift(_Around):
     """A schedule as it is later: `Schedule.shift`."""
@@ -515,6 +522,7 @@ class Shift(_Around):
         return f".shift({self.n!r})"
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class PerEpoch(_Around):
     """A schedule of epochs: `Schedule.per_epoch`."""

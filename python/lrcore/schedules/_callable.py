@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from lrcore._checks import rate
+from lrcore._names import explain_keywords
 from lrcore.schedules._base import Function, Schedule
 from lrcore.schedules._formula import as_rate, set_fields
 
 __all__ = ["Function", "Recursive"]
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Recursive(Schedule):
     """Make each rate of the one before: the callback ``lr_schedule(epoch, lr)`` of others.

@@ -9,6 +9,7 @@ from math import cos, pi
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from lrcore._checks import num_steps, one_of, optional, rate
+from lrcore._names import explain_keywords
 from lrcore.schedules._base import Checked
 from lrcore.schedules._formula import set_fields
 
@@ -24,6 +25,7 @@ def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
     return starts
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class CosineRestarts(Checked):
     """Fall along half a cosine to `end`, again and again: warm restarts.
@@ -93,6 +95,7 @@ class CosineRestarts(Checked):
         return self.end + (peak - self.end) * (1 + cos(pi * z)) / 2
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cyclic(Checked):
     """Rise from `low` to `high` along a line and fall back, forever.
@@ -175,6 +178,7 @@ def _pairs(name: str, value: Any) -> tuple[tuple[float, int], ...]:
     return tuple((rate(name, lr), num_steps(name, steps)) for lr, steps in pairs)
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class CyclicStages(Checked):
     """Take the rate of one stage after another for as many steps as it lasts, then again from the first.
@@ -219,6 +223,7 @@ class CyclicStages(Checked):
         raise AssertionError
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class PeriodicPulse(Checked):
     """Take the rate of the first pulse whose period divides t, else `base`.

@@ -8,9 +8,11 @@ from math import cos, exp, pi
 from typing import ClassVar
 
 from lrcore._checks import num_steps
+from lrcore._names import explain_keywords
 from lrcore.schedules._base import Checked
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Exponential(Checked):
     """Multiply by `rate` in `steps` steps. It holds no end.
@@ -54,6 +56,7 @@ class Exponential(Checked):
         return self.lr * self._power(self.rate, t // self.steps if self.staircase else t / self.steps, t)
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class NaturalExponential(Checked):
     """Fall as the exponential function does. It holds no end.
@@ -87,6 +90,7 @@ class NaturalExponential(Checked):
         return self.lr * exp(-self.k * t)
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class InverseTime(Checked):
     """Divide by a number that grows along a line. It holds no end.
@@ -130,6 +134,7 @@ class InverseTime(Checked):
         return self.lr / (1 + self.k * t / self.steps)
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Linear(Checked):
     """Go from `lr` to `end` along a line, then hold `end`.
@@ -167,6 +172,7 @@ class Linear(Checked):
         return self.lr + (self.end - self.lr) * (t / self.steps) if t < self.steps else self.end
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Polynomial(Checked):
     """Fall from `lr` to `end` as a power of the steps that are left, then hold `end`.
@@ -218,6 +224,7 @@ class Polynomial(Checked):
         return (self.lr - self.end) * float((1 - z) ** self.power) + self.end
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class PolynomialProduct(Checked):
     """Fall to 0 as a product of two powers, then hold 0.
@@ -262,6 +269,7 @@ class PolynomialProduct(Checked):
         return self.lr * float((1 - t / self.steps) ** self.power * (1 - t / (self.steps - 1)) ** self.power2)
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cosine(Checked):
     """Fall from `lr` to `end` along half a cosine, then hold `end`.
@@ -300,6 +308,7 @@ class Cosine(Checked):
         return self.end + (self.lr - self.end) * (1 + cos(pi * z)) / 2
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Rex(Checked):
     """Fall from `lr` to `end`, slowly at first and steeply at last, then hold `end`.

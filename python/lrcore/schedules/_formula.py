@@ -9,14 +9,13 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, overload
+from typing import Any, ClassVar, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrcore._checks import safe_repr
 from lrcore._lrcore_core import to_float
-from lrcore._names import unknown_argument
 from lrcore.schedules._depth import Steps, unrolled
 
 
@@ -46,29 +45,6 @@ class Formula(ABC):
             cls._classes[cls.__name__] = cls
         elif "_value" in vars(cls):
             cls._value = _converted(cls._value)  # type: ignore[assignment, method-assign]
-
-    if not TYPE_CHECKING:  # type checkers know the arguments that there are
-
-        def __new__(cls, *args: Any, **keywords: Any) -> Any:
-            """Refuse unknown keywords, where the constructor is one of this library."""
-            if keywords:
-                owner = next(each for each in cls.__mro__ if "__init__" in vars(each))
-                known = argument_names(owner) if getattr(owner, "_is_own", False) else keywords
-                for each in keywords:
-                    if each not in known:
-                        raise unknown_argument(cls.__name__, each, known)
-            if cls._is_own:
-                return object.__new__(cls)
-            make = super().__new__
-            if make is not object.__new__:  # a class that derives from another type as well
-                return make(cls, *args, **keywords)
-            if (args or keywords) and cls.__init__ is object.__init__:
-                raise TypeError(f"{cls.__name__}() takes no arguments")
-            return make(cls)
-
-        __new__.__signature__ = inspect.Signature(
-            [inspect.Parameter("cls", inspect.Parameter.POSITIONAL_ONLY)]
-        )
 
     @abstractmethod
     def _value(self, t: int) -> float:

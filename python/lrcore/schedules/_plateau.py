@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from lrcore._checks import integer, nonnegative, one_of, rate, sequence
 from lrcore._lrcore_core import to_float
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule
 from lrcore.schedules._composed import Composed
 from lrcore.schedules._formula import set_fields
@@ -74,6 +74,7 @@ class _History:
                 return  # otherwise another thread or a signal handler came first
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Plateau(Composed, Checked):
     """Fall when a metric has stopped improving.
@@ -183,7 +184,7 @@ class Plateau(Composed, Checked):
         """The number of reductions so far."""
         return self._seen.reductions
 
-    @explained
+    @explain_keywords
     def observe(self, metric: float) -> None:
         """Take in the metric of an evaluation: a loss, say.
 
@@ -233,7 +234,7 @@ class Plateau(Composed, Checked):
         best = None if seen.best is None else _encoded(seen.best)
         return seen._asdict() | {"best": best, "recent": [_encoded(each) for each in seen.recent]}
 
-    @explained
+    @explain_keywords
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken.
 
@@ -278,7 +279,7 @@ def _decoded(name: str, value: Any) -> float:
     return metric
 
 
-@explained
+@explain_keywords
 def plateaus(schedule: Schedule) -> list[Plateau]:
     """Return each `Plateau` that a schedule is made of, once, in the order in which they print, for `Plateau.observe`.
 

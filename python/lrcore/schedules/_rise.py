@@ -9,10 +9,12 @@ from math import cos, pi, sqrt
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 from lrcore._checks import num_steps_or_zero, one_of
+from lrcore._names import explain_keywords
 from lrcore.schedules._base import Checked
 from lrcore.schedules._formula import set_fields
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class InverseSqrt(Checked):
     """Rise to `peak` and fall with the root. It holds no end.
@@ -47,6 +49,7 @@ class InverseSqrt(Checked):
         return self.peak * min((t + 1) / self.warmup_steps, sqrt(self.warmup_steps / (t + 1)))
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Noam(Checked):
     """Rise along a line and fall with the root, to a height that the model's width gives. It holds no end.
@@ -108,6 +111,7 @@ _CURVES: dict[DecayShape, _Curve] = {
 }
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class OneCycle(Checked):
     """Rise from ``peak / div`` to `peak` and fall to ``peak / div / final_div``, then hold that.
@@ -190,6 +194,7 @@ class OneCycle(Checked):
         return self._last
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class WarmupStableDecay(Checked):
     """Rise to `peak`, stay there, fall to `end`, and hold that.

@@ -8,10 +8,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from lrcore._checks import num_steps, rate, sequence
+from lrcore._names import explain_keywords
 from lrcore.schedules._base import Checked
 from lrcore.schedules._formula import set_fields
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class PiecewiseConstant(Checked):
     """Take one value after another; the i-th once i boundaries are <= t.
@@ -57,6 +59,7 @@ class PiecewiseConstant(Checked):
         return self.values[bisect_right(self.boundaries, t)]
 
 
+@explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class StepDecay(Checked):
     """Multiply by `factor` after every so many steps: a staircase.

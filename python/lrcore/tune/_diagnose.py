@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lrcore._checks import vector
 from lrcore._lrcore_core import to_float
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -61,7 +61,7 @@ NAMES = (
 """The evidence, as `Diagnosis` defines it."""
 
 
-@explained
+@explain_keywords
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
     """What a loss curve says about the learning rate.
@@ -326,7 +326,7 @@ def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:
     return f"Try {subject}{highest * factor:.3g}, {words} {highest:.3g}."
 
 
-@explained
+@explain_keywords
 def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
     """Say from a training's losses whether its learning rate looks too large, too small or sound, or that it is unclear.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lrcore._checks import one_of, positive, rate
 from lrcore._lrcore_core import copy
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 from lrcore.optimizers._base import Optimizer
 from lrcore.schedules import Schedule
 
@@ -24,7 +24,7 @@ def scale_lr(lr: float, batch_size: float, base_batch_size: float, rule: Scaling
 def scale_lr(
     lr: Schedule, batch_size: float, base_batch_size: float, rule: ScalingRule = "linear"
 ) -> Schedule: ...
-@explained
+@explain_keywords
 def scale_lr(
     lr: float | Schedule, batch_size: float, base_batch_size: float, rule: ScalingRule = "linear"
 ) -> float | Schedule:

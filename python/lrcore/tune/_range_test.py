@@ -16,7 +16,7 @@ from lrcore._arrays.memory import allocate
 from lrcore._checks import flag, nonnegative_float32, num_steps, one_of, positive
 from lrcore._extras import progress_bar
 from lrcore._lrcore_core import commit, copy, to_float
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 from lrcore.optimizers._base import Optimizer
 from lrcore.plot._figures import SuggestionMethod
 from lrcore.schedules._state import states_of, states_to_set
@@ -34,7 +34,7 @@ _SPACES: dict[Growth, Callable[[float, float, int], NDArray[np.float64]]] = {
 }
 
 
-@explained
+@explain_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
 class RangeTest:
     """What a range test found.
@@ -63,7 +63,7 @@ class RangeTest:
     METHODS: ClassVar[tuple[SuggestionMethod, ...]] = get_args(SuggestionMethod)
     """The methods of `suggest`."""
 
-    @explained
+    @explain_keywords
     def suggest(self, method: SuggestionMethod = "steepest") -> float:
         """Suggest a learning rate.
 
@@ -96,7 +96,7 @@ class RangeTest:
             )
         return suggestion(self)
 
-    @explained
+    @explain_keywords
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the losses over the rates: `lrcore.plot.range_test`."""
         return plot.range_test(self, ax)
@@ -171,7 +171,7 @@ def _restorer(opt: Optimizer) -> Callable[[], None]:
     return functools.partial(commit, [(opt, states, step_count, numbers, rate, params)], observed)
 
 
-@explained
+@explain_keywords
 def range_test(
     opt: Optimizer,
     closure: Callable[[], Any],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from lrcore._checks import integer, one_of, positive
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import to_float
-from lrcore._names import explained
+from lrcore._names import explain_keywords
 
 if TYPE_CHECKING:
     import optuna
@@ -28,7 +28,7 @@ _PATIENCE = 10.0
 """For how many seconds the creation of a storage is tried again while others are creating the same one."""
 
 
-@explained
+@explain_keywords
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """A training of a search.
@@ -48,7 +48,7 @@ class Trial:
     pruned: bool
 
 
-@explained
+@explain_keywords
 @dataclasses.dataclass(frozen=True)
 class Search:
     """What a search found.
@@ -71,7 +71,7 @@ class Search:
     study: optuna.Study = dataclasses.field(repr=False)
 
 
-@explained
+@explain_keywords
 def search(
     train: Callable[[float, Report], float],
     low: float,
