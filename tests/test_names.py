@@ -85,7 +85,8 @@ def test_the_table_says_what_can_be_written() -> None:
 
 
 def test_no_name_is_foreign_to_itself() -> None:
-    """A row that names only itself would say nothing."""
+    """A row that names only itself would say nothing, and of two rows with one name the first would have no effect."""
+    assert len(_names.FOREIGN) == len(" ".join(_names._MEANINGS.values()).split())
     assert all({*meant} != {name} for name, meant in _names.FOREIGN.items())
 
 

@@ -14,33 +14,22 @@ from typing import Any, NoReturn, TypeVar
 
 _MEANINGS: dict[tuple[str, ...], str] = {
     # rates
-    (
-        "lr",
-    ): "learning_rate learn_rate lrate init_lr initial_lr lr_init initial_learning_rate init_value value "
-    "params_lr rate rates lrs lr_schedule lr_scheduler schedule scheduler start_factor",
+    ("lr",):
+        "learning_rate learn_rate lrate init_lr initial_lr lr_init initial_learning_rate init_value value "
+        "params_lr rate rates lrs lr_schedule lr_scheduler schedule scheduler start_factor",
     ("peak", "high", "lr_max", "lr"): "max_lr lr_max peak_lr peak_value warmup_target",
     ("low", "base", "lr"): "base_lr",
     ("start", "lr_min"): "start_lr warmup_start_lr",
-    (
-        "end",
-        "min_lr",
-        "low",
+    ("end", "min_lr", "low", "lr_min", "lr_max"):
+        "eta_min end_value end_lr lr_end final_lr end_learning_rate end_factor min_learning_rate min_lr "
         "lr_min",
-        "lr_max",
-    ): "eta_min end_value end_lr lr_end final_lr end_learning_rate end_factor "
-    "min_learning_rate min_lr lr_min",
     ("write end=alpha * lr; it is a rate itself",): "alpha min_lr_ratio",
     # numbers of steps
-    (
-        "steps",
-        "step_count",
-        "epochs",
-    ): "T_max T_0 total_steps num_steps n_steps num_training_steps decay_steps max_iters "
-    "transition_steps first_decay_steps total_iters num_it num_training epochs max_epochs num_epochs",
-    (
-        "warmup_steps",
-        "write schedule.warmup(steps)",
-    ): "num_warmup_steps warmup_steps warmup_iters warmup_epochs warmup",
+    ("steps", "step_count", "epochs"):
+        "T_max T_0 total_steps num_steps n_steps num_training_steps decay_steps max_iters transition_steps "
+        "first_decay_steps total_iters num_it num_training epochs max_epochs num_epochs",
+    ("warmup_steps", "write schedule.warmup(steps)"):
+        "num_warmup_steps warmup_steps warmup_iters warmup_epochs warmup",
     ("write schedule.warmup(round(ratio * steps))",): "warmup_ratio warmup_fraction",
     ("stable",): "num_stable_steps",
     ("decay",): "num_decay_steps",
@@ -61,9 +50,8 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("threshold",): "min_delta",
     ("leave it out; a schedule is passed to the optimizer, as lr",): "optimizer",
     ("assign opt.step_count; a schedule holds no counter",): "last_epoch",
-    (
-        'assign opt.hyper["momentum"] between steps; schedules are of the rate',
-    ): "cycle_momentum base_momentum max_momentum",
+    ('assign opt.hyper["momentum"] between steps; schedules are of the rate',):
+        "cycle_momentum base_momentum max_momentum",
     # arguments of optimizers
     ("betas", "momentum"): "beta1 beta2 beta_1 beta_2 b1 b2 beta adam_beta1 adam_beta2 mom sqr_mom",
     ("eps",): "epsilon adam_epsilon",
@@ -72,9 +60,9 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("nesterov",): "nesterovs nesterov_momentum use_nesterov",
     ("alpha",): "rho",
     ("leave it out; every step is fused",): "foreach fused differentiable jit_compile",
-    (
-        "write opt.step(grad_scale=factor); the factor comes from the norm of the gradients",
-    ): "clipnorm clipvalue global_clipnorm max_grad_norm clip_grad_norm_ clip_grad_value_ clip_by_global_norm",
+    ("write opt.step(grad_scale=factor); the factor comes from the norm of the gradients",):
+        "clipnorm clipvalue global_clipnorm max_grad_norm clip_grad_norm_ clip_grad_value_ "
+        "clip_by_global_norm",
     # attributes and methods of optimizers
     ("params", "flat"): "parameters params",
     ("grads",): "gradients gradient grad",
@@ -98,9 +86,8 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("SGD",): "Momentum Nesterov FusedSGD",
     ("Adam",): "FusedAdam CPUAdam DeepSpeedCPUAdam",
     ("Lion",): "FusedLion",
-    (
-        "see lrcore.optimizers.__all__ for what there is",
-    ): "AdaBelief Adafactor ASGD Ftrl LAMB LARS LBFGS Muon NovoGrad Rprop Shampoo Sophia SparseAdam Yogi",
+    ("see lrcore.optimizers.__all__ for what there is",):
+        "AdaBelief Adafactor ASGD Ftrl LAMB LARS LBFGS Muon NovoGrad Rprop Shampoo Sophia SparseAdam Yogi",
     ("Constant",): "ConstantLR constant_schedule get_constant_schedule",
     ("Cosine",): "CosineAnnealingLR CosineDecay cosine_decay_schedule SchedCos",
     ("CosineRestarts",): "CosineAnnealingWarmRestarts CosineDecayRestarts sgdr_schedule SGDR",
@@ -136,18 +123,17 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("count", 'write lrcore.info()["threads"]'): "num_threads n_threads threads get_num_threads",
     ("name", 'write lrcore.info()["backend"]'): "backend get_backend",
     ("write import lrcore.torch",): "torch",
-}
+}  # fmt: skip
 """What may be meant here, by the names that others use for it: names, and what to write where none of them is known."""
 
-FOREIGN: dict[str, tuple[str, ...]] = {}
+FOREIGN: dict[str, tuple[str, ...]] = {
+    name: meant for meant, names in _MEANINGS.items() for name in names.split()
+}
 """From a name in other libraries to what may be meant here."""
-for _meant, _names in _MEANINGS.items():
-    for _name in _names.split():
-        FOREIGN[_name] = FOREIGN.get(_name, ()) + _meant
 
 
 def is_name(meant: str) -> bool:
-    """Tell a name in the table from words."""
+    """Return whether an entry of the table is a name, and not words."""
     return meant.isidentifier()
 
 
@@ -191,13 +177,13 @@ def remedy(name: str, *places: Mapping[str, str]) -> str:
 def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
     """Return the error for an argument that `owner` does not take."""
     names = {each: each for each in known}
-    slips = difflib.get_close_matches(
-        name, names, 1, cutoff=0.85
-    )  # the table may have words for an attribute
-    hint = (
-        remedy(name if meant_by(name, names) or not slips else slips[0], names)
-        or f"; expected {', '.join(names) or 'none'}"
-    )
+    if (
+        meant_by(name, names) is None
+    ):  # a slip comes before words, which may be about an attribute of that name
+        name_or_slip = [*difflib.get_close_matches(name, names, 1, cutoff=0.85), name][0]
+    else:
+        name_or_slip = name
+    hint = remedy(name_or_slip, names) or f"; expected {', '.join(names) or 'none'}"
     return TypeError(f"{name}: {owner} takes no such argument{hint}")
 
 
@@ -222,7 +208,10 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 def explain_keywords(made: Made) -> Made:
-    """Refuse unknown keywords of a function or class by `unknown_argument`. Not for what is called in each step."""
+    """Return a function or class that refuses unknown keywords by `unknown_argument`.
+
+    Not for what a training calls in each step: it takes 150 ns more.
+    """
     if isinstance(made, type):
         made.__init__ = explain_keywords(made.__init__)  # type: ignore[misc]
         return made
@@ -265,7 +254,9 @@ _PUBLIC = ("lrcore", "lrcore.schedules", "lrcore.tune", "lrcore.plot", "lrcore.f
 
 def _public_names(module: str) -> dict[str, str]:
     """Return the public names of a module, and how each is written."""
-    names = vars(sys.modules[module])["__all__"] if module in sys.modules else ()
+    names = vars(sys.modules.get(module, object)).get(
+        "__all__", ()
+    )  # of a module that is imported, and all of it
     return {each: f"{module}.{each}" for each in names}
 
 
