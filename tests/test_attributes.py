@@ -163,7 +163,7 @@ def test_a_number_that_assigns_another_as_it_is_converted() -> None:
 
     class Number:
         def __float__(self) -> float:
-            opt.hyper.update(weight_decay=opt.hyper["weight_decay"] + 0.25)  # type: ignore[operator]
+            opt.hyper.update(weight_decay=opt.hyper["weight_decay"] + 0.25)
             return 0.5
 
     opt.hyper["eps"] = Number()

@@ -30,6 +30,9 @@ def test_hyper_refuses() -> None:
         opt.hyper.update(weight_decay=0.5, momentum=2)
     with pytest.raises(KeyError, match="betas"):
         opt.hyper["betas"] = (0.1, 0.2)
+    with pytest.raises(KeyError, match="momentun: expected one of momentum, .*; did you mean momentum?"):
+        _ = opt.hyper["momentun"]
+    assert opt.hyper.get("betas") is None
     with pytest.raises(ValueError, match="change the rule from sgd_momentum to sgd;"):
         opt.hyper["momentum"] = 0
     with pytest.raises(TypeError, match="cannot be removed"):

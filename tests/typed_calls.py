@@ -35,6 +35,8 @@ def right() -> None:
     opt.lr = lambda t: 1 / (1 + t)
     assert_type(opt.lr, float)
     assert_type(opt.step_count, int)
+    assert_type(opt.hyper["eps"] * 2, float)
+    assert_type(opt.hyper["betas"], tuple[float, float])
     opt.step(params, grad_scale=0.5)
     lrcore.AdamW(params, lr=0.1, weight_decay=0.2, decoupled_weight_decay=True)
     lrcore.SGD(params, schedules.Constant(0.1), momentum=0.9, nesterov=True)

@@ -14,7 +14,7 @@ from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
 from lrcore._checks import FilePath, file_path, flag, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import Stepper, commit, describe, rules
-from lrcore._names import explain_attributes, unknown_argument
+from lrcore._names import explain_attributes, unknown_argument, unknown_key
 from lrcore._runtime import require_environment
 from lrcore.optimizers import _arguments, _file, _torch_state
 from lrcore.optimizers._hyper import Hyper
@@ -236,8 +236,9 @@ class Optimizer(Stepper):
 
     def _change_hyper(self, changes: Mapping[str, Any]) -> None:
         """Change some of the numeric arguments: all of these, or none when one is refused."""
-        for unknown in [name for name in changes if name not in self._hyperparameters]:
-            raise KeyError(f"{unknown}: expected one of {', '.join(self._hyperparameters)}")
+        for name in changes:
+            if name not in self._hyperparameters:
+                raise unknown_key(name, self._hyperparameters)
         checked = _arguments.numbers(changes)  # once: converting a number may run code of the caller's
         while True:
             before = self._hyperparameters

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, overload
 
+from lrcore._names import unknown_key
 from lrcore.optimizers._arguments import Value
+
+_Single: TypeAlias = Literal[
+    "alpha", "dampening", "eps", "lr_decay", "momentum", "momentum_decay", "rho", "weight_decay"
+]
+"""The names that stand for one number."""
 
 
 class _Numbered(Protocol):
@@ -27,8 +33,17 @@ class Hyper(MutableMapping[str, Value]):
     def __init__(self, optimizer: _Numbered) -> None:
         self._optimizer = optimizer
 
+    @overload
+    def __getitem__(self, name: Literal["betas"]) -> tuple[float, float]: ...
+    @overload
+    def __getitem__(self, name: _Single) -> float: ...
+    @overload
+    def __getitem__(self, name: str) -> Value: ...
     def __getitem__(self, name: str) -> Value:
-        value: Value = self._optimizer._hyperparameters[name]
+        numbers = self._optimizer._hyperparameters
+        if name not in numbers:
+            raise unknown_key(name, numbers)
+        value: Value = numbers[name]
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
