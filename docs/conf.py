@@ -74,8 +74,14 @@ def without_paths(
     return signature and re.sub(r"<module '(\w+)' from '[^']*'>", r"\1", signature), returns
 
 
+def without_others(_app: Any, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
+    """Leave out attributes that are there for the sake of their errors."""
+    return True if type(member).__name__ == "_Elsewhere" else None
+
+
 def setup(app: Any) -> None:
     """Connect what is above."""
     app.connect("source-read", for_the_site)
     app.connect("autodoc-process-docstring", without_signature)
     app.connect("autodoc-process-signature", without_paths)
+    app.connect("autodoc-skip-member", without_others)

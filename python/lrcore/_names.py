@@ -268,7 +268,7 @@ class _Elsewhere:
 
     def __init__(self, name: str, entries: Callable[[Any], dict[str, str]]) -> None:
         self._name, self._entries = name, entries
-        self.__doc__ = "Another library's: the error says what to write."
+        self.__doc__ = "Of other libraries. The error says what to write here."
 
     def __get__(self, owner: Any, cls: type[Any]) -> NoReturn:
         if owner is None:  # dataclasses look for defaults
