@@ -91,11 +91,11 @@ def line(*columns: object) -> str:
 
 
 def deviations(recorded: Counts, counts: Counts) -> list[str]:
-    """Return a line for each count that is off the recorded one, or that one of the two has not got."""
+    """Return a line for each recorded count that is missing or off. Counts of a new rule are not."""
     lines = []
     for backend in recorded | counts:
         old, new = recorded.get(backend, {}), counts.get(backend, {})
-        for case in old | new:
+        for case in old:
             before, now = old.get(case), new.get(case)
             change = now / before - 1 if before and now else None
             if change is None or abs(change) > TOLERANCE:

@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,7 @@ def page(cls: type, choice: str, picture: Iterable[str], own: Iterable[str], cal
             f"```text\n{signature(cls)}\n```",
             "\n".join(parameters(parts["Parameters"])),
             *picture,
-            "## When to choose it",
-            choice,
+            *(["## When to choose it", choice] if choice else []),
             *own,
             "## Reference",
             wrapped(parts["References"]),
@@ -128,36 +127,34 @@ class Template:
     ----------
     path : Path
         The file.
-    names : iterable of str
-        What has to stand in it, each once.
+    names : collection of str
+        What may stand in it, each once. What does not comes at the end.
 
     Raises
     ------
     ValueError
-        When a name is missing, unknown or there twice, or nothing is said when to choose a class.
+        When a name is unknown or there twice.
     """
 
-    def __init__(self, path: Path, names: Iterable[str]) -> None:
+    def __init__(self, path: Path, names: Collection[str]) -> None:
         self.path = path
         self._text = path.read_text(encoding="utf-8")
         placed: list[str] = re.findall(r"^{{(\w+)}}$", self._text, re.MULTILINE)
-        if sorted(placed) != sorted(names):
+        self._missing = [name for name in names if name not in placed]
+        if sorted([*placed, *self._missing]) != sorted(names):
             raise ValueError(f"{path.name}: expected each of {sorted(names)} once, got {placed}")
         found = re.findall(r"^{{(\w+)}}\n\n((?:(?!#|{{).*\n)*)", self._text, re.MULTILINE)
         self.when: dict[str, str] = {name: text.strip() for name, text in found}
 
     def choice(self, name: str) -> str:
-        """Return when to choose a class."""
-        if not self.when.get(name):
-            raise ValueError(
-                f"{self.path.name}: expected a paragraph behind {{{{{name}}}}}: when to choose it"
-            )
-        return self.when[name]
+        """Return when to choose a class; empty if the template does not say."""
+        return self.when.get(name, "")
 
     def fill(self, pieces: Mapping[str, str], script: str) -> str:
         """Return the page in which each name is replaced by its piece."""
         filled: str = re.sub(r"^{{(\w+)}}$", lambda found: pieces[found[1]], self._text, flags=re.MULTILINE)
-        return notice(script, self.path.name) + filled
+        added = "".join(f"\n{pieces[name]}\n" for name in self._missing)
+        return notice(script, self.path.name) + filled + added
 
 
 def differing(pages: Mapping[Path, str]) -> list[str]:

@@ -23,6 +23,7 @@ from _pictures import Drawing
 
 import lrcore
 import plateau_peers
+import schedule_examples
 import schedule_peers
 from lrcore import demo, schedules
 from lrcore.schedules import Plateau, Rate, Schedule
@@ -112,7 +113,17 @@ DRAWINGS: dict[str, Drawing] = {
         lambda ax: lrcore.plot.range_test(demo.find_lr(), ax), height=400),
     "training": Drawing("The loss of a training on the digits, and its rate below", train, height=400),
 }  # fmt: skip
-"""The pictures by name: one of each schedule, and more."""
+"""The pictures by name: of schedules, and more. That of another schedule is of the first example in its docstring."""
+
+
+def drawn() -> dict[str, Drawing]:
+    """Return the pictures by name: one of each schedule, and more."""
+    added = {}
+    for name in classes().keys() - DRAWINGS.keys():
+        example = schedule_examples.example_of(classes()[name])
+        added[name] = curves(repr(example), steps=round(1.25 * getattr(example, "steps", 80)))
+    return DRAWINGS | added
+
 
 HOMES = {
     "CosineAnnealingLR": "Cosine",
@@ -145,7 +156,7 @@ def home(row: Row) -> str:
     fitting = [begin for begin in HOMES if row.theirs.startswith(begin)]
     if fitting:
         return HOMES[max(fitting, key=len)]
-    named: list[str] = [name for name in re.findall(r"\w+", row.ours) if name in DRAWINGS]
+    named: list[str] = [name for name in re.findall(r"\w+", row.ours) if name in classes()]
     return next((name for name in named if name != "Constant"), named[0])
 
 
@@ -163,7 +174,7 @@ def elsewhere(name: str) -> Iterable[str]:
 
 def picture(name: str, folder: str = "") -> str:
     """Return the link to a picture, from a page beside it or above its folder."""
-    text = re.sub(r"([\[\]*_])", r"\\\1", DRAWINGS[name].text)
+    text = re.sub(r"([\[\]*_])", r"\\\1", drawn()[name].text)
     return f"![{text}]({folder}{name}.png)"
 
 
@@ -179,11 +190,9 @@ def pages() -> dict[Path, str]:
     Raises
     ------
     ValueError
-        When a schedule has no drawing, or the template lacks a name or has one too many.
+        When the template has a name twice, or one that is unknown.
     """
     known = classes()
-    if missing := known.keys() - DRAWINGS.keys():
-        raise ValueError(f"DRAWINGS: expected one of each schedule, lacks {', '.join(sorted(missing))}")
     template = _pages.Template(TEMPLATE, [*known, "composing"])
     pieces = {"composing": picture("composing", "schedules/")}
     for name, cls in known.items():
@@ -199,13 +208,13 @@ def pages() -> dict[Path, str]:
 
 def problems() -> list[str]:
     """Tell what is missing or differs."""
-    return _pages.differing(pages()) + _pictures.problems(DRAWINGS, PICTURES, WIDTH)
+    return _pages.differing(pages()) + _pictures.problems(drawn(), PICTURES, WIDTH)
 
 
 def make() -> None:
     """Write the pages and draw the pictures."""
     _pages.write(pages())
-    _pictures.draw(DRAWINGS, PICTURES, WIDTH)
+    _pictures.draw(drawn(), PICTURES, WIDTH)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import inspect
 import re
 from typing import Any
 
@@ -98,6 +101,28 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
 }
 
 CALLABLES = {"Recursive", "Function"}
+
+
+def example_of(cls: type[Any]) -> Any:
+    """Return the schedule of the first call of a class in the examples of its docstring."""
+    found = re.search(rf"^>>> .*?(\b{cls.__name__}\(.*)", inspect.getdoc(cls) or "", re.MULTILINE)
+    assert found, f"{cls.__name__}: its docstring has no example"
+    for end in range(len(found[1]), 0, -1):  # the call may be a part of an expression
+        with contextlib.suppress(SyntaxError):
+            tree = ast.parse(found[1][:end], mode="eval").body
+            calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call)]
+            own = [each for each in calls if isinstance(each.func, ast.Name) and each.func.id == cls.__name__]
+            return eval(ast.unparse(own[0]), dict(vars(schedules)))
+    raise AssertionError(found[1])
+
+
+for _name in schedules.__all__:
+    _cls = getattr(schedules, _name)
+    _has_own = {*EXAMPLES, *CALLABLES, "Schedule", "Sequence", "Plateau"}
+    if inspect.isclass(_cls) and issubclass(_cls, schedules.Schedule) and _name not in _has_own:
+        EXAMPLES[_name] = [dict(example_of(_cls)._arguments())]
+"""A schedule without examples here has the one of its docstring; its equation there is what its values are held against."""
+
 CASES = [(name, options) for name, several in EXAMPLES.items() for options in several]
 
 _decay, _cosine, _rex = of("Exponential", 0.1, 0.9), of("Cosine", 0.1, 9, end=0.01), of("Rex", 0.2, 8)

@@ -147,10 +147,6 @@ def test_steps_worked_by_hand(
         assert x.tolist() == [y] * 3
 
 
-def test_every_rule_is_worked_by_hand() -> None:
-    assert {row[0] for row in BY_HAND} == set(RULES)
-
-
 def test_stages_worked_by_hand() -> None:
     """The new p is 2 * KEEP - 0.25 * b, where b is the gradient as the stages leave it."""
     options: dict[str, Any] = {"t": 1, "lr": 0.25, "hyper": {"momentum": 0.5, "dampening": 0.0}}

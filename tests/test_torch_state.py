@@ -18,6 +18,7 @@ import oracle
 import peers
 from lrcore import schedules
 from lrcore._lrcore_core import nadam_momentum_product
+from lrcore.optimizers._torch_state import _PEERS
 from support import CONFIGURATIONS, Array, N, assert_bits, make, run, start
 
 torch = pytest.importorskip("torch")
@@ -183,14 +184,15 @@ def test_every_rule_is_exported_or_refused(rule: str) -> None:
     opt = make(rule, start())
     lacking = {"eps_placement": "hat", "eps_inside_sqrt": True, "lr_in_velocity": True}
     chosen = [name for name, value in lacking.items() if CONFIGURATIONS[rule].arguments.get(name) == value]
-    if rule == "lion":
-        chosen = ["Lion"]
+    name = type(opt).__name__
+    if name not in _PEERS:
+        chosen = [name]
     if not chosen:
         assert opt.torch_state_dict()["param_groups"][0]["lr"] == 0.01
         return
     with pytest.raises(ValueError, match=f"^{chosen[0]}: torch.optim"):
         opt.torch_state_dict()
-    if rule != "lion":
+    if name in _PEERS:
         defaults = {name: "corrected" if name == "eps_placement" else False for name in chosen}
         plain = make(rule, start(), **defaults)
         with pytest.raises(ValueError, match=f"^rule: expected {rule}, got {plain.rule}$"):

@@ -15,6 +15,7 @@ from lrcore.demo._training import (
     DEVICES,
     RATES,
     find_lr,
+    initial_rate,
     optimizer_name,
     steps_per_epoch,
     train,
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     integer("epochs", arguments.epochs)
     name = optimizer_name(arguments.optimizer)
     options = {each: getattr(arguments, each) for each in ("batch_size", "seed", "device", "backend")}
-    lr: float = RATES[name] if arguments.lr is None else arguments.lr
+    lr: float = initial_rate(name) if arguments.lr is None else arguments.lr
     if arguments.schedule is not None:  # refused before anything takes time
         _parse(arguments, lr)
     if arguments.find_lr:

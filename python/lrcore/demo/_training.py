@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -30,7 +31,14 @@ RATES = {
     "RMSprop": 0.005,
     "SGD": 1.0,
 }
-"""The learning rate at which each optimizer starts here, where none is given."""
+"""The learning rate at which an optimizer starts here if none is given; one that is not listed starts at its default."""
+
+
+def initial_rate(name: str) -> float:
+    """Return the learning rate at which an optimizer starts here if none is given."""
+    default: float = inspect.signature(getattr(lrcore.optimizers, name)).parameters["lr"].default
+    return RATES.get(name, default)
+
 
 Device: TypeAlias = Literal["cpu", "cuda"]
 
@@ -135,7 +143,7 @@ def _task(optimizer: str, hidden: int, seed: int, device: Device, backend: str |
     data = data.to(xp)
     params = initialize(pixels, hidden, classes, rng, xp)
     grads = params.like()
-    opt = getattr(lrcore.optimizers, name)(params.flat, RATES[name], grads=grads.flat)
+    opt = getattr(lrcore.optimizers, name)(params.flat, initial_rate(name), grads=grads.flat)
     with (
         lrcore.use_backend(lrcore.info()["backend"] if backend is None else backend),
         np.errstate(over="ignore", invalid="ignore"),
@@ -196,7 +204,7 @@ def train(
     optimizer : str
         The name of a class in `lrcore.optimizers`; case does not matter.
     lr : float, schedule or callable, optional
-        A number is the rate of the first step, falling to 0 along a cosine. Default: the optimizer's in `RATES`. A
+        A number is the rate of the first step, falling to 0 along a cosine. Default: the optimizer's in `RATES`, or of its class. A
         `Plateau` is told the mean loss of each epoch.
     epochs : int
         How often each training image is seen.
@@ -229,7 +237,7 @@ def train(
         name = type(opt).__name__
         per_epoch = steps_per_epoch(data, batch_size)
         steps = epochs * per_epoch
-        opt.lr = _schedule(RATES[name] if lr is None else lr, steps)
+        opt.lr = _schedule(initial_rate(name) if lr is None else lr, steps)
 
         losses, rates, step_seconds, optimizer_seconds = np.empty((4, steps))
         all_batches = batches(len(data.train_y), batch_size, epochs, task.rng)
