@@ -142,6 +142,8 @@ _ASSIGNABLE = ("lr", "step_count", "hyper", "params", "grads")
 
 def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Container[str]) -> None:
     """AttributeError if assigning an attribute of an optimizer would have no effect. A subclass may have its own."""
+    if name.startswith("_"):
+        return
     if name in hyper:
         raise AttributeError(f'{name}: assign opt.hyper["{name}"]')
     if name in own and name in OPTIONS:
@@ -150,7 +152,7 @@ def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Con
     if isinstance(declared, property) and declared.fset is None:
         raise AttributeError(f"{name}: cannot be assigned{_meant(name)}")
     is_ours = cls.__module__.partition(".")[0] == "lrcore"
-    if is_ours and declared is None and name not in own and not name.startswith("_"):
+    if is_ours and declared is None and name not in own:
         raise AttributeError(f"{name}: {cls.__name__} has no such attribute{_meant(name)}")
 
 

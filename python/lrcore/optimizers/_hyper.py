@@ -46,6 +46,9 @@ class Hyper(MutableMapping[str, Value]):
         value: Value = numbers[name]
         return value
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._optimizer._hyperparameters
+
     def __setitem__(self, name: str, value: Any) -> None:
         self._optimizer._change_hyper({name: value})
 
