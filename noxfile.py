@@ -38,6 +38,7 @@ def peers(session: nox.Session) -> None:
         "search",
         "docs",
         "examples",
+        "public_names",
         "pages",
     )
     session.run("pytest", *(f"tests/test_{each}.py" for each in files), *session.posargs)
