@@ -188,6 +188,45 @@ def test_a_class_of_the_callers_own(path: Path) -> None:
     assert everything(resumed) == everything(opt)
 
 
+class Chosen(lrcore.Adam):
+    """A class whose constructor takes no options."""
+
+    def __init__(self, params: Any, rate: float) -> None:
+        super().__init__(params, rate, amsgrad=True, maximize=True)
+
+
+class Passing(lrcore.AdamW):
+    """A class whose constructor names no argument."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+
+
+@pytest.mark.parametrize("cls", [Chosen, Passing])
+def test_a_class_with_a_constructor_of_its_own(path: Path, cls: Any) -> None:
+    """It resumes from its dictionary, from that of a former version, and from its file."""
+    opt = cls(start(), 0.1)
+    run(opt, 2)
+    opt.save(path)
+    dictionary = opt.state_dict()
+    options = dictionary["options"]
+    former = {
+        "decoupled_weight_decay": options["decay"] == "decoupled",
+        "maximize": options["maximize"],
+    }
+    ways: list[Callable[[Any], None]] = [
+        lambda each: each.load_state_dict(dictionary),
+        lambda each: each.load_state_dict(dictionary | {"options": former}),
+        lambda each: each.load(path),
+    ]
+    for load in ways:
+        resumed = cls(np.array(opt.params), 0.1)
+        load(resumed)
+        assert everything(resumed) == everything(opt)
+    with pytest.raises(ValueError, match="^options: expected the entries"):
+        opt.load_state_dict(dictionary | {"options": options | {"nesterov": False}})
+
+
 def test_between_devices(path: Path) -> None:
     """From each to the other, bits of the one that went on; capturable ones too."""
     with imitated() as xp:

@@ -84,6 +84,40 @@ def test_other_defaults_of_a_class() -> None:
         )
 
 
+def test_other_defaults_of_several_bases() -> None:
+    class Ascending(lrcore.Adam, maximize=True, weight_decay=0.5):
+        pass
+
+    class Both(Decayed, Ascending):
+        pass
+
+    opt = Both(start())
+    assert (opt.hyper["weight_decay"], opt.options["decay"], opt.options["maximize"]) == (
+        0.25,
+        "decoupled",
+        True,
+    )
+    assert inspect.signature(Both).parameters["maximize"].default is True
+
+
+def test_another_default_of_decay_by_either_name() -> None:
+    class Decoupled(lrcore.Adam, decoupled_weight_decay=True):
+        pass
+
+    class Coupled(Decoupled, decay="l2"):
+        pass
+
+    assert Decoupled(start()).options["decay"] == "decoupled"
+    assert Decoupled(start(), decay="l2").options["decay"] == "l2"
+    assert Decoupled(start(), decoupled_weight_decay=False).options["decay"] == "l2"
+    assert Coupled(start()).options["decay"] == "l2"
+    assert inspect.signature(Decoupled).parameters["decay"].default == "decoupled"
+    with pytest.raises(ValueError, match="^decay: got 'l2' and decoupled_weight_decay=True; "):
+
+        class Wrong(lrcore.Adam, decay="l2", decoupled_weight_decay=True):
+            pass
+
+
 def test_a_shared_argument_that_a_constructor_names_itself() -> None:
     class Named(lrcore.SGD):
         def __init__(self, params: Any, weight_decay: float = 0.5, **shared: Any) -> None:

@@ -70,6 +70,20 @@ def options(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: OPTIONS[name](name, value) for name, value in values.items() if name in OPTIONS}
 
 
+def with_decay(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with `decay` in place of `decoupled_weight_decay`; ValueError if they contradict each other."""
+    others = dict(given)
+    decoupled = others.pop("decoupled_weight_decay", None)
+    if decoupled is None:
+        return others
+    meant = "decoupled" if flag("decoupled_weight_decay", decoupled) else "l2"
+    if others.setdefault("decay", meant) != meant:
+        raise ValueError(
+            f"decay: got {safe_repr(others['decay'])} and decoupled_weight_decay={decoupled}; leave one of them out"
+        )
+    return others
+
+
 def settings(
     owner: str, own: Mapping[str, Any], shared: Mapping[str, Any], defaults: Shared
 ) -> dict[str, Any]:
@@ -89,16 +103,10 @@ def settings(
                     f"{name}: {owner} takes no such argument, but each step does: opt.step({name}=...)"
                 )
             raise unknown_argument(owner, name, ["params", "lr", *own, *defaults])
+    own, shared = with_decay(own), with_decay(shared)
     given = {name: shared.get(name, own.get(name, default)) for name, default in defaults.items()}
-    decoupled = given.pop("decoupled_weight_decay")
-    if decoupled is not None:
-        meant = "decoupled" if flag("decoupled_weight_decay", decoupled) else "l2"
-        if "decay" in shared and shared["decay"] != meant:
-            raise ValueError(
-                f"decay: got {safe_repr(shared['decay'])} and decoupled_weight_decay={decoupled}; leave one of them out"
-            )
-        given["decay"] = meant
-    return {name: value for name, value in own.items() if name != "decoupled_weight_decay"} | given
+    given.pop("decoupled_weight_decay")
+    return own | given
 
 
 def full_signature(init: Callable[..., None], defaults: Shared) -> inspect.Signature:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import functools
 import inspect
+import operator
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 from lrcore import schedules
 from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
@@ -58,6 +60,8 @@ class Optimizer(Stepper):
     """The arguments that choose the rule; a number does by being 0 or not."""
     _rules: ClassVar[Mapping[tuple[Any, ...], str]] = {}
     """From their values to the rule."""
+    _changed_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Those that this class changes itself."""
     _defaults: ClassVar[Shared] = DEFAULTS
     __signature__: ClassVar[inspect.Signature]
 
@@ -66,7 +70,10 @@ class Optimizer(Stepper):
         for name in defaults:
             if name not in cls._defaults:
                 raise unknown_argument(cls.__name__, name, cls._defaults)
-        cls._defaults = cls._defaults | defaults
+        cls._changed_defaults = _arguments.with_decay(defaults)
+        bases = reversed(cls.__mro__)  # each may change others
+        changed = [vars(each).get("_changed_defaults", {}) for each in bases]
+        cls._defaults = cast(Shared, functools.reduce(operator.or_, changed, dict(DEFAULTS)))
         cls.__signature__ = _arguments.full_signature(cls.__init__, cls._defaults)
         if cls.__doc__ is not None:
             text = inspect.cleandoc(cls.__doc__)
@@ -131,8 +138,8 @@ class Optimizer(Stepper):
         return {name: parameters[name].default for name in parameters if name in _arguments.OPTIONS}
 
     @classmethod
-    def _checked_options(cls, rule: Any, stored: Any) -> dict[str, Any]:
-        """Check stored options. Former versions stored two alone, and the others follow from the rule."""
+    def _checked_options(cls, rule: Any, stored: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+        """Check stored options, which are those of the known names. Former versions stored two alone, and the others follow from the rule."""
         if isinstance(stored, Mapping) and {*stored} == {"decoupled_weight_decay", "maximize"}:
             values = next((values for values, each in cls._rules.items() if each == rule), ())
             chosen = dict(zip(cls._choices, values, strict=False))
@@ -141,7 +148,7 @@ class Optimizer(Stepper):
                 "decay": "decoupled" if decoupled else "l2",
                 "maximize": stored["maximize"],
             }
-        return _arguments.options(require_entries("options", stored, cls._default_options()))
+        return _arguments.options(require_entries("options", stored, known))
 
     def _numbers_of(self, hyper: dict[str, Any]) -> _Hyperparameters:
         """Return checked numeric arguments as the Stepper takes them."""
@@ -312,7 +319,7 @@ class Optimizer(Stepper):
         )
         if not isinstance(entries["rule"], str) or entries["rule"] != self.rule:
             raise ValueError(f"rule: expected {self.rule}, got {entries['rule']}")
-        options = self._checked_options(self.rule, entries["options"])
+        options = self._checked_options(self.rule, entries["options"], self._options)
         if options != self._options:
             raise ValueError(f"options: expected {self._options}, got {options}")
         hyper = self._checked_hyper(require_entries("hyper", entries["hyper"], self._hyperparameters))

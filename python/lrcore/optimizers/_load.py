@@ -79,7 +79,8 @@ def _arguments_for(cls: type[Any], dictionary: Mapping[str, Any]) -> dict[str, A
     rule = dictionary.get("rule")
     names = tuple(name for name in inspect.signature(cls).parameters if name in _arguments.NUMBERS)
     hyper = _arguments.numbers(require_entries("hyper", dictionary.get("hyper"), names))
-    arguments: dict[str, Any] = hyper | cls._checked_options(rule, dictionary.get("options"))
+    options = cls._checked_options(rule, dictionary.get("options"), cls._default_options())
+    arguments: dict[str, Any] = hyper | options
     if cls._choose_rule(arguments) != rule:
         raise ValueError(f"rule: expected {cls._choose_rule(arguments)}, got {rule!r}")
     return arguments
