@@ -165,6 +165,9 @@ WRONG = {
     "learning_rate": "did you mean lr?",
     "maximise": "did you mean maximize?",
     "qqq": "expected params, lr, ",
+    "minimize": "expected params, lr, ",
+    "total_steps": "expected params, lr, ",
+    "min_lr_ratio": "expected params, lr, ",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -132,6 +133,10 @@ FOREIGN: dict[str, tuple[str, ...]] = {
 """From a name in other libraries to what may be meant here."""
 
 
+_SLIP = 0.85
+"""How alike two names are, from 0 to 1, that differ by a slip of the pen alone."""
+
+
 def is_name(meant: str) -> bool:
     """Return whether an entry of the table is a name, and not words."""
     return meant.isidentifier()
@@ -150,9 +155,12 @@ def _plain(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is meant by another: by the table, else by its letters."""
+    """Return the known name that is meant by another: by the table, else by its letters.
+
+    They have to be almost the same where the table has another meaning: `minimize` is not `maximize`.
+    """
     names = [*known]
-    close = difflib.get_close_matches(name, names, 1)
+    close = difflib.get_close_matches(name, names, 1, _SLIP if name in FOREIGN else 0.6)
     return meant_by(name, names) or (close[0] if close else None)
 
 
@@ -166,12 +174,18 @@ def remedy(name: str, *places: Mapping[str, str]) -> str:
     *places : mapping of str to str
         The known names, and how each is written, in the places where what is meant may be: the likeliest first.
     """
-    words = [each for each in FOREIGN.get(name, ()) if not is_name(each)]
+    words = [each for each in FOREIGN.get(name, ()) if not is_name(each) and _fits(each, places)]
     for look in (meant_by,) if words else (meant_by, nearest):
         for known in places:
             if (meant := look(name, known)) is not None:
                 return f"; did you mean {known[meant]}?"
     return f"; {words[0]}" if words else ""
+
+
+def _fits(words: str, places: Iterable[Mapping[str, str]]) -> bool:
+    """Return whether the argument that words are about, if they are about one, is known in any of the places."""
+    argument = re.match(r"write (\w+)=", words)
+    return argument is None or any(argument[1] in known for known in places)
 
 
 def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
@@ -180,7 +194,7 @@ def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
     if (
         meant_by(name, names) is None
     ):  # a slip comes before words, which may be about an attribute of that name
-        name_or_slip = [*difflib.get_close_matches(name, names, 1, cutoff=0.85), name][0]
+        name_or_slip = [*difflib.get_close_matches(name, names, 1, _SLIP), name][0]
     else:
         name_or_slip = name
     hint = remedy(name_or_slip, names) or f"; expected {', '.join(names) or 'none'}"
