@@ -195,6 +195,8 @@ COSINE = schedules.Cosine(0.1, steps=10)
         (schedules.Cyclic, {"base_lr": 3}, "base_lr: Cyclic .*; did you mean low?"),
         (schedules.Cyclic, {"max_lr": 3}, "max_lr: Cyclic .*; did you mean high?"),
         (schedules.WarmupStableDecay, {"warmup": 3}, "warmup: WarmupStableDecay .*; did you mean warmup_steps?"),
+        (schedules.Noam, {"total_steps": 3}, "total_steps: Noam .*; expected model_dim, warmup_steps, scale"),
+        (schedules.Noam, {"warmup_target": 3}, "warmup_target: Noam .*; expected model_dim, warmup_steps, scale"),
         (schedules.Plateau, {"lr": 0.1, "min_delta": 3}, "min_delta: Plateau .*; did you mean threshold?"),
         (schedules.Function, {"lr_lambda": abs}, "lr_lambda: Function .*; did you mean fn?"),
         (schedules.Sequence, {"schedulers": []}, "schedulers: Sequence .*; did you mean parts?"),
@@ -252,6 +254,9 @@ def test_schedules_of_the_callers_own_take_what_they_took() -> None:
     assert own.others == {"T_max": 3}
     assert [each(1) for each in (own, copy.deepcopy(own), pickle.loads(pickle.dumps(own)))] == [0.25] * 3
     assert [*inspect.signature(Decaying).parameters] == ["first", "others"]
+    assert repr(own) == object.__repr__(own)
+    assert repr(own.warmup(3)) == f"{own!r}.warmup(3)"
+    assert repr(own) in repr(lrcore.Adam(np.ones(3, np.float32), lr=own))
     assert Bare()(1) == 0.25
     assert str(inspect.signature(Bare)) == "()"
     wrong: Any = Bare

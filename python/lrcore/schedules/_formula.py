@@ -95,6 +95,8 @@ class Formula(ABC):
 
     def _code(self) -> Steps:
         """Return the code that makes this schedule."""
+        if not dataclasses.is_dataclass(type(self)):  # its arguments are not known
+            return object.__repr__(self)
         defaults = _defaults(type(self))
         shown = []
         for name, value in self._arguments():
