@@ -238,6 +238,12 @@ def test_unknown_names_in_texts(text: str, message: str) -> None:
     [
         ({"schedule": "Cosin"}, "got 'Cosin'; did you mean Cosine?"),
         ({"schedule": "CosineAnnealingLR"}, "got 'CosineAnnealingLR'; did you mean Cosine?"),
+        ({"schedule": "Composed"}, "expected the name of a schedule, got 'Composed'"),
+        ({"schedule": "Checked"}, "expected the name of a schedule, got 'Checked'"),
+        (
+            {"schedule": "_Around", "inner": {"schedule": "Constant", "lr": 0.1}},
+            "expected the name of a schedule, got '_Around'",
+        ),
         (
             {"schedule": "Cosine", "lr": 0.1, "T_max": 3},
             "T_max: Cosine takes no such argument; did you mean steps?",

@@ -717,6 +717,15 @@ def test_a_callable_that_was_saved_leaves_the_targets_plateau() -> None:
     assert plateau.state_dict() == before
 
 
+@pytest.mark.parametrize(("plateau", "most"), [(plain(), 0), (plain(statistic="mean", window=2), 2)])
+def test_a_state_with_too_many_metrics_is_told_how_many_there_may_be(plateau: Plateau, most: int) -> None:
+    state = plateau.state_dict() | {"recent": [0.5] * (most + 1)}
+    with pytest.raises(
+        ValueError, match=f"^recent: expected the last {most} metrics at most, got {most + 1}$"
+    ):
+        plateau.load_state_dict(state)
+
+
 def test_a_plateau_over_a_callable_needs_one_to_go_into() -> None:
     schedule, plateaus = STEERED["callable"]()
     opt = adam(schedule)

@@ -7,6 +7,7 @@ stands for it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,6 +105,12 @@ def decode(dictionary: Mapping[str, Any]) -> Any:
     return reader.made(entries)
 
 
+def _class_of(name: Any) -> type[Any] | None:
+    """Return the class that a dictionary may name, which is not a base of others."""
+    cls = Formula._classes.get(name) if isinstance(name, str) and not name.startswith("_") else None
+    return None if cls is None or cls._holds_callable or not dataclasses.is_dataclass(cls) else cls
+
+
 class _Reader:
     """Turns dictionaries into schedules."""
 
@@ -129,9 +136,11 @@ class _Reader:
         self._open.add(id(dictionary))
         arguments = dict(dictionary)
         name = arguments.pop("schedule", None)
-        cls = Formula._classes.get(name) if isinstance(name, str) else None
-        if cls is None or cls._holds_callable:
-            known = {each: each for each, made in Formula._classes.items() if made._in_text}
+        cls = _class_of(name)
+        if cls is None:
+            known = {
+                each: each for each, made in Formula._classes.items() if made._in_text and _class_of(each)
+            }
             hint = remedy(name, known) if isinstance(name, str) else ""
             raise ValueError(f"schedule: expected the name of a schedule, got {name!r}{hint}")
         for each, value in arguments.items():

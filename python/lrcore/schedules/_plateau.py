@@ -254,8 +254,9 @@ class Plateau(Composed, Checked):
         counts = {name: _count(name, dictionary[name]) for name in ("reductions", "bad", "cooldown")}
         best = dictionary["best"]
         recent = tuple(_decoded("recent", each) for each in sequence("recent", dictionary["recent"]))
-        if len(recent) > (self.window if self.statistic == "mean" else 0):
-            raise ValueError(f"recent: expected the last {self.window} metrics at most, got {len(recent)}")
+        most = self.window if self.statistic == "mean" else 0
+        if len(recent) > most:
+            raise ValueError(f"recent: expected the last {most} metrics at most, got {len(recent)}")
         seen = _Seen(best=None if best is None else _decoded("best", best), recent=recent, **counts)
         return self, "_history", _History(seen)
 
