@@ -317,6 +317,8 @@ def test_objects_stay_what_they_were(owner: Any) -> None:
     for name in ("__array__", "__dlpack__", "_private"):
         with pytest.raises(AttributeError, match=f"object has no attribute '{name}'"):
             getattr(owner, name)
+    assert not {"zero_grad", "betas", "last_epoch", "get_last_lr", "named_parameters"} & {*dir(owner)}
+    assert {each for each in vars(owner) if each.isidentifier()} <= {*dir(owner)}
     cls: Any = type(owner)
     unfilled = cls.__new__(cls)
     for name in ("_params", "zero_grad"):
@@ -333,6 +335,7 @@ def test_an_attribute_may_be_a_subclass_its_own() -> None:
             return 0.5 if t < self.step else 0.25
 
     assert (Stepped(2)(1), Stepped(2)(2), Stepped(2).last_epoch) == (0.5, 0.25, 3)
+    assert {"step", "last_epoch"} <= {*dir(Stepped(2))}
     with pytest.raises(TypeError, match="step"):
         Stepped()  # type: ignore[call-arg]
 

@@ -296,6 +296,12 @@ def is_elsewhere(cls: type[Any], name: str) -> bool:
     return isinstance(inspect.getattr_static(cls, name, None), _Elsewhere)
 
 
+def _dir_of_what_is_there(owner: Any) -> list[str]:
+    """Return what `dir` lists, which completion offers, without the attributes that are there for their errors."""
+    own = getattr(owner, "__dict__", {})
+    return [each for each in object.__dir__(owner) if each in own or not is_elsewhere(type(owner), each)]
+
+
 Class = TypeVar("Class", bound=type[Any])
 
 
@@ -310,6 +316,7 @@ def explain_attributes(
     def explain(cls: Class) -> Class:
         for name in names:
             setattr(cls, name, _Elsewhere(name, entries))
+        cls.__dir__ = _dir_of_what_is_there  # type: ignore[assignment]
         return cls
 
     return explain
