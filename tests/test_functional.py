@@ -90,6 +90,8 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
         ({"betas": (0.9, 1.0)}, ValueError, r"^betas\[1\]: expected"),
         ({"betas": [0.9, 1.0]}, ValueError, r"^betas\[1\]: expected"),
         ({"amsgrad": 1}, TypeError, "^amsgrad: expected True or False"),
+        ({"decoupled_weight_decay": []}, TypeError, "^decoupled_weight_decay: expected True or False"),
+        ({"decay": "l2", "decoupled_weight_decay": True}, ValueError, "^decay: got 'l2' and "),
         ({"lr": "fast"}, TypeError, "^lr: expected a number, got str"),
         ({"momentum": 0.5}, TypeError, "^momentum: adam takes no such argument; expected betas, eps, "),
         ({"exp_avg": 0.5}, TypeError, "^exp_avg: adam takes the states by position"),

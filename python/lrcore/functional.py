@@ -106,9 +106,9 @@ def _function(cls: Callable[..., Optimizer]) -> StepFunction:
                 raise TypeError(f"{each}: {name} takes the states by position")
             if each not in keywords:
                 raise unknown_argument(name, each, keywords)
-        checked = _arguments.numbers(arguments) | _arguments.options(arguments)
         if "decoupled_weight_decay" in arguments:
-            checked["decoupled_weight_decay"] = arguments["decoupled_weight_decay"]
+            arguments = _arguments.with_decay(arguments)
+        checked = _arguments.numbers(arguments) | _arguments.options(arguments)
         configured(**checked)._apply(params, grads, states, step, lr, grad_scale, stream)
 
     own = [each for each in inspect.signature(step_function).parameters.values() if each.name != "arguments"]
