@@ -796,6 +796,11 @@ def test_names_that_mean_others() -> None:
     for name, meant in (("learning_rate", r"opt\.lr"), ("beta1", "betas"), ("schedule", r"opt\.lr")):
         with pytest.raises(AttributeError, match=f"^{name}: assign .*{meant}"):
             setattr(opt, name, 0.5)
+    with pytest.raises(AttributeError, match="^momentum: expected one of betas, eps, weight_decay$"):
+        opt.momentum = 0.5
+    for name in ("decay", "amsgrad", "decoupled_weight_decay"):
+        with pytest.raises(AttributeError, match=f"^{name}: fixed at construction"):
+            setattr(opt, name, 0.5)
     opt._opt_called = opt.my_note = True
     opt.param_groups[0]["lr_scale"] = 0.5
     opt.step()
@@ -816,7 +821,16 @@ def test_hyperparameters_of_the_group() -> None:
     group["betas"], group["maximize"] = (0.5, 0.6), True
     with pytest.raises(ValueError, match="^maximize: fixed at construction"):
         opt.step()
-    group["maximize"], group["weight_decay"], group["lr"] = False, 0.75, -1.0
+    group["maximize"], group["decay"] = False, "l2"  # it is decoupled_weight_decay there, as PyTorch has it
+    for refused in (opt.step, opt.state_dict):
+        with pytest.raises(ValueError, match="^decay: fixed at construction"):
+            refused()
+    del group["decay"]
+    stored = opt.state_dict()
+    stored["param_groups"][0]["decay"] = "l2"
+    with pytest.raises(ValueError, match=r"^param_groups: expected the entries .*got .*'decay'"):
+        opt.load_state_dict(stored)
+    group["weight_decay"], group["lr"] = 0.75, -1.0
     with pytest.raises(ValueError, match=r"^lr: "):
         opt.step()
     assert hyper["weight_decay"] == 0.5  # none of it
@@ -824,7 +838,7 @@ def test_hyperparameters_of_the_group() -> None:
     assert opt.state_dict()["param_groups"][0]["weight_decay"] == hyper["weight_decay"] == 0.25
     hyper["weight_decay"] = 0.125
     assert opt.state_dict()["param_groups"][0]["weight_decay"] == group["weight_decay"] == 0.125
-    for name in ("hyper", "weight_decay", "maximize"):
+    for name in ("hyper", "weight_decay"):
         with pytest.raises(AttributeError, match=rf"^{name}: assign opt\.param_groups\[0\]"):
             setattr(opt, name, 0.5)
     group["params"].append(of(2))

@@ -69,8 +69,8 @@ OWN = "lrcore"
 _OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
 """What it says; the last two where there are any."""
 
-ALL_OPTIONS = frozenset(_arguments.OPTIONS) - {"decay"} | {DECOUPLED}
-"""The names of structural options in groups."""
+FIXED = frozenset(_arguments.OPTIONS) | {DECOUPLED}
+"""The names of structural options in constructors and in groups, which have `decoupled_weight_decay` alone for `decay`."""
 
 FLAGS = frozenset(flag for peer in _PEERS.values() for flag in peer.others)
 """What may be in a parameter group of PyTorch's and says nothing here."""
@@ -244,7 +244,7 @@ def converted(
     entries = require_entries("state_dict", dictionary, ("state", "param_groups"))
     group = only_group(entries["param_groups"])
     defaults = options_in_group(kind.default_options)
-    found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in ALL_OPTIONS}
+    found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in FIXED}
     there = [each for each in peer.options if each not in _LATER]
     # Options that PyTorch lacks are kept in the groups that it loads, and come back from there.
     require_entries("param_groups", found, (*kind.hyper, *there), *_LATER, *(defaults.keys() - {*there}))

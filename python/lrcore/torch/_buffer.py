@@ -251,7 +251,7 @@ class Buffer:
             if keeps_schedule:
                 del entries["schedule"]  # which is the number that PyTorch's group has
             return entries
-        found = {name: group[name] for name in shown if name in group}
+        found = {name: value for name, value in group.items() if name in shown or name in _torch_state.FIXED}
         require_entries("param_groups", found, shown)
         entries = {
             **stored,

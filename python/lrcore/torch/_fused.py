@@ -342,12 +342,16 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "hyper":
             raise AttributeError("hyper: assign opt.param_groups[0][name]")
-        if name in _arguments.NUMBERS or name in _torch_state.ALL_OPTIONS:
-            raise AttributeError(f'{name}: assign opt.param_groups[0]["{name}"]')
+        if name in _torch_state.FIXED:
+            raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
         # PyTorch's tools may keep other names on an optimizer.
-        if name in FOREIGN and (meant := meant_by(name, ("lr", *_arguments.NUMBERS))) is not None:
-            place = "opt.lr" if meant == "lr" else f'opt.param_groups[0]["{meant}"]'
-            raise AttributeError(f"{name}: assign {place}")
+        if name in FOREIGN or name in _arguments.NUMBERS:
+            numbers = [each for each in self._group.shown if each in _arguments.NUMBERS]
+            if (meant := meant_by(name, ("lr", *numbers))) is not None:
+                place = "opt.lr" if meant == "lr" else f'opt.param_groups[0]["{meant}"]'
+                raise AttributeError(f"{name}: assign {place}")
+            if name in _arguments.NUMBERS:
+                raise AttributeError(f"{name}: expected one of {', '.join(numbers)}")
         super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:

@@ -199,10 +199,10 @@ class Group:
         group = self.only()
         self._refresh(group)
         changed = self._pending(group)
-        if not changed:
+        if not changed and "decay" not in group:
             return
-        for name in changed:
-            if name in _torch_state.ALL_OPTIONS:
+        for name in (*changed, *(group.keys() & {"decay"})):
+            if name in _torch_state.FIXED:
                 raise ValueError(f"{name}: fixed at construction; make a new optimizer")
         self._refuse_other_momenta(changed)
         rate = None
