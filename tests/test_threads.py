@@ -52,6 +52,27 @@ def test_eight_threads_on_eight_optimizers() -> None:
         assert_same(opt, p, states)
 
 
+def test_eight_threads_call_one_function_with_the_same_arguments() -> None:
+    """Each as if it were alone, although NAdam's products of momenta go on from those of other calls."""
+    arguments: dict[str, Any] = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 0.5}
+    g = np.full(8, 0.5, np.float32)
+    steps = [100_000 * k for k in range(1, 9)]
+    expected = {}
+    for t in steps:
+        opt = lrcore.NAdam(np.ones(8, np.float32), **arguments)
+        opt.step_count = t - 1
+        opt.step(g)
+        expected[t] = opt.params
+
+    def work(index: int) -> None:
+        for t in steps[index:] + steps[:index]:
+            p, m, v = np.ones(8, np.float32), *np.zeros((2, 8), np.float32)
+            lrcore.functional.nadam(p, g, m, v, step=t, **arguments)
+            assert_bits(p, expected[t])
+
+    run_in_threads(8, work)
+
+
 def test_saving_while_another_thread_steps() -> None:
     """A state dictionary is of one moment: here the state equals its step count."""
     opt = lrcore.Adagrad(np.zeros(LARGE, np.float32))
@@ -153,6 +174,30 @@ def test_a_child_forked_during_another_threads_step_is_told() -> None:
             if os.waitstatus_to_exitcode(status) != between:
                 break
         sys.exit(os.waitstatus_to_exitcode(status) != told)
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_child_forked_while_another_thread_calls_a_function_calls_it() -> None:
+    """The arrays are others there, and with the same arguments the function does not wait for a thread of the parent."""
+    done = python("""
+        import os, signal, sys, threading
+        import numpy as np, lrcore
+        def step(t):
+            arrays = [np.ones(1, np.float32) for _ in range(4)]
+            lrcore.functional.nadam(*arrays, step=t, lr=0.1, betas=(1 - 1e-7, 0.999), momentum_decay=1.0)
+        step(1)
+        sys.setswitchinterval(1000)  # the thread runs on until it lets go of the GIL, within its step
+        started = threading.Event()
+        threading.Thread(target=lambda: [started.set(), step(10**9)], daemon=True).start()
+        started.wait()
+        if (child := os.fork()) == 0:
+            signal.alarm(10)
+            step(2)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        sys.exit(os.waitstatus_to_exitcode(status))
     """)
     assert done.returncode == 0, done.stderr
 

@@ -10,6 +10,7 @@
 #include "../dispatch.h"
 #include "arguments.h"
 #include "device_array.h"
+#include "functional_step.h"
 #include "gil.h"
 #include "step_method.h"
 
@@ -220,7 +221,6 @@ void bind_stepper(py::module_& module) {
       .def_property_readonly("rule", &Stepper::rule, "The name of the rule that steps; lrcore.rules() lists all.")
       .def_property_readonly("device", &Stepper::device, "The device of the arrays, such as cpu or cuda:0.")
       .def_property_readonly("size", &Stepper::size, "The number of parameters.")
-      .def("_apply", &Stepper::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a, "stream"_a)
       .def_property_readonly("_hyperparameters", &Stepper::hyperparameters)
       .def(
           "_replace_hyperparameters",
@@ -255,6 +255,18 @@ void bind_stepper(py::module_& module) {
         Stepper::commit(all, attributes, updates);
       },
       "changes"_a, "attributes"_a = py::tuple(), "updates"_a = py::tuple());
+}
+
+void bind_functional_step(py::module_& module) {
+  using namespace py::literals;
+  py::class_<FunctionalStep>(module, "FunctionalStep")
+      .def(py::init([](const std::string& rule, bool decoupled, bool maximize, const HyperparametersTuple& numbers) {
+             return std::make_unique<FunctionalStep>(
+                 RuleConfig(rule, decoupled, maximize).with(to_hyperparameters(numbers)));
+           }),
+           "rule"_a, "decoupled"_a, "maximize"_a, "hyperparameters"_a)
+      .def("apply", &FunctionalStep::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a,
+           "stream"_a);
 }
 
 }  // namespace
@@ -299,5 +311,6 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
           "copy"_a = py::none());
   module.def("require_memory", &require_memory, "name"_a, "array"_a);
   bind_stepper(module);
+  bind_functional_step(module);
   bind_watch(module);
 }

@@ -1,5 +1,7 @@
 #include "operands.h"
 
+#include <pybind11/gil_safe_call_once.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -52,6 +54,23 @@ void copy_all(std::span<const Array> from, std::span<const Array> to) {
   for (size_t k = 0; k < from.size(); ++k) copy(from[k], to[k], api);
 }
 
+py::object tensors_among(py::handle params, const py::sequence& states) {
+  if (!torch_type_of(params)) return {};
+  py::list tensors;
+  tensors.append(params);
+  for (const auto& state : states)
+    if (torch_type_of(state)) tensors.append(state);
+  return tensors;
+}
+
+void raise_versions_of(const py::object& tensors) {
+  if (!tensors) return;
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> increment;
+  increment.call_once_and_store_result(
+      [] { return py::object(py::module_::import("torch.autograd.graph").attr("increment_version")); });
+  increment.get_stored()(tensors);
+}
+
 Operands::Operands(py::handle params_object, const py::sequence& state_objects, const Names& names)
     : params(Array::import(params_object, "params", Access::write)),
       states(import_states(state_objects, names, params, Access::write)),
@@ -73,6 +92,13 @@ bool Operands::is_capturing(const Stream& stream) const {
   int capturing = 0;
   const CurrentDevice current(*api, device());
   return api->is_capturing(stream.handle, &capturing) == 0 && capturing != 0;
+}
+
+void Operands::refuse_capture(const Stream& stream) const {
+  if (is_capturing(stream))
+    throw std::runtime_error(
+        "the stream is being captured, and a graph would repeat this step's rate and number; make an optimizer with "
+        "capturable=True");
 }
 
 Array Operands::gradients(py::handle object, const Stream& stream) const {

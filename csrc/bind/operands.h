@@ -22,6 +22,8 @@ struct Operands {
   Stream stream(py::handle requested, py::handle grads) const;
   /// Whether the stream is recording a CUDA graph.
   bool is_capturing(const Stream& stream) const;
+  /// Throws RuntimeError if it is.
+  void refuse_capture(const Stream& stream) const;
   /// The gradients as an array that fits, safe to read on `stream`.
   Array gradients(py::handle grads, const Stream& stream) const;
   Step step(const Array& grads) const;
@@ -37,5 +39,11 @@ void require_uncrossed(const std::vector<Array>& arrays, const std::vector<Array
 
 /// Copies each array to its counterpart, between the CPU and any device; waits for its end.
 void copy_all(std::span<const Array> from, std::span<const Array> to);
+
+/// Returns those of the arrays that are tensors of torch, as a list; null if there are none.
+py::object tensors_among(py::handle params, const py::sequence& states);
+
+/// Raises autograd's version of a list of tensors, or of none.
+void raise_versions_of(const py::object& tensors);
 
 }  // namespace lrcore

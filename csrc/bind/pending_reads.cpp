@@ -4,10 +4,12 @@
 
 namespace lrcore {
 
-void PendingReads::add(const cuda::Api& api, Array&& array, uintptr_t stream) {
+void PendingReads::add(const cuda::Api* api, Array&& array, const Stream& stream) {
+  if (api == nullptr || stream.dlpack_stream == -1) return;
+  const CurrentDevice current(*api, array.device());
   void* event = nullptr;
-  check_cuda(api, api.record_event(&event, stream), "recording the end of the step");
-  reads_.push_back({std::move(array), &api, event});
+  check_cuda(*api, api->record_event(&event, stream.handle), "recording the end of the step");
+  reads_.push_back({std::move(array), api, event});
 }
 
 std::vector<Array> PendingReads::remove_completed() {

@@ -16,8 +16,10 @@ class PendingReads {
   PendingReads(const PendingReads&) = delete;
   PendingReads& operator=(const PendingReads&) = delete;
 
-  /// Keeps `array` alive until `stream` has completed the work that is now queued on it. The array's device is current.
-  void add(const cuda::Api& api, Array&& array, uintptr_t stream);
+  /// Keeps `array` alive until `stream` has completed the work that is now queued on it. An array on the CPU, whose
+  /// `api` is null, or of a library that works on that stream itself, stays with the caller, who releases it under the
+  /// GIL.
+  void add(const cuda::Api* api, Array&& array, const Stream& stream);
   /// Returns the arrays that have been read. The caller releases them, which requires the GIL.
   std::vector<Array> remove_completed();
 

@@ -10,6 +10,9 @@
 
 namespace lrcore {
 
+/// Step numbers are exact as doubles up to here.
+inline constexpr int64_t max_step = (int64_t{1} << 53) - 1;
+
 /// The numeric arguments: as the optimizer's `hyper` shows them, and as its rule takes them, in the order of its names.
 struct Hyperparameters {
   py::object dict;

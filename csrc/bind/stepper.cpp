@@ -5,36 +5,6 @@
 #include "gil.h"
 
 namespace lrcore {
-namespace {
-
-/// Those of the arrays that are tensors of torch, as a list; null if there are none.
-py::object tensors_among(py::handle params, const py::sequence& states) {
-  if (!torch_type_of(params)) return {};
-  py::list tensors;
-  tensors.append(params);
-  for (const auto& state : states)
-    if (torch_type_of(state)) tensors.append(state);
-  return tensors;
-}
-
-/// Raises autograd's version of a list of tensors, or of none.
-void raise_versions_of(const py::object& tensors) {
-  if (!tensors) return;
-  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> increment;
-  increment.call_once_and_store_result(
-      [] { return py::object(py::module_::import("torch.autograd.graph").attr("increment_version")); });
-  increment.get_stored()(tensors);
-}
-
-/// RuntimeError where the stream is recording a graph.
-void refuse_capture(const Operands& operands, const Stream& stream) {
-  if (operands.is_capturing(stream))
-    throw std::runtime_error(
-        "the stream is being captured, and a graph would repeat this step's rate and number; make an optimizer with "
-        "capturable=True");
-}
-
-}  // namespace
 
 Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
                  bool decoupled, bool maximize, Hyperparameters hyperparameters, Rate rate,
@@ -113,7 +83,7 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
 
     const GilRelease unlocked;
     advance(step, rate.lr, grad_scale, stream);
-    if (passed) keep_until_read(operands_, std::move(*passed), stream);
+    if (passed) pending_reads_.add(operands_.api, std::move(*passed), stream);
     break;
   }
   raise_versions();
@@ -163,7 +133,7 @@ bool Stepper::is_current(const ScheduledRate& rate, const Tries& tries) const {
 void Stepper::require_unmoved(const Stream& stream) const {
   watch_.check(moved);
   states_watch_.check(moved);
-  refuse_capture(operands_, stream);
+  operands_.refuse_capture(stream);
 }
 
 /// Takes the step. Requires the lock and not the GIL.
@@ -176,14 +146,6 @@ void Stepper::advance(Step step, double lr, double grad_scale, const Stream& str
 
 void Stepper::raise_versions(bool of_params) const {
   if (written_) raise_versions_of(of_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
-}
-
-/// Keeps gradients of a library that does not work on the step's stream until they are read. Requires the lock.
-/// Gradients that are not kept stay with the caller, who releases them under the GIL.
-void Stepper::keep_until_read(const Operands& operands, Array&& grads, const Stream& stream) {
-  if (operands.api == nullptr || stream.dlpack_stream == -1) return;
-  const CurrentDevice current(*operands.api, operands.device());
-  pending_reads_.add(*operands.api, std::move(grads), stream.handle);
 }
 
 /// Takes a step whose constants the device looks up by its own count.
@@ -218,37 +180,6 @@ std::vector<Constants> Stepper::rows(const RuleConfig& config, const Rate& rate,
     all.push_back(
         config.constants_at({.t = static_cast<double>(count + 1), .lr = rate_at(rate.source, count)}, memo, 1));
   return all;
-}
-
-void Stepper::apply(py::handle params, py::handle grads, const py::sequence& states, py::handle t, py::handle lr,
-                    py::handle scale, py::handle requested) {
-  const Instant now{.t = static_cast<double>(to_integer(t, "step", 1, max_step)), .lr = checked_rate(lr)};
-  const double grad_scale = checked_grad_scale(scale);
-  const Operands operands(params, states, config_.info().states);
-  const Stream stream = operands.stream(requested, grads);
-  Array gradients = operands.gradients(grads, stream);
-  refuse_capture(operands, stream);
-  require_in_place(params, operands.params);
-  require_in_place(states, operands.states);
-  require_in_place(grads, gradients);
-
-  Step step = operands.step(gradients);
-  std::vector<Array> completed;  // released after the locks
-  {
-    const StepLock lock(step_mutex_);
-    completed = pending_reads_.remove_completed();
-    const GilRelease unlocked;
-    step.constants = config_.constants_at(now, memo_, grad_scale);
-  }
-  {
-    const GilRelease unlocked;
-    operands.run_step(config_, step, stream);
-  }
-  if (operands.api != nullptr) {
-    const StepLock lock(step_mutex_);
-    keep_until_read(operands, std::move(gradients), stream);
-  }
-  raise_versions_of(tensors_among(params, states));
 }
 
 int64_t Stepper::step_count() const {

@@ -18,9 +18,6 @@
 
 namespace lrcore {
 
-/// Step numbers are exact as doubles up to here.
-inline constexpr int64_t max_step = (int64_t{1} << 53) - 1;
-
 class Stepper;
 
 /// What an optimizer is to become: whatever is there takes the place of its own.
@@ -62,9 +59,6 @@ class Stepper {
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
   /// Takes one step of each with its bound gradients and the rate of the first: of all, or of none.
   static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale);
-  /// Takes step number `t` with this optimizer's rule and hyperparameters on arrays that the caller keeps.
-  void apply(py::handle params, py::handle grads, const py::sequence& states, py::handle t, py::handle lr,
-             py::handle grad_scale, py::handle stream);
 
   int64_t step_count() const;
   void set_step_count(py::handle count);
@@ -115,7 +109,6 @@ class Stepper {
   void raise_versions(bool of_params = true) const;
   void step_by_table(py::handle grads, double grad_scale, py::handle stream);
   static std::vector<Constants> rows(const RuleConfig& config, const Rate& rate, int64_t steps);
-  void keep_until_read(const Operands& operands, Array&& grads, const Stream& stream);
   void refuse_where_captured(const char* what) const;
   void use(Hyperparameters& hyperparameters);
   void use(Rate& rate);

@@ -19,14 +19,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from lrcore import _names, optimizers
+from lrcore._lrcore_core import FunctionalStep
 from lrcore._names import unknown_argument
-from lrcore._runtime import rules
+from lrcore._runtime import require_environment, rules
 from lrcore.optimizers import Optimizer, _arguments
 
 __all__ = ["adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "nadam", "radam", "rmsprop", "sgd"]
@@ -80,16 +78,22 @@ TypeError, ValueError, RuntimeError
 """
 
 
-def _function(cls: Callable[..., Optimizer]) -> StepFunction:
+def _function(cls: type[Optimizer]) -> StepFunction:
     """Return the step of a class as a function."""
     name = cls.__name__.lower()
     known = {*_arguments.NUMBERS, *_arguments.OPTIONS, "decoupled_weight_decay"}
     keywords = {each: value for each, value in inspect.signature(cls).parameters.items() if each in known}
+    own = {each: value.default for each, value in keywords.items() if each not in cls._defaults}
 
     @functools.lru_cache(maxsize=128)
-    def configured(**checked: Any) -> Optimizer:
-        """Return an optimizer of no parameters: keyword arguments in the form that steps."""
-        return cls(np.empty(0, np.float32), **checked)
+    def configured(**checked: Any) -> FunctionalStep:
+        """Return what steps with these keyword arguments."""
+        require_environment()
+        shared = {each: value for each, value in checked.items() if each in cls._defaults}
+        settings = _arguments.settings(name, own | checked, shared, cls._defaults)
+        options = _arguments.options(settings)
+        rule, numbers = cls._configuration(settings, options)
+        return FunctionalStep(rule, options["decay"] == "decoupled", options["maximize"], numbers)
 
     def step_function(
         params: Any,
@@ -109,11 +113,13 @@ def _function(cls: Callable[..., Optimizer]) -> StepFunction:
         if "decoupled_weight_decay" in arguments:
             arguments = _arguments.with_decay(arguments)
         checked = _arguments.numbers(arguments) | _arguments.options(arguments)
-        configured(**checked)._apply(params, grads, states, step, lr, grad_scale, stream)
+        configured(**checked).apply(params, grads, states, step, lr, grad_scale, stream)
 
-    own = [each for each in inspect.signature(step_function).parameters.values() if each.name != "arguments"]
+    positional = [
+        each for each in inspect.signature(step_function).parameters.values() if each.name != "arguments"
+    ]
     step_function.__name__ = step_function.__qualname__ = name
-    step_function.__signature__ = inspect.Signature([*own, *keywords.values()])  # type: ignore[attr-defined]
+    step_function.__signature__ = inspect.Signature([*positional, *keywords.values()])  # type: ignore[attr-defined]
     step_function.__doc__ = _DOC.format(name=cls.__name__)
     return step_function
 

@@ -96,13 +96,11 @@ class Optimizer(Stepper):
             raise TypeError(f"{type(self).__name__}: this optimizer is made already; make another")
         require_environment()
         arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
-        hyper = _arguments.numbers(arguments)
         self._options = _arguments.options(arguments)
-        rule = self._choose_rule(hyper | self._options)
-        names, self._rule_hypers = _RULES[rule].states, _RULES[rule].hyper
-
+        rule, numbers = self._configuration(arguments, self._options)
         self._max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
         self._memory = describe(params)
+        names = _RULES[rule].states
         states = [wrap_like(params, allocate(self._memory, initial.get(name, 0.0))) for name in names]
         super().__init__(
             rule,
@@ -111,12 +109,21 @@ class Optimizer(Stepper):
             arguments["grads"],
             self._options["decay"] == "decoupled",
             self._options["maximize"],
-            self._numbers_of(hyper),
+            numbers,
             self._rate_of(schedules.as_schedule(lr)),
             self._max_steps,
         )
         self._params, self._grads = params, arguments["grads"]
         self._state = State(zip(names, states, strict=True))
+
+    @classmethod
+    def _configuration(
+        cls, arguments: Mapping[str, Any], options: dict[str, Any]
+    ) -> tuple[str, _Hyperparameters]:
+        """Check numeric arguments; return the rule that they and checked options choose, and the numbers for the core."""
+        hyper = _arguments.numbers(arguments)
+        rule, flat = cls._choose_rule(hyper | options), _arguments.flatten(hyper)
+        return rule, (hyper, [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"])
 
     @classmethod
     def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
@@ -149,11 +156,6 @@ class Optimizer(Stepper):
                 "maximize": stored["maximize"],
             }
         return _arguments.options(require_entries("options", stored, known))
-
-    def _numbers_of(self, hyper: dict[str, Any]) -> _Hyperparameters:
-        """Return checked numeric arguments as the Stepper takes them."""
-        flat = _arguments.flatten(hyper)
-        return hyper, [flat[name] for name in self._rule_hypers], flat["weight_decay"]
 
     def _rate_of(self, schedule: schedules.Schedule) -> _Rate:
         """Return a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
@@ -231,15 +233,14 @@ class Optimizer(Stepper):
                 _arguments.require_assignable(type(self), name, self.hyper, {*self._options, *vars(self)})
             super().__setattr__(name, value)
 
-    def _checked_hyper(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked_hyper(self, values: Mapping[str, Any]) -> _Hyperparameters:
         """Check a full set of numeric arguments; ValueError where they would mean another rule."""
-        checked = _arguments.numbers(values)
-        rule = self._choose_rule(checked | self._options)
+        rule, numbers = self._configuration(values, self._options)
         if rule != self.rule:
             raise ValueError(
                 f"hyper: this would change the rule from {self.rule} to {rule}; make a new optimizer"
             )
-        return checked
+        return numbers
 
     def _change_hyper(self, changes: Mapping[str, Any]) -> None:
         """Change some of the numeric arguments: all of these, or none when one is refused."""
@@ -249,7 +250,7 @@ class Optimizer(Stepper):
         checked = _arguments.numbers(changes)  # once: converting a number may run code of the caller's
         while True:
             before = self._hyperparameters
-            if self._replace_hyperparameters(before, self._numbers_of(self._checked_hyper(before | checked))):
+            if self._replace_hyperparameters(before, self._checked_hyper(before | checked)):
                 return  # no other thread has changed them since
 
     def _snapshot_all(
@@ -322,7 +323,7 @@ class Optimizer(Stepper):
         options = self._checked_options(self.rule, entries["options"], self._options)
         if options != self._options:
             raise ValueError(f"options: expected {self._options}, got {options}")
-        hyper = self._checked_hyper(require_entries("hyper", entries["hyper"], self._hyperparameters))
+        numbers = self._checked_hyper(require_entries("hyper", entries["hyper"], self._hyperparameters))
         state = require_entries("state", entries["state"], self._state)
         if entries["step_count"] is None:  # which would leave this optimizer's own
             raise TypeError("step_count: expected an integer, got None")
@@ -332,8 +333,7 @@ class Optimizer(Stepper):
         plateau_states = entries.get("schedule_state", () if "schedule" in entries else states_of(schedule))
         plateaus_to_set = states_to_set(schedule, plateau_states)
         states = [state[name] for name in self._state]
-        numbers, rate = self._numbers_of(hyper), self._rate_of(schedule)
-        return (self, states, entries["step_count"], numbers, rate, None), plateaus_to_set
+        return (self, states, entries["step_count"], numbers, self._rate_of(schedule), None), plateaus_to_set
 
     def save(self, path: FilePath) -> None:
         """Write what `state_dict` gives to a file, for `load` and `lrcore.load`; save the parameters beside it.
@@ -432,7 +432,7 @@ class Optimizer(Stepper):
 
     def __getstate__(self) -> dict[str, Any]:
         step_count, hyper, schedule, state = self._snapshot_all()
-        own = ("_options", "_rule_hypers", "_params", "_grads", "_max_steps", "_memory", "_state")
+        own = ("_options", "_params", "_grads", "_max_steps", "_memory", "_state")
         return {
             "params": self._params,
             "grads": self._grads,

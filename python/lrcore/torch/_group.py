@@ -83,7 +83,7 @@ class Group:
         if schedule is not None and first._max_steps is not None:
             first.lr = schedule  # which says why this is refused
         numbers = [
-            each._numbers_of(each._checked_hyper(each._hyperparameters | dict(changed))) if changed else None
+            each._checked_hyper(each._hyperparameters | dict(changed)) if changed else None
             for each in self.optimizers
         ]
         pending = self._pending(group)

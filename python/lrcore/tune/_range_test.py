@@ -166,7 +166,7 @@ def _restorer(opt: Optimizer) -> Callable[[], None]:
     copy(opt.params, params)
     states = [allocate(opt._memory) for _ in opt.state]
     step_count, hyper, schedule = opt._snapshot(states)
-    numbers, rate = opt._numbers_of(hyper), opt._rate_of(schedule)
+    numbers, rate = opt._checked_hyper(hyper), opt._rate_of(schedule)
     observed = states_to_set(schedule, states_of(schedule))
     return functools.partial(commit, [(opt, states, step_count, numbers, rate, params)], observed)
 

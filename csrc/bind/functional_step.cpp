@@ -1,0 +1,42 @@
+#include "functional_step.h"
+
+#include "gil.h"
+#include "rate.h"
+#include "watch.h"
+
+namespace lrcore {
+
+void FunctionalStep::apply(py::handle params, py::handle grads, const py::sequence& states, py::handle t, py::handle lr,
+                           py::handle scale, py::handle requested) {
+  const Instant now{.t = static_cast<double>(to_integer(t, "step", 1, max_step)), .lr = checked_rate(lr)};
+  const double grad_scale = checked_grad_scale(scale);
+  const Operands operands(params, states, config_.info().states);
+  const Stream stream = operands.stream(requested, grads);
+  Array gradients = operands.gradients(grads, stream);
+  operands.refuse_capture(stream);
+  require_in_place(params, operands.params);
+  require_in_place(states, operands.states);
+  require_in_place(grads, gradients);
+
+  Memo memo;
+  std::vector<Array> completed;  // released after the lock
+  {
+    const StepLock lock(mutex_);
+    memo = memo_;
+    completed = pending_reads_.remove_completed();
+  }
+  {
+    const GilRelease unlocked;
+    Step step = operands.step(gradients);
+    step.constants = config_.constants_at(now, memo, grad_scale);
+    operands.run_step(config_, step, stream);
+  }
+  {
+    const StepLock lock(mutex_);
+    memo_ = memo;
+    pending_reads_.add(operands.api, std::move(gradients), stream);
+  }
+  raise_versions_of(tensors_among(params, states));
+}
+
+}  // namespace lrcore
