@@ -129,3 +129,12 @@ def test_numbers_are_read_at_every_call() -> None:
     assert p == 0.5 * 0.75
     arrays: dict[str, Any] = {"betas": np.array([0.5, 0.5]), "eps": np.array(0.1)}
     lrcore.functional.adam(*(np.ones(3, np.float32) for _ in range(4)), step=1, lr=1.0, **arrays)
+
+
+@pytest.mark.parametrize("value", [1, []])
+def test_options_are_checked_at_every_call(value: Any) -> None:
+    """Also one that equals an accepted option."""
+    arrays = [np.ones(3, np.float32) for _ in range(4)]
+    lrcore.functional.adam(*arrays, step=1, lr=0.1, decoupled_weight_decay=True)
+    with pytest.raises(TypeError, match="^decoupled_weight_decay: expected True or False, got"):
+        lrcore.functional.adam(*arrays, step=2, lr=0.1, decoupled_weight_decay=value)
