@@ -148,7 +148,7 @@ RULES: list[tuple[str, list[str], str]] = [
     ("intrinsics stand in the lanes", ["*.cpp", "*.h", "bind/*", "cpu/*.cpp", "cpu/[!l]*.h", "cpu/bounds.h"], INTRINSICS),
     ("lanes and sweeps use no standard library", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "cost.h"], r"#include <(?!immintrin)|\bstd::"),
     ("lanes and sweeps know no rule", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "update.h", "cuda/*"], rf"(?i)\b({RULE_NAMES})\b"),
-    ("what a GPU runs uses no standard library", ["update.h", "cuda/job.h", "cuda/thread.h", "cuda/kernels.h", "cuda/cuda.cu"], STANDARD_LIBRARY),
+    ("what a GPU runs uses no standard library", ["update.h", "cuda/job.h", "cuda/thread.h", "cuda/kernels.h", "cuda/launch.cu"], STANDARD_LIBRARY),
     ("words of CUDA stand in the files that nvcc sees alone", ["*.h", "*.cpp", "cpu/*", "bind/*", "cuda/*.h", "cuda/emulated.cpp"], r"__(global|device|host|shared|launch_bounds|grid_constant)__|cuda_runtime|cuda[A-Z](?!rror)\w+\(|blockIdx|threadIdx"),
     ("files of one instruction set hold no logic", ["cpu/avx2.cpp", "cpu/avx512.cpp", "cpu/portable.cpp"], r"\b(if|for|while|switch|return|inline)\b|std::"),
     ("dispatch does no maths and knows no Python", ["dispatch.*"], r"pybind11|Python\.h|<cmath>|\bsqrt\b|\bpow\b"),
