@@ -14,7 +14,7 @@ with atheris.instrument_imports(include=["lrcore", "json"]):
     import json.scanner
 
     import lrcore
-    from lrcore._files.safetensors import FORMAT
+    from lrcore._files.format import FORMAT
 
 import math
 import sys

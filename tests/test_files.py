@@ -18,7 +18,8 @@ import pytest
 
 import lrcore
 from changing_files import KINDS, hammer, load, optimizer
-from lrcore._files import safetensors as _tensor_file
+from lrcore._files import safetensors
+from lrcore._files.format import entries_of
 from support import assert_bits
 
 NO_WHEELS = "safetensors has no wheels for free-threaded Python"
@@ -247,16 +248,16 @@ def test_an_escaped_text_of_many_values_is_not_parsed(path: Path) -> None:
 
 def read_text(path: Path) -> Any:
     """Return the entries of the text of a file."""
-    with _tensor_file.reading(str(path)) as opened:
-        assert [*_tensor_file.read_arrays(opened, {"w": (2,)})] == ["w"]
-        return _tensor_file.entries_of(opened.metadata["lrcore"])
+    with safetensors.reading(str(path)) as opened:
+        assert [*safetensors.read_arrays(opened, {"w": (2,)})] == ["w"]
+        return entries_of(opened.metadata["lrcore"])
 
 
 def test_the_longest_header(path: Path) -> None:
     """What can be written can be read, and a byte more cannot be written."""
 
     def write(length: int) -> None:
-        _tensor_file.write(str(path), "Pack", {"structure": "x" * length}, {"w": np.ones(2, np.float32)})
+        safetensors.write(str(path), "Pack", {"structure": "x" * length}, {"w": np.ones(2, np.float32)})
 
     write(0)
     length = 99_000_000 - len(json.dumps(header_of(path), separators=(",", ":")))
@@ -272,7 +273,7 @@ def test_the_header_of_most_values(path: Path) -> None:
     """What can be written can be read, and a value more cannot be written."""
 
     def write(count: int) -> None:
-        _tensor_file.write(str(path), "Pack", {"structure": [0] * count}, {"w": np.ones(2, np.float32)})
+        safetensors.write(str(path), "Pack", {"structure": [0] * count}, {"w": np.ones(2, np.float32)})
 
     write(1)
     count = 5_000_001 - sum(map(path.read_bytes().count, (b"[", b"{", b":", b",")))
@@ -284,9 +285,9 @@ def test_the_header_of_most_values(path: Path) -> None:
 
 def test_a_pack_of_many_arrays(path: Path) -> None:
     arrays = {str(number): np.full(1, number, np.float32) for number in range(20_000)}
-    _tensor_file.write(str(path), "Pack", {"structure": dict.fromkeys(arrays, "[1]")}, arrays)
-    with _tensor_file.reading(str(path)) as opened:
-        found = _tensor_file.read_arrays(opened, dict.fromkeys(arrays, (1,)))
+    safetensors.write(str(path), "Pack", {"structure": dict.fromkeys(arrays, "[1]")}, arrays)
+    with safetensors.reading(str(path)) as opened:
+        found = safetensors.read_arrays(opened, dict.fromkeys(arrays, (1,)))
     assert all(found[name] == float(name) for name in arrays)
 
 
@@ -533,7 +534,7 @@ def test_changed_while_it_is_read(
     other = path.read_bytes()
     whole = make(1)
     preadv = os.preadv
-    monkeypatch.setattr(_tensor_file, "_BLOCK", 64)
+    monkeypatch.setattr(safetensors, "_BLOCK", 64)
     for moment in range(1000):
         for each in path.parent.iterdir():
             each.unlink()
@@ -598,7 +599,7 @@ def test_short_writes() -> None:
             return len(data[:7])
 
     file: Any = Short()
-    _tensor_file._write_all(file, memoryview(bytes(range(100))))
+    safetensors._write_all(file, memoryview(bytes(range(100))))
     assert file.content == bytes(range(100))
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import lrcore
 from fake_cuda import FakeCuda
-from lrcore._files import safetensors as _tensor_file
+from lrcore._files import safetensors
 from lrcore.pack._tree import tree_map
 from support import assert_bits
 
@@ -388,7 +388,7 @@ def test_names_of_all_kinds(name: str, path: Path) -> None:
 
 
 def test_names_that_no_header_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tensor_file, "_LONGEST", 1000)
+    monkeypatch.setattr(safetensors, "_LONGEST", 1000)
     model()["head"].save(path)
     with pytest.raises(ValueError, match="the structure is too long for the file's header"):
         lrcore.Pack({f"array{i}": 1 for i in range(20)}).save(path.with_name("other"))

@@ -22,7 +22,7 @@ import pytest
 import lrcore
 from devices import imitated
 from lrcore import schedules
-from lrcore._files import safetensors as _tensor_file
+from lrcore._files import safetensors
 from lrcore.optimizers import _file as _state_file
 from support import N, assert_bits, assert_goes_on, make, run, start
 
@@ -357,7 +357,7 @@ def test_a_failure_leaves_the_old_file(
     before = saved.read_bytes()
     opt = lrcore.Adam(start())
     with monkeypatch.context() as patch:
-        patch.setattr(_tensor_file if where == "_write_all" else os, where, failing(error))
+        patch.setattr(safetensors if where == "_write_all" else os, where, failing(error))
         with pytest.raises(type(error)):
             opt.save(saved)
     assert saved.read_bytes() == before
@@ -403,7 +403,7 @@ def test_a_full_disk_leaves_the_old_file(saved: Path) -> None:
 
 
 def test_a_schedule_that_no_header_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tensor_file, "_LONGEST", 1000)
+    monkeypatch.setattr(safetensors, "_LONGEST", 1000)
     rates = schedules.PiecewiseConstant(list(range(1, 200)), [0.1] * 200)
     with pytest.raises(ValueError, match="too long for the file's header"):
         lrcore.SGD(start(), lr=rates).save(path)

@@ -4,9 +4,9 @@ Such a file is the length of the header in 8 bytes, the header, and the bytes of
 that has the dtype, the shape and the place of each tensor under its name, and a dictionary of texts under
 ``__metadata__``. The format is at https://github.com/huggingface/safetensors#format; here each tensor is F32.
 
-The metadata `lrcore` is a text in JSON, with the number of the format, the class and the version that wrote it. The
-metadata `lrcore.crc32` is the CRC-32 of that text and of the tensors in the order of their names, 8 hexadecimal digits: it
-finds what the other checks cannot, such as a digit that has changed. Files by others have neither.
+The metadata `lrcore` is the text that `lrcore._files.format` describes. The metadata `lrcore.crc32` is the CRC-32 of that
+text and of the tensors in the order of their names, 8 hexadecimal digits: it finds what the other checks cannot, such as a
+digit that has changed. Files by others have neither.
 
 A file is read into memory and never mapped: if another process truncates a file, to touch its map kills the reader.
 """
@@ -18,29 +18,22 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrcore._files.atomic import os_errors_naming, replace_file
-from lrcore._lrcore_core import build_info
+from lrcore._files.format import TEXT, text_of
+from lrcore._files.strict_json import MOST_MARKS, marks, parse
 
-FORMAT = 2
-"""The number of the format that is written. All up to it are read."""
-TEXT = "lrcore"
 _SUM = "lrcore.crc32"
-OWN = ("format", "version", "class")
-"""The entries that each text has."""
 _LONGEST = 99_000_000
 """Length of a header that is written, in bytes; safetensors reads up to 100 MB."""
 _LONGEST_READ = 100_000_000
-_MOST_MARKS = 5_000_000
-"""Opening brackets, colons and commas in a header, of which an array has 13 or more. Each takes up to a microsecond and 200
-bytes of memory when it is parsed."""
 _BLOCK = 2**20
 """Bytes that are read at once, so that they are in the cache for the checksum."""
 
@@ -67,14 +60,13 @@ class TensorFile(NamedTuple):
 
 def write(path: str, class_name: str, entries: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write contiguous float32 arrays of NumPy, and a text of `entries` and of those that each text has."""
-    own = dict(zip(OWN, (FORMAT, build_info()["version"], class_name), strict=True))
-    text = json.dumps(own | dict(entries), allow_nan=False)
+    text = text_of(class_name, entries)
     header = _header({TEXT: text, _SUM: _checksum(text, arrays)}, arrays)
-    if len(header) > _LONGEST or _marks(header.decode()) > _MOST_MARKS:
+    if len(header) > _LONGEST or marks(header.decode()) > MOST_MARKS:
         longest = max(entries, key=lambda name: len(json.dumps(entries[name])))
         raise ValueError(
             f"{path}: the {longest} is too long for the file's header, which has at most {_LONGEST} bytes, and "
-            f"{_MOST_MARKS} brackets, colons and commas"
+            f"{MOST_MARKS} brackets, colons and commas"
         )
 
     def write_to(file: FileIO) -> None:
@@ -135,34 +127,6 @@ def naming_file(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {error}") from error
 
 
-def entries_of(text: str) -> dict[str, Any]:
-    """Return the entries of a text, if it is of a format that is read here and has those of each text."""
-    entries = _parse(text)
-    if not isinstance(entries, dict):
-        raise TypeError(f"{TEXT}: expected a JSON object, got {type(entries).__name__}")
-    number = entries.get("format")
-    if type(number) is int and number > FORMAT:
-        raise ValueError(
-            f"format {number}, written by lrcore {entries.get('version')}; this is lrcore {build_info()['version']}, which "
-            f"reads up to {FORMAT}: install a later one"
-        )
-    if type(number) is not int or number < 1:
-        raise ValueError(f"format: expected a number from 1 to {FORMAT}, got {number!r}")
-    for name in OWN:
-        if name not in entries:
-            raise ValueError(f"{TEXT}: expected the entry {name!r}, got {[*entries]}")
-    return entries
-
-
-def require_known(entries: Mapping[str, Any], known: Iterable[str]) -> None:
-    """ValueError that names an entry which is neither known nor one of each text."""
-    for name in {*entries} - {*known, *OWN}:
-        raise ValueError(
-            f"entry {name!r}: unknown to lrcore {build_info()['version']}; the file was written by lrcore "
-            f"{entries['version']}: install a later one"
-        )
-
-
 def read_arrays(
     opened: TensorFile, shapes: Mapping[str, tuple[int, ...] | None]
 ) -> dict[str, NDArray[np.float32]]:
@@ -218,7 +182,7 @@ def _read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Ten
         _read(file, 8, memoryview(data := bytearray(length)))
         if not data.startswith(b"{"):
             raise ValueError("expected a JSON object")
-        header = _parse(data.decode())
+        header = parse(data.decode())
         metadata = header.pop("__metadata__", {})
         if type(metadata) is not dict or not all(type(text) is str for text in metadata.values()):
             raise TypeError("__metadata__: expected a dictionary of strings")
@@ -258,28 +222,3 @@ def _place(name: str, entry: Any) -> tuple[int, int]:
                 raise ValueError(f"{what}: expected integers >= 0")
         begin, end = offsets
     return begin, end
-
-
-def _marks(text: str) -> int:
-    """Count what begins or parts values in JSON, so what its values take when they are parsed."""
-    return sum(map(text.count, "[{:,"))
-
-
-def _parse(text: str) -> Any:
-    """Parse strict JSON, in which no name stands twice, unless it has too many values."""
-    if (marks := _marks(text)) > _MOST_MARKS:
-        raise ValueError(f"expected at most {_MOST_MARKS} brackets, colons and commas, got {marks}")
-    return json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the entry {name!r} stands twice")
-        found[name] = value
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"expected finite numbers, got {name}")

@@ -1,6 +1,6 @@
 """The file of an optimizer's state: its state dictionary in the format safetensors.
 
-Each state is a tensor, F32 and flat. All other entries are in the text, as `lrcore._files.safetensors` says.
+Each state is a tensor, F32 and flat. All other entries are in the text, as `lrcore._files.format` says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrcore._files import safetensors
-from lrcore._files.safetensors import OWN, TEXT
+from lrcore._files.format import OWN, TEXT, entries_of, require_known
 
 ENTRIES = ("rule", "options", "hyper", "step_count", "schedule", "schedule_state")
 """The entries of a state dictionary beside the states. Former versions wrote two of the options alone."""
@@ -29,12 +29,12 @@ def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
     with safetensors.reading(path) as opened:
         if TEXT not in opened.metadata:
             raise ValueError(f"not a state of lrcore: its metadata has no {TEXT!r}")
-        entries = safetensors.entries_of(opened.metadata[TEXT])
+        entries = entries_of(opened.metadata[TEXT])
         if entries["class"] == "Pack" and "rule" not in entries:
             raise ValueError(
                 "class: expected the name of an optimizer, got 'Pack'; lrcore.Pack.from_file reads it"
             )
-        safetensors.require_known(entries, ENTRIES)
+        require_known(entries, ENTRIES)
         state = safetensors.read_arrays(opened, dict.fromkeys(opened.tensors, (size,)))
     dictionary = {name: value for name, value in entries.items() if name not in OWN}
     return entries["class"], dictionary | {"state": state}

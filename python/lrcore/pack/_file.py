@@ -1,6 +1,6 @@
 """The file of a pack: its arrays in the format safetensors, under their names, such as layers.0.w.
 
-The entry `structure` of the text, which `lrcore._files.safetensors` describes, is the tree of dictionaries and lists with the arrays'
+The entry `structure` of the text, which `lrcore._files.format` describes, is the tree of dictionaries and lists with the arrays'
 shapes as text at the leaves, such as "[3, 4]". An array under several paths is stored once, under the first: the optional
 entry `ties` has each other path with the one of the tensor. A file without a text is one by others.
 """
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from lrcore._checks import require_entries
 from lrcore._files import safetensors
-from lrcore._files.safetensors import OWN, TEXT, naming_file
+from lrcore._files.format import OWN, TEXT, entries_of, require_known
+from lrcore._files.safetensors import naming_file
 from lrcore.pack._tree import require_names, tree_leaves, tree_map
 
 _LONGEST = 99_000_000
@@ -71,12 +72,12 @@ def _structure(
     """Return the tree of the text, whose leaves are unchecked, and its ties."""
     if TEXT not in metadata:
         raise ValueError(f"damaged: its metadata has no {TEXT!r}")
-    entries = safetensors.entries_of(metadata[TEXT])
+    entries = entries_of(metadata[TEXT])
     if entries.get("class") != "Pack":
         raise ValueError(
             f"class: expected 'Pack', got {entries.get('class')!r}; lrcore.load reads the state of an optimizer"
         )
-    safetensors.require_known(entries, ("structure", "ties"))
+    require_known(entries, ("structure", "ties"))
     structure = require_entries(TEXT, entries, (*OWN, "structure"), "ties")["structure"]
     if not isinstance(structure, dict):
         raise TypeError(f"structure: expected a dictionary, got {type(structure).__name__}")
