@@ -91,7 +91,7 @@ def line(*columns: object) -> str:
 
 
 def deviations(recorded: Counts, counts: Counts) -> list[str]:
-    """Return a line for each recorded count that is missing or off. Counts of a new rule are not."""
+    """Return a line for each recorded count that is missing or off. Those of a new rule are not."""
     lines = []
     for backend in recorded | counts:
         old, new = recorded.get(backend, {}), counts.get(backend, {})
@@ -112,11 +112,20 @@ def compare(compiler: str, counts: Counts) -> int:
             f"{RECORD.name} has no counts of {compiler}, it has: {', '.join(everything) or 'none'}. "
             "Record them with --record, from a tree whose speed is known to be right"
         )
-    off = deviations(everything[compiler], counts)
+    recorded = everything[compiler]
+    off = deviations(recorded, counts)
     if off:
         print(line("backend", "rule, decay and size", "recorded", "now", "change"), *off, sep="\n")
         print("Mend what takes more. Where more is meant, or where it takes less, record anew with --record.")
-    compared = sum(len(cases) for cases in counts.values())
+    new = [
+        f"{backend}: {case}"
+        for backend, cases in counts.items()
+        for case in cases
+        if case not in recorded.get(backend, {})
+    ]
+    if new:
+        print("New, and compared with nothing until --record:", *new, sep="\n  ")
+    compared = sum(map(len, counts.values())) - len(new)
     print(f"{compared} counts of {compiler} compared, {len(off)} off by more than {TOLERANCE:.0%}")
     return 1 if off else 0
 
