@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) 
     """Run `action` again and again, with `intrude` before its first opcode in the library, its second, and so on.
 
     It yields the number of opcodes before after each run that was intruded upon. Where `intrude` raises, so does the
-    action, and the exception ends there.
+    action, and the exception ends there. Garbage waits meanwhile: what other tests left would be finalized in the middle of
+    `action`, and Python only prints what is raised there.
     """
     for number in itertools.count():
         left = number
@@ -41,6 +43,8 @@ def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) 
         sys._getframe().f_trace_opcodes = (
             True  # Python 3.12 looks for opcodes once a frame has asked for them
         )
+        collects = gc.isenabled()
+        gc.disable()
         sys.settrace(trace)
         try:
             action()
@@ -48,6 +52,8 @@ def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) 
             assert intruded
         finally:
             sys.settrace(before)
+            if collects:
+                gc.enable()
         if not intruded:
             assert number > 0, "no opcode was traced"
             return
