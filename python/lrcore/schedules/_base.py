@@ -11,18 +11,20 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from lrcore._checks import (
     Check,
+    flag,
+    integer,
     nonnegative,
     nonnegative_float32,
     num_steps,
     num_steps_or_zero,
     optional,
+    positive,
     rate,
     require_entries,
     sequence,
 )
 from lrcore._names import explain_attributes, explain_keywords
 from lrcore.schedules import _dictionary
-from lrcore.schedules._arguments import CHECKS
 from lrcore.schedules._composed import TALL, Composed, Extent, extent_of, height_of
 from lrcore.schedules._depth import Steps
 from lrcore.schedules._formula import Formula, argument_names, as_rate, code_of, set_fields
@@ -126,6 +128,18 @@ class Schedule(Formula):
             object.__setattr__(*each)
 
 
+_CHECKS: dict[str, Check] = (
+    dict.fromkeys(("lr", "end", "peak", "base", "start"), rate)
+    | dict.fromkeys(("low", "high", "k", "power", "power2", "scale", "pct_start"), nonnegative)
+    | dict.fromkeys(("rate", "factor", "peak_mult", "gamma", "div", "final_div"), positive)
+    | dict.fromkeys(("steps", "every", "up", "warmup_steps", "decay", "steps_per_epoch"), num_steps)
+    | dict.fromkeys(("cycle_mult", "model_dim"), integer)
+    | dict.fromkeys(("stable", "n"), num_steps_or_zero)
+    | dict.fromkeys(("staircase", "cycle", "three_phase"), flag)
+)
+"""The check of every argument that means the same wherever it is taken."""
+
+
 class Checked(Schedule):
     """A schedule whose arguments are checked by their names when it is made."""
 
@@ -135,7 +149,7 @@ class Checked(Schedule):
 
     def __post_init__(self) -> None:
         for name in argument_names(type(self)):
-            check = self._checks.get(name) or CHECKS.get(name)
+            check = self._checks.get(name) or _CHECKS.get(name)
             if check is not None:
                 set_fields(self, **{name: check(name, getattr(self, name))})
 

@@ -140,19 +140,17 @@ def are_alike(one: Any, other: Any, places: bool = True) -> bool:
     _partnered(partners, one, other)
     while waiting:
         one, other = waiting.pop()
-        if not isinstance(one, Composed) or type(one) is not type(other):
-            if one is not other and one != other:
+        if isinstance(one, Composed) and type(one) is type(other):
+            key = (id(one), id(other))
+            if key in met:
+                continue
+            met.add(key)
+            if places and not _partnered(partners, one, other):
                 return False
-            continue
-        key = (id(one), id(other))
-        if key in met:
-            continue
-        met.add(key)
-        if places and not _partnered(partners, one, other):
-            return False
-        if type(one).__eq__ is Composed.__eq__:
-            waiting += _pairs(one, other)
-        elif one is not other and one != other:  # as a class of the caller's own compares
+            if type(one).__eq__ is Composed.__eq__:
+                waiting += _pairs(one, other)
+                continue
+        if one is not other and one != other:  # numbers, or as a class of the caller's own compares
             return False
     return True
 

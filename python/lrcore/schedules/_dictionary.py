@@ -101,8 +101,10 @@ def decode(dictionary: Mapping[str, Any]) -> Any:
     reader = _Reader()
     entries = dict(dictionary)
     for each in sequence(_SHARED, entries.pop(_SHARED, ())):
-        reader.share(each)
-    return reader.made(entries)
+        if not isinstance(each, Mapping):
+            raise TypeError(f"{_SHARED}: expected a dictionary, got {type(each).__name__}")
+        reader.shared.append(unrolled(reader.schedule_of(each)))
+    return unrolled(reader.schedule_of(entries))
 
 
 def _class_of(name: Any) -> type[Any] | None:
@@ -115,22 +117,12 @@ class _Reader:
     """Turns dictionaries into schedules."""
 
     def __init__(self) -> None:
-        self._shared: list[Formula] = []
+        self.shared: list[Formula] = []
         """Those that later dictionaries may refer to."""
         self._open: set[int] = set()
         """The ids of the dictionaries that are being read."""
 
-    def share(self, entry: Any) -> None:
-        if not isinstance(entry, Mapping):
-            raise TypeError(f"{_SHARED}: expected a dictionary, got {type(entry).__name__}")
-        self._shared.append(self.made(entry))
-
-    def made(self, dictionary: Mapping[str, Any]) -> Formula:
-        self._open.clear()
-        schedule: Formula = unrolled(self._schedule_of(dictionary))
-        return schedule
-
-    def _schedule_of(self, dictionary: Mapping[str, Any]) -> Steps:
+    def schedule_of(self, dictionary: Mapping[str, Any]) -> Steps:
         if id(dictionary) in self._open:
             raise ValueError("schedule: expected a dictionary that is not within itself")
         self._open.add(id(dictionary))
@@ -166,11 +158,11 @@ class _Reader:
         """Return the argument that a value within this many lists stands for."""
         if isinstance(value, Mapping):
             if {*value} != {_SHARED}:
-                return (yield self._schedule_of(value))
+                return (yield self.schedule_of(value))
             index = integer(_SHARED, value[_SHARED], least=0)
-            if index >= len(self._shared):
-                raise ValueError(f"{_SHARED}: expected an index below {len(self._shared)}, got {index}")
-            return self._shared[index]
+            if index >= len(self.shared):
+                raise ValueError(f"{_SHARED}: expected an index below {len(self.shared)}, got {index}")
+            return self.shared[index]
         if isinstance(value, (list, tuple)):
             if lists == _LISTS:
                 raise ValueError(f"schedule: expected at most {_LISTS} lists within one another")

@@ -72,17 +72,12 @@ class Formula(ABC):
                 rates = [self(step) for step in steps.ravel().tolist()]
                 return np.array(rates, dtype=np.float64).reshape(steps.shape)
             t = steps
-        step = self._checked(t)
-        rate = to_float("lr", self._value(step))
-        if math.isinf(rate) or (math.isnan(rate) and not self._holds_callable):
-            raise self._overflow(step)  # NaN: infinity times 0, or less infinity
-        return rate
-
-    @staticmethod
-    def _checked(t: int) -> int:
         if t < 0:
             raise ValueError(f"t: expected a number of steps >= 0, got {safe_repr(t)}")
-        return t
+        rate = to_float("lr", self._value(t))
+        if math.isinf(rate) or (math.isnan(rate) and not self._holds_callable):
+            raise self._overflow(t)  # NaN: infinity times 0, or less infinity
+        return rate
 
     def _arguments(self) -> Iterator[tuple[str, Any]]:
         """Yield the constructor's arguments by name."""
@@ -132,10 +127,6 @@ class Formula(ABC):
         except OverflowError:
             raise self._overflow(t) from None
 
-    def _to_set(self, dictionary: Any) -> tuple[Any, str, Any]:
-        """Check a state; return the object, the name of its attribute and the value that loads it."""
-        raise NotImplementedError
-
 
 _STEPS = "t: expected an integer or an array of integers"
 
@@ -162,12 +153,11 @@ def as_steps(t: Any) -> int | NDArray[Any]:
             raise TypeError(f"{_STEPS}, got dtype {steps.dtype}")
         return steps if steps.ndim else int(steps)
     try:
-        number = None if isinstance(t, bool) else operator.index(t)
+        if not isinstance(t, bool):
+            return operator.index(t)
     except TypeError:
-        number = None
-    if number is None:
-        raise TypeError(f"{_STEPS}, got {type(t).__name__}")
-    return number
+        pass
+    raise TypeError(f"{_STEPS}, got {type(t).__name__}")
 
 
 def code_of(value: Any) -> Steps:

@@ -98,13 +98,8 @@ class _Parser:
         except (MemoryError, RecursionError, ValueError):
             raise ValueError("schedule: too long, or nested too deeply") from None
         self._blank = blank
-        value = self._value(tree, 0)
-        if isinstance(value, Schedule):
-            return value
-        try:
-            return as_schedule(value)
-        except (TypeError, ValueError) as error:
-            raise self._refusal(str(error), self._position(tree)) from None
+        schedule: Schedule = self._made(as_schedule, [self._value(tree, 0)], {}, self._position(tree))
+        return schedule
 
     def _refusal(self, problem: str, position: int) -> ValueError:
         near = self._text[position : position + 30].strip()
@@ -173,10 +168,9 @@ class _Parser:
 
     def _made(self, function: Any, args: list[Any], keywords: dict[str, Any], position: int) -> Any:
         try:
-            made = function(*args, **keywords)
+            return function(*args, **keywords)
         except (ArithmeticError, TypeError, ValueError) as error:
             raise self._refusal(str(error).replace(".__init__()", "()"), position) from None
-        return made
 
 
 def _is_number(value: Any) -> bool:

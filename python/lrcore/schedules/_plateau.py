@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast, get_args
 
-from lrcore._checks import integer, nonnegative, one_of, rate, sequence
+from lrcore._checks import integer, nonnegative, one_of, rate, require_entries, sequence
 from lrcore._lrcore_core import to_float
 from lrcore._names import explain_keywords
 from lrcore.schedules._base import Checked, Rate, Schedule, rate_or_schedule
@@ -247,10 +247,7 @@ class Plateau(Composed, Checked):
 
     def _to_set(self, dictionary: Any) -> tuple[Plateau, str, _History]:
         """Check a dictionary; return the object, the name of its attribute and the value that loads it."""
-        if not isinstance(dictionary, Mapping):
-            raise TypeError(f"plateau: expected a dictionary, got {type(dictionary).__name__}")
-        if {*dictionary} != {*_Seen._fields}:
-            raise ValueError(f"plateau: expected the entries {[*_Seen._fields]}, got {[*dictionary]}")
+        require_entries("plateau", dictionary, _Seen._fields)
         counts = {name: _count(name, dictionary[name]) for name in ("reductions", "bad", "cooldown")}
         best = dictionary["best"]
         recent = tuple(_decoded("recent", each) for each in sequence("recent", dictionary["recent"]))
