@@ -44,28 +44,19 @@ def _panel(ax: Any, rule: str, rows: Sequence[Row]) -> None:
     series: dict[tuple[str, str, int], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.size):
         series.setdefault((row.variant, row.backend, row.threads), []).append(row)
-    color = 0
     for (variant, backend, threads), each in series.items():
-        sizes = [row.size for row in each]
+        sizes, throughput = [row.size for row in each], [row.gb_per_s for row in each]
         label = " ".join(
             filter(None, (variant, backend, f"{threads} thread{'s' * (threads > 1)}" if threads else ""))
         )
         if variant == LOOPS[0]:
             slowest, fastest = [row.bytes / row.high for row in each], [row.bytes / row.low for row in each]
             ax.fill_between(sizes, slowest, fastest, color="0.75", label=label)
-            ax.plot(sizes, [row.gb_per_s for row in each], color="0.6", linewidth=1)
+            ax.plot(sizes, throughput, color="0.6", linewidth=1)
         elif variant in LOOPS:
-            ax.plot(sizes, [row.gb_per_s for row in each], color="0.6", linestyle=":", label=label)
+            ax.plot(sizes, throughput, color="0.6", linestyle=":", label=label)
         else:
-            ax.plot(
-                sizes,
-                [row.gb_per_s for row in each],
-                marker="o",
-                color=f"C{color}",
-                markersize=4,
-                label=label,
-            )
-            color += 1
+            ax.plot(sizes, throughput, marker="o", markersize=4, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_title(rule)

@@ -42,14 +42,12 @@ def chart(
     top = max(float(each.max()) for each in values) or 1.0
 
     marked = np.zeros((rows, columns), bool)
-    before: float | None = None
+    before = values[0][0]
     for x, each in enumerate(values):
-        reached = each if before is None else np.append(each, before)
+        reached = np.append(each, before)
         low, high = (round((1 - end / top) * (rows - 1)) for end in (reached.max(), reached.min()))
-        here = round((1 - float(each[0]) / top) * (rows - 1))
         marked[low : high + 1, x] = True
-        marked[here, x] = True
-        before = float(each[-1])
+        before = each[-1]
 
     labels = {0: f"{top:.4g}", height // 2: f"{top / 2:.4g}", height - 1: "0"}
     margin = max(map(len, labels.values()))

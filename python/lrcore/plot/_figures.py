@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,8 +40,6 @@ class _RangeTest(Protocol):
     def smoothed(self) -> NDArray[np.float64]: ...
     @property
     def mode(self) -> str: ...
-    @property
-    def METHODS(self) -> tuple[SuggestionMethod, ...]: ...
     def suggest(self, method: SuggestionMethod = ...) -> float: ...
 
 
@@ -132,7 +130,8 @@ def range_test(
     ImportError
         When matplotlib is not installed.
     """
-    methods = [one_of(*found.METHODS)("suggestions", each) for each in sequence("suggestions", suggestions)]
+    check = one_of(*get_args(SuggestionMethod))
+    methods = [check("suggestions", each) for each in sequence("suggestions", suggestions)]
     fallen = int(found.smoothed.argmin()) if found.smoothed.size else 0
     before = found.losses[: fallen + 1] if fallen else found.losses  # what diverges would flatten the rest
     if before.size:
@@ -197,7 +196,9 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     window = max(1, len(loss) // 30)
     above.plot(steps, loss, color="C0", alpha=0.3, linewidth=0.8, label="each step")
     if window > 1:
-        above.plot(*_mean(loss, window), color="C0", linewidth=2, label=f"mean over {window} steps")
+        means = np.convolve(loss, np.full(window, 1 / window), mode="valid")
+        middles = np.arange(len(means)) + (window - 1) / 2
+        above.plot(middles, means, color="C0", linewidth=2, label=f"mean over {window} steps")
     if (loss > 0).all():
         above.set_yscale("log")
     below.plot(steps, rate, color="C1", linewidth=2, drawstyle="steps-post")
@@ -222,12 +223,6 @@ def _drawable(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     if too_large.size:
         raise ValueError(f"{name}: expected magnitudes up to {_LARGEST:g} to draw, got {too_large[0]:g}")
     return values
-
-
-def _mean(values: NDArray[np.float64], window: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the middle of each window, and its mean."""
-    means = np.convolve(values, np.full(window, 1 / window), mode="valid")
-    return np.arange(len(means)) + (window - 1) / 2, means
 
 
 def _axes(ax: Axes | None) -> Axes:
