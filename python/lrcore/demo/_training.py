@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from types import ModuleType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 import lrcore
-from lrcore._checks import integer
+from lrcore._checks import integer, one_of
 from lrcore._extras import optional_dependency, progress_bar
 from lrcore._names import explain_keywords
 from lrcore.demo._network import Digits, accuracy, batches, initialize, load, loss_and_gradient
@@ -131,8 +131,7 @@ def _task(optimizer: str, hidden: int, seed: int, device: Device, backend: str |
     """Check the arguments, and yield the task they mean, with the backend in use."""
     name = optimizer_name(optimizer)
     hidden, seed = integer("hidden", hidden), integer("seed", seed, least=0)
-    if device not in DEVICES:
-        raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {device!r}")
+    one_of(*DEVICES)("device", device)
     if device == "cuda" and backend is not None:
         raise ValueError(f"backend: device arrays always use cuda, got {backend!r}; leave it out")
     xp, wait = _array_module(device)
@@ -237,7 +236,9 @@ def train(
         name = type(opt).__name__
         per_epoch = steps_per_epoch(data, batch_size)
         steps = epochs * per_epoch
-        opt.lr = _schedule(initial_rate(name) if lr is None else lr, steps)
+        if lr is None:
+            lr = initial_rate(name)
+        opt.lr = lr if callable(lr) else lrcore.schedules.Cosine(lr, steps=steps)
 
         losses, rates, step_seconds, optimizer_seconds = np.empty((4, steps))
         all_batches = batches(len(data.train_y), batch_size, epochs, task.rng)
@@ -274,8 +275,3 @@ def train(
         step_seconds=step_seconds,
         optimizer_seconds=optimizer_seconds,
     )
-
-
-def _schedule(lr: Any, steps: int) -> lrcore.schedules.Schedule:
-    """Return the schedule for the `lr` of `train`: a number falls to 0."""
-    return lrcore.schedules.as_schedule(lr) if callable(lr) else lrcore.schedules.Cosine(lr, steps=steps)

@@ -124,14 +124,6 @@ class Diagnosis:
         return f"{self.verdict}\n{self.reason}\n{self.advice}"
 
 
-def _losses(value: Any) -> Floats:
-    """Check the losses."""
-    losses = vector("losses", value)
-    if len(losses) < LEAST:
-        raise ValueError(f"losses: expected at least {LEAST}, got {len(losses)}")
-    return losses
-
-
 def _rates(value: Any, steps: int) -> Floats:
     """Check the rates, and return one for each step."""
     one = np.isscalar(value) or (isinstance(value, np.ndarray) and value.ndim == 0)
@@ -368,7 +360,9 @@ def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
     The loss went from 2.5 to 2.3 by way of a peak of 900, an overshoot of 4.49e+03.
     Try 0.001, a tenth of 0.01.
     """
-    curve = _losses(losses)
+    curve = vector("losses", losses)
+    if len(curve) < LEAST:
+        raise ValueError(f"losses: expected at least {LEAST}, got {len(curve)}")
     rates = None if lrs is None else _rates(lrs, len(curve))
     finite = np.isfinite(curve)
     if finite.all():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lrcore import plot
 from lrcore._arrays.memory import allocate
-from lrcore._checks import flag, nonnegative_float32, num_steps, one_of, positive
+from lrcore._checks import flag, fraction, nonnegative_float32, num_steps, one_of, positive
 from lrcore._extras import progress_bar
 from lrcore._lrcore_core import commit, copy, to_float
 from lrcore._names import explain_keywords
@@ -241,9 +241,7 @@ def range_test(
         raise ValueError(f"lr_min: expected less than lr_max = {lr_max}, got {lr_min}")
     steps = num_steps("steps", steps, least=2)
     space = _SPACES[one_of(*get_args(Growth))("mode", mode)]
-    smoothing, stop_factor = to_float("smoothing", smoothing), positive("stop_factor", stop_factor)
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing}")
+    smoothing, stop_factor = fraction("smoothing", smoothing), positive("stop_factor", stop_factor)
     if stop_factor <= 1:
         raise ValueError(f"stop_factor: expected a number > 1, got {stop_factor}")
     progress = flag("progress", progress)
