@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -29,43 +30,16 @@ def require_installed(extra: str, *modules: str) -> None:
             importlib.import_module(module)
 
 
-class _Hidden:
-    """Stands for a progress bar that is not shown."""
-
-    def update(self) -> None:
-        """Show nothing."""
-
-    clear = update
-
-
 @contextmanager
 def progress_bar(
     extra: str, total: int, unit: str, *, shown: bool, title: str | None = None, leave: bool = True
 ) -> Iterator[Any]:
-    """Yield a progress bar on stderr, with methods `update` and `clear`; tqdm is imported only if it is `shown`.
+    """Yield a progress bar on stderr, of `total` calls of `update`; or, if it is not `shown`, what takes its calls.
 
-    Parameters
-    ----------
-    extra : str
-        The extra that installs tqdm.
-    total : int
-        The number of calls of `update`.
-    unit : str
-        What each of them stands for.
-    shown : bool
-        Whether there is a bar. If not, its methods do nothing.
-    title : str, optional
-        Printed before the bar.
-    leave : bool
-        Keep the finished bar on the screen.
-
-    Raises
-    ------
-    ImportError
-        If tqdm is needed and not installed.
+    tqdm, which `extra` installs, is imported only if the bar is shown.
     """
     if not shown:
-        yield _Hidden()
+        yield SimpleNamespace(update=lambda: None, clear=lambda: None)
         return
     with optional_dependency(extra):
         from tqdm import tqdm
