@@ -19,18 +19,9 @@ def chart(
     height: int = 15,
     plain: bool = False,
 ) -> str:
-    """Draw a function of the steps 0 to ``steps - 1``, upwards from 0.
+    """Draw a function of the steps 0 to ``steps - 1``, upwards from 0, with Braille's dots, or with asterisks if `plain`.
 
-    Parameters
-    ----------
-    value : callable
-        Gives the values at an array of steps.
-    steps : int
-        How many.
-    width, height : int
-        Characters of the drawing, labels aside; an odd height has a middle row for the label of the half.
-    plain : bool
-        Draw with asterisks in place of Braille's dots.
+    Width and height are in characters, without the labels. An odd height has a middle row for the label of the half.
     """
     across, down = (1, 1) if plain else (2, 4)
     columns, rows = width * across, height * down

@@ -151,9 +151,7 @@ def noise_of(losses: Floats, order: int) -> float:
     # differences of independent numbers have so many times their standard deviation
     scale = math.sqrt(math.comb(2 * order, order))
     half_lie_within = 0.6745  # standard deviations of a normal distribution
-    deviation = float(np.median(abs(differences))) / half_lie_within or math.sqrt(
-        float(np.mean(differences**2))
-    )
+    deviation = float(np.median(abs(differences))) / half_lie_within or math.sqrt(np.mean(differences**2))
     return deviation / scale
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from lrcore._checks import integer, one_of, positive
-from lrcore._extras import optional_dependency
+from lrcore._extras import require_installed
 from lrcore._lrcore_core import to_float
 from lrcore._names import explain_keywords
 
@@ -136,9 +136,8 @@ def search(
         raise ValueError(f"seed: expected a number < 2**32, got {seed}")
     if not callable(train):
         raise TypeError(f"train: expected a callable, got {type(train).__name__}")
-    with optional_dependency("tune"):
-        import optuna
-        import sqlalchemy  # noqa: F401
+    require_installed("tune", "optuna", "sqlalchemy")
+    import optuna
 
     def objective(trial: optuna.Trial) -> float:
         epochs = itertools.count()
@@ -226,8 +225,7 @@ def _sampler(name: Sampler, seed: int | None) -> optuna.samplers.BaseSampler:
         return samplers.RandomSampler(seed=seed)
     if name == "tpe":
         return samplers.TPESampler(seed=seed)
-    with optional_dependency("tune"):
-        import scipy  # noqa: F401
+    require_installed("tune", "scipy")
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError as error:
