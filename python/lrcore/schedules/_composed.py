@@ -91,7 +91,7 @@ class Composed(Formula):
             if id(composed) not in met:
                 met.add(id(composed))
                 leaves = [*composed._leaves()]
-                waiting += (each for each in leaves if _hashes_by_levels(each))
+                waiting += (each for each in leaves if isinstance(each, Composed) and each._is_own)
                 hashes.add(hash((type(composed), *map(_plain, leaves))))
         return hash(frozenset(hashes))  # which does not tell one in two places from two that are equal
 
@@ -113,11 +113,6 @@ class Composed(Formula):
             if below._height % step == 0:
                 yield below
             below = below._highest
-
-
-def _hashes_by_levels(value: Any) -> bool:
-    """Return whether a schedule is told from others by its parts alone."""
-    return isinstance(value, Composed) and value._is_own
 
 
 def _plain(value: Any) -> Any:
