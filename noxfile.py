@@ -7,7 +7,7 @@ import nox
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["tests", "lint"]
 
-CPP = ("csrc/*.h", "csrc/*.cpp", "csrc/*/*.h", "csrc/*/*.cpp", "csrc/*/*.cu", "bench/*.cpp", "tests/*.cpp")
+CPP = ("csrc/*.h", "csrc/*.cpp", "csrc/*/*.h", "csrc/*/*.cpp", "csrc/*/*.cu", "bench/*.cpp", "tests/*/*.cpp")
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -27,21 +27,21 @@ def peers(session: nox.Session) -> None:
     session.install("torch==2.13.0")  # the release that the stored vectors are from
     session.install("autograd", "optax", "keras", "transformers", ".[test]")
     files = (
-        "parity",
-        "schedule_parity",
-        "arrays",
-        "bound_memory",
-        "pack",
-        "torch_state",
-        "torch_optimizer",
-        "cuda_modules",
-        "search",
-        "docs",
-        "examples",
-        "public_names",
-        "pages",
+        "tests/boundary/test_arrays.py",
+        "tests/boundary/test_bound_memory.py",
+        "tests/docs/test_docs.py",
+        "tests/docs/test_examples.py",
+        "tests/docs/test_pages.py",
+        "tests/docs/test_public_names.py",
+        "tests/gpu/test_modules.py",
+        "tests/packs/test_pack.py",
+        "tests/pytorch/test_optimizer.py",
+        "tests/pytorch/test_state.py",
+        "tests/rules/test_parity.py",
+        "tests/schedules/test_parity.py",
+        "tests/tune/test_search.py",
     )
-    session.run("pytest", *(f"tests/test_{each}.py" for each in files), *session.posargs)
+    session.run("pytest", *files, *session.posargs)
 
 
 @nox.session
@@ -49,7 +49,7 @@ def tools(session: nox.Session) -> None:
     """Run the tests of the tools that save PyTorch trainings: accelerate, safetensors, torch.distributed.checkpoint."""
     session.install("torch==2.13.0")
     session.install("accelerate", ".[test]")
-    session.run("pytest", "--no-skips", "tests/test_torch_savers.py", *session.posargs)
+    session.run("pytest", "--no-skips", "tests/pytorch/test_savers.py", *session.posargs)
 
 
 @nox.session
@@ -97,7 +97,7 @@ def install_sanitized(session: nox.Session, sanitizers: str, *libraries: str) ->
 
 
 def hammer_the_pool(session: nox.Session, sanitizers: str, *prefix: str, **env: str) -> None:
-    """Build tests/pool_threads.cpp with sanitizers, and run it."""
+    """Build tests/boundary/pool_threads.cpp with sanitizers, and run it."""
     session.install(*PYPROJECT["build-system"]["requires"], "cmake", "ninja")
     build = session.create_tmp()
     options = (
@@ -136,7 +136,12 @@ def threads(session: nox.Session) -> None:
     fixed = ("setarch", "--addr-no-randomize")
     hammer_the_pool(session, "thread", *fixed, TSAN_OPTIONS="halt_on_error=1")
     preload = install_sanitized(session, "thread", "libtsan.so", "libstdc++.so")
-    tests = ("tests/test_threads.py", "tests/test_faults.py", "-k", "not fork and not rewritten")
+    tests = (
+        "tests/boundary/test_threads.py",
+        "tests/boundary/test_faults.py",
+        "-k",
+        "not fork and not rewritten",
+    )
     env = {"LD_PRELOAD": preload, "TSAN_OPTIONS": "halt_on_error=1"}
     session.run(*fixed, "python", "-m", "pytest", *tests, *session.posargs, external=True, env=env)
 
@@ -170,9 +175,14 @@ def old_cpus(session: nox.Session) -> None:
     session.install(".[test]", env={"LRCORE_CUDA": "OFF"})
     env = {"LRCORE_BACKEND": None, "OPENBLAS_CORETYPE": None}  # else the caller's CPU, for NumPy's BLAS
     digest = str(session.run("python", "tests/bits.py", env=env, silent=True)).split()[-1]
-    files = [
-        f"tests/test_{name}.py" for name in ("rules", "numerics", "boundary", "golden", "threads", "runtime")
-    ]
+    files = (
+        "tests/boundary/test_boundary.py",
+        "tests/boundary/test_runtime.py",
+        "tests/boundary/test_threads.py",
+        "tests/rules/test_golden.py",
+        "tests/rules/test_numerics.py",
+        "tests/rules/test_rules.py",
+    )
     for cpu, backend in (("Nehalem", "portable"), ("Haswell", "avx2")):
         python = ["qemu-x86_64", "-cpu", cpu, f"{session.bin}/python"]
         session.run(*python, "tests/bits.py", backend, digest, env=env, external=True)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from changing_files import KINDS, hammer
+from files.changing_files import KINDS, hammer
 
 SECONDS = 5
 

@@ -4,7 +4,7 @@
     python scripts/optimizer_pages.py --check   # tell what is missing or differs; 1 where something does
 
 The prose is in docs/optimizers/index.in.md. What is said of an optimizer is its docstring, its variants are what
-`lrcore.rules()` tells, and the calls of other packages are the table of tests/peer_rows.py. Needs NumPy alone.
+`lrcore.rules()` tells, and the calls of other packages are the table of tests/rules/peer_rows.py. Needs NumPy alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from _pages import DOCS, PEERS, wrapped
 
 import lrcore
-import peer_rows
+from rules import peer_rows
 from support import CLASSES, all_configurations
 
 FOLDER = DOCS / "optimizers"

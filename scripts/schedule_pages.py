@@ -4,7 +4,7 @@
     python scripts/schedule_pages.py --check   # tell what is missing or differs; 1 where something does
 
 The prose is in docs/schedules.in.md. What is said of a schedule is its docstring; the calls of other packages are the
-tables of tests/schedule_peers.py and tests/plateau_peers.py. Needs what the demo needs; ``--check`` needs NumPy alone.
+tables of tests/schedules/peers.py and tests/schedules/plateau_peers.py. Needs what the demo needs; ``--check`` needs NumPy alone.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from _pages import DOCS, PEERS, wrapped
 from _pictures import Drawing
 
 import lrcore
-import plateau_peers
-import schedule_examples
-import schedule_peers
 from lrcore import demo, schedules
 from lrcore.schedules import Plateau, Rate, Schedule
+from schedules import examples as schedule_examples
+from schedules import peers as schedule_peers
+from schedules import plateau_peers
 
 Row: TypeAlias = schedule_peers.Row | plateau_peers.Row
 

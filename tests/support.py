@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lrcore
-import oracle
 from lrcore import _lrcore_core
 from lrcore.optimizers import Optimizer
 from lrcore.optimizers._shared import Shared
+from rules import oracle
 
 Array = NDArray[np.float32]
 

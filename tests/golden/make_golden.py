@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import peers
+from rules import peers
 
 TARGET = Path(__file__).resolve().with_name("peers.json")
 

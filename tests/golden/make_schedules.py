@@ -20,8 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import plateau_peers
-import schedule_peers
+from schedules import peers as schedule_peers
+from schedules import plateau_peers
 
 TARGET = Path(__file__).resolve().with_name("schedules.json")
 

@@ -1,0 +1,542 @@
+"""What comes in the middle of a call: signal handlers, finalizers, other threads. They may do all but step.
+
+They get, or wait for, a consistent state, and are never refused; the call that they came into ends as if it had been
+alone, or as if it had come after them. Equal means equal bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import schedules
+from lrcore.tune import range_test
+from opcodes import at_each_opcode, interrupt
+from support import N, assert_bits, python, run, run_in_threads, start
+
+ONES = np.ones(N, np.float32)
+
+
+def rates() -> schedules.Schedule:
+    """Return a schedule that takes Python code to ask: of several parts, with a Plateau that falls."""
+    plateau = schedules.Plateau(schedules.Cosine(0.5, steps=1000), factor=0.5, patience=0)
+    return plateau.warmup(5) * schedules.Recursive(lambda _, lr: lr * 0.99, lr=1.0)
+
+
+def counting(lr: Any) -> lrcore.Adagrad:
+    """Return an optimizer whose state is the number of its steps, if each is taken on ones."""
+    return lrcore.Adagrad(start(), lr=lr, grads=ONES)
+
+
+def assert_consistent(saved: dict[str, Any]) -> None:
+    assert (saved["state"]["sum"] == saved["step_count"]).all()
+
+
+def look(opt: Any) -> None:
+    """Save, copy and read: all are of one moment."""
+    assert_consistent(opt.state_dict())
+    assert_consistent(copy.copy(opt).state_dict())
+    assert repr(opt).startswith("Adagrad(")
+    assert opt.lr >= 0
+    assert dict(opt.hyper)["eps"] > 0
+
+
+def step(opt: Any) -> None:
+    opt.step()
+
+
+def load(opt: Any) -> None:
+    opt.load_state_dict(opt.state_dict())
+
+
+def assign(opt: Any) -> None:
+    opt.lr = rates()
+    opt.hyper["eps"] = 0.5
+    opt.step_count = 1
+
+
+def test_rates(opt: Any) -> None:
+    range_test(opt, lambda: 1.0, steps=2)
+
+
+test_rates.__test__ = False  # type: ignore[attr-defined]
+
+CALLS: list[Callable[[Any], object]] = [
+    step,
+    load,
+    assign,
+    copy.copy,
+    test_rates,
+    lambda opt: opt.state_dict(),
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["step", "load", "assign", "copy", "range test", "save"])
+def test_looking_at_any_moment(call: Callable[[Any], object]) -> None:
+    """Before each opcode of a call, as a signal handler may."""
+    opt = counting(rates() if call is step else schedules.Plateau(0.5))
+    opt.step()
+
+    def whole() -> None:
+        opt.step_count = 1
+        opt.state["sum"][:] = 1
+        call(opt)
+
+    looked = 0
+
+    def intrude() -> None:
+        nonlocal looked
+        if (
+            opt.state["sum"] == opt.step_count
+        ).all():  # else it is the test that is between its own two lines
+            look(opt)
+            looked += 1
+
+    moments = sum(1 for _ in at_each_opcode(whole, intrude))
+    assert moments >= looked > max(10, moments - 20)
+    look(opt)
+
+
+def test_assigning_at_any_moment_of_a_step() -> None:
+    """What is assigned is used by the step that is under way, or by the next; nothing of it is lost."""
+    opt = lrcore.SGD(np.zeros(1, np.float32), lr=1.0, momentum=0.5)
+    g = np.full(1, -1, np.float32)
+
+    def whole() -> None:
+        opt.params[:], opt.state["momentum_buffer"][:] = 0, 0
+        opt.lr, opt.step_count = schedules.Constant(1.0).warmup(1) * 1.0, 100
+        opt.hyper["weight_decay"] = 0.0
+        opt.step(g)
+
+    def intrude() -> None:
+        opt.lr = 4.0
+        opt.step_count = 200
+        opt.hyper["weight_decay"] = 0.25
+
+    ends = set()
+    for _ in at_each_opcode(whole, intrude):
+        ends.add((float(opt.params[0]), opt.step_count, opt.lr, opt.hyper["weight_decay"]))
+    before, within = (1.0, 101, 1.0, 0.0), (4.0, 201, 4.0, 0.25)
+    assert within in ends
+    mixed = ends - {
+        within,
+        before,
+    }  # the intrusion came between the assignments of `whole`, which then took its turn
+    assert all(count in (101, 201) and value in (1.0, 4.0) for value, count, *_ in mixed)
+
+
+@pytest.mark.parametrize("call", ["step", "load", "hyper", "lr"])
+def test_an_interrupt_at_any_moment_leaves_all_or_nothing(call: str) -> None:
+    schedule = rates()
+    (plateau,) = schedules.plateaus(schedule)
+    opt = lrcore.Adam(start(), lr=schedule, grads=ONES.copy())
+    run(opt, 3)
+    old = opt.state_dict(), opt.params.copy()
+    run(opt, 2)
+    for loss in (1.0, 2.0, 3.0):
+        plateau.observe(loss)
+    new = opt.state_dict(), opt.params.copy()
+
+    def back() -> None:
+        opt.lr = schedule
+        opt.load_state_dict(old[0])
+        opt.params[:] = old[1]
+
+    def seen() -> tuple[Any, ...]:
+        saved = opt.state_dict()
+        arrays = (each.tobytes() for each in (*saved.pop("state").values(), opt.params))
+        return repr(saved), opt.lr, *arrays
+
+    calls: dict[str, Callable[[], object]] = {
+        "step": opt.step,
+        "load": lambda: opt.load_state_dict(new[0]),
+        "hyper": lambda: opt.hyper.update(eps=0.5, betas=(0.5, 0.5)),
+        "lr": lambda: setattr(opt, "lr", 0.25),
+    }
+    back()
+    before = seen()
+    calls[call]()
+    after = seen()
+    assert after != before
+    back()
+    ends = set()
+    for _ in at_each_opcode(calls[call], interrupt):
+        ends.add(end := seen())
+        assert end in (before, after)
+        back()
+    assert before in ends
+
+
+@pytest.mark.parametrize("rule", ["sgd_momentum", "adam", "nadam", "lion"])
+def test_finalizers_save_in_the_middle_of_everything(rule: str) -> None:
+    """The collector runs at every chance that it gets, and each time the optimizer is saved, copied and assigned to."""
+    done = python(
+        f"""
+        import copy, faulthandler, gc, pickle, sys
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        faulthandler.dump_traceback_later(50, exit=True)
+        import numpy as np, lrcore
+        from support import make
+
+        def rates(t):
+            return [[0.01] for _ in range(3)][0][0]
+
+        opt = make({rule!r}, np.ones(100, np.float32), lr=rates, grads=np.ones(100, np.float32))
+        runs, busy = 0, False
+
+        def collected(phase, _):
+            global runs, busy
+            if busy or phase == "start":
+                return
+            busy = True
+            saved = opt.state_dict()
+            copy.copy(opt)
+            pickle.dumps(opt)
+            opt.hyper["weight_decay"] = 0.0
+            opt.lr = opt.lr if runs % 7 else rates
+            opt.load_state_dict(opt.state_dict())
+            busy = False
+            runs += 1
+
+        gc.callbacks.append(collected)
+        gc.set_threshold(1)
+        for turn in range(60):
+            opt.step()
+            opt.step(np.ones(100, np.float32))
+            saved = opt.state_dict()
+            opt.load_state_dict(saved)
+            try:
+                opt.step(np.ones(3, np.float32))
+            except ValueError:
+                pass
+        assert opt.step_count == 120, opt.step_count
+        assert runs > 200, runs
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_signals_every_300_microseconds(tmp_path: Path) -> None:
+    """Through steps, saves, loads, assignments and range tests; and again from a checkpoint that a handler wrote."""
+    done = python(
+        f"""
+        import copy, faulthandler, pickle, random, signal, sys, time
+        faulthandler.dump_traceback_later(55, exit=True)
+        import numpy as np, lrcore
+        from lrcore import schedules
+        from lrcore.tune import range_test
+        steps, folder = 20_000, {str(tmp_path)!r}
+        stored = schedules.Cosine(0.5, steps=steps).warmup(20) * schedules.Exponential(1.0, rate=0.99, steps=10)
+
+        def build():
+            params, grads = np.linspace(-1, 1, 50, dtype=np.float32), np.zeros(50, np.float32)
+            return params, grads, lrcore.Adam(params, lr=stored, grads=grads)
+
+        def train(params, grads, opt):
+            global testing
+            for t in range(opt.step_count, steps):
+                if t % 50 == 20:
+                    opt.lr = stored * (1 + t % 3)
+                if t % 50 == 30:
+                    opt.hyper.update(eps=1e-8 * (1 + t % 4), weight_decay=0.01 * (t % 2))
+                if t % 100 == 40:
+                    opt.save(folder + "/own.safetensors")
+                    opt.load(folder + "/own.safetensors")
+                if t % 100 == 60:
+                    testing = True
+                    range_test(opt, lambda: 1.0, 1e-3, 1e-1, steps=5)
+                    testing = False
+                np.cos(params * (1 + t % 7), out=grads)
+                opt.step()
+
+        testing = False
+        params, grads, opt = build()
+        train(params, grads, opt)
+        expected = params.copy(), opt.state_dict()
+
+        params, grads, opt = build()
+        checkpoints, busy, handled, failed = [], False, 0, None
+
+        def handler(*_):
+            global busy, handled, failed
+            if busy:
+                return
+            busy = True
+            try:
+                handled += 1
+                opt.lr, opt.schedule, repr(opt), dict(opt.hyper)
+                if handled % 11 == 0:
+                    pickle.loads(pickle.dumps(copy.copy(opt)))
+                if handled % 13 == 0:  # assigned anew: what is there already
+                    opt.lr = opt.schedule
+                    opt.hyper["eps"] = opt.hyper["eps"]
+                    opt.load_state_dict(opt.state_dict())
+                if not testing:
+                    if handled % 97 == 0:
+                        name = f"{{folder}}/{{handled}}.safetensors"
+                        opt.save(name)
+                        checkpoints.append((name, params.copy()))
+                    else:
+                        opt.state_dict()
+            except BaseException as error:
+                failed = error
+            busy = False
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 3e-4, 3e-4)
+        train(params, grads, opt)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if failed:
+            raise failed
+        assert handled > 500 and len(checkpoints) > 5, (handled, len(checkpoints))
+
+        def same(params, opt):
+            saved = opt.state_dict()
+            assert params.tobytes() == expected[0].tobytes()
+            assert saved["step_count"] == steps and saved["hyper"] == expected[1]["hyper"]
+            for name, array in expected[1]["state"].items():
+                assert saved["state"][name].tobytes() == array.tobytes()
+
+        same(params, opt)
+        for name, before in random.Random(1).sample(checkpoints, 3):
+            grads = np.zeros(50, np.float32)
+            opt = lrcore.load(name, before, grads=grads)
+            assert 0 <= opt.step_count <= steps
+            train(before, grads, opt)
+            same(before, opt)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_handler_that_assigns_faster_than_the_schedule_answers() -> None:
+    """The step is taken all the same."""
+    done = python(
+        """
+        import faulthandler, signal, time
+        faulthandler.dump_traceback_later(50, exit=True)
+        import numpy as np, lrcore
+
+        def slow(t):
+            end = time.perf_counter() + 0.005
+            while time.perf_counter() < end:
+                pass
+            return 0.5
+
+        opt = lrcore.SGD(np.zeros(4, np.float32), lr=slow, grads=np.ones(4, np.float32))
+        handled = 0
+
+        def handler(*_):
+            global handled
+            handled += 1
+            opt.lr = slow
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+        for _ in range(5):
+            opt.step()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert handled > 10 and opt.step_count == 5 and (opt.params == -2.5).all(), (handled, opt)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# ---- threads
+
+
+def test_a_rate_that_waits_for_a_step_of_its_own_optimizer() -> None:
+    """Each question lets another thread step, so that none is for the next step: it ends, in an error."""
+    asking = threading.local()
+
+    def rate(_: int) -> float:
+        if not hasattr(asking, "inner"):
+            thread = threading.Thread(target=inner, daemon=True)
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+        return 0.5
+
+    def inner() -> None:
+        asking.inner = True
+        opt.step(ONES)
+
+    opt = lrcore.SGD(start(), lr=rate)
+    with pytest.raises(RuntimeError, match="^step_count: it was changed 1000 times"):
+        opt.step(ONES)
+    assert opt.step_count == 1001
+
+
+def test_a_slow_rate_is_not_starved_by_fast_steps() -> None:
+    """Steps of a thread whose rate takes long are taken, however many others step meanwhile."""
+    slow = threading.local()
+    stop = threading.Event()
+
+    def rate(_: int) -> float:
+        if hasattr(slow, "here"):
+            time.sleep(0.002)  # which gives every other thread its turn
+        return 1.0
+
+    opt = lrcore.SGD(np.zeros(N, np.float32), lr=rate)
+    g = np.full(N, -1, np.float32)
+    taken = [0, 0, 0]
+
+    def work(index: int) -> None:
+        if index == 0:
+            slow.here = True
+            for _ in range(5):
+                opt.step(g)
+                taken[0] += 1
+            stop.set()
+        while not stop.is_set():
+            opt.step(g)
+            taken[index] += 1
+
+    run_in_threads(3, work)
+    assert opt.step_count == sum(taken)
+    assert taken[0] == 5
+    assert min(taken[1:]) > 5
+    assert_bits(opt.params, np.full(N, sum(taken), np.float32))
+
+
+def test_a_rate_that_waits_for_a_thread_which_reads_its_optimizer() -> None:
+    saved: list[dict[str, Any]] = []
+
+    def rate(_: int) -> float:
+        thread = threading.Thread(target=lambda: saved.append(opt.state_dict()), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+        return 0.1
+
+    opt = lrcore.SGD(start(), lr=rate, momentum=0.5)
+    opt.step(ONES)
+    assert opt.step_count == 1
+    assert [each["step_count"] for each in saved] == [0]
+
+
+@pytest.mark.parametrize("what", ["save", "assign", "load", "copy"])
+def test_two_optimizers_whose_rates_touch_each_other(what: str) -> None:
+    """Both are in the middle of a step when they do."""
+    both = threading.Barrier(2)
+    optimizers: list[lrcore.SGD] = []
+    calls: dict[str, Callable[[lrcore.SGD], object]] = {
+        "save": lambda opt: opt.state_dict(),
+        "assign": lambda opt: opt.hyper.update(momentum=0.25),
+        "load": lambda opt: opt.load_state_dict(opt.state_dict()),
+        "copy": copy.copy,
+    }
+
+    def rate_of(other: int) -> Callable[[int], float]:
+        def rate(_: int) -> float:
+            both.wait(20)
+            calls[what](optimizers[other])
+            return 0.5
+
+        return rate
+
+    optimizers += [lrcore.SGD(start(), lr=rate_of(1 - i), momentum=0.5) for i in range(2)]
+    run_in_threads(2, lambda index: optimizers[index].step(ONES))
+    assert [each.step_count for each in optimizers] == [1, 1]
+    for each in optimizers:
+        assert_bits(each.params, start() - np.float32(0.5))
+
+
+def test_two_optimizers_whose_rates_step_each_other() -> None:
+    """It ends: in the error of a schedule that comes back to its own optimizer."""
+    both = threading.Barrier(2)
+    met = threading.local()
+    optimizers: list[lrcore.SGD] = []
+
+    def rate_of(other: int) -> Callable[[int], float]:
+        def rate(_: int) -> float:
+            if not hasattr(met, "once"):  # each thread's first question waits for the other's
+                met.once = both.wait(20)
+            optimizers[other].step(ONES)
+            return 0.5
+
+        return rate
+
+    optimizers += [lrcore.SGD(start(), lr=rate_of(1 - i)) for i in range(2)]
+
+    def work(index: int) -> None:
+        with pytest.raises(RuntimeError, match="a schedule must not step the optimizer"):
+            optimizers[index].step(ONES)
+
+    run_in_threads(2, work)
+    assert [each.step_count for each in optimizers] == [0, 0]
+
+
+def test_a_rate_is_asked_again_only_when_it_is_for_another_step() -> None:
+    """Refused steps ask for the same one again; assignments that change nothing of it do not."""
+    asked: list[int] = []
+
+    def rate(t: int) -> float:
+        asked.append(t)
+        opt.hyper["weight_decay"] = 0.0
+        opt.state_dict()
+        return 0.5
+
+    opt = lrcore.SGD(start(), lr=rate)
+    opt.step(ONES)
+    with pytest.raises(ValueError, match="^grads: "):
+        opt.step(ONES[:3])
+    opt.step(ONES)
+    opt.step_count = 7
+    opt.step(ONES)
+    assert asked == [0, 1, 7]
+
+
+def test_forks_in_the_middle_of_a_step() -> None:
+    """A child that is made while a rate is asked, in the same thread or another, steps."""
+    done = python(
+        """
+        import os, threading
+        import numpy as np, lrcore
+        ones = np.ones(4, np.float32)
+        children = []
+
+        def forking(t):
+            if t == 1 and not children:
+                child = os.fork()
+                children.append(child)
+            return 0.5
+
+        opt = lrcore.SGD(np.zeros(4, np.float32), lr=forking, grads=ones)
+        for _ in range(3):
+            opt.step()
+        assert opt.step_count == 3 and (opt.params == -1.5).all()
+        if children == [0]:
+            os._exit(0)
+        assert os.waitpid(children[0], 0)[1] == 0
+
+        inside, leave = threading.Event(), threading.Event()
+
+        def waiting(t):
+            inside.set()
+            leave.wait(20)
+            return 0.5
+
+        opt = lrcore.SGD(np.zeros(4, np.float32), lr=waiting, grads=ones)
+        thread = threading.Thread(target=opt.step)
+        thread.start()
+        inside.wait(20)
+        if (child := os.fork()) == 0:
+            leave.set()
+            opt.step()
+            os._exit(0 if opt.step_count == 1 and opt.state_dict()["step_count"] == 1 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        leave.set()
+        thread.join()
+        assert opt.step_count == 1
+        """
+    )
+    assert done.returncode == 0, done.stderr

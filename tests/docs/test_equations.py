@@ -1,0 +1,222 @@
+"""The equations that the docstrings print, and the pages show: computed in float64, they are what the code does."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+import re
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lrcore import schedules
+from schedules.examples import EXAMPLES
+from support import CLASSES, flat_hyper
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "equations.py"
+pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="the scripts are not here")
+
+
+@pytest.fixture(name="equations", scope="module")
+def load_equations() -> Any:
+    """Return the module that reads equations."""
+    spec = importlib.util.spec_from_file_location("equations", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+OPTIONS: dict[str, list[tuple[dict[str, Any], set[str]]]] = {
+    "SGD": [
+        ({}, {"plain"}),
+        ({"momentum": 0.9, "dampening": 0.3}, {"momentum"}),
+        ({"momentum": 0.9, "nesterov": True}, {"nesterov"}),
+        ({"momentum": 0.9, "lr_in_velocity": True}, {"lr_in_velocity"}),
+        ({"momentum": 0.9, "nesterov": True, "lr_in_velocity": True}, {"nesterov, lr_in_velocity"}),
+    ],
+    "Adagrad": [({"lr_decay": 0.1}, set())],
+    "RMSprop": [
+        ({}, {"not centered", "plain"}),
+        ({"centered": True, "alpha": 0.9}, {"centered", "plain"}),
+        ({"momentum": 0.8}, {"not centered", "momentum"}),
+        ({"momentum": 0.8, "centered": True, "lr_in_velocity": True}, {"centered", "lr_in_velocity"}),
+    ],
+    "AdamW": [({"weight_decay": 0.25}, set())],
+    "RAdam": [({}, set()), ({"betas": (0.8, 0.9)}, set())],
+}
+"""Arguments, and the lines of the equation that are theirs. By default all lines hold of the default arguments."""
+
+CASES = [(name, *each) for name in CLASSES for each in OPTIONS.get(name, [({}, set())])]
+
+
+def letters(docstring: str) -> dict[str, str]:
+    """Return the letter of each state in the equation."""
+    return dict(re.findall(r"``(\w+)`` \((\w)\)", docstring))
+
+
+def equation(equations: Any, cls: Any) -> Any:
+    """Return the lines of a class's equation."""
+    return equations.lines(equations.block(inspect.getdoc(cls)))
+
+
+@pytest.mark.parametrize(("name", "arguments", "lines"), CASES, ids=str)
+def test_an_optimizers_equation(
+    equations: Any, name: str, arguments: dict[str, Any], lines: set[str]
+) -> None:
+    """Ten steps of it are ten steps of the optimizer.
+
+    Each float32 step rounds a few numbers of size 1 by 2^-24 each; where the gradient has just begun, the root of the second
+    moment magnifies that. Over ten steps far less than 1e-4 of a step comes together, and a wrong sign or factor is far more.
+    """
+    cls = CLASSES[name]
+    read = equation(equations, cls)
+    assert lines <= {line.when for line in read}
+    params = np.array([1.0, -0.5, 2.0], np.float32)
+    opt = cls(params, lr=0.0625, **arguments)
+    letter_of = letters(str(cls.__doc__))
+    states = {letter_of[each]: np.zeros(3) for each in opt.state}
+    p = params.astype(np.float64)
+    for t in range(1, 11):
+        g = np.cos(np.arange(3) + t).astype(np.float32)
+        for i in range(3):
+            known = flat_hyper(opt) | {"lr": 0.0625, "t": float(t), "p": p[i], "g": float(g[i])}
+            if name == "SGD" and t == 1:
+                known["dampening"] = 0.0  # "The first b is g without dampening."
+            known |= {letter: values[i] for letter, values in states.items()}
+            known = equations.compute(read, known, lines.__contains__)
+            p[i] = known["p"]
+            for letter, values in states.items():
+                values[i] = known[letter]
+        opt.step(g)
+        np.testing.assert_allclose(params, p, rtol=0, atol=1e-4 * 0.0625 * t + 1e-6)
+
+
+def test_every_optimizer_has_one(equations: Any) -> None:
+    for name, cls in CLASSES.items():
+        read = equation(equations, cls)
+        options = {line.when for line in read if line.when and equations._condition(line.when) is None}
+        assert options == set().union(*(lines for _, lines in OPTIONS.get(name, [({}, set())]))), name
+
+
+def more_of(schedule: Any, t: int) -> dict[str, Any]:
+    """Return what an equation leaves to words: which cycle, stage or pulse t is in."""
+    name = type(schedule).__name__
+    if name == "PiecewiseConstant":
+        return {"values_i": schedule.values[bisect_right(schedule.boundaries, t)]}
+    if name == "Cyclic":
+        return {"down": schedule.up if schedule.down is None else schedule.down}
+    if name == "CosineRestarts":
+        i, start, length = 0, 0, schedule.steps
+        while t >= start + length:
+            i, start, length = i + 1, start + length, length * schedule.cycle_mult
+        return {"i": i, "t_i": start}
+    if name == "CyclicStages":
+        t %= sum(length for _, length in schedule.stages)
+        ends = np.cumsum([length for _, length in schedule.stages])
+        return {"lr_i": schedule.stages[int(np.searchsorted(ends, t, side="right"))][0]}
+    if name == "PeriodicPulse":
+        first = [(lr, period) for lr, period in schedule.pulses if t % period == 0]
+        return {"lr_i": first[0][0], "T_i": first[0][1]} if first else {"lr_i": math.nan, "T_i": math.inf}
+    if name == "Recursive":
+        return {"s": schedule}
+    return {}
+
+
+def examples() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the schedules whose equation says all."""
+    for name, several in EXAMPLES.items():
+        for options in several:
+            if not options.get("three_phase") and not options.get("cycle"):  # these are told in words
+                yield name, options
+    yield "Function", {"fn": lambda t: 1 / (1 + t)}
+    yield "Plateau", {"lr": schedules.Cosine(0.1, 30), "factor": 0.5, "min_lr": 0.02, "patience": 0}
+    yield "Sequence", {"parts": [(schedules.Cosine(0.1, 9), 12), (0.3, 5), schedules.Rex(0.2, 8)]}
+
+
+def part_of(parts: Any) -> Callable[[int], tuple[Any, int]]:
+    """Return what tells the part of a `Sequence` and its first step."""
+
+    def find(t: int) -> tuple[Any, int]:
+        start = 0
+        for part, length in parts[:-1]:
+            if t < start + length:
+                return schedules.as_schedule(part), start
+            start += length
+        return parts[-1], start
+
+    return find
+
+
+@pytest.mark.parametrize(("name", "options"), [*examples()], ids=lambda each: str(each)[:50])
+def test_a_schedules_equation(equations: Any, name: str, options: dict[str, Any]) -> None:
+    """It is the schedule, but for the order of float64's roundings."""
+    cls = getattr(schedules, name)
+    read = equation(equations, cls)
+    schedule = cls(**options)
+    arguments = {each: getattr(schedule, each) for each in inspect.signature(cls).parameters}
+    chosen = {value for value in arguments.values() if isinstance(value, str)}
+    chosen.add("staircase" if arguments.get("staircase") else "smooth")
+    if name == "Plateau":
+        for _ in range(4):
+            schedule.observe(1.0)
+        arguments |= {"k": schedule.reductions, "lr": lambda t: schedules.Cosine(0.1, 30)(int(t))}
+        assert schedule.reductions == 3
+    for t in range(100):
+        known = arguments | {"t": float(t)} | more_of(schedule, t)
+        if name in ("Function", "Recursive"):
+            known["fn"] = lambda t, *before: options["fn"](int(t), *before)
+        if name == "Sequence":
+            part, start = part_of(options["parts"])(t)
+            known |= {"s_i": lambda t, part=part: part(int(t)), "t_i": start}
+        if name == "Recursive":
+            known["s"] = lambda t: schedule(int(t))
+        formula = equations.compute(read, known, chosen.__contains__)["s"]
+        assert formula(float(t)) == pytest.approx(schedule(t), rel=1e-12, abs=1e-15), t
+
+
+def test_every_schedule_has_one(equations: Any) -> None:
+    tested = {name for name, _ in examples()}
+    for name in schedules.__all__:
+        cls = getattr(schedules, name)
+        if inspect.isclass(cls) and issubclass(cls, schedules.Schedule) and cls is not schedules.Schedule:
+            read = equation(equations, cls)
+            assert read[-1].equations[-1].arguments[0].head == "s", name
+            assert name in tested
+
+
+@pytest.mark.parametrize(
+    ("text", "latex", "value"),
+    [
+        ("a - b / c d", r"a - \frac{b}{c} \, d", 2 - 3 / 4 * 5),
+        ("a / b c / d", r"\frac{a}{b} \, \frac{c}{d}", 2 / 3 * 4 / 5),
+        ("a b / c", r"\frac{a \, b}{c}", 2 * 3 / 4),
+        ("a (b - c)", r"a \, (b - c)", 2 * (3 - 4)),
+        ("a - (b - c)", r"a - (b - c)", 2 - (3 - 4)),
+        ("a^-0.5 2", r"a^{-0.5} \cdot 2", 2**-0.5 * 2),
+        ("(a b)^c", r"(a \, b)^{c}", 6**4),
+        ("|b - d| + max(a, c)", r"\left|b - d\right| + \max(a, c)", 2 + 4),
+        ("-a d", r"-a \, d", -10),
+        ("weight_decay", r"\mathrm{weight\_decay}", 7),
+        ("mod(floor(d / a), c)", r"\left\lfloor \frac{d}{a} \right\rfloor \bmod c", 2),
+    ],
+)
+def test_reading(equations: Any, text: str, latex: str, value: float) -> None:
+    node = equations.parse(text)
+    assert equations.latex(node) == latex
+    known = dict(zip("abcd", (2.0, 3.0, 4.0, 5.0), strict=True)) | {"weight_decay": 7.0}
+    assert equations.value(node, known) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["a b)", "max(a", "a +", "a ; b", "p = ", "a = b = c", ""])
+def test_what_is_no_equation(equations: Any, text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        equations.parse(text)

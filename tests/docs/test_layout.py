@@ -1,0 +1,198 @@
+"""The modules of both languages: which may use which, and what each may touch, as a search over the sources.
+
+Skipped by name where the sources are not there, as beside an installed wheel.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lrcore
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "csrc"
+PYTHON = ROOT / "python" / "lrcore"
+PAGE = ROOT / "docs" / "architecture.md"
+
+pytestmark = pytest.mark.skipif(not SOURCES.is_dir(), reason="the C++ sources are not here")
+
+
+def code(path: Path) -> str:
+    """Return the text of a file without its comments."""
+    return re.sub(r"//[^\n]*", "", path.read_text())
+
+
+def files(*patterns: str) -> list[Path]:
+    """Return the sources that match; at least one for every pattern."""
+    found = [sorted(SOURCES.glob(pattern)) for pattern in patterns]
+    assert all(found), patterns
+    return [path for each in found for path in each]
+
+
+@pytest.fixture(name="layout")
+def load_layout(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the script that reads what imports and includes what."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("layout")
+
+
+@pytest.mark.parametrize("language", ["python", "csrc"])
+def test_no_files_use_one_another_in_a_circle(layout: Any, language: str) -> None:
+    """Types are imports too: a circle of types alone still says that neither file can be read without the other."""
+    found = layout.circle(getattr(layout, f"{language}_files")())
+    assert not found, " -> ".join(found)
+
+
+@pytest.mark.parametrize("language", ["python", "csrc"])
+def test_modules_use_only_what_is_below_them(layout: Any, language: str) -> None:
+    """Each module is on a floor; one that is new is an error which says where to add it."""
+    modules = layout.modules(getattr(layout, f"{language}_files")())
+    assert layout.upward(modules, getattr(layout, f"{language.upper()}_FLOORS")) == []
+    assert layout.circle(modules) == []
+
+
+def test_sources_include_what_the_page_allows(layout: Any) -> None:
+    """docs/architecture.md has a row for each module of csrc, with the files of others that it may include."""
+    rows = re.findall(
+        r"^\| `([^`]+)` \|((?: `[^`]+`,?)*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    allowed = {layout.module(name): re.findall(r"`(.+?)`", files) for name, files in rows}
+    graph = layout.csrc_files()
+    assert sorted(layout.module(name) for name, _ in rows) == sorted(layout.modules(graph))
+    for file, targets in graph.items():
+        own = layout.module(file)
+        for each in targets:
+            assert layout.module(each) == own or any(fnmatch(each, one) for one in allowed[own]), (file, each)
+
+
+def test_every_python_module_has_a_line() -> None:
+    """In docs/architecture.md: each file of the package, and for a folder's `__init__.py` the folder."""
+    listing = PAGE.read_text(encoding="utf-8").partition("python/lrcore/\n")[2].partition("\n\n")[0]
+    listed, folder = [], ""
+    for indent, name in re.findall(r"^( +)(\S+)  +\S", listing, re.MULTILINE):
+        folder = "" if len(indent) == 2 else folder
+        listed.append(folder + name)
+        folder = name if name.endswith("/") else folder
+    files = [
+        path.relative_to(PYTHON).as_posix()
+        for path in PYTHON.rglob("*.py*")
+        if path.suffix in (".py", ".pyi")
+    ]
+    found = {
+        re.sub(r"^optimizers/[a-z]\w*\.py$", "optimizers/<name>.py", file.replace("/__init__.py", "/"))
+        for file in files
+    }
+    assert sorted(listed) == sorted(found)
+
+
+def test_every_import_is_read(layout: Any, tmp_path: Path) -> None:
+    """At the top, in functions and for types; of modules, from modules, and relative to a package."""
+    sources = {
+        "__init__.py": "from lrcore.part import *",
+        "_core.pyi": "",
+        "face.py": "import numpy\nimport lrcore._core as core\n\ndef late():\n    from lrcore import part",
+        "part/__init__.py": "from . import _one",
+        "part/_one.py": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from lrcore.part._two import Two",
+        "part/_two.py": "from lrcore.part import _one, name\nfrom ..face import late\nimport lrcore",
+    }
+    (tmp_path / "part").mkdir()
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    files = layout.python_files(tmp_path)
+    assert files == {
+        "__init__.py": {"part/__init__.py"},
+        "_core.pyi": set(),
+        "face.py": {"_core.pyi", "part/__init__.py"},
+        "part/__init__.py": {"part/_one.py"},
+        "part/_one.py": {"part/_two.py"},
+        "part/_two.py": {"part/_one.py", "part/__init__.py", "face.py", "__init__.py"},
+    }
+    assert layout.modules(files) == {
+        "__init__": {"part"},
+        "_core": set(),
+        "face": {"_core", "part"},
+        "part": {"face", "__init__"},
+    }
+
+
+def test_what_breaks_the_order_is_found(layout: Any) -> None:
+    graph = {"top": {"middle", "bottom"}, "middle": {"bottom"}, "bottom": set()}
+    floors = (("top",), ("middle",), ("bottom",))
+    assert layout.circle(graph) == layout.upward(graph, floors) == []
+    assert layout.reduced(graph) == {"top": {"middle"}, "middle": {"bottom"}, "bottom": set()}
+    back = graph | {"bottom": {"middle"}}
+    assert {*layout.circle(back)} == {"middle", "bottom"}
+    assert layout.upward(back, floors) == [("bottom", "middle")]
+    with pytest.raises(ValueError, match=r"^newest: .* scripts/layout.py$"):
+        layout.upward(graph | {"newest": {"bottom"}}, floors)
+    with pytest.raises(ValueError, match=r"^gone: .* scripts/layout.py$"):
+        layout.upward(graph, (*floors, ("gone",)))
+
+
+INTRINSICS = r"\b_mm\d*_\w+|\b__m(128|256|512)|immintrin|\b__builtin_ia32_(?!stmxcsr|ldmxcsr|pause)"
+STANDARD_LIBRARY = r"#include <(?!stdint\.h|math\.h)[a-z_]+>|\bstd::"
+BUFFERS = r"\[[^\]]*\bi\b[^\]]*\]|\bfloat\s*\*|\bfor\b|\bwhile\b"
+CUDA = r"__(global|device|host|shared)__|cuda|blockIdx|threadIdx"
+RULE_NAMES = "|".join(sorted({name.split("_")[0] for name in lrcore.rules()}))
+
+RULES: list[tuple[str, list[str], str]] = [
+    ("rules touch no intrinsics", ["rules/*.h"], INTRINSICS),
+    ("rules use nothing of the standard library but scalar maths", ["rules/*.h"], STANDARD_LIBRARY),
+    ("rules know no CUDA", ["rules/*.h"], CUDA),
+    ("intrinsics stand in the lanes", ["*.cpp", "*.h", "bind/*", "cpu/*.cpp", "cpu/[!l]*.h", "cpu/bounds.h"], INTRINSICS),
+    ("lanes and sweeps use no standard library", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "cost.h"], r"#include <(?!immintrin)|\bstd::"),
+    ("lanes and sweeps know no rule", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "update.h", "cuda/*"], rf"(?i)\b({RULE_NAMES})\b"),
+    ("what a GPU runs uses no standard library", ["update.h", "cuda/job.h", "cuda/thread.h", "cuda/kernels.h", "cuda/launch.cu"], STANDARD_LIBRARY),
+    ("words of CUDA stand in the files that nvcc sees alone", ["*.h", "*.cpp", "cpu/*", "bind/*", "cuda/*.h", "cuda/emulated.cpp"], r"__(global|device|host|shared|launch_bounds|grid_constant)__|cuda_runtime|cuda[A-Z](?!rror)\w+\(|blockIdx|threadIdx"),
+    ("files of one instruction set hold no logic", ["cpu/avx2.cpp", "cpu/avx512.cpp", "cpu/portable.cpp"], r"\b(if|for|while|switch|return|inline)\b|std::"),
+    ("dispatch does no maths and knows no Python", ["dispatch.*"], r"pybind11|Python\.h|<cmath>|\bsqrt\b|\bpow\b"),
+    ("the binding does no maths and knows no instruction set", ["bind/*"], r"\b(sqrt|pow|exp|cos)\b|avx|AVX"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "patterns", "forbidden"), RULES, ids=[rule for rule, *_ in RULES])
+def test_what_a_part_may_not_touch(rule: str, patterns: list[str], forbidden: str) -> None:
+    breaches = [
+        f"{path.relative_to(SOURCES)}: {match.group()}"
+        for path in files(*patterns)
+        for match in re.finditer(forbidden, code(path))
+    ]
+    assert not breaches, rule
+
+
+def test_rules_hold_no_loops_over_buffers() -> None:
+    """Only NAdam's fold loops, over step numbers."""
+    for path in files("rules/*.h"):
+        if path.name in ("vocab.h", "registry.h"):
+            continue
+        text = code(path)
+        assert "float*" not in text.replace(" *", "*"), path
+        assert not re.search(r"\bfor\b", text), path
+        assert bool(re.search(r"\bwhile\b", text)) == (path.name == "nadam.h"), path
+
+
+def test_every_rule_file_is_in_the_registry() -> None:
+    registry = (SOURCES / "rules" / "registry.h").read_text()
+    shared = {"registry.h", "entry.h", "vocab.h", "root.h", "moments.h"}
+    for path in files("rules/*.h"):
+        if path.name not in shared:
+            assert f'#include "{path.name}"' in registry
+
+
+def test_thin_python() -> None:
+    """Nothing in the package computes on parameters, or imports an array library other than NumPy at import time."""
+    for path in PYTHON.rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(
+            r"^(import|from) (torch|cupy|jax|sklearn|scipy|matplotlib|optuna|safetensors|tqdm)\b",
+            text,
+            re.MULTILINE,
+        ), path
+        if path.name != "_network.py":  # a user's program
+            assert not re.search(r"np\.(sqrt|add|subtract|multiply|divide|maximum|sign)\(", text), path

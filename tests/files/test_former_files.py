@@ -1,0 +1,125 @@
+"""Files of format 1 and pickles, which the version before format 2 wrote, are read to the bit.
+
+They lie in ``golden/format_1``: a file for each rule, after three steps, and a pack; ``expected.json`` has what that version
+had then, and its parameters after three steps more, as hexadecimal digits of their bytes, and pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import schedules
+from support import Array
+
+FILES = Path(__file__).resolve().parents[1] / "golden" / "format_1"
+EXPECTED: dict[str, Any] = json.loads((FILES / "expected.json").read_text())
+PICKLES = {name: bytes.fromhex(text) for name, text in EXPECTED["pickles"].items()}
+RULES = [name for name in EXPECTED if name in lrcore.rules()]
+SIZE = 5
+
+
+def decoded(digits: str) -> Array:
+    """Return the array of these bytes."""
+    return np.frombuffer(bytes.fromhex(digits), np.float32).copy()
+
+
+def grads(t: int) -> Array:
+    """Return the gradient of the step after t steps."""
+    return np.random.default_rng([7, t]).standard_normal(SIZE).astype(np.float32)
+
+
+def assert_held(opt: Any, expected: Any) -> None:
+    """Assert that an optimizer is what the former version had."""
+    options = dict(expected["arguments"])
+    options["decay"] = "decoupled" if options.pop("decoupled_weight_decay") else "l2"
+    held = json.loads(json.dumps(dict(opt.hyper) | dict(opt.options)))
+    assert held == options
+    assert (type(opt).__name__, opt.step_count) == (expected["class"], expected["step_count"])
+    assert opt.lr.hex() == expected["rate"]
+    assert {name: each.tobytes().hex() for name, each in opt.state.items()} == expected["state"]
+
+
+def test_the_rules_of_the_former_version_are_here() -> None:
+    assert len(RULES) == 28
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_state(rule: str) -> None:
+    expected = EXPECTED[rule]
+    opt = lrcore.load(FILES / f"{rule}.safetensors", decoded(expected["params"]))
+    assert opt.rule == rule
+    assert_held(opt, expected)
+    for t in range(3, 6):
+        opt.step(grads(t))
+    assert opt.params.tobytes().hex() == expected["gone_on"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_state_into_an_optimizer(rule: str) -> None:
+    expected = EXPECTED[rule]
+    cls: Any = getattr(lrcore, expected["class"])
+    opt = cls(decoded(expected["params"]), 0.5, **expected["arguments"])
+    opt.load(FILES / f"{rule}.safetensors")
+    assert_held(opt, expected)
+    other = cls(
+        decoded(expected["params"]), 0.5, **expected["arguments"] | {"maximize": not opt.options["maximize"]}
+    )
+    with pytest.raises(ValueError, match="options: expected"):
+        other.load(FILES / f"{rule}.safetensors")
+    assert other.step_count == 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_state_is_written_anew_in_this_format(rule: str, tmp_path: Path) -> None:
+    opt = lrcore.load(FILES / f"{rule}.safetensors", decoded(EXPECTED[rule]["params"]))
+    opt.save(tmp_path / "state.safetensors")
+    again = lrcore.load(tmp_path / "state.safetensors", decoded(EXPECTED[rule]["params"]))
+    assert_held(again, EXPECTED[rule])
+    assert again.schedule == opt.schedule
+
+
+def test_a_pack() -> None:
+    pack = lrcore.Pack.from_file(FILES / "pack.safetensors")
+    arrays = pack.named_arrays()
+    found = {path: [[*array.shape], array.tobytes().hex()] for path, array in arrays.items()}
+    assert found == EXPECTED["pack"]["paths"]
+    assert np.shares_memory(arrays["embed"], arrays["head"])
+
+
+def test_pickles() -> None:
+    opt = pickle.loads(PICKLES["optimizer"])
+    assert repr(opt) == EXPECTED["optimizer"]["repr"]
+    assert (type(opt), opt.rule, opt.options["decay"]) == (lrcore.AdamW, "adam_amsgrad", "decoupled")
+    assert opt.params.tobytes().hex() == EXPECTED["optimizer"]["params"]
+    assert {name: each.tobytes().hex() for name, each in opt.state.items()} == EXPECTED["optimizer"]["state"]
+    assert type(pickle.loads(PICKLES["sgd"])) is lrcore.SGD
+    assert type(pickle.loads(PICKLES["pack"])) is lrcore.Pack
+
+
+def test_pickled_schedules() -> None:
+    for schedule, (text, rates) in zip(
+        pickle.loads(PICKLES["schedules"]), EXPECTED["schedules"].items(), strict=True
+    ):
+        assert [schedule(t).hex() for t in range(12)] == rates
+        again = schedules.parse(text.replace("warmup=", "warmup_steps="))
+        assert schedule == again
+        assert hash(schedule) == hash(again)
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_the_names_in_pickles_stay(name: str) -> None:
+    """What the former version reads is what is written: optimizers, packs and simple schedules keep their class paths."""
+    former = {part for part in PICKLES[name].split(b"\x8c") if part[1:].startswith(b"lrcore")}
+    now = {
+        part
+        for part in pickle.dumps(pickle.loads(PICKLES[name]), protocol=4).split(b"\x8c")
+        if part[1:].startswith(b"lrcore")
+    }
+    assert {part[1 : 1 + part[0]] for part in now} == {part[1 : 1 + part[0]] for part in former}

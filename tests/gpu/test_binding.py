@@ -1,0 +1,512 @@
+"""What a step asks of the driver and of the arrays' libraries, seen on imitated devices."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import mmap
+import subprocess
+import sys
+import types
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from gpu.devices import Imitated, imitated
+from gpu.fake_api import Job
+from gpu.fake_cuda import FakeCuda
+from support import Array, assert_bits, make
+
+
+@pytest.fixture
+def xp() -> Iterator[Imitated]:
+    """Two imitated devices."""
+    with imitated() as made:
+        yield made
+
+
+def ones(n: int = 8) -> Array:
+    """Return n ones."""
+    return np.ones(n, np.float32)
+
+
+def test_a_step_launches_and_does_nothing_else(xp: Imitated, rule: str) -> None:
+    """It neither waits nor allocates, and its launch is the only one."""
+    opt = make(rule, xp.array(ones()))
+    g = xp.array(ones())
+    xp.fake.clear()
+    opt.step(g)
+    assert [call.name for call in xp.fake.calls()] == ["is_capturing", "launch"]
+
+
+def test_a_step_of_a_capturable_optimizer(xp: Imitated) -> None:
+    """One launch more, which advances the count on the same stream."""
+    opt = lrcore.Adam(xp.array(ones()), grads=xp.array(ones()), capturable=True, max_steps=3)
+    stream = xp.stream()
+    xp.fake.clear()
+    opt.step(stream=stream)
+    assert [call.name for call in xp.fake.calls()] == ["is_capturing", "launch", "advance"]
+    assert {call.stream for call in xp.fake.calls()} == {stream.ptr}
+
+
+def test_kernels_are_loaded_at_construction(xp: Imitated, rule: str) -> None:
+    make(rule, xp.array(ones()))
+    (prepared,) = xp.fake.calls("prepare")
+    assert list(lrcore.rules())[prepared.detail] == rule
+
+
+def test_no_elements_no_launch(xp: Imitated) -> None:
+    opt = lrcore.Adam(xp.array(ones(0)))
+    opt.step(xp.array(ones(0)))
+    assert opt.step_count == 1
+    assert xp.fake.calls("launch", "allocate") == []
+
+
+def launched_on(xp: Imitated) -> list[int | None]:
+    """Return the streams of the launches so far."""
+    return [call.stream for call in xp.fake.calls("launch")]
+
+
+def test_the_stream_of_a_step(xp: Imitated) -> None:
+    """The current one of the parameters' library, or the one that is named; 0 means the legacy default, 1."""
+    opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
+    side = xp.stream()
+
+    class FromAnotherLibrary:
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return 0, side.ptr
+
+    class OfTorch:
+        cuda_stream = side.ptr
+
+    opt.step(g)
+    with side:
+        opt.step(g)
+        opt.step(g, stream=0)
+    for stream in (side, side.ptr, np.uint64(side.ptr), FromAnotherLibrary(), OfTorch(), 0, 1, 2):
+        opt.step(g, stream=stream)
+    assert launched_on(xp) == [1, side.ptr, 1, *[side.ptr] * 5, 1, 1, 2]
+
+
+def test_what_is_no_stream(xp: Imitated) -> None:
+    opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
+    for wrong in (True, 1.5, "legacy", object()):
+        with pytest.raises(TypeError, match="^stream: expected a CUDA stream or its raw handle, got"):
+            opt.step(g, stream=wrong)
+    for handle in (-1, 2**63, 2**70):
+        with pytest.raises(ValueError, match=f"^stream: expected the handle of a stream, got {handle}"):
+            opt.step(g, stream=handle)
+    on_cpu = lrcore.SGD(ones())
+    for stream in (0, xp.stream()):
+        with pytest.raises(ValueError, match="^stream: CPU arrays have no stream"):
+            on_cpu.step(ones(), stream=stream)
+        with pytest.raises(ValueError, match="^stream: CPU arrays have no stream"):
+            lrcore.functional.sgd(ones(), ones(), step=1, lr=0.1, stream=stream)
+    assert launched_on(xp) == []
+    assert opt.step_count == on_cpu.step_count == 0
+
+
+def test_what_the_gradients_exporter_is_asked(xp: Imitated) -> None:
+    """To make the gradient safe for the step's stream, and nothing where it works on that stream itself."""
+    opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
+    side = xp.stream()
+    asked = []
+    for stream in (None, 0, side):
+        xp.fake.clear()
+        opt.step(g, stream=stream)
+        asked += [export.stream for export in xp.cupy.exports]
+    with side:
+        for stream in (None, 0, side):
+            xp.fake.clear()
+            opt.step(g, stream=stream)
+            asked += [export.stream for export in xp.cupy.exports]
+    assert asked == [-1, -1, side.ptr, -1, 1, -1]
+
+
+class Watched(np.ndarray[Any, Any]):
+    """An array that can be referred to weakly."""
+
+
+def watched(xp: Imitated) -> Any:
+    """Return a device array whose memory can be watched."""
+    return xp.cupy.ndarray(ones().view(Watched))
+
+
+class Foreign:
+    """A device array of a library whose streams are not known."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.asked: list[int | None] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        device: tuple[int, int] = self.array.__dlpack_device__()
+        return device
+
+    def __dlpack__(self, *, stream: int | None = None, **keywords: Any) -> Any:
+        self.asked.append(stream)
+        return self.array.__dlpack__(stream=stream, **keywords)
+
+
+class ForeignLegacy(Foreign):
+    """One that knows only the DLPack of before versions."""
+
+    def __dlpack__(self, *, stream: int | None = None) -> Any:  # type: ignore[override]
+        self.asked.append(stream)
+        return self.array.__dlpack__(stream=stream)
+
+
+def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
+    """Their library may give the memory away as soon as it is let. The streams' own library orders that itself."""
+    opt: lrcore.SGD | None = lrcore.SGD(xp.array(ones()))
+    side = xp.stream()
+
+    def step(function: bool, g: Any, stream: Any = None) -> weakref.ref[Any]:
+        host = g.array._host if isinstance(g, Foreign) else g._host
+        assert opt is not None
+        if function:
+            lrcore.functional.sgd(opt.params, g, step=1, lr=0.1, stream=stream)
+        else:
+            opt.step(g, stream=stream)
+        return weakref.ref(host)
+
+    for function in (False, True):
+        xp.fake.behind = True
+        kept = [step(function, Foreign(watched(xp))), step(function, watched(xp), side)]
+        gone = step(function, watched(xp))
+        gc.collect()
+        assert [each() is None for each in kept] == [False, False]
+        assert gone() is None
+        xp.fake.behind = False
+        step(function, watched(xp))
+        gc.collect()
+        assert [each() is None for each in kept] == [True, True]
+    xp.fake.behind = True
+    last = step(False, Foreign(watched(xp)))
+    xp.fake.clear()
+    opt = None
+    gc.collect()
+    assert last() is None
+    assert [call.name for call in xp.fake.calls("wait_for_event", "destroy_event")] == [
+        "wait_for_event",
+        "destroy_event",
+    ]
+
+
+@pytest.mark.parametrize("kind", [Foreign, ForeignLegacy])
+def test_gradients_of_another_library(xp: Imitated, kind: type[Foreign]) -> None:
+    """They are made safe for the step's stream, whichever it is."""
+    opt, g = lrcore.SGD(xp.array(ones()), lr=1.0), kind(xp.array(ones()))
+    side = xp.stream()
+    opt.step(g)
+    opt.step(g, stream=side)
+    assert g.asked == [1, side.ptr]
+    assert_bits(xp.numpy(opt.params), -ones())
+
+
+def test_parameters_of_another_library(xp: Imitated) -> None:
+    """They step on the legacy default stream; their state is CuPy's where it is installed, else it speaks DLPack."""
+    opt = lrcore.SGD(Foreign(xp.array(ones())), momentum=0.9)
+    opt.step(Foreign(xp.array(ones())))
+    assert launched_on(xp) == [1]
+    assert isinstance(opt.state["momentum_buffer"], xp.cupy.ndarray)
+    sys.modules["cupy"] = None  # type: ignore[assignment]
+    state = lrcore.SGD(Foreign(xp.array(ones())), momentum=0.9).state["momentum_buffer"]
+    sys.modules["cupy"] = xp.cupy
+    assert state.__dlpack_device__() == (2, 0)
+    assert_bits(xp.numpy(xp.cupy.from_dlpack(state)), 0 * ones())
+
+
+def test_state_as_a_capsule(xp: Imitated) -> None:
+    """It comes in both forms, and refuses what it cannot do."""
+    sys.modules["cupy"] = None  # type: ignore[assignment]
+    state = lrcore.SGD(Foreign(xp.array(ones())), momentum=0.9).state["momentum_buffer"]
+    sys.modules["cupy"] = xp.cupy
+    for version in (None, (0, 8), (1, 0), (2, 0)):
+        capsule = state.__dlpack__(stream=1, max_version=version)
+        assert f'"dltensor{"_versioned" if version and version[0] else ""}"' in repr(capsule)
+    with pytest.raises(BufferError, match="^dl_device"):
+        state.__dlpack__(dl_device=(1, 0))
+    with pytest.raises(BufferError, match="^copy"):
+        state.__dlpack__(copy=True)
+    state.__dlpack__(dl_device=(2, 0), copy=False)
+    del state, capsule
+    gc.collect()
+    assert xp.fake.leaked() == []  # the capsules that nobody used let go of it too
+
+
+def test_the_arrays_device_is_current_for_exports_and_launches(xp: Imitated) -> None:
+    """And only for them."""
+    opt = lrcore.SGD(xp.array(ones(), device=1), momentum=0.9)
+    opt.step(xp.array(ones(), device=1))
+    opt.state_dict()
+    assert {export.current for export in xp.cupy.exports} == {1}
+    assert {call.device for call in xp.fake.calls("launch", "allocate", "prepare", "fill", "copy")} == {1}
+    assert xp.current_device() == 0
+
+
+def test_memory_is_let_go(xp: Imitated) -> None:
+    opt = lrcore.Adam(xp.array(ones()), grads=xp.array(ones()), capturable=True, max_steps=3)
+    state = opt.state["exp_avg"]
+    opt.step()
+    saved = opt.state_dict()
+    assert len(xp.fake.leaked()) == 5  # two states, their copies, the table
+    del opt, saved
+    gc.collect()
+    assert len(xp.fake.leaked()) == 1
+    assert_bits(xp.numpy(state), np.full(8, 1 - 0.9, np.float32))
+    del state
+    gc.collect()
+    assert xp.fake.leaked() == []
+
+
+FAILURES = {
+    "allocate": (
+        2,
+        "^CUDA: allocating 32 bytes on cuda:0: cudaErrorMemoryAllocation: out of memory; free memory",
+    ),
+    "fill": (1, "^CUDA: filling the state: cudaErrorInvalidValue"),
+    "prepare": (
+        209,
+        "^CUDA: loading the kernels: cudaErrorNoKernelImageForDevice: .*LRCORE_CUDA_ARCHITECTURES",
+    ),
+    "current_device": (
+        35,
+        "^params: the array is on cuda:0, and CUDA: .*cudaErrorInsufficientDriver.*driver",
+    ),
+}
+
+
+@pytest.mark.parametrize("function", FAILURES)
+def test_what_the_driver_refuses_at_construction(xp: Imitated, function: str) -> None:
+    params = xp.array(ones())
+    error, match = FAILURES[function]
+    xp.fake.fail[function] = error
+    with pytest.raises(RuntimeError, match=match):
+        lrcore.SGD(params, momentum=0.9)
+    xp.fake.fail.clear()
+    gc.collect()
+    assert xp.fake.leaked() == []
+
+
+def test_what_the_driver_refuses_in_a_step(xp: Imitated) -> None:
+    """The count stays; the next step is taken."""
+    opt, g = lrcore.SGD(xp.array(ones()), lr=1.0), xp.array(ones())
+    xp.fake.fail["launch"] = 999
+    with pytest.raises(RuntimeError, match="^CUDA: launching the step: cudaErrorUnknown"):
+        opt.step(g)
+    assert opt.step_count == 0
+    xp.fake.fail.clear()
+    opt.step(g)
+    assert opt.step_count == 1
+    assert_bits(xp.numpy(opt.params), 0 * ones())
+
+
+def test_a_capture_refuses_what_waits(xp: Imitated) -> None:
+    opt = lrcore.SGD(xp.array(ones()), grads=xp.array(ones()), capturable=True, max_steps=3)
+    stream = xp.stream()
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(
+            RuntimeError, match="^CUDA: reading the step count: cudaErrorStreamCapture.*while a stream"
+        ):
+            _ = opt.step_count
+        with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
+            stream.end_capture()
+
+
+def test_an_optimizer_is_let_go_during_a_capture(xp: Imitated) -> None:
+    """A collection may come at any time; the capture goes on."""
+    p, g = (xp.array(ones()) for _ in range(2))
+    opt = lrcore.SGD(p, momentum=0.9, grads=g, capturable=True, max_steps=3)
+    other: lrcore.SGD | None = copy.copy(opt)
+    before = len(xp.fake.leaked())
+
+    def step() -> None:
+        nonlocal other
+        other = None
+        gc.collect()
+        opt.step()
+
+    xp.capture(step)()
+    assert opt.step_count == 1
+    assert len(xp.fake.leaked()) < before
+
+
+def test_a_function_in_a_capture(xp: Imitated) -> None:
+    p, g = (xp.array(ones()) for _ in range(2))
+    opt = lrcore.SGD(p, grads=g, capturable=True, max_steps=3)
+
+    def step() -> None:
+        opt.step()
+        with pytest.raises(RuntimeError, match="captured.*capturable=True"):
+            lrcore.functional.sgd(p, g, step=1, lr=0.1)
+
+    xp.capture(step)
+
+
+def test_a_library_that_knows_of_no_devices(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a PyTorch without CUDA: its arrays are on the CPU, and refused as such."""
+
+    def current_stream(_: int) -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    Tensor = type("Tensor", (np.ndarray,), {"__module__": "torch"})
+    cuda = types.SimpleNamespace(current_stream=current_stream)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    opt = lrcore.SGD(xp.array(ones()))
+    with pytest.raises(RuntimeError, match="^grads: expected an array on cuda:0 like params, got one on cpu"):
+        opt.step(ones().view(Tensor))
+
+
+def test_the_librarys_own_current_device(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch exports from the device alone that it takes for the current one, whatever the driver says."""
+    current = [0]
+
+    class Tensor:
+        __module__ = "torch"
+
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 1
+
+        def __dlpack__(self, **keywords: Any) -> Any:
+            if current != [1]:
+                raise BufferError("Can't export tensors on a different CUDA device index.")
+            return self.array.__dlpack__(**keywords)
+
+    class Device:
+        def __init__(self, device: int) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            current.append(self.device)
+            del current[0]
+
+        def __exit__(self, *_: object) -> None:
+            current[:] = [0]
+
+    cuda = types.SimpleNamespace(
+        current_device=lambda: current[0],
+        device=Device,
+        current_stream=lambda _: types.SimpleNamespace(cuda_stream=0),
+    )
+    torch = types.SimpleNamespace(cuda=cuda, from_dlpack=xp.cupy.from_dlpack)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    opt = lrcore.SGD(Tensor(xp.array(ones(), device=1)), lr=1.0)
+    opt.step(Tensor(xp.array(ones(), device=1)))
+    assert current == [0]
+    assert opt.step_count == 1
+    with pytest.raises(ValueError, match="^grads: expected 8 elements"):
+        opt.step(Tensor(xp.array(ones(7), device=1)))
+    assert current == [0]
+
+
+def test_the_first_device_arrays_in_several_threads() -> None:
+    """In a fresh process, for whatever is imported or made once then."""
+    program = """
+import sys, threading
+sys.path.insert(0, "tests")
+sys.setswitchinterval(1e-6)
+from gpu.devices import imitated
+import lrcore, numpy
+with imitated() as xp:
+    arrays = [xp.array(numpy.ones(8, numpy.float32)) for _ in range(4)]
+    threads = [threading.Thread(target=lrcore.SGD, args=(array,)) for array in arrays]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"""
+    folder = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", program], cwd=folder, timeout=60, check=True)
+
+
+def test_no_device() -> None:
+    with FakeCuda(devices=0) as fake:
+        assert "cuda" not in lrcore.backends()
+        assert lrcore.info()["devices"] == ["cpu"]
+        assert "no device" in lrcore.info()["cuda_error"]
+
+        class Elsewhere:
+            def __dlpack_device__(self) -> tuple[int, int]:
+                return 2, 1
+
+        with pytest.raises(
+            RuntimeError, match="^params: the array is on cuda:1, and CUDA: .*cudaErrorNoDevice"
+        ):
+            lrcore.SGD(Elsewhere())
+        assert fake.leaked() == []
+
+
+def test_devices_are_listed(xp: Imitated) -> None:
+    info = lrcore.info()
+    assert info["backends"][-1] == lrcore.backends()[-1] == "cuda"
+    assert info["devices"] == ["cpu", "cuda:0 Imitation 0", "cuda:1 Imitation 1"]
+    assert info["cuda_error"] is None
+    assert xp.fake.calls("set_device", "allocate") == []
+    with pytest.raises(
+        ValueError, match="^backend: .*got 'cuda'; it steps the arrays of CUDA devices by itself"
+    ):
+        lrcore.use_backend("cuda")
+
+
+def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build without CUDA says how to get one; a module that does not load says why."""
+
+    class Elsewhere:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+    monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", None)
+    remedy = (
+        "cannot be loaded" if lrcore.info()["cuda"] else "CPU arrays only; install it with LRCORE_CUDA=ON"
+    )
+    with pytest.raises(RuntimeError, match=f"^params: the array is on cuda:0, and .*{remedy}"):
+        lrcore.SGD(Elsewhere())
+    monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", types.SimpleNamespace(api=None))
+    with pytest.raises(ValueError, match="PyCapsule"):
+        lrcore.SGD(Elsewhere())
+
+
+def sparse(n: int) -> Array:
+    """Return n float32 zeros of which only the touched pages take memory."""
+    without_reserve = 0x4000
+    memory = mmap.mmap(-1, 4 * n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | without_reserve)
+    return np.frombuffer(memory, np.float32)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("n", [2**31 + 5, 2**32 + 1])
+def test_more_elements_than_32_bits_count(xp: Imitated, n: int, shift: int) -> None:
+    """The elements at both ends and around 2^31 and 2^32, stepped by the blocks that own them; in vectors of four and one by one."""
+    memories = [sparse(n + 1) for _ in range(3)]
+    params, momentum = (xp.cupy.ndarray(memory[:n]) for memory in memories[:2])
+    grads = xp.cupy.ndarray(memories[2][shift : n + shift])
+    around = (2**k + d for k in (31, 32) for d in range(-3, 4))
+    wanted = sorted({0, 1, 2, 3, n - 5, n - 2, n - 1, *(element for element in around if element < n)})
+    jobs: list[Job] = []
+
+    def owners(job: Job, total: int) -> Iterator[tuple[int, int]]:
+        jobs.append(job)
+        tile = 1024
+        assert total == -(-job.chunks * job.width // tile)
+        return (
+            (block, block + 1)
+            for block in sorted({0, *(element // tile for element in wanted if element // tile < total)})
+        )
+
+    for k, element in enumerate(wanted):
+        memories[0][element] = k
+        memories[2][element + shift] = 1 + k
+    xp.fake.blocks = owners
+    lrcore.functional.sgd(params, grads, momentum, step=1, lr=0.5, momentum=0.5)
+    assert [job.width for job in jobs] == [1 if shift else 4]
+    for k, element in enumerate(wanted):
+        assert memories[0][element] == k - 0.5 * (1 + k)
+        assert memories[1][element] == 1 + k

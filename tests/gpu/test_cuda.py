@@ -1,0 +1,314 @@
+"""Steps on device arrays: the bits of the CPU. On an imitated device everywhere, on real ones where a GPU works.
+
+Equal means equal to the last bit, NaN at equal positions. The CPU's steps are held against the oracle elsewhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from gpu.devices import LIBRARIES, CuPy, Imitated, Torch, library
+from support import CONFIGURATIONS, Array, assert_bits, gradients, make
+
+SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100_003)
+STAGES: dict[str, dict[str, Any]] = {
+    "no decay": {},
+    "coupled": {"weight_decay": 0.1, "decoupled_weight_decay": False},
+    "decoupled, maximize": {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+}
+
+
+@pytest.fixture(params=LIBRARIES)
+def xp(request: pytest.FixtureRequest) -> Iterator[CuPy | Torch]:
+    """Each library of device arrays in turn."""
+    with library(request.param) as made:
+        yield made
+
+
+def rate(t: int) -> float:
+    """Return a rate that changes at every step."""
+    return 0.01 * (1.5 if t % 2 == 0 else 0.5) / (1 + 0.1 * t)
+
+
+def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
+    """Return parameters and the gradients of some steps."""
+    rng = np.random.default_rng(n)
+    return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
+
+
+def assert_equal(xp: CuPy | Torch, on_device: Any, on_cpu: Any, what: str = "") -> None:
+    """Assert that two optimizers have the same bits and count."""
+    assert on_device.step_count == on_cpu.step_count
+    assert_bits(xp.numpy(on_device.params), on_cpu.params, f"{what} params")
+    for name, state in on_device.state.items():
+        assert_bits(xp.numpy(state), np.asarray(on_cpu.state[name]), f"{what} {name}")
+
+
+@pytest.mark.parametrize("stages", STAGES)
+def test_bits_of_the_cpu(xp: CuPy | Torch, rule: str, stages: str) -> None:
+    """All sizes, some steps under a scheduled rate."""
+    for n in SIZES:
+        start, all_gradients = problem(n, 4)
+        on_cpu = make(rule, start.copy(), rate, **STAGES[stages])
+        on_device = make(rule, xp.array(start), rate, **STAGES[stages])
+        for g in all_gradients:
+            on_cpu.step(g, grad_scale=0.3)
+            given = xp.array(g)
+            on_device.step(given, grad_scale=0.3)
+            assert_bits(xp.numpy(given), g, "grads")
+        assert on_device.device == "cuda:0"
+        assert_equal(xp, on_device, on_cpu, f"{rule}, n = {n}:")
+
+
+@pytest.mark.parametrize("n", [1, 7, 33, 3000])
+def test_any_alignment_and_nothing_outside(xp: CuPy | Torch, rule: str, n: int) -> None:
+    """Each array at an offset of its own of 0 to 15 floats; the guard words around it stay."""
+    guard = np.float32(1e30)
+    cls, chosen = CONFIGURATIONS[rule]
+    function = getattr(lrcore.functional, cls.__name__.lower())
+    start, all_gradients = problem(n, 2)
+    on_cpu = make(rule, start.copy())
+    for g in all_gradients:
+        on_cpu.step(g)
+
+    rng = np.random.default_rng(n)
+    for shift in range(0, 16, 3):
+        arrays = 2 + len(on_cpu.state)
+        for offsets in ([shift] * arrays, [shift, *rng.integers(0, 16, arrays - 1)]):
+            hosts = [np.full(n + 48, guard, np.float32) for _ in offsets]
+            places = [slice(16 + offset, 16 + offset + n) for offset in offsets]
+            hosts[0][places[0]] = start
+            for host, place in zip(hosts[2:], places[2:], strict=True):
+                host[place] = 0
+            memories = [xp.array(host) for host in hosts]
+            p, g, *states = [memory[place] for memory, place in zip(memories, places, strict=True)]
+            for t, gradient in enumerate(all_gradients, 1):
+                xp.write(g, gradient)
+                function(p, g, *states, step=t, lr=0.01, **chosen)
+            expected = [on_cpu.params, all_gradients[-1], *on_cpu.state.values()]
+            for memory, place, values in zip(memories, places, expected, strict=True):
+                after = xp.numpy(memory)
+                assert_bits(after[place], np.asarray(values), f"{rule}, offsets {offsets}")
+                assert (np.delete(after, np.r_[place]) == guard).all()
+
+
+def test_state_lies_like_the_parameters(xp: CuPy | Torch) -> None:
+    """So a step on a shifted view moves 16 bytes at once."""
+    memory = xp.array(np.zeros(64, np.float32))
+    for shift in range(5):
+        params = memory[shift:]
+        opt = lrcore.Adagrad(params, initial_accumulator_value=0.5)
+        state = opt.state["sum"]
+        assert type(state) is type(params)
+        assert (xp.address(state) - xp.address(params)) % 16 == 0
+        assert_bits(xp.numpy(state), np.full(64 - shift, 0.5, np.float32))
+
+
+def test_state_is_the_memory_that_is_stepped(xp: CuPy | Torch) -> None:
+    """It is written in place like any array, and outlives its optimizer."""
+    opt = lrcore.SGD(xp.array(np.ones(5, np.float32)), lr=1.0, momentum=0.5)
+    state = opt.state["momentum_buffer"]
+    xp.write(state, np.full(5, 4, np.float32))
+    opt.step(xp.array(np.zeros(5, np.float32)))
+    assert_bits(xp.numpy(opt.params), np.full(5, -1, np.float32))
+    del opt
+    assert_bits(xp.numpy(state), np.full(5, 2, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_poisoned_gradient(xp: CuPy | Torch, rule: str, value: float) -> None:
+    """The CPU's result at that element and at every other."""
+    start, all_gradients = problem(70, 3)
+    all_gradients[1][[0, 37, 69]] = value
+    on_cpu, on_device = make(rule, start.copy()), make(rule, xp.array(start))
+    for g in all_gradients:
+        on_cpu.step(g)
+        on_device.step(xp.array(g))
+    assert_equal(xp, on_device, on_cpu, rule)
+
+
+def test_subnormals(xp: CuPy | Torch, rule: str) -> None:
+    """No flush to zero in any operand; 0 / 0 where epsilon is 0."""
+    numbers = (np.random.default_rng(16).standard_normal((4, 37)) * 1e-40).astype(np.float32)
+    numbers[:, 3], numbers[:, 20] = 0, -0.0
+    eps = {"eps": 0.0} if "eps" in lrcore.rules()[rule].hyper else {}
+    for extra in ({}, eps):
+        on_cpu, on_device = make(rule, numbers[0].copy(), **extra), make(rule, xp.array(numbers[0]), **extra)
+        for g in numbers[1:]:
+            on_cpu.step(g)
+            on_device.step(xp.array(g))
+        assert_equal(xp, on_device, on_cpu, rule)
+
+
+@pytest.mark.parametrize("t", [2048, 2**31 - 1, 2**53 - 1])
+def test_late_steps(xp: CuPy | Torch, rule: str, t: int) -> None:
+    start, (g,) = problem(37, 1)
+    on_cpu, on_device = make(rule, start.copy()), make(rule, xp.array(start))
+    for opt, given in ((on_cpu, g), (on_device, xp.array(g))):
+        opt.step_count = t - 1
+        opt.step(given)
+    assert_equal(xp, on_device, on_cpu, rule)
+
+
+def test_functions_step_device_arrays(xp: CuPy | Torch) -> None:
+    start, (g,) = problem(37, 1)
+    p, m, v = (xp.array(each) for each in (start, np.zeros_like(start), np.zeros_like(start)))
+    lrcore.functional.adam(p, xp.array(g), m, v, step=1, lr=0.1)
+    on_cpu = lrcore.Adam(start.copy(), lr=0.1)
+    on_cpu.step(g)
+    assert_bits(xp.numpy(p), on_cpu.params)
+    assert_bits(xp.numpy(v), on_cpu.state["exp_avg_sq"])
+
+
+@pytest.mark.parametrize("k", range(1, 21))
+def test_resume_anywhere(xp: CuPy | Torch, k: int) -> None:
+    """Saved at step k and loaded on the other device, in both directions: the bits of the uninterrupted run."""
+    start, all_gradients = problem(37, 22)
+    schedule = lrcore.schedules.Cosine(0.1, steps=20)
+    whole = lrcore.NAdam(start.copy(), schedule, weight_decay=0.1)
+    for g in all_gradients:
+        whole.step(g)
+
+    for there, back in ((xp.array, np.array), (np.array, xp.array)):
+        first = lrcore.NAdam(there(start), schedule, weight_decay=0.1)
+        for g in all_gradients[:k]:
+            first.step(there(g))
+        params = first.params if there is np.array else xp.numpy(first.params)
+        second = lrcore.NAdam(back(params), lr=0.5, betas=(0.1, 0.2))
+        second.load_state_dict(first.state_dict())
+        for g in all_gradients[k:]:
+            second.step(back(g))
+        assert second.lr == whole.lr
+        host = second.params if back is np.array else xp.numpy(second.params)
+        assert_bits(host, whole.params)
+
+
+def test_copies_and_pickles(xp: CuPy | Torch) -> None:
+    """They go on with states of their own, on the device."""
+    if isinstance(xp, Imitated):
+        pytest.skip("the imitated arrays do not pickle")
+    start, all_gradients = problem(37, 4)
+    on_cpu, opt = lrcore.Adam(start.copy()), lrcore.Adam(xp.array(start))
+    for g in all_gradients[:2]:
+        on_cpu.step(g)
+        opt.step(xp.array(g))
+    for other in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        reference = copy.deepcopy(on_cpu)
+        for g in all_gradients[2:]:
+            reference.step(g)
+            other.step(xp.array(g))
+        assert other.device == "cuda:0"
+        assert_equal(xp, other, reference)
+    assert_equal(xp, opt, on_cpu)
+
+
+@pytest.mark.parametrize("passed", ["no", "handle", "object"])
+def test_the_stream_of_the_gradient(xp: CuPy | Torch, passed: str) -> None:
+    """A gradient made behind long work: the step takes the new one, on its stream or on another, and waits for nobody."""
+    real = not isinstance(xp, Imitated)
+    n = 1 << 26 if real else 1000
+    params, g, ones = (xp.array(np.full(n, value, np.float32)) for value in (0, 0, 1))
+    opt = lrcore.SGD(params, lr=1.0)
+    making, stepping = xp.stream(), xp.stream()
+    xp.numpy(params[:1])
+    with xp.using(making):
+        for _ in range(100):
+            g[...] = params
+        g[...] = ones
+        if passed == "no":
+            opt.step(g)
+            stepping = making
+        else:
+            opt.step(g, stream=stepping if passed == "object" else xp.handle(stepping))
+    if real:
+        assert xp.busy(stepping)
+    xp.wait(stepping)
+    assert_bits(xp.numpy(params[:1000]), np.full(1000, -1, np.float32))
+    assert_bits(xp.numpy(params[-1000:]), np.full(1000, -1, np.float32))
+
+
+def test_another_device_than_the_current_one(xp: CuPy | Torch) -> None:
+    """The right result there, and the current device as before."""
+    if xp.devices() < 2:
+        pytest.skip("only one CUDA device is here")
+    start, (g,) = problem(1000, 1)
+    params, given = xp.array(start, device=1), xp.array(g, device=1)
+    assert xp.current_device() == 0
+    opt = lrcore.Adam(params)
+    opt.step(given)
+    assert xp.current_device() == 0
+    assert opt.device == "cuda:1"
+    on_cpu = lrcore.Adam(start.copy())
+    on_cpu.step(g)
+    assert_equal(xp, opt, on_cpu)
+    with pytest.raises(
+        RuntimeError, match="^grads: expected an array on cuda:1 like params, got one on cuda:0"
+    ):
+        opt.step(xp.array(g, device=0))
+
+
+WRONG: dict[str, tuple[Any, type[Exception], str]] = {
+    "dtype": (np.ones(8), TypeError, "expected dtype float32, got float64"),
+    "half": (np.ones(8, np.float16), TypeError, "expected dtype float32, got float16"),
+    "size": (np.ones(7, np.float32), ValueError, "expected 8 elements like params, got 7"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_gradients(xp: CuPy | Torch, wrong: str) -> None:
+    """Refused as on the CPU, before anything is changed."""
+    opt = lrcore.Adam(xp.array(np.ones(8, np.float32)))
+    values, error, match = WRONG[wrong]
+    with pytest.raises(error, match=f"^grads: {match}"):
+        opt.step(xp.array(values))
+    assert opt.step_count == 0
+    assert_bits(xp.numpy(opt.params), np.ones(8, np.float32))
+
+
+def test_wrong_views(xp: CuPy | Torch) -> None:
+    memory = xp.array(np.ones(16, np.float32))
+    opt = lrcore.Adam(memory[:8])
+    for view, match in (
+        (memory[::2], "expected a C-contiguous array"),
+        (memory[4:12], "shares memory with params"),
+        (opt.state["exp_avg"], "shares memory with exp_avg"),
+    ):
+        with pytest.raises(ValueError, match=f"^grads: {match}"):
+            opt.step(view)
+    with pytest.raises(ValueError, match="^params: expected a C-contiguous array"):
+        lrcore.Adam(memory[::2])
+    with pytest.raises(RuntimeError, match="^grads: expected an array on cuda:0 like params, got one on cpu"):
+        opt.step(np.ones(8, np.float32))
+    with pytest.raises(RuntimeError, match="^grads: expected an array on cpu like params, got one on cuda:0"):
+        lrcore.Adam(np.ones(8, np.float32)).step(memory[:8])
+    with pytest.raises(TypeError, match="^grads: expected an array, got None"):
+        opt.step()
+    assert opt.step_count == 0
+    assert_bits(xp.numpy(memory), np.ones(16, np.float32))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cupy", "torch"])
+@pytest.mark.parametrize(("n", "shift"), [(2**31 + 5, 0), (2**31 + 5, 1), (2**32 + 1, 0)])
+def test_more_elements_than_32_bits_count(name: str, n: int, shift: int) -> None:
+    """The elements at both ends and around 2^31 and 2^32. On imitated devices the binding's tests do it."""
+    with library(name) as xp:
+        if xp.free_bytes() < 3.5 * 4 * n:
+            pytest.skip("the device has too little memory")
+        p, g = xp.zeros(n), xp.zeros(n + shift)
+        around = (2**k + d for k in (31, 32) for d in range(-3, 4))
+        wanted = sorted({0, 1, 2, 3, n - 5, n - 2, n - 1, *(element for element in around if element < n)})
+        for k, element in enumerate(wanted):
+            p[element], g[element + shift] = k, 1 + k
+        lrcore.SGD(p, lr=0.5).step(g[shift:])
+        assert [float(p[element]) for element in wanted] == [k - 0.5 * (1 + k) for k in range(len(wanted))]
+        assert float(abs(p).sum()) == sum(abs(k - 0.5 * (1 + k)) for k in range(len(wanted)))
+        del p, g
+        xp.free()

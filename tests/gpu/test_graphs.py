@@ -1,0 +1,224 @@
+"""Steps in CUDA graphs: one captured step, replayed, equals eager steps to the last bit, the rate changing each time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from gpu.devices import LIBRARIES, CuPy, Imitated, Torch, library
+from support import Array, assert_bits, gradients, make
+
+N = 1003
+
+
+@pytest.fixture(params=LIBRARIES)
+def xp(request: pytest.FixtureRequest) -> Iterator[CuPy | Torch]:
+    """Each library of device arrays in turn."""
+    with library(request.param) as made:
+        yield made
+
+
+def warm_cosine(t: int) -> float:
+    """Return a rate that rises for 100 steps and falls along a cosine to step 800."""
+    return 0.01 * t / 100 if t < 100 else lrcore.schedules.Cosine(0.01, steps=700)(t - 100)
+
+
+def start() -> tuple[Array, Array]:
+    """Return parameters and gradients."""
+    rng = np.random.default_rng(14)
+    return rng.standard_normal(N).astype(np.float32), gradients(rng, N)
+
+
+def captured(
+    xp: CuPy | Torch, rule: str = "adam", lr: Any = warm_cosine, max_steps: int = 1000, **more: Any
+) -> Any:
+    """Return an optimizer for graphs, with its gradients."""
+    p, g = start()
+    return make(rule, xp.array(p), lr, grads=xp.array(g), capturable=True, max_steps=max_steps, **more)
+
+
+def eager(rule: str = "adam", lr: Any = warm_cosine, **more: Any) -> Any:
+    """Return its counterpart on the CPU."""
+    p, g = start()
+    return make(rule, p, lr, grads=g, **more)
+
+
+def assert_equal(xp: CuPy | Torch, opt: Any, reference: Any, what: str = "") -> None:
+    """Assert the same bits and count."""
+    assert opt.step_count == reference.step_count, what
+    assert opt.lr == reference.lr
+    assert_bits(xp.numpy(opt.params), reference.params, what)
+    for name, state in opt.state.items():
+        assert_bits(xp.numpy(state), np.asarray(reference.state[name]), f"{what} {name}")
+
+
+def test_a_thousand_replays(xp: CuPy | Torch, rule: str) -> None:
+    """The bits of as many eager steps; the host does nothing between the replays but to launch them."""
+    opt, reference = captured(xp, rule, weight_decay=0.01), eager(rule, weight_decay=0.01)
+    replay = xp.capture(opt.step)
+    assert opt.step_count == 0
+    if isinstance(xp, Imitated):
+        xp.fake.clear()
+    for _ in range(1000):
+        replay()
+        reference.step()
+    if isinstance(xp, Imitated):
+        assert xp.fake.calls() == []
+    assert_equal(xp, opt, reference, rule)
+
+
+def test_eager_steps_and_replays_share_the_count(xp: CuPy | Torch) -> None:
+    """A capturable optimizer steps eagerly as well, and graphs go on from there; gradients are read at each replay."""
+    opt, reference = captured(xp), eager()
+    for _ in range(3):
+        opt.step()
+        reference.step()
+    replay = xp.capture(opt.step)
+    for k in range(5):
+        new = gradients(np.random.default_rng(k), N)
+        xp.write(opt.grads, new)
+        reference.grads[...] = new
+        xp.numpy(opt.grads)
+        replay()
+        reference.step()
+    assert_equal(xp, opt, reference)
+    opt.step_count = reference.step_count = 500
+    replay()
+    reference.step()
+    assert_equal(xp, opt, reference, "after the count was set")
+
+
+def test_several_steps_in_one_graph(xp: CuPy | Torch) -> None:
+    opt, reference = captured(xp), eager()
+
+    def thrice() -> None:
+        for _ in range(3):
+            opt.step()
+
+    replay = xp.capture(thrice)
+    for _ in range(4):
+        replay()
+    for _ in range(12):
+        reference.step()
+    assert_equal(xp, opt, reference)
+
+
+def test_past_the_table_its_last_constants_hold(xp: CuPy | Torch) -> None:
+    opt, reference = captured(xp, max_steps=5), eager()
+    replay = xp.capture(opt.step)
+    for t in range(8):
+        replay()
+        reference.step_count = min(t, 4)
+        reference.step()
+    assert opt.step_count == 8
+    assert opt.lr == warm_cosine(4)
+    assert_bits(xp.numpy(opt.params), reference.params)
+
+
+def test_the_scale_of_the_gradients_goes_into_the_graph(xp: CuPy | Torch) -> None:
+    opt, reference = captured(xp, maximize=True), eager(maximize=True)
+    replay = xp.capture(lambda: opt.step(grad_scale=0.25))
+    opt.step(grad_scale=0.5)
+    replay()
+    for scale in (0.5, 0.25):
+        reference.step(grad_scale=scale)
+    assert_equal(xp, opt, reference)
+
+
+def test_no_parameters(xp: CuPy | Torch) -> None:
+    empty = np.zeros(0, np.float32)
+    opt = lrcore.Adam(xp.array(empty), grads=xp.array(empty), capturable=True, max_steps=3)
+    replay = xp.capture(opt.step)
+    replay()
+    replay()
+    assert opt.step_count == 2
+
+
+def test_loading_fills_the_table_anew(xp: CuPy | Torch) -> None:
+    """For graphs captured before as well: they read the table, and the count with it."""
+    source = eager(lr=lrcore.schedules.Cosine(0.5, steps=30), weight_decay=0.3, betas=(0.5, 0.6))
+    for _ in range(7):
+        source.step()
+    for when in ("before", "after"):
+        opt = captured(xp, max_steps=30, weight_decay=0.1)
+        if when == "before":
+            replay = xp.capture(opt.step)
+        opt.load_state_dict(source.state_dict())
+        xp.write(opt.params, source.params)
+        xp.numpy(opt.params)
+        if when == "after":
+            replay = xp.capture(opt.step)
+        reference = copy.deepcopy(source)
+        for _ in range(5):
+            replay()
+            reference.step()
+        assert_equal(xp, opt, reference, when)
+
+
+def test_loading_cannot_change_a_captured_kernel(xp: CuPy | Torch) -> None:
+    """Coupled decay has a kernel of its own. Before a capture either can be loaded."""
+    opt = captured(xp, max_steps=30)
+    opt.load_state_dict(eager(weight_decay=0.1).state_dict())
+    opt.load_state_dict(eager().state_dict())
+    opt.step()
+    before = xp.numpy(opt.params)
+    xp.capture(opt.step)
+    with pytest.raises(ValueError, match="^weight_decay: captured graphs would go on"):
+        opt.load_state_dict(eager(weight_decay=0.1).state_dict())
+    assert opt.hyper["weight_decay"] == 0
+    assert opt.step_count == 1
+    assert_bits(xp.numpy(opt.params), before)
+
+
+def test_what_is_fixed(xp: CuPy | Torch) -> None:
+    opt = captured(xp)
+    reason = "fixed at construction: this optimizer is capturable"
+    with pytest.raises(AttributeError, match=f"^lr: {reason}"):
+        opt.lr = 0.5
+    with pytest.raises(AttributeError, match=f"^hyper: {reason}"):
+        opt.hyper["eps"] = 0.5
+    with pytest.raises(
+        TypeError, match="^grads: a capturable optimizer steps with the gradients that were bound"
+    ):
+        opt.step(opt.grads)
+    with pytest.raises(ValueError, match="^grads: a capturable optimizer needs gradients that are bound"):
+        lrcore.Adam(opt.params, capturable=True, max_steps=3)
+    with pytest.raises(ValueError, match="^lr: expected a number >= 0.* from the schedule at t = 7"):
+        captured(xp, lr=lambda t: 1.0 if t < 7 else -1.0)
+
+
+def test_other_optimizers_cannot_be_captured(xp: CuPy | Torch) -> None:
+    """A graph would repeat one step's constants."""
+    p, g = start()
+    params, grads = xp.array(p), xp.array(g)
+    opt, other = lrcore.Adam(params, grads=grads), captured(xp)
+
+    def step() -> None:
+        other.step()
+        with pytest.raises(RuntimeError, match="captured.*capturable=True"):
+            opt.step()
+
+    xp.capture(step)
+    assert opt.step_count == 0
+    assert_bits(xp.numpy(params), p)
+
+
+def test_copies_have_tables_of_their_own(xp: CuPy | Torch) -> None:
+    opt, reference = captured(xp), eager()
+    opt.step()
+    reference.step()
+    other = copy.copy(opt)
+    assert other.step_count == 1
+    state = [np.array(each) for each in reference.state.values()]
+    reference.step()
+    replay = xp.capture(other.step)
+    replay()
+    assert_equal(xp, other, reference)
+    assert opt.step_count == 1
+    for each, expected in zip(opt.state.values(), state, strict=True):
+        assert_bits(xp.numpy(each), expected)

@@ -1,0 +1,460 @@
+"""Names that a user brings along, or misspells: the error names what is meant here."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import inspect
+import pickle
+import pydoc
+import re
+import traceback
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import _names, demo, functional, optimizers, pack, plot, schedules, tune
+from schedules.examples import EXAMPLES
+
+MODULES = (lrcore, functional, optimizers, plot, schedules, tune)
+"""The modules that say what is meant."""
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    """Yield each public class and function of a module, and each public method, with its path."""
+    for module in (*MODULES, demo, pack):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isroutine(value):
+                yield f"{module.__name__}.{name}", value
+            if inspect.isclass(value):
+                for attribute in dir(value):
+                    if not attribute.startswith("_") and hasattr(value, attribute):
+                        yield f"{module.__name__}.{name}.{attribute}", getattr(value, attribute)
+
+
+def keywords_of(value: Any) -> list[str]:
+    """Return the names of the arguments that may be passed by name."""
+    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return [each.name for each in parameters_of(value) if each.kind in kinds and each.name != "self"]
+
+
+def parameters_of(value: Any) -> list[inspect.Parameter]:
+    """Return the parameters, if Python knows them."""
+    try:
+        return [*inspect.signature(value).parameters.values()]
+    except (TypeError, ValueError):
+        return []
+
+
+def test_the_table_names_what_is_there() -> None:
+    """Each name is public: a class, a function, a method, an attribute or an argument."""
+    names = {path.rpartition(".")[2] for path, _ in public()}
+    names |= {name for _, value in public() for name in keywords_of(value)}
+    meant = {each for row in _names.FOREIGN.values() for each in row if _names.is_name(each)}
+    assert len(meant) > 60
+    assert meant <= names
+
+
+def test_the_table_says_what_can_be_written() -> None:
+    """The code in each remedy runs."""
+    params, grads = np.ones(6, np.float32), np.ones(6, np.float32)
+    known = vars(schedules) | {
+        "alpha": 0.1, "copy": copy, "factor": 0.5, "grads": grads, "lr": 0.1, "lrcore": lrcore, "metric": 1.0, "n": 3,
+        "opt": lrcore.SGD(params, lr=schedules.Plateau(0.1), momentum=0.5, grads=grads),
+        "other": schedules.Constant(0.5), "pack": lrcore.Pack({"w": 3}), "plateau": schedules.Plateau(0.1), "rate": 0.5,
+        "ratio": 0.1, "schedule": schedules.Constant(0.1), "steps": 10,
+    }  # fmt: skip
+    words = {each for row in _names.FOREIGN.values() for each in row if not _names.is_name(each)}
+    assert len(words) > 20
+    for each in words:
+        if each.startswith(("leave it out; ", "make another optimizer; ")):
+            continue
+        match = re.match(
+            r"(?:write|assign|see) (.+?)(?: between steps| for what there is)?(?:; [^;]+)?$", each
+        )
+        assert match, each
+        if match[1] != "import lrcore.torch" or find_spec("torch"):
+            exec(match[1], dict(known))
+
+
+def test_no_name_is_foreign_to_itself() -> None:
+    """A row that names only itself would say nothing, and of two rows with one name the first would have no effect."""
+    assert len(_names.FOREIGN) == len(" ".join(_names._MEANINGS.values()).split())
+    assert all({*meant} != {name} for name, meant in _names.FOREIGN.items())
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "meant"),
+    [
+        (schedules, "CosineAnnealingLR", "did you mean lrcore.schedules.Cosine?"),
+        (schedules, "ReduceLROnPlateau", "did you mean lrcore.schedules.Plateau?"),
+        (schedules, "Warmup", "write schedule.warmup(steps)"),
+        (schedules, "get_cosine_schedule_with_warmup", "write Cosine(lr, steps).warmup(n)"),
+        (schedules, "Cosin", "did you mean lrcore.schedules.Cosine?"),
+        (schedules, "stepdecay", "did you mean lrcore.schedules.StepDecay?"),
+        (schedules, "AdamW", "did you mean lrcore.AdamW?"),
+        (optimizers, "AdaBelief", "see lrcore.optimizers.__all__ for what there is"),
+        (optimizers, "xyzzy", None),
+        (lrcore, "CosineAnnealingLR", "did you mean lrcore.schedules.Cosine?"),
+        (lrcore, "Cosine", "did you mean lrcore.schedules.Cosine?"),
+        (lrcore, "adam", "did you mean lrcore.Adam?"),
+        (lrcore, "zero_grad", "write grads[:] = 0; the gradients are yours, and a step only reads them"),
+        (lrcore, "get_num_threads", 'write lrcore.info()["threads"]'),
+        (lrcore, "range_test", "did you mean lrcore.tune.range_test?"),
+        (lrcore, "lr_find", "did you mean lrcore.tune.range_test?"),
+        (lrcore, "xyzzy", None),
+        (functional, "Adam", "did you mean lrcore.functional.adam?"),
+        (functional, "adamw2", "did you mean lrcore.functional.adamw?"),
+        (tune, "xyzzy", None),
+        (plot, "schedulers", "did you mean lrcore.plot.schedules?"),
+    ],
+)
+def test_unknown_names_of_modules(owner: Any, name: str, meant: str | None) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(owner, name)
+    expected = f"{name}: {owner.__name__} has no such attribute" + (f"; {meant}" if meant else "")
+    assert str(caught.value) == expected if meant else str(caught.value).startswith(expected)
+    assert not hasattr(owner, name)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_stay_what_they_were(module: Any) -> None:
+    with pytest.raises(ImportError, match="cannot import name 'xyzzy'"):
+        exec(f"from {module.__name__} import xyzzy")
+    with pytest.raises(AttributeError, match=f"^module '{module.__name__}' has no attribute '__wrapped__'$"):
+        _ = module.__wrapped__
+    assert {*module.__all__} <= {*dir(module)}
+    assert not {"annotations", "TYPE_CHECKING", "np", "inspect"} & {*dir(module)}
+    assert not {each for each in dir(module) if each.startswith("_") and not each.startswith("__")}
+    assert all(hasattr(module, each) for each in dir(module))
+    assert module.__all__[0] in pydoc.render_doc(module)
+
+
+class Decaying(schedules.Schedule):
+    """A schedule of the caller's own."""
+
+    def __init__(self, first: float, **others: float) -> None:
+        self.first, self.others = first, others
+
+    @property
+    def failing(self) -> float:
+        raise AttributeError("of the property")
+
+    def _value(self, t: int) -> float:
+        return self.first / (t + 1)
+
+
+class Bare(schedules.Schedule):
+    """A schedule without a constructor."""
+
+    def _value(self, t: int) -> float:
+        return 0.5 / (t + 1)
+
+
+class Renamed(schedules.Cosine):
+    """A schedule with the constructor of another."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Longer(schedules.Cosine):
+    """A schedule with one argument more."""
+
+    tail: int = 3
+
+
+class Number(Bare, float):  # type: ignore[misc]
+    """A schedule that is a number too."""
+
+
+COSINE = schedules.Cosine(0.1, steps=10)
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "message"),
+    [
+        (schedules.Cosine, {"lr": 0.1, "T_max": 3}, "T_max: Cosine .*; did you mean steps?"),
+        (schedules.Cosine, {"lr": 0.1, "step": 3}, "step: Cosine .*; did you mean steps?"),
+        (schedules.Cosine, {"lr": 0.1, "eta_min": 3}, "eta_min: Cosine .*; did you mean end?"),
+        (schedules.Cosine, {"lr": 0.1, "num_warmup_steps": 3}, "num_warmup_steps: Cosine .*; write schedule.warmup(steps)"),
+        (schedules.Cosine, {"xyzzy": 0.1}, "xyzzy: Cosine .*; expected lr, steps, end"),
+        (schedules.CosineRestarts, {"T_0": 3}, "T_0: CosineRestarts .*; did you mean steps?"),
+        (schedules.CosineRestarts, {"T_mult": 3}, "T_mult: CosineRestarts .*; did you mean cycle_mult?"),
+        (schedules.StepDecay, {"step_size": 3}, "step_size: StepDecay .*; did you mean every?"),
+        (schedules.StepDecay, {"gamma": 3}, "gamma: StepDecay .*; did you mean factor?"),
+        (schedules.Exponential, {"decay_rate": 3}, "decay_rate: Exponential .*; did you mean rate?"),
+        (schedules.PiecewiseConstant, {"milestones": 3}, "milestones: PiecewiseConstant .*; did you mean boundaries?"),
+        (schedules.OneCycle, {"max_lr": 3}, "max_lr: OneCycle .*; did you mean peak?"),
+        (schedules.OneCycle, {"total_steps": 3}, "total_steps: OneCycle .*; did you mean steps?"),
+        (schedules.Cyclic, {"base_lr": 3}, "base_lr: Cyclic .*; did you mean low?"),
+        (schedules.Cyclic, {"max_lr": 3}, "max_lr: Cyclic .*; did you mean high?"),
+        (schedules.WarmupStableDecay, {"warmup": 3}, "warmup: WarmupStableDecay .*; did you mean warmup_steps?"),
+        (schedules.Noam, {"total_steps": 3}, "total_steps: Noam .*; expected model_dim, warmup_steps, scale"),
+        (schedules.Noam, {"warmup_target": 3}, "warmup_target: Noam .*; expected model_dim, warmup_steps, scale"),
+        (schedules.Plateau, {"lr": 0.1, "min_delta": 3}, "min_delta: Plateau .*; did you mean threshold?"),
+        (schedules.Function, {"lr_lambda": abs}, "lr_lambda: Function .*; did you mean fn?"),
+        (schedules.Sequence, {"schedulers": []}, "schedulers: Sequence .*; did you mean parts?"),
+        (Renamed, {"lr": 0.1, "T_max": 3}, "T_max: Cosine .*; did you mean steps?"),
+        (COSINE.warmup, {"num_steps": 3}, "num_steps: Schedule.warmup .*; did you mean steps?"),
+        (COSINE.clip, {"lower": 3}, "lower: Schedule.clip .*; did you mean low?"),
+        (COSINE.per_epoch, {"steps": 3}, "steps: Schedule.per_epoch .*; did you mean steps_per_epoch?"),
+    ],
+)  # fmt: skip
+def test_unknown_arguments_of_schedules(call: Any, arguments: dict[str, Any], message: str) -> None:
+    pattern = re.escape(message).replace(r"\.\*", "takes no such argument").replace(r"\ ", " ")
+    with pytest.raises(TypeError, match=f"^{pattern}$"):
+        call(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "Cosine(1e-3, T_max=9)",
+            "T_max: Cosine takes no such argument; did you mean steps?, at column 14 near",
+        ),
+        ("Cosine(1, 9).warmup(num_steps=9)", "num_steps: warmup .*; did you mean steps?, at column 21 near"),
+        ("Cosin(1, 9)", "Cosin is not a schedule; did you mean Cosine?, at column 1 near"),
+        ("2 * StepLR(1, 9)", "StepLR is not a schedule; did you mean StepDecay?, at column 5 near"),
+        ("Cosine(1, 9).warmpu(3)", "unknown method warmpu; did you mean warmup?, at column 14 near"),
+        ("Cosine(rat, 9)", "unknown name rat; did you mean rate?, at column 8 near"),
+        ("Xyzzy(1)", "Xyzzy is not a schedule, at column 1 near"),
+    ],
+)
+def test_unknown_names_in_texts(text: str, message: str) -> None:
+    pattern = re.escape(message).replace(r"\.\*", "takes no such argument")
+    with pytest.raises(ValueError, match=f'^schedule: {pattern} "'):
+        schedules.parse(text, rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"schedule": "Cosin"}, "got 'Cosin'; did you mean Cosine?"),
+        ({"schedule": "CosineAnnealingLR"}, "got 'CosineAnnealingLR'; did you mean Cosine?"),
+        ({"schedule": "Composed"}, "expected the name of a schedule, got 'Composed'"),
+        ({"schedule": "Checked"}, "expected the name of a schedule, got 'Checked'"),
+        (
+            {"schedule": "_Around", "inner": {"schedule": "Constant", "lr": 0.1}},
+            "expected the name of a schedule, got '_Around'",
+        ),
+        (
+            {"schedule": "Cosine", "lr": 0.1, "T_max": 3},
+            "T_max: Cosine takes no such argument; did you mean steps?",
+        ),
+    ],
+)
+def test_unknown_names_in_dictionaries(stored: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^schedule: .*{re.escape(message)}$"):
+        schedules.from_dict(stored)
+
+
+def test_schedules_of_the_callers_own_take_what_they_took() -> None:
+    own = Decaying(0.5, T_max=3)
+    assert own.others == {"T_max": 3}
+    assert [each(1) for each in (own, copy.deepcopy(own), pickle.loads(pickle.dumps(own)))] == [0.25] * 3
+    assert [*inspect.signature(Decaying).parameters] == ["first", "others"]
+    assert repr(own) == object.__repr__(own)
+    assert repr(own.warmup(3)) == f"{own!r}.warmup(3)"
+    assert repr(own) in repr(lrcore.Adam(np.ones(3, np.float32), lr=own))
+    assert Bare()(1) == 0.25
+    assert str(inspect.signature(Bare)) == "()"
+    wrong: Any = Bare
+    for arguments in ((3,), ()):
+        with pytest.raises(TypeError, match=r"^Bare\(\) takes no arguments$"):
+            wrong(*arguments, **({} if arguments else {"lr": 3}))
+    longer = Longer(0.1, 10, tail=4)
+    assert pickle.loads(pickle.dumps(longer)) == copy.copy(longer) == longer
+    assert longer.tail == 4
+    assert [*inspect.signature(schedules.Cosine).parameters] == ["lr", "steps", "end"]
+    assert float(Number(0.5)) == 0.5
+
+
+OPT = lrcore.Adam(np.ones(3, np.float32), lr=schedules.Plateau(0.1))
+PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "meant"),
+    [
+        (OPT, "zero_grad", "write grads[:] = 0; the gradients are yours, and a step only reads them"),
+        (OPT, "param_groups", 'write opt.hyper["weight_decay"] and opt.lr; an optimizer has one group'),
+        (OPT, "learning_rate", "did you mean lr?"),
+        (OPT, "defaults", "did you mean hyper?"),
+        (OPT, "betas", 'did you mean opt.hyper["betas"]?'),
+        (OPT, "beta1", 'did you mean opt.hyper["betas"]?'),
+        (OPT, "observe", "write lrcore.schedules.plateaus(opt.schedule)[0].observe(metric)"),
+        (OPT, "get_last_lr", "write opt.lr"),
+        (OPT.schedule, "step", "did you mean observe?"),
+        (OPT.schedule, "num_bad_epochs", 'write plateau.state_dict()["bad"]'),
+        (COSINE, "step", "write opt.step(); a schedule holds no counter"),
+        (COSINE, "get_last_lr", "write opt.lr"),
+        (PACK, "parameters", "did you mean flat?"),
+        (PACK, "named_parameters", "did you mean named_arrays?"),
+        (PACK["layers"], "parameters", "did you mean flat?"),
+    ],
+)  # fmt: skip
+def test_unknown_attributes(owner: Any, name: str, meant: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(owner, name)
+    label = type(owner).__name__
+    assert str(caught.value) == f"{name}: {label} has no such attribute" + (f"; {meant}" if meant else "")
+    assert not hasattr(owner, name)
+    assert "Did you mean" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("owner", [OPT, OPT.schedule, COSINE, PACK, PACK["layers"], Decaying(0.5)])
+def test_objects_stay_what_they_were(owner: Any) -> None:
+    """Copying, pickling and asking for special names go past the explanation."""
+    for made in (copy.copy(owner), copy.deepcopy(owner), pickle.loads(pickle.dumps(owner))):
+        assert type(made) is type(owner)
+    for name in ("__array__", "__dlpack__", "_private"):
+        with pytest.raises(AttributeError, match=f"object has no attribute '{name}'"):
+            getattr(owner, name)
+    assert not {"zero_grad", "betas", "last_epoch", "get_last_lr", "named_parameters"} & {*dir(owner)}
+    assert {each for each in vars(owner) if each.isidentifier()} <= {*dir(owner)}
+    cls: Any = type(owner)
+    unfilled = cls.__new__(cls)
+    for name in ("_params", "zero_grad"):
+        assert not hasattr(unfilled, name)
+
+
+def test_an_attribute_may_be_a_subclass_its_own() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Stepped(schedules.Schedule):
+        step: int
+        last_epoch: int = 3
+
+        def _value(self, t: int) -> float:
+            return 0.5 if t < self.step else 0.25
+
+    assert (Stepped(2)(1), Stepped(2)(2), Stepped(2).last_epoch) == (0.5, 0.25, 3)
+    assert {"step", "last_epoch"} <= {*dir(Stepped(2))}
+    with pytest.raises(TypeError, match="step"):
+        Stepped()  # type: ignore[call-arg]
+
+    class Own(lrcore.SGD):
+        def zero_grad(self) -> int:
+            return 3
+
+    opt = Own(np.ones(1, np.float32))
+    assert opt.zero_grad() == 3
+    assert not hasattr(lrcore.SGD, "zero_grad")
+    with pytest.raises(AttributeError, match="^learning_rate: Own has no such attribute"):
+        _ = opt.learning_rate  # type: ignore[attr-defined]
+
+
+def test_an_error_within_a_property_is_its_own() -> None:
+    with pytest.raises(AttributeError, match="^of the property$"):
+        _ = Decaying(0.5).failing
+
+    def failing(t: Any) -> float:
+        return float(t.missing)
+
+    opt = lrcore.SGD(np.ones(3, np.float32), lr=failing)
+    with pytest.raises(AttributeError, match="^'int' object has no attribute 'missing'$"):
+        _ = opt.lr
+
+
+OWN_MESSAGES = (
+    "lrcore.functional.",
+    "lrcore.schedules.as_schedule",
+    "lrcore.Pack.assign",
+    "lrcore.pack.Pack.assign",
+    "lrcore.pack.PackList.assign",
+)
+"""What a training may call in each step is not wrapped; the functions say themselves what they take."""
+
+
+def takes_keywords() -> Iterator[Any]:
+    """Yield what has named arguments alone, and no step of a training calls."""
+    met = set()
+    for path, value in public():
+        is_optimizer = any(name in optimizers.__all__ for name in path.split("."))
+        if is_optimizer or path.startswith(OWN_MESSAGES) or id(value) in met:
+            continue
+        met.add(id(value))
+        is_open = any(each.kind is each.VAR_KEYWORD for each in parameters_of(value))
+        is_rule = isinstance(value, type) and issubclass(value, tuple)  # a named tuple, which nobody makes
+        inherited = path.rpartition(".")[2] in vars(Mapping) or path.rpartition(".")[2] in vars(Sequence)
+        if keywords_of(value) and not (is_open or is_rule or inherited):
+            yield pytest.param(value, id=path)
+
+
+@pytest.mark.parametrize("value", [*takes_keywords()])
+def test_every_unknown_keyword_is_explained(value: Any) -> None:
+    """Misspelt by one letter, or as another library has it."""
+    known = keywords_of(value)
+    wrong = {name + name[-1]: {name} for name in known}
+    for foreign, row in _names.FOREIGN.items():
+        if meant := {*row} & {*known}:
+            wrong[foreign] = meant
+    for name, meant in wrong.items():
+        if name not in known:
+            with pytest.raises(TypeError) as caught:
+                value(**{name: 0})
+            found = re.fullmatch(
+                rf"{name}: [\w.]+ takes no such argument; did you mean (\w+)\?", str(caught.value)
+            )
+            assert found, caught.value
+            assert found[1] in meant
+
+
+def test_the_keywords_that_are_tried_are_many() -> None:
+    tried = {each.id for each in takes_keywords()}
+    assert len(tried) > 50
+    assert tried >= {
+        "lrcore.load", "lrcore.Pack", "lrcore.Pack.save", "lrcore.use_backend", "lrcore.set_num_threads",
+        "lrcore.schedules.Cosine", "lrcore.schedules.Constant.warmup", "lrcore.tune.search", "lrcore.tune.RangeTest",
+        "lrcore.tune.RangeTest.suggest", "lrcore.plot.training", "lrcore.demo.train",
+    }  # fmt: skip
+
+
+def literals() -> Iterator[Any]:
+    """Yield each public argument that is one of some words, with its class or function."""
+    for path, value in public():
+        made: Any = inspect.unwrap(
+            inspect.getattr_static(value, "__init__") if inspect.isclass(value) else value
+        )
+        for name, hint in getattr(made, "__annotations__", {}).items():
+            with contextlib.suppress(
+                NameError, TypeError
+            ):  # of a package that is imported for its types alone
+                if typing.get_origin(meant := eval(hint, made.__globals__)) is typing.Literal:
+                    yield pytest.param(value, name, typing.get_args(meant), id=f"{path}({name})")
+
+
+def test_words_are_typed() -> None:
+    """By name, so that a type checker finds a word that is misspelt."""
+    typed = {(each.id.rpartition(".")[2], each.values[2]) for each in literals()}
+    assert typed >= {
+        ("Cyclic(mode)", ("triangular", "triangular2", "exp_range")),
+        ("OneCycle(shape)", ("cosine", "linear")),
+        ("WarmupStableDecay(shape)", ("1-sqrt", "linear", "cosine")),
+        ("Plateau(mode)", ("min", "max")),
+        ("Plateau(threshold_mode)", ("rel", "abs")),
+        ("Plateau(statistic)", ("best", "mean")),
+        ("Plateau(nan)", ("error", "bad")),
+        ("range_test(mode)", ("exponential", "linear")),
+        ("suggest(method)", ("steepest", "valley", "minimum/10")),
+        ("scale_lr(rule)", ("linear", "sqrt")),
+        ("search(sampler)", ("tpe", "gp", "random")),
+        ("search(direction)", ("minimize", "maximize")),
+        ("Diagnosis(verdict)", ("diverging", "oscillating", "barely moving", "sound", "unclear")),
+        ("train(device)", ("cpu", "cuda")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "words"), [each for each in literals() if "schedules" in str(each.id)]
+)
+def test_typed_words_are_taken(make: Any, name: str, words: tuple[str, ...]) -> None:
+    """The words of the type are those that the check takes, in their order."""
+    with pytest.raises(ValueError, match=f"^{name}: expected one of {', '.join(words)}, got 'xyzzy'$"):
+        make(**EXAMPLES.get(make.__name__, [{"lr": 0.1}])[0] | {name: "xyzzy"})

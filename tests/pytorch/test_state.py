@@ -1,0 +1,506 @@
+"""State dictionaries of `torch.optim`, taken over and given back. Skipped by name where PyTorch is not installed.
+
+Equal means: ``|difference| / (1 + |p|)`` of each parameter is within the tolerance, after each later step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import schedules
+from lrcore._lrcore_core import nadam_momentum_product
+from lrcore.optimizers._torch_state import _PEERS
+from rules import oracle, peers
+from support import CONFIGURATIONS, Array, N, assert_bits, make, run, start
+
+torch = pytest.importorskip("torch")
+
+ROWS = [row for row in peers.ROWS if row.peer == "torch"]
+each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+TAKEN = (0, 1, 2, 7, 30)
+"""Numbers of steps after which the other side goes on."""
+SHAPES = ((2, 3), (), (5,), (0, 4), (3, 2))
+"""Of the parameters that PyTorch has: together as many elements as `peers.problem`."""
+BOTH = "both sides round in float32, and PyTorch fuses and reassociates: twice what one was found off from float64"
+
+
+def tolerance(row: peers.Row) -> peers.Tolerance:
+    """Return how far two float32 runs of a row may be apart."""
+    return peers.Tolerance(2 * row.tolerance.limit, BOTH)
+
+
+class Torch:
+    """An optimizer of PyTorch over some parameters, stepped on given gradients."""
+
+    def __init__(self, row: peers.Row, params: Array, shapes: Any = SHAPES) -> None:
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        parts = torch.from_numpy(params.copy()).split(sizes)
+        self.params = [
+            torch.nn.Parameter(part.reshape(shape)) for part, shape in zip(parts, shapes, strict=True)
+        ]
+        self.opt = getattr(torch.optim, row.theirs.name)(self.params, lr=row.lr, **row.theirs.kwargs)
+        self.sizes = sizes
+
+    def step(self, gradient: Array, lr: float) -> None:
+        """Step at a rate."""
+        self.opt.param_groups[0]["lr"] = lr
+        parts = torch.from_numpy(gradient.copy()).split(self.sizes)
+        for param, part in zip(self.params, parts, strict=True):
+            param.grad = part.reshape(param.shape)
+        self.opt.step()
+
+    def flat(self) -> Array:
+        """Return the parameters one after another."""
+        values: Array = torch.cat([param.detach().reshape(-1) for param in self.params]).numpy()
+        return values
+
+
+def ours(row: peers.Row, params: Array, lr: Any, **others: Any) -> Any:
+    """Make our optimizer of a row."""
+    return getattr(lrcore, row.ours.name)(params, lr=lr, **dict(row.ours.kwargs) | others)
+
+
+def counted(row: peers.Row, k: int) -> dict[str, int]:
+    """Return the argument that SGD needs."""
+    return {"step_count": k} if row.ours.name == "SGD" else {}
+
+
+def go_on(
+    row: peers.Row, k: int, one: Callable[[Array, float], Any], other: Callable[[Array, float], Any]
+) -> None:
+    """Step both sides from step k on; each gives its parameters, which have to agree."""
+    _, gradients = peers.problem()
+    for index in range(k, len(gradients)):
+        rate = peers.rate(row.lr, index)
+        off = peers.deviation(one(gradients[index], rate), other(gradients[index], rate))
+        limit = tolerance(row)
+        assert off.max() <= limit.limit, f"step {index + 1}: off by {off.max():.1e}; {limit.reason}"
+
+
+def stepper(opt: Any) -> Callable[[Array, float], Any]:
+    """Return what steps one of our optimizers at a rate."""
+
+    def step(gradient: Array, lr: float) -> Any:
+        opt.lr = lr
+        opt.step(gradient)
+        return opt.params
+
+    return step
+
+
+def their_stepper(theirs: Torch) -> Callable[[Array, float], Any]:
+    """Return what steps one of PyTorch's."""
+
+    def step(gradient: Array, lr: float) -> Any:
+        theirs.step(gradient, lr)
+        return theirs.flat()
+
+    return step
+
+
+@pytest.mark.parametrize("k", TAKEN)
+@each_row
+def test_from_torch(row: peers.Row, k: int) -> None:
+    """After k steps of PyTorch ours goes on as PyTorch does, from hyperparameters, rate and count of another run."""
+    params, gradients = peers.problem()
+    theirs = Torch(row, params)
+    for index in range(k):
+        theirs.step(gradients[index], peers.rate(row.lr, index))
+    given = theirs.opt.state_dict()
+    others: dict[str, Any] = {"betas": (0.5, 0.6)} if "betas" in given["param_groups"][0] else {}
+    opt = ours(row, theirs.flat().copy(), 7.0, **others, weight_decay=0.5)
+    opt.step_count = 99
+    opt.load_torch_state_dict(given, **counted(row, k))
+    assert opt.step_count == k
+    assert opt.lr == given["param_groups"][0]["lr"]
+    expected = ours(row, params.copy(), 7.0)
+    assert dict(opt.hyper) == dict(expected.hyper)
+    for name, state in opt.state.items():
+        parts = [each[name].numpy().ravel() for each in given["state"].values() if name in each]
+        assert_bits(state, np.concatenate(parts) if parts else np.zeros(opt.size, np.float32))
+    go_on(row, k, stepper(opt), their_stepper(theirs))
+
+
+@pytest.mark.parametrize("k", TAKEN)
+@each_row
+def test_to_torch(row: peers.Row, k: int) -> None:
+    """After k steps of ours PyTorch goes on as ours does, over several parameters and over one."""
+    params, gradients = peers.problem()
+    opt = ours(row, params.copy(), lambda t: peers.rate(row.lr, t))
+    for index in range(k):
+        opt.step(gradients[index])
+    for shapes in (SHAPES, None):
+        theirs = Torch(row, opt.params, shapes or [params.shape])
+        fresh = copy.deepcopy(theirs.opt.state_dict())
+        theirs.opt.param_groups[0] |= {"weight_decay": 0.7, "lr": 3.0}
+        exported = opt.torch_state_dict(shapes)
+        theirs.opt.load_state_dict(exported)
+        (group,) = theirs.opt.state_dict()["param_groups"]
+        assert group.keys() == fresh["param_groups"][0].keys()
+        assert group == fresh["param_groups"][0] | {"lr": peers.rate(row.lr, k)} | keeps(row, group)
+        twin = ours(row, opt.params.copy(), 1.0)
+        twin.load_state_dict(opt.state_dict())
+        go_on(row, k, their_stepper(theirs), stepper(twin))
+
+
+def keeps(row: peers.Row, group: dict[str, Any]) -> dict[str, Any]:
+    """Return what is only of the constructor, and so in the state here."""
+    return (
+        {"initial_accumulator_value": group["initial_accumulator_value"]}
+        if row.ours.name == "Adagrad"
+        else {}
+    )
+
+
+@pytest.mark.parametrize("k", [0, 1, 5])
+@each_row
+def test_there_and_back(row: peers.Row, k: int) -> None:
+    """Bits, through both dictionaries, as PyTorch stores them after a load of its own."""
+    params, gradients = peers.problem()
+    opt = ours(row, params.copy(), 0.5)
+    for index in range(k):
+        opt.step(gradients[index])
+    theirs = Torch(row, params)
+    theirs.opt.load_state_dict(opt.torch_state_dict(SHAPES))
+    back = ours(row, opt.params.copy(), 7.0)
+    back.load_torch_state_dict(theirs.opt.state_dict(), **counted(row, k))
+    assert back.step_count == opt.step_count
+    assert back.schedule == opt.schedule
+    assert dict(back.hyper) == dict(opt.hyper)
+    for name, state in opt.state.items():
+        assert_bits(back.state[name], state)
+
+
+def test_every_rule_is_exported_or_refused(rule: str) -> None:
+    """What PyTorch has no option for is named, and the others cover what the rows above have."""
+    opt = make(rule, start())
+    lacking = {"eps_placement": "hat", "eps_inside_sqrt": True, "lr_in_velocity": True}
+    chosen = [name for name, value in lacking.items() if CONFIGURATIONS[rule].arguments.get(name) == value]
+    name = type(opt).__name__
+    if name not in _PEERS:
+        chosen = [name]
+    if not chosen:
+        assert opt.torch_state_dict()["param_groups"][0]["lr"] == 0.01
+        return
+    with pytest.raises(ValueError, match=f"^{chosen[0]}: torch.optim"):
+        opt.torch_state_dict()
+    if name in _PEERS:
+        defaults = {name: "corrected" if name == "eps_placement" else False for name in chosen}
+        plain = make(rule, start(), **defaults)
+        with pytest.raises(ValueError, match=f"^rule: expected {rule}, got {plain.rule}$"):
+            load(opt, plain.torch_state_dict())
+
+
+def load(opt: Any, dictionary: Any) -> None:
+    """Load a dictionary of PyTorch's, with the argument that SGD needs."""
+    counts = {"step_count": 0} if isinstance(opt, lrcore.SGD) else {}
+    opt.load_torch_state_dict(dictionary, **counts)
+
+
+def test_decay_that_torch_does_not_have() -> None:
+    with pytest.raises(ValueError, match=r"^decoupled_weight_decay: torch.optim.SGD has no .*=True"):
+        lrcore.SGD(start(), decoupled_weight_decay=True).torch_state_dict()
+    with pytest.raises(ValueError, match=r"^decoupled_weight_decay: torch.optim.AdamW has no .*=False"):
+        lrcore.AdamW(start(), decoupled_weight_decay=False).torch_state_dict()
+
+
+def adam(**group: Any) -> dict[str, Any]:
+    """Return the dictionary of an Adam in PyTorch after three steps, with entries of its group changed."""
+    param = torch.nn.Parameter(torch.from_numpy(start()))
+    opt = torch.optim.Adam([param], lr=0.5)
+    for _ in range(3):
+        param.grad = torch.ones(N)
+        opt.step()
+    dictionary: dict[str, Any] = copy.deepcopy(opt.state_dict())
+    dictionary["param_groups"][0] |= group
+    return dictionary
+
+
+def test_numbers_as_tensors() -> None:
+    """A rate that is a tensor, a step that is a number, and what schedulers of PyTorch leave in a group."""
+    dictionary = adam(lr=torch.tensor(0.25), initial_lr=0.5, max_momentum=0.9, capturable=True, fused=True)
+    dictionary["param_groups"][0]["betas"] = [torch.tensor(0.5), 0.75]
+    dictionary["state"][0]["step"] = 3
+    opt = lrcore.Adam(start(), lr=schedules.Cosine(0.1, steps=5))
+    opt.load_torch_state_dict(dictionary)
+    assert (opt.lr, opt.step_count, opt.hyper["betas"]) == (0.25, 3, (0.5, 0.75))
+    del dictionary["param_groups"][0]["decoupled_weight_decay"]  # as before PyTorch 2.6
+    lrcore.Adam(start()).load_torch_state_dict(dictionary)
+    lrcore.AdamW(start()).load_torch_state_dict(dictionary)
+
+
+def test_arrays_instead_of_tensors() -> None:
+    dictionary = adam()
+    expected = lrcore.Adam(start())
+    expected.load_torch_state_dict(dictionary)
+    dictionary["state"][0] = {name: value.numpy() for name, value in dictionary["state"][0].items()}
+    opt = lrcore.Adam(start())
+    opt.load_torch_state_dict(dictionary)
+    assert_bits(run(opt, 2), run(expected, 2))
+
+
+def test_memory_formats() -> None:
+    """The elements come in the order of C, however PyTorch lays them."""
+    params = np.arange(2 * 3 * 4 * 5, dtype=np.float32)
+    param = torch.nn.Parameter(
+        torch.from_numpy(params.copy()).reshape(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    )
+    theirs = torch.optim.Adam([param], lr=0.1)
+    param.grad = param.detach().clone()
+    theirs.step()
+    opt = lrcore.Adam(params)
+    opt.load_torch_state_dict(theirs.state_dict())
+    assert (np.diff(opt.state["exp_avg"]) > 0).all()
+
+
+def spoiled() -> list[tuple[dict[str, Any], str]]:
+    """Return wrong dictionaries for an Adam, with the message."""
+    state = adam()["state"][0]
+    group = adam()["param_groups"][0]
+    two = {"params": [0, 1]}
+    half = {name: value[:10] if value.ndim else value for name, value in state.items()}
+    rest = {name: value[10:] if value.ndim else value for name, value in state.items()}
+
+    def without(name: str) -> dict[str, Any]:
+        return {each: value for each, value in group.items() if each != name}
+
+    def given(changed: Any = None, groups: Any = None) -> dict[str, Any]:
+        return {
+            "state": {0: state} if changed is None else changed,
+            "param_groups": [group] if groups is None else groups,
+        }
+
+    return [
+        ({"state": {}}, "^state_dict: expected the entries"),
+        (given(groups=[group, group]), "^param_groups: expected one group, got 2"),
+        (given(groups=[]), "^param_groups: expected one group, got 0"),
+        (given(groups=[3]), "^param_groups: expected a list of dictionaries"),
+        (given(groups=group), "^param_groups: expected a list of dictionaries"),
+        (given(groups=[without("params")]), "^param_groups: expected a list of the parameters"),
+        (given(groups=[without("amsgrad")]), "^param_groups: expected the entries"),
+        (given(groups=[without("betas")]), "^param_groups: expected the entries"),
+        (given(groups=[without("lr")]), "^lr: expected a number, got None$"),
+        (given(groups=[group | {"momentum": 0.5}]), "^param_groups: expected the entries"),
+        (given(groups=[group | {"differentiable": True}]), "^differentiable: "),
+        (given(groups=[group | {"maximize": True}]), "^options: expected"),
+        (given(groups=[group | {"decoupled_weight_decay": True}]), "^options: expected"),
+        (
+            given({0: state | {"max_exp_avg_sq": torch.ones(N)}}, [group | {"amsgrad": True}]),
+            "^rule: expected adam, got adam_amsgrad",
+        ),
+        (given(groups=[group | {"eps": float("nan")}]), "^eps: expected"),
+        (given(groups=[group | {"betas": (0.9, 1.0)}]), r"^betas\[1\]: expected"),
+        (given(groups=[group | {"lr": -1.0}]), "^lr: expected"),
+        (given(3), "^state: expected a dictionary of dictionaries"),
+        (given({0: 3}), "^state: expected a dictionary of dictionaries"),
+        (given({0: state, 1: state}), r"^state: expected the parameters \[0\], got \[1\] too"),
+        (
+            given({0: half, 1: rest | {"step": torch.tensor(4.0)}}, [group | two]),
+            "^step: expected as many .* from 3 to 4",
+        ),
+        (
+            given({0: half}, [group | two]),
+            "^step: expected as many steps of every parameter, got from 0 to 3",
+        ),
+        (given({0: state | {"step": 2.5}}), "^step: expected a number of steps"),
+        (given({0: state | {"step": float("nan")}}), "^step: expected a number of steps"),
+        (given({0: state | {"step": -1.0}}), "^step_count: expected"),
+        (given({0: state | {"step": 2.0**60}}), "^step_count: expected"),
+        (given({0: half}), "^exp_avg: expected 21 elements like params, got 10"),
+        (given({0: state | {"more": torch.ones(N)}}), r"^state\[0\]: expected the entries"),
+        (
+            given({0: {"step": state["step"], "exp_avg": state["exp_avg"]}}),
+            r"^state\[0\]: expected the entries",
+        ),
+        (
+            given({0: state | {"exp_avg": state["exp_avg"].double()}}),
+            "^exp_avg: expected a tensor of float32, got float64",
+        ),
+        (given({0: state | {"exp_avg": state["exp_avg"].bfloat16()}}), "^exp_avg: .* got bfloat16"),
+        (given({0: state | {"exp_avg": state["exp_avg"].to_sparse()}}), "^exp_avg: expected a dense tensor"),
+        (given({0: state | {"exp_avg": 3}}), "^exp_avg: expected a tensor of float32, got int"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dictionary", "match"), spoiled(), ids=lambda each: each if isinstance(each, str) else ""
+)
+def test_a_wrong_dictionary_changes_nothing(dictionary: Any, match: str) -> None:
+    opt = lrcore.Adam(start(), lr=0.1)
+    run(opt, 2)
+    before = {name: np.array(state) for name, state in opt.state.items()}
+    with pytest.raises((ValueError, TypeError), match=match):
+        opt.load_torch_state_dict(dictionary)
+    for name, state in opt.state.items():
+        assert_bits(state, before[name])
+    assert (opt.step_count, opt.lr) == (2, 0.1)
+
+
+def test_another_class() -> None:
+    """Each class takes its own dictionary alone; Adam and AdamW are one with other defaults."""
+    classes = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "NAdam", "RAdam", "Adamax")
+    for one in classes:
+        param = torch.nn.Parameter(torch.from_numpy(start()))
+        theirs = getattr(torch.optim, one)([param], lr=0.1)
+        param.grad = torch.ones(N)
+        theirs.step()
+        for other in classes:
+            opt = getattr(lrcore, other)(start())
+            counts = {"step_count": 1} if other == "SGD" else {}
+            if one == other:
+                opt.load_torch_state_dict(theirs.state_dict(), **counts)
+            else:
+                with pytest.raises(ValueError, match="^(param_groups|state|options)"):
+                    opt.load_torch_state_dict(theirs.state_dict(), **counts)
+
+
+def test_lion() -> None:
+    with pytest.raises(ValueError, match="^Lion: torch.optim has no such optimizer; it has SGD, Adagrad"):
+        lrcore.Lion(start()).load_torch_state_dict(adam())
+
+
+def test_the_steps_of_sgd() -> None:
+    """PyTorch does not count them, and the first velocity is undamped."""
+    opt = lrcore.SGD(start(), momentum=0.9, dampening=0.5)
+    begun, fresh = lrcore.SGD(start(), momentum=0.9, dampening=0.5), opt.torch_state_dict()
+    run(begun, 2)
+    with pytest.raises(ValueError, match="^step_count: expected at least 1, since the momentum has begun"):
+        opt.load_torch_state_dict(begun.torch_state_dict(), step_count=0)
+    with pytest.raises(ValueError, match=r"^state\[0\]: expected the entries \['momentum_buffer'\]"):
+        opt.load_torch_state_dict(fresh, step_count=2)
+    with pytest.raises(ValueError, match="^step_count: expected an integer >= 0"):
+        opt.load_torch_state_dict(fresh, step_count=-1)
+    with pytest.raises(ValueError, match="^step_count: PyTorch's Adam counts its steps; leave it out"):
+        lrcore.Adam(start()).load_torch_state_dict(adam(), step_count=3)
+    fresh["state"] = {0: {"momentum_buffer": None}}  # as PyTorch has had it
+    opt.load_torch_state_dict(fresh)
+    assert opt.step_count == 0
+    opt.load_torch_state_dict(begun.torch_state_dict(), step_count=2)
+    assert_bits(run(opt, 0), start())
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.5},
+        {"momentum": 0.5, "nesterov": True},
+        {"momentum": 0.5, "dampening": 0.25},
+        {"momentum": 0.5, "dampening": 0.25, "weight_decay": 0.125},
+    ],
+    ids=str,
+)
+def test_sgd_without_a_count_goes_on_as_pytorchs(options: dict[str, Any], steps: int) -> None:
+    """It counts from 0; from 1 where the next gradient is damped. Of numbers that are exact in float32."""
+
+    def gradient(i: int) -> Array:
+        return ((np.arange(16) % 7 - 3) * (i + 1) / 8).astype(np.float32)
+
+    weight = torch.nn.Parameter(torch.arange(16) / 4)
+    theirs = torch.optim.SGD([weight], lr=0.25, **options)
+    for i in range(steps):
+        weight.grad = torch.from_numpy(gradient(i))
+        theirs.step()
+    opt = lrcore.SGD(weight.detach().clone().numpy(), lr=0.5, **options)
+    opt.load_torch_state_dict(theirs.state_dict())
+    assert opt.step_count == (1 if steps and "dampening" in options else 0)
+    for i in range(steps, steps + 3):
+        weight.grad = torch.from_numpy(gradient(i))
+        theirs.step()
+        opt.step(gradient(i))
+        assert_bits(opt.params, weight.detach().numpy())
+
+
+@pytest.mark.parametrize("momentum_decay", [0.0, 4e-3, 1.0])
+@pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.999])
+def test_the_product_of_the_momenta_is_the_oracles(beta1: float, momentum_decay: float) -> None:
+    """Equal bits, down to the product that is too small to count."""
+    products = []
+    for t in (0, 1, 2, 10, 41, 59, 60, 61, 100, 100_000):
+        hyper = SimpleNamespace(beta1=beta1, momentum_decay=momentum_decay, t=t)
+        products.append(oracle.nadam_momentum_product(hyper))
+        assert nadam_momentum_product(t, beta1, momentum_decay) == products[-1]
+    assert products[0] == 1
+    assert products[-1] == 0
+
+
+def test_the_product_of_the_momenta_refuses_what_counts_no_steps() -> None:
+    with pytest.raises(ValueError, match="^step_count: expected an integer from 0 to"):
+        nadam_momentum_product(-1, 0.9, 4e-3)
+    with pytest.raises(TypeError, match="^step_count: expected an integer, got float"):
+        nadam_momentum_product(1.0, 0.9, 4e-3)  # type: ignore[arg-type]
+
+
+def test_momenta_that_changed() -> None:
+    """NAdam's product is then none that follows from the number of steps."""
+    opt = lrcore.NAdam(start())
+    run(opt, 3)
+    dictionary = opt.torch_state_dict()
+    dictionary["param_groups"][0]["betas"] = (0.5, 0.999)
+    with pytest.raises(
+        ValueError, match="^mu_product: expected 0.0[0-9]+, got 0.[0-9]+; betas or momentum_decay"
+    ):
+        opt.load_torch_state_dict(dictionary)
+    opt.step_count = 10**9
+    assert opt.torch_state_dict()["state"][0]["mu_product"] == 0
+
+
+def test_counts_are_float32_on_the_cpu() -> None:
+    """Whatever the defaults are; what float32 does not have is refused by name."""
+    opt = lrcore.NAdam(start())
+    opt.step_count = 70_001
+    torch.set_default_dtype(torch.float16)
+    torch.set_default_device("meta")
+    try:
+        exported = opt.torch_state_dict()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    for name in ("step", "mu_product"):
+        assert exported["state"][0][name].dtype == torch.float32
+        assert exported["state"][0][name].device.type == "cpu"
+    opt.load_torch_state_dict(exported)
+    assert opt.step_count == 70_001
+    for count in (2**24 - 1, 2**24, 2**24 + 2):
+        opt.step_count = count
+        assert int(opt.torch_state_dict()["state"][0]["step"]) == count
+    for count in (2**24 + 1, 2**25 + 2):
+        opt.step_count = count
+        with pytest.raises(
+            ValueError, match=f"^step_count: PyTorch counts in float32.*for {count}; use state_dict"
+        ):
+            opt.torch_state_dict()
+    sgd = lrcore.SGD(start(), momentum=0.5)
+    sgd.step_count = 2**24 + 1
+    assert "step" not in sgd.torch_state_dict()["state"][0]
+
+
+def test_shapes() -> None:
+    opt = lrcore.Adam(start().reshape(3, 7))
+    assert opt.torch_state_dict()["state"][0]["exp_avg"].shape == (3, 7)
+    layers = [torch.nn.Parameter(torch.ones(2, 5)), np.ones(4, np.float32), 7]
+    exported = opt.torch_state_dict(shapes=layers)
+    assert [each["exp_avg"].shape for each in exported["state"].values()] == [(2, 5), (4,), (7,)]
+    assert exported["param_groups"][0]["params"] == [0, 1, 2]
+    with pytest.raises(ValueError, match="^shapes: expected 21 elements together, got 20"):
+        opt.torch_state_dict(shapes=[20])
+    with pytest.raises(ValueError, match=r"^shapes\[1\]: expected extents >= 0"):
+        opt.torch_state_dict(shapes=[21, (-1,)])
+    with pytest.raises(TypeError, match=r"^shapes\[0\]: "):
+        opt.torch_state_dict(shapes=["21"])
+
+
+def test_exported_state_is_a_copy() -> None:
+    opt = lrcore.Adam(start())
+    run(opt, 1)
+    exported = opt.torch_state_dict()
+    exported["state"][0]["exp_avg"].zero_()
+    assert np.asarray(opt.state["exp_avg"]).any()

@@ -1,0 +1,241 @@
+"""Run a row of `peer_rows` on both sides, and compare what they give.
+
+The peer runs in float64, from the float32 start and on the float32 gradients that lrcore gets. The gradients
+are given in advance and do not depend on the parameters: both sides see the same ones, and no difference feeds
+back through a loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import os
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rules.peer_rows import ROWS, Call, Row, Tolerance, call
+
+__all__ = [
+    "CHECKED",
+    "COUNT",
+    "PACKAGES",
+    "ROWS",
+    "STEPS",
+    "Call",
+    "Row",
+    "Tolerance",
+    "call",
+    "check",
+    "deviation",
+    "problem",
+    "rate",
+    "run_keras",
+    "run_lrcore",
+    "run_optax",
+    "run_peer",
+    "run_torch",
+    "versions",
+]
+
+STEPS = 60
+"""Steps taken on each side."""
+
+CHECKED = (1, 2, 10, 60)
+"""Numbers of the steps after which the parameters are compared."""
+
+COUNT = 18
+"""Elements."""
+
+PACKAGES = {"torch": ("torch",), "optax": ("optax", "jax"), "keras": ("keras", "jax")}
+"""Distributions whose versions decide what a peer gives."""
+
+
+def rate(lr: float, index: int) -> float:
+    """Return the learning rate of step ``index + 1``: a sawtooth under a decay, another one at every step."""
+    return lr * (1 + (3 * index) % 8) / (8 + index)
+
+
+def problem() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the start, shape ``(COUNT,)``, and the gradients, shape ``(STEPS, COUNT)``, of every row.
+
+    The gradients' magnitudes run from 1e-4 to 3 over the elements, and fall to a quarter after a third of the
+    steps. Element 0 never has a gradient, 1 has none at first, 2 has none at every third step, 3 has one only
+    once; elements 4 and 5 start at zero, 6 at 1000, and every fourth one has gradients of one sign.
+    `random.Random.random` is the one generator of the standard library that is promised to stay the same.
+    """
+    uniform = random.Random(20150101).random
+    start = [_digits(3 * (2 * uniform() - 1)) for _ in range(COUNT)]
+    start[4:7] = 0.0, 0.0, 1000.0
+    gradients = np.zeros((STEPS, COUNT))
+    for index in range(STEPS):
+        for element in range(COUNT):
+            shape = uniform() + uniform() - 1
+            if element % 4 == 3:
+                shape = abs(shape)
+            scale = 3 * 10 ** (-4.5 * (7 * element % COUNT) / (COUNT - 1))
+            gradients[index, element] = _digits(scale * shape * (1 if index < STEPS // 3 else 0.25))
+    gradients[:, 0] = 0
+    gradients[:7, 1] = 0
+    gradients[2::3, 2] = 0
+    gradients[np.arange(STEPS) != 2, 3] = 0
+    return np.array(start, np.float32), gradients.astype(np.float32)
+
+
+def _digits(value: float) -> float:
+    """Return the value to four significant digits, so that it is short when stored."""
+    return float(f"{value:.4g}")
+
+
+def deviation(actual: ArrayLike, expected: ArrayLike) -> NDArray[np.float64]:
+    """Return ``|difference| / (1 + |expected|)``, element by element, in float64."""
+    expected = np.asarray(expected, np.float64)
+    result: NDArray[np.float64] = np.abs(np.asarray(actual, np.float64) - expected) / (1 + np.abs(expected))
+    return result
+
+
+def check(
+    actual: Mapping[int, ArrayLike], expected: Mapping[int, ArrayLike], tolerance: Tolerance, what: str
+) -> None:
+    """Raise AssertionError unless the parameters agree at each of the `CHECKED` steps, element by element."""
+    for step in CHECKED:
+        found = deviation(actual[step], expected[step])
+        worst = int(np.argmax(found))  # the first NaN, if there is one
+        assert found[worst] <= tolerance.limit, (
+            f"{what}: after step {step}, element {worst} is {np.asarray(actual[step])[worst]!r} "
+            f"for {np.asarray(expected[step])[worst]!r}: off by {found[worst]:.2e}, "
+            f"where {tolerance.limit:.0e} is allowed ({tolerance.reason})"
+        )
+
+
+def run_lrcore(
+    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
+) -> dict[int, NDArray[np.float32]]:
+    """Take the steps of a row with lrcore: as `run_torch`, in float32."""
+    lrcore = importlib.import_module("lrcore")
+    seen = {}
+    params = start.copy()
+    schedule = functools.partial(rate, row.lr)
+    optimizer = getattr(lrcore, row.ours.name)(params, lr=schedule, **row.ours.kwargs)
+    for step, gradient in enumerate(gradients, 1):
+        optimizer.step(gradient)
+        if step in CHECKED:
+            seen[step] = params.copy()
+    return seen
+
+
+def run_peer(
+    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
+) -> dict[int, NDArray[np.float64]]:
+    """Run the peer's side of a row.
+
+    Parameters
+    ----------
+    row : Row
+        The peer's call, and the rate.
+    start : ndarray of float32, shape (n,)
+        Parameters before the first step; not written.
+    gradients : ndarray of float32, shape (steps, n)
+        One gradient a step.
+
+    Returns
+    -------
+    dict of int to ndarray of float64, shape (n,)
+        Parameters after each of the `CHECKED` steps.
+
+    Raises
+    ------
+    ImportError
+        The peer is not installed.
+    """
+    return {"torch": run_torch, "optax": run_optax, "keras": run_keras}[row.peer](row, start, gradients)
+
+
+def run_torch(
+    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
+) -> dict[int, NDArray[np.float64]]:
+    """Take the steps of a row with PyTorch, in float64; see `run_peer`."""
+    torch = importlib.import_module("torch")
+    seen = {}
+    with _torch_float64(torch):
+        param = torch.nn.Parameter(torch.from_numpy(start.astype(np.float64)))
+        optimizer = getattr(torch.optim, row.theirs.name)([param], lr=row.lr, **row.theirs.kwargs)
+        for index, gradient in enumerate(gradients):
+            for group in optimizer.param_groups:
+                group["lr"] = rate(row.lr, index)
+            param.grad = torch.from_numpy(gradient.astype(np.float64))
+            optimizer.step()
+            if index + 1 in CHECKED:
+                seen[index + 1] = param.detach().numpy().copy()
+    return seen
+
+
+@contextlib.contextmanager
+def _torch_float64(torch: Any) -> Iterator[None]:
+    """Make float64 the default dtype: PyTorch keeps step counts and NAdam's product of momenta in it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def run_optax(
+    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
+) -> dict[int, NDArray[np.float64]]:
+    """Take the steps of a row with optax, in float64 and on the CPU.
+
+    The schedule looks its rates up in an array, so that they are to the last bit those of `rate`.
+    See `run_peer`.
+    """
+    jax = importlib.import_module("jax")
+    optax = importlib.import_module("optax")
+    seen = {}
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        rates = jax.numpy.asarray([rate(row.lr, index) for index in range(len(gradients))])
+        optimizer = getattr(optax, row.theirs.name)(lambda count: rates[count], **row.theirs.kwargs)
+        params = jax.numpy.asarray(start.astype(np.float64))
+        state = optimizer.init(params)
+        for index, gradient in enumerate(gradients):
+            updates, state = optimizer.update(jax.numpy.asarray(gradient.astype(np.float64)), state, params)
+            params = optax.apply_updates(params, updates)
+            if index + 1 in CHECKED:
+                seen[index + 1] = np.array(params)
+    return seen
+
+
+def run_keras(
+    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
+) -> dict[int, NDArray[np.float64]]:
+    """Take the steps of a row with Keras, in float64 and on the CPU, on its JAX backend.
+
+    That backend runs the steps as Keras itself writes them; the PyTorch backend has others, written for it, which
+    gave the same within 1.2e-15. Python numbers become float64 arrays as long as JAX has 64-bit types, whatever
+    ``floatx`` is. The rate is a callable: what it returns is cast to the parameters' dtype, whereas a number would
+    be stored in ``floatx``. See `run_peer`.
+    """
+    os.environ["KERAS_BACKEND"] = "jax"
+    jax = importlib.import_module("jax")
+    keras = importlib.import_module("keras")
+    seen = {}
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        optimizer: Any = getattr(keras.optimizers, row.theirs.name)(
+            lambda: rate(row.lr, int(optimizer.iterations)), **row.theirs.kwargs
+        )
+        params = keras.Variable(start.astype(np.float64), dtype="float64")
+        for index, gradient in enumerate(gradients):
+            optimizer.apply([jax.numpy.asarray(gradient.astype(np.float64))], [params])
+            if index + 1 in CHECKED:
+                seen[index + 1] = np.array(params.value)
+    return seen
+
+
+def versions(peer: str) -> dict[str, str]:
+    """Return the installed versions of a peer and of what it computes with."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES[peer]}

@@ -1,0 +1,399 @@
+"""The reference against steps worked by hand, its error bounds against random ones; no compiled library."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from rules.oracle import RULES, Arithmetic, Bound, Float32, Options, bounds, constants, step, step32, step64
+
+F = np.float32
+Array = npt.NDArray[np.float32]
+Element = tuple[float, float, list[float]]
+
+HYPER = {
+    "momentum": 0.9,
+    "dampening": 0.3,
+    "lr_decay": 1e-3,
+    "eps": 1e-8,
+    "alpha": 0.99,
+    "rho": 0.9,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "momentum_decay": 4e-3,
+}
+DECAYS: list[dict[str, Any]] = [
+    {},
+    {"weight_decay": 0.01, "grad_scale": 1 / 3, "maximize": True},
+    {"weight_decay": 0.1, "decoupled": True, "grad_scale": 1 / 7},
+]
+
+# Steps from p = 1, g = 2 with numbers whose every intermediate is a short binary fraction, so that float32
+# and float64 both give exactly this: rule, t, lr, hyperparameters, states, p after, states after.
+MU = {"momentum": 0.5, "dampening": 0.25}
+RMS = {"alpha": 0.5, "eps": 2.0, "momentum": 0.5}
+INSIDE = RMS | {"eps": 12.0}
+BETAS = {"beta1": 0.5, "beta2": 0.75, "momentum_decay": 0.0}
+BY_HAND: list[tuple[str, int, float, dict[str, float], list[float], float, list[float]]] = [
+    ("sgd", 1, 0.25, {}, [], 0.5, []),
+    ("sgd_momentum", 1, 0.25, MU, [4], 0, [4]),
+    ("sgd_momentum", 2, 0.25, MU, [4], 0.125, [3.5]),
+    ("sgd_nesterov", 2, 0.25, MU, [4], 0, [4]),
+    ("sgd_velocity", 2, 0.25, MU, [4], -1.5, [2.5]),
+    ("sgd_nesterov_velocity", 2, 0.25, MU, [4], -0.75, [2.5]),
+    ("adagrad", 2, 0.25, {"eps": 4, "lr_decay": 1}, [12], 0.96875, [16]),
+    ("adagrad_inside", 2, 0.25, {"eps": 4, "lr_decay": 1}, [8], 0.9375, [12]),
+    ("rmsprop", 1, 0.25, RMS, [4], 0.875, [4]),
+    ("rmsprop_momentum", 1, 0.25, RMS, [4, 4], 0.375, [4, 2.5]),
+    ("rmsprop_velocity", 1, 0.25, RMS, [4, 4], -1.125, [4, 2.125]),
+    ("rmsprop_inside", 1, 0.25, INSIDE, [4], 0.875, [4]),
+    ("rmsprop_inside_momentum", 1, 0.25, INSIDE, [4, 4], 0.375, [4, 2.5]),
+    ("rmsprop_inside_velocity", 1, 0.25, INSIDE, [4, 4], -1.125, [4, 2.125]),
+    ("rmsprop_centered", 1, 0.25, RMS, [12, 2], 0.875, [8, 2]),
+    ("rmsprop_centered", 1, 0.25, RMS, [0, 6], 0.75, [2, 4]),  # v - a * a is -14
+    ("rmsprop_centered_momentum", 1, 0.25, RMS, [12, 2, 4], 0.375, [8, 2, 2.5]),
+    ("rmsprop_centered_velocity", 1, 0.25, RMS, [12, 2, 4], -1.125, [8, 2, 2.125]),
+    ("rmsprop_centered_inside", 1, 0.25, INSIDE, [12, 2], 0.875, [8, 2]),
+    ("rmsprop_centered_inside_momentum", 1, 0.25, INSIDE, [12, 2, 4], 0.375, [8, 2, 2.5]),
+    ("rmsprop_centered_inside_velocity", 1, 0.25, INSIDE, [12, 2, 4], -1.125, [8, 2, 2.125]),
+    ("adadelta", 1, 0.25, {"rho": 0.5, "eps": 12}, [4, 52], 0, [4, 34]),
+    ("adam", 1, 0.25, BETAS | {"eps": 4}, [2, 4], 0.875, [2, 4]),
+    ("adam_hat", 1, 0.25, BETAS | {"eps": 2}, [2, 4], 0.875, [2, 4]),
+    ("adam_amsgrad", 1, 0.25, BETAS | {"eps": 8}, [2, 4, 16], 0.9375, [2, 4, 16]),
+    ("adam_amsgrad", 1, 0.25, BETAS | {"eps": 4}, [2, 4, 1], 0.875, [2, 4, 4]),
+    ("adam_amsgrad_hat", 1, 0.25, BETAS | {"eps": 4}, [2, 4, 16], 0.9375, [2, 4, 16]),
+    ("nadam", 1, 0.9375, BETAS | {"eps": 4}, [2, 4], 0.703125, [2, 4]),
+    ("radam", 1, 0.25, BETAS | {"eps": 4}, [2, 4], 0, [2, 4]),  # rho is 1
+    ("radam", 10**6, 0.25, BETAS | {"eps": 2}, [2, 4], 0.875, [2, 4]),  # rho is rho_inf, 7
+    ("adamax", 1, 0.25, BETAS | {"eps": 2}, [2, 4], 0.75, [2, 4]),
+    ("adamax", 1, 0.25, BETAS | {"eps": 2, "beta2": 0.5}, [2, 16], 0.875, [2, 8]),
+    ("lion", 1, 0.25, BETAS, [-4], 1.25, [-2.5]),
+    ("lion", 1, 0.25, BETAS, [-2], 1, [-1]),
+]
+
+
+def logarithmic(rng: np.random.Generator, n: int, low: float, high: float, *, signed: bool) -> Array:
+    """Return magnitudes spread evenly in the logarithm from 10**low to 10**high."""
+    x = 10 ** rng.uniform(low, high, n)
+    return (x * rng.choice([-1.0, 1.0], n) if signed else x).astype(F)
+
+
+def draw(rule: str, seed: int, n: int, low: float = -6, high: float = 3) -> tuple[Array, Array, list[Array]]:
+    """Return p, g and states, a fifth of the states zero as before the first step."""
+    rng = np.random.default_rng(seed)
+    p, g = (logarithmic(rng, n, low, high, signed=True) for _ in range(2))
+    states: list[Array] = []
+    for name in RULES[rule].states:
+        if name == "grad_avg":
+            states.append((np.sqrt(states[0]) * rng.uniform(-1, 1, n)).astype(F))
+        elif name in ("exp_avg", "momentum_buffer"):
+            states.append(logarithmic(rng, n, low, high, signed=True))
+        else:
+            power = 1 if name == "exp_inf" else 2
+            states.append(logarithmic(rng, n, power * low, power * high, signed=False))
+        states[-1][rng.random(n) < 0.2] = 0
+    return p, g, states
+
+
+def elements(p: Array, g: Array, states: list[Array]) -> Iterator[Element]:
+    for i in range(len(p)):
+        yield float(p[i]), float(g[i]), [float(x[i]) for x in states]
+
+
+def excess(
+    rule: str, p: Array, g: Array, states: list[Array], other: Arithmetic, options: Options
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Return the worst |other - step64| / bound of p and each state, and the fraction of finite bounds.
+
+    p is left out where it is not comparable, and anything where its bound is infinite.
+    """
+    found = np.zeros(1 + len(states))
+    finite = 0
+    if isinstance(other, Float32):
+        new, new_states = step32(rule, p, g, states, **options)
+        results = [[float(new[i]), *(float(x[i]) for x in new_states)] for i in range(len(p))]
+    else:
+        stepped = (step(other, rule, *element, options) for element in elements(p, g, states))
+        results = [[x, *xs] for x, xs in stepped]
+    for result, element in zip(results, elements(p, g, states), strict=True):
+        limit, limits, comparable = bounds(rule, *element, **options)
+        if math.isfinite(limit):
+            finite += 1
+        exact, exacts = step64(rule, *element, **options)
+        for i, (x, y, most) in enumerate(zip(result, [exact, *exacts], [limit, *limits], strict=True)):
+            if math.isfinite(most) and (comparable or i > 0):
+                ratio = abs(x - y) / most
+                found[i] = max(found[i], math.inf if math.isnan(ratio) else ratio)
+    return found, finite / len(p)
+
+
+@pytest.mark.parametrize(("rule", "t", "lr", "hyper", "states", "p", "after"), BY_HAND)
+def test_steps_worked_by_hand(
+    rule: str, t: int, lr: float, hyper: dict[str, float], states: list[float], p: float, after: list[float]
+) -> None:
+    options: Options = {"t": t, "lr": lr, "hyper": hyper}
+    assert step64(rule, 1.0, 2.0, [float(x) for x in states], **options) == (p, after)
+    new, new_states = step32(
+        rule, np.ones(3, F), np.full(3, 2, F), [np.full(3, x, F) for x in states], **options
+    )
+    for x, y in zip([new, *new_states], [p, *after], strict=True):
+        assert x.dtype == F
+        assert x.tolist() == [y] * 3
+
+
+def test_stages_worked_by_hand() -> None:
+    """The new p is 2 * KEEP - 0.25 * b, where b is the gradient as the stages leave it."""
+    options: dict[str, Any] = {"t": 1, "lr": 0.25, "hyper": {"momentum": 0.5, "dampening": 0.0}}
+    cases: list[tuple[dict[str, Any], float, float]] = [
+        ({}, 1.5, 2),
+        ({"weight_decay": 0.5}, 1.25, 3),
+        ({"weight_decay": 0.5, "decoupled": True}, 1.25, 2),
+        ({"maximize": True}, 2.5, -2),
+        ({"grad_scale": 0.5, "maximize": True, "weight_decay": 0.5}, 2, 0),
+        ({"grad_scale": 0.5, "maximize": True, "weight_decay": 0.5, "decoupled": True}, 2, -1),
+    ]
+    for stages, p, b in cases:
+        assert step64("sgd_momentum", 2.0, 2.0, [0.0], **options, **stages) == (p, [b])
+
+
+@pytest.mark.parametrize("g", [0.3, -1.7e-5, 123.456])
+def test_first_steps_in_float32_scalars(g: float) -> None:
+    """Each operation rounded by itself, in the written order."""
+    p, x, zero = F(0.7), F(g), np.zeros(1, F)
+
+    def new(rule: str, states: int) -> list[Any]:
+        q, after = step32(rule, np.array([p]), np.array([x]), [zero] * states, t=1, lr=1e-3, hyper=HYPER)
+        return [q[0], *(s[0] for s in after)]
+
+    assert new("sgd", 0) == [p - F(1e-3) * x]
+    m = F(0.9) * F(0) + F(1 - 0.9) * x
+    v = F(0.999) * F(0) + F(1 - 0.999) * (x * x)
+    d = np.sqrt(v) * F(1 / math.sqrt(1 - 0.999)) + F(1e-8)
+    assert new("adam", 2) == [p - F(1e-3 / (1 - 0.9)) * (m / d), m, v]
+    assert new("lion", 1) == [p - F(1e-3) * F(math.copysign(1, g)), F(1 - 0.999) * x]
+
+
+def test_maximum_and_sign_at_special_values() -> None:
+    a = np.array([0.0, -0.0, 1.0, np.nan, 1.0, 2.0], F)
+    b = np.array([-0.0, 0.0, np.nan, 1.0, 2.0, 1.0], F)
+    most = Float32().max(a, b)
+    assert most.tolist()[:2] == [0, 0]
+    assert np.signbit(most[:2]).tolist() == [True, False]
+    assert np.isnan(most[2])
+    assert most[3:].tolist() == [1, 2, 2]
+    x = np.array([0.0, -0.0, 3.0, -3.0, np.inf, -np.inf, 1e-45, -1e-45], F)
+    signs = Float32().sign(x)
+    assert signs.dtype == F
+    assert signs.tolist() == [0, 0, 1, -1, 1, -1, 1, -1] == [Arithmetic().sign(float(y)) for y in x]
+    assert not np.signbit(signs[:2]).any()
+    assert np.isnan(Float32().sign(np.array([np.nan], F)))[0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_inputs_stay_as_they_were(rule: str) -> None:
+    p, g, states = draw(rule, 0, 8)
+    before = [x.tobytes() for x in (p, g, *states)]
+    after, new_states = step32(rule, p, g, states, t=3, lr=0.1, hyper=HYPER, weight_decay=0.1)
+    assert [x.tobytes() for x in (p, g, *states)] == before
+    for old, new in itertools.product((p, g, *states), (after, *new_states)):
+        assert not np.shares_memory(old, new)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_elements_do_not_meet(rule: str) -> None:
+    """A NaN or infinite gradient changes its own element only, and raises no warning."""
+    p, g, states = draw(rule, 0, 9)
+    options: Options = {"t": 3, "lr": 0.1, "hyper": HYPER}
+    clean, clean_states = step32(rule, p, g, states, **options)
+    g[[1, 4, 7]] = [np.nan, np.inf, -np.inf]
+    new, new_states = step32(rule, p, g, states, **options)
+    rest = [0, 2, 3, 5, 6, 8]
+    for x, y in zip([new, *new_states], [clean, *clean_states], strict=True):
+        assert x.dtype == F
+        assert x[rest].tobytes() == y[rest].tobytes()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_constants_are_functions_of_large_steps(rule: str) -> None:
+    for t in (1, 256, 2**24, 2**31 - 1, 2**53 - 1):
+        assert all(math.isfinite(x) for x in constants(rule, t, 1e-3, HYPER).values())
+
+
+def test_constants_of_the_corrections() -> None:
+    adam = constants("adam", 3, 1e-3, HYPER)
+    assert adam["STEP"] == 1e-3 / (1 - 0.9**3.0)
+    assert adam["ROOT"] == 1 / math.sqrt(1 - 0.999**3.0)
+    mus = [0.9 * (1 - 0.5 * 0.96 ** (k * 4e-3)) for k in range(1, 42)]
+    nadam = constants("nadam", 40, 2e-3, HYPER)
+    product = math.prod(mus[:40])
+    assert product > 2.0**-60
+    assert nadam["CG"] == 2e-3 * (1 - mus[39]) / (1 - product)
+    assert nadam["CM"] == 2e-3 * mus[40] / (1 - product * mus[40])
+
+
+class _Count:
+    """The number of roundings behind a value."""
+
+    def __init__(self, n: float) -> None:
+        self.n = n
+
+    def __add__(self, b: _Count) -> _Count:
+        return _Count(max(self.n, b.n) + 1)
+
+    __sub__ = __add__
+
+    def __mul__(self, b: _Count) -> _Count:
+        return _Count(self.n + b.n + 1)
+
+    __truediv__ = __mul__
+
+
+class _Counting(Arithmetic):
+    def constant(self, x: float) -> _Count:  # noqa: ARG002
+        return _Count(1)
+
+    def sqrt(self, x: _Count) -> _Count:
+        return _Count(x.n / 2 + 1)
+
+    def abs(self, x: _Count) -> _Count:
+        return x
+
+    def max(self, a: _Count, b: _Count) -> _Count:
+        return _Count(max(a.n, b.n))
+
+    def sign(self, x: _Count) -> _Count:  # noqa: ARG002
+        return _Count(0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_k_is_the_number_of_roundings(rule: str) -> None:
+    """The count of the longest path, rounded up to a whole number."""
+    counts = []
+    for decoupled in (False, True):
+        zeros = [_Count(0) for _ in RULES[rule].states]
+        options: Options = {"t": 2, "lr": 0.1, "hyper": HYPER, "weight_decay": 0.1, "decoupled": decoupled}
+        p, states = step(_Counting(), rule, _Count(0), _Count(0), zeros, options)
+        counts += [x.n for x in (p, *states)]
+    assert math.ceil(max(counts)) == RULES[rule].k
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_float32_is_within_its_bound(rule: str) -> None:
+    """Never above 1; above 0.1 somewhere, so that k is not idle.
+
+    Roundings do not all reach half a unit with one sign, hence not 1; the measured worst are 0.2 to 0.6.
+    """
+    worst = np.zeros(1 + len(RULES[rule].states))
+    for seed, (t, decay) in enumerate(itertools.product((1, 2, 10, 1000, 10**6), DECAYS)):
+        options = cast("Options", {"t": t, "lr": 0.01, "hyper": HYPER} | decay)
+        ratios, finite = excess(rule, *draw(rule, seed, 60), Float32(), options)
+        worst = np.maximum(worst, ratios)
+        assert finite == 1
+    print(f"{rule} k = {RULES[rule].k:g}: error / bound of p and states at most {worst.round(3)}")
+    assert worst.max() <= 1
+    assert worst.max() > 0.1
+
+
+@pytest.mark.parametrize(("low", "high", "eps"), [(-46, -12, 1e-8), (-46, -12, 0), (-45, 38, 1e-8)])
+@pytest.mark.parametrize("rule", RULES)
+def test_bound_holds_where_float32_underflows_or_overflows(
+    rule: str, low: float, high: float, eps: float
+) -> None:
+    with np.errstate(over="ignore"):
+        p, g, states = draw(rule, 5, 60, low, high)
+    states = [np.where(np.isfinite(x), x, F(1)) for x in states]
+    g = np.where(np.abs(g) < 1e-44, F(1e-44), g)  # 0 / 0 where eps is 0
+    options: Options = {"t": 3, "lr": 0.01, "hyper": HYPER | {"eps": eps}, "weight_decay": 0.3}
+    ratios, _ = excess(rule, p, g, states, Float32(), options)
+    assert ratios.max() <= 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_bound_holds_where_the_decay_cancels_the_gradient(rule: str) -> None:
+    """The sum g + WD * p is small; with states at zero, every later quotient and root inherits that."""
+    p, _, states = draw(rule, 6, 100, -3, 1)
+    cancelled = 10 ** np.random.default_rng(6).uniform(-8, 0, len(p))
+    g = (-0.3 * p.astype(float) * (1 + cancelled)).astype(F)
+    options: Options = {"t": 1, "lr": 0.01, "hyper": HYPER, "weight_decay": 0.3}
+    for start in (states, [np.zeros_like(x) for x in states]):
+        ratios, finite = excess(rule, p, g, start, Float32(), options)
+        assert ratios.max() <= 1
+        assert finite > 0.25
+
+
+def test_lion_compares_where_its_sign_is_resolved() -> None:
+    """0.5 * m and 0.5 * g cancel to a part in 2**24 or in 2**12 of themselves."""
+    hyper = {"beta1": 0.5, "beta2": 0.9}
+    for part, comparable in ((2.0**-24, False), (2.0**-12, True)):
+        assert bounds("lion", 1.0, 1 + part, [-1.0], t=1, lr=0.1, hyper=hyper)[2] is comparable
+
+
+def test_centered_rmsprop_compares_where_its_variance_is_resolved() -> None:
+    hyper = {"alpha": 0.5, "eps": 1e-8}
+    for part, comparable in ((2.0**-23, False), (2.0**-12, True)):
+        assert (
+            bounds("rmsprop_centered", 1.0, 1.0, [1 + part, 1.0], t=1, lr=0.1, hyper=hyper)[2] is comparable
+        )
+
+
+class _Changed(Arithmetic):
+    """Float64 with one step constant multiplied by `factor`."""
+
+    def __init__(self, name: str, factor: float) -> None:
+        self.name = name
+        self.factor = factor
+
+    def constants(self, **values: float) -> Any:
+        return super().constants(**values | {self.name: values[self.name] * self.factor})
+
+
+@pytest.mark.parametrize("factor", [0.0, 1 + 2.0**-10])
+@pytest.mark.parametrize("rule", RULES)
+def test_bound_tells_a_dropped_term_and_a_wrong_constant(rule: str, factor: float) -> None:
+    options: Options = {"t": 1000, "lr": 0.01, "hyper": HYPER}
+    inputs = draw(rule, 7, 150)
+    for name in constants(rule, 1000, 0.01, HYPER):
+        if rule == "lion" and name in ("BETA1", "ONE_MINUS_BETA1") and factor:
+            continue  # they act through the sign alone
+        ratios, _ = excess(rule, *inputs, _Changed(name, factor), options)
+        assert ratios.max() > 1, name
+
+
+@pytest.mark.parametrize(
+    ("rule", "wrong"),
+    [
+        ("sgd_momentum", "sgd_nesterov"),
+        ("sgd_velocity", "sgd_nesterov_velocity"),
+        ("sgd_nesterov", "sgd_nesterov_velocity"),
+        ("adagrad", "adagrad_inside"),
+        ("rmsprop", "rmsprop_inside"),
+        ("rmsprop_momentum", "rmsprop_velocity"),
+        ("rmsprop_centered_velocity", "rmsprop_centered_inside_velocity"),
+        ("adam", "adam_hat"),
+        ("adam_amsgrad", "adam_amsgrad_hat"),
+        ("adam", "radam"),
+        ("nadam", "adam"),
+    ],
+)
+def test_bound_tells_a_wrong_form(rule: str, wrong: str) -> None:
+    """Another form of the equation, or another place of epsilon, is seen in p."""
+    told = 0
+    for element in elements(*draw(rule, 8, 100)):
+        options: Options = {"t": 10, "lr": 0.01, "hyper": HYPER}
+        limit = bounds(rule, *element, **options)[0]
+        told += abs(step64(wrong, *element, **options)[0] - step64(rule, *element, **options)[0]) > limit
+    assert told >= 5
+
+
+def test_bounds_are_k_units_of_the_magnitude() -> None:
+    """S is |p| + LR * |g|, as a subtraction adds."""
+    limit, _, comparable = bounds("sgd", 3.0, -2.0, [], t=1, lr=0.5, hyper={})
+    assert comparable
+    assert limit == RULES["sgd"].k * 2.0**-24 * 4
+    assert Bound(2.0).unit == 2.0**-23

@@ -1,0 +1,182 @@
+"""Every rule on every backend against the oracle.
+
+Equal means equal to the last bit against float32. Against float64, one step from the same float32 state stays within
+the bound that the oracle states for the rule, element by element.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from rules import oracle
+from support import CONFIGURATIONS, Array, assert_bits, assert_same, flat_hyper, gradients, make, oracle_step
+
+SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100003)
+STEPS = 50
+STAGES: dict[str, dict[str, Any]] = {
+    "no decay": {},
+    "coupled": {"weight_decay": 0.1, "decoupled_weight_decay": False},
+    "decoupled, maximize": {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+}
+
+
+def grad_scale(stages: str) -> float:
+    """Scale the gradients in one of the settings."""
+    return 0.3 if stages == "coupled" else 1.0
+
+
+def rate(t: int) -> float:
+    """Return a rate that changes at every step."""
+    return 0.01 * (1.5 if t % 2 == 0 else 0.5) / (1 + 0.1 * t)
+
+
+@functools.cache
+def problem() -> tuple[Array, list[Array]]:
+    """Return the start and the gradients of the longest run; shorter runs take the first elements."""
+    rng = np.random.default_rng(20240601)
+    start = rng.standard_normal(SIZES[-1]).astype(np.float32)
+    return start, [gradients(rng, SIZES[-1]) for _ in range(STEPS)]
+
+
+@functools.cache
+def expected(rule: str, stages: str) -> tuple[Array, list[Array]]:
+    """Return the oracle's parameters and states after all steps."""
+    p, all_gradients = problem()
+    setting = dict(STAGES[stages])
+    optimizer = make(rule, p.copy(), **setting)
+    states = [np.array(state) for state in optimizer.state.values()]
+    setting.pop("weight_decay", None)
+    own = {
+        "decoupled": setting.pop("decoupled_weight_decay", optimizer.options["decay"] == "decoupled"),
+        "grad_scale": grad_scale(stages),
+    }
+    for t, g in enumerate(all_gradients, 1):
+        p, states = oracle_step(optimizer, p, g, states, t=t, lr=rate(t - 1), **setting, **own)
+    return p, states
+
+
+def test_every_rule_is_reached_and_has_an_oracle() -> None:
+    """A registered rule has a class that chooses it and a function in the oracle, with the same states and numbers."""
+    registered = lrcore.rules()
+    assert set(CONFIGURATIONS) == set(registered)
+    assert set(oracle.RULES) == set(registered)
+    for name, rule in registered.items():
+        assert oracle.RULES[name].states == rule.states
+        assert oracle.RULES[name].hyper == rule.hyper
+
+
+def test_divisions_and_roots() -> None:
+    """Epsilon keeps a division from 0; what is divided by is a root, but in Adamax, whose average is of |g| itself."""
+    for name, rule in lrcore.rules().items():
+        roots = {"adadelta": 2, "adamax": 0}.get(name, 1)
+        assert (rule.divisions, rule.roots) == ((1, roots) if "eps" in rule.hyper else (0, 0)), name
+
+
+@pytest.mark.parametrize("stages", STAGES)
+def test_bits_of_the_oracle(rule: str, backend: str, stages: str) -> None:
+    """All sizes, 50 steps under a scheduled rate."""
+    start, all_gradients = problem()
+    p, states = expected(rule, stages)
+    for n in SIZES:
+        optimizer = make(rule, start[:n].copy(), rate, **STAGES[stages])
+        for g in all_gradients:
+            optimizer.step(g[:n], grad_scale=grad_scale(stages))
+        assert optimizer.step_count == STEPS
+        assert_same(optimizer, p[:n], [state[:n] for state in states], f"{rule}, {backend}, n = {n}:")
+
+
+@pytest.mark.parametrize("t", [1, 7, 1000])
+def test_error_bound_against_float64(rule: str, backend: str, t: int) -> None:
+    """|error| <= k 2^-24 S for the parameters and for each state; how S is formed stands in the oracle."""
+    rng = np.random.default_rng(t)
+    optimizer = make(rule, rng.standard_normal(60).astype(np.float32), 0.01, weight_decay=0.01)
+    for _ in range(3):
+        optimizer.step(gradients(rng, 60))
+    before, states = optimizer.params.copy(), [np.array(state) for state in optimizer.state.values()]
+    g = gradients(rng, 60)
+    optimizer.step_count = t - 1
+    optimizer.step(g)
+
+    hyper = flat_hyper(optimizer)
+    options: Any = {
+        "t": t, "lr": 0.01, "hyper": hyper, "weight_decay": hyper.pop("weight_decay"),
+        "decoupled": optimizer.options["decay"] == "decoupled",
+    }  # fmt: skip
+    compared = 0
+    for i in range(60):
+        element = (float(before[i]), float(g[i]), [float(state[i]) for state in states])
+        exact_p, exact_states = oracle.step64(rule, *element, **options)
+        bound_p, bound_states, comparable = oracle.bounds(rule, *element, **options)
+        if not comparable:
+            continue
+        compared += 1
+        assert abs(float(optimizer.params[i]) - exact_p) <= bound_p, f"{rule}, {backend}: p[{i}]"
+        for (name, state), exact, bound in zip(
+            optimizer.state.items(), exact_states, bound_states, strict=True
+        ):
+            assert abs(float(state[i]) - exact) <= bound, f"{rule}, {backend}: {name}[{i}]"
+    assert compared > 40
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_bits_do_not_depend_on_threads(rule: str, backend: str, count: int) -> None:
+    """Sizes around those from which the pool cuts in two, in three and in seven."""
+    start, all_gradients = problem()
+    for n in (65_535, 65_536, 98_305, 7 * 32_768 + 5):
+        repeats = -(-n // len(start))
+        one, many = (make(rule, np.tile(start, repeats)[:n], rate) for _ in range(2))
+        tiled = [np.tile(g, repeats)[:n] for g in all_gradients[:3]]
+        for optimizer, threads in ((one, 1), (many, count)):
+            lrcore.set_num_threads(threads)
+            for (
+                g
+            ) in tiled:  # at once, for so few elements are cut only in a step that closely follows another
+                optimizer.step(g)
+        states = [np.array(state) for state in one.state.values()]
+        assert_same(many, one.params, states, f"{rule}, {backend}, {count} threads:")
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 33, 200])
+def test_any_alignment_and_nothing_outside(rule: str, backend: str, n: int) -> None:
+    """Each array at an offset of its own of 0 to 15 floats from a cache line; the guard words around it stay."""
+    guard = np.float32(1e30)
+    names = lrcore.rules()[rule].states
+    start, all_gradients = problem()
+    _, chosen = CONFIGURATIONS[rule]
+    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
+    optimizer = make(rule, start[:n].copy())
+    for g in all_gradients[:3]:
+        optimizer.step(g[:n])
+
+    rng = np.random.default_rng(n)
+    for shift in range(16):
+        offsets = [shift, *rng.integers(0, 16, 1 + len(names))]
+        memories = [aligned(n + 48, guard) for _ in offsets]
+        views = [
+            memory[16 + offset : 16 + offset + n] for memory, offset in zip(memories, offsets, strict=True)
+        ]
+        p, g, *states = views
+        p[:] = start[:n]
+        for state in states:
+            state[:] = 0
+        for t, gradient in enumerate(all_gradients[:3], 1):
+            g[:] = gradient[:n]
+            function(p, g, *states, step=t, lr=0.01, **chosen)
+        assert_same(optimizer, p, states, f"{rule}, {backend}, offsets {offsets}:")
+        assert_bits(g, all_gradients[2][:n], "grads")
+        for memory, offset in zip(memories, offsets, strict=True):
+            assert (memory[: 16 + offset] == guard).all()
+            assert (memory[16 + offset + n :] == guard).all()
+
+
+def aligned(n: int, fill: np.float32) -> Array:
+    """Return an array that begins at a multiple of 64 bytes."""
+    memory = np.full(n + 16, fill, np.float32)
+    start = (-memory.ctypes.data % 64) // 4
+    return memory[start : start + n]

@@ -1,0 +1,185 @@
+"""Examples of every schedule of the table and of composed ones, for the tests of their values."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import re
+from typing import Any
+
+from lrcore import schedules
+from schedules import oracle
+from schedules.oracle import Rate, of
+
+made: Any = schedules
+
+
+def halving(t: int, lr: float) -> float:
+    return lr * 0.5 if t % 3 == 2 else lr
+
+
+def counting(t: int, lr: float) -> float:
+    return lr + t
+
+
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "Constant": [{"lr": 0.1}, {"lr": 0}],
+    "PiecewiseConstant": [
+        {"boundaries": [10, 20, 25], "values": [0.1, 0.3, 0, 0.01]},
+        {"boundaries": [1], "values": [1.0, 2.0]},
+    ],
+    "StepDecay": [
+        {"lr": 0.1, "every": 7},
+        {"lr": 0.3, "every": 1, "factor": 0.97},
+        {"lr": 1, "every": 9, "factor": 2},
+    ],
+    "Exponential": [
+        {"lr": 0.1, "rate": 0.95},
+        {"lr": 0.1, "rate": 0.5, "steps": 12},
+        {"lr": 0.1, "rate": 0.5, "steps": 12, "staircase": True},
+        {"lr": 1e-6, "rate": 1.3},
+    ],
+    "NaturalExponential": [{"lr": 0.1, "k": 0.05}, {"lr": 3, "k": 0}],
+    "InverseTime": [
+        {"lr": 0.1, "k": 0.5},
+        {"lr": 0.1, "k": 0.3, "steps": 7},
+        {"lr": 0.1, "k": 0.3, "steps": 7, "staircase": True},
+        {"lr": 0.1, "k": 0},
+    ],
+    "Linear": [
+        {"lr": 0.1, "end": 0.02, "steps": 30},
+        {"lr": 0.1, "end": 0, "steps": 1},
+        {"lr": 0, "end": 0.7, "steps": 49},
+    ],
+    "Polynomial": [
+        {"lr": 0.1, "steps": 30},
+        {"lr": 0.1, "steps": 30, "power": 2.5, "end": 0.013},
+        {"lr": 0.1, "steps": 7, "power": 0.9, "end": 0.013, "cycle": True},
+        {"lr": 0.1, "steps": 30, "power": 0, "end": 0.01},
+        {"lr": 0.01, "steps": 30, "power": 2, "end": 0.1},
+    ],
+    "PolynomialProduct": [
+        {"lr": 0.1, "steps": 30, "power": 1, "power2": 2},
+        {"lr": 0.1, "steps": 31, "power": 0.5, "power2": 0},
+        {"lr": 0.1, "steps": 2, "power": 0, "power2": 1},
+    ],
+    "Cosine": [{"lr": 0.1, "steps": 30}, {"lr": 0.1, "steps": 31, "end": 0.017}, {"lr": 0.1, "steps": 1}],
+    "CosineRestarts": [
+        {"lr": 0.1, "steps": 7},
+        {"lr": 0.1, "steps": 4, "cycle_mult": 2, "peak_mult": 0.7, "end": 0.003},
+        {"lr": 1, "steps": 1, "cycle_mult": 3, "peak_mult": 0.5},
+        {"lr": 0.1, "steps": 10, "peak_mult": 0.5, "end": 0.02},
+        {"lr": 0.01, "steps": 10, "peak_mult": 0.5, "end": 0.1},
+    ],
+    "Cyclic": [
+        {"low": 0.001, "high": 0.1, "up": 5},
+        {"low": 0, "high": 0.1, "up": 3, "down": 8, "mode": "triangular2"},
+        {"low": 0.001, "high": 0.1, "up": 4, "down": 1, "mode": "exp_range", "gamma": 0.98},
+    ],
+    "OneCycle": [
+        {"peak": 0.1, "steps": 50},
+        {"peak": 0.1, "steps": 37, "pct_start": 0.27, "div": 10, "final_div": 100, "shape": "linear"},
+        {"peak": 0.1, "steps": 37, "pct_start": 0.27, "three_phase": True},
+        {"peak": 0.1, "steps": 40, "pct_start": 0.4, "div": 1, "final_div": 1, "three_phase": True},
+    ],
+    "WarmupStableDecay": [
+        {"peak": 0.1, "warmup_steps": 7, "stable": 10, "decay": 20},
+        {"peak": 0.3, "warmup_steps": 0, "stable": 0, "decay": 30, "end": 0.01, "shape": "linear"},
+        {"peak": 0.1, "warmup_steps": 49, "stable": 3, "decay": 1, "end": 0.02, "shape": "cosine"},
+        {"peak": 0.1, "warmup_steps": 0, "stable": 5, "decay": 30, "shape": "cosine"},
+    ],
+    "InverseSqrt": [{"peak": 0.1, "warmup_steps": 10}, {"peak": 1, "warmup_steps": 1}],
+    "Noam": [{"model_dim": 512, "warmup_steps": 30}, {"model_dim": 100, "warmup_steps": 1, "scale": 2.5}],
+    "CyclicStages": [{"stages": [(0.1, 3), (0, 1), (0.01, 10)]}, {"stages": [(0.5, 1)]}],
+    "PeriodicPulse": [
+        {"base": 0.01, "pulses": [(0.5, 6), (0.1, 4)]},
+        {"base": 0, "pulses": [(0.1, 2), (0.5, 4), (0.3, 3)]},
+    ],
+    "Rex": [{"lr": 0.1, "steps": 30}, {"lr": 0.1, "steps": 31, "end": 0.01}],
+    "Recursive": [{"fn": halving, "lr": 0.1}, {"fn": counting, "lr": 0}],
+}
+
+CALLABLES = {"Recursive", "Function"}
+
+
+def example_of(cls: type[Any]) -> Any:
+    """Return the schedule of the first call of a class in the examples of its docstring."""
+    found = re.search(rf"^>>> .*?(\b{cls.__name__}\(.*)", inspect.getdoc(cls) or "", re.MULTILINE)
+    assert found, f"{cls.__name__}: its docstring has no example"
+    for end in range(len(found[1]), 0, -1):  # the call may be a part of an expression
+        with contextlib.suppress(SyntaxError):
+            tree = ast.parse(found[1][:end], mode="eval").body
+            calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call)]
+            own = [each for each in calls if isinstance(each.func, ast.Name) and each.func.id == cls.__name__]
+            return eval(ast.unparse(own[0]), dict(vars(schedules)))
+    raise AssertionError(found[1])
+
+
+for _name in schedules.__all__:
+    _cls = getattr(schedules, _name)
+    _has_own = {*EXAMPLES, *CALLABLES, "Schedule", "Sequence", "Plateau"}
+    if inspect.isclass(_cls) and issubclass(_cls, schedules.Schedule) and _name not in _has_own:
+        EXAMPLES[_name] = [dict(example_of(_cls)._arguments())]
+"""A schedule without examples here has the one of its docstring; its equation there is what its values are held against."""
+
+CASES = [(name, options) for name, several in EXAMPLES.items() for options in several]
+
+_decay, _cosine, _rex = of("Exponential", 0.1, 0.9), of("Cosine", 0.1, 9, end=0.01), of("Rex", 0.2, 8)
+_wave = of("Cyclic", 0.001, 0.1, 4)
+
+COMPOSED: dict[str, Rate] = {
+    "Cosine(0.1, 9, end=0.01).then(Exponential(0.1, 0.9), at=12)": oracle.then(_cosine, _decay, 12),
+    "Constant(0).then(InverseSqrt(0.1, 10), at=1)": oracle.then(
+        of("Constant", 0), of("InverseSqrt", 0.1, 10), 1
+    ),
+    "Rex(0.2, 8).then(0.05, at=3).then(Exponential(0.1, 0.9), at=8)": oracle.then(
+        oracle.then(_rex, of("Constant", 0.05), 3), _decay, 8
+    ),
+    "Sequence([(Exponential(0.1, 0.9), 5), (0.3, 1), (Rex(0.2, 8), 20), Cosine(0.1, 9, end=0.01)])": oracle.then(
+        _decay, oracle.then(of("Constant", 0.3), oracle.then(_rex, _cosine, 20), 1), 5
+    ),
+    "Cosine(0.1, 9, end=0.01).warmup(7)": oracle.warmup(_cosine, 7),
+    "Exponential(0.1, 0.9).warmup(49)": oracle.warmup(_decay, 49),
+    "Rex(0.2, 8).warmup(0)": _rex,
+    "Cosine(0.1, 9, end=0.01).warmup(7, start=0.003)": oracle.warmup(_cosine, 7, 0.003),
+    "Rex(0.2, 8).warmup(6, start=0)": oracle.warmup(_rex, 6, 0.0),
+    "Rex(0.2, 8).warmup(6, start=0.9)": oracle.warmup(_rex, 6, 0.9),
+    "Cosine(0.1, 9, end=0.01) * 0.5": oracle.times(_cosine, of("Constant", 0.5)),
+    "Cosine(0.1, 9, end=0.01) * 3": oracle.times(_cosine, of("Constant", 3)),
+    "Cyclic(0.001, 0.1, 4) * Exponential(0.1, 0.9)": oracle.times(_wave, _decay),
+    "Cyclic(0.001, 0.1, 4).clip(0.02, 0.07)": oracle.clip(_wave, 0.02, 0.07),
+    "Exponential(0.1, 0.9).shift(5)": oracle.shift(_decay, 5),
+    "Rex(0.2, 8).shift(0)": _rex,
+    "Rex(0.2, 8).per_epoch(5)": oracle.per_epoch(_rex, 5),
+    "(Cyclic(0.001, 0.1, 4) * Exponential(0.1, 0.9)).clip(0.0001, 0.005).per_epoch(2).shift(3).warmup(4)": (
+        oracle.warmup(
+            oracle.shift(oracle.per_epoch(oracle.clip(oracle.times(_wave, _decay), 0.0001, 0.005), 2), 3), 4
+        )
+    ),
+    "Rex(0.2, 8).warmup(3, start=0).then(Cosine(0.1, 9, end=0.01).warmup(2) * 0.5, at=10).warmup(5)": oracle.warmup(
+        oracle.then(
+            oracle.warmup(_rex, 3, 0.0),
+            oracle.times(oracle.warmup(_cosine, 2), of("Constant", 0.5)),
+            10,
+        ),
+        5,
+    ),
+    "Rex(0.2, 8).per_epoch(3).warmup(6)": oracle.warmup(oracle.per_epoch(_rex, 3), 6),
+    "Rex(0.2, 8).warmup(2).per_epoch(3)": oracle.per_epoch(oracle.warmup(_rex, 2), 3),
+}
+
+
+def build(code: str) -> Any:
+    """Make the schedule that a piece of code in terms of `lrcore.schedules` says."""
+    return eval(code, dict(vars(schedules)))
+
+
+def every() -> list[Any]:
+    """Return one of everything, with a dictionary form or without."""
+    return [getattr(made, name)(**options) for name, options in CASES] + [build(code) for code in COMPOSED]
+
+
+def label(each: Any) -> str:
+    """Return the name of a case in a test's id: the same in every process."""
+    return re.sub(" at 0x[0-9a-f]+", "", str(each))[:60]

@@ -1,0 +1,251 @@
+"""What PyTorch, optax and Keras call `Plateau`: one table of calls, and what tells them the metrics.
+
+A row says that the rates after each observation are those of a peer's call. Calls are code, as in
+`schedule_peers`; optax's gives a scale, which multiplies the rate 0.1. The peers compute in float64.
+
+No row, since no call here gives it: optax ``accumulation_size`` above 1 (looks at the mean of each block of
+metrics; ``statistic="mean"`` looks at that of the last ones), ``rtol`` and ``atol`` that both count, and optax
+``patience=0`` (reduces where a metric improves); PyTorch ``eps`` where it acts (skips smaller reductions).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import random
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from schedules.peers import LR, PRODUCT, Tolerance
+
+__all__ = ["METRICS", "PEERS", "ROWS", "Row", "run_lrcore", "run_peer"]
+
+
+def _noisy() -> tuple[float, ...]:
+    """Return a loss that falls ever more slowly under noise."""
+    uniform = random.Random(20150101).random
+    return tuple(round(3 / (1 + index / 3) + 0.2 * uniform(), 3) for index in range(40))
+
+
+METRICS: dict[str, tuple[float, ...]] = {
+    "improving": tuple(round(2 - index / 20, 2) for index in range(30)),
+    "slow": tuple(round(2 - index / 1000, 3) for index in range(30)),
+    "flat": (1.0,) * 30,
+    "noisy": _noisy(),
+    "rising": tuple(round(4 - value, 3) for value in _noisy()),
+    "negative": tuple(round(value - 4, 3) for value in _noisy()),
+}
+"""The sequences of metrics by name. None comes as near to a threshold as the peers' roundings of it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A peer's call beside ours: the same reductions."""
+
+    peer: str
+    """Package: a key of `PEERS`."""
+    theirs: str
+    """The peer's call, as code in terms of the peer's names."""
+    ours: str
+    """The call that gives the same rates, as code in terms of `lrcore.schedules`."""
+    metrics: str
+    """The metrics that both are told: a key of `METRICS`."""
+    note: str = ""
+    """What is to be known about the peer, in a sentence."""
+    tolerance: Tolerance = PRODUCT
+
+    def __str__(self) -> str:
+        """Return the name of the row: the peer's call, and on what."""
+        return f"{self.theirs} on {self.metrics}"
+
+
+_NEGATIVE = (
+    "With threshold_mode='rel' ReduceLROnPlateau takes a negative metric that worsens by less than the threshold for "
+    "an improvement; Plateau does not."
+)
+_FEWER = (
+    "Reduces at the patience-th observation without improvement, Plateau at the one after its patience-th."
+)
+_COOLDOWN = "A cooldown of c leaves out c - 1 observations, and min_delta is absolute."
+
+ROWS: tuple[Row, ...] = (
+    *(
+        Row("torch", "ReduceLROnPlateau(patience=3)", "Plateau(0.1, patience=3)", metrics)
+        for metrics in ("improving", "flat", "noisy")
+    ),
+    *(
+        Row(
+            "torch",
+            "ReduceLROnPlateau(factor=0.5, patience=2, threshold=0.03, cooldown=3, min_lr=0.01)",
+            "Plateau(0.1, factor=0.5, patience=2, threshold=0.03, cooldown=3, min_lr=0.01)",
+            metrics,
+        )
+        for metrics in ("improving", "slow", "flat", "noisy")
+    ),
+    Row(
+        "torch",
+        "ReduceLROnPlateau(mode='max', factor=0.3, patience=1, threshold=0.01)",
+        "Plateau(0.1, factor=0.3, patience=1, mode='max', threshold=0.01)",
+        "rising",
+    ),
+    Row(
+        "torch",
+        "ReduceLROnPlateau(mode='max', patience=4, threshold=0.05, threshold_mode='abs')",
+        "Plateau(0.1, patience=4, mode='max', threshold=0.05, threshold_mode='abs')",
+        "rising",
+    ),
+    Row(
+        "torch",
+        "ReduceLROnPlateau(factor=0.5, patience=1, threshold=0.1, threshold_mode='abs', cooldown=1)",
+        "Plateau(0.1, factor=0.5, patience=1, threshold=0.1, threshold_mode='abs', cooldown=1)",
+        "negative",
+        note=_NEGATIVE,
+    ),
+    Row(
+        "torch",
+        "ReduceLROnPlateau(patience=0, eps=0)",
+        "Plateau(0.1, patience=0)",
+        "flat",
+        note="A reduction of less than eps, 1e-8 unless it is given, is skipped.",
+    ),
+    *(
+        Row("optax", "reduce_on_plateau(patience=4)", "Plateau(0.1, patience=3)", metrics, note=_FEWER)
+        for metrics in ("improving", "flat", "noisy")
+    ),
+    *(
+        Row(
+            "optax",
+            "reduce_on_plateau(factor=0.5, patience=2, rtol=0.03, cooldown=3, min_scale=0.1)",
+            "Plateau(0.1, factor=0.5, patience=1, threshold=0.03, cooldown=3, min_lr=0.01)",
+            metrics,
+            note=_FEWER,
+        )
+        for metrics in ("slow", "flat", "noisy")
+    ),
+    Row(
+        "optax",
+        "reduce_on_plateau(factor=0.5, patience=3, rtol=0.0, atol=0.1)",
+        "Plateau(0.1, factor=0.5, patience=2, threshold=0.1, threshold_mode='abs')",
+        "negative",
+        note=_FEWER,
+    ),
+    *(
+        Row(
+            "keras",
+            "ReduceLROnPlateau(patience=4)",
+            "Plateau(0.1, patience=3, threshold_mode='abs')",
+            metrics,
+            note=_FEWER,
+        )
+        for metrics in ("improving", "flat", "noisy")
+    ),
+    *(
+        Row(
+            "keras",
+            "ReduceLROnPlateau(factor=0.5, patience=2, min_delta=0.03, cooldown=3, min_lr=0.01)",
+            "Plateau(0.1, factor=0.5, patience=1, threshold=0.03, threshold_mode='abs', cooldown=2, min_lr=0.01)",
+            metrics,
+            note=_COOLDOWN,
+        )
+        for metrics in ("slow", "flat", "noisy")
+    ),
+    *(
+        Row(
+            "keras",
+            f"ReduceLROnPlateau(factor=0.5, patience={patience}, cooldown={cooldown})",
+            f"Plateau(0.1, factor=0.5, patience=0, threshold_mode='abs', cooldown={max(cooldown - 1, 0)})",
+            "noisy",
+            note="A patience of 0 is one of 1, and a cooldown of 1 is none.",
+        )
+        for patience, cooldown in ((0, 0), (1, 1), (1, 2))
+    ),
+    Row(
+        "keras",
+        "ReduceLROnPlateau(mode='max', factor=0.3, patience=3, min_delta=0.05)",
+        "Plateau(0.1, factor=0.3, patience=2, mode='max', threshold=0.05, threshold_mode='abs')",
+        "rising",
+        note=_FEWER,
+    ),
+)
+"""Every reduction on a plateau that has a form here, and that form."""
+
+
+def run_lrcore(code: str, metrics: Sequence[float]) -> list[float]:
+    """Return the rates of a call of ours after each of some metrics."""
+    schedules = importlib.import_module("lrcore.schedules")
+    plateau = eval(code, dict(vars(schedules)))
+    rates = []
+    for step, metric in enumerate(metrics):
+        plateau.observe(metric)
+        rates.append(plateau(step))
+    return rates
+
+
+def run_peer(peer: str, code: str, metrics: Sequence[float]) -> list[float]:
+    """Return the rates of a peer's call after each of some metrics.
+
+    Raises
+    ------
+    ImportError
+        The peer is not installed.
+    """
+    return PEERS[peer](code, metrics)
+
+
+def run_torch(code: str, metrics: Sequence[float]) -> list[float]:
+    """Step a scheduler of PyTorch; see `run_peer`."""
+    torch = importlib.import_module("torch")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    made = functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, optimizer)
+    scheduler = eval(code, {"ReduceLROnPlateau": made})
+    rates = []
+    for metric in metrics:
+        scheduler.step(metric)
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+    return rates
+
+
+def run_optax(code: str, metrics: Sequence[float]) -> list[float]:
+    """Update a transformation of optax, in float64 and on the CPU; see `run_peer`."""
+    jax = importlib.import_module("jax")
+    contrib = importlib.import_module("optax.contrib")
+    rates = []
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        transformation = eval(code, vars(contrib).copy())
+        updates = jax.numpy.ones(1, "float64")
+        state = transformation.init(updates)
+        update = jax.jit(transformation.update)
+        for metric in metrics:
+            _, state = update(updates, state, value=metric)
+            rates.append(LR * float(state.scale))
+    return rates
+
+
+def run_keras(code: str, metrics: Sequence[float]) -> list[float]:
+    """Call a callback of Keras with a model that is an optimizer and nothing else; see `run_peer`."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    keras = importlib.import_module("keras")
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    rates = []
+    try:
+        callback: Any = eval(code, vars(keras.callbacks).copy())
+        callback.set_model(types.SimpleNamespace(optimizer=keras.optimizers.SGD(LR)))
+        callback.on_train_begin()
+        for epoch, metric in enumerate(metrics):
+            callback.on_epoch_end(epoch, {"val_loss": metric})
+            rates.append(float(callback.model.optimizer.learning_rate))
+    finally:
+        keras.config.set_floatx(before)
+    return rates
+
+
+PEERS: dict[str, Callable[[str, Sequence[float]], list[float]]] = {
+    "torch": run_torch,
+    "optax": run_optax,
+    "keras": run_keras,
+}
+"""What tells each peer the metrics."""

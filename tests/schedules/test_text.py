@@ -1,0 +1,412 @@
+"""Schedules from text, and the command that draws them. Every text gives a schedule or a message with a column."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lrcore
+from lrcore import schedules
+from lrcore.__main__ import main
+from lrcore.schedules import Schedule, parse
+from schedules.examples import every, label
+
+PLATEAU = schedules.Plateau(
+    schedules.Constant(0.1).warmup(3), factor=0.5, mode="max", statistic="mean", window=4, nan="bad"
+)
+
+
+def has_text(schedule: Any) -> bool:
+    """Tell whether a schedule can be written down."""
+    try:
+        schedule.to_dict()
+    except TypeError:
+        return False
+    return True
+
+
+WRITTEN = [*filter(has_text, every()), PLATEAU, schedules.Plateau(0.1), PLATEAU * 0.5]
+
+
+@pytest.mark.parametrize("schedule", WRITTEN, ids=label)
+def test_what_prints_is_read(schedule: Any) -> None:
+    read = parse(repr(schedule))
+    assert read == schedule
+    assert repr(read) == repr(schedule)
+    assert type(read) is type(schedule)
+    np.testing.assert_array_equal(read(range(60)), schedule(range(60)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.1", schedules.Constant(0.1)),
+        (" 1e-3 ", schedules.Constant(1e-3)),
+        ("+1", schedules.Constant(1.0)),
+        ("(Cosine)(0.1, 9)", schedules.Cosine(0.1, 9)),
+        ("Cosine(lr=.1, steps=9,)", schedules.Cosine(0.1, 9)),
+        ("\t\n Cosine(\n  0.1,\n  steps = 9\n).warmup( 3 )\n", schedules.Cosine(0.1, 9).warmup(3)),
+        ("2 * Rex(0.1, 9)", schedules.Rex(0.1, 9) * 2.0),
+        ("Rex(0.1, 9) * Rex(0.2, 3)", schedules.Rex(0.1, 9) * schedules.Rex(0.2, 3)),
+        ("Rex(0.1, 9).then(0.05, at=3)", schedules.Rex(0.1, 9).then(0.05, at=3)),
+        ("Sequence(((0.1, 2), 0.2))", schedules.Sequence([(0.1, 2), 0.2])),
+        ("Cyclic(0.1, 0.2, 3, mode='triangular2')", schedules.Cyclic(0.1, 0.2, 3, mode="triangular2")),
+        ('Cyclic(0.1, 0.2, 3, None, "triangular2")', schedules.Cyclic(0.1, 0.2, 3, mode="triangular2")),
+        ("OneCycle(0.1, 20, three_phase=True)", schedules.OneCycle(0.1, 20, three_phase=True)),
+    ],
+)
+def test_what_a_person_would_write(text: str, expected: Schedule) -> None:
+    assert parse(text) == expected
+
+
+def test_names() -> None:
+    assert parse("Cosine(lr, steps).warmup(n)", lr=0.1, steps=90, n=3) == schedules.Cosine(0.1, 90).warmup(3)
+    assert parse("lr", lr=0.5) == schedules.Constant(0.5)
+    assert parse("text", text=1) == schedules.Constant(1.0)
+    assert parse("Rex(0.1, 9) * half", half=np.float64(0.5)) == schedules.Rex(0.1, 9) * 0.5
+    assert parse("Cosine(0.1, steps)", steps=np.int64(9)) == schedules.Cosine(0.1, 9)  # type: ignore[arg-type]
+    for wrong in ("0.1", None, True, schedules.Constant(0.1), print):
+        untyped: Any = wrong
+        with pytest.raises(TypeError, match="^lr: expected a number"):
+            parse("Cosine(lr, 9)", lr=untyped)
+    for no_text in (b"0.1", None, 0.1, schedules.Constant(0.1)):
+        untyped = no_text
+        with pytest.raises(TypeError, match="^schedule: expected a text, got"):
+            parse(untyped)
+
+
+def test_numbers_are_computed() -> None:
+    text = "Cosine(lr * 2 / 4, steps - 6 // 4 * 10).warmup(-(-10)) * (1 - 0.5)"
+    assert parse(text, lr=0.1, steps=90) == schedules.Cosine(0.05, 80).warmup(10) * 0.5
+    assert parse("2 * 3") == schedules.Constant(6)
+
+
+def refusal(text: str, **names: Any) -> tuple[str, int | None]:
+    """Return the message of a refused text, and the column in it."""
+    with pytest.raises(ValueError, match="^schedule: ") as refused:
+        parse(text, **names)
+    message = str(refused.value)
+    column = re.search(r", at column (\d+) near ", message)
+    return message, None if column is None else int(column[1])
+
+
+# Each text has a mark before what is refused.
+REFUSED = [
+    "¦Constant(1).lr",
+    "Constant(1).¦__class__()",
+    "Constant(1).¦__mul__(2)",
+    "Constant(1).¦to_dict()",
+    "Constant(1).¦foo(2)",
+    "¦__import__('os').system('x')",
+    "¦print('x')",
+    "Constant(¦open('x'))",
+    "Cosine(0.1, steps=¦steps)",
+    "  Cosine(0.1, ¦x)",
+    "\tCosine(0.1,\t¦x)",
+    "\n\n Cosine(0.1,\n ¦x)",
+    "Cosine(0.1,\r\n ¦x)",
+    "Cosine(0.1,\r ¦x)",
+    "Cosine(0.1, 9) * ¦x",
+    "¦lambda¦: 1",
+    "Cosine(¦(lambda¦: 1)(), 9)",
+    "¦[x for x in [1]]",
+    "Cosine(¦[x for x in [1]], 9)",
+    "(x ¦:= 1)",
+    "Cosine(¦*[0.1, 9])",
+    "Cosine(¦**x)",
+    "Cosine(0.1, ¦**¦{})",
+    "Cosine(lr=0.1, ¦lr=0.2, steps=9)",
+    "¦f'Constant(1)'",
+    "¦b'Constant(1)'",
+    "¦'Constant(1)'",
+    "Rex(0.1, 9).then(¦x, at=3)",
+    "¦Function(print)",
+    "¦Recursive(print, 1)",
+    "¦Warmup(Constant(1), 3)",
+    "¦Checked()",
+    "¦Schedule()",
+    "¦Constant(¦Checked())",
+    "¦as_schedule(1)",
+    "¦parse('1')",
+    "¦Constant",
+    "¦Constant(1)(3)",
+    "¦Constant(1) + 1",
+    "¦Constant(1) ** 2",
+    "¦Constant(1) / 2",
+    "¦Constant(1) + 2",
+    "¦2 - 'a'",
+    "¦True * 2",
+    "¦2 / 0",
+    "¦Constant(1) * 'a'",
+    "¦[1] * 3",
+    "¦2 ** 3",
+    "¦-Constant(1)",
+    "¦'a' * 3",
+    "Constant(¦9**9**9)",
+    "¦Constant(-1)",
+    "¦Constant('1')",
+    "¦Constant(1) * None",
+    "¦Constant(1) * [1]",
+    "¦-1",
+    "¦1e400",
+    "¦1e1000000000",
+    "¦-9e9999999999",
+    "¦True",
+    "¦None",
+    "¦...",
+    "¦1j",
+    "¦[1]",
+    "¦Constant(1), Constant(2)",
+    "¦1 if 1 else 2",
+    "1 ¦< 2",
+    "Constant(1)¦;",
+    "Constant(1) ¦# comment",
+    "Constant¦\\",
+    "Constant(1¦\x00)",
+    "Constant(¦é)",
+    "¦Constant(1, 2)",
+    "¦Cosine(0.1)",
+    "¦PiecewiseConstant(1, 2)",
+    "¦CyclicStages(['ab'])",
+    "Cosine¦(0.1, 9",
+    "Cosine(¦0.1 9)",
+    "Cosine(0.1, 9)¦)",
+    "Constant(1)\n¦Constant(2)",
+    "¦1or 2",
+]
+
+
+@pytest.mark.parametrize("marked", REFUSED, ids=ascii)
+def test_refusals_have_the_column(marked: str) -> None:
+    """With two marks, either may be meant."""
+    text = marked.replace("¦", "")
+    columns = {marked.replace("¦", "", i).index("¦") + 1 for i in range(marked.count("¦"))}
+    message, column = refusal(text)
+    assert column is not None
+    assert column in columns
+    near = message.partition(' near "')[2]
+    assert near == text[column - 1 : column + 29].strip() + '"'
+
+
+def test_long_and_deep_texts() -> None:
+    for text in ("x" * 10_001, "Constant(1)" * 9091, "(" * 100_000, " " * 100_000):
+        assert refusal(text) == (f"schedule: expected at most 10000 characters, got {len(text)}", None)
+    assert parse("Constant(1)" + " " * 9989) == schedules.Constant(1.0)
+    for blank in ("", "   ", "\n\t "):
+        assert refusal(blank) == ("schedule: expected a schedule, got nothing", None)
+    deep = ["-" * 9999 + "1", "not " * 2400 + "1", "[" * 9999, "f(" * 3000, "a" + ".a" * 4900]
+    deep += [
+        "Constant(1)" + ".shift(1)" * 1000,
+        "Constant(1)" + " * 1" * 2400,
+        "[[1]," * 1900,
+        "1" + "**1" * 3000,
+    ]
+    deep += [
+        "Constant(" * 60 + "1" + ")" * 60,
+        "Constant(" + "9" * 5000 + ")",
+        "Constant(0x" + "f" * 9000 + ")",
+    ]
+    deep += ["Cosine(1, -0x" + "f" * 9000 + ")", "1" + " if 1 else 1" * 800, "await " * 1600 + "1"]
+    for text in deep:
+        refusal(text)
+    chain = schedules.Constant(1.0)
+    for _ in range(20):
+        chain = (chain * 0.5).shift(1)  # type: ignore[assignment]
+    assert parse(repr(chain)) == chain
+
+
+def holds(text: str) -> None:
+    """Assert that a text gives a schedule, or ValueError with a column in it, or after it where it ends too early."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            assert isinstance(parse(text), Schedule)
+        except ValueError as error:
+            message = str(error)
+            assert message.startswith("schedule: ")
+            column = re.search(r", at column (\d+) near ", message)
+            if column is None:
+                assert re.match(
+                    "schedule: (too long, or nested|expected at most|expected a schedule, got)", message
+                )
+            else:
+                assert 1 <= int(column[1]) <= len(text) + 1
+
+
+ALPHABET = st.text(" \t\n\r.,()[]=*+-'\"0123456789_abefjxCost", max_size=60)
+WORDS = [
+    "Cosine(",
+    "Constant(1)",
+    ".warmup(",
+    ".then(",
+    "at=",
+    "lr=",
+    "steps=",
+    "None",
+    "True",
+    "0x",
+    "1e",
+    "e308",
+]
+WORDS += [
+    "lambda ",
+    " if ",
+    " else ",
+    " in ",
+    " or ",
+    "not ",
+    "**",
+    "*",
+    "f'",
+    "b'",
+    "...",
+    "__class__",
+    "await ",
+]
+
+
+@given(
+    st.one_of(st.text(max_size=60), ALPHABET, st.lists(st.sampled_from([*WORDS, *" ()[],='9"])).map("".join))
+)
+def test_any_text(text: str) -> None:
+    holds(text)
+
+
+@given(st.sampled_from([repr(each) for each in WRITTEN]), st.data())
+def test_a_text_with_mistakes(text: str, data: st.DataObject) -> None:
+    for _ in range(data.draw(st.integers(1, 3))):
+        begin = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(begin, min(begin + 3, len(text))))
+        put = data.draw(st.one_of(st.sampled_from(["", *WORDS]), st.text(max_size=2), ALPHABET))
+        text = text[:begin] + put + text[end:]
+    holds(text)
+
+
+def test_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even what compiling would tell of it is asked."""
+    path = tmp_path / "made"
+    for name in ("eval", "exec", "__import__", "open", "print"):
+        monkeypatch.setitem(vars(lrcore.schedules), name, lambda *_, name=name: path.write_text(name))
+    for text in (
+        "eval('1')",
+        "exec('1')",
+        f"open('{path.name}', 'w')",
+        "Constant(print(1))",
+        "__import__('os')",
+    ):
+        refusal(text)
+    assert not path.exists()
+
+
+COSINE = "Cosine(1e-3, steps=1000).warmup(100)"
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+@pytest.mark.parametrize("options", [[], ["--log"], ["--steps", "1"], ["0.1", "--steps", "20000"]])
+def test_command_draws_a_picture(
+    suffix: str, begin: bytes, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"rates{suffix}"
+    assert main(["plot", COSINE, *options, "--out", str(path)]) == 0
+    assert capsys.readouterr() == (f"{path}\n", "")
+    assert path.read_bytes().startswith(begin)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_command_writes_where_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also without a suffix; and to a directory nothing."""
+    pytest.importorskip("matplotlib")
+    (tmp_path / "folder").mkdir()
+    assert main(["plot", "0.1", "--out", str(tmp_path / "folder")]) == 2
+    assert re.fullmatch("lrcore plot: .*folder.*\n", capsys.readouterr().err)
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+    code = main(["plot", "0.1", "--out", str(tmp_path / "rates")])
+    assert (code == 0) == (tmp_path / "rates").exists()
+    assert not (tmp_path / "rates.png").exists()
+
+
+def test_command_draws_charts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", COSINE, "0.25", "--steps", "40"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert (err, len(lines)) == ("", 2 * (1 + 15 + 2))
+    assert [lines[0], lines[18]] == [repr(parse(COSINE)), "Constant(lr=0.25)"]
+    assert [line.split() for line in lines[17::18]] == [["0", "39"]] * 2
+    assert lines[19].split()[:2] == ["0.25", "|" + "\u2809" * 64]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([""], "schedule: expected a schedule, got nothing"),
+        (["0.1", "Cosine(1)"], "schedule: Cosine.*'steps', at column 1 near \"Cosine\\(1\\)\""),
+        (["Cosine(0.1,\n 9, x)"], 'schedule: unknown name x, at column 17 near "x\\)"'),
+        (["-1"], "schedule: lr: expected a finite number >= 0, got -1.0, .*"),
+        (["1or 2"], "schedule: .*"),
+        (["0.1", "--log"], "--log: .*"),
+        (["0.1", "--steps", "0"], "--steps: .*"),
+        (["0.1", "--steps", "-3"], "--steps: .*"),
+        (["0.1", "--steps", "1" + "0" * 19], "--steps: .*"),
+        (["0.1", "--steps", "1" + "0" * 30], "--steps: .*"),
+        (["Exponential(0.1, 10)"], r"Exponential\(lr=0.1, rate=10.0\) overflows at t = .*"),
+        (["0.1", "--out", "missing/rates.png"], ".*missing/rates.png.*"),
+        (["0.1", "--out", "rates.xyz"], ".*xyz.*"),
+        (["Exponential(0.1, 10)", "--out", "rates.png"], r"Exponential\(lr=0.1, rate=10.0\) overflows at .*"),
+    ],
+)
+def test_command_refuses(
+    argv: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "--out" in argv:
+        pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", *argv]) == 2
+    assert re.fullmatch(f"lrcore plot: {message}\n", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_command_in_every_encoding(encoding: str) -> None:
+    command = [sys.executable, "-m", "lrcore", "plot", COSINE, "--steps", "500"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode(encoding)
+    assert text.isascii() == (encoding != "utf-8")
+    assert len(text.splitlines()) == 18
+
+
+@pytest.mark.parametrize("text", ["1or 2", "Cosine(0.1, 9", "print(1)"])
+def test_refusals_take_one_line(text: str) -> None:
+    command = [sys.executable, "-m", "lrcore", "plot", text]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("lrcore plot: schedule: .*\n", done.stderr)
+
+
+def test_command_without_matplotlib(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "matplotlib":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["plot", "0.1", "--out", str(tmp_path / "a.png")]) == 2
+    assert capsys.readouterr().err == 'lrcore plot: matplotlib is not installed: pip install "lrcore[plot]"\n'
+    assert main(["plot", "0.1"]) == 0

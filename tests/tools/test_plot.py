@@ -1,0 +1,382 @@
+"""Pictures with matplotlib, and charts in text. What is drawn is compared with the values, not with pixels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from lrcore import schedules
+from lrcore.plot._chart import chart
+from lrcore.tune import RangeTest
+from schedules.examples import every, label
+
+plot: Any = lrcore.plot
+
+METHODS = ("steepest", "valley", "minimum/10")
+
+
+@pytest.fixture
+def plt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Pyplot without a screen; its figures are closed in the end."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    import matplotlib
+    from matplotlib import pyplot
+
+    before = matplotlib.get_backend()
+    pyplot.switch_backend("agg")
+    yield pyplot
+    pyplot.close("all")
+    pyplot.switch_backend(before)
+
+
+def entries(ax: Any) -> list[str]:
+    """Return the legend."""
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def found(mode: Any = "exponential", losses: Any = (20, 19, 13, 8, 7, 6, 5, 6, 9)) -> Any:
+    values = np.array(losses, np.float64)
+    rates = np.geomspace(1e-6, 1.0, len(values)) if len(values) else values
+    return RangeTest(rates, values + 0.5, values, mode, "divergence")
+
+
+@pytest.mark.parametrize("schedule", every(), ids=label)
+def test_lines_hold_the_values(plt: Any, schedule: Any) -> None:
+    ax = plot.schedules(schedule, steps=40)
+    assert plt.gcf() is ax.figure
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(40))
+    np.testing.assert_array_equal(line.get_ydata(), schedule(np.arange(40)))
+    assert line.get_drawstyle() == "steps-post"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "learning rate")
+    assert [entry.replace("\n", " ") for entry in entries(ax)] == [repr(schedule)]
+    assert (ax.get_xscale(), ax.get_yscale(), ax.get_ylim()[0]) == ("linear", "linear", 0)
+
+
+def test_several_schedules_on_given_axes(plt: Any) -> None:
+    figure, (left, right) = plt.subplots(1, 2)
+    rates: list[Any] = [0.1, schedules.Cosine(0.1, 9), lambda t: 0.1 / (t + 1)]
+    names = ["a number", "a schedule", "a callable"]
+    assert plot.schedules(*rates, steps=9, labels=names, ax=right) is right
+    assert entries(right) == names
+    for line, rate in zip(right.lines, rates, strict=True):
+        schedule = schedules.as_schedule(rate)
+        np.testing.assert_array_equal(line.get_ydata(), [schedule(t) for t in range(9)])
+    assert not left.lines
+    assert plt.get_fignums() == [figure.number]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9_999, 10_000, 10_001, 25_000, 10**7])
+def test_lines_of_any_length(plt: Any, steps: int) -> None:  # noqa: ARG001
+    """At most 10,000 points, evenly spaced from the first step to the last."""
+    cosine = schedules.Cosine(0.1, steps)
+    (line,) = plot.schedules(cosine, steps=steps).lines
+    x = line.get_xdata()
+    assert len(x) == min(steps, 10_000)
+    assert (x[0], x[-1]) == (0, steps - 1)
+    np.testing.assert_array_equal(line.get_ydata(), cosine(x))
+    gaps = np.diff(x)
+    assert not len(gaps) or gaps.max() - gaps.min() <= 1
+
+
+def test_a_logarithmic_axis_leaves_zeros_out(plt: Any) -> None:  # noqa: ARG001
+    linear = schedules.Linear(0.1, 0, steps=4)
+    ax = plot.schedules(linear, steps=7, log=True)
+    assert ax.get_yscale() == "log"
+    y = ax.lines[0].get_ydata()
+    assert np.isnan(y).tolist() == [False] * 4 + [True] * 3
+    np.testing.assert_array_equal(y[:4], linear(np.arange(4)))
+    plot.schedules(0.0, steps=3, log=True).figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("rates", "options", "error", "message"),
+    [
+        ((), {"steps": 3}, ValueError, "rates: expected at least one schedule"),
+        ((0.1,), {"steps": 0}, ValueError, "steps: "),
+        ((0.1,), {"steps": 2.5}, ValueError, "steps: "),
+        ((0.1,), {"steps": 3, "log": 1}, TypeError, "log: "),
+        ((0.1,), {"steps": 3, "labels": []}, ValueError, "labels: expected 1, one for each schedule, got 0"),
+        ((0.1, 0.2), {"steps": 3, "labels": "ab"}, TypeError, "labels: expected a sequence, got str"),
+        ((0.1,), {"steps": 3, "labels": 3}, TypeError, "labels: expected a sequence, got int"),
+        ((0.1,), {"steps": 3, "labels": [3]}, TypeError, "labels: expected strings, got 3"),
+        ((0.1,), {"steps": 3, "labels": [None]}, TypeError, "labels: expected strings, got None"),
+        ((0.1, lambda t: 1e308 * (t == 1)), {"steps": 3}, ValueError, r"rates: .* up to 1e\+150 .* 1e\+308"),
+        ((-0.1,), {"steps": 3}, ValueError, "lr: "),
+        (("0.1",), {"steps": 3}, TypeError, "lr: "),
+        ((schedules.Cosine,), {"steps": 3}, TypeError, "lr: "),
+    ],
+)
+def test_wrong_schedules_open_no_figure(
+    plt: Any, rates: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        plot.schedules(*rates, **options)
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(("mode", "scale"), [("exponential", "log"), ("linear", "linear")])
+def test_range_test(plt: Any, mode: Any, scale: str) -> None:
+    test = found(mode)
+    ax = plot.range_test(test)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), test.losses)
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), test.smoothed)
+    for line in ax.lines[:2]:
+        np.testing.assert_array_equal(line.get_xdata(), test.rates)
+    assert [line.get_xdata()[0] for line in ax.lines[2:]] == [test.suggest(method) for method in METHODS]
+    assert (ax.get_xscale(), ax.get_yscale()) == (scale, "linear")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("learning rate", "loss")
+    assert entries(ax) == [
+        "loss of each step",
+        "smoothed",
+        *(f"{method}: {test.suggest(method):.2g}" for method in METHODS),
+    ]
+    ax.figure.canvas.draw()
+    _, given = plt.subplots()
+    assert test.plot(given) is given
+    assert len(given.lines) == 5
+    assert len(plot.range_test(test, suggestions=["valley"]).lines) == 3
+    assert len(plot.range_test(test, suggestions=[]).lines) == 2
+    assert test.plot().figure is plt.gcf()
+
+
+def test_what_diverged_does_not_flatten_the_rest(plt: Any) -> None:  # noqa: ARG001
+    low, high = plot.range_test(found(losses=[5, 4, 3, 2, 1, 2, 1000])).get_ylim()
+    assert -1 < low < 1.5
+    assert 5.5 < high < 10
+
+
+def test_a_range_test_without_suggestions(plt: Any) -> None:  # noqa: ARG001
+    for losses in ([], [1], [1, 2, 3, 4, 5, 6], [2.3] * 9, [0.0] * 9, [2, 3, 2.1, 3, 1.9, 3, 2, 3]):
+        ax = found(losses=losses).plot()
+        assert len(ax.lines) == 2
+        ax.figure.canvas.draw()
+
+
+def test_a_loss_that_does_not_move_is_drawn_without_suggestions(plt: Any) -> None:  # noqa: ARG001
+    """Without a warning, which would fail here, though its moving average is rounded and so seems to fall."""
+    losses = np.full(9, 2.3)
+    smoothed = losses.copy()
+    smoothed[4:] = np.nextafter(2.3, 0)
+    ax = RangeTest(np.geomspace(1e-6, 1.0, 9), losses, smoothed, "exponential", "steps").plot()
+    assert len(ax.lines) == 2
+    low, high = ax.get_ylim()
+    assert low < 2.3 < high
+    ax.figure.canvas.draw()
+
+
+def test_an_unknown_suggestion_is_refused(plt: Any) -> None:  # noqa: ARG001
+    with pytest.raises(
+        ValueError, match="^suggestions: expected one of steepest, valley, minimum/10, got 'best'"
+    ):
+        plot.range_test(found(), suggestions=["best"])
+
+
+@pytest.mark.parametrize(
+    ("suggestions", "error", "message"),
+    [
+        ("valley", TypeError, "suggestions: expected a sequence, got str"),
+        (3, TypeError, "suggestions: expected a sequence, got int"),
+        (None, TypeError, "suggestions: expected a sequence, got NoneType"),
+        ([3], ValueError, "suggestions: expected one of steepest, valley, minimum/10, got 3"),
+        (["valley", "v"], ValueError, "suggestions: expected one of .*, got 'v'"),
+    ],
+)
+def test_wrong_suggestions_open_no_figure(
+    plt: Any, suggestions: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        plot.range_test(found(), suggestions=suggestions)
+    assert plt.get_fignums() == []
+    assert len(plot.range_test(found(), suggestions=iter(["valley"])).lines) == 3
+
+
+HUGE = 1e308
+
+
+@pytest.mark.parametrize("mode", ["exponential", "linear"])
+def test_huge_losses(plt: Any, mode: Any) -> None:
+    """Those that diverge in the end are cut off; others would overflow in matplotlib."""
+    figure = plot.range_test(found(mode, [5, 4, 3, 2, 1, 2, 3, HUGE])).figure
+    figure.canvas.draw()
+    assert figure.axes[0].get_ylim()[1] < 10
+    plt.close("all")
+    for losses in ([HUGE, 5, 4, 3, 2, 1, 2, 3], [HUGE] * 6, [HUGE], [5, 4, 3, 2, -HUGE, 2], [1, 2, HUGE]):
+        with pytest.raises(
+            ValueError, match=r"^found: expected magnitudes up to 1e\+150 to draw, got -?1e\+308"
+        ):
+            plot.range_test(found(mode, losses))
+        assert plt.get_fignums() == []
+    for losses in ([1e150, 1e149, 5e148, 1e148, 1e147, 1e-300], [-1e150, 1e150], [1e150] * 6):
+        plot.range_test(found(mode, losses)).figure.canvas.draw()
+
+
+def test_the_largest_that_is_drawn(plt: Any) -> None:  # noqa: ARG001
+    for losses in ([1e150, 5e-324], [1e150, -1e150, 0.0], [1e150], np.geomspace(1e150, 1e-300, 64)):
+        plot.training(losses, np.linspace(1e150, 0, len(losses))).figure.canvas.draw()
+    for log in (False, True):
+        ax = plot.schedules(lambda t: 1e150 / 10.0**t, 0.0, steps=300, log=log, labels=iter("ab"))
+        ax.figure.canvas.draw()
+    plot.training([1.0, np.nan, np.inf, 2.0], [0.1] * 4).figure.canvas.draw()
+
+
+def test_training(plt: Any) -> None:
+    """The mean of 60 losses goes over windows of 2; a sum of two halves is exact here."""
+    losses, rates = np.arange(60.0) + 1, schedules.Cosine(0.1, 60)(np.arange(60))
+    ax = plot.training(losses, rates)
+    above, below = ax.figure.axes
+    assert above is ax
+    np.testing.assert_array_equal(above.lines[0].get_xydata(), np.c_[np.arange(60), losses])
+    np.testing.assert_array_equal(above.lines[1].get_xydata(), np.c_[np.arange(59) + 0.5, losses[:-1] + 0.5])
+    np.testing.assert_array_equal(below.lines[0].get_xydata(), np.c_[np.arange(60), rates])
+    assert entries(above) == ["each step", "mean over 2 steps"]
+    assert (above.get_ylabel(), below.get_ylabel()) == ("training loss", "learning rate")
+    assert (above.get_yscale(), below.get_xlabel(), below.get_ylim()[0]) == ("log", "step", 0)
+    assert above.get_xlim() == below.get_xlim()
+    ax.figure.canvas.draw()
+    upper, lower = above.get_position(), below.get_position()
+    assert upper.y0 > lower.y1
+    assert upper.height > 1.5 * lower.height
+
+    figure, (left, right) = plt.subplots(1, 2)
+    assert plot.training([3.0, 0.0], [1, 2], right) is right
+    assert right.get_yscale() == "linear"
+    assert figure.axes[:2] == [left, right]
+    figure.canvas.draw()
+    assert left.get_position().height > right.get_position().height
+    plot.training([1.0], [0.1]).figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("losses", "lrs", "error", "message"),
+    [
+        ([], [], ValueError, "losses: expected at least one, got none"),
+        ([[1.0]], [[1.0]], ValueError, "losses: "),
+        (3.0, 3.0, ValueError, "losses: "),
+        ([1.0, 2.0], [1.0], ValueError, "lrs: expected shape"),
+        ([1.0], 1.0, ValueError, "lrs: "),
+        (["a"], [1.0], (TypeError, ValueError), "losses: "),
+        ([1.0], [1j], (TypeError, ValueError), "lrs: "),
+        ([[1.0], [1.0, 2.0]], [1.0], (TypeError, ValueError), "losses: "),
+        ([1.0, -1e308, 1e200], [0.1] * 3, ValueError, r"losses: .* up to 1e\+150 .* got -1e\+308"),
+        ([1.0, 2.0], [0.1, 1e155], ValueError, r"lrs: .* up to 1e\+150 .* got 1e\+155"),
+    ],
+)
+def test_wrong_trainings_open_no_figure(plt: Any, losses: Any, lrs: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        plot.training(losses, lrs)
+    assert plt.get_fignums() == []
+
+
+def test_a_training_needs_axes_of_a_grid(plt: Any) -> None:
+    ax = plt.figure().add_axes((0, 0, 1, 1))
+    with pytest.raises(ValueError, match="^ax: expected one of a grid"):
+        plot.training([1.0], [1.0], ax)
+    assert not ax.lines
+
+
+def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "matplotlib":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    draws: list[Callable[[], Any]] = [
+        lambda: plot.schedules(0.1, steps=3),
+        lambda: plot.range_test(found()),
+        lambda: found().plot(),
+        lambda: plot.training([1.0], [1.0]),
+    ]
+    for draw in draws:
+        with pytest.raises(ImportError, match=r'^matplotlib is not installed: pip install "lrcore\[plot\]"$'):
+            draw()
+
+
+def cells(text: str, plain: bool) -> Any:
+    """Return where a chart's drawing has dots, row 0 at the top, from its characters."""
+    rows = [line.partition("|")[2] for line in text.splitlines() if "|" in line]
+    width = len(next(line for line in text.splitlines() if "+-" in line).partition("+")[2])
+    dots = np.zeros((len(rows) * (1 if plain else 4), width * (1 if plain else 2)), bool)
+    for (y, row), x in itertools.product(enumerate(rows), range(width)):
+        character = row[x : x + 1] or " "
+        if plain:
+            dots[y, x] = character == "*"
+        elif character != " ":
+            bits = ord(character) - 0x2800
+            for bit, (down, across) in enumerate(
+                [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (3, 0), (3, 1)]
+            ):
+                dots[4 * y + down, 2 * x + across] = bits >> bit & 1
+    return dots
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 3, 50, 63, 64, 65, 127, 128, 129, 1000, 4096])
+def test_a_peak_is_in_its_cell(steps: int, plain: bool) -> None:
+    """A single step of 1 among zeros reaches the top where it is, and nothing else does."""
+    for peak in {0, steps // 3, steps // 2, steps - 1}:
+        dots = cells(chart(lambda t, peak=peak: (t == peak).astype(np.float64), steps, plain=plain), plain)  # type: ignore[misc]
+        top = np.flatnonzero(dots[0])
+        columns = dots.shape[1]
+        first, last = peak * columns / steps, (peak + 1) * columns / steps
+        assert first - 1 < top[0]  # whole columns, and one to come down in
+        assert top[-1] <= math.ceil(last)
+        assert dots[-1].any() == (steps > 1)
+
+
+FALLING = [
+    schedules.Linear(0.3, 0, 900),
+    schedules.Exponential(0.1, 0.99),
+    schedules.PiecewiseConstant([3, 60], [1, 0.5, 0.1]),
+]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("steps", [1, 5, 64, 100, 1000, 10**6])
+@pytest.mark.parametrize("schedule", FALLING, ids=label)
+def test_what_falls_falls_in_the_chart(schedule: Any, steps: int, plain: bool) -> None:
+    dots = cells(chart(schedule, steps, plain=plain), plain)
+    highest = dots.argmax(0)
+    lowest = len(dots) - 1 - dots[::-1].argmax(0)
+    assert dots.any(0).all()  # no column is empty
+    assert (np.diff(highest) >= 0).all()
+    assert (np.diff(lowest) >= 0).all()
+    assert (highest[1:] <= lowest[:-1] + 1).all()  # no gap between one column and the next
+    assert highest[0] == 0
+    last = round((1 - schedule(steps - 1) / schedule(0)) * (len(dots) - 1))
+    assert abs(int(lowest[-1]) - last) <= 1  # a large chart looks at some steps only
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_constant_rates(plain: bool) -> None:
+    for steps in (1, 7, 1000):
+        zero = cells(chart(schedules.Constant(0), steps, plain=plain), plain)
+        assert zero[-1].all()
+        assert not zero[:-1].any()
+        other = cells(chart(schedules.Constant(0.25), steps, plain=plain), plain)
+        assert other[0].all()
+        assert not other[1:].any()
+
+
+def test_labels_and_size() -> None:
+    text = chart(schedules.Linear(0.25, 0, 100), 120, width=20, height=5)
+    lines = text.splitlines()
+    assert [line.partition("|")[0].strip() for line in lines[:5]] == ["0.25", "", "0.125", "", "0"]
+    assert lines[5].strip() == "+" + "-" * 20
+    assert lines[6].split() == ["0", "119"]
+    assert {len(line.partition("|")[2]) for line in lines[:5]} <= set(range(21))
+    assert len(lines[6]) == len(lines[5])
+    assert not any(line.endswith(" ") for line in lines[1:4:2])
+
+
+def test_a_plain_chart_is_ascii() -> None:
+    cosine = schedules.Cosine(0.1, 900).warmup(100)
+    assert chart(cosine, 1000, plain=True).isascii()
+    assert not chart(cosine, 1000).isascii()

@@ -1,0 +1,383 @@
+"""The comparison of two builds, on prepared builds and made-up numbers: no time is asserted, and lrcore is not compiled."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "two_builds.py"
+pytestmark = [
+    pytest.mark.skipif(not SCRIPT.is_file(), reason="the benchmarks are not here"),
+    pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
+]
+
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BACKEND = """
+import os, pathlib, zipfile
+def build_wheel(directory, settings=None, metadata=None):
+    number = pathlib.Path("number").read_text()
+    if number == "broken":
+        raise SystemExit("error: expected a number in this line")
+    name = "lrcore-1-py3-none-any.whl"
+    with zipfile.ZipFile(f"{directory}/{name}", "w") as wheel:
+        wheel.writestr("lrcore/__init__.py", f"NUMBER, CUDA = {number}, {os.environ['LRCORE_CUDA']!r}")
+        wheel.writestr("lrcore-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: lrcore\\nVersion: 1\\n")
+        wheel.writestr("lrcore-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("lrcore-1.dist-info/RECORD", "")
+    return name
+"""
+BENCH = """
+import json, pathlib, sys
+assert sys.argv[1:-1] == ["bench", "--rules", "sgd", "--sizes", "8", "1e3", "--threads", "1", "--json"], sys.argv
+row = {"rule": "sgd", "backend": "avx2", "threads": 1, "size": 8, "bytes": 96, "low": 1, "high": 1, "rounds": 3}
+rows = [row | {"variant": name, "ns": ns} for name, ns in ROWS.items()]
+pathlib.Path(sys.argv[-1]).write_text(json.dumps({"lrcore_bench": FORMAT, "rows": rows}))
+"""
+
+
+@pytest.fixture(name="two_builds")
+def load_script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the script as a module."""
+    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    command = ["git", *identity, *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(name="commits")
+def make_repository(two_builds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return the hashes of "old" and "new", of a repository whose build takes no compiler, and of "broken", which fails."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    monkeypatch.setattr(two_builds, "ROOT", root)
+    git(root, "init", "--quiet")
+    (root / "pyproject.toml").write_text(PROJECT)
+    (root / "backend.py").write_text(BACKEND)
+    hashes = {}
+    for name, number in (("broken", "broken"), ("old", "1"), ("new", "2")):
+        (root / "number").write_text(number)
+        git(root, "add", ".")
+        git(root, "commit", "--quiet", "--no-verify", "-m", name)
+        git(root, "tag", name)
+        hashes[name] = git(root, "rev-parse", "HEAD")
+    (root / "number").write_text("3")
+    return hashes
+
+
+Main = Callable[..., int]
+
+
+@pytest.fixture(name="main")
+def make_main(two_builds: Any, tmp_path: Path) -> Main:
+    """Return a function that runs the script on the old and the new commit, two rounds of it."""
+
+    def main(*options: str | Path, revisions: Sequence[str] = ("old", "new")) -> int:
+        given = (*revisions, "--rounds", "2", "--cache", tmp_path / "cache", *options)
+        status: int = two_builds.main([str(each) for each in given])
+        return status
+
+    return main
+
+
+def prepare(tmp_path: Path, commit: str, **files: str) -> Path:
+    """Make a build of a commit, of these modules of lrcore, and return its folder."""
+    folder = tmp_path / "cache" / commit / str(sysconfig.get_config_var("SOABI"))
+    (folder / "lrcore").mkdir(parents=True)
+    for name, text in files.items():
+        (folder / "lrcore" / f"{name}.py").write_text(text)
+    return folder
+
+
+@pytest.fixture(name="builds")
+def prepare_builds(commits: dict[str, str], tmp_path: Path) -> dict[str, Path]:
+    """Return the folders of builds of "old" and "new" in which `lrcore.SECONDS` is 1 and 1.5."""
+    numbers = {"old": "1.0", "new": "1.5"}
+    return {
+        name: prepare(tmp_path, commits[name], __init__=f"SECONDS = {each}") for name, each in numbers.items()
+    }
+
+
+def write_script(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "work.py"
+    path.write_text(text)
+    return path
+
+
+def rounds_of(new: Sequence[float], old: Sequence[float], again: Sequence[float]) -> list[Any]:
+    return [[{"row": ns} for ns in times] for times in zip(new, old, again, strict=True)]
+
+
+def test_ratios_are_taken_within_a_round(two_builds: Any) -> None:
+    """The machine is four times as slow in the last round, which no ratio shows."""
+    rounds = rounds_of([110.0, 210.0, 440.0], [100.0, 200.0, 400.0], [90.0, 200.0, 440.0])
+    (row,), others = two_builds.compare(rounds, limit=1.04)
+    assert others == {}
+    assert row.ratio == pytest.approx((1.075, 1.1, 1.1), rel=1e-15)
+    assert row.control == pytest.approx((0.95, 1.0, 1.05), rel=1e-15)
+    assert row.spread == pytest.approx(0.05, rel=1e-14)
+    assert str(row).split() == ["row", "200", "210", "1.100", "1.000", "0.050", "over", "the", "limit"]
+
+
+@pytest.mark.parametrize(("limit", "over"), [(1.04, True), (1.06, False)])
+def test_a_row_is_over_by_more_than_the_spread(two_builds: Any, limit: float, over: bool) -> None:
+    (row,), _ = two_builds.compare(rounds_of([110.0] * 3, [100.0] * 3, [95.0] * 3), limit)
+    assert row.spread == pytest.approx(0.05, rel=1e-14)
+    assert row.over is over
+
+
+def test_one_round_is_its_own_quartiles(two_builds: Any) -> None:
+    (row,), _ = two_builds.compare(rounds_of([3.0], [2.0], [2.5]), 1.0)
+    assert (row.ratio, row.control, row.spread) == ((1.5,) * 3, (1.25,) * 3, 0.25)
+
+
+def test_rows_that_not_every_process_has_are_listed(two_builds: Any) -> None:
+    new, old = {"both": 1.0, "added": 1.0, "late": 1.0}, {"both": 1.0, "removed": 1.0}
+    late, once = {"late": 1.0, **old}, {"once": 1.0}
+    compared, others = two_builds.compare([[new | once, old | once, old | once], [new, old, late]], 2.0)
+    assert [each.row for each in compared] == ["both"]
+    some = "in some rounds only"
+    assert others == {"added": "in NEW only", "removed": "in OLD only", "late": some, "once": some}
+
+
+def test_builds_take_turns(two_builds: Any) -> None:
+    seen: list[str] = []
+
+    def measure(folder: Path) -> dict[str, float]:
+        seen.append(folder.name)
+        return {folder.name: float(len(seen))}
+
+    taken = two_builds.take_rounds(Path("old"), Path("new"), measure, 12)
+    assert [[*map(list, times)] for times in taken] == [[["new"], ["old"], ["old"]]] * 12
+    rounds = [seen[k : k + 3] for k in range(0, 36, 3)]
+    assert {each.index("new") for each in rounds} == {0, 1, 2}
+    assert all(each.count("old") == 2 for each in rounds)
+    firsts = {times[1]["old"] < times[2]["old"] for times in taken}
+    assert firsts == {True, False}, "either process of OLD comes first in some rounds"
+
+
+def test_a_script_is_compared(
+    main: Main, builds: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines without a name have that of the script; of several lines of a name the median counts."""
+    script = write_script(
+        tmp_path,
+        "import lrcore, sys\n"
+        "print(lrcore.SECONDS * 2)\n"
+        "for factor in (1, 9, 3): print(sys.argv[1], 'all', lrcore.SECONDS * factor)\n"
+        "if lrcore.SECONDS > 1: print('added', 1)\n",
+    )
+    path = tmp_path / "results.json"
+    assert main("--script", script, "--json", path, "--", "save") == 0
+    output = capsys.readouterr().out
+    assert [line.split() for line in output.splitlines()[2:]] == [
+        ["work", "2,000,000,000", "3,000,000,000", "1.500", "1.000", "0.000"],
+        ["save", "all", "3,000,000,000", "4,500,000,000", "1.500", "1.000", "0.000"],
+        ["added", "in", "NEW", "only"],
+    ]
+    contents = json.loads(path.read_text())
+    assert [contents[name] for name in builds] == [[k, each.parent.name] for k, each in builds.items()]
+    assert contents["not compared"] == {"added": "in NEW only"}
+    assert contents["rows"][0] == {
+        "row": "work",
+        "new": [3e9, 3e9],
+        "old": [2e9, 2e9],
+        "again": [2e9, 2e9],
+        "ratio": [1.5, 1.5, 1.5],
+        "control": [1.0, 1.0, 1.0],
+        "spread": 0.0,
+        "over": False,
+    }
+
+
+@pytest.mark.usefixtures("builds")
+@pytest.mark.parametrize(("limit", "status"), [("1.49", 1), ("1.5", 0)])
+def test_the_status_tells_a_row_over_the_limit(main: Main, tmp_path: Path, limit: str, status: int) -> None:
+    script = write_script(tmp_path, "import lrcore; print(lrcore.SECONDS)")
+    assert main("--script", script, "--limit", limit) == status
+
+
+@pytest.mark.usefixtures("builds")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import lrcore\nlrcore.missing", ["status 1", "AttributeError", "missing"]),
+        ("", ["expected lines of `name seconds` or of `seconds`, got none"]),
+        ("print('done')", ["got 'done'"]),
+        ("print('save 0.0')", ["got 'save 0.0'"]),
+        ("print('save nan')", ["got 'save nan'"]),
+        ("print('save inf')", ["got 'save inf'"]),
+        ("print('1.0\\n\\n2.0')", ["got ''"]),
+    ],
+)
+def test_a_script_that_measures_nothing(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: list[str]
+) -> None:
+    assert main("--script", write_script(tmp_path, text)) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert all(each in error for each in ("work.py", *said)), error
+
+
+def test_rows_of_lrcore_bench(
+    main: Main, commits: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each build's own bench gives its rows."""
+    for name, rows in (("old", {"step": 10, "removed": 1}), ("new", {"step": 20, "added": 1})):
+        text = f"FORMAT, ROWS = 1, {rows}\n{BENCH}"
+        prepare(tmp_path, commits[name], __init__="", __main__=text)
+    assert main("--rules", "sgd", "--sizes", "8", "1e3", "--", "--threads", "1") == 0
+    first, _, *table = capsys.readouterr().out.splitlines()
+    assert first == f"OLD old {commits['old']}, NEW new {commits['new']}, rounds: 2"
+    assert {" ".join(line.split()) for line in table} == {
+        "sgd step avx2 1 8 10 20 2.000 1.000 0.000",
+        "sgd removed avx2 1 8 in OLD only",
+        "sgd added avx2 1 8 in NEW only",
+    }
+
+
+def test_rows_of_an_unknown_format(
+    main: Main, commits: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("old", "new"):
+        prepare(tmp_path, commits[name], __init__="", __main__=f"FORMAT, ROWS = 0, {{}}\n{BENCH}")
+    assert main("--rules", "sgd", "--sizes", "8", "1e3", "--", "--threads", "1") == 2
+    assert "format 0" in capsys.readouterr().err
+
+
+def test_a_process_imports_its_build_alone(two_builds: Any, tmp_path: Path) -> None:
+    """Neither the folder in which it runs nor the finder of an editable install comes before the build."""
+    folder = prepare(tmp_path, "0", __init__="NAME = 'build'")
+    for elsewhere in ("cwd", "editable"):
+        (tmp_path / elsewhere / "lrcore").mkdir(parents=True)
+        (tmp_path / elsewhere / "lrcore" / "__init__.py").write_text(f"NAME = {elsewhere!r}")
+    (folder / "sitecustomize.py").write_text(
+        "import importlib.util, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        f"        path = {str(tmp_path / 'editable' / 'lrcore' / '__init__.py')!r}\n"
+        "        return importlib.util.spec_from_file_location(name, path) if name == 'lrcore' else None\n"
+        "sys.meta_path.insert(0, Finder)\n"
+    )
+    script = write_script(
+        tmp_path, "import lrcore, os, sys; print(lrcore.NAME, sys.meta_path[1].__name__, os.getcwd())"
+    )
+    printed = two_builds.launch(folder, tmp_path / "cwd", str(script))
+    assert printed.split() == ["build", "Finder", str(tmp_path / "cwd")]
+
+
+@pytest.mark.usefixtures("builds")
+def test_a_build_without_lrcore(
+    main: Main, builds: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (builds["new"] / "lrcore" / "__init__.py").unlink()
+    assert main("--script", write_script(tmp_path, "print(1)")) == 2
+    assert f"expected it in {builds['new']}" in capsys.readouterr().err
+
+
+def test_what_is_built_is_the_commit_or_the_files_as_they_are(
+    main: Main, two_builds: Any, commits: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A build is taken again for the same files, and what is staged stays as it is."""
+    pytest.importorskip("pip")
+    script = write_script(tmp_path, "import lrcore; print(lrcore.CUDA, lrcore.NUMBER)")
+    state = git(two_builds.ROOT, "status", "--porcelain")
+    seen = []
+    for number in (3, 4, 4):
+        (two_builds.ROOT / "number").write_text(str(number))
+        assert main("--script", script, "--no-build-isolation", revisions=("old", "WORKTREE")) == 0
+        output, error = capsys.readouterr()
+        *_, row = output.splitlines()
+        assert row.split()[:4] == ["OFF", "1,000,000,000", f"{number},000,000,000", f"{number}.000"]
+        seen.append((error.count(f"building {commits['old']}"), error.count("building ")))
+    assert seen == [(1, 2), (0, 1), (0, 0)]
+    assert git(two_builds.ROOT, "status", "--porcelain") == state
+
+
+def test_new_files_belong_to_the_working_tree_and_ignored_ones_do_not(
+    two_builds: Any, commits: dict[str, str]
+) -> None:
+    (two_builds.ROOT / ".gitignore").write_text("ignored\n")
+    for name in ("ignored", "added"):
+        (two_builds.ROOT / name).write_text("")
+    tree = two_builds.hash_of("WORKTREE")
+    names = git(two_builds.ROOT, "ls-tree", "--name-only", tree).split()
+    assert names == [".gitignore", "added", "backend.py", "number", "pyproject.toml"]
+    assert two_builds.hash_of("old") == commits["old"]
+
+
+def test_a_build_that_fails(
+    main: Main, commits: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The end of what pip said is shown, and the next run does not take what is left for a build."""
+    pytest.importorskip("pip")
+    script = write_script(tmp_path, "print(1)")
+    assert main("--script", script, revisions=("broken", "old")) == 2
+    error = capsys.readouterr().err
+    assert f"the build of {commits['broken']} failed with status 1" in error
+    assert "expected a number in this line" in error
+    assert [*(tmp_path / "cache").glob("*/*")] == []
+
+
+@pytest.mark.usefixtures("commits")
+def test_a_revision_that_is_unknown(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(revisions=("old", "nowhere")) == 2
+    assert "nowhere: expected a revision of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["old"], "NEW"),
+        (["old", "new", "--rounds", "0"], "--rounds: expected a whole number >= 1, got 0"),
+        (["old", "new", "--script", "missing.py"], "--script: there is no file missing.py"),
+        (["old", "new", "--json", "missing/a.json"], "--json: there is no directory"),
+        (["old", "new", "--threads", "1"], "--threads"),
+    ],
+)
+def test_options_are_refused_before_anything_is_built(
+    two_builds: Any, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        two_builds.main(options)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("builds")
+def test_an_interruption_is_one_line(
+    main: Main,
+    two_builds: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(two_builds, "launch", interrupted)
+    assert main("--script", write_script(tmp_path, "print(1)")) == 130
+    output, error = capsys.readouterr()
+    assert (output, error) == ("", "round 1 of 2\nbench/two_builds.py: interrupted\n")

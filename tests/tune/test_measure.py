@@ -1,0 +1,208 @@
+"""How far a step moves the parameters, and rates for other batch sizes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from gpu.devices import LIBRARIES, Imitated, imitated, library
+from lrcore import schedules
+from lrcore.tune import scale_lr, update_ratio
+from schedules.examples import every, label
+from support import Array, assert_bits, assert_same, gradients, make, run, start
+
+
+def ratio(before: Array, after: Array) -> float:
+    """Return the ratio of two exact sums of squares in float64."""
+    p, q = before.ravel().astype(np.float64), after.ravel().astype(np.float64)
+    moved, size = math.fsum((q - p) ** 2), math.fsum(p**2)
+    return math.sqrt(moved) / math.sqrt(size)
+
+
+CLOSE = 1e-14
+"""Relative: float64 rounds each of some twenty squares and sums by 1.1e-16."""
+
+
+def test_it_takes_the_step_and_measures_it(rule: str) -> None:
+    measured, plain = (make(rule, start().reshape(3, 7), weight_decay=0.01) for _ in range(2))
+    for opt in (measured, plain):
+        run(opt, 2)
+    before, g = np.array(plain.params), gradients(np.random.default_rng(4), plain.size)
+    plain.step(g, grad_scale=0.5)
+    found = update_ratio(measured, g, grad_scale=0.5)
+    assert type(found) is float
+    assert found == pytest.approx(ratio(before, plain.params), rel=CLOSE)
+    assert found > 0
+    assert_same(measured, plain.params, [np.array(state) for state in plain.state.values()])
+    assert measured.step_count == plain.step_count == 3
+
+
+def test_by_hand() -> None:
+    """(3, 4) moves by (0.6, 0.8) / 2, a tenth of its size; float32 rounds each by 2^-24 of it."""
+    opt = lrcore.SGD(np.array([3, 4], np.float32), lr=0.5)
+    assert update_ratio(opt, np.array([0.6, 0.8], np.float32)) == pytest.approx(0.1, rel=2**-20)
+
+
+def test_bound_gradients() -> None:
+    g = np.full(4, 0.25, np.float32)
+    assert update_ratio(lrcore.SGD(np.ones(4, np.float32), lr=0.5, grads=g)) == 0.125
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-20, 1.0, 1e20, 1e30, 1e37])
+def test_no_size_overflows_or_vanishes(scale: float) -> None:
+    """Though float32's squares would, from 1e19 on and below 1e-22."""
+    before = (start() * scale).astype(np.float32)
+    opt = lrcore.SGD(before.copy(), lr=0.5)
+    found = update_ratio(opt, before[::-1].copy())
+    assert found == pytest.approx(ratio(before, opt.params), rel=CLOSE)
+    assert 0.1 < found < 1
+
+
+def test_a_tiny_move_of_many_parameters_is_exact() -> None:
+    """One of 10,000 ones loses an ulp of 2^-24: float32's sums would not show it. All squares are powers of two."""
+    params, g = np.ones(10_000, np.float32), np.zeros(10_000, np.float32)
+    g[77] = 2.0**-24
+    assert update_ratio(lrcore.SGD(params, lr=1.0), g) == 2.0**-24 / 100
+
+
+def test_zeros() -> None:
+    zeros, ones = np.zeros(3, np.float32), np.ones(3, np.float32)
+    assert update_ratio(lrcore.SGD(zeros.copy(), lr=0.1), ones) == math.inf
+    assert update_ratio(lrcore.SGD(zeros.copy(), lr=0.1), zeros) == 0
+    assert update_ratio(lrcore.SGD(ones.copy(), lr=0.1), zeros) == 0
+    assert update_ratio(lrcore.SGD(-zeros, lr=0.1), zeros) == 0
+    empty = np.zeros(0, np.float32)
+    assert update_ratio(lrcore.SGD(empty, lr=0.1), empty.copy()) == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_parameters_that_are_not_finite(value: float) -> None:
+    opt = lrcore.SGD(np.array([1, value], np.float32), lr=0.5)
+    assert math.isnan(update_ratio(opt, np.ones(2, np.float32)))
+    assert_bits(opt.params, np.array([0.5, value], np.float32))
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_device_arrays(name: str, rule: str) -> None:
+    g = gradients(np.random.default_rng(4), 21)
+    expected = update_ratio(make(rule, start().reshape(3, 7)), g)
+    with library(name) as xp:
+        opt, stream = make(rule, xp.array(start().reshape(3, 7))), xp.stream()
+        assert update_ratio(opt, xp.array(g), stream=stream) == expected
+        assert opt.step_count == 1
+
+
+def test_a_capturable_optimizer() -> None:
+    with imitated() as xp:
+        assert isinstance(xp, Imitated)
+        g = xp.array(start())
+        opt = lrcore.Adam(xp.array(start()), grads=g, capturable=True, max_steps=9)
+        assert update_ratio(opt) == update_ratio(lrcore.Adam(start()), start())
+        assert opt.step_count == 1
+
+
+class Tensor:
+    """Speaks DLPack and nothing else."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
+def test_whatever_speaks_dlpack() -> None:
+    memory, g = start(), start()[::-1].copy()
+    assert update_ratio(lrcore.Adam(Tensor(memory)), Tensor(g)) == update_ratio(lrcore.Adam(start()), g)
+    assert not np.array_equal(memory, start())
+
+
+def test_torch_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    opt = lrcore.Adam(torch.from_numpy(start()))
+    assert update_ratio(opt, torch.ones(21)) == update_ratio(lrcore.Adam(start()), np.ones(21, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("grads", "arguments", "error", "message"),
+    [
+        (np.ones(20, np.float32), {}, ValueError, "grads: "),
+        (np.ones(21), {}, TypeError, "grads: "),
+        (None, {}, (TypeError, ValueError), "grads: "),
+        (np.ones(21, np.float32), {"scale": 2}, TypeError, ".*"),
+        (np.ones(21, np.float32), {"grad_scale": "2"}, TypeError, ".*"),
+    ],
+)
+def test_a_refused_step_changes_nothing(
+    grads: Any, arguments: dict[str, Any], error: Any, message: str
+) -> None:
+    opt = lrcore.Adam(start())
+    run(opt, 2)
+    before, states = np.array(opt.params), [np.array(state) for state in opt.state.values()]
+    with pytest.raises(error, match=f"^{message}"):
+        update_ratio(opt, grads, **arguments)
+    assert_same(opt, before, states)
+    assert opt.step_count == 2
+
+
+def test_what_is_no_optimizer_is_refused() -> None:
+    untyped: Any = start()
+    with pytest.raises(TypeError, match="^opt: expected an optimizer, got ndarray"):
+        update_ratio(untyped, start())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((0.1, 1024, 256), 0.4),
+        ((0.1, 1024, 256, "linear"), 0.4),
+        ((0.1, 1024, 256, "sqrt"), 0.2),
+        ((0.1, 64, 256), 0.025),
+        ((0.1, 64, 256, "sqrt"), 0.05),
+        ((0.3, 100, 100, "sqrt"), 0.3),
+        ((2, np.int64(8), np.float32(4)), 4.0),
+    ],
+)
+def test_scaled_rates(arguments: Any, expected: float) -> None:
+    """The factors are powers of two and exact."""
+    scaled = scale_lr(*arguments)
+    assert scaled == expected
+    assert isinstance(scaled, float)
+
+
+@pytest.mark.parametrize("schedule", every(), ids=label)
+@pytest.mark.parametrize(("rule", "factor"), [("linear", 9.0), ("sqrt", 3.0)])
+def test_scaled_schedules(schedule: schedules.Schedule, rule: Any, factor: float) -> None:
+    scaled = scale_lr(schedule, 1152, 128, rule)
+    assert [scaled(t) for t in range(30)] == [factor * schedule(t) for t in range(30)]
+    lrcore.SGD(start(), lr=scaled)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((0.1, 0, 1), ValueError, "batch_size: "),
+        ((0.1, 1, 0), ValueError, "base_batch_size: "),
+        ((0.1, -1, 1), ValueError, "batch_size: "),
+        ((0.1, math.inf, 1), ValueError, "batch_size: "),
+        ((0.1, 1, math.nan), ValueError, "base_batch_size: "),
+        ((0.1, "64", 1), TypeError, "batch_size: "),
+        ((0.1, True, 1), TypeError, "batch_size: "),
+        ((0.1, 2, 1, "cubic"), ValueError, "rule: expected one of linear, sqrt, got 'cubic'"),
+        ((0.1, 2, 1, None), ValueError, "rule: "),
+        ((-0.1, 2, 1), ValueError, "lr: "),
+        ((math.nan, 2, 1), ValueError, "lr: "),
+        (("0.1", 2, 1), TypeError, "lr: "),
+        ((lambda _: 0.1, 2, 1), TypeError, "lr: "),
+    ],
+)
+def test_wrong_arguments(arguments: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        scale_lr(*arguments)

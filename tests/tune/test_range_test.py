@@ -1,0 +1,496 @@
+"""The learning-rate range test: what it finds, and that nothing of it remains. Equal means equal bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import lrcore
+from gpu.devices import LIBRARIES, imitated, library
+from lrcore import schedules
+from lrcore.tune import RangeTest, range_test
+from support import N, gradients, make, start
+
+METHODS: tuple[Any, ...] = ("steepest", "valley", "minimum/10")
+
+
+class Problem(NamedTuple):
+    """An optimizer that has taken two steps, its bound gradients, and a closure over both."""
+
+    opt: Any
+    grads: Any
+    closure: Callable[[], float]
+
+
+def problem(rule: str = "adam", lr: Any = 0.01, **arguments: Any) -> Problem:
+    """Return equal problems every time: of two dimensions, with -0 and NaN payloads among the parameters."""
+    params, grads = start().reshape(3, 7), np.zeros((3, 7), np.float32)
+    opt = make(rule, params, lr, grads=grads, **arguments)
+    for t in range(2):
+        grads.flat[:] = gradients(np.random.default_rng([2, t]), N)
+        opt.step()
+    params.view(np.uint32).flat[[3, 8, 9]] = 0x80000000, 0x7FC01234, 0xFFC00001
+
+    def closure() -> float:
+        grads[:] = params
+        return float(np.nansum(params.astype(np.float64) ** 2))
+
+    return Problem(opt, grads, closure)
+
+
+def bits(opt: Any) -> tuple[Any, ...]:
+    """Return everything that has to be put back, with arrays as their bytes."""
+    states = {name: np.array(state).tobytes() for name, state in opt.state.items()}
+    return np.array(opt.params).tobytes(), states, opt.step_count, dict(opt.hyper), opt.lr
+
+
+def told(losses: Iterable[float], **options: Any) -> tuple[RangeTest, int]:
+    """Run a test whose closure gives these losses; give what it found, and how often the closure was called."""
+    opt, given, calls = problem().opt, iter(losses), 0
+
+    def closure() -> float:
+        nonlocal calls
+        calls += 1
+        return next(given)
+
+    return range_test(opt, closure, **{"smoothing": 0.0} | options), calls
+
+
+class Stop(Exception):
+    """Stands for whatever a closure may raise."""
+
+
+ENDINGS: dict[str, Any] = {
+    "steps": None,
+    "divergence": 1e30,
+    "not finite": math.nan,
+    "Stop": Stop,
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "StopIteration": StopIteration,
+    "TypeError": "no number",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_everything_is_put_back(rule: str, ending: str) -> None:
+    schedule = schedules.Cosine(0.02, steps=30)
+    opt, _, closure = problem(rule, schedule, weight_decay=0.01)
+    before, seen = bits(opt), list[Any]()
+
+    def ends() -> Any:
+        seen.append(bits(opt))
+        opt.hyper["weight_decay"] = 0.5
+        last = ENDINGS[ending]
+        if isinstance(last, type) and len(seen) == 4:
+            raise last
+        return closure() if last is None or len(seen) < 4 else last
+
+    try:
+        ended: str = range_test(opt, ends, 1e-3, 0.1, steps=6, stop_factor=1e6).stopped_by
+    except (Stop, KeyboardInterrupt, StopIteration, TypeError) as error:
+        ended = type(error).__name__
+    assert ended == ending
+    assert len(seen) == (6 if ending == "steps" else 4)
+    assert len({params for params, *_ in seen}) == len(seen)  # every step moved
+    assert [step_count for _, _, step_count, *_ in seen] == list(range(2, 2 + len(seen)))
+    assert bits(opt) == before
+    assert opt.schedule is schedule
+
+
+@pytest.mark.parametrize("mode", ["exponential", "linear"])
+def test_losses_are_those_of_a_loop(rule: str, mode: Any) -> None:
+    found = range_test(*problem(rule)[::2], 1e-4, 1e-2, steps=8, mode=mode, stop_factor=1e30)
+    opt, _, closure = problem(rule)
+    expected = []
+    for lr in found.rates:
+        expected.append(closure())
+        opt.lr = float(lr)
+        opt.step()
+    assert found.losses.tobytes() == np.array(expected).tobytes()
+    assert (found.mode, found.stopped_by) == (mode, "steps")
+
+
+def test_rates_grow_by_a_factor_or_by_an_addend() -> None:
+    """The exponent is rounded once and the power again: some ulps of 1.1e-16."""
+    closure = problem().closure
+    ratio = range_test(problem().opt, closure, 1e-5, 0.3, steps=7).rates
+    np.testing.assert_allclose(ratio, [1e-5 * 3e4 ** (i / 6) for i in range(7)], rtol=1e-14)
+    even = range_test(problem().opt, closure, 0.1, 0.7, steps=7, mode="linear").rates
+    np.testing.assert_allclose(even, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], rtol=1e-14)
+    assert (ratio[0], ratio[-1], even[0], even[-1]) == (1e-5, 0.3, 0.1, 0.7)
+
+
+def test_smoothing_by_hand() -> None:
+    """With a share of 1/2: 1/2 over 1/2, then 1/4 + 2/2 over 3/4, then 5/8 + 4/2 over 7/8. All but one are exact."""
+    found, _ = told([1.0, 2.0, 4.0], steps=3, smoothing=0.5, stop_factor=9.0)
+    assert found.losses.tolist() == [1.0, 2.0, 4.0]
+    assert found.smoothed.tolist() == [1.0, 1.25 / 0.75, 3.0]
+    assert told([3.0, 5.0, 4.0], steps=3, smoothing=0.0)[0].smoothed.tolist() == [3.0, 5.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "losses", [[5.0, 1.0, 4.0, 4.1], [-0.5, -1.0, 2.0, 2.1], [7.0, 4.0, 2.0, 8.1], [5.0, 0.0, 0.5, 0.51]]
+)
+def test_divergence_begins_above_the_factor(losses: list[float]) -> None:
+    """A minimum of 1 may quadruple; of -1 rise by 3; of 2 become 8; of 0 rise by a tenth of the fall."""
+    found, calls = told([*losses, 1.0, 1.0], steps=6)
+    assert (found.stopped_by, calls, found.losses.tolist()) == ("divergence", 4, losses)
+    assert found.rates.shape == found.smoothed.shape == (4,)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("finite", [0, 1, 5])
+def test_a_loss_that_is_not_finite_ends_the_test(loss: float, finite: int) -> None:
+    found, calls = told([1.0] * finite + [loss] * 3, steps=9)
+    assert (found.stopped_by, calls) == ("not finite", finite + 1)
+    assert found.losses.tolist() == [1.0] * finite
+    assert len(found.rates) == len(found.smoothed) == finite
+
+
+NOT_POSITIVE = [
+    [0.0] * 6,
+    [-1.0] * 6,
+    [1.0, 0.5, 0.0, -0.5, -1.0, -3.0],
+    [-3.0, -3.5, -3.0, -2.0, -1.0, 0.0],
+    [1.0, 0.0, 1e-3, 0.0, 1e-3, 0.0],
+    [1.0, -0.01, 0.04, -0.01, 0.04, 0.0],
+]
+
+
+@pytest.mark.parametrize("losses", NOT_POSITIVE)
+def test_losses_that_are_not_positive_do_not_stop_it(losses: list[float]) -> None:
+    """All are as good as their lowest, or rise by less than they had fallen."""
+    found, _ = told(losses, steps=6)
+    assert (found.stopped_by, found.losses.tolist()) == ("steps", losses)
+
+
+@pytest.mark.parametrize("mode", ["exponential", "linear"])
+def test_a_quadratic_diverges_beyond_two(mode: Any) -> None:
+    """Gradient descent on p^2 / 2 multiplies p by 1 - lr: the loss cannot grow until lr exceeds 2."""
+    params, grads = np.full(4, 3.0, np.float32), np.empty(4, np.float32)
+    opt = lrcore.SGD(params, grads=grads)
+
+    def closure() -> float:
+        grads[:] = params
+        return float((params.astype(np.float64) ** 2).sum() / 2)
+
+    found = range_test(opt, closure, 0.01, 5.0 if mode == "linear" else 100.0, 60, mode, smoothing=0.0)
+    beyond = int(np.argmax(found.rates > 2))
+    assert found.stopped_by == "divergence"
+    assert (np.diff(found.losses[: beyond + 1]) <= 0).all()
+    assert found.rates[-2] > 2
+    for method in METHODS:
+        assert 0.001 <= found.suggest(method) < 2
+
+
+def curve(smoothed: Any, low: float = 1e-4, high: float = 1.0) -> RangeTest:
+    values = np.array(smoothed, np.float64)
+    return RangeTest(np.geomspace(low, high, len(values)), values, values, "exponential", "steps")
+
+
+def test_suggestions_by_hand() -> None:
+    """The loss falls from the 1st rate to the 9th and fastest from the 3rd to the 5th; of 13 over twelve decades."""
+    found = curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 6, 8, 9, 15], 1e-8, 1e4)
+    assert found.suggest() == found.suggest("steepest") == pytest.approx(1e-5, rel=1e-14)
+    assert found.suggest("valley") == pytest.approx(1e-4, rel=1e-14)  # the 9th less half of nine
+    assert found.suggest("minimum/10") == pytest.approx(0.1, rel=1e-14)
+    assert curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 40, 30, 20, 9], 1e-8, 1e4).suggest() == found.suggest()
+
+
+def test_steepest_is_where_a_line_falls_fastest() -> None:
+    """Against least squares as numpy.polyfit has it, over ten points of a hundred, until the minimum."""
+    rng = np.random.default_rng(5)
+    x = np.linspace(-4, 0, 100)
+    found = curve(2 - np.tanh(3 * (x + 2.2)) + 8 * np.maximum(x + 0.6, 0) + 0.02 * rng.standard_normal(100))
+    last = int(np.argmin(found.smoothed)) - 9
+    slopes = [np.polyfit(x[i : i + 10], found.smoothed[i : i + 10], 1)[0] for i in range(last + 1)]
+    center = x[np.argmin(slopes) :][:10].mean()
+    assert found.suggest() == pytest.approx(10**center, rel=1e-12)  # conditioned like the line's ten points
+    assert abs(center + 2.2) < 0.4  # the middle of the tanh, by the width of the line
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_suggestions_are_refused(method: Any) -> None:
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"^suggest: {count} losses tell too little"):
+            curve([4, 3, 2, 1][:count]).suggest(method)
+    for losses in ([1, 2, 3, 4, 5, 6], [4, 3.9, 4.1, 4, 3.8, 4.2, 3.8, 4.1]):
+        with pytest.raises(
+            ValueError, match="^suggest: the loss never fell by more than its noise; start at a"
+        ):
+            curve(losses).suggest(method)
+    rounded = np.tile([2.3, float(np.nextafter(np.float32(2.3), np.float32(0)))], 50)
+    for still in ([1] * 6, [0] * 6, [-2.3] * 99, rounded):
+        with pytest.raises(
+            ValueError, match="^suggest: the loss did not move; check that the gradients arriv"
+        ):
+            curve(still).suggest(method)
+    with pytest.raises(ValueError, match="^method: expected one of steepest, valley, minimum/10, got 'best'"):
+        curve([5, 4, 3, 2, 1]).suggest("best")  # type: ignore[arg-type]
+
+
+def suggests(found: RangeTest, method: Any) -> bool:
+    try:
+        found.suggest(method)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_without_gradients_has_no_suggestions(method: Any) -> None:
+    """Its moving average is rounded, and so seems to fall."""
+    found, _ = told([2.302585] * 100, steps=100, smoothing=0.9)
+    with pytest.raises(ValueError, match="^suggest: the loss did not move; check that the gradients arrive$"):
+        found.suggest(method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("losses", [[1.0] * 60 + [0.8] + [1.0] * 39, [10] * 60 + [9] + [10] * 39])
+def test_one_easier_batch_is_no_fall(losses: list[float], method: Any) -> None:
+    """Where the other losses are equal, it makes the noise."""
+    found, _ = told(losses, steps=100)
+    assert not suggests(found, method)
+
+
+@pytest.mark.parametrize("sd", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("steps", [30, 100, 300])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9, 0.98])
+def test_noise_alone_is_no_fall(sd: float, steps: int, smoothing: float) -> None:
+    """At three standard errors of a minimum that was looked for, one in twenty may seem to fall."""
+    falls = 0
+    for seed in range(200):
+        losses = 2.3 + np.random.default_rng(seed).normal(scale=sd, size=steps)
+        falls += suggests(told(losses, steps=steps, smoothing=smoothing)[0], "steepest")
+    assert falls <= 10
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.01, 0.1, 0.2])
+@pytest.mark.parametrize("steps", [30, 100, 300])
+def test_a_fall_through_noise_is_one(sd: float, steps: int) -> None:
+    """Of 1.6 from 2.3, where the loss leaves its start after half of the rates, and rises in the end."""
+    t = np.linspace(0, 1, steps)
+    level = 2.3 - 1.6 * np.clip(4 * t - 2, 0, 1) + 30 * np.clip(t - 0.9, 0, 1)
+    for seed in range(50):
+        losses = level + np.random.default_rng(seed).normal(scale=sd, size=steps)
+        assert suggests(told(losses, steps=steps, smoothing=0.9)[0], "steepest"), seed
+
+
+@pytest.mark.parametrize(
+    "losses", [[5, 4, 3, 2, 1], [3e-200, 2e-200, 1e-200, 1e-201, 0], [1e308, 0, -1e308, 0, 1e308]]
+)
+def test_a_short_fall_is_one(losses: list[float]) -> None:
+    """A steady fall is no noise, at any scale; and nothing overflows."""
+    assert suggests(curve(losses), "minimum/10") == (losses[0] < 1e300)
+
+
+@pytest.mark.parametrize("mode", ["exponential", "linear"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_suggestion_has_no_scale(method: Any, mode: Any) -> None:
+    """Losses that are multiplied by a power of two, so that none is rounded, suggest the same rate."""
+    losses = np.concatenate([np.linspace(3, 1, 20) ** 2, np.linspace(1, 15, 10)])
+    found = dataclasses.replace(curve(losses, 1e-8), mode=mode)
+    for scale in (2.0**-1000, 2.0**1000, 2.0**1019):
+        scaled = dataclasses.replace(found, losses=losses * scale, smoothed=losses * scale)
+        assert scaled.suggest(method) == found.suggest(method)
+
+
+def test_the_schedule_is_the_same_object() -> None:
+    plateau = schedules.Plateau(schedules.Constant(0.1).warmup(3), factor=0.5, patience=0)
+    for loss in (2.0, 3.0):
+        plateau.observe(loss)
+    plateau_state = plateau.state_dict()
+    for schedule in (plateau, plateau * 0.5, schedules.Function(float), schedules.Rex(0.1, 9)):
+        opt, _, closure = problem("adam", schedule)
+        range_test(opt, closure, steps=5)
+        assert opt.schedule is schedule
+        with pytest.raises(Stop):
+            range_test(opt, raising(Stop))
+        assert opt.schedule is schedule
+    assert plateau.state_dict() == plateau_state
+
+
+def test_what_a_closure_tells_a_plateau_is_put_back() -> None:
+    plateau = schedules.Plateau(0.1, factor=0.5, patience=0)
+    plateau.observe(2.0)
+    before = plateau.state_dict()
+    opt, _, closure = problem("adam", plateau.warmup(3))
+
+    def telling() -> float:
+        loss = closure()
+        plateau.observe(3.0 + loss)
+        return loss
+
+    range_test(opt, telling, steps=5)
+    assert plateau.state_dict() == before
+    plateau.observe(3.0)
+    assert plateau.reductions == 1
+
+
+def raising(error: type[BaseException]) -> Callable[[], float]:
+    def closure() -> float:
+        raise error
+
+    return closure
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("ending", ["steps", "Stop"])
+def test_device_arrays(name: str, ending: str, rule: str) -> None:
+    """They give the losses of NumPy arrays, and are put back."""
+    own = problem(rule)
+    with library(name) as xp:
+        params, grads = xp.array(own.opt.params), xp.array(own.grads)
+        opt = make(rule, params, 0.01, grads=grads)
+        opt.load_state_dict(own.opt.state_dict())
+
+        def everything() -> list[bytes]:
+            return [xp.numpy(array).tobytes() for array in (opt.params, *opt.state.values())]
+
+        before, seen = everything(), list[float]()
+
+        def closure() -> float:
+            if len(seen) == 4 and ending == "Stop":
+                raise Stop
+            host = xp.numpy(params)
+            xp.write(grads, host)
+            seen.append(float(np.nansum(host.astype(np.float64) ** 2)))
+            return seen[-1]
+
+        options: dict[str, Any] = {"lr_min": 1e-3, "lr_max": 0.1, "steps": 6, "stop_factor": 1e6}
+        if ending == "Stop":
+            with pytest.raises(Stop):
+                range_test(opt, closure, **options)
+        else:
+            found = range_test(opt, closure, **options)
+            assert found.losses.tobytes() == range_test(own.opt, own.closure, **options).losses.tobytes()
+        assert len(set(seen)) == len(seen) >= 4
+        assert everything() == before
+        assert (opt.step_count, opt.lr) == (2, 0.01)
+
+
+WRONG: dict[str, list[Any]] = {
+    "opt": [None, start()],
+    "closure": [3, None],
+    "lr_min": [0, -1.0, math.nan, "1", True, 10.0, 20.0, 1e-50],  # the last is 0 in float32
+    "lr_max": [math.inf, None, 1e39],  # the last is infinite in float32
+    "steps": [1, -5, 9.5],
+    "mode": ["log", None],
+    "smoothing": [1, -0.1, math.nan, "0.9"],
+    "stop_factor": [1, 0.5, math.nan, None],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, each) for name in WRONG for each in WRONG[name]])
+def test_wrong_arguments_change_nothing(name: str, value: Any) -> None:
+    """The closure, which would raise, is not even called."""
+    opt = problem().opt
+    before = bits(opt)
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+        range_test(**{"opt": opt, "closure": raising(Stop), name: value})
+    assert bits(opt) == before
+
+
+def test_optimizers_without_gradients_or_with_fixed_rates_are_refused() -> None:
+    with pytest.raises(ValueError, match="^opt: expected bound gradients"):
+        range_test(lrcore.SGD(start()), raising(Stop))
+    with imitated() as xp:
+        opt = lrcore.Adam(xp.array(start()), grads=xp.array(start()), capturable=True, max_steps=9)
+        with pytest.raises(ValueError, match="^opt: .*capturable"):
+            range_test(opt, raising(Stop))
+
+
+def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
+    opt, _, closure = problem()
+    range_test(opt, closure, steps=5)
+    assert not any(capsys.readouterr())
+    range_test(opt, closure, steps=5, progress=True)
+    assert "5/5" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match=r'^tqdm is not installed: pip install "lrcore\[tune\]"$'):
+        range_test(opt, closure, progress=True)
+    assert opt.step_count == 2
+
+
+def interrupt(after: int) -> tuple[int, bool, bool]:
+    """Press Ctrl-C after so many events at which Python looks for it: functions of its own begin, others end.
+
+    Give how many there were, whether KeyboardInterrupt came, and whether all was put back when it could be caught.
+    """
+    opt, _, closure = problem()
+    before, events = bits(opt), 0
+
+    def profile(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal events
+        events += event in ("call", "c_return")
+        if events == after:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+    sys.setprofile(profile)
+    try:
+        range_test(opt, closure, 1e-3, 0.1, steps=2)
+    except KeyboardInterrupt:
+        sys.setprofile(None)
+        return events, True, bits(opt) == before
+    finally:
+        sys.setprofile(None)
+    return events, False, bits(opt) == before
+
+
+def test_ctrl_c_at_every_moment() -> None:
+    total, *others = interrupt(0)
+    assert others == [False, True]
+    results = {after: interrupt(after) for after in range(1, total)}
+    assert sum(raised for _, raised, _ in results.values()) > 100
+    assert [after for after, (_, _, same) in results.items() if not same] == []
+
+
+PROGRAM = """
+import os, random, signal, threading, time
+import numpy, lrcore
+
+params, grads = numpy.random.default_rng(1).standard_normal((2, 20_000)).astype(numpy.float32)
+opt = lrcore.Adam(params, grads=grads)
+opt.step()
+def bits():
+    return params.tobytes(), *(state.tobytes() for state in opt.state.values()), opt.step_count, opt.lr
+
+def closure():
+    grads[:] = params
+    return float((params**2).sum())
+
+def press(delay):
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGINT)
+
+# A process that was started in the background ignores Ctrl-C, and this one would never end.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+before, same = bits(), 0
+for round in range(25):
+    thread = threading.Thread(target=press, args=(random.Random(round).uniform(0, 0.02),))
+    try:
+        thread.start()
+        while True:
+            lrcore.tune.range_test(opt, closure, 1e-3, 0.1, steps=5)
+    except KeyboardInterrupt:
+        pass
+    thread.join()
+    same += bits() == before
+print(same)
+"""
+
+
+def test_ctrl_c_at_random_moments() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "25\n"), done.stderr
