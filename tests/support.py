@@ -10,10 +10,11 @@ import sys
 import textwrap
 import threading
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import lrcore
@@ -36,6 +37,12 @@ STAGES = (*typing.get_type_hints(Shared),)
 
 NUMBERS = {"momentum": (0.0, 0.9), "dampening": (0.3, 0.0), "lr_decay": (0.1,)}
 """Numbers that are 0 by default and then change nothing, with what to try instead, in order of preference."""
+
+
+def slow_but_first(cases: Iterable[Any]) -> list[Any]:
+    """Return cases of a test, of which the quick selection runs the first alone."""
+    first, *others = (each if isinstance(each, tuple) else (each,) for each in cases)
+    return [pytest.param(*first), *(pytest.param(*each, marks=pytest.mark.slow) for each in others)]
 
 
 class Configuration(NamedTuple):

@@ -20,7 +20,7 @@ import lrcore
 from lrcore import schedules
 from lrcore.tune import range_test
 from opcodes import at_each_opcode, interrupt
-from support import N, assert_bits, python, run, run_in_threads, start
+from support import N, assert_bits, python, run, run_in_threads, slow_but_first, start
 
 ONES = np.ones(N, np.float32)
 
@@ -79,7 +79,9 @@ CALLS: list[Callable[[Any], object]] = [
 ]
 
 
-@pytest.mark.parametrize("call", CALLS, ids=["step", "load", "assign", "copy", "range test", "save"])
+@pytest.mark.parametrize(
+    "call", slow_but_first(CALLS), ids=["step", "load", "assign", "copy", "range test", "save"]
+)
 def test_looking_at_any_moment(call: Callable[[Any], object]) -> None:
     """Before each opcode of a call, as a signal handler may."""
     opt = counting(rates() if call is step else schedules.Plateau(0.5))
@@ -175,7 +177,7 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(call: str) -> None:
     assert before in ends
 
 
-@pytest.mark.parametrize("rule", ["sgd_momentum", "adam", "nadam", "lion"])
+@pytest.mark.parametrize("rule", slow_but_first(["sgd_momentum", "adam", "nadam", "lion"]))
 def test_finalizers_save_in_the_middle_of_everything(rule: str) -> None:
     """The collector runs at every chance that it gets, and each time the optimizer is saved, copied and assigned to."""
     done = python(
@@ -224,6 +226,7 @@ def test_finalizers_save_in_the_middle_of_everything(rule: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_signals_every_300_microseconds(tmp_path: Path) -> None:
     """Through steps, saves, loads, assignments and range tests; and again from a checkpoint that a handler wrote."""
     done = python(

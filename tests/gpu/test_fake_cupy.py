@@ -99,6 +99,7 @@ class Counting:
         return capsule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("versioned", [True, False])
 @pytest.mark.parametrize("shape", [(2, 3), (), (0,), (2, 0)])
 def test_dlpack_shares_memory_and_lets_go_once(

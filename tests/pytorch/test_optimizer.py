@@ -23,7 +23,7 @@ import pytest
 
 import lrcore
 from opcodes import at_each_opcode, interrupt
-from support import assert_bits
+from support import assert_bits, slow_but_first
 
 torch = pytest.importorskip("torch")
 
@@ -1999,7 +1999,8 @@ INTERRUPTED: dict[str, Callable[[Any, Any], object]] = {
 
 
 @pytest.mark.parametrize(
-    ("rate", "devices"), [("number", 1), ("number", 2), ("schedule", 1), ("callable", 1)]
+    ("rate", "devices"),
+    slow_but_first([("number", 1), ("number", 2), ("schedule", 1), ("callable", 1)]),
 )
 @pytest.mark.parametrize("call", ["step", "load", "clear", "state", "lr"])
 def test_an_interrupt_at_any_moment_leaves_all_or_nothing(

@@ -264,6 +264,7 @@ def distributed() -> tuple[Any, Any]:
     return checkpoint, pytest.importorskip("torch.distributed.checkpoint.state_dict")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch.distributed.checkpoint, which has no process group here
 @pytest.mark.parametrize("flattened", [False, True])
 @pytest.mark.parametrize("way", ["set_state_dict", "load"])
@@ -489,6 +490,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.slow
 def test_sending_to_another_process() -> None:
     """A copy can be sent; sending the parameters moves their storage, and the step says so."""
     done = python(SENDING)

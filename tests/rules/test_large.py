@@ -60,6 +60,7 @@ def sparse(n: int, places: list[int], file: int) -> Iterator[Array]:
 BACKENDS = [name for name in lrcore.backends() if name != "cuda"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "n"), [(BACKENDS[0], 2**32 + 1), *((name, 2**31 + 5) for name in BACKENDS)]
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lrcore
-from support import Array, assert_bits, assert_same, flat_hyper, make, oracle_step
+from support import Array, assert_bits, assert_same, flat_hyper, make, oracle_step, slow_but_first
 
 LEAST = np.float32(2**-126)
 EXPONENTS = range(-70, -49)
@@ -69,7 +69,7 @@ CASES: list[tuple[str, float | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "eps"), CASES)
+@pytest.mark.parametrize(("name", "eps"), slow_but_first(CASES))
 def test_no_step_changes_by_it(name: str, eps: float | None) -> None:
     """Constant tiny gradients, and bursts of them with thousands of zeros after: no NaN or infinity more.
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import lrcore
 from lrcore import schedules
 from lrcore.schedules import Constant, Cosine, Linear, Plateau, Sequence
+from support import slow_but_first
 
 DEEP = 10_000
 WAYS: dict[str, Callable[[Any, int], Any]] = {
@@ -68,7 +69,7 @@ def at_the_end_of_the_stack(call: Callable[[], Any], left: int) -> Any:
     return deeper(sys.getrecursionlimit() - depth - left)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", slow_but_first(WAYS))
 def test_any_depth(way: str, tmp_path: Path) -> None:
     schedule, path = deep(way), tmp_path / "state.safetensors"
     rates = [schedule(t) for t in (0, 5, 20_000)]
@@ -96,7 +97,7 @@ def test_another_depth_is_not_equal(way: str) -> None:
     assert (deep(way, 100) == deep(way, 88)) is (way in ("clips", "epochs"))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", slow_but_first(WAYS))
 def test_any_depth_of_the_stack(way: str, tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     opt = lrcore.SGD(np.zeros(2, np.float32), lr=deep(way, 1000))

@@ -25,6 +25,7 @@ from lrcore import demo
 from lrcore.__main__ import COMMANDS, main
 from lrcore.demo import _network as _digits
 from lrcore.demo import _training
+from support import slow_but_first
 
 OPTIMIZERS = [name for name in lrcore.optimizers.__all__ if name != "Optimizer"]
 LARGE = 1024  # hidden units that make enough parameters for the pool to cut
@@ -165,7 +166,7 @@ def test_an_optimizer_without_a_rate_starts_at_its_default(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("sklearn")
-@pytest.mark.parametrize("name", demo.RATES)
+@pytest.mark.parametrize("name", slow_but_first(demo.RATES))
 def test_every_optimizer_learns(name: str) -> None:
     trained = demo.train(name.upper())
     assert trained.optimizer == name
@@ -518,6 +519,7 @@ def test_a_range_test_has_a_suggestion_for_every_optimizer(optimizer: str, batch
         assert 1e-6 < found.suggest() < 100
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sklearn")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_schedule_learns_at_a_rate_that_a_range_test_found(family: str) -> None:

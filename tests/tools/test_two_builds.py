@@ -297,6 +297,7 @@ def test_a_build_without_lrcore(
     assert f"expected it in {builds['new']}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_built_is_the_commit_or_the_files_as_they_are(
     main: Main, two_builds: Any, commits: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

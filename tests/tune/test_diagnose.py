@@ -109,6 +109,7 @@ def sound_rates(sweep: list[Run]) -> tuple[int, int, int]:
     return int(sound[0]), int(sound[-1]), best
 
 
+@pytest.mark.slow
 def test_real_sweep(sweep: list[Run]) -> None:
     verdicts = [run.diagnose().verdict for run in sweep]
     first, last, best = sound_rates(sweep)
@@ -149,6 +150,7 @@ def test_small_batches(digits: Digits, seed: int) -> None:
     assert verdicts[2] in TOO_LARGE
 
 
+@pytest.mark.slow
 def test_converged_start(digits: Digits) -> None:
     """Most batches have hardly a loss, and a few a large one: no oscillation, and at large rates still one."""
     start = train(digits, "SGD, 20 epochs", 0.3).params

@@ -261,6 +261,7 @@ def test_one_easier_batch_is_no_fall(losses: list[float], method: Any) -> None:
     assert not suggests(found, method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sd", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("steps", [30, 100, 300])
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9, 0.98])

@@ -245,6 +245,7 @@ def test_missing_package(
     assert training.rates == []
 
 
+@pytest.mark.slow
 def test_gaussian_process() -> None:
     pytest.importorskip("torch")
     first, again = (search(bowl, 1e-5, 1.0, 20, "gp", seed=4) for _ in range(2))
@@ -273,6 +274,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_new_storage(tmp_path: Path) -> None:
     """All finish, whichever creates it; they stop together, but for the trainings that are under way then."""
     paths = [str(tmp_path / f"{i}.db") for i in range(3)]
