@@ -120,6 +120,14 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Break the library on purpose, and check that the tests notice: ``nox -s mutants -- --sample 10``."""
+    session.install("torch==2.13.0", *PYPROJECT["build-system"]["requires"], "cmake", "ninja")
+    session.install(".[test]", env={"LRCORE_CUDA": "OFF"})  # what the tests need; the script builds its own
+    session.run("python", "scripts/mutants.py", *session.posargs)
+
+
+@nox.session
 def sanitize(session: nox.Session) -> None:
     """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
     # The sanitizer looks for C++'s exceptions when it starts.

@@ -1,0 +1,267 @@
+"""Break the library on purpose, one expression at a time, and check that the tests notice.
+
+    python scripts/mutants.py                            # every mutant of scripts/mutants.toml
+    python scripts/mutants.py "warmup: last step" ...    # those of these names
+    python scripts/mutants.py --sample 10 --seed 1       # ten of them, the same ten each time
+    python scripts/mutants.py --list                     # their names and files
+
+The tracked files are copied to a temporary directory, and the core is built there once, for the CPU alone. First the
+selected tests must pass on the copy as it is. Then one mutant after another is applied and its tests are run, until the
+first fails; a crash and a hang count as failures. A line for each has its name, its file and its result, and the last line
+the counts.
+
+An entry of the list has a name, a file, the text `before` and what takes its place, `after`, both literal, and `tests`:
+test files, or `file::function`. Text that does not occur exactly once, a mutant that cannot be compiled or imported, and
+tests that fail without a mutant are errors, not kills.
+
+The exit status is 0 if every mutant was killed, 1 if one survived or could not be built, 2 if nothing was run. Needs git,
+cmake, ninja, a C++ compiler, and the packages that the core is built with and the tests use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIST = ROOT / "scripts" / "mutants.toml"
+TIMEOUT = 600
+"""Seconds that the tests of a mutant may take."""
+
+
+class Failure(Exception):
+    """What keeps a mutant from being tested."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """An entry of the list."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: list[str]
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the core must be built for it."""
+        return self.file.startswith("csrc/")
+
+    def applied(self, text: str) -> str:
+        """Return the text of the file with the mutant in it."""
+        if (count := text.count(self.before)) != 1 or self.before == self.after:
+            raise Failure(
+                f"{self.name}: expected its text once in {self.file} and another after, got it {count} times"
+            )
+        return text.replace(self.before, self.after)
+
+
+def load(path: Path) -> list[Mutant]:
+    """Return the mutants of a list."""
+    mutants = [Mutant(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["mutants"]]
+    names = [each.name for each in mutants]
+    if repeated := {each for each in names if names.count(each) > 1}:
+        raise Failure(f"{path.name}: expected each name once, got {', '.join(sorted(repeated))} again")
+    return mutants
+
+
+def choose(mutants: Sequence[Mutant], options: argparse.Namespace) -> list[Mutant]:
+    """Return the mutants that the options name, or a random sample."""
+    known = {each.name: each for each in mutants}
+    if unknown := [name for name in options.names if name not in known]:
+        raise Failure(f"{unknown[0]}: there is no such mutant; --list prints the names")
+    chosen = [known[name] for name in options.names] or [*mutants]
+    if options.sample is None:
+        return chosen
+    return random.Random(options.seed).sample(chosen, min(options.sample, len(chosen)))
+
+
+def run(tree: Path, *command: str | Path, timeout: float | None = None) -> tuple[int | None, str]:
+    """Return the exit status of a command in a tree and what it printed; the status is None after a timeout."""
+    with subprocess.Popen(
+        command,
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree / "python")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except BaseException as error:  # Ctrl-C does not reach another session
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                return None, ""
+            raise
+    return process.returncode, output
+
+
+def require(what: str, tree: Path, *command: str | Path) -> str:
+    """Return what a command printed; Failure with its last lines if it fails."""
+    status, output = run(tree, *command)
+    if status:
+        raise Failure("\n".join([f"{what} failed with status {status}", *output.splitlines()[-20:]]))
+    return output
+
+
+def copy_to(tree: Path) -> None:
+    """Copy the tracked files as they are."""
+    for name in require("git ls-files", ROOT, "git", "ls-files", "-z").split("\0"):
+        if name and (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tree / name)
+
+
+def configure(tree: Path) -> None:
+    """Prepare the build of the core. Bits do not depend on optimization, and less of it compiles in less time."""
+    options = ("-DLRCORE_CUDA=OFF", "-DLRCORE_WERROR=OFF", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
+    preset = ("cmake", "--preset", "release", f"-DPython_EXECUTABLE={sys.executable}", *options)
+    require("configuring the core", tree, *preset)
+
+
+def build(tree: Path) -> None:
+    """Build what has changed of the core, and put it into the package."""
+    require("the build", tree, "cmake", "--build", "--preset", "release", "--target", "_lrcore_core")
+    install(tree)
+
+
+def install(tree: Path) -> None:
+    """Put the core that is built into the package."""
+    for path in (tree / "build" / "release").glob("_lrcore_core.*.so"):
+        shutil.copy2(path, tree / "python" / "lrcore")
+
+
+def check_import(tree: Path, file: str) -> None:
+    """Import the module of a file, if it is one of the package, from the tree."""
+    path = Path(file).with_suffix("")
+    parts = path.parts[1:] if path.parts[0] == "python" else ("lrcore",)
+    module = ".".join(each for each in parts if each != "__init__")
+    program = f"import {module}, sys; print(sys.modules[{module!r}].__file__)"
+    found = require(f"importing {module}", tree, sys.executable, "-c", program).splitlines()[-1]
+    if not Path(found).is_relative_to(tree):
+        raise Failure(
+            f"{module}: expected it in {tree}, got {found}; use an environment without an editable install"
+        )
+
+
+def failing_test(tree: Path, tests: Sequence[str]) -> str | None:
+    """Run tests until one fails; return its name, or None if all pass."""
+    options = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0")
+    status, output = run(tree, sys.executable, "-m", "pytest", *options, *tests, timeout=TIMEOUT)
+    if status == 0:
+        return None
+    if status is None:
+        return f"a hang of more than {TIMEOUT} s"
+    if status < 0:
+        return f"signal {signal.Signals(-status).name}"
+    found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
+    if status not in (1, 2) or not found:  # of pytest: tests that failed, or could not be collected
+        raise Failure("\n".join([f"pytest ended with status {status}", *output.splitlines()[-20:]]))
+    return str(found[0])
+
+
+def killer_of(mutant: Mutant, tree: Path, built: Path) -> str | None:
+    """Apply a mutant, run its tests, and restore the tree; return the name of the first test that fails."""
+    path = tree / mutant.file
+    text, times = path.read_text(encoding="utf-8"), path.stat()
+    path.write_text(mutant.applied(text), encoding="utf-8")
+    try:
+        if mutant.is_compiled:
+            build(tree)
+        check_import(tree, mutant.file)
+        return failing_test(tree, mutant.tests)
+    finally:
+        path.write_text(text, encoding="utf-8")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        if (
+            mutant.is_compiled
+        ):  # with the times of all files, so that the next build is of the next mutant alone
+            shutil.rmtree(tree / "build")
+            shutil.copytree(built, tree / "build")
+            install(tree)
+
+
+def execute(mutants: Sequence[Mutant]) -> int:
+    """Copy, build, check the tests, and test each mutant; return the exit status."""
+    for each in mutants:
+        each.applied((ROOT / each.file).read_text(encoding="utf-8"))
+    began, results = time.monotonic(), []
+    with tempfile.TemporaryDirectory() as name:
+        tree, built = Path(name, "tree").resolve(), Path(name, "built")
+        copy_to(tree)
+        configure(tree)
+        build(tree)
+        shutil.copytree(tree / "build", built)
+        # Their bytecode is compared with the source by content: two mutants may be made in one second.
+        require(
+            "compileall",
+            tree,
+            sys.executable,
+            "-m",
+            "compileall",
+            "-q",
+            "--invalidation-mode",
+            "checked-hash",
+            "python",
+        )
+        check_import(tree, "python/lrcore/__init__.py")
+        every = [*dict.fromkeys(test for each in mutants for test in each.tests)]
+        whole = [
+            each for each in every if each.partition("::")[0] == each or each.partition("::")[0] not in every
+        ]
+        if failing := failing_test(tree, whole):
+            raise Failure(f"{failing}: fails without a mutant")
+        for each in mutants:
+            try:
+                killer = killer_of(each, tree, built)
+                result = f"killed by {killer}" if killer else "SURVIVED"
+            except Failure as failure:
+                result = f"ERROR: {failure}"
+            results.append(result)
+            print(f"{each.name:50} {each.file:45} {result}", flush=True)
+    killed, survived = (sum(each.startswith(word) for each in results) for word in ("killed", "SURVIVED"))
+    minutes = (time.monotonic() - began) / 60
+    print(
+        f"{len(results)} mutants: {killed} killed, {survived} survived, {len(results) - killed - survived} errors; {minutes:.0f} min"
+    )
+    return int(killed < len(results))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Test the mutants that the arguments choose; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="test these alone")
+    parser.add_argument("--sample", type=int, metavar="N", help="test so many, chosen at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    parser.add_argument("--list", action="store_true", help="print the names and the files")
+    options = parser.parse_args(argv)
+    try:
+        mutants = choose(load(LIST), options)
+        if options.list:
+            print(*(f"{each.name:50} {each.file}" for each in mutants), sep="\n")
+            return 0
+        return execute(mutants)
+    except Failure as failure:
+        print(f"scripts/mutants.py: {failure}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
