@@ -98,6 +98,23 @@ def test_no_epsilon_and_no_gradient(backend: str) -> None:
         assert_same(optimizer, p, states, f"{rule}, {backend}")
 
 
+@pytest.mark.parametrize("rule", [each for each in lrcore.rules() if "centered" in each])
+def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> None:
+    """Under a constant gradient the mean square and the squared mean meet, and float32 rounds each by itself."""
+    g = gradients(np.random.default_rng(20), N)
+    optimizer = make(rule, np.zeros(N, np.float32), alpha=0.5)
+    p, states = optimizer.params.copy(), [np.array(state) for state in optimizer.state.values()]
+    below = 0
+    for t in range(1, 41):
+        optimizer.step(g)
+        p, states = oracle_step(optimizer, p, g, states, t=t, lr=0.01)
+        square, mean = states[:2]
+        below += int((square < mean * mean).sum())
+        assert_same(optimizer, p, states, f"{rule}, {backend}, t = {t}:")
+    assert below > 0
+    assert np.isfinite(p).all()
+
+
 @pytest.mark.parametrize("t", [256, 2048, 2**24, 2**31 - 1, 2**53 - 1])
 def test_late_steps(rule: str, backend: str, t: int) -> None:
     """The counter is exact and the constants are those of t, however large; no step costs what t would."""
