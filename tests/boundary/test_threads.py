@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,26 @@ def test_a_forked_child_steps() -> None:
         opt.step(g)
         _, status = os.waitpid(child, 0)
         sys.exit(os.waitstatus_to_exitcode(status) or not (opt.params == 2).all())
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="this platform does not list a process's threads"
+)
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    """It would do all slices by itself if it counted on those of its parent."""
+    done = python("""
+        import os, sys
+        import numpy as np, lrcore
+        lrcore.set_num_threads(4)
+        opt = lrcore.SGD(np.zeros(1_500_000, np.float32), lr=1.0)
+        opt.step(opt.params.copy())
+        if os.fork() == 0:
+            opt.step(opt.params.copy())
+            os._exit(len(os.listdir("/proc/self/task")))
+        _, status = os.wait()
+        sys.exit(os.waitstatus_to_exitcode(status) != 4)
     """)
     assert done.returncode == 0, done.stderr
 
