@@ -360,7 +360,7 @@ class Liar:
         What ``__dlpack_device__`` says.
     **lies
         Fields of DLPack's tensor, such as ``data=None``, or functions of the tensor that return them; ``extents`` are
-        written into its shape.
+        written into its shape, ``major`` into its version.
     """
 
     def __init__(self, array: Array, device: tuple[int, int] = (capsules.CPU, 0), **lies: Any) -> None:
@@ -371,9 +371,12 @@ class Liar:
 
     def __dlpack__(self, **_: Any) -> Any:
         capsule = self.array.__dlpack__(max_version=(1, 0))
-        tensor = capsules.managed_of(capsule).tensor
+        managed = capsules.managed_of(capsule)
+        tensor = managed.tensor
         for name, value in self.lies.items():
-            if name == "extents":
+            if name == "major":
+                setattr(managed, name, value)
+            elif name == "extents":
                 for i, extent in enumerate(value):
                     tensor.shape[i] = extent
             else:
@@ -396,6 +399,7 @@ LIES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "a negative extent": ({"extents": [-8]}, ValueError, "the exporter of this array gives no valid shape"),
     "more than memory holds": ({"extents": [2**62]}, ValueError, "has more elements than memory can hold"),
+    "a later version": ({"major": 2}, TypeError, "expected DLPack version 1, got version 2"),
     "another device": ({"device_type": capsules.CUDA}, RuntimeError, "name different devices"),
     "another device before": ({"device": (capsules.CUDA, 0)}, RuntimeError, ""),
     "another dtype": ({"bits": 16}, TypeError, "expected dtype float32, got float16"),

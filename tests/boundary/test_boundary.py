@@ -156,10 +156,14 @@ def test_empty(name: str) -> None:
 
 
 def test_read_only(opt: Counted) -> None:
-    with pytest.raises(ValueError, match="^params: the array is read-only"):
-        lrcore.SGD(read_only(ones()))
-    opt.step(read_only(ones()))
-    assert opt.step_count == 2
+    for array in (
+        read_only(ones()),
+        boundary_model.Liar(read_only(ones())),
+    ):  # the flag of NumPy, and of DLPack
+        with pytest.raises(ValueError, match="^params: the array is read-only"):
+            lrcore.SGD(array)
+        opt.step(array)
+    assert opt.step_count == 3
     with pytest.raises(ValueError, match="^exp_avg: the array is read-only"):
         lrcore.functional.adam(ones(), ones(), read_only(ones()), ones(), step=1, lr=0.1)
 
