@@ -153,6 +153,7 @@ def spoiled() -> list[tuple[Any, Any, str]]:
         ("step_count", 2**70, "^step_count: expected an integer from 0"),
         ("step_count", 1.0, "^step_count: expected an integer, got float"),
         ("step_count", True, "^step_count: expected an integer, got bool"),
+        ("step_count", None, "^step_count: expected an integer, got None"),
         ("state", ["exp_avg", "exp_avg_sq"], "^state: expected a dictionary, got list"),
         ("state", {"exp_avg": None, "exp_avg_sq": None}, "^exp_avg: expected a float32 array"),
         ("schedule", None, "^schedule: expected a dictionary, got NoneType"),
