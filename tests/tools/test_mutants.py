@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.skipif(not (ROOT / "scripts" / "mutants.py").is_file(), reason="the scripts are not here"),
     pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
