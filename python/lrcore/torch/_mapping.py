@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, Self
 
 from lrcore._checks import require_entries
-from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit
 from lrcore.optimizers import _torch_state
 from lrcore.torch._buffer import Buffer, fitting
-
-with optional_dependency("torch"):
-    pass
 
 _BEGIN_ANEW = "opt.state.clear() begins anew for all parameters, which share one step count"
 _NOTHING = object()
@@ -30,11 +26,30 @@ class Flat(NamedTuple):
     step_count: int
 
 
-class States(defaultdict[Any, Any]):
+class FormerStates(defaultdict[Any, Any]):
+    """A mapping whose place others have taken: a plain dictionary, also in its copies and pickles."""
+
+    def copy(self) -> Any:
+        """Return a plain dictionary of the same entries."""
+        return defaultdict(dict, self)
+
+    __copy__ = copy
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return defaultdict, (dict, dict(self))
+
+
+class States(FormerStates):
     """From each parameter to its states by name."""
 
-    _buffers: Sequence[Buffer] = ()
-    """Whose states these are; none once others have taken their place, and then this is a plain dictionary."""
+    _buffers: Sequence[Buffer]
+    """Whose states these are."""
 
     @classmethod
     def over(cls, buffers: Sequence[Buffer]) -> States:
@@ -48,13 +63,14 @@ class States(defaultdict[Any, Any]):
 
     def retire(self) -> None:
         """Become a plain dictionary, once others have taken its place."""
-        self._buffers = ()
+        self.__class__ = FormerStates  # type: ignore[assignment]
+        del self._buffers
 
     def checked(self, given: Any) -> Flat | None:
         """Check states of all parameters that are to take the place of these; None where all begin anew."""
         if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
             raise TypeError("state: expected a dictionary of dictionaries, as PyTorch has")
-        if not any(each or isinstance(each, Entries) for each in given.values()):
+        if not any(each or isinstance(each, FormerEntries) for each in given.values()):
             return None
         indices = {
             parameter: i
@@ -66,60 +82,43 @@ class States(defaultdict[Any, Any]):
                 f"state: expected the states of all {len(indices)} parameters, or {{}} to begin anew; got {len(given)}"
             )
         found = [given[parameter] for parameter in sorted(indices, key=indices.__getitem__)]
-        every = [each.as_of_then() if isinstance(each, Entries) else each for each in found]
+        every = [each.as_of_then() if isinstance(each, FormerEntries) else each for each in found]
         step_count = self._buffers[0].optimizer.step_count
         if counted := [each for each in every if "step" in each]:
             step_count = _torch_state.common_step_count(counted)
         return Flat([buffer.join_all(every, step_count) for buffer in self._buffers], step_count)
 
     def __setitem__(self, parameter: Any, entries: Any) -> None:
-        if not self._buffers:
-            super().__setitem__(parameter, entries)
-        elif entries is not self[parameter]:
+        if entries is not self[parameter]:
             self[parameter].replace(entries)
 
     def __missing__(self, parameter: Any) -> Any:
-        if not self._buffers:
-            return super().__missing__(parameter)
         raise KeyError("state: expected one of the parameters of this optimizer")
 
     def __delitem__(self, parameter: Any) -> None:
-        if not self._buffers:
-            super().__delitem__(parameter)
-        else:
-            self[parameter].clear()
+        self[parameter].clear()
 
     def clear(self) -> None:
         """Begin anew: all states as at construction, and a step count of 0."""
-        if not self._buffers:
-            super().clear()
-        else:
-            reset(self._buffers)
+        reset(self._buffers)
 
     def pop(self, parameter: Any, default: Any = _NOTHING) -> Any:
         """Remove the state of a parameter, where it is the only one, and return a copy."""
-        if not self._buffers:
-            return super().pop(parameter) if default is _NOTHING else super().pop(parameter, default)
         if parameter not in self and default is not _NOTHING:
             return default
         return self[parameter].taken()
 
     def popitem(self) -> tuple[Any, Any]:
         """Remove the state of a parameter, where it is the only one, and return a copy."""
-        if not self._buffers:
-            return super().popitem()
         parameter = next(reversed(self))
         return parameter, self.pop(parameter)
 
-    def setdefault(self, parameter: Any, default: Any = None) -> Any:
+    def setdefault(self, parameter: Any, default: Any = None) -> Any:  # noqa: ARG002
         """Return the state of a parameter, which is always there."""
-        return self[parameter] if self._buffers else super().setdefault(parameter, default)
+        return self[parameter]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Assign the states of parameters: all of these or, where one is refused, none."""
-        if not self._buffers:
-            super().update(*args, **kwargs)
-            return
         given = dict(*args, **kwargs)
         checked = [(self[each], self[each].checked(given[each])) for each in given]
         for entries, values in checked:
@@ -129,64 +128,55 @@ class States(defaultdict[Any, Any]):
         self.update(other)
         return self
 
-    def copy(self) -> Any:
-        """Return a plain dictionary of the same entries."""
-        return defaultdict(dict, self)
 
-    def __copy__(self) -> Any:
-        return self.copy()
+class FormerEntries(dict[str, Any]):
+    """States of one parameter whose place others have taken: a plain dictionary, which keeps its step count."""
 
-    def __or__(self, other: Any) -> Any:
-        return self.copy() | other
+    _step_count: int
 
-    def __ror__(self, other: Any) -> Any:
-        return other | self.copy()
+    def as_of_then(self) -> Mapping[str, Any]:
+        """Return the states with the count that goes with them, where that is another than the optimizer's."""
+        return {"step": self._step_count, **self}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return defaultdict, (dict, dict(self))
+        return dict, (dict(self.as_of_then()),)
 
 
-class Entries(dict[str, Any]):
+class Entries(FormerEntries):
     """The states of one parameter by name, each a view of a flat state."""
 
-    _buffer: Buffer | None = None
+    _buffer: Buffer
     """Whose states these are."""
-    _index: int
+    _name: str
+    """What messages call them."""
     _alone: bool
     """Whether there is no other parameter."""
-    _step_count: int
-    """How many steps these had taken when others took their place."""
 
     @classmethod
     def over(cls, buffer: Buffer, index: int, only_buffer: bool) -> Entries:
         """Return the states of one parameter of a buffer."""
         entries = cls((name, views[index]) for name, views in buffer.state_views.items())
-        entries._buffer, entries._index = buffer, index
+        entries._buffer, entries._name = buffer, f"state[{buffer.names[index]}]"
         entries._alone = only_buffer and len(buffer.parameters) == 1
         return entries
 
     def values_of_now(self) -> tuple[int, dict[str, Any]]:
         """Return the step count, and copies of what it shows."""
-        assert self._buffer is not None
         return self._buffer.optimizer.step_count, {name: values.clone() for name, values in self.items()}
 
     def retire(self, step_count: int, values: Mapping[str, Any]) -> None:
         """Become a plain dictionary of what it has shown, once others have taken its place."""
-        self._step_count, self._buffer = step_count, None
+        self._step_count = step_count
+        self.__class__ = FormerEntries  # type: ignore[assignment]
+        del self._buffer
         self.update(values)
 
     def as_of_then(self) -> Mapping[str, Any]:
-        """Return the states with the count that goes with them, where that is another than the optimizer's."""
-        return self if self._buffer is not None else {"step": self._step_count, **self}
-
-    @property
-    def _name(self) -> str:
-        assert self._buffer is not None
-        return f"state[{self._buffer.names[self._index]}]"
+        """Return the states, whose count is the optimizer's."""
+        return self
 
     def checked(self, given: Any) -> dict[str, Any]:
         """Check the states that are given by name; the step count, where it is given, must be that of all."""
-        assert self._buffer is not None
         for name in given:
             if name not in self and name not in _torch_state.COUNTS:
                 raise ValueError(f"{self._name}: expected the entries {[*self]}, got {name}")
@@ -206,7 +196,7 @@ class Entries(dict[str, Any]):
         """Take over all states of this parameter; none begin anew."""
         if not isinstance(given, Mapping):
             raise TypeError(f"{self._name}: expected a dictionary, got {type(given).__name__}")
-        if isinstance(given, Entries) and given._buffer is not None:
+        if type(given) is Entries:
             raise ValueError(
                 f"{self._name}: got the state of another parameter itself, which an assignment to that one would change; "
                 "assign clones: {name: values.clone() for name, values in opt.state[other].items()}"
@@ -220,47 +210,33 @@ class Entries(dict[str, Any]):
 
     def taken(self) -> dict[str, Any]:
         """Begin anew, and return a copy of what was there."""
-        self._require_alone()
-        before = {name: values.clone() for name, values in self.items()}
+        _, before = self.values_of_now()
         self.clear()
         return before
 
-    def _require_alone(self) -> None:
-        if not self._alone:
-            raise ValueError(f"{self._name}: cannot be removed alone; {_BEGIN_ANEW}, or assign zeros")
-
-    def _keep(self, name: Any) -> NoReturn:
-        raise ValueError(f"{self._name}: {name}: cannot be removed; assign zeros, or {_BEGIN_ANEW}")
-
     def __setitem__(self, name: str, values: Any) -> None:
-        if self._buffer is None:
-            super().__setitem__(name, values)
-        elif name not in self or values is not self[name]:
+        if name not in self or values is not self[name]:
             self.write(self.checked({name: values}))
 
     def __delitem__(self, name: str) -> None:
-        if self._buffer is not None:
-            self._keep(name)
-        super().__delitem__(name)
+        raise ValueError(f"{self._name}: {name}: cannot be removed; assign zeros, or {_BEGIN_ANEW}")
 
     def clear(self) -> None:
         """Begin anew, where this is the only parameter."""
-        if self._buffer is None:
-            super().clear()
-            return
-        self._require_alone()
+        if not self._alone:
+            raise ValueError(f"{self._name}: cannot be removed alone; {_BEGIN_ANEW}, or assign zeros")
         reset([self._buffer])
 
     def pop(self, name: str, default: Any = _NOTHING) -> Any:
         """Refuse to remove a state; return the default where there is none of that name."""
-        if self._buffer is not None and name in self:
-            self._keep(name)
+        if name in self:
+            del self[name]
         return super().pop(name) if default is _NOTHING else super().pop(name, default)
 
     def popitem(self) -> tuple[str, Any]:
         """Refuse to remove a state."""
-        if self._buffer is not None and self:
-            self._keep(next(reversed(self)))
+        if self:
+            del self[next(reversed(self))]
         return super().popitem()
 
     def setdefault(self, name: str, default: Any = None) -> Any:
@@ -271,17 +247,11 @@ class Entries(dict[str, Any]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Assign several states: all of these or, where one is refused, none."""
-        if self._buffer is None:
-            super().update(*args, **kwargs)
-        else:
-            self.write(self.checked(dict(*args, **kwargs)))
+        self.write(self.checked(dict(*args, **kwargs)))
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
         self.update(other)
         return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self.as_of_then()),)
 
 
 def reset(buffers: Sequence[Buffer]) -> None:
