@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import platform
 import reprlib
@@ -39,9 +40,7 @@ class Rule(NamedTuple):
 
 def rules() -> dict[str, Rule]:
     """Return every update rule by name. Variants of an optimizer are rules of their own."""
-    return {
-        name: Rule(info.states, info.hyper, info.divisions, info.roots) for name, info in core.rules().items()
-    }
+    return {name: Rule(*info) for name, info in core.rules().items()}
 
 
 def backends() -> list[str]:
@@ -67,17 +66,15 @@ def _devices() -> tuple[list[str], str | None]:
         return [], str(error)
 
 
+@dataclasses.dataclass(eq=False)
 class _Choice:
     """A backend that was chosen: from outside, by a call of `use_backend` that may still begin a block, or by a block."""
 
-    def __init__(
-        self, name: str, caller: Callable[[], object] | None = None, errors: Sequence[Exception] = ()
-    ) -> None:
-        self.name = name
-        self.caller = caller
-        """For a call, what returns its `use_backend` object while there is one."""
-        self.errors = errors
-        """The errors of the environment variable, if it is wrong; `name` is the best backend then."""
+    name: str
+    caller: Callable[[], object] | None = None
+    """For a call, what returns its `use_backend` object while there is one."""
+    errors: Sequence[Exception] = ()
+    """The errors of the environment variable, if it is wrong; `name` is the best backend then."""
 
 
 def _apply_environment(variable: str, choose: Callable[[str], object]) -> list[Exception]:

@@ -28,8 +28,10 @@ def library_of(array: Any) -> str | None:
     return None
 
 
-def current(library: str, device: int) -> int | None:
-    """Return the library's current stream on a device; None where it knows of no devices."""
+def current(library: str | None, device: int) -> int | None:
+    """Return the library's current stream on a device; None without a library, or where it knows of no devices."""
+    if library is None:
+        return None
     try:
         return _CURRENT[library](sys.modules[library], device) or LEGACY_DEFAULT
     except AssertionError:  # a PyTorch that was built without CUDA
@@ -78,13 +80,7 @@ def resolve(device: int, library: str | None, asked: Any, grads: Any) -> tuple[i
     legacy default stream. An exporter that works on that stream itself is asked for nothing, which is -1 in DLPack:
     gradients and step are in order then, and a capture sees no other stream.
     """
-    if asked is not None:
-        stream = handle_of(asked)
-    elif library is not None:
-        stream = current(library, device) or LEGACY_DEFAULT
-    else:
-        stream = LEGACY_DEFAULT
-    exporter = library_of(grads)
-    if grads is None or (exporter is not None and current(exporter, device) == stream):
+    stream = (current(library, device) or LEGACY_DEFAULT) if asked is None else handle_of(asked)
+    if grads is None or current(library_of(grads), device) == stream:
         return stream, -1
     return stream, stream

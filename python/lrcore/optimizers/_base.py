@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-import functools
 import inspect
-import operator
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
 from lrcore import schedules
 from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
@@ -71,9 +70,8 @@ class Optimizer(Stepper):
             if name not in cls._defaults:
                 raise unknown_argument(cls.__name__, name, cls._defaults)
         cls._changed_defaults = _arguments.with_decay(defaults)
-        bases = reversed(cls.__mro__)  # each may change others
-        changed = [vars(each).get("_changed_defaults", {}) for each in bases]
-        cls._defaults = cast(Shared, functools.reduce(operator.or_, changed, dict(DEFAULTS)))
+        changed = (vars(each).get("_changed_defaults", {}) for each in cls.__mro__)  # each may change others
+        cls._defaults = cast(Shared, dict(ChainMap(*changed, dict(DEFAULTS))))
         cls.__signature__ = _arguments.full_signature(cls.__init__, cls._defaults)
         if cls.__doc__ is not None:
             text = inspect.cleandoc(cls.__doc__)
@@ -456,13 +454,8 @@ class Optimizer(Stepper):
         vars(self).update(parts["attributes"])
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # of a shallow copy too: an optimizer of the same arrays that goes on from here with states of its own
         return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
-
-    def __copy__(self) -> Self:
-        """Return an optimizer of the same arrays that goes on from here with states of its own."""
-        copied = type(self).__new__(type(self))
-        copied.__setstate__(self.__getstate__())
-        return copied
 
     def __repr__(self) -> str:
         rate = self.schedule.lr if type(self.schedule) is schedules.Constant else self.schedule

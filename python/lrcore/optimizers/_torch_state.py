@@ -168,8 +168,8 @@ def states_of(
     count: int,
 ) -> list[dict[str, Any]]:
     """Return what PyTorch's class of that name has for each of `count` parameters, from each state's tensors in their order."""
-    with optional_dependency("torch"):
-        import torch
+    import torch
+
     numbers = {}
     if name != "SGD":
         numbers["step"] = float(step_count)

@@ -173,12 +173,6 @@ def _place(array: Any) -> NDArray[Any] | None:
     return np.asarray(SimpleNamespace(__array_interface__=interface)) if address else None
 
 
-def _layout(array: NDArray[Any]) -> tuple[Any, ...]:
-    """Return what equal views of the same memory have in common."""
-    strides = tuple(step for extent, step in zip(array.shape, array.strides, strict=True) if extent > 1)
-    return array.__array_interface__["data"][0], array.shape, strides
-
-
 def _identity(array: Any) -> Any:
     """Return a key that two entries have in common if they are the same array.
 
@@ -187,7 +181,10 @@ def _identity(array: Any) -> Any:
     if isinstance(array, np.generic) or 0 in array.shape:
         return object()
     place = _place(array)
-    return id(array) if place is None else _layout(place)
+    if place is None:
+        return id(array)
+    strides = tuple(step for extent, step in zip(place.shape, place.strides, strict=True) if extent > 1)
+    return place.__array_interface__["data"][0], place.shape, strides
 
 
 def _kind(value: Any) -> str:

@@ -358,9 +358,5 @@ def check_parameters(names: Sequence[str], tensors: Sequence[Any]) -> None:
             )
         if tensor.grad is not None:
             dense(name, tensor.grad)
-    for device in {each.device for each in tensors}:
-        here = [i for i, each in enumerate(tensors) if each.device == device and each.numel()]
-        for first, second in sharing([tensors[i] for i in here]):
-            raise ValueError(
-                f"{names[here[second]]}: shares memory with {names[here[first]]}; pass one of them"
-            )
+    for first, second in sharing(tensors):
+        raise ValueError(f"{names[second]}: shares memory with {names[first]}; pass one of them")
