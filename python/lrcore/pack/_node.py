@@ -82,14 +82,8 @@ class Node:
         inside = dict.fromkeys(join(path, name) for name in tree_leaves(shapes))
         self._views = [buffer.views[name] for name in inside]
         # An array here whose memory lies elsewhere, by its path and the one there.
-        self._outside = next(
-            (
-                (name, buffer.ties[name])
-                for name in inside
-                if name in buffer.ties and buffer.ties[name] not in inside
-            ),
-            None,
-        )
+        outside = ((name, first) for name in inside if (first := buffer.ties.get(name, name)) not in inside)
+        self._outside = next(outside, None)
         # The arrays' slice of the buffer; all of it, if one of them lies outside of the others' slice.
         self._flat = buffer.flat
         if path and self._outside is None:
