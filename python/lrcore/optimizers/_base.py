@@ -8,7 +8,7 @@ import inspect
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 from lrcore import schedules
 from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
@@ -454,8 +454,13 @@ class Optimizer(Stepper):
         vars(self).update(parts["attributes"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # of a shallow copy too: an optimizer of the same arrays that goes on from here with states of its own
         return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
+
+    def __copy__(self) -> Self:
+        """Return an optimizer of the same arrays that goes on from here with states of its own."""
+        copied = type(self).__new__(type(self))
+        copied.__setstate__(self.__getstate__())
+        return copied
 
     def __repr__(self) -> str:
         rate = self.schedule.lr if type(self.schedule) is schedules.Constant else self.schedule
