@@ -190,6 +190,19 @@ def test_blocks_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
         assert in_use() == before
 
 
+def test_calls_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
+    """They stay in use after it."""
+    before, name, other = two
+
+    def block() -> None:
+        with lrcore.use_backend(name):
+            pass
+
+    for _ in at_each_opcode(block, lambda: lrcore.use_backend(other)):
+        assert in_use() == other
+        lrcore.use_backend(before)
+
+
 def test_choices_that_no_longer_matter_are_forgotten(two: tuple[str, str, str]) -> None:
     before, name, _ = two
     kept = [lrcore.use_backend(name) for _ in range(100)]

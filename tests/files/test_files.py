@@ -169,6 +169,7 @@ HEADERS: dict[str, tuple[Any, str]] = {
     "shape True": ({"w": entry(shape=[2, True])}, "w: shape: expected integers"),
     "shape -2": ({"w": entry(shape=[-2, -1])}, "w: shape: expected integers >= 0"),
     "another shape": ({"w": entry(shape=[3])}, r"w: 8 bytes of data do not have shape \[3\]"),
+    "a smaller shape": ({"w": entry(shape=[1])}, r"w: 8 bytes of data do not have shape \[1\]"),
     "a product of 2**64": ({"w": entry(shape=[2**32, 2**32, 2])}, "w: 8 bytes of data do not have shape"),
     "a product of 2**64 and 2": ({"w": entry(shape=[2**63 + 1, 2])}, "w: 8 bytes of data do not have shape"),
     "many extents": ({"w": entry(shape=[1] * 65)}, "w: shape: expected a list of at most 64"),

@@ -50,6 +50,15 @@ def test_variants_take_turns() -> None:
     assert all(sample > 0 for each in rounds[-1] for sample in each)
 
 
+def test_a_call_before_the_time_fills_the_caches() -> None:
+    seen: list[str] = []
+    variant = bench.Variant(
+        "a", functools.partial(seen.append, "call"), prepare=functools.partial(seen.append, "prepare")
+    )
+    variant.time(3)
+    assert seen == ["prepare", *["call"] * 4]
+
+
 def test_quartiles() -> None:
     assert _timing.quartiles([5.0]) == (5.0, 5.0, 5.0)
     assert _timing.quartiles([3.0, 1.0, 2.0, 5.0, 4.0]) == (2.0, 3.0, 4.0)

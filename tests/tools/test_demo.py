@@ -503,6 +503,7 @@ def test_a_plateau_is_told_the_loss_of_each_epoch() -> None:
     trained = demo.train(lr=plateau * 1, epochs=3)
     assert plateau.reductions == 2
     assert [*trained.rates] == [0.01] * 46 + [0.005] * 23
+    assert plateau.state_dict()["best"] == trained.losses[:23].mean()
 
 
 @functools.cache

@@ -112,6 +112,10 @@ def test_pruned_trainings_are_listed() -> None:
     assert 0 < len(ended) < 20
     assert len(found.trials) == 20
     assert [trial.lr for trial in found.trials if trial.pruned] == ended
+    reports = [[*trial.intermediate_values.values()] for trial in found.study.trials]
+    assert [each for each in reports if len(each) > 1] == [[1.0, math.inf]] * len(
+        ended
+    )  # as the samplers see it
     check(found)
 
 
@@ -176,6 +180,15 @@ def test_an_interrupted_search_goes_on(error: type[BaseException], tmp_path: Pat
     again = search(third, 1e-5, 1.0, 7, storage=str(path), seed=1)
     assert again.trials == found.trials
     assert (again.lr, again.value, third.rates) == (found.lr, found.value, [])
+
+
+def test_trainings_outside_of_the_bounds_are_not_counted(tmp_path: Path) -> None:
+    storage = tmp_path / "a.db"
+    for low, high in ((1e-5, 1e-4), (0.1, 1.0)):
+        search(bowl, low, high, 3, storage=storage, seed=1)
+    found = search(bowl, 1e-3, 1e-2, 2, storage=storage, seed=1)
+    assert len(found.trials) == 2
+    assert all(1e-3 <= lr <= 1e-2 for lr in rates(found))
 
 
 def test_pruned_trainings_are_not_repeated(tmp_path: Path) -> None:
