@@ -157,6 +157,7 @@ def test_other_spellings_of_the_same_arguments_are_the_same_value() -> None:
         "Constant(0.1).then(0.2, at=2) == Constant(0.1).then(Constant(0.2), at=2)",
     ):
         assert build(code)
+    assert repr(build("Linear(1, -0.0, 3)")) == "Linear(lr=1.0, end=0.0, steps=3)"
     for code in (
         "PiecewiseConstant([2, 3], [1, 0, 2])",
         "CyclicStages([[1, 2]])",
