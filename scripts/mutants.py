@@ -1,9 +1,9 @@
 """Break the library on purpose, one expression at a time, and check that the tests notice.
 
-    python scripts/mutants.py                            # every mutant of scripts/mutants.toml
-    python scripts/mutants.py "warmup: last step" ...    # those of these names
-    python scripts/mutants.py --sample 10 --seed 1       # ten of them, the same ten each time
-    python scripts/mutants.py --list                     # their names and files
+    python scripts/mutants.py                           # every mutant of scripts/mutants.toml
+    python scripts/mutants.py "parse: whole division"   # this one
+    python scripts/mutants.py --sample 10 --seed 1      # ten of them, the same ten each time
+    python scripts/mutants.py --list                    # their names and files
 
 The tracked files are copied to a temporary directory, and the core is built there once, for the CPU alone. First the
 selected tests must pass on the copy as it is. Then one mutant after another is applied and its tests are run, until the
@@ -62,10 +62,12 @@ class Mutant:
 
     def applied(self, text: str) -> str:
         """Return the text of the file with the mutant in it."""
-        if (count := text.count(self.before)) != 1 or self.before == self.after:
+        if (count := text.count(self.before)) != 1:
             raise Failure(
-                f"{self.name}: expected its text once in {self.file} and another after, got it {count} times"
+                f"{self.name}: expected its text once in {self.file}, got it {count} times; update the list"
             )
+        if self.after == self.before:
+            raise Failure(f"{self.name}: expected another text after than before")
         return text.replace(self.before, self.after)
 
 
@@ -159,14 +161,14 @@ def check_import(tree: Path, file: str) -> None:
         )
 
 
-def failing_test(tree: Path, tests: Sequence[str]) -> str | None:
+def failing_test(tree: Path, tests: Sequence[str], timeout: float | None = None) -> str | None:
     """Run tests until one fails; return its name, or None if all pass."""
     options = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0")
-    status, output = run(tree, sys.executable, "-m", "pytest", *options, *tests, timeout=TIMEOUT)
+    status, output = run(tree, sys.executable, "-m", "pytest", *options, *tests, timeout=timeout)
     if status == 0:
         return None
     if status is None:
-        return f"a hang of more than {TIMEOUT} s"
+        return f"a hang of more than {timeout} s"
     if status < 0:
         return f"signal {signal.Signals(-status).name}"
     found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
@@ -184,21 +186,31 @@ def killer_of(mutant: Mutant, tree: Path, built: Path) -> str | None:
         if mutant.is_compiled:
             build(tree)
         check_import(tree, mutant.file)
-        return failing_test(tree, mutant.tests)
+        return failing_test(tree, mutant.tests, TIMEOUT)
     finally:
         path.write_text(text, encoding="utf-8")
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-        if (
-            mutant.is_compiled
-        ):  # with the times of all files, so that the next build is of the next mutant alone
+        if mutant.is_compiled:  # with its times, so that the next build is of the next mutant alone
             shutil.rmtree(tree / "build")
             shutil.copytree(built, tree / "build")
             install(tree)
 
 
+def check_tests(mutants: Sequence[Mutant], tree: Path) -> None:
+    """Run all tests of the mutants; Failure if one fails."""
+    every = dict.fromkeys(test for each in mutants for test in each.tests)
+    files = {test for test in every if "::" not in test}
+    if failing := failing_test(
+        tree, [test for test in every if test.partition("::")[0] not in files - {test}]
+    ):
+        raise Failure(f"{failing}: fails without a mutant")
+
+
 def execute(mutants: Sequence[Mutant]) -> int:
     """Copy, build, check the tests, and test each mutant; return the exit status."""
     for each in mutants:
+        if not (ROOT / each.file).is_file():
+            raise Failure(f"{each.name}: there is no file {each.file}; update the list")
         each.applied((ROOT / each.file).read_text(encoding="utf-8"))
     began, results = time.monotonic(), []
     with tempfile.TemporaryDirectory() as name:
@@ -207,25 +219,11 @@ def execute(mutants: Sequence[Mutant]) -> int:
         configure(tree)
         build(tree)
         shutil.copytree(tree / "build", built)
-        # Their bytecode is compared with the source by content: two mutants may be made in one second.
-        require(
-            "compileall",
-            tree,
-            sys.executable,
-            "-m",
-            "compileall",
-            "-q",
-            "--invalidation-mode",
-            "checked-hash",
-            "python",
-        )
+        # By content, since two mutants may be made in one second.
+        compiling = ("compileall", "-q", "--invalidation-mode", "checked-hash", "python")
+        require("compiling Python", tree, sys.executable, "-m", *compiling)
         check_import(tree, "python/lrcore/__init__.py")
-        every = [*dict.fromkeys(test for each in mutants for test in each.tests)]
-        whole = [
-            each for each in every if each.partition("::")[0] == each or each.partition("::")[0] not in every
-        ]
-        if failing := failing_test(tree, whole):
-            raise Failure(f"{failing}: fails without a mutant")
+        check_tests(mutants, tree)
         for each in mutants:
             try:
                 killer = killer_of(each, tree, built)
@@ -235,10 +233,8 @@ def execute(mutants: Sequence[Mutant]) -> int:
             results.append(result)
             print(f"{each.name:50} {each.file:45} {result}", flush=True)
     killed, survived = (sum(each.startswith(word) for each in results) for word in ("killed", "SURVIVED"))
-    minutes = (time.monotonic() - began) / 60
-    print(
-        f"{len(results)} mutants: {killed} killed, {survived} survived, {len(results) - killed - survived} errors; {minutes:.0f} min"
-    )
+    counts = f"{killed} killed, {survived} survived, {len(results) - killed - survived} errors"
+    print(f"{len(results)} mutants: {counts}; {(time.monotonic() - began) / 60:.0f} min")
     return int(killed < len(results))
 
 

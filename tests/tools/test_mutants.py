@@ -129,15 +129,18 @@ def test_the_status_is_0_if_all_are_killed(small: Small, capsys: pytest.CaptureF
     assert "1 mutants: 1 killed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("before", "count"), [("4 * x", 0), ("x", 2), ("2 * x", 1)])
-def test_a_text_that_is_not_there_once(
-    small: Small, capsys: pytest.CaptureFixture[str], before: str, count: int
-) -> None:
-    """Or that is not changed."""
+@pytest.mark.parametrize(
+    ("before", "match"),
+    [
+        ("4 * x", "expected its text once in python/lrcore/__init__.py, got it 0 times"),
+        ("x", "expected its text once in python/lrcore/__init__.py, got it 2 times"),
+        ("2 * x", "expected another text after than before"),
+    ],
+)
+def test_a_stale_entry(small: Small, capsys: pytest.CaptureFixture[str], before: str, match: str) -> None:
     small.write(("stale", PACKAGE, before, "2 * x"))
     assert small.main([]) == 2
-    assert f"stale: expected its text once in {PACKAGE}" in (error := capsys.readouterr().err)
-    assert f"{count} times" in error
+    assert f"stale: {match}" in capsys.readouterr().err
 
 
 def test_tests_that_fail_without_a_mutant(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,10 +150,9 @@ def test_tests_that_fail_without_a_mutant(small: Small, capsys: pytest.CaptureFi
     assert "tests/test_it.py::test_size: fails without a mutant" in capsys.readouterr().err
 
 
-def test_a_hang_is_a_kill(mutants: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hang_is_a_kill(mutants: Any, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("while True: pass")
-    monkeypatch.setattr(mutants, "TIMEOUT", 0.1)
-    assert mutants.failing_test(tmp_path, ["test_it.py"]) == "a hang of more than 0.1 s"
+    assert mutants.failing_test(tmp_path, ["test_it.py"], 0.1) == "a hang of more than 0.1 s"
 
 
 def test_a_sample_is_the_same_each_time(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
