@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import lrcore
+from lrcore._lrcore_core import step_together
 from support import LARGE, assert_bits, assert_same, gradients, make, oracle_step, python, run_in_threads
 
 
@@ -88,6 +89,21 @@ def test_saving_while_another_thread_steps() -> None:
                 opt.step(g)
 
     run_in_threads(3, work)
+
+
+def test_optimizers_that_step_together_in_either_order() -> None:
+    """No two threads wait for each other, each with the lock that the other needs."""
+    grads = np.full(LARGE, -1, np.float32)
+    first, second = (lrcore.SGD(np.zeros(LARGE, np.float32), lr=1.0, grads=grads) for _ in range(2))
+
+    def work(index: int) -> None:
+        order = [first, second] if index % 2 else [second, first]
+        for _ in range(50):
+            step_together(order)
+
+    run_in_threads(4, work)
+    assert first.step_count == second.step_count == 200
+    assert_bits(first.params, np.full(LARGE, 200, np.float32))
 
 
 @pytest.mark.usefixtures("threads")
