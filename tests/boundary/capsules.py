@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-CPU, CUDA, CUDA_MANAGED = 1, 2, 13
+CPU, CUDA, CUDA_HOST, ROCM_HOST, CUDA_MANAGED = 1, 2, 3, 11, 13
 """Types of devices."""
 
 READ_ONLY, IS_COPIED = 1, 2

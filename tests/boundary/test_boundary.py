@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import lrcore
+from boundary import capsules
 from boundary import model as boundary_model
 from support import CLASSES, Array, assert_bits
 
@@ -378,6 +379,19 @@ def test_exporters_that_lie(role: str, lie: str) -> None:
     with pytest.raises(error, match=f"^{role.split(maxsplit=1)[0]}: .*{re.escape(words)}"):
         ROLES[role](boundary_model.Liar(array, **lies))
     assert_bits(array, ones())
+
+
+@pytest.mark.parametrize("device_type", [capsules.CUDA_HOST, capsules.ROCM_HOST])
+def test_memory_of_the_host_that_is_pinned(device_type: int) -> None:
+    """It is stepped as any other of the CPU."""
+    params, grads = ones(), ones()
+    pinned = [
+        boundary_model.Liar(array, (device_type, 0), device_type=device_type) for array in (params, grads)
+    ]
+    opt = lrcore.SGD(pinned[0], lr=0.5)
+    opt.step(pinned[1])
+    assert opt.device == "cpu"
+    assert_bits(params, np.full(8, 0.5, np.float32))
 
 
 @pytest.mark.parametrize("role", ROLES)

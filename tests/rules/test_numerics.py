@@ -152,6 +152,8 @@ def test_constants_depend_on_step_and_numbers_alone(rule: str) -> None:
             optimizer.hyper["weight_decay"] = 0.01
             if "betas" in optimizer.hyper:
                 optimizer.hyper["betas"] = (0.7, 0.95)
+        if t == 6 and "momentum_decay" in optimizer.hyper:
+            optimizer.hyper["momentum_decay"] = 0.5
         g = gradients(rng, N)
         optimizer.step_count = t - 1
         optimizer.step(g)
