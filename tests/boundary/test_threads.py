@@ -184,6 +184,28 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="this platform does not list a process's threads"
+)
+def test_signals_are_for_the_threads_of_the_program() -> None:
+    """Those of the pool block them: a program may wait for a signal that its own threads block."""
+    done = python("""
+        import os, signal, sys
+        from pathlib import Path
+        import numpy as np, lrcore
+        lrcore.set_num_threads(4)
+        opt = lrcore.SGD(np.zeros(1_500_000, np.float32), lr=1.0)
+        before = set(os.listdir("/proc/self/task"))
+        opt.step(opt.params.copy())
+        hired = set(os.listdir("/proc/self/task")) - before
+        states = [Path(f"/proc/self/task/{each}/status").read_text().split() for each in hired]
+        blocked = [int(each[each.index("SigBlk:") + 1], 16) for each in states]
+        own = [signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1]
+        sys.exit(len(hired) != 3 or not all(mask >> number - 1 & 1 for mask in blocked for number in own))
+    """)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_a_child_forked_during_another_threads_step_is_told() -> None:
     """Its copy of the arrays may be half updated, and the thread that would finish them does not exist there."""
