@@ -191,16 +191,20 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
 def test_signals_are_for_the_threads_of_the_program() -> None:
     """Those of the pool block them: a program may wait for a signal that its own threads block."""
     done = python("""
-        import os, signal, sys
+        import os, signal, sys, time
         from pathlib import Path
         import numpy as np, lrcore
+        def status(thread):
+            lines = Path(f"/proc/self/task/{thread}/status").read_text().splitlines()
+            return dict(line.split(":", 1) for line in lines)
         lrcore.set_num_threads(4)
         opt = lrcore.SGD(np.zeros(1_500_000, np.float32), lr=1.0)
         before = set(os.listdir("/proc/self/task"))
         opt.step(opt.params.copy())
         hired = set(os.listdir("/proc/self/task")) - before
-        states = [Path(f"/proc/self/task/{each}/status").read_text().split() for each in hired]
-        blocked = [int(each[each.index("SigBlk:") + 1], 16) for each in states]
+        while not all(int(status(each)["voluntary_ctxt_switches"]) for each in hired):
+            time.sleep(0.001)  # until all wait for work: a thread that has not begun yet blocks all signals
+        blocked = [int(status(each)["SigBlk"], 16) for each in hired]
         own = [signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1]
         sys.exit(len(hired) != 3 or not all(mask >> number - 1 & 1 for mask in blocked for number in own))
     """)
