@@ -94,17 +94,18 @@ def test_saving_while_another_thread_steps() -> None:
 
 def test_optimizers_that_step_together_in_either_order() -> None:
     """No two threads wait for each other, each with the lock that the other needs."""
-    grads = np.full(LARGE, -1, np.float32)
-    first, second = (lrcore.SGD(np.zeros(LARGE, np.float32), lr=1.0, grads=grads) for _ in range(2))
+    n = 3_000_000  # a sweep of which lasts, so that some thread waits whenever another lets go of the locks
+    grads = np.full(n, -1, np.float32)
+    first, second = (lrcore.SGD(np.zeros(n, np.float32), lr=1.0, grads=grads) for _ in range(2))
 
     def work(index: int) -> None:
         order = [first, second] if index % 2 else [second, first]
-        for _ in range(50):
+        for _ in range(10):
             step_together(order)
 
-    run_in_threads(4, work)
-    assert first.step_count == second.step_count == 200
-    assert_bits(first.params, np.full(LARGE, 200, np.float32))
+    run_in_threads(8, work)
+    assert first.step_count == second.step_count == 80
+    assert_bits(first.params, np.full(n, 80, np.float32))
 
 
 @pytest.mark.usefixtures("threads")
