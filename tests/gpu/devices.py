@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpu.fake_cuda import FakeCuda
-from support import Array
+from support import Array, assert_bits
 
 
 class CuPy:
@@ -25,7 +27,6 @@ class CuPy:
             return self.cupy.asarray(np.asarray(values))
 
     def zeros(self, n: int) -> Any:
-        """Return n zeros."""
         return self.cupy.zeros(n, self.cupy.float32)
 
     def numpy(self, array: Any) -> Array:
@@ -40,7 +41,6 @@ class CuPy:
         array[...] = self.array(values, array.device.id)
 
     def address(self, array: Any) -> int:
-        """Return the address of the first element."""
         return int(array.data.ptr)
 
     def stream(self) -> Any:
@@ -48,17 +48,11 @@ class CuPy:
         return self.cupy.cuda.Stream(non_blocking=True)
 
     def handle(self, stream: Any) -> int:
-        """Return its raw handle."""
         return int(stream.ptr)
 
-    def using(self, stream: Any) -> AbstractContextManager[Any]:
-        """Make it the current stream."""
-        context: AbstractContextManager[Any] = stream
-        return context
-
-    def wait(self, stream: Any) -> None:
-        """Wait for a stream."""
-        stream.synchronize()
+    def using(self, stream: Any) -> Any:
+        """Return a context in which it is the current stream."""
+        return stream
 
     def busy(self, stream: Any) -> bool:
         """Tell whether work is left on a stream."""
@@ -84,7 +78,6 @@ class CuPy:
         return int(self.cupy.cuda.runtime.getDeviceCount())
 
     def current_device(self) -> int:
-        """Return the number of the current device."""
         return int(self.cupy.cuda.Device().id)
 
     def free_bytes(self) -> int:
@@ -92,61 +85,46 @@ class CuPy:
         return int(self.cupy.cuda.runtime.memGetInfo()[0])
 
     def free(self) -> None:
-        """Return back memory that is not in use."""
+        """Give back memory that is not in use."""
         self.cupy.get_default_memory_pool().free_all_blocks()
 
 
 class Torch:
-    """PyTorch's CUDA tensors."""
+    """PyTorch's CUDA tensors: the same of them."""
 
     def __init__(self, torch: Any) -> None:
         self.torch = torch
 
     def array(self, values: Any, device: int = 0) -> Any:
-        """Return a device array of these values."""
         return self.torch.from_numpy(np.array(values)).to(f"cuda:{device}")
 
     def zeros(self, n: int) -> Any:
-        """Return n zeros."""
         return self.torch.zeros(n, device="cuda")
 
     def numpy(self, array: Any) -> Array:
-        """Return the values of a device array, when all work on its device is done."""
         self.torch.cuda.synchronize(array.device)
         host: Array = array.cpu().numpy()
         return host
 
     def write(self, array: Any, values: Array) -> None:
-        """Write values into a device array, on the current stream."""
         array.copy_(self.torch.from_numpy(values))
 
     def address(self, array: Any) -> int:
-        """Return the address of the first element."""
         return int(array.data_ptr())
 
     def stream(self) -> Any:
-        """Return a new stream that waits for no other."""
         return self.torch.cuda.Stream()
 
     def handle(self, stream: Any) -> int:
-        """Return its raw handle."""
         return int(stream.cuda_stream)
 
-    def using(self, stream: Any) -> AbstractContextManager[Any]:
-        """Make it the current stream."""
-        context: AbstractContextManager[Any] = self.torch.cuda.stream(stream)
-        return context
-
-    def wait(self, stream: Any) -> None:
-        """Wait for a stream."""
-        stream.synchronize()
+    def using(self, stream: Any) -> Any:
+        return self.torch.cuda.stream(stream)
 
     def busy(self, stream: Any) -> bool:
-        """Tell whether work is left on a stream."""
         return not stream.query()
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Return a function that replays what `work` put on a stream."""
         graph = self.torch.cuda.CUDAGraph()
         with self.torch.cuda.graph(graph):
             work()
@@ -154,19 +132,15 @@ class Torch:
         return replay
 
     def devices(self) -> int:
-        """Return the number of devices."""
         return int(self.torch.cuda.device_count())
 
     def current_device(self) -> int:
-        """Return the number of the current device."""
         return int(self.torch.cuda.current_device())
 
     def free_bytes(self) -> int:
-        """Return the bytes that the current device has left."""
         return int(self.torch.cuda.mem_get_info()[0])
 
     def free(self) -> None:
-        """Return back memory that is not in use."""
         self.torch.cuda.empty_cache()
 
 
@@ -178,11 +152,7 @@ class Imitated(CuPy):
         self.fake = fake
 
     def devices(self) -> int:
-        """Return the number of devices."""
         return self.fake.devices
-
-    def free(self) -> None:
-        """Return back memory that is not in use: there is none."""
 
 
 @contextmanager
@@ -204,9 +174,36 @@ def library(name: str) -> Iterator[CuPy | Torch]:
         yield Torch(pytest.importorskip("torch"))
 
 
-LIBRARIES = [
-    "imitated",
-    pytest.param("cupy", marks=pytest.mark.gpu),
-    pytest.param("torch", marks=pytest.mark.gpu),
-]
+class Foreign:
+    """A device array of a library that nobody knows, which remembers for which streams it was exported."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.asked: list[int | None] = []
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, *, stream: int | None = None, **keywords: Any) -> Any:
+        self.asked.append(stream)
+        return self.array.__dlpack__(stream=stream, **keywords)
+
+
+def with_the_tests() -> str:
+    """Return the PYTHONPATH of a process that imports from the tests."""
+    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.pathsep.join(places)
+
+
+CUPY = ["imitated", pytest.param("cupy", marks=pytest.mark.gpu)]
+LIBRARIES = [*CUPY, pytest.param("torch", marks=pytest.mark.gpu)]
 """The libraries to test with; the real ones where a GPU works."""
+
+
+def assert_equal(xp: CuPy | Torch, on_device: Any, on_cpu: Any, what: str = "") -> None:
+    """Assert that two optimizers have the same bits, count and rate."""
+    assert on_device.step_count == on_cpu.step_count, what
+    assert on_device.lr == on_cpu.lr
+    assert_bits(xp.numpy(on_device.params), on_cpu.params, f"{what} params")
+    for name, state in on_device.state.items():
+        assert_bits(xp.numpy(state), np.asarray(on_cpu.state[name]), f"{what} {name}")

@@ -1,51 +1,142 @@
 """CUDA devices imitated in host memory, behind the table of csrc/cuda/api.h and as a CuPy.
 
 The core finds the table as it finds that of the real module, so a test steps "device" arrays through the whole binding
-on any machine. A launch runs the code of the kernels' threads on the host, at once.
+on any machine. A launch runs the code of the kernels' threads on the host: at once, or whenever the graph is launched
+that has recorded it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 import mmap
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import pytest
 
 import lrcore
 from boundary import capsules
-from gpu import fake_cupy, fake_streams
-from gpu.fake_api import (
-    API_NAME,
-    Allocation,
-    Api,
-    Call,
-    Job,
-    Launch,
-    Step,
-    blocks,
-    emulate,
-    error_string,
-    floats,
-)
-from gpu.fake_runtime import Runtime
-
-_QUERIES = frozenset({"device_count", "device_name", "current_device"})
-"""Functions that are called at every turn and are not logged."""
-
-_MISSING = object()
+from gpu import fake_cupy
+from lrcore import _lrcore_core
 
 
-class FakeCuda(Runtime):
+class Job(ctypes.Structure):
+    """`Job` of csrc/cuda/job.h."""
+
+    _fields_ = [
+        ("step", ctypes.c_float * 24),
+        ("table", ctypes.c_void_p * 3),
+        ("n", ctypes.c_int64),
+        ("prologue", ctypes.c_int64),
+        ("chunks", ctypes.c_int64),
+        ("width", ctypes.c_int),
+        ("_to_a_multiple_of_16_bytes", ctypes.c_int * 3),
+    ]
+
+
+TYPES: dict[str, Any] = {
+    "int": ctypes.c_int,
+    "int*": ctypes.POINTER(ctypes.c_int),
+    "int64": ctypes.c_int64,
+    "float": ctypes.c_float,
+    "address": ctypes.c_void_p,
+    "address*": ctypes.POINTER(ctypes.c_void_p),
+    "stream": ctypes.c_size_t,
+    "job*": ctypes.POINTER(Job),
+}
+
+FUNCTIONS = {
+    "device_count": "int*",
+    "device_name": "int address int64",
+    "current_device": "int*",
+    "set_device": "int",
+    "restore_device": "int",
+    "allocate": "address* int64",
+    "release": "address",
+    "fill": "address float int64",
+    "copy": "address address int64",
+    "synchronize": "",
+    "record_event": "address* stream",
+    "query_event": "address int*",
+    "wait_for_event": "address",
+    "destroy_event": "address",
+    "is_capturing": "stream int*",
+    "prepare": "int",
+    "launch": "int int job* stream",
+    "advance": "address stream",
+    "stream_bound": "address int int64 stream",
+    "error_name": "int",
+    "error_text": "int",
+}
+"""The functions of `Api` in csrc/cuda/api.h, in its order, with what they are given."""
+
+NOT_LOGGED = {"device_count", "device_name", "current_device", "error_name", "error_text"}
+"""Questions, which are asked at every turn."""
+
+WAITING = {"fill", "copy", "synchronize", "wait_for_event"}
+"""What is refused while a stream is capturing, and breaks the capture, as in the runtime's global mode."""
+
+ERRORS = {
+    1: "cudaErrorInvalidValue: invalid argument",
+    2: "cudaErrorMemoryAllocation: out of memory",
+    35: "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
+    100: "cudaErrorNoDevice: no CUDA-capable device is detected",
+    101: "cudaErrorInvalidDevice: invalid device ordinal",
+    209: "cudaErrorNoKernelImageForDevice: no kernel image is available for execution on the device",
+    400: "cudaErrorInvalidResourceHandle: invalid resource handle",
+    900: "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing",
+    901: "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture",
+    999: "cudaErrorUnknown: unknown error",
+}
+"""The errors of the CUDA runtime that occur here, by name and text."""
+
+_STRINGS = {
+    code: [ctypes.create_string_buffer(each.encode()) for each in text.split(": ")]
+    for code, text in ERRORS.items()
+}
+
+_core = ctypes.CDLL(_lrcore_core.__file__)
+_core.lrcore_blocks.restype = ctypes.c_int64
+_core.lrcore_emulate.argtypes = [
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.POINTER(Job),
+    ctypes.c_int64,
+    ctypes.c_int64,
+]
+
+_kept: list[Any] = []
+"""Tables, which are never let go: what outlives an imitation can still release its memory."""
+
+Work: TypeAlias = Callable[[], object]
+"""What a stream is given."""
+
+
+class Call(NamedTuple):
+    """A call of the table: the function, the device that was current, the stream where one was given, and all that was."""
+
+    name: str
+    device: int
+    stream: int | None
+    arguments: tuple[Any, ...]
+
+
+class Thread(threading.local):
+    """What the runtime and CuPy keep for each thread: the current device, the current streams, and what was before."""
+
+    def __init__(self) -> None:
+        self.device = 0
+        self.devices: list[int] = []
+        self.streams: dict[int, Any] = {}
+        self.entered: list[tuple[int, Any]] = []
+
+
+class FakeCuda:
     """CUDA devices within a ``with`` block: the modules `lrcore._lrcore_cuda` and `cupy` are imitations there.
-
-    While a stream is capturing, every function that waits is refused and breaks the captures, as in the runtime's global
-    mode. Memory is managed in the relaxed mode.
-
-    The table itself is never let go, so that what outlives the block can release its memory.
 
     Parameters
     ----------
@@ -55,8 +146,7 @@ class FakeCuda(Runtime):
     Attributes
     ----------
     log : list of Call
-        Every call of the table, those that failed too, but for the questions how many devices there are, how one is
-        called and which is current.
+        Every call of the table, those that failed too, but for mere questions.
     fail : dict
         Gives the functions named here the error to return, until they are taken out again. They do nothing else then.
     blocks : callable, optional
@@ -69,38 +159,46 @@ class FakeCuda(Runtime):
     cupy : module
         The imitation.
     exports : list of Export
-        What was asked of the arrays of devices, also ``cupy.exports``.
+        What was asked of the arrays of devices.
+    functions : dict
+        Those of the table.
     """
 
     def __init__(self, devices: int = 1) -> None:
-        super().__init__(devices)
+        self.devices = devices
+        self.thread = Thread()
         self.log: list[Call] = []
-        self.behind = False
-        self.events = 0
         self.fail: dict[str, int] = {}
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
+        self.behind = False
         self.errors: list[BaseException] = []
-        self.cupy: Any = fake_cupy.make_module(self.exports)
-        self._memory: dict[int, tuple[Allocation, mmap.mmap]] = {}
+        self.cupy: Any = fake_cupy.make_module()
+        self.exports: list[fake_cupy.Export] = []
+        self.streams: dict[int, int] = {}
+        """The device of each stream that was created."""
+        self.captures: dict[int, list[Work] | None] = {}
+        """What each stream that is capturing has recorded; None once the capture is broken."""
+        self._memory: dict[int, mmap.mmap] = {}
 
-        api = Api(*[field[1](self._guarded(field[0])) for field in Api._fields_])
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(api))
+        self.functions = {name: self._function(name, signature) for name, signature in FUNCTIONS.items()}
+        addresses = [ctypes.cast(function, ctypes.c_void_p) for function in self.functions.values()]
+        table = (ctypes.c_void_p * len(addresses))(*addresses)
+        _kept.append((self.functions, table))
         self._module = types.ModuleType("lrcore._lrcore_cuda")
-        vars(self._module).update(api=capsules.make_capsule(ctypes.addressof(api), API_NAME))
+        vars(self._module)["api"] = capsules.make_capsule(ctypes.addressof(table), b"lrcore.cuda.Api")
 
     def __enter__(self) -> Self:
-        put = {"lrcore._lrcore_cuda": self._module, "cupy": self.cupy, "cupy.cuda": self.cupy.cuda}
-        self._before = {name: sys.modules.get(name, _MISSING) for name in put}
-        self._attribute = vars(lrcore).get("_lrcore_cuda", _MISSING)
-        sys.modules.update(put)
-        vars(lrcore)["_lrcore_cuda"] = self._module
-        fake_streams.active.append(self)
+        self._patch = pytest.MonkeyPatch()
+        for name, module in (("lrcore._lrcore_cuda", self._module), ("cupy", self.cupy)):
+            self._patch.setitem(sys.modules, name, module)
+        self._patch.setitem(sys.modules, "cupy.cuda", self.cupy.cuda)
+        self._patch.setattr(lrcore, "_lrcore_cuda", self._module, raising=False)
+        fake_cupy.active.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        fake_streams.active.remove(self)
-        _put_back(sys.modules, self._before)
-        _put_back(vars(lrcore), {"_lrcore_cuda": self._attribute})
+        fake_cupy.active.remove(self)
+        self._patch.undo()
         if self.errors:
             raise BaseExceptionGroup("raised within calls of the CUDA table", self.errors)
 
@@ -113,184 +211,136 @@ class FakeCuda(Runtime):
         self.log.clear()
         self.exports.clear()
 
-    def leaked(self) -> list[Allocation]:
-        """Return what was allocated and not released."""
-        return [allocation for allocation, _ in self._memory.values()]
+    def leaked(self) -> list[int]:
+        """Return the addresses of what was allocated and not released."""
+        return list(self._memory)
+
+    # What the table and CuPy ask of the runtime: each gives an error, or 0.
+
+    def choose(self, device: int) -> int:
+        """Make a device current."""
+        if not 0 <= device < self.devices:
+            return 101
+        self.thread.device = device
+        return 0
+
+    def submit(self, stream: int, work: Work) -> int:
+        """Run `work`, or let the stream record it."""
+        if self.streams.get(stream, self.thread.device) != self.thread.device:
+            return 400
+        if stream not in self.captures:
+            work()
+            return 0
+        recorded = self.captures[stream]
+        if recorded is None:
+            return 901
+        recorded.append(work)
+        return 0
+
+    def wait(self) -> int:
+        """Wait for what was submitted."""
+        if not self.captures:
+            return 0
+        self.captures = dict.fromkeys(self.captures)
+        return 900
+
+    def check(self, error: int) -> None:
+        """Raise RuntimeError as CuPy does, unless the error is 0."""
+        if error:
+            raise RuntimeError(ERRORS[error])
 
     # The functions of the table.
 
-    def _guarded(self, name: str) -> Callable[..., int]:
-        function = getattr(self, "_" + name)
+    def _function(self, name: str, signature: str) -> Any:
+        kinds = signature.split()
+        position = kinds.index("stream") if "stream" in kinds else None
 
         def call(*arguments: Any) -> int:
+            if name not in NOT_LOGGED:
+                stream = None if position is None else arguments[position]
+                self.log.append(Call(name, self.thread.device, stream, arguments))
+            if error := self.fail.get(name, 0 if self.devices or name.startswith("error") else 100):
+                return error
             try:
-                return int(function(*arguments))
-            except BaseException as error:
-                self.errors.append(error)
+                if name in WAITING and (error := self.wait()):
+                    return error
+                return getattr(self, f"_{name}")(*arguments) or 0
+            except BaseException as raised:
+                self.errors.append(raised)
                 return 999
 
-        return call
+        result = ctypes.c_void_p if name.startswith("error") else ctypes.c_int
+        return ctypes.CFUNCTYPE(result, *(TYPES[kind] for kind in kinds))(call)
 
-    def _begin(
-        self, name: str, stream: int | None = None, detail: Any = None, *, unsafe: bool = False
-    ) -> int:
-        """Log a call; give its error, if it has to fail. What is `unsafe` may not run during a capture."""
-        if name not in _QUERIES:
-            self.log.append(Call(name, self.device, stream, detail))
-        if name in self.fail:
-            return self.fail[name]
-        if not self.devices:
-            return 100
-        if unsafe and self.captures:
-            self.break_captures()
-            return 900
-        return 0
-
-    def _device_count(self, count: Any) -> int:
+    def _device_count(self, count: Any) -> None:
         count[0] = self.devices
-        return self._begin("device_count")
 
-    def _device_name(self, device: int, name: int, size: int) -> int:
+    def _device_name(self, device: int, name: int, size: int) -> None:
         text = f"Imitation {device}".encode()[: size - 1]
         ctypes.memmove(name, text + b"\0", len(text) + 1)
-        return self._begin("device_name") or (0 if device < self.devices else 101)
 
-    def _current_device(self, device: Any) -> int:
-        device[0] = self.device
-        return self._begin("current_device")
+    def _current_device(self, device: Any) -> None:
+        device[0] = self.thread.device
 
     def _set_device(self, device: int) -> int:
-        return self._begin("set_device", detail=device) or self.choose(device)
+        return self.choose(device)
 
-    def _restore_device(self, device: int) -> int:
-        return self._begin("restore_device", detail=device) or self.choose(device)
+    _restore_device = _set_device
 
-    def _record_event(self, event: Any, stream: int) -> int:
-        error = self._begin("record_event", stream)
-        if not error:
-            self.events += 1
-            event[0] = self.events
-        return error
+    def _allocate(self, memory: Any, size: int) -> None:
+        mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        address = memory[0] = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+        ctypes.memset(address, 0xFF, size)  # NaN, so that nobody counts on zeros
+        self._memory[address] = mapped
 
-    def _query_event(self, event: int, completed: Any) -> int:
-        completed[0] = not self.behind
-        return self._begin("query_event", detail=event)
+    def _release(self, memory: int | None) -> None:
+        if memory is not None:
+            self._memory.pop(memory).close()
 
-    def _wait_for_event(self, event: int) -> int:
-        return self._begin("wait_for_event", detail=event, unsafe=True)
+    def _fill(self, memory: int, value: float, n: int) -> None:
+        np.ctypeslib.as_array((ctypes.c_float * n).from_address(memory))[:] = value
 
-    def _destroy_event(self, event: int) -> int:
-        return self._begin("destroy_event", detail=event)
-
-    def _allocate(self, memory: Any, size: int) -> int:
-        error = self._begin("allocate", detail=size)
-        if error or size == 0:
-            memory[0] = None
-            return error
-        try:
-            mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except (OSError, OverflowError, ValueError):
-            return 2
-        address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
-        if size <= 1 << 20:
-            ctypes.memset(address, 0xFF, size)  # NaN, so that nobody counts on zeros
-        self._memory[address] = (Allocation(address, size, self.device), mapped)
-        memory[0] = address
-        return 0
-
-    def _release(self, memory: int | None) -> int:
-        error = self._begin("release", detail=memory)
-        if error or memory is None:
-            return error
-        if memory not in self._memory:
-            return 1
-        self._memory.pop(memory)[1].close()
-        return 0
-
-    def _fill(self, memory: int | None, value: float, n: int) -> int:
-        error = self._begin("fill", detail=(memory, value, n), unsafe=True)
-        if error or n == 0:
-            return error
-        if memory is None:
-            return 1
-        begin = end = memory + 4 * n
-        if value == 0 and math.copysign(1, value) > 0:
-            begin, end = self._renew_pages(memory, end)
-        floats(memory, (begin - memory) // 4)[:] = value
-        floats(end, n - (end - memory) // 4)[:] = value
-        return 0
-
-    def _renew_pages(self, begin: int, end: int) -> tuple[int, int]:
-        """Zero the whole pages of a range and give where they begin and end. They take no memory until they are used.
-
-        Without any, the end comes twice.
-        """
-        first, last = begin + -begin % mmap.PAGESIZE, end - end % mmap.PAGESIZE
-        for allocation, mapped in self._memory.values():
-            if allocation.address <= begin < allocation.address + allocation.size and first < last:
-                mapped.madvise(mmap.MADV_DONTNEED, first - allocation.address, last - first)
-                return first, last
-        return end, end
-
-    def _copy(self, to: int | None, source: int | None, size: int) -> int:
-        error = self._begin("copy", detail=(to, source, size), unsafe=True)
-        if error or size == 0:
-            return error
-        if to is None or source is None:
-            return 1
+    def _copy(self, to: int, source: int, size: int) -> None:
         ctypes.memmove(to, source, size)
-        return 0
 
-    def _synchronize(self) -> int:
-        return self._begin("synchronize", unsafe=True)
+    def _synchronize(self) -> None:
+        """All is done."""
 
-    def _is_capturing(self, stream: int, capturing: Any) -> int:
-        error = self._begin("is_capturing", stream)
-        unusable, state = self.capture_state(stream)
-        capturing[0] = state
-        return error or unusable
+    def _record_event(self, event: Any, _stream: int) -> None:
+        event[0] = 1
 
-    def _prepare(self, rule: int) -> int:
-        return self._begin("prepare", detail=rule)
+    def _query_event(self, _event: int, completed: Any) -> None:
+        completed[0] = not self.behind
 
-    def _launch(self, rule: int, coupled: int, job: Any, stream: int) -> int:
-        launch = Launch(rule, bool(coupled), Job.from_buffer_copy(job.contents))
-        error = self._begin("launch", stream, launch)
-        if not error and blocks(launch.job) > 2**31 - 1:
-            return 1
-        return error or self.submit(stream, partial(self._run, launch))
+    def _wait_for_event(self, _event: int) -> None:
+        """It is done."""
 
-    def _run(self, launch: Launch) -> None:
-        total = blocks(launch.job)
-        emulate(launch, [(0, total)] if self.blocks is None else self.blocks(launch.job, total))
+    _destroy_event = _wait_for_event
 
-    def _advance(self, taken: int, stream: int) -> int:
+    def _is_capturing(self, stream: int, capturing: Any) -> None:
+        capturing[0] = stream in self.captures
+
+    def _prepare(self, _rule: int) -> None:
+        """Every kernel is there."""
+
+    def _launch(self, rule: int, coupled: int, given: Any, stream: int) -> int:
+        job = Job.from_buffer_copy(given.contents)
+
+        def run() -> None:
+            total = _core.lrcore_blocks(ctypes.byref(job))
+            for begin, end in [(0, total)] if self.blocks is None else self.blocks(job, total):
+                _core.lrcore_emulate(rule, coupled, job, begin, end)
+
+        return self.submit(stream, run)
+
+    def _advance(self, step_count: int, stream: int) -> int:
         def add_one() -> None:
-            ctypes.c_int64.from_address(taken).value += 1
+            ctypes.c_int64.from_address(step_count).value += 1
 
-        return self._begin("advance", stream, taken) or self.submit(stream, add_one)
-
-    def _stream_bound(self, step: Any, states: int, n: int, stream: int) -> int:
-        taken = Step.from_buffer_copy(step.contents)
-        vectors = n - n % 4
-
-        def add() -> None:
-            for address in (taken.p, *taken.states[:states]):
-                floats(address, vectors)[:] += floats(taken.g, vectors)
-
-        error = self._begin("stream_bound", stream, (states, n))
-        return error if error or not vectors else self.submit(stream, add)
+        return self.submit(stream, add_one)
 
     def _error_name(self, error: int) -> int:
-        return error_string(error, 0)
+        return ctypes.addressof(_STRINGS[error][0])
 
     def _error_text(self, error: int) -> int:
-        return error_string(error, 1)
-
-
-def _put_back(names: dict[str, Any], before: dict[str, Any]) -> None:
-    for name, value in before.items():
-        if value is _MISSING:
-            names.pop(name, None)
-        else:
-            names[name] = value
+        return ctypes.addressof(_STRINGS[error][1])

@@ -5,27 +5,25 @@ from __future__ import annotations
 import copy
 import gc
 import mmap
-import subprocess
 import sys
 import types
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lrcore
-from gpu.devices import Imitated, imitated
-from gpu.fake_api import Job
-from gpu.fake_cuda import FakeCuda
-from support import Array, assert_bits, make
+from gpu.devices import Foreign, Imitated, imitated, with_the_tests
+from gpu.fake_cuda import FakeCuda, Job
+from support import Array, assert_bits, make, python
 
 
 @pytest.fixture
 def xp() -> Iterator[Imitated]:
-    """Two imitated devices."""
+    """Imitated devices alone, which say what they were asked."""
     with imitated() as made:
         yield made
 
@@ -57,7 +55,7 @@ def test_a_step_of_a_capturable_optimizer(xp: Imitated) -> None:
 def test_kernels_are_loaded_at_construction(xp: Imitated, rule: str) -> None:
     make(rule, xp.array(ones()))
     (prepared,) = xp.fake.calls("prepare")
-    assert list(lrcore.rules())[prepared.detail] == rule
+    assert list(lrcore.rules())[prepared.arguments[0]] == rule
 
 
 def test_no_elements_no_launch(xp: Imitated) -> None:
@@ -115,17 +113,12 @@ def test_what_the_gradients_exporter_is_asked(xp: Imitated) -> None:
     """To make the gradient safe for the step's stream, and nothing where it works on that stream itself."""
     opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
     side = xp.stream()
-    asked = []
-    for stream in (None, 0, side):
-        xp.fake.clear()
-        opt.step(g, stream=stream)
-        asked += [export.stream for export in xp.cupy.exports]
-    with side:
-        for stream in (None, 0, side):
-            xp.fake.clear()
-            opt.step(g, stream=stream)
-            asked += [export.stream for export in xp.cupy.exports]
-    assert asked == [-1, -1, side.ptr, -1, 1, -1]
+    xp.fake.clear()
+    for current in (nullcontext(), side):
+        with current:
+            for stream in (None, 0, side):
+                opt.step(g, stream=stream)
+    assert [export.stream for export in xp.fake.exports] == [-1, -1, side.ptr, -1, 1, -1]
 
 
 class Watched(np.ndarray[Any, Any]):
@@ -135,22 +128,6 @@ class Watched(np.ndarray[Any, Any]):
 def watched(xp: Imitated) -> Any:
     """Return a device array whose memory can be watched."""
     return xp.cupy.ndarray(ones().view(Watched))
-
-
-class Foreign:
-    """A device array of a library whose streams are not known."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-        self.asked: list[int | None] = []
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        device: tuple[int, int] = self.array.__dlpack_device__()
-        return device
-
-    def __dlpack__(self, *, stream: int | None = None, **keywords: Any) -> Any:
-        self.asked.append(stream)
-        return self.array.__dlpack__(stream=stream, **keywords)
 
 
 class ForeignLegacy(Foreign):
@@ -192,10 +169,8 @@ def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
     opt = None
     gc.collect()
     assert last() is None
-    assert [call.name for call in xp.fake.calls("wait_for_event", "destroy_event")] == [
-        "wait_for_event",
-        "destroy_event",
-    ]
+    waited = [call.name for call in xp.fake.calls("wait_for_event", "destroy_event")]
+    assert waited == ["wait_for_event", "destroy_event"]
 
 
 @pytest.mark.parametrize("kind", [Foreign, ForeignLegacy])
@@ -215,18 +190,21 @@ def test_parameters_of_another_library(xp: Imitated) -> None:
     opt.step(Foreign(xp.array(ones())))
     assert launched_on(xp) == [1]
     assert isinstance(opt.state["momentum_buffer"], xp.cupy.ndarray)
-    sys.modules["cupy"] = None  # type: ignore[assignment]
-    state = lrcore.SGD(Foreign(xp.array(ones())), momentum=0.9).state["momentum_buffer"]
-    sys.modules["cupy"] = xp.cupy
+    state = state_without_cupy(xp)
     assert state.__dlpack_device__() == (2, 0)
     assert_bits(xp.numpy(xp.cupy.from_dlpack(state)), 0 * ones())
 
 
+def state_without_cupy(xp: Imitated) -> Any:
+    """Return a state that was made where CuPy is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", None)
+        return lrcore.SGD(Foreign(xp.array(ones())), momentum=0.9).state["momentum_buffer"]
+
+
 def test_state_as_a_capsule(xp: Imitated) -> None:
     """It comes in both forms, and refuses what it cannot do."""
-    sys.modules["cupy"] = None  # type: ignore[assignment]
-    state = lrcore.SGD(Foreign(xp.array(ones())), momentum=0.9).state["momentum_buffer"]
-    sys.modules["cupy"] = xp.cupy
+    state = state_without_cupy(xp)
     for version in (None, (0, 8), (1, 0), (2, 0)):
         capsule = state.__dlpack__(stream=1, max_version=version)
         assert f'"dltensor{"_versioned" if version and version[0] else ""}"' in repr(capsule)
@@ -245,7 +223,7 @@ def test_the_arrays_device_is_current_for_exports_and_launches(xp: Imitated) -> 
     opt = lrcore.SGD(xp.array(ones(), device=1), momentum=0.9)
     opt.step(xp.array(ones(), device=1))
     opt.state_dict()
-    assert {export.current for export in xp.cupy.exports} == {1}
+    assert {export.current for export in xp.fake.exports} == {1}
     assert {call.device for call in xp.fake.calls("launch", "allocate", "prepare", "fill", "copy")} == {1}
     assert xp.current_device() == 0
 
@@ -265,29 +243,27 @@ def test_memory_is_let_go(xp: Imitated) -> None:
     assert xp.fake.leaked() == []
 
 
-FAILURES = {
-    "allocate": (
-        2,
-        "^CUDA: allocating 32 bytes on cuda:0: cudaErrorMemoryAllocation: out of memory; free memory",
-    ),
-    "fill": (1, "^CUDA: filling the state: cudaErrorInvalidValue"),
-    "prepare": (
-        209,
-        "^CUDA: loading the kernels: cudaErrorNoKernelImageForDevice: .*LRCORE_CUDA_ARCHITECTURES",
-    ),
-    "current_device": (
-        35,
-        "^params: the array is on cuda:0, and CUDA: .*cudaErrorInsufficientDriver.*driver",
-    ),
-}
-
-
-@pytest.mark.parametrize("function", FAILURES)
-def test_what_the_driver_refuses_at_construction(xp: Imitated, function: str) -> None:
+@pytest.mark.parametrize(
+    ("function", "error", "match"),
+    [
+        (
+            "allocate",
+            2,
+            "CUDA: allocating 32 bytes on cuda:0: cudaErrorMemoryAllocation: out of memory; free memory",
+        ),
+        ("fill", 1, "CUDA: filling the state: cudaErrorInvalidValue"),
+        ("prepare", 209, "CUDA: loading the kernels: cudaErrorNoKernelImage.*LRCORE_CUDA_ARCHITECTURES"),
+        (
+            "current_device",
+            35,
+            "params: the array is on cuda:0, and CUDA: .*cudaErrorInsufficientDriver.*driver",
+        ),
+    ],
+)
+def test_what_the_driver_refuses_at_construction(xp: Imitated, function: str, error: int, match: str) -> None:
     params = xp.array(ones())
-    error, match = FAILURES[function]
     xp.fake.fail[function] = error
-    with pytest.raises(RuntimeError, match=match):
+    with pytest.raises(RuntimeError, match=f"^{match}"):
         lrcore.SGD(params, momentum=0.9)
     xp.fake.fail.clear()
     gc.collect()
@@ -368,34 +344,23 @@ def test_the_librarys_own_current_device(xp: Imitated, monkeypatch: pytest.Monke
     """PyTorch exports from the device alone that it takes for the current one, whatever the driver says."""
     current = [0]
 
-    class Tensor:
+    class Tensor(Foreign):
         __module__ = "torch"
-
-        def __init__(self, array: Any) -> None:
-            self.array = array
-
-        def __dlpack_device__(self) -> tuple[int, int]:
-            return 2, 1
 
         def __dlpack__(self, **keywords: Any) -> Any:
             if current != [1]:
                 raise BufferError("Can't export tensors on a different CUDA device index.")
-            return self.array.__dlpack__(**keywords)
+            return super().__dlpack__(**keywords)
 
-    class Device:
-        def __init__(self, device: int) -> None:
-            self.device = device
-
-        def __enter__(self) -> None:
-            current.append(self.device)
-            del current[0]
-
-        def __exit__(self, *_: object) -> None:
-            current[:] = [0]
+    @contextmanager
+    def using(device: int) -> Iterator[None]:
+        current[:] = [device]
+        yield
+        current[:] = [0]
 
     cuda = types.SimpleNamespace(
         current_device=lambda: current[0],
-        device=Device,
+        device=using,
         current_stream=lambda _: types.SimpleNamespace(cuda_stream=0),
     )
     torch = types.SimpleNamespace(cuda=cuda, from_dlpack=xp.cupy.from_dlpack)
@@ -413,7 +378,6 @@ def test_the_first_device_arrays_in_several_threads() -> None:
     """In a fresh process, for whatever is imported or made once then."""
     program = """
 import sys, threading
-sys.path.insert(0, "tests")
 sys.setswitchinterval(1e-6)
 from gpu.devices import imitated
 import lrcore, numpy
@@ -423,8 +387,15 @@ with imitated() as xp:
     for thread in threads: thread.start()
     for thread in threads: thread.join()
 """
-    folder = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "-c", program], cwd=folder, timeout=60, check=True)
+    ran = python(program, PYTHONPATH=with_the_tests())
+    assert ran.returncode == 0, ran.stderr
+
+
+class Elsewhere:
+    """An array of a device that may be missing."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 1
 
 
 def test_no_device() -> None:
@@ -433,13 +404,8 @@ def test_no_device() -> None:
         assert lrcore.info()["devices"] == ["cpu"]
         assert "no device" in lrcore.info()["cuda_error"]
 
-        class Elsewhere:
-            def __dlpack_device__(self) -> tuple[int, int]:
-                return 2, 1
-
-        with pytest.raises(
-            RuntimeError, match="^params: the array is on cuda:1, and CUDA: .*cudaErrorNoDevice"
-        ):
+        match = "^params: the array is on cuda:1, and CUDA: .*cudaErrorNoDevice"
+        with pytest.raises(RuntimeError, match=match):
             lrcore.SGD(Elsewhere())
         assert fake.leaked() == []
 
@@ -458,16 +424,11 @@ def test_devices_are_listed(xp: Imitated) -> None:
 
 def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build without CUDA says how to get one; a module that does not load says why."""
-
-    class Elsewhere:
-        def __dlpack_device__(self) -> tuple[int, int]:
-            return 2, 0
-
     monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", None)
     remedy = (
         "cannot be loaded" if lrcore.info()["cuda"] else "CPU arrays only; install it with LRCORE_CUDA=ON"
     )
-    with pytest.raises(RuntimeError, match=f"^params: the array is on cuda:0, and .*{remedy}"):
+    with pytest.raises(RuntimeError, match=f"^params: the array is on cuda:1, and .*{remedy}"):
         lrcore.SGD(Elsewhere())
     monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", types.SimpleNamespace(api=None))
     with pytest.raises(ValueError, match="PyCapsule"):
@@ -496,10 +457,8 @@ def test_more_elements_than_32_bits_count(xp: Imitated, n: int, shift: int) -> N
         jobs.append(job)
         tile = 1024
         assert total == -(-job.chunks * job.width // tile)
-        return (
-            (block, block + 1)
-            for block in sorted({0, *(element // tile for element in wanted if element // tile < total)})
-        )
+        owning = {0, *(element // tile for element in wanted if element // tile < total)}
+        return ((block, block + 1) for block in owning)
 
     for k, element in enumerate(wanted):
         memories[0][element] = k

@@ -7,34 +7,15 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lrcore
-from gpu.devices import LIBRARIES, CuPy, Imitated, Torch, library
+from gpu.devices import CuPy, Imitated, Torch, assert_equal, library
+from rules.problems import SIZES, STAGES, rate
 from support import CONFIGURATIONS, Array, assert_bits, gradients, make
-
-SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100_003)
-STAGES: dict[str, dict[str, Any]] = {
-    "no decay": {},
-    "coupled": {"weight_decay": 0.1, "decoupled_weight_decay": False},
-    "decoupled, maximize": {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
-}
-
-
-@pytest.fixture(params=LIBRARIES)
-def xp(request: pytest.FixtureRequest) -> Iterator[CuPy | Torch]:
-    """Each library of device arrays in turn."""
-    with library(request.param) as made:
-        yield made
-
-
-def rate(t: int) -> float:
-    """Return a rate that changes at every step."""
-    return 0.01 * (1.5 if t % 2 == 0 else 0.5) / (1 + 0.1 * t)
 
 
 def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
@@ -43,28 +24,26 @@ def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
     return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
 
 
-def assert_equal(xp: CuPy | Torch, on_device: Any, on_cpu: Any, what: str = "") -> None:
-    """Assert that two optimizers have the same bits and count."""
-    assert on_device.step_count == on_cpu.step_count
-    assert_bits(xp.numpy(on_device.params), on_cpu.params, f"{what} params")
-    for name, state in on_device.state.items():
-        assert_bits(xp.numpy(state), np.asarray(on_cpu.state[name]), f"{what} {name}")
+def assert_steps_alike(
+    xp: CuPy | Torch, rule: str, start: Array, all_gradients: Any, lr: Any = 0.01, after: int = 0, **more: Any
+) -> None:
+    """Step on the device and on the CPU, from a step number on, and assert that all bits are equal."""
+    on_cpu, on_device = make(rule, start.copy(), lr, **more), make(rule, xp.array(start), lr, **more)
+    on_cpu.step_count = on_device.step_count = after
+    for g in all_gradients:
+        given = xp.array(g)
+        on_cpu.step(g, grad_scale=0.3)
+        on_device.step(given, grad_scale=0.3)
+        assert_bits(xp.numpy(given), g, "grads")
+    assert on_device.device == "cuda:0"
+    assert_equal(xp, on_device, on_cpu, f"{rule}, n = {start.size}:")
 
 
 @pytest.mark.parametrize("stages", STAGES)
 def test_bits_of_the_cpu(xp: CuPy | Torch, rule: str, stages: str) -> None:
     """All sizes, some steps under a scheduled rate."""
     for n in SIZES:
-        start, all_gradients = problem(n, 4)
-        on_cpu = make(rule, start.copy(), rate, **STAGES[stages])
-        on_device = make(rule, xp.array(start), rate, **STAGES[stages])
-        for g in all_gradients:
-            on_cpu.step(g, grad_scale=0.3)
-            given = xp.array(g)
-            on_device.step(given, grad_scale=0.3)
-            assert_bits(xp.numpy(given), g, "grads")
-        assert on_device.device == "cuda:0"
-        assert_equal(xp, on_device, on_cpu, f"{rule}, n = {n}:")
+        assert_steps_alike(xp, rule, *problem(n, 4), rate, **STAGES[stages])
 
 
 @pytest.mark.parametrize("n", [1, 7, 33, 3000])
@@ -127,11 +106,7 @@ def test_a_poisoned_gradient(xp: CuPy | Torch, rule: str, value: float) -> None:
     """The CPU's result at that element and at every other."""
     start, all_gradients = problem(70, 3)
     all_gradients[1][[0, 37, 69]] = value
-    on_cpu, on_device = make(rule, start.copy()), make(rule, xp.array(start))
-    for g in all_gradients:
-        on_cpu.step(g)
-        on_device.step(xp.array(g))
-    assert_equal(xp, on_device, on_cpu, rule)
+    assert_steps_alike(xp, rule, start, all_gradients)
 
 
 def test_subnormals(xp: CuPy | Torch, rule: str) -> None:
@@ -140,21 +115,12 @@ def test_subnormals(xp: CuPy | Torch, rule: str) -> None:
     numbers[:, 3], numbers[:, 20] = 0, -0.0
     eps = {"eps": 0.0} if "eps" in lrcore.rules()[rule].hyper else {}
     for extra in ({}, eps):
-        on_cpu, on_device = make(rule, numbers[0].copy(), **extra), make(rule, xp.array(numbers[0]), **extra)
-        for g in numbers[1:]:
-            on_cpu.step(g)
-            on_device.step(xp.array(g))
-        assert_equal(xp, on_device, on_cpu, rule)
+        assert_steps_alike(xp, rule, numbers[0], numbers[1:], 0.01, 0, **extra)
 
 
 @pytest.mark.parametrize("t", [2048, 2**31 - 1, 2**53 - 1])
 def test_late_steps(xp: CuPy | Torch, rule: str, t: int) -> None:
-    start, (g,) = problem(37, 1)
-    on_cpu, on_device = make(rule, start.copy()), make(rule, xp.array(start))
-    for opt, given in ((on_cpu, g), (on_device, xp.array(g))):
-        opt.step_count = t - 1
-        opt.step(given)
-    assert_equal(xp, on_device, on_cpu, rule)
+    assert_steps_alike(xp, rule, *problem(37, 1), after=t - 1)
 
 
 def test_functions_step_device_arrays(xp: CuPy | Torch) -> None:
@@ -192,8 +158,6 @@ def test_resume_anywhere(xp: CuPy | Torch, k: int) -> None:
 
 def test_copies_and_pickles(xp: CuPy | Torch) -> None:
     """They go on with states of their own, on the device."""
-    if isinstance(xp, Imitated):
-        pytest.skip("the imitated arrays do not pickle")
     start, all_gradients = problem(37, 4)
     on_cpu, opt = lrcore.Adam(start.copy()), lrcore.Adam(xp.array(start))
     for g in all_gradients[:2]:
@@ -229,7 +193,7 @@ def test_the_stream_of_the_gradient(xp: CuPy | Torch, passed: str) -> None:
             opt.step(g, stream=stepping if passed == "object" else xp.handle(stepping))
     if real:
         assert xp.busy(stepping)
-    xp.wait(stepping)
+    stepping.synchronize()
     assert_bits(xp.numpy(params[:1000]), np.full(1000, -1, np.float32))
     assert_bits(xp.numpy(params[-1000:]), np.full(1000, -1, np.float32))
 

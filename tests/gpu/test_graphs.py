@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lrcore
-from gpu.devices import LIBRARIES, CuPy, Imitated, Torch, library
+from gpu.devices import CuPy, Imitated, Torch, assert_equal
 from support import Array, assert_bits, gradients, make
 
 N = 1003
-
-
-@pytest.fixture(params=LIBRARIES)
-def xp(request: pytest.FixtureRequest) -> Iterator[CuPy | Torch]:
-    """Each library of device arrays in turn."""
-    with library(request.param) as made:
-        yield made
 
 
 def warm_cosine(t: int) -> float:
@@ -46,15 +38,6 @@ def eager(rule: str = "adam", lr: Any = warm_cosine, **more: Any) -> Any:
     """Return its counterpart on the CPU."""
     p, g = start()
     return make(rule, p, lr, grads=g, **more)
-
-
-def assert_equal(xp: CuPy | Torch, opt: Any, reference: Any, what: str = "") -> None:
-    """Assert the same bits and count."""
-    assert opt.step_count == reference.step_count, what
-    assert opt.lr == reference.lr
-    assert_bits(xp.numpy(opt.params), reference.params, what)
-    for name, state in opt.state.items():
-        assert_bits(xp.numpy(state), np.asarray(reference.state[name]), f"{what} {name}")
 
 
 def test_a_thousand_replays(xp: CuPy | Torch, rule: str) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-import os
 import pickle
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,17 +17,10 @@ import numpy as np
 import pytest
 
 import lrcore
-from gpu.devices import LIBRARIES, CuPy, Imitated, Torch, library
+from gpu.devices import CUPY, CuPy, Foreign, Imitated, Torch, library, with_the_tests
 from support import Array, assert_bits, gradients, python
 
 SCHEDULE = lrcore.schedules.Cosine(0.1, steps=9).warmup(2)
-
-
-@pytest.fixture(params=LIBRARIES)
-def xp(request: pytest.FixtureRequest) -> Iterator[CuPy | Torch]:
-    """Each library of device arrays in turn."""
-    with library(request.param) as made:
-        yield made
 
 
 @pytest.fixture
@@ -90,7 +81,7 @@ def test_files_of_states(xp: CuPy | Torch, path: Path, shift: int) -> None:
             assert_bits(xp.numpy(copied.state[name]), before[name], name)
 
 
-@pytest.mark.parametrize("name", ["imitated", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("name", CUPY)
 @pytest.mark.parametrize("pad", [False, True])
 def test_packs(name: str, pad: bool, path: Path) -> None:
     """Assigned, stepped, saved, loaded and copied there as on the CPU."""
@@ -145,19 +136,6 @@ def test_packs(name: str, pad: bool, path: Path) -> None:
         assert content(path) == expected
 
 
-class Other:
-    """An array of a library that nobody knows."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-
-    def __dlpack_device__(self) -> Any:
-        return self.array.__dlpack_device__()
-
-    def __dlpack__(self, **asked: Any) -> Any:
-        return self.array.__dlpack__(**asked)
-
-
 class OtherStream:
     """A stream by the protocol of cuda.core."""
 
@@ -171,10 +149,10 @@ class OtherStream:
 def test_arrays_and_streams_of_unknown_libraries(xp: CuPy | Torch) -> None:
     """The state is one of CuPy, where that is there, or speaks DLPack."""
     start, all_gradients = problem(1003, 4)
-    opt, reference = lrcore.Adam(Other(xp.array(start))), lrcore.Adam(start.copy())
+    opt, reference = lrcore.Adam(Foreign(xp.array(start))), lrcore.Adam(start.copy())
     stream = xp.stream()
     for t, g in enumerate(all_gradients):
-        opt.step(Other(xp.array(g)), stream=OtherStream(xp.handle(stream)) if t % 2 else None)
+        opt.step(Foreign(xp.array(g)), stream=OtherStream(xp.handle(stream)) if t % 2 else None)
         xp.numpy(opt.params.array)  # the two streams do not wait for each other
         reference.step(g)
     assert opt.device == "cuda:0"
@@ -259,9 +237,8 @@ def test_gradients_of_jax(name: str) -> None:
     for each in ("jax", name):
         if importlib.util.find_spec(each) is None:
             pytest.skip(f"{each} is not installed")
-    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     program = f"from gpu import test_uses; test_uses.step_library_on_jax({name!r})"
-    ran = python(program, PYTHONPATH=os.pathsep.join(places), XLA_PYTHON_CLIENT_PREALLOCATE="false")
+    ran = python(program, PYTHONPATH=with_the_tests(), XLA_PYTHON_CLIENT_PREALLOCATE="false")
     assert ran.returncode == 0, ran.stderr
     if NO_GPU in ran.stdout:
         pytest.skip(NO_GPU)
