@@ -14,7 +14,7 @@ import pytest
 
 import lrcore
 from gpu.devices import CuPy, Imitated, Torch, assert_equal, library
-from rules.problems import SIZES, STAGES, rate
+from rules.stepping import SIZES, STAGES, rate
 from support import CONFIGURATIONS, Array, assert_bits, gradients, make
 
 

@@ -14,25 +14,15 @@ import pytest
 
 import lrcore
 from rules import oracle
-from support import CONFIGURATIONS, Array, assert_bits, assert_same, flat_hyper, gradients, make, oracle_step
+from rules.stepping import SIZES, STAGES, Followed, rate
+from support import CONFIGURATIONS, Array, assert_bits, assert_same, flat_hyper, gradients, make
 
-SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100003)
 STEPS = 50
-STAGES: dict[str, dict[str, Any]] = {
-    "no decay": {},
-    "coupled": {"weight_decay": 0.1, "decoupled_weight_decay": False},
-    "decoupled, maximize": {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
-}
 
 
 def grad_scale(stages: str) -> float:
     """Scale the gradients in one of the settings."""
     return 0.3 if stages == "coupled" else 1.0
-
-
-def rate(t: int) -> float:
-    """Return a rate that changes at every step."""
-    return 0.01 * (1.5 if t % 2 == 0 else 0.5) / (1 + 0.1 * t)
 
 
 @functools.cache
@@ -46,18 +36,11 @@ def problem() -> tuple[Array, list[Array]]:
 @functools.cache
 def expected(rule: str, stages: str) -> tuple[Array, list[Array]]:
     """Return the oracle's parameters and states after all steps."""
-    p, all_gradients = problem()
-    setting = dict(STAGES[stages])
-    optimizer = make(rule, p.copy(), **setting)
-    states = [np.array(state) for state in optimizer.state.values()]
-    setting.pop("weight_decay", None)
-    own = {
-        "decoupled": setting.pop("decoupled_weight_decay", optimizer.options["decay"] == "decoupled"),
-        "grad_scale": grad_scale(stages),
-    }
+    start, all_gradients = problem()
+    followed = Followed(rule, start, rate, **STAGES[stages])
     for t, g in enumerate(all_gradients, 1):
-        p, states = oracle_step(optimizer, p, g, states, t=t, lr=rate(t - 1), **setting, **own)
-    return p, states
+        followed.follow(g, t, grad_scale=grad_scale(stages))
+    return followed.p, followed.states
 
 
 def test_every_rule_is_reached_and_has_an_oracle() -> None:
@@ -90,89 +73,87 @@ def test_bits_of_the_oracle(rule: str, backend: str, stages: str) -> None:
         assert_same(optimizer, p[:n], [state[:n] for state in states], f"{rule}, {backend}, n = {n}:")
 
 
-@pytest.mark.parametrize("t", [1, 7, 1000])
-def test_error_bound_against_float64(rule: str, backend: str, t: int) -> None:
-    """|error| <= k 2^-24 S for the parameters and for each state; how S is formed stands in the oracle."""
-    rng = np.random.default_rng(t)
-    optimizer = make(rule, rng.standard_normal(60).astype(np.float32), 0.01, weight_decay=0.01)
-    for _ in range(3):
-        optimizer.step(gradients(rng, 60))
-    before, states = optimizer.params.copy(), [np.array(state) for state in optimizer.state.values()]
-    g = gradients(rng, 60)
-    optimizer.step_count = t - 1
-    optimizer.step(g)
+def test_error_bound_against_float64(rule: str) -> None:
+    """|error| <= k 2^-24 S for the parameters and for each state; how S is formed stands in the oracle.
 
-    hyper = flat_hyper(optimizer)
-    options: Any = {
-        "t": t, "lr": 0.01, "hyper": hyper, "weight_decay": hyper.pop("weight_decay"),
-        "decoupled": optimizer.options["decay"] == "decoupled",
-    }  # fmt: skip
-    compared = 0
-    for i in range(60):
-        element = (float(before[i]), float(g[i]), [float(state[i]) for state in states])
-        exact_p, exact_states = oracle.step64(rule, *element, **options)
-        bound_p, bound_states, comparable = oracle.bounds(rule, *element, **options)
-        if not comparable:
-            continue
-        compared += 1
-        assert abs(float(optimizer.params[i]) - exact_p) <= bound_p, f"{rule}, {backend}: p[{i}]"
-        for (name, state), exact, bound in zip(
-            optimizer.state.items(), exact_states, bound_states, strict=True
-        ):
-            assert abs(float(state[i]) - exact) <= bound, f"{rule}, {backend}: {name}[{i}]"
-    assert compared > 40
+    On one backend, whose bits the others have.
+    """
+    rng = np.random.default_rng(1)
+    for t in (1, 7, 1000):
+        optimizer = make(rule, rng.standard_normal(60).astype(np.float32), 0.01, weight_decay=0.01)
+        for _ in range(3):
+            optimizer.step(gradients(rng, 60))
+        before = [optimizer.params.copy(), *(np.array(state) for state in optimizer.state.values())]
+        g = gradients(rng, 60)
+        optimizer.step_count = t - 1
+        optimizer.step(g)
+
+        hyper = flat_hyper(optimizer)
+        options: Any = {"t": t, "lr": 0.01, "hyper": hyper, "weight_decay": hyper.pop("weight_decay")}
+        options["decoupled"] = optimizer.options["decay"] == "decoupled"
+        compared = 0
+        for i in range(60):
+            p, *states = (float(values[i]) for values in before)
+            exact_p, exact_states = oracle.step64(rule, p, float(g[i]), states, **options)
+            bound_p, bound_states, comparable = oracle.bounds(rule, p, float(g[i]), states, **options)
+            if comparable:
+                compared += 1
+                after = [optimizer.params, *optimizer.state.values()]
+                for k, exact, bound in zip(
+                    range(len(after)), [exact_p, *exact_states], [bound_p, *bound_states], strict=True
+                ):
+                    assert abs(float(after[k][i]) - exact) <= bound, f"t = {t}, element {i} of array {k}"
+        assert compared > 40
+
+
+OF_EACH_KIND = ("sgd", "sgd_momentum", "adam", "adam_amsgrad")
+"""A rule with no state, with one, with two, with three: what is cut into parts knows no more of a rule."""
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("rule", OF_EACH_KIND)
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_bits_do_not_depend_on_threads(rule: str, backend: str, count: int) -> None:
     """Sizes around those from which the pool cuts in two, in three and in seven."""
     start, all_gradients = problem()
     for n in (65_535, 65_536, 98_305, 7 * 32_768 + 5):
-        repeats = -(-n // len(start))
-        one, many = (make(rule, np.tile(start, repeats)[:n], rate) for _ in range(2))
-        tiled = [np.tile(g, repeats)[:n] for g in all_gradients[:3]]
+        one, many = (make(rule, np.resize(start, n), rate) for _ in range(2))
+        resized = [np.resize(g, n) for g in all_gradients[:3]]
         for optimizer, threads in ((one, 1), (many, count)):
             lrcore.set_num_threads(threads)
-            for (
-                g
-            ) in tiled:  # at once, for so few elements are cut only in a step that closely follows another
+            for g in resized:  # at once: so few elements are cut only in a step that closely follows another
                 optimizer.step(g)
         states = [np.array(state) for state in one.state.values()]
         assert_same(many, one.params, states, f"{rule}, {backend}, {count} threads:")
 
 
-@pytest.mark.parametrize("n", [1, 7, 16, 33, 200])
-def test_any_alignment_and_nothing_outside(rule: str, backend: str, n: int) -> None:
+def test_any_alignment_and_nothing_outside(rule: str, backend: str) -> None:
     """Each array at an offset of its own of 0 to 15 floats from a cache line; the guard words around it stay."""
     guard = np.float32(1e30)
-    names = lrcore.rules()[rule].states
     start, all_gradients = problem()
-    _, chosen = CONFIGURATIONS[rule]
-    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
-    optimizer = make(rule, start[:n].copy())
-    for g in all_gradients[:3]:
-        optimizer.step(g[:n])
+    cls, chosen = CONFIGURATIONS[rule]
+    function = getattr(lrcore.functional, cls.__name__.lower())
+    for n in (1, 7, 16, 33, 200):
+        optimizer = make(rule, start[:n].copy())
+        for g in all_gradients[:3]:
+            optimizer.step(g[:n])
 
-    rng = np.random.default_rng(n)
-    for shift in range(16):
-        offsets = [shift, *rng.integers(0, 16, 1 + len(names))]
-        memories = [aligned(n + 48, guard) for _ in offsets]
-        views = [
-            memory[16 + offset : 16 + offset + n] for memory, offset in zip(memories, offsets, strict=True)
-        ]
-        p, g, *states = views
-        p[:] = start[:n]
-        for state in states:
-            state[:] = 0
-        for t, gradient in enumerate(all_gradients[:3], 1):
-            g[:] = gradient[:n]
-            function(p, g, *states, step=t, lr=0.01, **chosen)
-        assert_same(optimizer, p, states, f"{rule}, {backend}, offsets {offsets}:")
-        assert_bits(g, all_gradients[2][:n], "grads")
-        for memory, offset in zip(memories, offsets, strict=True):
-            assert (memory[: 16 + offset] == guard).all()
-            assert (memory[16 + offset + n :] == guard).all()
+        rng = np.random.default_rng(n)
+        for shift in range(16):
+            offsets = [shift, *rng.integers(0, 16, 1 + len(optimizer.state))]
+            memories = [aligned(n + 48, guard) for _ in offsets]
+            places = [slice(16 + offset, 16 + offset + n) for offset in offsets]
+            p, g, *states = (memory[place] for memory, place in zip(memories, places, strict=True))
+            p[:] = start[:n]
+            for state in states:
+                state[:] = 0
+            for t, gradient in enumerate(all_gradients[:3], 1):
+                g[:] = gradient[:n]
+                function(p, g, *states, step=t, lr=0.01, **chosen)
+            assert_same(optimizer, p, states, f"{rule}, {backend}, n = {n}, offsets {offsets}:")
+            assert_bits(g, all_gradients[2][:n], "grads")
+            for memory, place in zip(memories, places, strict=True):
+                assert (np.delete(memory, np.r_[place]) == guard).all()
 
 
 def aligned(n: int, fill: np.float32) -> Array:

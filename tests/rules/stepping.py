@@ -1,0 +1,45 @@
+"""What every rule is stepped with, on every backend and device, and the oracle beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from support import Array, assert_same, make, oracle_step
+
+SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100_003)
+
+STAGES: dict[str, dict[str, Any]] = {
+    "no decay": {},
+    "coupled": {"weight_decay": 0.1, "decoupled_weight_decay": False},
+    "decoupled, maximize": {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+}
+
+
+def rate(t: int) -> float:
+    """Return a rate that changes at every step."""
+    return 0.01 * (1.5 if t % 2 == 0 else 0.5) / (1 + 0.1 * t)
+
+
+class Followed:
+    """An optimizer of a rule, and what the oracle makes of its steps."""
+
+    def __init__(self, rule: str, start: Array, lr: Any = 0.01, **arguments: Any) -> None:
+        self.opt = make(rule, start.copy(), lr, **arguments)
+        self.p, self.states = start, [np.array(state) for state in self.opt.state.values()]
+        self.rate = lr if callable(lr) else lambda _: lr
+        own = self.opt.options["decay"] == "decoupled"
+        self.decoupled = arguments.get("decoupled_weight_decay", own)
+        self.maximize = arguments.get("maximize", False)
+
+    def follow(self, g: Array, t: int, **stages: Any) -> None:
+        """Take step t with the oracle alone."""
+        stages |= {"t": t, "lr": self.rate(t - 1), "decoupled": self.decoupled, "maximize": self.maximize}
+        self.p, self.states = oracle_step(self.opt, self.p, g, self.states, **stages)
+
+    def step(self, g: Array, what: str = "") -> None:
+        """Take the next step, and assert that everything has the oracle's bits."""
+        self.opt.step(g)
+        self.follow(g, self.opt.step_count)
+        assert_same(self.opt, self.p, self.states, f"{self.opt.rule}, {what}, step {self.opt.step_count}:")
