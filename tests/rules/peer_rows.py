@@ -16,11 +16,13 @@ correction of it at all), ``radam`` (epsilon is added to the corrected root), ``
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CANCELLING", "ROUNDING", "ROWS", "Call", "Row", "Tolerance", "call"]
+__all__ = ["CANCELLING", "ROUNDING", "ROWS", "Call", "Row", "Tolerance"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,6 @@ class Call:
     def __str__(self) -> str:
         """Return the call as it is written."""
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.kwargs.items())})"
-
-
-def call(name: str, /, **kwargs: Any) -> Call:
-    """Return the `Call` that is written ``name(**kwargs)``."""
-    return Call(name, kwargs)
 
 
 @dataclass(frozen=True)
@@ -72,384 +69,180 @@ class Row:
     """Scale of the learning rates, see `peers.rate`."""
     theirs: Call
     ours: Call
-    tolerance: Tolerance
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How far they may be apart."""
+        return CANCELLING if self.name == "torch-rmsprop-centered-l2" else ROUNDING
 
 
-def _torch(name: str, lr: float, both: Call, tolerance: Tolerance = ROUNDING) -> Row:
-    """Return a row of PyTorch, where names, arguments and defaults are the same as here."""
-    return Row(f"torch-{name}", "torch", lr, both, both, tolerance)
+PEERS = {
+    "torch": """
+sgd 0.5: SGD()
+sgd-l2 0.5: SGD(weight_decay=0.1)
+sgd-maximize 0.5: SGD(weight_decay=0.1, maximize=True)
+sgd-momentum 0.2: SGD(momentum=0.9)
+sgd-momentum-l2 0.2: SGD(momentum=0.9, weight_decay=0.1)
+sgd-momentum-maximize 0.2: SGD(momentum=0.9, weight_decay=0.1, maximize=True)
+sgd-dampening 0.5: SGD(momentum=0.9, dampening=0.4)
+sgd-dampening-l2 0.2: SGD(momentum=0.9, dampening=0.4, weight_decay=0.1)
+sgd-nesterov 0.2: SGD(momentum=0.9, nesterov=True)
+sgd-nesterov-l2 0.2: SGD(momentum=0.9, nesterov=True, weight_decay=0.1)
+adagrad 0.2: Adagrad()
+adagrad-l2 0.2: Adagrad(eps=1e-3, weight_decay=0.1)
+adagrad-maximize 0.2: Adagrad(weight_decay=0.1, maximize=True)
+adagrad-initial 0.2: Adagrad(eps=1e-3, initial_accumulator_value=0.1)
+adagrad-lr-decay 0.2: Adagrad(lr_decay=0.1)
+adagrad-lr-decay-l2 0.2: Adagrad(lr_decay=0.1, weight_decay=0.1)
+rmsprop 0.02: RMSprop()
+rmsprop-l2 0.02: RMSprop(alpha=0.9, eps=1e-3, weight_decay=0.1)
+rmsprop-maximize 0.02: RMSprop(weight_decay=0.1, maximize=True)
+rmsprop-momentum 0.01: RMSprop(momentum=0.8)
+rmsprop-momentum-l2 0.01: RMSprop(momentum=0.8, weight_decay=0.1)
+rmsprop-centered 0.02: RMSprop(centered=True)
+rmsprop-centered-l2 0.02: RMSprop(alpha=0.9, eps=1e-3, centered=True, weight_decay=0.1)
+rmsprop-centered-momentum 0.01: RMSprop(alpha=0.9, centered=True, momentum=0.8)
+adadelta 10: Adadelta()
+adadelta-l2 10: Adadelta(rho=0.8, eps=1e-4, weight_decay=0.1)
+adadelta-maximize 10: Adadelta(weight_decay=0.1, maximize=True)
+adam 0.05: Adam()
+adam-betas-eps 0.05: Adam(betas=(0.8, 0.95), eps=1e-3)
+adam-l2 0.05: Adam(weight_decay=0.1)
+adam-decoupled 0.05: Adam(weight_decay=0.1, decoupled_weight_decay=True)
+adam-maximize 0.05: Adam(weight_decay=0.1, maximize=True)
+adam-amsgrad 0.05: Adam(betas=(0.8, 0.95), amsgrad=True)
+adam-amsgrad-l2 0.05: Adam(betas=(0.8, 0.95), amsgrad=True, weight_decay=0.1)
+adamw 0.05: AdamW()
+adamw-decay 0.05: AdamW(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)
+adamw-no-decay 0.05: AdamW(weight_decay=0)
+adamw-maximize 0.05: AdamW(maximize=True)
+adamw-amsgrad 0.05: AdamW(betas=(0.8, 0.95), amsgrad=True)
+nadam 0.05: NAdam()
+nadam-momentum-decay 0.05: NAdam(betas=(0.8, 0.95), eps=1e-3, momentum_decay=0.1)
+nadam-l2 0.05: NAdam(weight_decay=0.1)
+nadam-decoupled 0.05: NAdam(weight_decay=0.1, decoupled_weight_decay=True)
+nadam-maximize 0.05: NAdam(weight_decay=0.1, maximize=True)
+radam 0.5: RAdam()
+radam-betas-eps 0.5: RAdam(betas=(0.8, 0.95), eps=1e-3)
+radam-unrectified 0.5: RAdam(betas=(0.8, 0.5))
+radam-l2 0.5: RAdam(weight_decay=0.1)
+radam-decoupled 0.5: RAdam(weight_decay=0.1, decoupled_weight_decay=True)
+radam-maximize 0.5: RAdam(weight_decay=0.1, maximize=True)
+adamax 0.05: Adamax()
+adamax-l2 0.05: Adamax(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)
+adamax-maximize 0.05: Adamax(weight_decay=0.1, maximize=True)
+""",
+    "optax": """
+sgd 0.5: sgd() is SGD()
+sgd-momentum 0.2: sgd(momentum=0.9) is SGD(momentum=0.9)
+sgd-nesterov 0.2: sgd(momentum=0.9, nesterov=True) is SGD(momentum=0.9, nesterov=True)
+adagrad 0.2: adagrad() is Adagrad(eps=1e-7, initial_accumulator_value=0.1, eps_inside_sqrt=True)
+adagrad-initial-eps 0.2: adagrad(initial_accumulator_value=0.0, eps=1e-3)
+    is Adagrad(eps=1e-3, eps_inside_sqrt=True)
+rmsprop 0.02: rmsprop() is RMSprop(alpha=0.9, eps_inside_sqrt=True)
+rmsprop-eps-outside 0.02: rmsprop(decay=0.8, eps=1e-3, eps_in_sqrt=False) is RMSprop(alpha=0.8, eps=1e-3)
+rmsprop-momentum 0.01: rmsprop(momentum=0.8)
+    is RMSprop(alpha=0.9, eps_inside_sqrt=True, momentum=0.8, lr_in_velocity=True)
+rmsprop-momentum-eps-outside 0.01: rmsprop(eps_in_sqrt=False, momentum=0.8)
+    is RMSprop(alpha=0.9, momentum=0.8, lr_in_velocity=True)
+rmsprop-centered 0.02: rmsprop(centered=True) is RMSprop(alpha=0.9, centered=True, eps_inside_sqrt=True)
+rmsprop-centered-eps-outside 0.02: rmsprop(centered=True, eps_in_sqrt=False)
+    is RMSprop(alpha=0.9, centered=True)
+rmsprop-centered-momentum 0.01: rmsprop(centered=True, momentum=0.8)
+    is RMSprop(alpha=0.9, centered=True, eps_inside_sqrt=True, momentum=0.8, lr_in_velocity=True)
+rmsprop-centered-momentum-eps-outside 0.01: rmsprop(centered=True, eps_in_sqrt=False, momentum=0.8)
+    is RMSprop(alpha=0.9, centered=True, momentum=0.8, lr_in_velocity=True)
+rmsprop-bias-correction 0.05: rmsprop(eps_in_sqrt=False, bias_correction=True) is Adam(betas=(0.0, 0.9))
+adadelta 10: adadelta() is Adadelta()
+adadelta-l2 10: adadelta(rho=0.8, eps=1e-4, weight_decay=0.1) is Adadelta(rho=0.8, eps=1e-4, weight_decay=0.1)
+adam 0.05: adam() is Adam()
+adam-betas-eps 0.05: adam(b1=0.8, b2=0.95, eps=1e-3) is Adam(betas=(0.8, 0.95), eps=1e-3)
+adam-nesterov 0.05: adam(nesterov=True) is NAdam(momentum_decay=1e3)
+adamw 0.05: adamw() is AdamW(weight_decay=1e-4)
+adamw-decay 0.05: adamw(b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.1)
+    is AdamW(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)
+nadam 0.05: nadam() is NAdam(momentum_decay=1e3)
+nadam-betas-eps 0.05: nadam(b1=0.8, b2=0.95, eps=1e-3)
+    is NAdam(betas=(0.8, 0.95), eps=1e-3, momentum_decay=1e3)
+nadamw 0.05: nadamw() is NAdam(momentum_decay=1e3, weight_decay=1e-4, decoupled_weight_decay=True)
+adamax 0.05: adamax() is Adamax()
+adamax-betas-eps 0.05: adamax(b1=0.8, b2=0.95, eps=1e-3) is Adamax(betas=(0.8, 0.95), eps=1e-3)
+adamaxw 0.05: adamaxw() is Adamax(weight_decay=1e-4, decoupled_weight_decay=True)
+lion 0.02: lion() is Lion(weight_decay=1e-3)
+lion-betas-decay 0.02: lion(b1=0.8, b2=0.95, weight_decay=0.1) is Lion(betas=(0.8, 0.95), weight_decay=0.1)
+sign-sgd 0.02: sign_sgd() is Lion(betas=(0.0, 0.9))
+signum 0.02: signum() is Lion(betas=(0.9, 0.9))
+signum-beta 0.02: signum(beta=0.5) is Lion(betas=(0.5, 0.5))
+""",
+    "keras": """
+sgd 0.5: SGD() is SGD()
+sgd-decay 0.5: SGD(weight_decay=0.1) is SGD(weight_decay=0.1, decoupled_weight_decay=True)
+sgd-momentum 0.2: SGD(momentum=0.9) is SGD(momentum=0.9, lr_in_velocity=True)
+sgd-momentum-decay 0.2: SGD(momentum=0.9, weight_decay=0.1)
+    is SGD(momentum=0.9, lr_in_velocity=True, weight_decay=0.1, decoupled_weight_decay=True)
+sgd-nesterov 0.2: SGD(momentum=0.9, nesterov=True) is SGD(momentum=0.9, nesterov=True, lr_in_velocity=True)
+sgd-nesterov-decay 0.2: SGD(momentum=0.9, nesterov=True, weight_decay=0.1)
+    is SGD(momentum=0.9, nesterov=True, lr_in_velocity=True, weight_decay=0.1, decoupled_weight_decay=True)
+adagrad 0.2: Adagrad() is Adagrad(eps=1e-7, initial_accumulator_value=0.1, eps_inside_sqrt=True)
+adagrad-initial-eps 0.2: Adagrad(initial_accumulator_value=0.0, epsilon=1e-3)
+    is Adagrad(eps=1e-3, eps_inside_sqrt=True)
+adagrad-decay 0.2: Adagrad(weight_decay=0.1)
+    is Adagrad(eps=1e-7, initial_accumulator_value=0.1, eps_inside_sqrt=True,
+        weight_decay=0.1, decoupled_weight_decay=True)
+rmsprop 0.02: RMSprop() is RMSprop(alpha=0.9, eps=1e-7, eps_inside_sqrt=True)
+rmsprop-rho-eps 0.02: RMSprop(rho=0.8, epsilon=1e-3) is RMSprop(alpha=0.8, eps=1e-3, eps_inside_sqrt=True)
+rmsprop-decay 0.02: RMSprop(weight_decay=0.1)
+    is RMSprop(alpha=0.9, eps=1e-7, eps_inside_sqrt=True, weight_decay=0.1, decoupled_weight_decay=True)
+rmsprop-momentum 0.01: RMSprop(momentum=0.8)
+    is RMSprop(alpha=0.9, eps=1e-7, eps_inside_sqrt=True, momentum=0.8, lr_in_velocity=True)
+rmsprop-momentum-decay 0.01: RMSprop(momentum=0.8, weight_decay=0.1)
+    is RMSprop(alpha=0.9, eps=1e-7, eps_inside_sqrt=True, momentum=0.8, lr_in_velocity=True,
+        weight_decay=0.1, decoupled_weight_decay=True)
+rmsprop-centered 0.02: RMSprop(centered=True)
+    is RMSprop(alpha=0.9, eps=1e-7, eps_inside_sqrt=True, centered=True)
+rmsprop-centered-momentum 0.01: RMSprop(centered=True, momentum=0.8)
+    is RMSprop(alpha=0.9, eps=1e-7, eps_inside_sqrt=True, centered=True, momentum=0.8, lr_in_velocity=True)
+adadelta 10: Adadelta() is Adadelta(rho=0.95, eps=1e-7)
+adadelta-decay 10: Adadelta(rho=0.8, epsilon=1e-4, weight_decay=0.01)
+    is Adadelta(rho=0.8, eps=1e-4, weight_decay=0.01, decoupled_weight_decay=True)
+adam 0.05: Adam() is Adam(eps=1e-7, eps_placement="hat")
+adam-betas-eps 0.05: Adam(beta_1=0.8, beta_2=0.95, epsilon=1e-3)
+    is Adam(betas=(0.8, 0.95), eps=1e-3, eps_placement="hat")
+adam-decay 0.05: Adam(weight_decay=0.1)
+    is Adam(eps=1e-7, eps_placement="hat", weight_decay=0.1, decoupled_weight_decay=True)
+adam-amsgrad 0.05: Adam(beta_1=0.8, beta_2=0.95, amsgrad=True)
+    is Adam(betas=(0.8, 0.95), eps=1e-7, eps_placement="hat", amsgrad=True)
+adamw 0.05: AdamW() is AdamW(eps=1e-7, eps_placement="hat", weight_decay=0.004)
+adamw-decay 0.05: AdamW(beta_1=0.8, beta_2=0.95, epsilon=1e-3, weight_decay=0.1)
+    is AdamW(betas=(0.8, 0.95), eps=1e-3, eps_placement="hat", weight_decay=0.1)
+adamw-amsgrad 0.05: AdamW(beta_1=0.8, beta_2=0.95, epsilon=1e-3, amsgrad=True)
+    is AdamW(betas=(0.8, 0.95), eps=1e-3, eps_placement="hat", weight_decay=0.004, amsgrad=True)
+nadam 0.05: Nadam() is NAdam(eps=1e-7, momentum_decay=1)
+nadam-betas-eps 0.05: Nadam(beta_1=0.8, beta_2=0.95, epsilon=1e-3)
+    is NAdam(betas=(0.8, 0.95), eps=1e-3, momentum_decay=1)
+nadam-decay 0.05: Nadam(weight_decay=0.1)
+    is NAdam(eps=1e-7, momentum_decay=1, weight_decay=0.1, decoupled_weight_decay=True)
+lion 0.02: Lion() is Lion()
+lion-betas-decay 0.02: Lion(beta_1=0.8, beta_2=0.95, weight_decay=0.1)
+    is Lion(betas=(0.8, 0.95), weight_decay=0.1)
+""",
+}
+"""Name, scale of the rates, their call and, but for PyTorch, ours: its names, arguments and defaults are those here.
+
+Betas of 0.8 and 0.95 forget within the run, so that the maximum of AMSGrad differs from the last second moment.
+"""
 
 
-def _optax(name: str, lr: float, theirs: Call, ours: Call, tolerance: Tolerance = ROUNDING) -> Row:
-    """Return a row of optax, which has names and defaults of its own."""
-    return Row(f"optax-{name}", "optax", lr, theirs, ours, tolerance)
+def _call(written: str) -> Call:
+    """Return the call that is written so."""
+    expression: Any = ast.parse(written, mode="eval").body
+    return Call(expression.func.id, {each.arg: ast.literal_eval(each.value) for each in expression.keywords})
 
 
-def _keras(name: str, lr: float, theirs: Call, ours: Call, tolerance: Tolerance = ROUNDING) -> Row:
-    """Return a row of Keras, which has names and defaults of its own."""
-    return Row(f"keras-{name}", "keras", lr, theirs, ours, tolerance)
-
-
-_B = (0.8, 0.95)  # forgets within the run, so that the maximum of AMSGrad differs from the last second moment
-
-ROWS: tuple[Row, ...] = (
-    _torch("sgd", 0.5, call("SGD")),
-    _torch("sgd-l2", 0.5, call("SGD", weight_decay=0.1)),
-    _torch("sgd-maximize", 0.5, call("SGD", weight_decay=0.1, maximize=True)),
-    _torch("sgd-momentum", 0.2, call("SGD", momentum=0.9)),
-    _torch("sgd-momentum-l2", 0.2, call("SGD", momentum=0.9, weight_decay=0.1)),
-    _torch("sgd-momentum-maximize", 0.2, call("SGD", momentum=0.9, weight_decay=0.1, maximize=True)),
-    _torch("sgd-dampening", 0.5, call("SGD", momentum=0.9, dampening=0.4)),
-    _torch("sgd-dampening-l2", 0.2, call("SGD", momentum=0.9, dampening=0.4, weight_decay=0.1)),
-    _torch("sgd-nesterov", 0.2, call("SGD", momentum=0.9, nesterov=True)),
-    _torch("sgd-nesterov-l2", 0.2, call("SGD", momentum=0.9, nesterov=True, weight_decay=0.1)),
-    _torch("adagrad", 0.2, call("Adagrad")),
-    _torch("adagrad-l2", 0.2, call("Adagrad", eps=1e-3, weight_decay=0.1)),
-    _torch("adagrad-maximize", 0.2, call("Adagrad", weight_decay=0.1, maximize=True)),
-    _torch("adagrad-initial", 0.2, call("Adagrad", eps=1e-3, initial_accumulator_value=0.1)),
-    _torch("adagrad-lr-decay", 0.2, call("Adagrad", lr_decay=0.1)),
-    _torch("adagrad-lr-decay-l2", 0.2, call("Adagrad", lr_decay=0.1, weight_decay=0.1)),
-    _torch("rmsprop", 0.02, call("RMSprop")),
-    _torch("rmsprop-l2", 0.02, call("RMSprop", alpha=0.9, eps=1e-3, weight_decay=0.1)),
-    _torch("rmsprop-maximize", 0.02, call("RMSprop", weight_decay=0.1, maximize=True)),
-    _torch("rmsprop-momentum", 0.01, call("RMSprop", momentum=0.8)),
-    _torch("rmsprop-momentum-l2", 0.01, call("RMSprop", momentum=0.8, weight_decay=0.1)),
-    _torch("rmsprop-centered", 0.02, call("RMSprop", centered=True)),
-    _torch(
-        "rmsprop-centered-l2",
-        0.02,
-        call("RMSprop", alpha=0.9, eps=1e-3, centered=True, weight_decay=0.1),
-        CANCELLING,
-    ),
-    _torch("rmsprop-centered-momentum", 0.01, call("RMSprop", alpha=0.9, centered=True, momentum=0.8)),
-    _torch("adadelta", 10.0, call("Adadelta")),
-    _torch("adadelta-l2", 10.0, call("Adadelta", rho=0.8, eps=1e-4, weight_decay=0.1)),
-    _torch("adadelta-maximize", 10.0, call("Adadelta", weight_decay=0.1, maximize=True)),
-    _torch("adam", 0.05, call("Adam")),
-    _torch("adam-betas-eps", 0.05, call("Adam", betas=_B, eps=1e-3)),
-    _torch("adam-l2", 0.05, call("Adam", weight_decay=0.1)),
-    _torch("adam-decoupled", 0.05, call("Adam", weight_decay=0.1, decoupled_weight_decay=True)),
-    _torch("adam-maximize", 0.05, call("Adam", weight_decay=0.1, maximize=True)),
-    _torch("adam-amsgrad", 0.05, call("Adam", betas=_B, amsgrad=True)),
-    _torch("adam-amsgrad-l2", 0.05, call("Adam", betas=_B, amsgrad=True, weight_decay=0.1)),
-    _torch("adamw", 0.05, call("AdamW")),
-    _torch("adamw-decay", 0.05, call("AdamW", betas=_B, eps=1e-3, weight_decay=0.1)),
-    _torch("adamw-no-decay", 0.05, call("AdamW", weight_decay=0)),
-    _torch("adamw-maximize", 0.05, call("AdamW", maximize=True)),
-    _torch("adamw-amsgrad", 0.05, call("AdamW", betas=_B, amsgrad=True)),
-    _torch("nadam", 0.05, call("NAdam")),
-    _torch("nadam-momentum-decay", 0.05, call("NAdam", betas=_B, eps=1e-3, momentum_decay=0.1)),
-    _torch("nadam-l2", 0.05, call("NAdam", weight_decay=0.1)),
-    _torch("nadam-decoupled", 0.05, call("NAdam", weight_decay=0.1, decoupled_weight_decay=True)),
-    _torch("nadam-maximize", 0.05, call("NAdam", weight_decay=0.1, maximize=True)),
-    _torch("radam", 0.5, call("RAdam")),
-    _torch("radam-betas-eps", 0.5, call("RAdam", betas=_B, eps=1e-3)),
-    _torch("radam-unrectified", 0.5, call("RAdam", betas=(0.8, 0.5))),
-    _torch("radam-l2", 0.5, call("RAdam", weight_decay=0.1)),
-    _torch("radam-decoupled", 0.5, call("RAdam", weight_decay=0.1, decoupled_weight_decay=True)),
-    _torch("radam-maximize", 0.5, call("RAdam", weight_decay=0.1, maximize=True)),
-    _torch("adamax", 0.05, call("Adamax")),
-    _torch("adamax-l2", 0.05, call("Adamax", betas=_B, eps=1e-3, weight_decay=0.1)),
-    _torch("adamax-maximize", 0.05, call("Adamax", weight_decay=0.1, maximize=True)),
-    _optax("sgd", 0.5, call("sgd"), call("SGD")),
-    _optax("sgd-momentum", 0.2, call("sgd", momentum=0.9), call("SGD", momentum=0.9)),
-    _optax(
-        "sgd-nesterov",
-        0.2,
-        call("sgd", momentum=0.9, nesterov=True),
-        call("SGD", momentum=0.9, nesterov=True),
-    ),
-    _optax(
-        "adagrad",
-        0.2,
-        call("adagrad"),
-        call("Adagrad", eps=1e-7, initial_accumulator_value=0.1, eps_inside_sqrt=True),
-    ),
-    _optax(
-        "adagrad-initial-eps",
-        0.2,
-        call("adagrad", initial_accumulator_value=0.0, eps=1e-3),
-        call("Adagrad", eps=1e-3, eps_inside_sqrt=True),
-    ),
-    _optax("rmsprop", 0.02, call("rmsprop"), call("RMSprop", alpha=0.9, eps_inside_sqrt=True)),
-    _optax(
-        "rmsprop-eps-outside",
-        0.02,
-        call("rmsprop", decay=0.8, eps=1e-3, eps_in_sqrt=False),
-        call("RMSprop", alpha=0.8, eps=1e-3),
-    ),
-    _optax(
-        "rmsprop-momentum",
-        0.01,
-        call("rmsprop", momentum=0.8),
-        call("RMSprop", alpha=0.9, eps_inside_sqrt=True, momentum=0.8, lr_in_velocity=True),
-    ),
-    _optax(
-        "rmsprop-momentum-eps-outside",
-        0.01,
-        call("rmsprop", eps_in_sqrt=False, momentum=0.8),
-        call("RMSprop", alpha=0.9, momentum=0.8, lr_in_velocity=True),
-    ),
-    _optax(
-        "rmsprop-centered",
-        0.02,
-        call("rmsprop", centered=True),
-        call("RMSprop", alpha=0.9, centered=True, eps_inside_sqrt=True),
-    ),
-    _optax(
-        "rmsprop-centered-eps-outside",
-        0.02,
-        call("rmsprop", centered=True, eps_in_sqrt=False),
-        call("RMSprop", alpha=0.9, centered=True),
-    ),
-    _optax(
-        "rmsprop-centered-momentum",
-        0.01,
-        call("rmsprop", centered=True, momentum=0.8),
-        call("RMSprop", alpha=0.9, centered=True, eps_inside_sqrt=True, momentum=0.8, lr_in_velocity=True),
-    ),
-    _optax(
-        "rmsprop-centered-momentum-eps-outside",
-        0.01,
-        call("rmsprop", centered=True, eps_in_sqrt=False, momentum=0.8),
-        call("RMSprop", alpha=0.9, centered=True, momentum=0.8, lr_in_velocity=True),
-    ),
-    _optax(
-        "rmsprop-bias-correction",
-        0.05,
-        call("rmsprop", eps_in_sqrt=False, bias_correction=True),
-        call("Adam", betas=(0.0, 0.9)),
-    ),
-    _optax("adadelta", 10.0, call("adadelta"), call("Adadelta")),
-    _optax(
-        "adadelta-l2",
-        10.0,
-        call("adadelta", rho=0.8, eps=1e-4, weight_decay=0.1),
-        call("Adadelta", rho=0.8, eps=1e-4, weight_decay=0.1),
-    ),
-    _optax("adam", 0.05, call("adam"), call("Adam")),
-    _optax("adam-betas-eps", 0.05, call("adam", b1=0.8, b2=0.95, eps=1e-3), call("Adam", betas=_B, eps=1e-3)),
-    _optax("adam-nesterov", 0.05, call("adam", nesterov=True), call("NAdam", momentum_decay=1e3)),
-    _optax("adamw", 0.05, call("adamw"), call("AdamW", weight_decay=1e-4)),
-    _optax(
-        "adamw-decay",
-        0.05,
-        call("adamw", b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.1),
-        call("AdamW", betas=_B, eps=1e-3, weight_decay=0.1),
-    ),
-    _optax("nadam", 0.05, call("nadam"), call("NAdam", momentum_decay=1e3)),
-    _optax(
-        "nadam-betas-eps",
-        0.05,
-        call("nadam", b1=0.8, b2=0.95, eps=1e-3),
-        call("NAdam", betas=_B, eps=1e-3, momentum_decay=1e3),
-    ),
-    _optax(
-        "nadamw",
-        0.05,
-        call("nadamw"),
-        call("NAdam", momentum_decay=1e3, weight_decay=1e-4, decoupled_weight_decay=True),
-    ),
-    _optax("adamax", 0.05, call("adamax"), call("Adamax")),
-    _optax(
-        "adamax-betas-eps",
-        0.05,
-        call("adamax", b1=0.8, b2=0.95, eps=1e-3),
-        call("Adamax", betas=_B, eps=1e-3),
-    ),
-    _optax(
-        "adamaxw",
-        0.05,
-        call("adamaxw"),
-        call("Adamax", weight_decay=1e-4, decoupled_weight_decay=True),
-    ),
-    _optax("lion", 0.02, call("lion"), call("Lion", weight_decay=1e-3)),
-    _optax(
-        "lion-betas-decay",
-        0.02,
-        call("lion", b1=0.8, b2=0.95, weight_decay=0.1),
-        call("Lion", betas=_B, weight_decay=0.1),
-    ),
-    _optax("sign-sgd", 0.02, call("sign_sgd"), call("Lion", betas=(0.0, 0.9))),
-    _optax("signum", 0.02, call("signum"), call("Lion", betas=(0.9, 0.9))),
-    _optax("signum-beta", 0.02, call("signum", beta=0.5), call("Lion", betas=(0.5, 0.5))),
-    _keras("sgd", 0.5, call("SGD"), call("SGD")),
-    _keras(
-        "sgd-decay",
-        0.5,
-        call("SGD", weight_decay=0.1),
-        call("SGD", weight_decay=0.1, decoupled_weight_decay=True),
-    ),
-    _keras("sgd-momentum", 0.2, call("SGD", momentum=0.9), call("SGD", momentum=0.9, lr_in_velocity=True)),
-    _keras(
-        "sgd-momentum-decay",
-        0.2,
-        call("SGD", momentum=0.9, weight_decay=0.1),
-        call("SGD", momentum=0.9, lr_in_velocity=True, weight_decay=0.1, decoupled_weight_decay=True),
-    ),
-    _keras(
-        "sgd-nesterov",
-        0.2,
-        call("SGD", momentum=0.9, nesterov=True),
-        call("SGD", momentum=0.9, nesterov=True, lr_in_velocity=True),
-    ),
-    _keras(
-        "sgd-nesterov-decay",
-        0.2,
-        call("SGD", momentum=0.9, nesterov=True, weight_decay=0.1),
-        call(
-            "SGD",
-            momentum=0.9,
-            nesterov=True,
-            lr_in_velocity=True,
-            weight_decay=0.1,
-            decoupled_weight_decay=True,
-        ),
-    ),
-    _keras(
-        "adagrad",
-        0.2,
-        call("Adagrad"),
-        call("Adagrad", eps=1e-7, initial_accumulator_value=0.1, eps_inside_sqrt=True),
-    ),
-    _keras(
-        "adagrad-initial-eps",
-        0.2,
-        call("Adagrad", initial_accumulator_value=0.0, epsilon=1e-3),
-        call("Adagrad", eps=1e-3, eps_inside_sqrt=True),
-    ),
-    _keras(
-        "adagrad-decay",
-        0.2,
-        call("Adagrad", weight_decay=0.1),
-        call(
-            "Adagrad",
-            eps=1e-7,
-            initial_accumulator_value=0.1,
-            eps_inside_sqrt=True,
-            weight_decay=0.1,
-            decoupled_weight_decay=True,
-        ),
-    ),
-    _keras("rmsprop", 0.02, call("RMSprop"), call("RMSprop", alpha=0.9, eps=1e-7, eps_inside_sqrt=True)),
-    _keras(
-        "rmsprop-rho-eps",
-        0.02,
-        call("RMSprop", rho=0.8, epsilon=1e-3),
-        call("RMSprop", alpha=0.8, eps=1e-3, eps_inside_sqrt=True),
-    ),
-    _keras(
-        "rmsprop-decay",
-        0.02,
-        call("RMSprop", weight_decay=0.1),
-        call(
-            "RMSprop",
-            alpha=0.9,
-            eps=1e-7,
-            eps_inside_sqrt=True,
-            weight_decay=0.1,
-            decoupled_weight_decay=True,
-        ),
-    ),
-    _keras(
-        "rmsprop-momentum",
-        0.01,
-        call("RMSprop", momentum=0.8),
-        call("RMSprop", alpha=0.9, eps=1e-7, eps_inside_sqrt=True, momentum=0.8, lr_in_velocity=True),
-    ),
-    _keras(
-        "rmsprop-momentum-decay",
-        0.01,
-        call("RMSprop", momentum=0.8, weight_decay=0.1),
-        call(
-            "RMSprop",
-            alpha=0.9,
-            eps=1e-7,
-            eps_inside_sqrt=True,
-            momentum=0.8,
-            lr_in_velocity=True,
-            weight_decay=0.1,
-            decoupled_weight_decay=True,
-        ),
-    ),
-    _keras(
-        "rmsprop-centered",
-        0.02,
-        call("RMSprop", centered=True),
-        call("RMSprop", alpha=0.9, eps=1e-7, eps_inside_sqrt=True, centered=True),
-    ),
-    _keras(
-        "rmsprop-centered-momentum",
-        0.01,
-        call("RMSprop", centered=True, momentum=0.8),
-        call(
-            "RMSprop",
-            alpha=0.9,
-            eps=1e-7,
-            eps_inside_sqrt=True,
-            centered=True,
-            momentum=0.8,
-            lr_in_velocity=True,
-        ),
-    ),
-    _keras("adadelta", 10.0, call("Adadelta"), call("Adadelta", rho=0.95, eps=1e-7)),
-    _keras(
-        "adadelta-decay",
-        10.0,
-        call("Adadelta", rho=0.8, epsilon=1e-4, weight_decay=0.01),
-        call("Adadelta", rho=0.8, eps=1e-4, weight_decay=0.01, decoupled_weight_decay=True),
-    ),
-    _keras("adam", 0.05, call("Adam"), call("Adam", eps=1e-7, eps_placement="hat")),
-    _keras(
-        "adam-betas-eps",
-        0.05,
-        call("Adam", beta_1=0.8, beta_2=0.95, epsilon=1e-3),
-        call("Adam", betas=_B, eps=1e-3, eps_placement="hat"),
-    ),
-    _keras(
-        "adam-decay",
-        0.05,
-        call("Adam", weight_decay=0.1),
-        call("Adam", eps=1e-7, eps_placement="hat", weight_decay=0.1, decoupled_weight_decay=True),
-    ),
-    _keras(
-        "adam-amsgrad",
-        0.05,
-        call("Adam", beta_1=0.8, beta_2=0.95, amsgrad=True),
-        call("Adam", betas=_B, eps=1e-7, eps_placement="hat", amsgrad=True),
-    ),
-    _keras("adamw", 0.05, call("AdamW"), call("AdamW", eps=1e-7, eps_placement="hat", weight_decay=0.004)),
-    _keras(
-        "adamw-decay",
-        0.05,
-        call("AdamW", beta_1=0.8, beta_2=0.95, epsilon=1e-3, weight_decay=0.1),
-        call("AdamW", betas=_B, eps=1e-3, eps_placement="hat", weight_decay=0.1),
-    ),
-    _keras(
-        "adamw-amsgrad",
-        0.05,
-        call("AdamW", beta_1=0.8, beta_2=0.95, epsilon=1e-3, amsgrad=True),
-        call("AdamW", betas=_B, eps=1e-3, eps_placement="hat", weight_decay=0.004, amsgrad=True),
-    ),
-    _keras("nadam", 0.05, call("Nadam"), call("NAdam", eps=1e-7, momentum_decay=1)),
-    _keras(
-        "nadam-betas-eps",
-        0.05,
-        call("Nadam", beta_1=0.8, beta_2=0.95, epsilon=1e-3),
-        call("NAdam", betas=_B, eps=1e-3, momentum_decay=1),
-    ),
-    _keras(
-        "nadam-decay",
-        0.05,
-        call("Nadam", weight_decay=0.1),
-        call("NAdam", eps=1e-7, momentum_decay=1, weight_decay=0.1, decoupled_weight_decay=True),
-    ),
-    _keras("lion", 0.02, call("Lion"), call("Lion")),
-    _keras(
-        "lion-betas-decay",
-        0.02,
-        call("Lion", beta_1=0.8, beta_2=0.95, weight_decay=0.1),
-        call("Lion", betas=_B, weight_decay=0.1),
-    ),
+ROWS = tuple(
+    Row(f"{peer}-{name}", peer, float(lr), _call(theirs), _call(ours or theirs))
+    for peer, rows in PEERS.items()
+    for row in re.sub(r"\n +", " ", rows.strip()).split("\n")
+    for name, lr, theirs, ours in re.findall(r"^(\S+) (\S+): (.*?)(?: is (.*))?$", row)
 )
 """Every call of a peer that has a form here, and that form."""

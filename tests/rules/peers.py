@@ -7,7 +7,6 @@ back through a loss.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -19,29 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rules.peer_rows import ROWS, Call, Row, Tolerance, call
+from rules.peer_rows import ROWS, Row, Tolerance
 
-__all__ = [
-    "CHECKED",
-    "COUNT",
-    "PACKAGES",
-    "ROWS",
-    "STEPS",
-    "Call",
-    "Row",
-    "Tolerance",
-    "call",
-    "check",
-    "deviation",
-    "problem",
-    "rate",
-    "run_keras",
-    "run_lrcore",
-    "run_optax",
-    "run_peer",
-    "run_torch",
-    "versions",
-]
+__all__ = ["ROWS", "Row", "Tolerance"]
+
+Float64 = NDArray[np.float64]
 
 STEPS = 60
 """Steps taken on each side."""
@@ -116,12 +97,11 @@ def check(
 def run_lrcore(
     row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
 ) -> dict[int, NDArray[np.float32]]:
-    """Take the steps of a row with lrcore: as `run_torch`, in float32."""
+    """Take the steps of a row with lrcore: as `run_peer`, in float32."""
     lrcore = importlib.import_module("lrcore")
-    seen = {}
     params = start.copy()
-    schedule = functools.partial(rate, row.lr)
-    optimizer = getattr(lrcore, row.ours.name)(params, lr=schedule, **row.ours.kwargs)
+    optimizer = getattr(lrcore, row.ours.name)(params, functools.partial(rate, row.lr), **row.ours.kwargs)
+    seen = {}
     for step, gradient in enumerate(gradients, 1):
         optimizer.step(gradient)
         if step in CHECKED:
@@ -129,111 +109,73 @@ def run_lrcore(
     return seen
 
 
-def run_peer(
-    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
-) -> dict[int, NDArray[np.float64]]:
-    """Run the peer's side of a row.
+def run_peer(row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]) -> dict[int, Float64]:
+    """Take the peer's steps of a row, in float64 and on the CPU.
 
-    Parameters
-    ----------
-    row : Row
-        The peer's call, and the rate.
-    start : ndarray of float32, shape (n,)
-        Parameters before the first step; not written.
-    gradients : ndarray of float32, shape (steps, n)
-        One gradient a step.
-
-    Returns
-    -------
-    dict of int to ndarray of float64, shape (n,)
-        Parameters after each of the `CHECKED` steps.
-
-    Raises
-    ------
-    ImportError
-        The peer is not installed.
+    Return the parameters after each of the `CHECKED` steps. Raises ImportError when the peer is not installed.
     """
-    return {"torch": run_torch, "optax": run_optax, "keras": run_keras}[row.peer](row, start, gradients)
+    steps = {"torch": steps_of_torch, "optax": steps_of_optax, "keras": steps_of_keras}[row.peer]
+    after = enumerate(steps(row, start.astype(np.float64), gradients.astype(np.float64)), 1)
+    return {step: np.array(params) for step, params in after if step in CHECKED}
 
 
-def run_torch(
-    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
-) -> dict[int, NDArray[np.float64]]:
-    """Take the steps of a row with PyTorch, in float64; see `run_peer`."""
+def steps_of_torch(row: Row, start: Float64, gradients: Float64) -> Iterator[Any]:
+    """Yield the parameters after each step.
+
+    float64 is the default dtype during it: PyTorch keeps step counts and NAdam's product of momenta in that.
+    """
     torch = importlib.import_module("torch")
-    seen = {}
-    with _torch_float64(torch):
-        param = torch.nn.Parameter(torch.from_numpy(start.astype(np.float64)))
-        optimizer = getattr(torch.optim, row.theirs.name)([param], lr=row.lr, **row.theirs.kwargs)
-        for index, gradient in enumerate(gradients):
-            for group in optimizer.param_groups:
-                group["lr"] = rate(row.lr, index)
-            param.grad = torch.from_numpy(gradient.astype(np.float64))
-            optimizer.step()
-            if index + 1 in CHECKED:
-                seen[index + 1] = param.detach().numpy().copy()
-    return seen
-
-
-@contextlib.contextmanager
-def _torch_float64(torch: Any) -> Iterator[None]:
-    """Make float64 the default dtype: PyTorch keeps step counts and NAdam's product of momenta in it."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        yield
+        param = torch.nn.Parameter(torch.from_numpy(start))
+        optimizer = getattr(torch.optim, row.theirs.name)([param], lr=row.lr, **row.theirs.kwargs)
+        for index, gradient in enumerate(gradients):
+            optimizer.param_groups[0]["lr"] = rate(row.lr, index)
+            param.grad = torch.from_numpy(gradient)
+            optimizer.step()
+            yield param.detach().numpy()
     finally:
         torch.set_default_dtype(before)
 
 
-def run_optax(
-    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
-) -> dict[int, NDArray[np.float64]]:
-    """Take the steps of a row with optax, in float64 and on the CPU.
+def steps_of_optax(row: Row, start: Float64, gradients: Float64) -> Iterator[Any]:
+    """Yield the parameters after each step.
 
     The schedule looks its rates up in an array, so that they are to the last bit those of `rate`.
-    See `run_peer`.
     """
     jax = importlib.import_module("jax")
     optax = importlib.import_module("optax")
-    seen = {}
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         rates = jax.numpy.asarray([rate(row.lr, index) for index in range(len(gradients))])
         optimizer = getattr(optax, row.theirs.name)(lambda count: rates[count], **row.theirs.kwargs)
-        params = jax.numpy.asarray(start.astype(np.float64))
+        params = jax.numpy.asarray(start)
         state = optimizer.init(params)
-        for index, gradient in enumerate(gradients):
-            updates, state = optimizer.update(jax.numpy.asarray(gradient.astype(np.float64)), state, params)
+        for gradient in gradients:
+            updates, state = optimizer.update(jax.numpy.asarray(gradient), state, params)
             params = optax.apply_updates(params, updates)
-            if index + 1 in CHECKED:
-                seen[index + 1] = np.array(params)
-    return seen
+            yield params
 
 
-def run_keras(
-    row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
-) -> dict[int, NDArray[np.float64]]:
-    """Take the steps of a row with Keras, in float64 and on the CPU, on its JAX backend.
+def steps_of_keras(row: Row, start: Float64, gradients: Float64) -> Iterator[Any]:
+    """Yield the parameters after each step, on Keras' JAX backend.
 
     That backend runs the steps as Keras itself writes them; the PyTorch backend has others, written for it, which
     gave the same within 1.2e-15. Python numbers become float64 arrays as long as JAX has 64-bit types, whatever
     ``floatx`` is. The rate is a callable: what it returns is cast to the parameters' dtype, whereas a number would
-    be stored in ``floatx``. See `run_peer`.
+    be stored in ``floatx``.
     """
     os.environ["KERAS_BACKEND"] = "jax"
     jax = importlib.import_module("jax")
     keras = importlib.import_module("keras")
-    seen = {}
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         optimizer: Any = getattr(keras.optimizers, row.theirs.name)(
             lambda: rate(row.lr, int(optimizer.iterations)), **row.theirs.kwargs
         )
-        params = keras.Variable(start.astype(np.float64), dtype="float64")
-        for index, gradient in enumerate(gradients):
-            optimizer.apply([jax.numpy.asarray(gradient.astype(np.float64))], [params])
-            if index + 1 in CHECKED:
-                seen[index + 1] = np.array(params.value)
-    return seen
+        params = keras.Variable(start, dtype="float64")
+        for gradient in gradients:
+            optimizer.apply([jax.numpy.asarray(gradient)], [params])
+            yield params.value
 
 
 def versions(peer: str) -> dict[str, str]:

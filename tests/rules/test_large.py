@@ -62,7 +62,7 @@ BACKENDS = [name for name in lrcore.backends() if name != "cuda"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backend", "n"), [(BACKENDS[0], 2**32 + 1), *((name, 2**31 + 5) for name in BACKENDS)]
+    ("backend", "n"), [(BACKENDS[0], 2**32 + 1), *((name, 2**31 + 5) for name in BACKENDS[1:])]
 )
 def test_more_elements_than_32_bits_count(backend: str, n: int) -> None:
     """The first, the last, and those around 2^31 and 2^32 get their update, on as many threads as there are."""
