@@ -34,9 +34,10 @@ def ones(n: int = 8) -> Array:
 
 
 def test_a_step_launches_and_does_nothing_else(xp: Imitated, rule: str) -> None:
-    """It neither waits nor allocates, and its launch is the only one."""
-    opt = make(rule, xp.array(ones()))
-    g = xp.array(ones())
+    """It neither waits nor allocates, and loads no kernels: that was done when the optimizer was made."""
+    opt, g = make(rule, xp.array(ones())), xp.array(ones())
+    (prepared,) = xp.fake.calls("prepare")
+    assert list(lrcore.rules())[prepared.arguments[0]] == rule
     xp.fake.clear()
     opt.step(g)
     assert [call.name for call in xp.fake.calls()] == ["is_capturing", "launch"]
@@ -50,12 +51,6 @@ def test_a_step_of_a_capturable_optimizer(xp: Imitated) -> None:
     opt.step(stream=stream)
     assert [call.name for call in xp.fake.calls()] == ["is_capturing", "launch", "advance"]
     assert {call.stream for call in xp.fake.calls()} == {stream.ptr}
-
-
-def test_kernels_are_loaded_at_construction(xp: Imitated, rule: str) -> None:
-    make(rule, xp.array(ones()))
-    (prepared,) = xp.fake.calls("prepare")
-    assert list(lrcore.rules())[prepared.arguments[0]] == rule
 
 
 def test_no_elements_no_launch(xp: Imitated) -> None:
@@ -246,18 +241,10 @@ def test_memory_is_let_go(xp: Imitated) -> None:
 @pytest.mark.parametrize(
     ("function", "error", "match"),
     [
-        (
-            "allocate",
-            2,
-            "CUDA: allocating 32 bytes on cuda:0: cudaErrorMemoryAllocation: out of memory; free memory",
-        ),
+        ("allocate", 2, "CUDA: allocating 32 bytes on cuda:0: cudaErrorMemoryAllocation: .*; free memory"),
         ("fill", 1, "CUDA: filling the state: cudaErrorInvalidValue"),
         ("prepare", 209, "CUDA: loading the kernels: cudaErrorNoKernelImage.*LRCORE_CUDA_ARCHITECTURES"),
-        (
-            "current_device",
-            35,
-            "params: the array is on cuda:0, and CUDA: .*cudaErrorInsufficientDriver.*driver",
-        ),
+        ("current_device", 35, "params: the array is on cuda:0, and CUDA: .*InsufficientDriver.*driver"),
     ],
 )
 def test_what_the_driver_refuses_at_construction(xp: Imitated, function: str, error: int, match: str) -> None:
@@ -288,9 +275,8 @@ def test_a_capture_refuses_what_waits(xp: Imitated) -> None:
     stream = xp.stream()
     with stream:
         stream.begin_capture()
-        with pytest.raises(
-            RuntimeError, match="^CUDA: reading the step count: cudaErrorStreamCapture.*while a stream"
-        ):
+        match = "^CUDA: reading the step count: cudaErrorStreamCapture.*while a stream"
+        with pytest.raises(RuntimeError, match=match):
             _ = opt.step_count
         with pytest.raises(RuntimeError, match="cudaErrorStreamCaptureInvalidated"):
             stream.end_capture()
@@ -416,18 +402,15 @@ def test_devices_are_listed(xp: Imitated) -> None:
     assert info["devices"] == ["cpu", "cuda:0 Imitation 0", "cuda:1 Imitation 1"]
     assert info["cuda_error"] is None
     assert xp.fake.calls("set_device", "allocate") == []
-    with pytest.raises(
-        ValueError, match="^backend: .*got 'cuda'; it steps the arrays of CUDA devices by itself"
-    ):
+    with pytest.raises(ValueError, match="^backend: .*got 'cuda'; it steps the arrays of CUDA devices by"):
         lrcore.use_backend("cuda")
 
 
 def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build without CUDA says how to get one; a module that does not load says why."""
     monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", None)
-    remedy = (
-        "cannot be loaded" if lrcore.info()["cuda"] else "CPU arrays only; install it with LRCORE_CUDA=ON"
-    )
+    built = lrcore.info()["cuda"]
+    remedy = "cannot be loaded" if built else "CPU arrays only; install it with LRCORE_CUDA=ON"
     with pytest.raises(RuntimeError, match=f"^params: the array is on cuda:1, and .*{remedy}"):
         lrcore.SGD(Elsewhere())
     monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", types.SimpleNamespace(api=None))
@@ -451,21 +434,19 @@ def test_more_elements_than_32_bits_count(xp: Imitated, n: int, shift: int) -> N
     grads = xp.cupy.ndarray(memories[2][shift : n + shift])
     around = (2**k + d for k in (31, 32) for d in range(-3, 4))
     wanted = sorted({0, 1, 2, 3, n - 5, n - 2, n - 1, *(element for element in around if element < n)})
-    jobs: list[Job] = []
 
-    def owners(job: Job, total: int) -> Iterator[tuple[int, int]]:
-        jobs.append(job)
+    def owners(job: Job, total: int) -> list[tuple[int, int]]:
         tile = 1024
+        assert job.width == (1 if shift else 4)
         assert total == -(-job.chunks * job.width // tile)
         owning = {0, *(element // tile for element in wanted if element // tile < total)}
-        return ((block, block + 1) for block in owning)
+        return [(block, block + 1) for block in owning]
 
     for k, element in enumerate(wanted):
         memories[0][element] = k
         memories[2][element + shift] = 1 + k
     xp.fake.blocks = owners
     lrcore.functional.sgd(params, grads, momentum, step=1, lr=0.5, momentum=0.5)
-    assert [job.width for job in jobs] == [1 if shift else 4]
     for k, element in enumerate(wanted):
         assert memories[0][element] == k - 0.5 * (1 + k)
         assert memories[1][element] == 1 + k

@@ -1,4 +1,4 @@
-"""The reference against steps worked by hand, its error bounds against random ones; no compiled library."""
+"""The reference against steps worked by hand, its error bounds against random ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from rules.oracle import RULES, Arithmetic, Bound, Float32, Options, bounds, constants, step, step32, step64
+from support import assert_bits
 
 F = np.float32
 Array = npt.NDArray[np.float32]
@@ -102,35 +103,33 @@ def draw(rule: str, seed: int, n: int, low: float = -6, high: float = 3) -> tupl
 
 
 def elements(p: Array, g: Array, states: list[Array]) -> Iterator[Element]:
+    """Yield p, g and the states of each element."""
     for i in range(len(p)):
         yield float(p[i]), float(g[i]), [float(x[i]) for x in states]
 
 
 def excess(
     rule: str, p: Array, g: Array, states: list[Array], other: Arithmetic, options: Options
-) -> tuple[npt.NDArray[np.float64], float]:
-    """Return the worst |other - step64| / bound of p and each state, and the fraction of finite bounds.
+) -> tuple[float, float]:
+    """Return the worst |other - step64| / bound of p and the states, and the fraction of finite bounds.
 
     p is left out where it is not comparable, and anything where its bound is infinite.
     """
-    found = np.zeros(1 + len(states))
-    finite = 0
+    worst, finite = 0.0, 0
     if isinstance(other, Float32):
         new, new_states = step32(rule, p, g, states, **options)
-        results = [[float(new[i]), *(float(x[i]) for x in new_states)] for i in range(len(p))]
+        results = [[float(x) for x in row] for row in zip(new, *new_states, strict=True)]
     else:
         stepped = (step(other, rule, *element, options) for element in elements(p, g, states))
         results = [[x, *xs] for x, xs in stepped]
     for result, element in zip(results, elements(p, g, states), strict=True):
         limit, limits, comparable = bounds(rule, *element, **options)
-        if math.isfinite(limit):
-            finite += 1
+        finite += math.isfinite(limit)
         exact, exacts = step64(rule, *element, **options)
         for i, (x, y, most) in enumerate(zip(result, [exact, *exacts], [limit, *limits], strict=True)):
             if math.isfinite(most) and (comparable or i > 0):
-                ratio = abs(x - y) / most
-                found[i] = max(found[i], math.inf if math.isnan(ratio) else ratio)
-    return found, finite / len(p)
+                worst = max(worst, math.inf if math.isnan(x - y) else abs(x - y) / most)
+    return worst, finite / len(p)
 
 
 @pytest.mark.parametrize(("rule", "t", "lr", "hyper", "states", "p", "after"), BY_HAND)
@@ -182,47 +181,11 @@ def test_first_steps_in_float32_scalars(g: float) -> None:
 def test_maximum_and_sign_at_special_values() -> None:
     a = np.array([0.0, -0.0, 1.0, np.nan, 1.0, 2.0], F)
     b = np.array([-0.0, 0.0, np.nan, 1.0, 2.0, 1.0], F)
-    most = Float32().max(a, b)
-    assert most.tolist()[:2] == [0, 0]
-    assert np.signbit(most[:2]).tolist() == [True, False]
-    assert np.isnan(most[2])
-    assert most[3:].tolist() == [1, 2, 2]
-    x = np.array([0.0, -0.0, 3.0, -3.0, np.inf, -np.inf, 1e-45, -1e-45], F)
-    signs = Float32().sign(x)
-    assert signs.dtype == F
-    assert signs.tolist() == [0, 0, 1, -1, 1, -1, 1, -1] == [Arithmetic().sign(float(y)) for y in x]
-    assert not np.signbit(signs[:2]).any()
-    assert np.isnan(Float32().sign(np.array([np.nan], F)))[0]
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_inputs_stay_as_they_were(rule: str) -> None:
-    p, g, states = draw(rule, 0, 8)
-    before = [x.tobytes() for x in (p, g, *states)]
-    after, new_states = step32(rule, p, g, states, t=3, lr=0.1, hyper=HYPER, weight_decay=0.1)
-    assert [x.tobytes() for x in (p, g, *states)] == before
-    for old, new in itertools.product((p, g, *states), (after, *new_states)):
-        assert not np.shares_memory(old, new)
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_elements_do_not_meet(rule: str) -> None:
-    """A NaN or infinite gradient changes its own element only, and raises no warning."""
-    p, g, states = draw(rule, 0, 9)
-    options: Options = {"t": 3, "lr": 0.1, "hyper": HYPER}
-    clean, clean_states = step32(rule, p, g, states, **options)
-    g[[1, 4, 7]] = [np.nan, np.inf, -np.inf]
-    new, new_states = step32(rule, p, g, states, **options)
-    rest = [0, 2, 3, 5, 6, 8]
-    for x, y in zip([new, *new_states], [clean, *clean_states], strict=True):
-        assert x.dtype == F
-        assert x[rest].tobytes() == y[rest].tobytes()
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_constants_are_functions_of_large_steps(rule: str) -> None:
-    for t in (1, 256, 2**24, 2**31 - 1, 2**53 - 1):
-        assert all(math.isfinite(x) for x in constants(rule, t, 1e-3, HYPER).values())
+    assert_bits(Float32().max(a, b), np.array([-0.0, 0.0, np.nan, 1.0, 2.0, 2.0], F))
+    x = np.array([0.0, -0.0, 3.0, -3.0, np.inf, -np.inf, 1e-45, -1e-45, np.nan], F)
+    signs = np.array([0, 0, 1, -1, 1, -1, 1, -1, np.nan], F)
+    assert_bits(Float32().sign(x), signs)
+    assert_bits(np.array([Arithmetic().sign(float(y)) for y in x], F), signs)
 
 
 def test_constants_of_the_corrections() -> None:
@@ -235,6 +198,8 @@ def test_constants_of_the_corrections() -> None:
     assert product > 2.0**-60
     assert nadam["CG"] == 2e-3 * (1 - mus[39]) / (1 - product)
     assert nadam["CM"] == 2e-3 * mus[40] / (1 - product * mus[40])
+    for rule, t in itertools.product(RULES, (1, 256, 2**24, 2**31 - 1, 2**53 - 1)):
+        assert all(math.isfinite(x) for x in constants(rule, t, 1e-3, HYPER).values())
 
 
 class _Count:
@@ -289,29 +254,25 @@ def test_float32_is_within_its_bound(rule: str) -> None:
 
     Roundings do not all reach half a unit with one sign, hence not 1; the measured worst are 0.2 to 0.6.
     """
-    worst = np.zeros(1 + len(RULES[rule].states))
+    worst = 0.0
     for seed, (t, decay) in enumerate(itertools.product((1, 2, 10, 1000, 10**6), DECAYS)):
         options = cast("Options", {"t": t, "lr": 0.01, "hyper": HYPER} | decay)
-        ratios, finite = excess(rule, *draw(rule, seed, 60), Float32(), options)
-        worst = np.maximum(worst, ratios)
+        ratio, finite = excess(rule, *draw(rule, seed, 60), Float32(), options)
+        worst = max(worst, ratio)
         assert finite == 1
-    print(f"{rule} k = {RULES[rule].k:g}: error / bound of p and states at most {worst.round(3)}")
-    assert worst.max() <= 1
-    assert worst.max() > 0.1
+    print(f"{rule} k = {RULES[rule].k:g}: error / bound at most {worst:.3f}")
+    assert 0.1 < worst <= 1
 
 
-@pytest.mark.parametrize(("low", "high", "eps"), [(-46, -12, 1e-8), (-46, -12, 0), (-45, 38, 1e-8)])
 @pytest.mark.parametrize("rule", RULES)
-def test_bound_holds_where_float32_underflows_or_overflows(
-    rule: str, low: float, high: float, eps: float
-) -> None:
-    with np.errstate(over="ignore"):
-        p, g, states = draw(rule, 5, 60, low, high)
-    states = [np.where(np.isfinite(x), x, F(1)) for x in states]
-    g = np.where(np.abs(g) < 1e-44, F(1e-44), g)  # 0 / 0 where eps is 0
-    options: Options = {"t": 3, "lr": 0.01, "hyper": HYPER | {"eps": eps}, "weight_decay": 0.3}
-    ratios, _ = excess(rule, p, g, states, Float32(), options)
-    assert ratios.max() <= 1
+def test_bound_holds_where_float32_underflows_or_overflows(rule: str) -> None:
+    for low, high, eps in ((-46, -12, 1e-8), (-46, -12, 0), (-45, 38, 1e-8)):
+        with np.errstate(over="ignore"):
+            p, g, states = draw(rule, 5, 60, low, high)
+        states = [np.where(np.isfinite(x), x, F(1)) for x in states]
+        g = np.where(np.abs(g) < 1e-44, F(1e-44), g)  # 0 / 0 where eps is 0
+        options: Options = {"t": 3, "lr": 0.01, "hyper": HYPER | {"eps": eps}, "weight_decay": 0.3}
+        assert excess(rule, p, g, states, Float32(), options)[0] <= 1
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -322,24 +283,17 @@ def test_bound_holds_where_the_decay_cancels_the_gradient(rule: str) -> None:
     g = (-0.3 * p.astype(float) * (1 + cancelled)).astype(F)
     options: Options = {"t": 1, "lr": 0.01, "hyper": HYPER, "weight_decay": 0.3}
     for start in (states, [np.zeros_like(x) for x in states]):
-        ratios, finite = excess(rule, p, g, start, Float32(), options)
-        assert ratios.max() <= 1
+        ratio, finite = excess(rule, p, g, start, Float32(), options)
+        assert ratio <= 1
         assert finite > 0.25
 
 
-def test_lion_compares_where_its_sign_is_resolved() -> None:
-    """0.5 * m and 0.5 * g cancel to a part in 2**24 or in 2**12 of themselves."""
-    hyper = {"beta1": 0.5, "beta2": 0.9}
-    for part, comparable in ((2.0**-24, False), (2.0**-12, True)):
-        assert bounds("lion", 1.0, 1 + part, [-1.0], t=1, lr=0.1, hyper=hyper)[2] is comparable
-
-
-def test_centered_rmsprop_compares_where_its_variance_is_resolved() -> None:
-    hyper = {"alpha": 0.5, "eps": 1e-8}
-    for part, comparable in ((2.0**-23, False), (2.0**-12, True)):
-        assert (
-            bounds("rmsprop_centered", 1.0, 1.0, [1 + part, 1.0], t=1, lr=0.1, hyper=hyper)[2] is comparable
-        )
+@pytest.mark.parametrize(("part", "comparable"), [(2.0**-23, False), (2.0**-12, True)])
+def test_what_cancels_is_compared_where_it_is_resolved(part: float, comparable: bool) -> None:
+    """Half of m and half of g under Lion's sign, and the mean square and the squared mean of RMSprop, but for a part."""
+    options: Options = {"t": 1, "lr": 0.1, "hyper": {"beta1": 0.5, "beta2": 0.9, "alpha": 0.5, "eps": 1e-8}}
+    assert bounds("lion", 1.0, 1 + part / 2, [-1.0], **options)[2] is comparable
+    assert bounds("rmsprop_centered", 1.0, 1.0, [1 + part, 1.0], **options)[2] is comparable
 
 
 class _Changed(Arithmetic):
@@ -353,42 +307,15 @@ class _Changed(Arithmetic):
         return super().constants(**values | {self.name: values[self.name] * self.factor})
 
 
-@pytest.mark.parametrize("factor", [0.0, 1 + 2.0**-10])
 @pytest.mark.parametrize("rule", RULES)
-def test_bound_tells_a_dropped_term_and_a_wrong_constant(rule: str, factor: float) -> None:
+def test_bound_tells_a_wrong_constant(rule: str) -> None:
+    """By a thousandth; so a dropped term as well."""
     options: Options = {"t": 1000, "lr": 0.01, "hyper": HYPER}
     inputs = draw(rule, 7, 150)
     for name in constants(rule, 1000, 0.01, HYPER):
-        if rule == "lion" and name in ("BETA1", "ONE_MINUS_BETA1") and factor:
-            continue  # they act through the sign alone
-        ratios, _ = excess(rule, *inputs, _Changed(name, factor), options)
-        assert ratios.max() > 1, name
-
-
-@pytest.mark.parametrize(
-    ("rule", "wrong"),
-    [
-        ("sgd_momentum", "sgd_nesterov"),
-        ("sgd_velocity", "sgd_nesterov_velocity"),
-        ("sgd_nesterov", "sgd_nesterov_velocity"),
-        ("adagrad", "adagrad_inside"),
-        ("rmsprop", "rmsprop_inside"),
-        ("rmsprop_momentum", "rmsprop_velocity"),
-        ("rmsprop_centered_velocity", "rmsprop_centered_inside_velocity"),
-        ("adam", "adam_hat"),
-        ("adam_amsgrad", "adam_amsgrad_hat"),
-        ("adam", "radam"),
-        ("nadam", "adam"),
-    ],
-)
-def test_bound_tells_a_wrong_form(rule: str, wrong: str) -> None:
-    """Another form of the equation, or another place of epsilon, is seen in p."""
-    told = 0
-    for element in elements(*draw(rule, 8, 100)):
-        options: Options = {"t": 10, "lr": 0.01, "hyper": HYPER}
-        limit = bounds(rule, *element, **options)[0]
-        told += abs(step64(wrong, *element, **options)[0] - step64(rule, *element, **options)[0]) > limit
-    assert told >= 5
+        through_the_sign = rule == "lion" and name in ("BETA1", "ONE_MINUS_BETA1")
+        factor = 0 if through_the_sign else 1 + 2.0**-10
+        assert excess(rule, *inputs, _Changed(name, factor), options)[0] > 1, name
 
 
 def test_bounds_are_k_units_of_the_magnitude() -> None:

@@ -1,13 +1,11 @@
 """Every rule on every backend against the oracle.
 
-Equal means equal to the last bit against float32. Against float64, one step from the same float32 state stays within
-the bound that the oracle states for the rule, element by element.
+Equal means equal to the last bit. How far the oracle's float32 is from its float64 stands there, and its tests hold it.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ import pytest
 import lrcore
 from rules import oracle
 from rules.stepping import SIZES, STAGES, Followed, rate
-from support import CONFIGURATIONS, Array, assert_bits, assert_same, flat_hyper, gradients, make
+from support import CONFIGURATIONS, Array, assert_bits, assert_same, gradients, make
 
 STEPS = 50
 
@@ -71,39 +69,6 @@ def test_bits_of_the_oracle(rule: str, backend: str, stages: str) -> None:
             optimizer.step(g[:n], grad_scale=grad_scale(stages))
         assert optimizer.step_count == STEPS
         assert_same(optimizer, p[:n], [state[:n] for state in states], f"{rule}, {backend}, n = {n}:")
-
-
-def test_error_bound_against_float64(rule: str) -> None:
-    """|error| <= k 2^-24 S for the parameters and for each state; how S is formed stands in the oracle.
-
-    On one backend, whose bits the others have.
-    """
-    rng = np.random.default_rng(1)
-    for t in (1, 7, 1000):
-        optimizer = make(rule, rng.standard_normal(60).astype(np.float32), 0.01, weight_decay=0.01)
-        for _ in range(3):
-            optimizer.step(gradients(rng, 60))
-        before = [optimizer.params.copy(), *(np.array(state) for state in optimizer.state.values())]
-        g = gradients(rng, 60)
-        optimizer.step_count = t - 1
-        optimizer.step(g)
-
-        hyper = flat_hyper(optimizer)
-        options: Any = {"t": t, "lr": 0.01, "hyper": hyper, "weight_decay": hyper.pop("weight_decay")}
-        options["decoupled"] = optimizer.options["decay"] == "decoupled"
-        compared = 0
-        for i in range(60):
-            p, *states = (float(values[i]) for values in before)
-            exact_p, exact_states = oracle.step64(rule, p, float(g[i]), states, **options)
-            bound_p, bound_states, comparable = oracle.bounds(rule, p, float(g[i]), states, **options)
-            if comparable:
-                compared += 1
-                after = [optimizer.params, *optimizer.state.values()]
-                for k, exact, bound in zip(
-                    range(len(after)), [exact_p, *exact_states], [bound_p, *bound_states], strict=True
-                ):
-                    assert abs(float(after[k][i]) - exact) <= bound, f"t = {t}, element {i} of array {k}"
-        assert compared > 40
 
 
 OF_EACH_KIND = ("sgd", "sgd_momentum", "adam", "adam_amsgrad")
