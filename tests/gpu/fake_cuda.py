@@ -101,13 +101,7 @@ _STRINGS = {
 
 _core = ctypes.CDLL(_lrcore_core.__file__)
 _core.lrcore_blocks.restype = ctypes.c_int64
-_core.lrcore_emulate.argtypes = [
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.POINTER(Job),
-    ctypes.c_int64,
-    ctypes.c_int64,
-]
+_core.lrcore_emulate.argtypes = [TYPES[kind] for kind in ("int", "int", "job*", "int64", "int64")]
 
 _kept: list[Any] = []
 """Tables, which are never let go: what outlives an imitation can still release its memory."""
@@ -126,13 +120,11 @@ class Call(NamedTuple):
 
 
 class Thread(threading.local):
-    """What the runtime and CuPy keep for each thread: the current device, the current streams, and what was before."""
+    """What the runtime and CuPy keep for each thread: the current device, and the current stream of each."""
 
     def __init__(self) -> None:
         self.device = 0
-        self.devices: list[int] = []
         self.streams: dict[int, Any] = {}
-        self.entered: list[tuple[int, Any]] = []
 
 
 class FakeCuda:
@@ -189,9 +181,9 @@ class FakeCuda:
 
     def __enter__(self) -> Self:
         self._patch = pytest.MonkeyPatch()
-        for name, module in (("lrcore._lrcore_cuda", self._module), ("cupy", self.cupy)):
+        modules = {"lrcore._lrcore_cuda": self._module, "cupy": self.cupy, "cupy.cuda": self.cupy.cuda}
+        for name, module in modules.items():
             self._patch.setitem(sys.modules, name, module)
-        self._patch.setitem(sys.modules, "cupy.cuda", self.cupy.cuda)
         self._patch.setattr(lrcore, "_lrcore_cuda", self._module, raising=False)
         fake_cupy.active.append(self)
         return self
@@ -303,8 +295,10 @@ class FakeCuda:
     def _copy(self, to: int, source: int, size: int) -> None:
         ctypes.memmove(to, source, size)
 
-    def _synchronize(self) -> None:
-        """All is done."""
+    def _nothing(self, *_: Any) -> None:
+        """All work is done, every kernel is there, and an event is a mere number."""
+
+    _synchronize = _wait_for_event = _destroy_event = _prepare = _nothing
 
     def _record_event(self, event: Any, _stream: int) -> None:
         event[0] = 1
@@ -312,16 +306,8 @@ class FakeCuda:
     def _query_event(self, _event: int, completed: Any) -> None:
         completed[0] = not self.behind
 
-    def _wait_for_event(self, _event: int) -> None:
-        """It is done."""
-
-    _destroy_event = _wait_for_event
-
     def _is_capturing(self, stream: int, capturing: Any) -> None:
         capturing[0] = stream in self.captures
-
-    def _prepare(self, _rule: int) -> None:
-        """Every kernel is there."""
 
     def _launch(self, rule: int, coupled: int, given: Any, stream: int) -> int:
         job = Job.from_buffer_copy(given.contents)

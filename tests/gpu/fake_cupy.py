@@ -35,11 +35,11 @@ class Device:
         self.id = active[-1].thread.device if device is None else device
 
     def __enter__(self) -> None:
-        active[-1].thread.devices.append(active[-1].thread.device)
+        self._before = active[-1].thread.device
         active[-1].check(active[-1].choose(self.id))
 
     def __exit__(self, *_: object) -> None:
-        active[-1].choose(active[-1].thread.devices.pop())
+        active[-1].choose(self._before)
 
     def synchronize(self) -> None:
         """Wait for its work, which is done."""
@@ -69,14 +69,12 @@ class Stream:
             active[-1].streams[self.ptr] = active[-1].thread.device
 
     def __enter__(self) -> Self:
-        thread = active[-1].thread
-        thread.entered.append((thread.device, get_current_stream()))
-        thread.streams[thread.device] = self
+        self._before = get_current_stream()
+        active[-1].thread.streams[active[-1].thread.device] = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        device, before = active[-1].thread.entered.pop()
-        active[-1].thread.streams[device] = before
+        active[-1].thread.streams[active[-1].thread.device] = self._before
 
     def synchronize(self) -> None:
         """Wait for it."""
