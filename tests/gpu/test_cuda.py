@@ -46,34 +46,34 @@ def test_bits_of_the_cpu(xp: CuPy | Torch, rule: str, stages: str) -> None:
         assert_steps_alike(xp, rule, *problem(n, 4), rate, **STAGES[stages])
 
 
-def test_any_alignment_and_nothing_outside(xp: CuPy | Torch, rule: str) -> None:
+@pytest.mark.parametrize("n", [1, 7, 33, 3000])
+def test_any_alignment_and_nothing_outside(xp: CuPy | Torch, rule: str, n: int) -> None:
     """A function's step, each array at an offset of its own of 0 to 15 floats; the guard words around it stay."""
     guard = np.float32(1e30)
     cls, chosen = CONFIGURATIONS[rule]
     function = getattr(lrcore.functional, cls.__name__.lower())
-    for n in (1, 7, 33, 3000):
-        start, all_gradients = problem(n, 2)
-        on_cpu = make(rule, start.copy())
-        for g in all_gradients:
-            on_cpu.step(g)
-        expected = [on_cpu.params, all_gradients[-1], *on_cpu.state.values()]
+    start, all_gradients = problem(n, 2)
+    on_cpu = make(rule, start.copy())
+    for g in all_gradients:
+        on_cpu.step(g)
+    expected = [on_cpu.params, all_gradients[-1], *on_cpu.state.values()]
 
-        rng = np.random.default_rng(n)
-        for shift in range(0, 16, 3):
-            for offsets in ([shift] * len(expected), [shift, *rng.integers(0, 16, len(expected) - 1)]):
-                hosts = [np.full(n + 48, guard, np.float32) for _ in offsets]
-                places = [slice(16 + offset, 16 + offset + n) for offset in offsets]
-                for host, place in zip(hosts, places, strict=True):
-                    host[place] = start if host is hosts[0] else 0
-                memories = [xp.array(host) for host in hosts]
-                p, g, *states = (memory[place] for memory, place in zip(memories, places, strict=True))
-                for t, gradient in enumerate(all_gradients, 1):
-                    xp.write(g, gradient)
-                    function(p, g, *states, step=t, lr=0.01, **chosen)
-                for memory, place, values in zip(memories, places, expected, strict=True):
-                    after = xp.numpy(memory)
-                    assert_bits(after[place], np.asarray(values), f"{rule}, n = {n}, offsets {offsets}")
-                    assert (np.delete(after, np.r_[place]) == guard).all()
+    rng = np.random.default_rng(n)
+    for shift in range(0, 16, 3):
+        for offsets in ([shift] * len(expected), [shift, *rng.integers(0, 16, len(expected) - 1)]):
+            hosts = [np.full(n + 48, guard, np.float32) for _ in offsets]
+            places = [slice(16 + offset, 16 + offset + n) for offset in offsets]
+            for host, place in zip(hosts, places, strict=True):
+                host[place] = start if host is hosts[0] else 0
+            memories = [xp.array(host) for host in hosts]
+            p, g, *states = (memory[place] for memory, place in zip(memories, places, strict=True))
+            for t, gradient in enumerate(all_gradients, 1):
+                xp.write(g, gradient)
+                function(p, g, *states, step=t, lr=0.01, **chosen)
+            for memory, place, values in zip(memories, places, expected, strict=True):
+                after = xp.numpy(memory)
+                assert_bits(after[place], np.asarray(values), f"{rule}, offsets {offsets}")
+                assert (np.delete(after, np.r_[place]) == guard).all()
 
 
 def test_state_lies_like_the_parameters(xp: CuPy | Torch) -> None:
