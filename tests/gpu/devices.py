@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpu.fake_cuda import FakeCuda
-from support import Array, assert_bits
+from support import Array, assert_bits, gradients
 
 
 class CuPy:
@@ -198,6 +198,12 @@ def with_the_tests() -> str:
 CUPY = ["imitated", pytest.param("cupy", marks=pytest.mark.gpu)]
 LIBRARIES = [*CUPY, pytest.param("torch", marks=pytest.mark.gpu)]
 """The libraries to test with; the real ones where a GPU works."""
+
+
+def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
+    """Return parameters and the gradients of some steps."""
+    rng = np.random.default_rng(n)
+    return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
 
 
 def assert_equal(xp: CuPy | Torch, on_device: Any, on_cpu: Any, what: str = "") -> None:

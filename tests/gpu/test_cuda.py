@@ -13,15 +13,9 @@ import numpy as np
 import pytest
 
 import lrcore
-from gpu.devices import CuPy, Imitated, Torch, assert_equal, library
+from gpu.devices import CuPy, Imitated, Torch, assert_equal, library, problem
 from rules.stepping import SIZES, STAGES, rate
-from support import CONFIGURATIONS, Array, assert_bits, gradients, make
-
-
-def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
-    """Return parameters and the gradients of some steps."""
-    rng = np.random.default_rng(n)
-    return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
+from support import CONFIGURATIONS, Array, assert_bits, make
 
 
 def assert_steps_alike(

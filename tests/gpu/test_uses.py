@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import lrcore
-from gpu.devices import CUPY, CuPy, Foreign, Imitated, Torch, library, with_the_tests
-from support import Array, assert_bits, gradients, python
+from gpu.devices import CUPY, CuPy, Foreign, Imitated, Torch, library, problem, with_the_tests
+from support import assert_bits, gradients, python
 
 SCHEDULE = lrcore.schedules.Cosine(0.1, steps=9).warmup(2)
 
@@ -27,12 +27,6 @@ SCHEDULE = lrcore.schedules.Cosine(0.1, steps=9).warmup(2)
 def path(tmp_path: Path) -> Path:
     """Return a name for a file."""
     return tmp_path / "file.safetensors"
-
-
-def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
-    """Return parameters and the gradients of some steps."""
-    rng = np.random.default_rng(n)
-    return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
 
 
 def content(path: Path) -> tuple[Any, bytes]:
