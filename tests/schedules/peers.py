@@ -23,6 +23,7 @@ import functools
 import importlib
 import importlib.metadata
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,9 +95,26 @@ class Row:
     """The last t of the schedule's course."""
     past: int = 0
     """How many steps further it is compared: there the peer holds its end as well."""
-    tolerance: Tolerance = DIFFERENCE
     note: str = ""
-    """What is to be known about the peer, in a sentence."""
+    """What is to be known about the peer, in a sentence, where it first applies."""
+
+    table = "schedules"
+    """Where the golden file has it, under the peer and the name of the row."""
+
+    def __str__(self) -> str:
+        """Return the name of the row: the peer's call."""
+        return self.theirs
+
+    def rates(self) -> list[float]:
+        """Return ours."""
+        return run_lrcore(self.ours, self.steps)
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How near the rates are: by whether our schedule subtracts rates, and how the peer comes to its own."""
+        if not re.search("Linear|Polynomial|Cosine|Cycl|WarmupStable", self.ours):
+            return PRODUCT
+        return CHAIN if self.peer == "torch" else DIFFERENCE
 
     @property
     def steps(self) -> range:
@@ -104,616 +122,264 @@ class Row:
         return range(self.end + self.past + 1)
 
 
-_RISES = "CosineAnnealingLR rises again after T_max, to the first rate at 2 T_max; Cosine holds its end."
-_REBOUNDS = "At t = total_steps OneCycleLR rebounds, and one step later it raises; OneCycle holds its end."
-_SLIPS = (
-    "Stepped without an epoch; step(epoch) finds the cycle by a floating logarithm and slips at exact powers, at "
-    "t = 121 for T_0=1, T_mult=3."
-)
-_TRIANGULAR2 = "CyclicLR overflows at cycle 1024; Cyclic underflows to its lower rate."
-_UNDER_JIT = (
-    "Asked with Python integers; in float32 under jit a staircase slips, at t = 41 for 41 transition steps."
-)
-_JOINTS = "The joints are at whole steps, pct_start and all of transition_steps: not where those of PyTorch and of OneCycle are."
-_LATER = (
-    "PiecewiseConstantDecay switches one step after its boundary: pass boundaries - 1 for what is meant here."
-)
-_RESTARTS = (
-    "Keras finds the cycle by a floating logarithm, which in float32 slips at exact powers, at t = 57 for one first "
-    "step and t_mul=7."
-)
-_FLOOR = "m_mul scales what is above the floor alpha, and not the floor: the peaks are no powers of m_mul."
-_CLIMBS = "Climbs back after num_training_steps, and does so within them from num_cycles above 0.5; Cosine holds its end."
+_TABLES = {
+    "torch": """
+LambdaLR(lambda t: 0.95**t)
+    Exponential(0.1, 0.95)  # 40
+LambdaLR(lambda t: 1 / (1 + t % 7))
+    Function(lambda t: 0.1 / (1 + t % 7))  # 40
+LambdaLR(lambda t: 64**-0.5 * min((t + 1) ** -0.5, (t + 1) * 10**-1.5))
+    Noam(64, warmup_steps=10, scale=0.1)  # 40
+MultiplicativeLR(lambda t: 0.9 if t % 3 == 0 else 1.0)
+    Recursive(lambda t, lr: 0.9 * lr if t > 0 and t % 3 == 0 else lr, 0.1)  # 40
+    # MultiplicativeLR is not called for t = 0, the function of Recursive is.
+StepLR(step_size=7)
+    StepDecay(0.1, every=7)  # 30
+StepLR(step_size=1, gamma=0.97)
+    StepDecay(0.1, every=1, factor=0.97)  # 30
+MultiStepLR(milestones=[5, 12, 20], gamma=0.5)
+    PiecewiseConstant([5, 12, 20], [0.1, 0.05, 0.025, 0.0125])  # 20 + 20
+MultiStepLR(milestones=[5, 5, 12])
+    PiecewiseConstant([5, 12], [0.1, 0.001, 0.0001])  # 12 + 12
+    # A milestone that is named twice counts twice; boundaries increase.
+ConstantLR()
+    PiecewiseConstant([5], [0.1 / 3, 0.1])  # 5 + 5
+ConstantLR(factor=0.5, total_iters=8)
+    PiecewiseConstant([8], [0.05, 0.1])  # 8 + 8
+LinearLR()
+    Linear(0.1 / 3, 0.1, steps=5)  # 5 + 5
+LinearLR(start_factor=1.0, end_factor=0.2, total_iters=20)
+    Linear(0.1, 0.02, steps=20)  # 20 + 20
+ExponentialLR(gamma=0.95)
+    Exponential(0.1, 0.95)  # 60
+PolynomialLR()
+    Polynomial(0.1, steps=5)  # 5 + 5
+PolynomialLR(total_iters=20, power=2.5)
+    Polynomial(0.1, steps=20, power=2.5)  # 20 + 20
+CosineAnnealingLR(T_max=30)
+    Cosine(0.1, steps=30)  # 30
+    # CosineAnnealingLR rises again after T_max, to the first rate at 2 T_max; Cosine holds its end.
+CosineAnnealingLR(T_max=40, eta_min=0.01)
+    Cosine(0.1, steps=40, end=0.01)  # 40
+CosineAnnealingLR(T_max=10, eta_min=0.01)
+    Sequence([(Cosine(0.1, 10, end=0.01), 10), (Cosine(0.01, 10, end=0.1), 10), Cosine(0.1, 10, end=0.01)])  # 30
+    # Its rise after T_max, and the fall after that, as they are.
+CosineAnnealingWarmRestarts(T_0=10)
+    CosineRestarts(0.1, steps=10)  # 40
+CosineAnnealingWarmRestarts(T_0=4, T_mult=2, eta_min=0.001)
+    CosineRestarts(0.1, steps=4, cycle_mult=2, end=0.001)  # 62
+CosineAnnealingWarmRestarts(T_0=1, T_mult=3)
+    CosineRestarts(0.1, steps=1, cycle_mult=3)  # 122
+    # Stepped without an epoch; step(epoch) finds the cycle by a floating logarithm and slips at exact powers, at t = 121 for T_0=1, T_mult=3.
+CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=5)
+    Cyclic(0.01, 0.1, up=5)  # 40
+CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=3, step_size_down=8)
+    Cyclic(0.01, 0.1, up=3, down=8)  # 40
+CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=4, step_size_down=1, mode='triangular2')
+    Cyclic(0.01, 0.1, up=4, down=1, mode='triangular2')  # 40
+    # CyclicLR overflows at cycle 1024; Cyclic underflows to its lower rate.
+CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=5, mode='exp_range', gamma=0.97)
+    Cyclic(0.01, 0.1, up=5, mode='exp_range', gamma=0.97)  # 40
+CyclicLR(base_lr=0.0, max_lr=0.1, step_size_up=5, scale_fn=lambda cycle: 0.8 ** (cycle - 1))
+    Cyclic(0, 0.1, up=5) * StepDecay(1, every=10, factor=0.8)  # 40
+    # A product has the scale of the whole, which is that of the height where base_lr is 0.
+OneCycleLR(max_lr=0.1, total_steps=40)
+    OneCycle(0.1, steps=40)  # 39
+    # At t = total_steps OneCycleLR rebounds, and one step later it raises; OneCycle holds its end.
+OneCycleLR(max_lr=0.1, epochs=4, steps_per_epoch=9, pct_start=0.4, div_factor=10, final_div_factor=50)
+    OneCycle(0.1, steps=36, pct_start=0.4, div=10, final_div=50)  # 35
+OneCycleLR(max_lr=0.1, total_steps=37, anneal_strategy='linear')
+    OneCycle(0.1, steps=37, shape='linear')  # 36
+OneCycleLR(max_lr=0.1, total_steps=40, three_phase=True)
+    OneCycle(0.1, steps=40, three_phase=True)  # 39
+OneCycleLR(max_lr=0.1, total_steps=37, pct_start=0.27, anneal_strategy='linear', three_phase=True)
+    OneCycle(0.1, steps=37, pct_start=0.27, shape='linear', three_phase=True)  # 36
+SequentialLR([LinearLR(start_factor=0.1, total_iters=5), CosineAnnealingLR(T_max=20)], milestones=[5])
+    Cosine(0.1, steps=20).warmup(5, start=0.01)  # 25
+    # CosineAnnealingLR rises again after T_max, to the first rate at 2 T_max; Cosine holds its end.
+SequentialLR([ConstantLR(factor=0.5, total_iters=99), ExponentialLR(gamma=0.9)], milestones=[6])
+    Constant(0.05).then(Exponential(0.1, 0.9), at=6)  # 30
+    # Each part starts from the optimizer's rate, except MultiplicativeLR, which goes on from the last one.
+SequentialLR([LinearLR(), StepLR(step_size=4), PolynomialLR(total_iters=6)], milestones=[5, 15])
+    Sequence([(Linear(0.1 / 3, 0.1, 5), 5), (StepDecay(0.1, every=4), 10), Polynomial(0.1, 6)])  # 21 + 10
+SequentialLR([CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=3), LambdaLR(lambda t: 1 / (2 + t))], [12])
+    Cyclic(0.01, 0.1, up=3).then(Function(lambda t: 0.01 / (2 + t)), at=12)  # 30
+    # CyclicLR has set the optimizer's rate to its base_lr, from which the second part starts.
+ChainedScheduler([ConstantLR(factor=0.1, total_iters=5), ExponentialLR(gamma=0.9)])
+    Exponential(0.1, 0.9) * PiecewiseConstant([5], [0.1, 1.0])  # 30
+ChainedScheduler([LinearLR(start_factor=0.1, total_iters=8), CosineAnnealingLR(T_max=30)])
+    Cosine(0.1, steps=30) * Linear(0.1, 1.0, steps=8)  # 30
+    # A product where each scheduler multiplies the rate; CyclicLR and OneCycleLR put theirs in its place.
+""",
+    "optax": """
+constant_schedule(0.1)
+    Constant(0.1)  # 5
+polynomial_schedule(0.1, 0.01, 2.5, 20)
+    Polynomial(0.1, 20, power=2.5, end=0.01)  # 20 + 20
+polynomial_schedule(0.01, 0.1, 2, 15)
+    Polynomial(0.01, 15, power=2, end=0.1)  # 15 + 15
+polynomial_schedule(0.1, 0.0, 1, 20, transition_begin=7)
+    Polynomial(0.1, 20).warmup(7, start=0.1)  # 27 + 20
+polynomial_schedule(0.1, 0.01, 2, 0)
+    Constant(0.1)  # 5
+linear_schedule(0.1, 0.01, 20)
+    Linear(0.1, 0.01, steps=20)  # 20 + 20
+linear_schedule(0.0, 0.1, 20, transition_begin=5)
+    Constant(0.0).then(Linear(0.0, 0.1, steps=20), at=5)  # 25 + 20
+exponential_decay(0.1, 7, 0.5)
+    Exponential(0.1, 0.5, steps=7)  # 40
+exponential_decay(0.1, 41, 0.5, staircase=True)
+    Exponential(0.1, 0.5, steps=41, staircase=True)  # 125
+    # Asked with Python integers; in float32 under jit a staircase slips, at t = 41 for 41 transition steps.
+exponential_decay(0.1, 7, 0.5, transition_begin=6, staircase=True, end_value=0.02)
+    Constant(0.1).then(StepDecay(0.1, every=7, factor=0.5), at=6).clip(0.02, 0.1)  # 30 + 10
+exponential_decay(0.1, 10, 1.5, transition_begin=3, end_value=0.3)
+    Constant(0.1).then(Exponential(0.1, 1.5, steps=10), at=3).clip(0.0, 0.3)  # 31 + 10
+    # end_value is the least rate of a falling schedule and the largest of a rising one.
+cosine_decay_schedule(0.1, 30)
+    Cosine(0.1, steps=30)  # 30 + 30
+cosine_decay_schedule(0.1, 31, alpha=0.17)
+    Cosine(0.1, steps=31, end=0.017)  # 31 + 31
+cosine_decay_schedule(0.1, 30, exponent=2)
+    Cosine(0.1, steps=30) * Cosine(1.0, steps=30)  # 30 + 10
+cosine_decay_schedule(0.1, 30, alpha=0.1, exponent=1.5)
+    Function(lambda t: 0.01 + 0.09 * Cosine(1.0, steps=30)(t) ** 1.5)  # 30 + 10
+    # An exponent other than 1 is no argument here; without alpha a whole one is a product of cosines.
+cosine_onecycle_schedule(40, 0.1)
+    Cosine(0.004, 12, end=0.1).then(Cosine(0.1, 28, end=4e-7), at=12)  # 40 + 20
+    # The joints are at whole steps, pct_start and all of transition_steps: not where those of PyTorch and of OneCycle are.
+cosine_onecycle_schedule(37, 0.1, pct_start=0.4, div_factor=10, final_div_factor=100)
+    Cosine(0.01, 14, end=0.1).then(Cosine(0.1, 23, end=1e-4), at=14)  # 37 + 10
+linear_onecycle_schedule(40, 0.1)
+    Sequence([(Linear(0.004, 0.1, 12), 12), (Linear(0.1, 0.004, 22), 22), Linear(0.004, 4e-7, 6)])  # 40 + 20
+    # It ends at peak_value / div_factor / final_div_factor, where its docstring says peak_value / final_div_factor.
+piecewise_constant_schedule(0.1, {5: 0.5, 12: 0.1, 20: 4.0})
+    PiecewiseConstant([5, 12, 20], [0.1, 0.05, 0.005, 0.02])  # 20 + 20
+    # The scales multiply up; the values here are rates.
+piecewise_interpolate_schedule('linear', 0.1, {5: 0.3, 12: 0.5})
+    Linear(0.1, 0.03, steps=5).then(Linear(0.03, 0.015, steps=7), at=5)  # 12 + 12
+piecewise_interpolate_schedule('cosine', 0.1, {5: 3.0, 12: 0.5})
+    Cosine(0.1, steps=5, end=0.3).then(Cosine(0.3, steps=7, end=0.15), at=5)  # 12 + 12
+warmup_constant_schedule(0.01, 0.1, 7)
+    Constant(0.1).warmup(7, start=0.01)  # 7 + 7
+warmup_cosine_decay_schedule(0.0, 0.1, 5, 30)
+    Cosine(0.1, steps=25).warmup(5, start=0.0)  # 30 + 30
+    # decay_steps counts the warm-up in.
+warmup_cosine_decay_schedule(0.02, 0.1, 7, 30, end_value=0.01)
+    Cosine(0.1, steps=23, end=0.01).warmup(7, start=0.02)  # 30 + 10
+warmup_cosine_decay_schedule(0.0, 0.1, 5, 30, exponent=2.0)
+    (Cosine(0.1, steps=25) * Cosine(1.0, steps=25)).warmup(5, start=0.0)  # 30 + 10
+warmup_exponential_decay_schedule(0.0, 0.1, 5, 7, 0.5)
+    Exponential(0.1, 0.5, steps=7).warmup(5, start=0.0)  # 40
+warmup_exponential_decay_schedule(0.01, 0.1, 5, 6, 0.5, 4, staircase=True, end_value=0.02)
+    StepDecay(0.1, every=6, factor=0.5).warmup(4, start=0.1).clip(0.02, 0.1).warmup(5, start=0.01)  # 30 + 10
+join_schedules([linear_schedule(0.0, 0.1, 8), constant_schedule(0.05), cosine_decay_schedule(0.1, 9)], [8, 12])
+    Sequence([(Linear(0.0, 0.1, 8), 8), (0.05, 4), Cosine(0.1, 9)])  # 21 + 10
+sgdr_schedule([dict(init_value=0.0, peak_value=p, warmup_steps=2, decay_steps=d, end_value=0.01) for p, d in [(0.1, 6), (0.08, 12), (0.05, 24)]])
+    Sequence([(Cosine(0.1, 4, end=0.01).warmup(2, start=0.0), 6), (Cosine(0.08, 10, end=0.01).warmup(2, start=0.0), 12), Cosine(0.05, 22, end=0.01).warmup(2, start=0.0)])  # 42 + 10
+    # It lists its cycles and holds the end of the last; CosineRestarts goes on for ever.
+""",
+    "keras": """
+CosineDecay(0.1, 30)
+    Cosine(0.1, steps=30)  # 30 + 30
+CosineDecay(0.1, 31, alpha=0.17)
+    Cosine(0.1, steps=31, end=0.017)  # 31 + 31
+CosineDecay(0.01, 30, alpha=0.1, warmup_target=0.1, warmup_steps=7)
+    Cosine(0.1, steps=30, end=0.01).warmup(7, start=0.01)  # 37 + 10
+    # decay_steps does not count the warm-up in, and alpha is a share of warmup_target.
+CosineDecayRestarts(0.1, 7, t_mul=1.0, m_mul=0.8)
+    CosineRestarts(0.1, steps=7, peak_mult=0.8)  # 40
+CosineDecayRestarts(0.1, 5, alpha=0.1)
+    CosineRestarts(0.1, steps=5, cycle_mult=2, end=0.01)  # 76
+    # Keras finds the cycle by a floating logarithm, which in float32 slips at exact powers, at t = 57 for one first step and t_mul=7.
+CosineDecayRestarts(0.1, 4, t_mul=3.0, m_mul=0.5)
+    CosineRestarts(0.1, steps=4, cycle_mult=3, peak_mult=0.5)  # 53
+CosineDecayRestarts(0.1, 5, t_mul=2.0, m_mul=0.5, alpha=0.1)
+    Sequence([(Cosine(0.1, 5, end=0.01), 5), (Cosine(0.055, 10, end=0.01), 10), Cosine(0.0325, 20, end=0.01)])  # 34
+    # m_mul scales what is above the floor alpha, and not the floor: the peaks are no powers of m_mul.
+CosineDecayRestarts(0.1, 8, t_mul=1.5)
+    Sequence([(Cosine(0.1, 8), 8), (Cosine(0.1, 12), 12), Cosine(0.1, 18)])  # 37
+    # cycle_mult is an integer.
+ExponentialDecay(0.1, 7, 0.5)
+    Exponential(0.1, 0.5, steps=7)  # 40
+ExponentialDecay(0.1, 7, 0.5, staircase=True)
+    StepDecay(0.1, every=7, factor=0.5)  # 40
+    # In float32 a staircase slips where t has more than 24 bits.
+InverseTimeDecay(0.1, 7, 0.3)
+    InverseTime(0.1, k=0.3, steps=7)  # 40
+InverseTimeDecay(0.1, 7, 0.3, staircase=True)
+    InverseTime(0.1, k=0.3, steps=7, staircase=True)  # 40
+PiecewiseConstantDecay([5, 12, 20], [0.1, 0.05, 0.005, 0.02])
+    PiecewiseConstant([6, 13, 21], [0.1, 0.05, 0.005, 0.02])  # 21 + 20
+    # PiecewiseConstantDecay switches one step after its boundary: pass boundaries - 1 for what is meant here.
+PolynomialDecay(0.1, 30)
+    Polynomial(0.1, steps=30, end=1e-4)  # 30 + 30
+PolynomialDecay(0.1, 20, end_learning_rate=0.01, power=2.5)
+    Polynomial(0.1, steps=20, power=2.5, end=0.01)  # 20 + 20
+PolynomialDecay(0.1, 9, end_learning_rate=0.01, power=0.5, cycle=True)
+    Polynomial(0.1, steps=9, power=0.5, end=0.01, cycle=True)  # 40
+""",
+    "transformers": """
+get_constant_schedule()
+    Constant(0.1)  # 5
+get_constant_schedule_with_warmup(7)
+    Constant(0.1).warmup(7, start=0.0)  # 7 + 7
+    # The first step is at rate 0.
+get_linear_schedule_with_warmup(5, 30)
+    Linear(0.1, 0.0, steps=25).warmup(5, start=0.0)  # 30 + 30
+get_linear_schedule_with_warmup(0, 30)
+    Linear(0.1, 0.0, steps=30)  # 30 + 10
+get_cosine_schedule_with_warmup(5, 30)
+    Cosine(0.1, steps=25).warmup(5, start=0.0)  # 30
+    # Climbs back after num_training_steps, and does so within them from num_cycles above 0.5; Cosine holds its end.
+get_cosine_schedule_with_warmup(4, 34, num_cycles=1.5)
+    Sequence([(Cosine(0.1, 10).warmup(4, start=0.0), 14), (Cosine(0.0, 10, end=0.1), 10), Cosine(0.1, 10)])  # 34
+get_cosine_with_hard_restarts_schedule_with_warmup(5, 30)
+    Cosine(0.1, steps=25).warmup(5, start=0.0)  # 30 + 30
+get_cosine_with_hard_restarts_schedule_with_warmup(5, 35, num_cycles=3)
+    CosineRestarts(0.1, steps=10).warmup(5, start=0.0).then(0.0, at=35)  # 35 + 35
+    # It ends; CosineRestarts goes on for ever.
+get_polynomial_decay_schedule_with_warmup(5, 30)
+    Polynomial(0.1, steps=25, end=1e-7).warmup(5, start=0.0)  # 30 + 30
+get_polynomial_decay_schedule_with_warmup(3, 30, lr_end=0.01, power=2.5)
+    Polynomial(0.1, steps=27, power=2.5, end=0.01).warmup(3, start=0.0)  # 30 + 10
+get_inverse_sqrt_schedule(10)
+    Constant(0.0).then(InverseSqrt(0.1, warmup_steps=10), at=1)  # 40
+    # One step later than InverseSqrt, which has no first step at rate 0.
+get_inverse_sqrt_schedule(6, timescale=20)
+    InverseSqrt(0.1, warmup_steps=20).shift(19).warmup(6, start=0.0)  # 40
+get_inverse_sqrt_schedule(0)
+    InverseSqrt(0.1, warmup_steps=10_000).shift(9_999)  # 40
+    # Without a warm-up its timescale is 10000.
+get_cosine_with_min_lr_schedule_with_warmup(5, 30, min_lr=0.01)
+    Cosine(0.1, steps=25, end=0.01).warmup(5, start=0.0)  # 30
+get_cosine_with_min_lr_schedule_with_warmup(0, 20, num_cycles=1.0, min_lr_rate=0.2)
+    Cosine(0.1, steps=10, end=0.02).then(Cosine(0.02, steps=10, end=0.1), at=10)  # 20
+get_cosine_with_min_lr_schedule_with_warmup_lr_rate(5, 30, min_lr_rate=0.1)
+    Constant(0.1).warmup(5).then(Cosine(0.1, steps=25, end=0.01).shift(1), at=5)  # 29
+    # The cosine begins one step on, and is at its end at num_training_steps - 1; then it climbs back.
+get_cosine_with_min_lr_schedule_with_warmup_lr_rate(5, 30, min_lr=0.02, warmup_lr_rate=0.3)
+    Linear(0.03, 0.1, steps=4).then(Cosine(0.1, steps=25, end=0.02).shift(1), at=5)  # 29
+    # With warmup_lr_rate the warm-up is at the full rate in its last step.
+get_wsd_schedule(5, 10, num_stable_steps=8)
+    WarmupStableDecay(0.1, warmup_steps=0, stable=8, decay=10, shape='cosine').warmup(5, start=0.0)  # 23 + 20
+    # The warm-up rises from min_lr_ratio at t = 0; that of WarmupStableDecay from 1 / warmup.
+get_wsd_schedule(5, 12, num_training_steps=25, decay_type='1-sqrt', min_lr_ratio=0.1)
+    WarmupStableDecay(0.1, warmup_steps=0, stable=8, decay=12, end=0.01, shape='1-sqrt').warmup(5, start=0.01)  # 25 + 10
+get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='cosine', decay_type='linear', min_lr_ratio=0.2)
+    Cosine(0.02, 6, end=0.1).then(WarmupStableDecay(0.1, 0, 5, 9, end=0.02, shape='linear'), at=6)  # 20 + 10
+get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='1-sqrt', num_cycles=1.5)
+    Sequence([(Polynomial(0.0, 6, power=0.5, end=0.1), 11), (Cosine(0.1, 3), 3), (Cosine(0.0, 3, end=0.1), 3), Cosine(0.1, 3)])  # 20 + 10
+""",
+}
+"""By peer: its call; ours, from t = 0 to the end of its course, and so many steps further; what is to be known."""
 
-_OURS_ONE_CYCLE = "Cosine(0.004, 12, end=0.1).then(Cosine(0.1, 28, end=4e-7), at=12)"
+_ROW = re.compile(r"^(\S.*)\n    (.*)  # (\d+)(?: \+ (\d+))?(?:\n    # (.*))?$", re.MULTILINE)
 
-ROWS: tuple[Row, ...] = (
-    Row("torch", "LambdaLR(lambda t: 0.95**t)", "Exponential(0.1, 0.95)", 40, tolerance=PRODUCT),
-    Row("torch", "LambdaLR(lambda t: 1 / (1 + t % 7))", "Function(lambda t: 0.1 / (1 + t % 7))", 40),
-    Row(
-        "torch",
-        "LambdaLR(lambda t: 64**-0.5 * min((t + 1) ** -0.5, (t + 1) * 10**-1.5))",
-        "Noam(64, warmup_steps=10, scale=0.1)",
-        40,
-        tolerance=PRODUCT,
-    ),
-    Row(
-        "torch",
-        "MultiplicativeLR(lambda t: 0.9 if t % 3 == 0 else 1.0)",
-        "Recursive(lambda t, lr: 0.9 * lr if t > 0 and t % 3 == 0 else lr, 0.1)",
-        40,
-        tolerance=PRODUCT,
-        note="MultiplicativeLR is not called for t = 0, the function of Recursive is.",
-    ),
-    Row("torch", "StepLR(step_size=7)", "StepDecay(0.1, every=7)", 30, tolerance=PRODUCT),
-    Row(
-        "torch",
-        "StepLR(step_size=1, gamma=0.97)",
-        "StepDecay(0.1, every=1, factor=0.97)",
-        30,
-        tolerance=PRODUCT,
-    ),
-    Row(
-        "torch",
-        "MultiStepLR(milestones=[5, 12, 20], gamma=0.5)",
-        "PiecewiseConstant([5, 12, 20], [0.1, 0.05, 0.025, 0.0125])",
-        20,
-        past=20,
-        tolerance=PRODUCT,
-    ),
-    Row(
-        "torch",
-        "MultiStepLR(milestones=[5, 5, 12])",
-        "PiecewiseConstant([5, 12], [0.1, 0.001, 0.0001])",
-        12,
-        past=12,
-        tolerance=PRODUCT,
-        note="A milestone that is named twice counts twice; boundaries increase.",
-    ),
-    Row("torch", "ConstantLR()", "PiecewiseConstant([5], [0.1 / 3, 0.1])", 5, past=5, tolerance=PRODUCT),
-    Row(
-        "torch",
-        "ConstantLR(factor=0.5, total_iters=8)",
-        "PiecewiseConstant([8], [0.05, 0.1])",
-        8,
-        past=8,
-        tolerance=PRODUCT,
-    ),
-    Row("torch", "LinearLR()", "Linear(0.1 / 3, 0.1, steps=5)", 5, past=5, tolerance=CHAIN),
-    Row(
-        "torch",
-        "LinearLR(start_factor=1.0, end_factor=0.2, total_iters=20)",
-        "Linear(0.1, 0.02, steps=20)",
-        20,
-        past=20,
-        tolerance=CHAIN,
-    ),
-    Row("torch", "ExponentialLR(gamma=0.95)", "Exponential(0.1, 0.95)", 60, tolerance=PRODUCT),
-    Row("torch", "PolynomialLR()", "Polynomial(0.1, steps=5)", 5, past=5, tolerance=CHAIN),
-    Row(
-        "torch",
-        "PolynomialLR(total_iters=20, power=2.5)",
-        "Polynomial(0.1, steps=20, power=2.5)",
-        20,
-        past=20,
-        tolerance=CHAIN,
-    ),
-    Row("torch", "CosineAnnealingLR(T_max=30)", "Cosine(0.1, steps=30)", 30, tolerance=CHAIN, note=_RISES),
-    Row(
-        "torch",
-        "CosineAnnealingLR(T_max=40, eta_min=0.01)",
-        "Cosine(0.1, steps=40, end=0.01)",
-        40,
-        tolerance=CHAIN,
-        note=_RISES,
-    ),
-    Row(
-        "torch",
-        "CosineAnnealingLR(T_max=10, eta_min=0.01)",
-        "Sequence([(Cosine(0.1, 10, end=0.01), 10), (Cosine(0.01, 10, end=0.1), 10), Cosine(0.1, 10, end=0.01)])",
-        30,
-        tolerance=CHAIN,
-        note="Its rise after T_max, and the fall after that, as they are.",
-    ),
-    Row("torch", "CosineAnnealingWarmRestarts(T_0=10)", "CosineRestarts(0.1, steps=10)", 40),
-    Row(
-        "torch",
-        "CosineAnnealingWarmRestarts(T_0=4, T_mult=2, eta_min=0.001)",
-        "CosineRestarts(0.1, steps=4, cycle_mult=2, end=0.001)",
-        62,
-    ),
-    Row(
-        "torch",
-        "CosineAnnealingWarmRestarts(T_0=1, T_mult=3)",
-        "CosineRestarts(0.1, steps=1, cycle_mult=3)",
-        122,
-        note=_SLIPS,
-    ),
-    Row("torch", "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=5)", "Cyclic(0.01, 0.1, up=5)", 40),
-    Row(
-        "torch",
-        "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=3, step_size_down=8)",
-        "Cyclic(0.01, 0.1, up=3, down=8)",
-        40,
-    ),
-    Row(
-        "torch",
-        "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=4, step_size_down=1, mode='triangular2')",
-        "Cyclic(0.01, 0.1, up=4, down=1, mode='triangular2')",
-        40,
-        note=_TRIANGULAR2,
-    ),
-    Row(
-        "torch",
-        "CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=5, mode='exp_range', gamma=0.97)",
-        "Cyclic(0.01, 0.1, up=5, mode='exp_range', gamma=0.97)",
-        40,
-    ),
-    Row(
-        "torch",
-        "CyclicLR(base_lr=0.0, max_lr=0.1, step_size_up=5, scale_fn=lambda cycle: 0.8 ** (cycle - 1))",
-        "Cyclic(0, 0.1, up=5) * StepDecay(1, every=10, factor=0.8)",
-        40,
-        note="A product has the scale of the whole, which is that of the height where base_lr is 0.",
-    ),
-    Row("torch", "OneCycleLR(max_lr=0.1, total_steps=40)", "OneCycle(0.1, steps=40)", 39, note=_REBOUNDS),
-    Row(
-        "torch",
-        "OneCycleLR(max_lr=0.1, epochs=4, steps_per_epoch=9, pct_start=0.4, div_factor=10, final_div_factor=50)",
-        "OneCycle(0.1, steps=36, pct_start=0.4, div=10, final_div=50)",
-        35,
-        note=_REBOUNDS,
-    ),
-    Row(
-        "torch",
-        "OneCycleLR(max_lr=0.1, total_steps=37, anneal_strategy='linear')",
-        "OneCycle(0.1, steps=37, shape='linear')",
-        36,
-        note=_REBOUNDS,
-    ),
-    Row(
-        "torch",
-        "OneCycleLR(max_lr=0.1, total_steps=40, three_phase=True)",
-        "OneCycle(0.1, steps=40, three_phase=True)",
-        39,
-        note=_REBOUNDS,
-    ),
-    Row(
-        "torch",
-        "OneCycleLR(max_lr=0.1, total_steps=37, pct_start=0.27, anneal_strategy='linear', three_phase=True)",
-        "OneCycle(0.1, steps=37, pct_start=0.27, shape='linear', three_phase=True)",
-        36,
-        note=_REBOUNDS,
-    ),
-    Row(
-        "torch",
-        "SequentialLR([LinearLR(start_factor=0.1, total_iters=5), CosineAnnealingLR(T_max=20)], milestones=[5])",
-        "Cosine(0.1, steps=20).warmup(5, start=0.01)",
-        25,
-        tolerance=CHAIN,
-        note=_RISES,
-    ),
-    Row(
-        "torch",
-        "SequentialLR([ConstantLR(factor=0.5, total_iters=99), ExponentialLR(gamma=0.9)], milestones=[6])",
-        "Constant(0.05).then(Exponential(0.1, 0.9), at=6)",
-        30,
-        tolerance=PRODUCT,
-        note="Each part starts from the optimizer's rate, except MultiplicativeLR, which goes on from the last one.",
-    ),
-    Row(
-        "torch",
-        "SequentialLR([LinearLR(), StepLR(step_size=4), PolynomialLR(total_iters=6)], milestones=[5, 15])",
-        "Sequence([(Linear(0.1 / 3, 0.1, 5), 5), (StepDecay(0.1, every=4), 10), Polynomial(0.1, 6)])",
-        21,
-        past=10,
-        tolerance=CHAIN,
-    ),
-    Row(
-        "torch",
-        "SequentialLR([CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=3), LambdaLR(lambda t: 1 / (2 + t))], [12])",
-        "Cyclic(0.01, 0.1, up=3).then(Function(lambda t: 0.01 / (2 + t)), at=12)",
-        30,
-        note="CyclicLR has set the optimizer's rate to its base_lr, from which the second part starts.",
-    ),
-    Row(
-        "torch",
-        "ChainedScheduler([ConstantLR(factor=0.1, total_iters=5), ExponentialLR(gamma=0.9)])",
-        "Exponential(0.1, 0.9) * PiecewiseConstant([5], [0.1, 1.0])",
-        30,
-        tolerance=PRODUCT,
-    ),
-    Row(
-        "torch",
-        "ChainedScheduler([LinearLR(start_factor=0.1, total_iters=8), CosineAnnealingLR(T_max=30)])",
-        "Cosine(0.1, steps=30) * Linear(0.1, 1.0, steps=8)",
-        30,
-        tolerance=CHAIN,
-        note="A product where each scheduler multiplies the rate; CyclicLR and OneCycleLR put theirs in its place.",
-    ),
-    Row("optax", "constant_schedule(0.1)", "Constant(0.1)", 5, tolerance=PRODUCT),
-    Row(
-        "optax", "polynomial_schedule(0.1, 0.01, 2.5, 20)", "Polynomial(0.1, 20, power=2.5, end=0.01)", 20, 20
-    ),
-    Row("optax", "polynomial_schedule(0.01, 0.1, 2, 15)", "Polynomial(0.01, 15, power=2, end=0.1)", 15, 15),
-    Row(
-        "optax",
-        "polynomial_schedule(0.1, 0.0, 1, 20, transition_begin=7)",
-        "Polynomial(0.1, 20).warmup(7, start=0.1)",
-        27,
-        past=20,
-    ),
-    Row("optax", "polynomial_schedule(0.1, 0.01, 2, 0)", "Constant(0.1)", 5, tolerance=PRODUCT),
-    Row("optax", "linear_schedule(0.1, 0.01, 20)", "Linear(0.1, 0.01, steps=20)", 20, 20),
-    Row(
-        "optax",
-        "linear_schedule(0.0, 0.1, 20, transition_begin=5)",
-        "Constant(0.0).then(Linear(0.0, 0.1, steps=20), at=5)",
-        25,
-        past=20,
-    ),
-    Row("optax", "exponential_decay(0.1, 7, 0.5)", "Exponential(0.1, 0.5, steps=7)", 40, tolerance=PRODUCT),
-    Row(
-        "optax",
-        "exponential_decay(0.1, 41, 0.5, staircase=True)",
-        "Exponential(0.1, 0.5, steps=41, staircase=True)",
-        125,
-        tolerance=PRODUCT,
-        note=_UNDER_JIT,
-    ),
-    Row(
-        "optax",
-        "exponential_decay(0.1, 7, 0.5, transition_begin=6, staircase=True, end_value=0.02)",
-        "Constant(0.1).then(StepDecay(0.1, every=7, factor=0.5), at=6).clip(0.02, 0.1)",
-        30,
-        past=10,
-        tolerance=PRODUCT,
-    ),
-    Row(
-        "optax",
-        "exponential_decay(0.1, 10, 1.5, transition_begin=3, end_value=0.3)",
-        "Constant(0.1).then(Exponential(0.1, 1.5, steps=10), at=3).clip(0.0, 0.3)",
-        31,
-        past=10,
-        tolerance=PRODUCT,
-        note="end_value is the least rate of a falling schedule and the largest of a rising one.",
-    ),
-    Row("optax", "cosine_decay_schedule(0.1, 30)", "Cosine(0.1, steps=30)", 30, 30),
-    Row("optax", "cosine_decay_schedule(0.1, 31, alpha=0.17)", "Cosine(0.1, steps=31, end=0.017)", 31, 31),
-    Row(
-        "optax",
-        "cosine_decay_schedule(0.1, 30, exponent=2)",
-        "Cosine(0.1, steps=30) * Cosine(1.0, steps=30)",
-        30,
-        past=10,
-    ),
-    Row(
-        "optax",
-        "cosine_decay_schedule(0.1, 30, alpha=0.1, exponent=1.5)",
-        "Function(lambda t: 0.01 + 0.09 * Cosine(1.0, steps=30)(t) ** 1.5)",
-        30,
-        past=10,
-        note="An exponent other than 1 is no argument here; without alpha a whole one is a product of cosines.",
-    ),
-    Row("optax", "cosine_onecycle_schedule(40, 0.1)", _OURS_ONE_CYCLE, 40, 20, note=_JOINTS),
-    Row(
-        "optax",
-        "cosine_onecycle_schedule(37, 0.1, pct_start=0.4, div_factor=10, final_div_factor=100)",
-        "Cosine(0.01, 14, end=0.1).then(Cosine(0.1, 23, end=1e-4), at=14)",
-        37,
-        past=10,
-        note=_JOINTS,
-    ),
-    Row(
-        "optax",
-        "linear_onecycle_schedule(40, 0.1)",
-        "Sequence([(Linear(0.004, 0.1, 12), 12), (Linear(0.1, 0.004, 22), 22), Linear(0.004, 4e-7, 6)])",
-        40,
-        past=20,
-        note="It ends at peak_value / div_factor / final_div_factor, where its docstring says peak_value / "
-        "final_div_factor.",
-    ),
-    Row(
-        "optax",
-        "piecewise_constant_schedule(0.1, {5: 0.5, 12: 0.1, 20: 4.0})",
-        "PiecewiseConstant([5, 12, 20], [0.1, 0.05, 0.005, 0.02])",
-        20,
-        past=20,
-        tolerance=PRODUCT,
-        note="The scales multiply up; the values here are rates.",
-    ),
-    Row(
-        "optax",
-        "piecewise_interpolate_schedule('linear', 0.1, {5: 0.3, 12: 0.5})",
-        "Linear(0.1, 0.03, steps=5).then(Linear(0.03, 0.015, steps=7), at=5)",
-        12,
-        past=12,
-    ),
-    Row(
-        "optax",
-        "piecewise_interpolate_schedule('cosine', 0.1, {5: 3.0, 12: 0.5})",
-        "Cosine(0.1, steps=5, end=0.3).then(Cosine(0.3, steps=7, end=0.15), at=5)",
-        12,
-        past=12,
-    ),
-    Row("optax", "warmup_constant_schedule(0.01, 0.1, 7)", "Constant(0.1).warmup(7, start=0.01)", 7, 7),
-    Row(
-        "optax",
-        "warmup_cosine_decay_schedule(0.0, 0.1, 5, 30)",
-        "Cosine(0.1, steps=25).warmup(5, start=0.0)",
-        30,
-        past=30,
-        note="decay_steps counts the warm-up in.",
-    ),
-    Row(
-        "optax",
-        "warmup_cosine_decay_schedule(0.02, 0.1, 7, 30, end_value=0.01)",
-        "Cosine(0.1, steps=23, end=0.01).warmup(7, start=0.02)",
-        30,
-        past=10,
-    ),
-    Row(
-        "optax",
-        "warmup_cosine_decay_schedule(0.0, 0.1, 5, 30, exponent=2.0)",
-        "(Cosine(0.1, steps=25) * Cosine(1.0, steps=25)).warmup(5, start=0.0)",
-        30,
-        past=10,
-    ),
-    Row(
-        "optax",
-        "warmup_exponential_decay_schedule(0.0, 0.1, 5, 7, 0.5)",
-        "Exponential(0.1, 0.5, steps=7).warmup(5, start=0.0)",
-        40,
-    ),
-    Row(
-        "optax",
-        "warmup_exponential_decay_schedule(0.01, 0.1, 5, 6, 0.5, 4, staircase=True, end_value=0.02)",
-        "StepDecay(0.1, every=6, factor=0.5).warmup(4, start=0.1).clip(0.02, 0.1).warmup(5, start=0.01)",
-        30,
-        past=10,
-    ),
-    Row(
-        "optax",
-        "join_schedules([linear_schedule(0.0, 0.1, 8), constant_schedule(0.05), cosine_decay_schedule(0.1, 9)], [8, 12])",
-        "Sequence([(Linear(0.0, 0.1, 8), 8), (0.05, 4), Cosine(0.1, 9)])",
-        21,
-        past=10,
-    ),
-    Row(
-        "optax",
-        "sgdr_schedule([dict(init_value=0.0, peak_value=p, warmup_steps=2, decay_steps=d, end_value=0.01) "
-        "for p, d in [(0.1, 6), (0.08, 12), (0.05, 24)]])",
-        "Sequence([(Cosine(0.1, 4, end=0.01).warmup(2, start=0.0), 6), (Cosine(0.08, 10, end=0.01)"
-        ".warmup(2, start=0.0), 12), Cosine(0.05, 22, end=0.01).warmup(2, start=0.0)])",
-        42,
-        past=10,
-        note="It lists its cycles and holds the end of the last; CosineRestarts goes on for ever.",
-    ),
-    Row("keras", "CosineDecay(0.1, 30)", "Cosine(0.1, steps=30)", 30, 30),
-    Row("keras", "CosineDecay(0.1, 31, alpha=0.17)", "Cosine(0.1, steps=31, end=0.017)", 31, 31),
-    Row(
-        "keras",
-        "CosineDecay(0.01, 30, alpha=0.1, warmup_target=0.1, warmup_steps=7)",
-        "Cosine(0.1, steps=30, end=0.01).warmup(7, start=0.01)",
-        37,
-        past=10,
-        note="decay_steps does not count the warm-up in, and alpha is a share of warmup_target.",
-    ),
-    Row(
-        "keras",
-        "CosineDecayRestarts(0.1, 7, t_mul=1.0, m_mul=0.8)",
-        "CosineRestarts(0.1, steps=7, peak_mult=0.8)",
-        40,
-    ),
-    Row(
-        "keras",
-        "CosineDecayRestarts(0.1, 5, alpha=0.1)",
-        "CosineRestarts(0.1, steps=5, cycle_mult=2, end=0.01)",
-        76,
-        note=_RESTARTS,
-    ),
-    Row(
-        "keras",
-        "CosineDecayRestarts(0.1, 4, t_mul=3.0, m_mul=0.5)",
-        "CosineRestarts(0.1, steps=4, cycle_mult=3, peak_mult=0.5)",
-        53,
-        note=_RESTARTS,
-    ),
-    Row(
-        "keras",
-        "CosineDecayRestarts(0.1, 5, t_mul=2.0, m_mul=0.5, alpha=0.1)",
-        "Sequence([(Cosine(0.1, 5, end=0.01), 5), (Cosine(0.055, 10, end=0.01), 10), Cosine(0.0325, 20, end=0.01)])",
-        34,
-        note=_FLOOR,
-    ),
-    Row(
-        "keras",
-        "CosineDecayRestarts(0.1, 8, t_mul=1.5)",
-        "Sequence([(Cosine(0.1, 8), 8), (Cosine(0.1, 12), 12), Cosine(0.1, 18)])",
-        37,
-        note="cycle_mult is an integer.",
-    ),
-    Row("keras", "ExponentialDecay(0.1, 7, 0.5)", "Exponential(0.1, 0.5, steps=7)", 40, tolerance=PRODUCT),
-    Row(
-        "keras",
-        "ExponentialDecay(0.1, 7, 0.5, staircase=True)",
-        "StepDecay(0.1, every=7, factor=0.5)",
-        40,
-        tolerance=PRODUCT,
-        note="In float32 a staircase slips where t has more than 24 bits.",
-    ),
-    Row("keras", "InverseTimeDecay(0.1, 7, 0.3)", "InverseTime(0.1, k=0.3, steps=7)", 40, tolerance=PRODUCT),
-    Row(
-        "keras",
-        "InverseTimeDecay(0.1, 7, 0.3, staircase=True)",
-        "InverseTime(0.1, k=0.3, steps=7, staircase=True)",
-        40,
-        tolerance=PRODUCT,
-    ),
-    Row(
-        "keras",
-        "PiecewiseConstantDecay([5, 12, 20], [0.1, 0.05, 0.005, 0.02])",
-        "PiecewiseConstant([6, 13, 21], [0.1, 0.05, 0.005, 0.02])",
-        21,
-        past=20,
-        tolerance=PRODUCT,
-        note=_LATER,
-    ),
-    Row("keras", "PolynomialDecay(0.1, 30)", "Polynomial(0.1, steps=30, end=1e-4)", 30, 30),
-    Row(
-        "keras",
-        "PolynomialDecay(0.1, 20, end_learning_rate=0.01, power=2.5)",
-        "Polynomial(0.1, steps=20, power=2.5, end=0.01)",
-        20,
-        past=20,
-    ),
-    Row(
-        "keras",
-        "PolynomialDecay(0.1, 9, end_learning_rate=0.01, power=0.5, cycle=True)",
-        "Polynomial(0.1, steps=9, power=0.5, end=0.01, cycle=True)",
-        40,
-    ),
-    Row("transformers", "get_constant_schedule()", "Constant(0.1)", 5, tolerance=PRODUCT),
-    Row(
-        "transformers",
-        "get_constant_schedule_with_warmup(7)",
-        "Constant(0.1).warmup(7, start=0.0)",
-        7,
-        past=7,
-        note="The first step is at rate 0.",
-    ),
-    Row(
-        "transformers",
-        "get_linear_schedule_with_warmup(5, 30)",
-        "Linear(0.1, 0.0, steps=25).warmup(5, start=0.0)",
-        30,
-        past=30,
-    ),
-    Row("transformers", "get_linear_schedule_with_warmup(0, 30)", "Linear(0.1, 0.0, steps=30)", 30, 10),
-    Row(
-        "transformers",
-        "get_cosine_schedule_with_warmup(5, 30)",
-        "Cosine(0.1, steps=25).warmup(5, start=0.0)",
-        30,
-        note=_CLIMBS,
-    ),
-    Row(
-        "transformers",
-        "get_cosine_schedule_with_warmup(4, 34, num_cycles=1.5)",
-        "Sequence([(Cosine(0.1, 10).warmup(4, start=0.0), 14), (Cosine(0.0, 10, end=0.1), 10), Cosine(0.1, 10)])",
-        34,
-        note=_CLIMBS,
-    ),
-    Row(
-        "transformers",
-        "get_cosine_with_hard_restarts_schedule_with_warmup(5, 30)",
-        "Cosine(0.1, steps=25).warmup(5, start=0.0)",
-        30,
-        past=30,
-    ),
-    Row(
-        "transformers",
-        "get_cosine_with_hard_restarts_schedule_with_warmup(5, 35, num_cycles=3)",
-        "CosineRestarts(0.1, steps=10).warmup(5, start=0.0).then(0.0, at=35)",
-        35,
-        past=35,
-        note="It ends; CosineRestarts goes on for ever.",
-    ),
-    Row(
-        "transformers",
-        "get_polynomial_decay_schedule_with_warmup(5, 30)",
-        "Polynomial(0.1, steps=25, end=1e-7).warmup(5, start=0.0)",
-        30,
-        past=30,
-    ),
-    Row(
-        "transformers",
-        "get_polynomial_decay_schedule_with_warmup(3, 30, lr_end=0.01, power=2.5)",
-        "Polynomial(0.1, steps=27, power=2.5, end=0.01).warmup(3, start=0.0)",
-        30,
-        past=10,
-    ),
-    Row(
-        "transformers",
-        "get_inverse_sqrt_schedule(10)",
-        "Constant(0.0).then(InverseSqrt(0.1, warmup_steps=10), at=1)",
-        40,
-        tolerance=PRODUCT,
-        note="One step later than InverseSqrt, which has no first step at rate 0.",
-    ),
-    Row(
-        "transformers",
-        "get_inverse_sqrt_schedule(6, timescale=20)",
-        "InverseSqrt(0.1, warmup_steps=20).shift(19).warmup(6, start=0.0)",
-        40,
-        tolerance=PRODUCT,
-    ),
-    Row(
-        "transformers",
-        "get_inverse_sqrt_schedule(0)",
-        "InverseSqrt(0.1, warmup_steps=10_000).shift(9_999)",
-        40,
-        tolerance=PRODUCT,
-        note="Without a warm-up its timescale is 10000.",
-    ),
-    Row(
-        "transformers",
-        "get_cosine_with_min_lr_schedule_with_warmup(5, 30, min_lr=0.01)",
-        "Cosine(0.1, steps=25, end=0.01).warmup(5, start=0.0)",
-        30,
-        note=_CLIMBS,
-    ),
-    Row(
-        "transformers",
-        "get_cosine_with_min_lr_schedule_with_warmup(0, 20, num_cycles=1.0, min_lr_rate=0.2)",
-        "Cosine(0.1, steps=10, end=0.02).then(Cosine(0.02, steps=10, end=0.1), at=10)",
-        20,
-        note=_CLIMBS,
-    ),
-    Row(
-        "transformers",
-        "get_cosine_with_min_lr_schedule_with_warmup_lr_rate(5, 30, min_lr_rate=0.1)",
-        "Constant(0.1).warmup(5).then(Cosine(0.1, steps=25, end=0.01).shift(1), at=5)",
-        29,
-        note="The cosine begins one step on, and is at its end at num_training_steps - 1; then it climbs back.",
-    ),
-    Row(
-        "transformers",
-        "get_cosine_with_min_lr_schedule_with_warmup_lr_rate(5, 30, min_lr=0.02, warmup_lr_rate=0.3)",
-        "Linear(0.03, 0.1, steps=4).then(Cosine(0.1, steps=25, end=0.02).shift(1), at=5)",
-        29,
-        note="With warmup_lr_rate the warm-up is at the full rate in its last step.",
-    ),
-    Row(
-        "transformers",
-        "get_wsd_schedule(5, 10, num_stable_steps=8)",
-        "WarmupStableDecay(0.1, warmup_steps=0, stable=8, decay=10, shape='cosine').warmup(5, start=0.0)",
-        23,
-        past=20,
-        note="The warm-up rises from min_lr_ratio at t = 0; that of WarmupStableDecay from 1 / warmup.",
-    ),
-    Row(
-        "transformers",
-        "get_wsd_schedule(5, 12, num_training_steps=25, decay_type='1-sqrt', min_lr_ratio=0.1)",
-        "WarmupStableDecay(0.1, warmup_steps=0, stable=8, decay=12, end=0.01, shape='1-sqrt').warmup(5, start=0.01)",
-        25,
-        past=10,
-    ),
-    Row(
-        "transformers",
-        "get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='cosine', decay_type='linear', min_lr_ratio=0.2)",
-        "Cosine(0.02, 6, end=0.1).then(WarmupStableDecay(0.1, 0, 5, 9, end=0.02, shape='linear'), at=6)",
-        20,
-        past=10,
-    ),
-    Row(
-        "transformers",
-        "get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='1-sqrt', num_cycles=1.5)",
-        "Sequence([(Polynomial(0.0, 6, power=0.5, end=0.1), 11), (Cosine(0.1, 3), 3), "
-        "(Cosine(0.0, 3, end=0.1), 3), Cosine(0.1, 3)])",
-        20,
-        past=10,
-    ),
+ROWS = tuple(
+    Row(peer, theirs, ours, int(end), int(past or 0), note)
+    for peer, table in _TABLES.items()
+    for theirs, ours, end, past, note in _ROW.findall(table)
 )
 """Every schedule of a peer that has a form here, and that form."""
 

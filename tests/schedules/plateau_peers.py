@@ -14,12 +14,13 @@ import functools
 import importlib
 import os
 import random
+import re
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schedules.peers import LR, PRODUCT, Tolerance
+from schedules.peers import LR, PRODUCT
 
 __all__ = ["METRICS", "PEERS", "ROWS", "Row", "run_lrcore", "run_peer"]
 
@@ -54,121 +55,79 @@ class Row:
     metrics: str
     """The metrics that both are told: a key of `METRICS`."""
     note: str = ""
-    """What is to be known about the peer, in a sentence."""
-    tolerance: Tolerance = PRODUCT
+    """What is to be known about the peer, in a sentence, where it first applies."""
+
+    table = "plateaus"
+    """Where the golden file has it, under the peer and the name of the row."""
+    tolerance = PRODUCT
 
     def __str__(self) -> str:
         """Return the name of the row: the peer's call, and on what."""
         return f"{self.theirs} on {self.metrics}"
 
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """The metrics themselves."""
+        return METRICS[self.metrics]
 
-_NEGATIVE = (
-    "With threshold_mode='rel' ReduceLROnPlateau takes a negative metric that worsens by less than the threshold for "
-    "an improvement; Plateau does not."
-)
-_FEWER = (
-    "Reduces at the patience-th observation without improvement, Plateau at the one after its patience-th."
-)
-_COOLDOWN = "A cooldown of c leaves out c - 1 observations, and min_delta is absolute."
+    def rates(self) -> list[float]:
+        """Return ours."""
+        return run_lrcore(self.ours, self.steps)
 
-ROWS: tuple[Row, ...] = (
-    *(
-        Row("torch", "ReduceLROnPlateau(patience=3)", "Plateau(0.1, patience=3)", metrics)
-        for metrics in ("improving", "flat", "noisy")
-    ),
-    *(
-        Row(
-            "torch",
-            "ReduceLROnPlateau(factor=0.5, patience=2, threshold=0.03, cooldown=3, min_lr=0.01)",
-            "Plateau(0.1, factor=0.5, patience=2, threshold=0.03, cooldown=3, min_lr=0.01)",
-            metrics,
-        )
-        for metrics in ("improving", "slow", "flat", "noisy")
-    ),
-    Row(
-        "torch",
-        "ReduceLROnPlateau(mode='max', factor=0.3, patience=1, threshold=0.01)",
-        "Plateau(0.1, factor=0.3, patience=1, mode='max', threshold=0.01)",
-        "rising",
-    ),
-    Row(
-        "torch",
-        "ReduceLROnPlateau(mode='max', patience=4, threshold=0.05, threshold_mode='abs')",
-        "Plateau(0.1, patience=4, mode='max', threshold=0.05, threshold_mode='abs')",
-        "rising",
-    ),
-    Row(
-        "torch",
-        "ReduceLROnPlateau(factor=0.5, patience=1, threshold=0.1, threshold_mode='abs', cooldown=1)",
-        "Plateau(0.1, factor=0.5, patience=1, threshold=0.1, threshold_mode='abs', cooldown=1)",
-        "negative",
-        note=_NEGATIVE,
-    ),
-    Row(
-        "torch",
-        "ReduceLROnPlateau(patience=0, eps=0)",
-        "Plateau(0.1, patience=0)",
-        "flat",
-        note="A reduction of less than eps, 1e-8 unless it is given, is skipped.",
-    ),
-    *(
-        Row("optax", "reduce_on_plateau(patience=4)", "Plateau(0.1, patience=3)", metrics, note=_FEWER)
-        for metrics in ("improving", "flat", "noisy")
-    ),
-    *(
-        Row(
-            "optax",
-            "reduce_on_plateau(factor=0.5, patience=2, rtol=0.03, cooldown=3, min_scale=0.1)",
-            "Plateau(0.1, factor=0.5, patience=1, threshold=0.03, cooldown=3, min_lr=0.01)",
-            metrics,
-            note=_FEWER,
-        )
-        for metrics in ("slow", "flat", "noisy")
-    ),
-    Row(
-        "optax",
-        "reduce_on_plateau(factor=0.5, patience=3, rtol=0.0, atol=0.1)",
-        "Plateau(0.1, factor=0.5, patience=2, threshold=0.1, threshold_mode='abs')",
-        "negative",
-        note=_FEWER,
-    ),
-    *(
-        Row(
-            "keras",
-            "ReduceLROnPlateau(patience=4)",
-            "Plateau(0.1, patience=3, threshold_mode='abs')",
-            metrics,
-            note=_FEWER,
-        )
-        for metrics in ("improving", "flat", "noisy")
-    ),
-    *(
-        Row(
-            "keras",
-            "ReduceLROnPlateau(factor=0.5, patience=2, min_delta=0.03, cooldown=3, min_lr=0.01)",
-            "Plateau(0.1, factor=0.5, patience=1, threshold=0.03, threshold_mode='abs', cooldown=2, min_lr=0.01)",
-            metrics,
-            note=_COOLDOWN,
-        )
-        for metrics in ("slow", "flat", "noisy")
-    ),
-    *(
-        Row(
-            "keras",
-            f"ReduceLROnPlateau(factor=0.5, patience={patience}, cooldown={cooldown})",
-            f"Plateau(0.1, factor=0.5, patience=0, threshold_mode='abs', cooldown={max(cooldown - 1, 0)})",
-            "noisy",
-            note="A patience of 0 is one of 1, and a cooldown of 1 is none.",
-        )
-        for patience, cooldown in ((0, 0), (1, 1), (1, 2))
-    ),
-    Row(
-        "keras",
-        "ReduceLROnPlateau(mode='max', factor=0.3, patience=3, min_delta=0.05)",
-        "Plateau(0.1, factor=0.3, patience=2, mode='max', threshold=0.05, threshold_mode='abs')",
-        "rising",
-        note=_FEWER,
-    ),
+
+_TABLES = {
+    "torch": """
+ReduceLROnPlateau(patience=3)
+    Plateau(0.1, patience=3)  # on improving, flat, noisy
+ReduceLROnPlateau(factor=0.5, patience=2, threshold=0.03, cooldown=3, min_lr=0.01)
+    Plateau(0.1, factor=0.5, patience=2, threshold=0.03, cooldown=3, min_lr=0.01)  # on improving, slow, flat, noisy
+ReduceLROnPlateau(mode='max', factor=0.3, patience=1, threshold=0.01)
+    Plateau(0.1, factor=0.3, patience=1, mode='max', threshold=0.01)  # on rising
+ReduceLROnPlateau(mode='max', patience=4, threshold=0.05, threshold_mode='abs')
+    Plateau(0.1, patience=4, mode='max', threshold=0.05, threshold_mode='abs')  # on rising
+ReduceLROnPlateau(factor=0.5, patience=1, threshold=0.1, threshold_mode='abs', cooldown=1)
+    Plateau(0.1, factor=0.5, patience=1, threshold=0.1, threshold_mode='abs', cooldown=1)  # on negative
+    # With threshold_mode='rel' ReduceLROnPlateau takes a negative metric that worsens by less than the threshold for an improvement; Plateau does not.
+ReduceLROnPlateau(patience=0, eps=0)
+    Plateau(0.1, patience=0)  # on flat
+    # A reduction of less than eps, 1e-8 unless it is given, is skipped.
+""",
+    "optax": """
+reduce_on_plateau(patience=4)
+    Plateau(0.1, patience=3)  # on improving, flat, noisy
+    # Reduces at the patience-th observation without improvement, Plateau at the one after its patience-th.
+reduce_on_plateau(factor=0.5, patience=2, rtol=0.03, cooldown=3, min_scale=0.1)
+    Plateau(0.1, factor=0.5, patience=1, threshold=0.03, cooldown=3, min_lr=0.01)  # on slow, flat, noisy
+reduce_on_plateau(factor=0.5, patience=3, rtol=0.0, atol=0.1)
+    Plateau(0.1, factor=0.5, patience=2, threshold=0.1, threshold_mode='abs')  # on negative
+""",
+    "keras": """
+ReduceLROnPlateau(patience=4)
+    Plateau(0.1, patience=3, threshold_mode='abs')  # on improving, flat, noisy
+    # Reduces at the patience-th observation without improvement, Plateau at the one after its patience-th.
+ReduceLROnPlateau(factor=0.5, patience=2, min_delta=0.03, cooldown=3, min_lr=0.01)
+    Plateau(0.1, factor=0.5, patience=1, threshold=0.03, threshold_mode='abs', cooldown=2, min_lr=0.01)  # on slow, flat, noisy
+    # A cooldown of c leaves out c - 1 observations, and min_delta is absolute.
+ReduceLROnPlateau(factor=0.5, patience=0, cooldown=0)
+    Plateau(0.1, factor=0.5, patience=0, threshold_mode='abs', cooldown=0)  # on noisy
+    # A patience of 0 is one of 1, and a cooldown of 1 is none.
+ReduceLROnPlateau(factor=0.5, patience=1, cooldown=1)
+    Plateau(0.1, factor=0.5, patience=0, threshold_mode='abs', cooldown=0)  # on noisy
+ReduceLROnPlateau(factor=0.5, patience=1, cooldown=2)
+    Plateau(0.1, factor=0.5, patience=0, threshold_mode='abs', cooldown=1)  # on noisy
+ReduceLROnPlateau(mode='max', factor=0.3, patience=3, min_delta=0.05)
+    Plateau(0.1, factor=0.3, patience=2, mode='max', threshold=0.05, threshold_mode='abs')  # on rising
+""",
+}
+"""By peer: its call; ours, and the metrics that both are told; what is to be known."""
+
+_ROW = re.compile(r"^(\S.*)\n    (.*)  # on (.*)(?:\n    # (.*))?$", re.MULTILINE)
+
+ROWS = tuple(
+    Row(peer, theirs, ours, metrics, note)
+    for peer, table in _TABLES.items()
+    for theirs, ours, listed, note in _ROW.findall(table)
+    for metrics in listed.split(", ")
 )
 """Every reduction on a plateau that has a form here, and that form."""
 
