@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import math
 import re
-import sys
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lrcore import schedules
+from schedules import equations as schedule_equations
 from schedules.examples import EXAMPLES
 from support import CLASSES, flat_hyper
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "equations.py"
-pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="the scripts are not here")
+pytestmark = schedule_equations.needs_script
 
 
 @pytest.fixture(name="equations", scope="module")
 def load_equations() -> Any:
     """Return the module that reads equations."""
-    spec = importlib.util.spec_from_file_location("equations", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return schedule_equations.load()
 
 
 OPTIONS: dict[str, list[tuple[dict[str, Any], set[str]]]] = {
@@ -107,80 +96,27 @@ def test_every_optimizer_has_one(equations: Any) -> None:
         assert options == set().union(*(lines for _, lines in OPTIONS.get(name, [({}, set())]))), name
 
 
-def more_of(schedule: Any, t: int) -> dict[str, Any]:
-    """Return what an equation leaves to words: which cycle, stage or pulse t is in."""
-    name = type(schedule).__name__
-    if name == "PiecewiseConstant":
-        return {"values_i": schedule.values[bisect_right(schedule.boundaries, t)]}
-    if name == "Cyclic":
-        return {"down": schedule.up if schedule.down is None else schedule.down}
-    if name == "CosineRestarts":
-        i, start, length = 0, 0, schedule.steps
-        while t >= start + length:
-            i, start, length = i + 1, start + length, length * schedule.cycle_mult
-        return {"i": i, "t_i": start}
-    if name == "CyclicStages":
-        t %= sum(length for _, length in schedule.stages)
-        ends = np.cumsum([length for _, length in schedule.stages])
-        return {"lr_i": schedule.stages[int(np.searchsorted(ends, t, side="right"))][0]}
-    if name == "PeriodicPulse":
-        first = [(lr, period) for lr, period in schedule.pulses if t % period == 0]
-        return {"lr_i": first[0][0], "T_i": first[0][1]} if first else {"lr_i": math.nan, "T_i": math.inf}
-    if name == "Recursive":
-        return {"s": schedule}
-    return {}
-
-
 def examples() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the schedules whose equation says all."""
     for name, several in EXAMPLES.items():
         for options in several:
-            if not options.get("three_phase") and not options.get("cycle"):  # these are told in words
+            if schedule_equations.says_all(options):
                 yield name, options
     yield "Function", {"fn": lambda t: 1 / (1 + t)}
     yield "Plateau", {"lr": schedules.Cosine(0.1, 30), "factor": 0.5, "min_lr": 0.02, "patience": 0}
     yield "Sequence", {"parts": [(schedules.Cosine(0.1, 9), 12), (0.3, 5), schedules.Rex(0.2, 8)]}
 
 
-def part_of(parts: Any) -> Callable[[int], tuple[Any, int]]:
-    """Return what tells the part of a `Sequence` and its first step."""
-
-    def find(t: int) -> tuple[Any, int]:
-        start = 0
-        for part, length in parts[:-1]:
-            if t < start + length:
-                return schedules.as_schedule(part), start
-            start += length
-        return parts[-1], start
-
-    return find
-
-
 @pytest.mark.parametrize(("name", "options"), [*examples()], ids=lambda each: str(each)[:50])
-def test_a_schedules_equation(equations: Any, name: str, options: dict[str, Any]) -> None:
+def test_a_schedules_equation(name: str, options: dict[str, Any]) -> None:
     """It is the schedule, but for the order of float64's roundings."""
-    cls = getattr(schedules, name)
-    read = equation(equations, cls)
-    schedule = cls(**options)
-    arguments = {each: getattr(schedule, each) for each in inspect.signature(cls).parameters}
-    chosen = {value for value in arguments.values() if isinstance(value, str)}
-    chosen.add("staircase" if arguments.get("staircase") else "smooth")
+    schedule = getattr(schedules, name)(**options)
     if name == "Plateau":
         for _ in range(4):
             schedule.observe(1.0)
-        arguments |= {"k": schedule.reductions, "lr": lambda t: schedules.Cosine(0.1, 30)(int(t))}
         assert schedule.reductions == 3
-    for t in range(100):
-        known = arguments | {"t": float(t)} | more_of(schedule, t)
-        if name in ("Function", "Recursive"):
-            known["fn"] = lambda t, *before: options["fn"](int(t), *before)
-        if name == "Sequence":
-            part, start = part_of(options["parts"])(t)
-            known |= {"s_i": lambda t, part=part: part(int(t)), "t_i": start}
-        if name == "Recursive":
-            known["s"] = lambda t: schedule(int(t))
-        formula = equations.compute(read, known, chosen.__contains__)["s"]
-        assert formula(float(t)) == pytest.approx(schedule(t), rel=1e-12, abs=1e-15), t
+    expected = [schedule(t) for t in range(100)]
+    assert schedule_equations.rates(schedule, range(100)) == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
 def test_every_schedule_has_one(equations: Any) -> None:

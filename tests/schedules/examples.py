@@ -1,16 +1,18 @@
-"""Examples of every schedule of the table and of composed ones, for the tests of their values."""
+"""Examples of every schedule and of composed ones, and the ways that lead back to the same value."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import inspect
+import json
+import pickle
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lrcore import schedules
-from schedules import oracle
-from schedules.oracle import Rate, of
 
 made: Any = schedules
 
@@ -125,49 +127,47 @@ for _name in schedules.__all__:
 
 CASES = [(name, options) for name, several in EXAMPLES.items() for options in several]
 
-_decay, _cosine, _rex = of("Exponential", 0.1, 0.9), of("Cosine", 0.1, 9, end=0.01), of("Rex", 0.2, 8)
-_wave = of("Cyclic", 0.001, 0.1, 4)
+COMPOSED = [
+    "Cosine(0.1, 9, end=0.01).then(Exponential(0.1, 0.9), at=12)",
+    "Constant(0).then(InverseSqrt(0.1, 10), at=1)",
+    "Rex(0.2, 8).then(0.05, at=3).then(Exponential(0.1, 0.9), at=8)",
+    "Sequence([(Exponential(0.1, 0.9), 5), (0.3, 1), (Rex(0.2, 8), 20), Cosine(0.1, 9, end=0.01)])",
+    "Cosine(0.1, 9, end=0.01).warmup(7)",
+    "Exponential(0.1, 0.9).warmup(49)",
+    "Rex(0.2, 8).warmup(0)",
+    "Cosine(0.1, 9, end=0.01).warmup(7, start=0.003)",
+    "Rex(0.2, 8).warmup(6, start=0)",
+    "Rex(0.2, 8).warmup(6, start=0.9)",
+    "Cosine(0.1, 9, end=0.01) * 0.5",
+    "Cosine(0.1, 9, end=0.01) * 3",
+    "Cyclic(0.001, 0.1, 4) * Exponential(0.1, 0.9)",
+    "Cyclic(0.001, 0.1, 4).clip(0.02, 0.07)",
+    "Exponential(0.1, 0.9).shift(5)",
+    "Rex(0.2, 8).shift(0)",
+    "Rex(0.2, 8).per_epoch(5)",
+    "(Cyclic(0.001, 0.1, 4) * Exponential(0.1, 0.9)).clip(0.0001, 0.005).per_epoch(2).shift(3).warmup(4)",
+    "Rex(0.2, 8).warmup(3, start=0).then(Cosine(0.1, 9, end=0.01).warmup(2) * 0.5, at=10).warmup(5)",
+    "Rex(0.2, 8).per_epoch(3).warmup(6)",
+    "Rex(0.2, 8).warmup(2).per_epoch(3)",
+]
 
-COMPOSED: dict[str, Rate] = {
-    "Cosine(0.1, 9, end=0.01).then(Exponential(0.1, 0.9), at=12)": oracle.then(_cosine, _decay, 12),
-    "Constant(0).then(InverseSqrt(0.1, 10), at=1)": oracle.then(
-        of("Constant", 0), of("InverseSqrt", 0.1, 10), 1
-    ),
-    "Rex(0.2, 8).then(0.05, at=3).then(Exponential(0.1, 0.9), at=8)": oracle.then(
-        oracle.then(_rex, of("Constant", 0.05), 3), _decay, 8
-    ),
-    "Sequence([(Exponential(0.1, 0.9), 5), (0.3, 1), (Rex(0.2, 8), 20), Cosine(0.1, 9, end=0.01)])": oracle.then(
-        _decay, oracle.then(of("Constant", 0.3), oracle.then(_rex, _cosine, 20), 1), 5
-    ),
-    "Cosine(0.1, 9, end=0.01).warmup(7)": oracle.warmup(_cosine, 7),
-    "Exponential(0.1, 0.9).warmup(49)": oracle.warmup(_decay, 49),
-    "Rex(0.2, 8).warmup(0)": _rex,
-    "Cosine(0.1, 9, end=0.01).warmup(7, start=0.003)": oracle.warmup(_cosine, 7, 0.003),
-    "Rex(0.2, 8).warmup(6, start=0)": oracle.warmup(_rex, 6, 0.0),
-    "Rex(0.2, 8).warmup(6, start=0.9)": oracle.warmup(_rex, 6, 0.9),
-    "Cosine(0.1, 9, end=0.01) * 0.5": oracle.times(_cosine, of("Constant", 0.5)),
-    "Cosine(0.1, 9, end=0.01) * 3": oracle.times(_cosine, of("Constant", 3)),
-    "Cyclic(0.001, 0.1, 4) * Exponential(0.1, 0.9)": oracle.times(_wave, _decay),
-    "Cyclic(0.001, 0.1, 4).clip(0.02, 0.07)": oracle.clip(_wave, 0.02, 0.07),
-    "Exponential(0.1, 0.9).shift(5)": oracle.shift(_decay, 5),
-    "Rex(0.2, 8).shift(0)": _rex,
-    "Rex(0.2, 8).per_epoch(5)": oracle.per_epoch(_rex, 5),
-    "(Cyclic(0.001, 0.1, 4) * Exponential(0.1, 0.9)).clip(0.0001, 0.005).per_epoch(2).shift(3).warmup(4)": (
-        oracle.warmup(
-            oracle.shift(oracle.per_epoch(oracle.clip(oracle.times(_wave, _decay), 0.0001, 0.005), 2), 3), 4
-        )
-    ),
-    "Rex(0.2, 8).warmup(3, start=0).then(Cosine(0.1, 9, end=0.01).warmup(2) * 0.5, at=10).warmup(5)": oracle.warmup(
-        oracle.then(
-            oracle.warmup(_rex, 3, 0.0),
-            oracle.times(oracle.warmup(_cosine, 2), of("Constant", 0.5)),
-            10,
-        ),
-        5,
-    ),
-    "Rex(0.2, 8).per_epoch(3).warmup(6)": oracle.warmup(oracle.per_epoch(_rex, 3), 6),
-    "Rex(0.2, 8).warmup(2).per_epoch(3)": oracle.per_epoch(oracle.warmup(_rex, 2), 3),
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "itself": lambda s: s,
+    "number": lambda s: s * 0.3,
+    "schedule": lambda s: schedules.Linear(0.7, 0.1, 9) * s,
+    "square": lambda s: s * s,
+    "warmup": lambda s: s.warmup(4),
+    "warmup from": lambda s: s.warmup(4, start=0.01),
+    "clip": lambda s: s.clip(0.05, 0.1),
+    "then": lambda s: s.then(0.25, at=3),
+    "before": lambda s: schedules.Constant(0.25).then(s, at=3),
+    "sequence": lambda s: schedules.Sequence([(0.25, 2), (s, 3), s]),
+    "shift": lambda s: s.shift(2),
+    "epochs": lambda s: s.per_epoch(2),
+    "plateau": schedules.Plateau,
+    "all": lambda s: (s * 0.5).clip(0.001, 0.3).shift(2).per_epoch(3).warmup(5).then(0.125, at=12),
 }
+"""The ways to make a schedule of another."""
 
 
 def build(code: str) -> Any:
@@ -178,6 +178,32 @@ def build(code: str) -> Any:
 def every() -> list[Any]:
     """Return one of everything, with a dictionary form or without."""
     return [getattr(made, name)(**options) for name, options in CASES] + [build(code) for code in COMPOSED]
+
+
+def round_trips(schedule: Any) -> Iterator[Any]:
+    """Yield what comes back by every way there is, which is the same value."""
+    again = [copy.copy(schedule), copy.deepcopy(schedule)]
+    again += [pickle.loads(pickle.dumps(schedule, each)) for each in range(pickle.HIGHEST_PROTOCOL + 1)]
+    if has_dictionary(schedule):
+        dictionary = schedule.to_dict()
+        again += [schedules.from_dict(json.loads(json.dumps(dictionary, allow_nan=False)))]
+        again += [eval(repr(schedule), vars(schedules)), schedules.parse(repr(schedule))]
+        assert all(each.to_dict() == dictionary for each in again)
+    for each in again:
+        assert type(each) is type(schedule)
+        assert each == schedule
+        assert hash(each) == hash(schedule)
+        assert repr(each) == repr(schedule)
+        yield each
+
+
+def has_dictionary(schedule: Any) -> bool:
+    """Tell whether a schedule holds no callable."""
+    try:
+        schedule.to_dict()
+    except TypeError:
+        return False
+    return True
 
 
 def label(each: Any) -> str:

@@ -12,7 +12,6 @@ from lrcore.schedules import CosineRestarts
 FAR = 10**12
 TINY = 1e-322
 """Below the smallest ordinary number, products round to multiples of 5e-324."""
-STEPS = (1, 2, 3, 7, 10, 97, 1000, 2**20 + 7, 10**9)
 
 
 def cycles(steps: int, mult: int) -> Iterator[tuple[int, int, int]]:
@@ -24,32 +23,23 @@ def cycles(steps: int, mult: int) -> Iterator[tuple[int, int, int]]:
             cycle, start, length = cycle + 1, start + length, length * mult
             assert start == steps * (mult**cycle - 1) // (mult - 1)
         return
-    whole = FAR // steps
-    spread = (10**k + more for k in range(13) for more in (-1, 0, 1))
-    binary = (2**k + more for k in range(40) for more in (-1, 0, 1))
-    for cycle in sorted({*range(40), *spread, *binary, whole - 1, whole}):
-        if 0 <= cycle <= whole:
+    near_powers = (power + more for k in range(40) for power in (2**k, 10**k) for more in (-1, 0, 1))
+    for cycle in sorted({*range(40), *near_powers, FAR // steps}):
+        if 0 <= cycle <= FAR // steps:
             yield cycle, cycle * steps, steps
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000, 2**20 + 7, 10**9])
 @pytest.mark.parametrize("mult", range(1, 11))
 def test_each_cycle_starts_at_its_step_with_its_peak(mult: int, steps: int) -> None:
     """Not one step sooner: that is the last of the cycle before; and not one later, which is its second."""
     halved = CosineRestarts(0.3, steps, cycle_mult=mult, peak_mult=0.5)
-    equal = CosineRestarts(0.3, steps, cycle_mult=mult)
-    peaks = {}
     for cycle, start, length in cycles(steps, mult):
-        peaks[cycle] = peak = 0.3 * math.pow(0.5, cycle)
+        peak = 0.3 * math.pow(0.5, cycle)
         assert halved(start) == peak
-        assert equal(start) == 0.3
-        last = (1 + math.cos(math.pi * ((length - 1) / length))) / 2
-        assert equal(start + length - 1) == pytest.approx(0.3 * last, rel=4e-15, abs=1e-16)
-        assert halved(start + length - 1) == pytest.approx(peak * last, rel=4e-15, abs=1e-16 * peak + TINY)
-        second = (1 + math.cos(math.pi / length)) / 2 if length > 1 else None
-        if second is not None:
-            assert halved(start + 1) == pytest.approx(peak * second, rel=4e-15, abs=1e-16 * peak + TINY)
-    assert len(peaks) > 1
+        for at in {length - 1, min(1, length - 1)} - {0}:
+            share = (1 + math.cos(math.pi * (at / length))) / 2
+            assert halved(start + at) == pytest.approx(peak * share, rel=4e-15, abs=1e-16 * peak + TINY)
 
 
 @pytest.mark.parametrize("mult", range(1, 11))
@@ -74,14 +64,7 @@ def test_powers_where_a_floating_logarithm_slips(mult: int) -> None:
     schedule = CosineRestarts(1.0, 1, cycle_mult=mult, peak_mult=0.5)
     start, length, cycle = 0, 1, 0
     while start < 10**30:
-        assert schedule(start) == 0.5**cycle
-        assert schedule(start + length) == 0.5 ** (cycle + 1)
+        assert schedule(start) == schedule([start])[0] == 0.5**cycle
         assert length <= 2 or schedule(start + length - 1) < 0.5 ** (cycle + 1)
         start, length, cycle = start + length, length * mult, cycle + 1
     assert mult != 3 or schedule(121) == 0.5**5
-
-
-def test_restarts_as_an_array() -> None:
-    schedule = CosineRestarts(1.0, 1, cycle_mult=3, peak_mult=0.5)
-    starts = [(3**i - 1) // 2 for i in range(25)]
-    assert schedule(starts).tolist() == [0.5**i for i in range(25)]

@@ -1,75 +1,88 @@
-"""Schedules: values, domains, and their being values."""
+"""What every schedule is: a value, a function of integers and of arrays of them, and a rate of an optimizer."""
 
 from __future__ import annotations
 
-import copy
-import json
 import math
-import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 
+import lrcore
 from lrcore import schedules
-from lrcore.schedules import Constant, Cosine, Function, Schedule
+from lrcore.schedules import Constant, Cosine, Function, Plateau
+from schedules.examples import build, every, has_dictionary, label, made, round_trips
 
-EXAMPLES: list[Schedule] = [Constant(0.1), Cosine(1e-3, steps=100), Cosine(0.1, 7, end=0.01)]
-ids = pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
-
-
-def test_constant() -> None:
-    assert Constant(0.1)(0) == Constant(0.1)(10**12) == 0.1
+PLATEAU = Plateau(Constant(0.1).warmup(3), factor=0.5, mode="max", statistic="mean", window=4, nan="bad")
+EVERY = [*every(), PLATEAU, Plateau(0.1), PLATEAU * 0.5]
+each_schedule = pytest.mark.parametrize("schedule", EVERY, ids=label)
 
 
-def test_cosine() -> None:
-    """Half a cosine from lr to end, then end."""
-    schedule = Cosine(0.1, steps=10, end=0.02)
-    assert schedule(0) == 0.1
-    assert schedule(5) == pytest.approx(0.06, rel=1e-15)
-    for t in range(11):
-        assert schedule(t) == 0.02 + (0.1 - 0.02) * (1 + math.cos(math.pi * (t / 10))) / 2
-    assert schedule(10) == schedule(11) == schedule(10**15) == 0.02
-    assert Cosine(1.0, 4)(4) == 0
+@each_schedule
+def test_they_are_values(schedule: Any) -> None:
+    """They print as code, compare, hash, copy, pickle, stay as they are, and go to text and JSON and back."""
+    rates = [schedule(t) for t in range(60)]
+    for each in round_trips(schedule):
+        assert [each(t) for t in range(60)] == rates
+    for other in (Constant(0.7), schedule.shift(1), 0.1, None):
+        assert schedule != other
+    for attribute in (*dict(schedule._arguments()), "lr", "more"):
+        with pytest.raises(AttributeError):
+            setattr(schedule, attribute, 1.0)
+    assert [schedule(t) for t in range(60)] == rates
 
 
-@ids
-def test_arrays_hold_the_scalar_forms_floats(schedule: Schedule) -> None:
-    steps = np.arange(240).reshape(4, 60)
-    rates = schedule(steps)
-    assert rates.dtype == np.float64
-    assert rates.shape == (4, 60)
-    assert rates.ravel().tolist() == [schedule(t) for t in range(240)]
-    assert schedule(range(3)).tolist() == schedule([0, 1, 2]).tolist() == [schedule(t) for t in range(3)]
+@pytest.mark.parametrize(
+    "code",
+    [
+        "PiecewiseConstant([2, 3], [1, 0, 2]) == PiecewiseConstant((2, 3), (1.0, 0.0, 2.0))",
+        "CyclicStages([[1, 2], [3, 4]]) == CyclicStages(((1.0, 2), (3.0, 4)))",
+        "PeriodicPulse(1, [[1, 2], [3, 4]]) == PeriodicPulse(1.0, ((1.0, 2), (3.0, 4)))",
+        "Linear(1, 0, 3) == Linear(1.0, 0.0, 3)",
+        "Constant(0.1).then(0.2, at=2) == Constant(0.1).then(Constant(0.2), at=2)",
+        "hash(PiecewiseConstant([2, 3], [1, 0, 2])) != hash(CyclicStages([[1, 2]]))",
+    ],
+)
+def test_other_spellings_of_the_same_arguments_are_the_same_value(code: str) -> None:
+    assert build(code)
+
+
+@each_schedule
+def test_arrays_hold_the_scalar_forms_floats(schedule: Any) -> None:
+    """In any shape and any dtype of integers."""
+    expected = [schedule(t) for t in range(120)]
+    for kind in "bBhHiIlLqQ":
+        rates = schedule(np.arange(120, dtype=kind)[::-1].reshape(4, 30))
+        assert rates.dtype == np.float64
+        assert rates.shape == (4, 30)
+        assert rates.ravel()[::-1].tolist() == expected
+        assert schedule(np.array(3, kind)) == schedule(np.arange(9, dtype=kind)[3]) == expected[3]
+    assert schedule(range(3)).tolist() == schedule([0, 1, 2]).tolist() == expected[:3]
     assert schedule(np.array([], dtype=int)).shape == (0,)
-    assert schedule(np.int32(3)) == schedule(np.uint8(3)) == schedule(3)
 
 
-@ids
-def test_t(schedule: Schedule) -> None:
-    for bad in (-1, np.array([0, -1])):
-        with pytest.raises(ValueError, match="^t: expected a number of steps >= 0, got -1"):
-            schedule(bad)
-    call: Any = schedule
-    wrong: Any
-    for wrong in (
-        "1",
-        None,
-        True,
-        1j,
-        {},
-        ["1"],
-        [None],
-        np.array([1.0]),
-        np.array(1.0),
-        np.array([True]),
-        Other([0.5]),
-    ):
-        with pytest.raises(TypeError, match="^t: expected an integer or an array of integers, got "):
-            call(wrong)
-    for value in (0.5, math.nan, math.inf, np.float32(0.5), [0, 0.5], [[0, 1], [2]]):
-        with pytest.raises(ValueError, match="^t: expected an integer or an array of integers, got "):
-            call(value)
+@each_schedule
+def test_an_optimizer_asks_at_its_step_count(schedule: Any) -> None:
+    """And a saved run goes on with the same rates."""
+    opt = lrcore.SGD(np.zeros(3, np.float32), lr=schedule)
+    gradient, total = np.ones(3, np.float32), np.zeros(3, np.float32)
+    for t in range(6):
+        assert opt.step_count == t
+        assert opt.lr == schedule(t)
+        opt.step(gradient)
+        total -= np.float32(schedule(t))
+    assert opt.params == pytest.approx(total, rel=1e-5)
+    saved = opt.state_dict()
+    resumed = lrcore.SGD(np.zeros(3, np.float32), lr=0.75)
+    resumed.load_state_dict(saved)
+    assert resumed.step_count == 6
+    assert ("schedule" in saved) == has_dictionary(schedule)
+    assert resumed.lr == (schedule(6) if has_dictionary(schedule) else 0.75)
+
+
+# What t may be.
+
+COSINE: Any = Cosine(0.1, 7, end=0.01)
 
 
 class Other:
@@ -89,77 +102,66 @@ class Other:
         raise TypeError("only integer scalar arrays can be converted to a scalar index")
 
 
-@ids
-def test_arrays_of_any_library(schedule: Schedule) -> None:
+NO_KIND: list[Any] = [
+    "1",
+    None,
+    True,
+    1j,
+    {},
+    ["1"],
+    [None],
+    *map(np.array, ([1.0], 1.0, [True])),
+    Other([0.5]),
+]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        *((each, TypeError, "an integer or an array of integers, got ") for each in NO_KIND),
+        *(
+            (each, ValueError, "an integer or an array of integers, got ")
+            for each in (0.5, math.nan, math.inf, np.float32(0.5), [0, 0.5], [[0, 1], [2]])
+        ),
+        *((each, ValueError, "a number of steps >= 0, got -1$") for each in (-1, [0, -1], Other([3, -1]))),
+        (Other(TypeError("on a device; copy it")), TypeError, ".* got Other: on a device; copy it$"),
+    ],
+)
+def test_what_is_no_t(wrong: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^t: expected {message}"):
+        COSINE(wrong)
+
+
+def test_arrays_of_any_library() -> None:
     """As NumPy's; and what counts as an integer elsewhere does so here."""
-    call: Any = schedule
-    expected = [schedule(t) for t in (3, 0, 7)]
+    expected = [COSINE(t) for t in (3, 0, 7)]
     for array in (
         Other([3, 0, 7]),
         [Other(3), Other(0), Other(7)],
         [np.uint64(3), np.int64(0), 7.0],
         (3, np.uint8(0), 7),
     ):
-        rates = call(array)
+        rates = COSINE(array)
         assert rates.dtype == np.float64
         assert rates.tolist() == expected
-    assert call(Other([[3], [0], [7]])).tolist() == [[each] for each in expected]
+    assert COSINE(Other([[3], [0], [7]])).tolist() == [[each] for each in expected]
     for one in (3.0, np.float32(3), np.array(3), Other(3)):
-        assert type(call(one)) is float
-        assert call(one) == expected[0]
-    with pytest.raises(TypeError, match="^t: expected .* got Other: on a device; copy it$"):
-        call(Other(TypeError("on a device; copy it")))
-    with pytest.raises(ValueError, match="^t: expected a number of steps >= 0, got -1$"):
-        call(Other([3, -1]))
+        assert type(COSINE(one)) is float
+        assert COSINE(one) == expected[0]
 
 
 def test_tensors() -> None:
     torch = pytest.importorskip("torch")
-    schedule: Any = Cosine(0.1, steps=10)
-    assert schedule(torch.arange(3)).tolist() == [schedule(t) for t in range(3)]
-    assert schedule(torch.tensor([3])).shape == (1,)
-    assert type(schedule(torch.tensor(3))) is float
+    assert COSINE(torch.arange(3)).tolist() == [COSINE(t) for t in range(3)]
+    assert COSINE(torch.tensor([3])).shape == (1,)
+    assert type(COSINE(torch.tensor(3))) is float
     with pytest.raises(TypeError, match="^t: expected .* got dtype float32$"):
-        schedule(torch.ones(3))
+        COSINE(torch.ones(3))
     with pytest.raises(TypeError, match="^t: expected .* got Tensor: "):
-        schedule(torch.ones(3, requires_grad=True))
+        COSINE(torch.ones(3, requires_grad=True))
 
 
-@ids
-def test_they_are_values(schedule: Schedule) -> None:
-    """They print as code, compare, hash, copy, pickle, and go to JSON and back."""
-    assert eval(repr(schedule), vars(schedules)) == schedule
-    assert schedule != Constant(0.7)
-    assert hash(schedule) == hash(copy.deepcopy(schedule))
-    assert pickle.loads(pickle.dumps(schedule)) == schedule
-    assert schedules.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
-    with pytest.raises(AttributeError):
-        schedule.lr = 1.0  # type: ignore[attr-defined]
-
-
-def test_integers_become_the_same_value() -> None:
-    assert repr(Cosine(1, np.int64(10), 0)) == "Cosine(lr=1.0, steps=10)"  # type: ignore[arg-type]
-    assert Constant(1) == Constant(1.0)
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "match"),
-    [
-        (lambda: Constant(-1), ValueError, "^lr: expected"),
-        (lambda: Constant(math.nan), ValueError, "^lr: expected"),
-        (lambda: Constant(1e-50), ValueError, "^lr: 1e-50 becomes 0.0 in float32"),
-        (lambda: Constant("1"), TypeError, "^lr: expected a number"),  # type: ignore[arg-type]
-        (lambda: Cosine(math.inf, 10), ValueError, "^lr: expected a finite number"),
-        (lambda: Cosine(0.1, 0), ValueError, "^steps: expected a number of steps >= 1"),
-        (lambda: Cosine(0.1, -3), ValueError, "^steps: "),
-        (lambda: Cosine(0.1, 10.5), ValueError, "^steps: expected a number of steps"),  # type: ignore[arg-type]
-        (lambda: Cosine(0.1, 10, -0.1), ValueError, "^end: expected"),
-        (lambda: Function(3), TypeError, "^fn: expected a callable"),  # type: ignore[arg-type]
-    ],
-)
-def test_domains(make: Any, error: type[Exception], match: str) -> None:
-    with pytest.raises(error, match=match):
-        make()
+# Callables and dictionaries.
 
 
 def halve(t: int) -> float:
@@ -167,15 +169,19 @@ def halve(t: int) -> float:
     return 0.5**t
 
 
-def test_function() -> None:
+def test_a_callable_becomes_a_schedule() -> None:
     schedule = schedules.as_schedule(halve)
     assert isinstance(schedule, Function)
     assert repr(schedule) == "Function(halve)"
-    assert schedule(3) == 0.125
-    assert schedule([0, 1]).tolist() == [1, 0.5]
-    assert pickle.loads(pickle.dumps(schedule)) == schedule
-    with pytest.raises(TypeError, match=r"Function\(halve\) has no dictionary form"):
-        schedule.to_dict()
+    assert schedule([0, 3]).tolist() == [1, 0.125]
+    assert {each(3) for each in round_trips(schedule)} == {0.125}
+
+
+def test_what_holds_a_callable_has_no_dictionary() -> None:
+    recursive = made.Recursive(lambda _, lr: lr, 0.1)
+    for each in (Function(halve), recursive, recursive.warmup(3), Constant(0.1).then(lambda _: 0.5, at=3)):
+        with pytest.raises(TypeError, match=r"(Function\(.*\)|Recursive\(.*\)) has no dictionary form"):
+            each.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -192,6 +198,6 @@ def test_function() -> None:
         {"schedule": "Constant", "lr": math.nan},
     ],
 )
-def test_from_dict_refuses(dictionary: dict[str, Any]) -> None:
+def test_dictionaries_of_no_schedule(dictionary: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^(schedule|steps|lr): "):
         schedules.from_dict(dictionary)
