@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 import pickle
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,49 +14,41 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import lrcore
 from lrcore import schedules
 from lrcore.schedules import Constant, Cosine, Linear, Plateau, Sequence
+from schedules.examples import build
 from support import slow_but_first
 
 DEEP = 10_000
-WAYS: dict[str, Callable[[Any, int], Any]] = {
-    "products": lambda s, _: s * 0.9999,
-    "products from the left": lambda s, _: 0.9999 * s,
-    "schedules from the left": lambda s, _: Constant(1.0) * s,
-    "clips": lambda s, i: s.clip(0.0, 1.0 + i),
-    "shifts": lambda s, _: s.shift(1),
-    "warm-ups": lambda s, _: s.warmup(1),
-    "epochs": lambda s, _: s.per_epoch(1),
-    "sequences": lambda s, i: s.then(0.1, at=i + 1),
-    "sequences from the left": lambda s, _: Constant(0.1).then(s, at=1),
-    "parts of parts": lambda s, _: Sequence([(s, 3), 0.1]),
-    "last parts": lambda s, _: Sequence([(0.1, 3), s]),
-    "alternating": lambda s, _: (s * 0.9999).clip(0.0, 1.0),
-    "alternating from the left": lambda s, _: Constant(1.0) * s.clip(0.0, 1.0),
-    "all": lambda s, i: (s * 0.9999).clip(0.0, 1.0).shift(1).warmup(1).per_epoch(1).then(0.1, at=i + 2),
-    "plateaus": lambda s, _: Plateau(s),
-    "products with plateaus": lambda s, _: (s * Plateau(1.0)).clip(0.0, 1.0),
+WAYS: dict[str, tuple[int, Callable[[Any, int], Any]]] = {
+    "products": (1, lambda s, _: s * 0.9999),
+    "products from the left": (1, lambda s, _: 0.9999 * s),
+    "schedules from the left": (1, lambda s, _: Constant(1.0) * s),
+    "clips": (1, lambda s, i: s.clip(0.0, 1.0 + i)),
+    "shifts": (1, lambda s, _: s.shift(1)),
+    "warm-ups": (1, lambda s, _: s.warmup(1)),
+    "epochs": (1, lambda s, _: s.per_epoch(1)),
+    "sequences": (3, lambda s, i: s.then(0.1, at=i + 1)),
+    "sequences from the left": (3, lambda s, _: Constant(0.1).then(s, at=1)),
+    "parts of parts": (1, lambda s, _: Sequence([(s, 3), 0.1])),
+    "last parts": (3, lambda s, _: Sequence([(0.1, 3), s])),
+    "alternating": (2, lambda s, _: (s * 0.9999).clip(0.0, 1.0)),
+    "alternating from the left": (2, lambda s, _: Constant(1.0) * s.clip(0.0, 1.0)),
+    "all": (6, lambda s, i: (s * 0.9999).clip(0.0, 1.0).shift(1).warmup(1).per_epoch(1).then(0.1, at=i + 2)),
+    "plateaus": (1, lambda s, _: Plateau(s)),
+    "products with plateaus": (2, lambda s, _: (s * Plateau(1.0)).clip(0.0, 1.0)),
 }
+"""How many levels a way adds, and how."""
 
 
 def deep(way: str, levels: int = DEEP) -> Any:
     """Return a schedule of this many levels."""
-    n = levels // {
-        "all": 6,
-        "sequences": 3,
-        "last parts": 3,
-        "sequences from the left": 3,
-        "alternating": 2,
-        "alternating from the left": 2,
-        "products with plateaus": 2,
-    }.get(way, 1)
+    adds, compose = WAYS[way]
     schedule: Any = Cosine(0.5, steps=7, end=0.01)
-    for i in range(n):
-        schedule = WAYS[way](schedule, i)
+    for i in range(levels // adds):
+        schedule = compose(schedule, i)
     return schedule
 
 
@@ -127,30 +120,28 @@ def test_a_rate_that_is_multiplied_after_each_epoch(tmp_path: Path) -> None:
     assert lrcore.load(tmp_path / "state.safetensors", opt.params).lr == expected
 
 
-FLAT: list[tuple[Any, str]] = [
-    (Constant(2.0) * 0.5 * 0.25, "Constant(lr=2.0) * 0.5 * 0.25"),
-    (0.25 * (0.5 * Constant(2.0)), "Constant(lr=2.0) * 0.5 * 0.25"),
-    (Constant(2.0) * (Constant(0.5) * 3), "Constant(lr=2.0) * (Constant(lr=0.5) * 3.0)"),
-    (Constant(2.0) * Constant(0.5) * 3, "Constant(lr=2.0) * Constant(lr=0.5) * 3.0"),
-    (Constant(0.3).clip(0.1, 0.5).clip(0.2, 0.6), "Constant(lr=0.3).clip(0.2, 0.5)"),
-    (Constant(0.3).clip(0.1, 0.2).clip(0.4, 0.6), "Constant(lr=0.3).clip(0.4, 0.4)"),
-    (Constant(0.3).clip(0.7, 0.8).clip(0.4, 0.6), "Constant(lr=0.3).clip(0.6, 0.6)"),
-    (Constant(0.3).shift(2).shift(3), "Constant(lr=0.3).shift(5)"),
-    (Constant(0.3).per_epoch(2).per_epoch(3), "Constant(lr=0.3).per_epoch(6)"),
-    (Constant(1).then(2, at=3).then(4, at=5), "Sequence([(Constant(lr=1.0), 3), (Constant(lr=2.0), 2), Constant(lr=4.0)])"),
-    (Sequence([(Sequence([(1, 3), 2]), 5), 4]), "Sequence([(Constant(lr=1.0), 3), (Constant(lr=2.0), 2), Constant(lr=4.0)])"),
-    (Sequence([(5, 2), Sequence([(1, 3), 2])]), "Sequence([(Constant(lr=5.0), 2), (Constant(lr=1.0), 3), Constant(lr=2.0)])"),
-    (Plateau(1).then(Plateau(2), at=3).then(4, at=3), "Sequence([(Sequence([(Plateau(lr=1.0), 3), Plateau(lr=2.0)]), 3), Constant(lr=4.0)])"),
-    (
-        Constant(1).then(Constant(2).then(4, at=5), at=3),
-        "Sequence([(Constant(lr=1.0), 3), (Constant(lr=2.0), 5), Constant(lr=4.0)])",
-    ),
-]  # fmt: skip
+FLAT = {
+    "Constant(2) * 0.5 * 0.25": "2 * 0.5 * 0.25",
+    "0.25 * (0.5 * Constant(2))": "2 * 0.5 * 0.25",
+    "Constant(2) * (Constant(0.5) * 3)": "2 * (Constant(lr=0.5) * 3.0)",
+    "Constant(2) * Constant(0.5) * 3": "2 * Constant(lr=0.5) * 3.0",
+    "Constant(0.3).clip(0.1, 0.5).clip(0.2, 0.6)": "Constant(lr=0.3).clip(0.2, 0.5)",
+    "Constant(0.3).clip(0.1, 0.2).clip(0.4, 0.6)": "Constant(lr=0.3).clip(0.4, 0.4)",
+    "Constant(0.3).clip(0.7, 0.8).clip(0.4, 0.6)": "Constant(lr=0.3).clip(0.6, 0.6)",
+    "Constant(0.3).shift(2).shift(3)": "Constant(lr=0.3).shift(5)",
+    "Constant(0.3).per_epoch(2).per_epoch(3)": "Constant(lr=0.3).per_epoch(6)",
+    "Constant(1).then(2, at=3).then(4, at=5)": "Sequence([(1, 3), (2, 2), 4])",
+    "Sequence([(Sequence([(1, 3), 2]), 5), 4])": "Sequence([(1, 3), (2, 2), 4])",
+    "Sequence([(5, 2), Sequence([(1, 3), 2])])": "Sequence([(5, 2), (1, 3), 2])",
+    "Constant(1).then(Constant(2).then(4, at=5), at=3)": "Sequence([(1, 3), (2, 5), 4])",
+    "Plateau(1).then(Plateau(2), at=3).then(4, at=3)": "Sequence([(Sequence([(Plateau(1), 3), Plateau(2)]), 3), 4])",
+}
 
 
-@pytest.mark.parametrize(("schedule", "code"), FLAT, ids=[code for _, code in FLAT])
-def test_compositions_of_one_kind_are_one(schedule: Any, code: str) -> None:
-    assert repr(schedule) == code
+@pytest.mark.parametrize(("code", "flat"), FLAT.items(), ids=FLAT)
+def test_compositions_of_one_kind_are_one(code: str, flat: str) -> None:
+    """Whole numbers stand for themselves here."""
+    assert re.sub(r"Constant\(lr=(\d)\.0\)|lr=(\d)\.0", r"\1\2", repr(build(code))) == flat
 
 
 def test_what_is_joined_to_itself_grows_by_one_part() -> None:
@@ -196,53 +187,6 @@ def test_hashes_tell_arguments_apart() -> None:
     made = [Constant(i).warmup(3).shift(1) * 0.5 for i in range(100)]
     assert len({hash(each) for each in made}) == 100
     assert hash(made[1] * made[1]) == hash(made[1] * (Constant(1).warmup(3).shift(1) * 0.5))
-
-
-Formula = Callable[[int], float]
-
-
-def composed(data: Any, schedule: Any, formula: Formula) -> tuple[Any, Formula]:
-    """Return one more composition of a schedule, and of the formula beside it."""
-    way = data.draw(
-        st.sampled_from(["times", "of", "with", "clip", "shift", "warm", "epochs", "then", "before"])
-    )
-    n, x = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([0.1, 0.3, 0.7, 1.0, 1.7]))
-    line = Linear(x, 0.05, steps=n)
-
-    def other(t: int) -> float:
-        return line(t)
-
-    if way == "times":
-        return schedule * x, lambda t: formula(t) * x
-    if way == "of":
-        return schedule * line, lambda t: formula(t) * other(t)
-    if way == "with":
-        return line * schedule, lambda t: other(t) * formula(t)
-    if way == "clip":
-        low = data.draw(st.sampled_from([0.0, 0.01, 0.05, 0.2]))
-        return schedule.clip(low, low + x), lambda t: min(max(formula(t), low), low + x)
-    if way == "shift":
-        return schedule.shift(n), lambda t: formula(t + n)
-    if way == "warm":
-        return schedule.warmup(n), lambda t: formula(t - n) if t >= n else formula(0) * ((t + 1) / n)
-    if way == "epochs":
-        return schedule.per_epoch(n), lambda t: formula(t // n)
-    if way == "then":
-        return schedule.then(line, at=n), lambda t: formula(t) if t < n else other(t - n)
-    return line.then(schedule, at=n), lambda t: other(t) if t < n else formula(t - n)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_compositions_have_the_bits_of_their_formulas(data: Any) -> None:
-    """However they are flattened, and by recursion or not."""
-    cosine = Cosine(0.5, steps=7, end=0.01)
-    schedule, formula = composed(data, cosine, cosine)
-    for _ in range(data.draw(st.integers(0, 80))):
-        schedule, formula = composed(data, schedule, formula)
-    for t in (0, 1, 2, 3, 5, 8, 13, 40, 100):
-        assert schedule(t) == formula(t)
-    assert schedules.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
 
 
 def test_a_schedule_of_ones_own_keeps_its_rate_at_any_depth() -> None:
