@@ -1,0 +1,193 @@
+"""Plateau in an optimizer: what it steers, what is saved with it, and what is refused.
+
+Runs that are resumed by every way there is are in test_identity.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from gpu.devices import CuPy, Torch, library
+from lrcore import schedules
+from lrcore.schedules import Constant, Cosine, Plateau
+from schedules.examples import WAYS
+from support import Array, assert_bits, run, start
+
+METRICS = [3.0, 2.0, 2.5, np.inf, 2.0, 1.0, 1.5, 2.0, 2.0, 0.5, 0.5, 0.5, 0.5, 0.5]
+
+
+def double(t: int) -> float:
+    """Return a rate that has no dictionary form."""
+    return 0.02 * (t + 1)
+
+
+def plain(lr: Any = 0.05, **more: Any) -> Plateau:
+    return Plateau(lr, **{"factor": 0.5, "patience": 1} | more)
+
+
+def adam(lr: Any) -> Any:
+    return lrcore.Adam(start(), lr=lr)
+
+
+def train(opt: Any, steps: int) -> list[float]:
+    """Step and observe, each plateau its own metric; give the rates."""
+    rates = []
+    for _ in range(steps):
+        rates.append(opt.lr)
+        run(opt, 1)
+        for i, plateau in enumerate(schedules.plateaus(opt.schedule)):
+            plateau.observe(METRICS[(opt.step_count + i) % len(METRICS)])
+    return rates
+
+
+def everything(opt: Any) -> Any:
+    """Return all that loading can change, to compare."""
+    saved = opt.state_dict()
+    saved["state"] = {name: np.array(each).tobytes() for name, each in saved["state"].items()}
+    return copy.deepcopy(saved), np.array(opt.params).tobytes(), repr(opt.schedule), dict(opt.hyper)
+
+
+def test_an_optimizer_follows() -> None:
+    """And several may follow one."""
+    plateau = plain()
+    opt, other = lrcore.SGD(start(), lr=plateau), adam(plateau * 10.0)
+    assert opt.schedule is plateau
+    plateau.observe(1.0)
+    for k in range(4):
+        assert plateau.reductions == k
+        assert opt.lr == plateau(opt.step_count) == 0.05 * 0.5**k
+        assert other.lr == opt.lr * 10.0
+        before = np.array(opt.params)
+        opt.step(np.ones_like(before))
+        assert_bits(opt.params, before - np.float32(opt.lr))
+        for _ in range(2):
+            plateau.observe(1.0)
+    assert "reductions" not in repr(opt)
+    opt.lr = plain(0.5)
+    assert opt.lr == 0.5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_steering_is_what_a_run_with_those_rates_does(way: str) -> None:
+    """And the states are saved, of that moment."""
+    opt = adam(WAYS[way](plain()))
+    rates = train(opt, 12)
+    saved = opt.state_dict()["schedule_state"]
+    assert saved == [each.state_dict() for each in schedules.plateaus(opt.schedule)]
+    kept = copy.deepcopy(saved)
+    rates += train(opt, 8)
+    assert saved == kept != opt.state_dict()["schedule_state"]
+    by_number = adam(lambda t: rates[t])
+    run(by_number, 20)
+    assert_bits(opt.params, by_number.params)
+
+
+@pytest.mark.parametrize("lr", [0.1, Cosine(0.1, 10).warmup(3), double])
+def test_nothing_is_saved_of_a_schedule_without_a_state(lr: Any) -> None:
+    assert "schedule_state" not in adam(lr).state_dict()
+
+
+@pytest.mark.parametrize(("lr", "is_kept"), [(Cosine(0.1, 10), False), (double, True)])
+def test_a_saved_schedule_without_one_replaces_a_plateau(lr: Any, is_kept: bool) -> None:
+    """A callable is not saved, and so leaves the plateau in its place."""
+    plateau = plain()
+    target = adam(plateau)
+    train(target, 8)
+    before = plateau.state_dict()
+    target.load_state_dict(adam(lr).state_dict())
+    assert target.step_count == 0
+    assert target.schedule is plateau if is_kept else target.schedule == lr
+    assert plateau.state_dict() == before
+
+
+def test_a_plateau_over_a_callable_goes_into_one_alone() -> None:
+    opt = adam(plain(double))
+    train(opt, 8)
+    saved = opt.state_dict()
+    assert "schedule" not in saved
+    for lr in (0.3, double, plain() * plain()):
+        target = adam(lr)
+        before = everything(target)
+        with pytest.raises(ValueError, match="^schedule_state: "):
+            target.load_state_dict(saved)
+        assert everything(target) == before
+    target = adam(plain(double))
+    target.load_state_dict(saved)
+    assert train(target, 8) == train(opt, 8)
+
+
+@pytest.mark.parametrize(
+    "make", [plain, lambda lr: plain(lr) * plain(0.1), lambda lr: plain(plain(lr).warmup(3))]
+)
+@pytest.mark.parametrize("lr", [0.05, 0.3, double])
+def test_states_that_do_not_fit_change_nothing(make: Any, lr: Any) -> None:
+    """Neither the optimizer nor any plateau: the states are all checked before the first is loaded."""
+    opt, target = adam(make(double if lr is double else 0.05)), adam(make(lr))
+    train(opt, 9)
+    train(target, 5)
+    saved, before = opt.state_dict(), everything(target)
+    states = saved["schedule_state"]
+    wrong: list[Any] = [[], states + states[:1], states[:-1], None, 3, "ab", {}, [None] * len(states), [[]]]
+    wrong += [[*states[:-1], each] for each in ({}, states[-1] | {"bad": -1}, states[-1] | {"more": 1})]
+    changes: list[dict[str, Any]] = [{"schedule_state": each} for each in wrong]
+    changes += [{"step_count": -1}, {"rule": "sgd"}, {"hyper": saved["hyper"] | {"eps": -1.0}}]
+    changes += [{"state": saved["state"] | {"exp_avg": np.zeros(3, np.float32)}}]
+    dictionaries: list[Any] = [saved | change for change in changes]
+    dictionaries += [adam(Cosine(0.1, 10)).state_dict() | {"schedule_state": states}]
+    if lr is not double:
+        dictionaries += [{name: each for name, each in saved.items() if name != "schedule_state"}]
+    for each in dictionaries:
+        with pytest.raises((TypeError, ValueError), match=r"^[a-z_]+(\[\d+\])?(\.[a-z_]+)?: "):
+            target.load_state_dict(each)
+        assert everything(target) == before, each
+
+
+@pytest.fixture
+def xp() -> Iterator[CuPy | Torch]:
+    """Imitate devices."""
+    with library("imitated") as made:
+        yield made
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_capturable_optimizer_refuses_it(way: str, xp: CuPy | Torch) -> None:
+    """Anywhere in its schedule: the table of rates on the device is made once. And what was saved from another."""
+
+    def capturable(lr: Any) -> Any:
+        ones: Array = np.ones(4, np.float32)
+        return lrcore.Adam(xp.array(ones), lr=lr, grads=xp.array(ones), capturable=True, max_steps=10)
+
+    schedule = WAYS[way](plain())
+    with pytest.raises(ValueError, match="^lr: "):
+        capturable(schedule)
+    opt = capturable(Cosine(0.1, 10))
+    opt.step()
+    before = xp.numpy(opt.params).tobytes(), opt.step_count, opt.schedule, opt.lr
+    with pytest.raises(ValueError, match="^lr: "):
+        opt.load_state_dict(lrcore.Adam(np.ones(4, np.float32), lr=schedule).state_dict())
+    assert (xp.numpy(opt.params).tobytes(), opt.step_count, opt.schedule, opt.lr) == before
+
+
+def test_plateaus_are_found_in_whatever_is_made_of_them() -> None:
+    """Also in a list or a dictionary of a schedule of one's own; not in a callable."""
+
+    class Own(schedules.Schedule):
+        def __init__(self, *parts: Any) -> None:
+            self.parts, self.named = [*parts], dict(enumerate(parts))
+
+        def _value(self, t: int) -> float:
+            return float(self.parts[0](t))
+
+    first, second = Plateau(0.1), Plateau(Plateau(0.2), 0.5)
+    assert [id(each) for each in schedules.plateaus(first.warmup(3) * second)] == [
+        *map(id, (first, second, second.lr))
+    ]
+    assert [id(each) for each in schedules.plateaus(Own(first))] == [id(first)]  # once
+    assert schedules.plateaus(schedules.Function(lambda t: first(t) * 2)) == []
+    assert schedules.plateaus(Constant(0.1)) == []
