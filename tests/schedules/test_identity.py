@@ -29,6 +29,7 @@ MADE: dict[str, Callable[[Plateau], Any]] = {
     "two parts": lambda p: p.warmup(2).then(p * 0.1, at=5),
     "parts": lambda p: Sequence([(p, 3), (p.clip(0, 0.5), 3), p]),
     "deep": lambda p: (p.warmup(3).clip(0, 1) * 0.5).per_epoch(2) * p.shift(1),
+    "nested in what stands twice": lambda p: ((outer := plateau(p * 0.5)) * p).then(outer, at=3),
     "within its own rate": lambda p: plateau(p * 0.5).then(p, at=4),
     "alone": lambda p: p,
     "under a schedule": lambda p: (p.warmup(4) * Cosine(1.0, 40)).clip(1e-4, 1.0).shift(1),
@@ -96,14 +97,6 @@ def test_two_that_are_equal_stay_two() -> None:
     assert one * one == (again := plateau()) * again
     pair = plateau(), plateau()
     assert Sequence([(pair[0], 1), (pair[1], 1), pair[0]]) != Sequence([(pair[0], 1), (pair[1], 1), pair[1]])
-
-
-def test_what_is_nested_in_what_stands_twice() -> None:
-    inner = plateau()
-    outer = plateau(inner * 0.5)
-    schedule = (outer * inner).then(outer, at=3)
-    for name, copied in COPIES.items():
-        assert places(copied(schedule)) == places(schedule) == [0, 1, 1, 0, 1], name
 
 
 def run(make: Any, cut: int | None, again: Callable[[Any, Any, Any], Any]) -> tuple[Any, list[Any]]:
