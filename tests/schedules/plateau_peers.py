@@ -44,18 +44,13 @@ METRICS: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A peer's call beside ours: the same reductions."""
+    """A peer's call beside ours, as `peers.Row`, where both are told metrics: a key of `METRICS`."""
 
     peer: str
-    """Package: a key of `PEERS`."""
     theirs: str
-    """The peer's call, as code in terms of the peer's names."""
     ours: str
-    """The call that gives the same rates, as code in terms of `lrcore.schedules`."""
     metrics: str
-    """The metrics that both are told: a key of `METRICS`."""
     note: str = ""
-    """What is to be known about the peer, in a sentence, where it first applies."""
 
     table = "plateaus"
     """Where the golden file has it, under the peer and the name of the row."""

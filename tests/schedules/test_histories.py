@@ -159,27 +159,15 @@ def test_a_child_forked_while_a_recursive_computes() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def echo(t: int, lr: float) -> float:
-    """Like `count_up`, and copies its schedule on the way."""
-    if t == 2 and IN_HAND:
-        rates = IN_HAND.pop()
-        COPIES.extend([copy.copy(rates), copy.deepcopy(rates), pickle.loads(pickle.dumps(rates))])
-    return lr + 1.0
-
-
-IN_HAND: list[Schedule] = []
-COPIES: list[Schedule] = []
-
-
 def test_copies_that_are_made_while_a_rate_is_computed() -> None:
-    rates = Recursive(echo, lr=0.0)
-    IN_HAND.append(rates.warmup(0))
-    COPIES.clear()
-    assert rates(5) == 6
-    assert len(COPIES) == 3
-    for each in COPIES:
-        assert each(range(9)).tolist() == [*range(1, 10)]
-    assert rates(8) == 9
+    rates = Recursive(count_up, lr=0.0)
+
+    def take() -> None:
+        for each in (copy.copy(rates), copy.deepcopy(rates), pickle.loads(pickle.dumps(rates))):
+            assert each(range(9)).tolist() == [*range(1, 10)]
+
+    for number in at_each_opcode(lambda: rates(len(vars(rates)["_values"])), take):
+        assert rates(number) == number + 1
 
 
 # ---- Plateau

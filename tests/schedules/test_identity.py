@@ -14,7 +14,7 @@ import pytest
 
 import lrcore
 from lrcore import schedules
-from lrcore.schedules import Constant, Cosine, Function, Plateau, Recursive, Schedule, Sequence, plateaus
+from lrcore.schedules import Cosine, Function, Plateau, Recursive, Schedule, Sequence, plateaus
 
 LOSSES = [3.0, 2.0, 2.0, 2.0, 2.5, 2.5, 2.4, 2.6, 2.6]
 
@@ -160,23 +160,22 @@ def test_the_one_that_the_caller_holds_goes_on_steering(make: Any) -> None:
     assert any(each is one for each in plateaus(other.schedule))
 
 
+def product(inner: Any, other: Any) -> dict[str, Any]:
+    """Return the dictionary of former versions, whose products had one factor."""
+    return {"schedule": "Product", "inner": inner, "other": other}
+
+
+def sequence(*parts: Any) -> dict[str, Any]:
+    return {"schedule": "Sequence", "parts": [*parts]}
+
+
 def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
     """They stored one in two places as two with equal states, products of products, and sequences in sequences."""
-    constant, state = {"schedule": "Constant", "lr": 0.5}, plateau().state_dict()
-    own = plateau().to_dict()
-    twice = {"schedule": "Product", "inner": own, "other": own}
-    thrice = {
-        "schedule": "Product",
-        "inner": {"schedule": "Product", "inner": own, "other": 0.5},
-        "other": 0.25,
-    }
-    parts = {
-        "schedule": "Sequence",
-        "parts": [[{"schedule": "Sequence", "parts": [[own, 3], own]}, 5], constant],
-    }
+    own, state = plateau().to_dict(), plateau().state_dict()
+    parts = sequence([sequence([own, 3], own), 5], {"schedule": "Constant", "lr": 0.5})
     stored: list[tuple[Any, Any, int]] = [
-        (lambda p: p * p, twice, 2),
-        (lambda p: p * 0.5 * 0.25, thrice, 1),
+        (lambda p: p * p, product(own, own), 2),
+        (lambda p: p * 0.5 * 0.25, product(product(own, 0.5), 0.25), 1),
         (lambda p: p.then(p, at=3).then(0.5, at=5), parts, 2),
         (lambda p: p * p * Function(halved), None, 2),
     ]
@@ -186,8 +185,7 @@ def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
         saved = opt.state_dict() | {"schedule_state": [state | {"reductions": 2}] * places}
         saved |= {} if dictionary is None else {"schedule": dictionary}
         opt.load_state_dict(saved)
-        assert plateaus(opt.schedule) == [one]
-        assert plateaus(opt.schedule)[0] is one
+        assert [id(each) for each in plateaus(opt.schedule)] == [id(one)]
         assert one.reductions == 2
         if places == 2:  # that went ways of their own
             saved["schedule_state"] = [state | {"reductions": i} for i in range(2)]
@@ -251,18 +249,8 @@ def test_the_dictionary_lists_what_is_shared() -> None:
     assert "shared" not in json.dumps((one * 0.5).to_dict())
 
 
-SHARED: list[tuple[Any, str]] = [
-    ({"schedule": "Constant", "lr": {"shared": 0}}, "shared: expected an index below 0, got 0"),
-    ({"schedule": "Constant", "lr": {"shared": -1}}, "shared: expected an integer >= 0, got -1"),
-    ({"schedule": "Constant", "lr": {"shared": True}}, "shared: expected an integer, got bool"),
-    ({"schedule": "Constant", "lr": 1.0, "shared": {"schedule": "Constant", "lr": 1.0}}, "shared: expected a dictionary, got str"),
-    ({"schedule": "Constant", "lr": 1.0, "shared": 3}, "shared: expected a sequence, got int"),
-    ({"schedule": "Constant", "lr": 1.0, "shared": [3]}, "shared: expected a dictionary, got int"),
-    ({"schedule": "Constant", "lr": 1.0, "shared": [{"schedule": "Shift", "n": 1, "inner": {"shared": 0}}]}, "shared: expected an index below 0, got 0"),
-    ({"shared": 0}, "shared: expected a sequence, got int"),
-    ({"schedule": "Product", "inner": {"schedule": "Constant", "lr": 1}, "factors": []}, "factors: expected at least one"),
-    ({"schedule": "Shift", "n": 1, "inner": {"shared": 0, "schedule": "Constant", "lr": 1}}, "Constant cannot be made"),
-]  # fmt: skip
+def around(inner: Any, **more: Any) -> dict[str, Any]:
+    return {"schedule": "Shift", "n": 1, "inner": inner, **more}
 
 
 def within_itself(dictionary: Any, name: str, value: Any) -> Any:
@@ -270,22 +258,33 @@ def within_itself(dictionary: Any, name: str, value: Any) -> Any:
     return dictionary
 
 
-def list_within_itself() -> Any:
-    parts: list[Any] = []
-    parts.append([parts, 1])
-    return {"schedule": "Sequence", "parts": parts}
+ONE = {"schedule": "Constant", "lr": 1.0}
+ITSELF = "expected a dictionary that is not within itself"
+LISTS: list[Any] = []
+LISTS.append([LISTS, 1])
 
 
-CYCLES: list[tuple[Any, str]] = [
-    (within_itself({"schedule": "Shift", "n": 1}, "inner", lambda it: it), "expected a dictionary that is not within itself"),
-    (within_itself({"schedule": "Sequence"}, "parts", lambda it: [it]), "expected a dictionary that is not within itself"),
-    (within_itself({"schedule": "Constant", "lr": 1.0}, "shared", lambda it: [it]), "expected a dictionary that is not within itself"),
-    (list_within_itself(), "expected at most 2 lists within one another"),
-    ({"schedule": "Product", "inner": {"schedule": "Constant", "lr": 1}, "other": 2, "factors": [3]}, "Product cannot be made"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("dictionary", "message"), [*SHARED, *CYCLES])
+@pytest.mark.parametrize(
+    ("dictionary", "message"),
+    [
+        (around({"shared": 0}), "shared: expected an index below 0, got 0"),
+        (around({"shared": -1}), "shared: expected an integer >= 0, got -1"),
+        (around({"shared": True}), "shared: expected an integer, got bool"),
+        (ONE | {"shared": ONE}, "shared: expected a dictionary, got str"),
+        (ONE | {"shared": 3}, "shared: expected a sequence, got int"),
+        (ONE | {"shared": [3]}, "shared: expected a dictionary, got int"),
+        (ONE | {"shared": [around({"shared": 0})]}, "shared: expected an index below 0, got 0"),
+        ({"shared": 0}, "shared: expected a sequence, got int"),
+        (around({"shared": 0, **ONE}), "Constant cannot be made"),
+        ({"schedule": "Product", "inner": ONE, "factors": []}, "factors: expected at least one"),
+        (product(ONE, 2) | {"factors": [3]}, "Product cannot be made"),
+        (within_itself(around(None), "inner", lambda it: it), ITSELF),
+        (within_itself(sequence(), "parts", lambda it: [it]), ITSELF),
+        (within_itself(dict(ONE), "shared", lambda it: [it]), ITSELF),
+        (sequence(*LISTS), "expected at most 2 lists within one another"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
 def test_dictionaries_that_mean_no_schedule(dictionary: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         schedules.from_dict(dictionary)
@@ -333,14 +332,10 @@ def test_attributes_of_ones_own(height: Any) -> None:
 
 
 def test_a_short_dictionary_cannot_mean_a_schedule_that_takes_hours() -> None:
-    constant = {"schedule": "Constant", "lr": 1.0}
     doubled = [
-        constant,
+        ONE,
         *({"schedule": "Product", "inner": {"shared": i}, "factors": [{"shared": i}]} for i in range(60)),
     ]
     with pytest.raises(ValueError, match="^schedule: expected at most 1000000 schedules within one another"):
-        schedules.from_dict({"schedule": "Shift", "n": 1, "inner": {"shared": 60}, "shared": doubled})
-    taken = schedules.from_dict(
-        {"schedule": "Shift", "n": 1, "inner": {"shared": 10}, "shared": doubled[:11]}
-    )
-    assert taken(0) == Constant(1.0)(0)
+        schedules.from_dict(around({"shared": 60}, shared=doubled))
+    assert schedules.from_dict(around({"shared": 10}, shared=doubled[:11]))(0) == 1.0
