@@ -24,8 +24,8 @@ from schedules import peers as schedule_peers
 from schedules import plateau_peers
 from schedules.peers import Tolerance
 
-TESTS = Path(__file__).resolve().parents[1]
-GOLDEN = TESTS / "golden"
+pytestmark = pytest.mark.slow  # each peer takes seconds to start
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 NOISE = Tolerance(
     1e-12,
     "of the row's largest rate: float64 on another machine or in another version may round otherwise, by 2^-53 = "
@@ -35,39 +35,54 @@ NOISE = Tolerance(
 ROWS: list[Any] = [*schedule_peers.ROWS, *plateau_peers.ROWS]
 
 
-def run(command: Sequence[str], given: str = "") -> Any:
-    """Run a command in another process that takes text and gives JSON."""
-    done = subprocess.run(command, input=given, capture_output=True, check=False, text=True, timeout=600)
-    assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stderr}"
-    return json.loads(done.stdout)
-
-
-def need(peer: str) -> None:
-    """Skip the test where the peer is not installed."""
+def live(peer: str) -> dict[str, Any]:
+    """Return what the installed peer gives, or skip the test where it is not installed."""
     for package in schedule_peers.PACKAGES[peer]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install {peer}")
+    return ask(peer)
+
+
+ASK = """
+import importlib, json, sys
+sys.path.insert(0, sys.argv[1])
+import make_schedules
+contents = make_schedules.collect([sys.argv[2]])
+contents["oddities"] = {}
+for claim, module, code, at in json.load(sys.stdin):
+    try:
+        answer = importlib.import_module(module).run_peer(sys.argv[2], code, at)
+    except (ArithmeticError, ValueError) as error:
+        answer = f"{type(error).__name__}: {error}"
+    contents["oddities"][claim] = answer
+json.dump(contents, sys.stdout)
+"""
 
 
 @functools.cache
-def run_all(peer: str) -> dict[str, Any]:
-    """Run all rows of a peer; the contents of the golden file for it."""
-    contents: dict[str, Any] = run(
-        [sys.executable, str(GOLDEN / "make_schedules.py"), "--peer", peer, "--output", "-"]
+def ask(peer: str) -> dict[str, Any]:
+    """Run all rows of a peer, as the golden file has them, and its oddities."""
+    odd = [
+        (each.claim, each.peers.__name__, each.theirs, [*each.at]) for each in ODDITIES if each.peer == peer
+    ]
+    command = [sys.executable, "-c", ASK, str(GOLDEN), peer]
+    done = subprocess.run(
+        command, input=json.dumps(odd), capture_output=True, check=False, text=True, timeout=600
     )
+    assert done.returncode == 0, done.stderr
+    contents: dict[str, Any] = json.loads(done.stdout)
     return contents
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.peer}-{row}")
 def test_stored_peer_is_live_peer(row: Any) -> None:
     """A failure says that the peer has changed, or the rows."""
-    need(row.peer)
+    contents = live(row.peer)
     golden = json.loads((GOLDEN / "schedules.json").read_text(encoding="utf-8"))
     known = {package: golden["versions"][package] for package in schedule_peers.PACKAGES[row.peer]}
-    live = run_all(row.peer)
-    what = f"{row.peer}'s {row} under {live['versions']} against the stored {known}"
+    what = f"{row.peer}'s {row} under {contents['versions']} against the stored {known}"
     stored = golden[row.table][row.peer][str(row)]
-    schedule_peers.check(live[row.table][row.peer][str(row)], stored, NOISE, what)
+    schedule_peers.check(contents[row.table][row.peer][str(row)], stored, NOISE, what)
 
 
 @dataclass(frozen=True)
@@ -198,33 +213,11 @@ ODDITIES = tuple(
     for claim, theirs, ours, at, raises, differ in _ODDITY.findall(table)
 )
 
-ASK = """
-import importlib, json, sys
-sys.path.insert(0, sys.argv[1])
-answers = []
-for module, peer, code, at in json.load(sys.stdin):
-    try:
-        answers.append(importlib.import_module(module).run_peer(peer, code, at))
-    except (ArithmeticError, ValueError) as error:
-        answers.append(f"{type(error).__name__}: {error}")
-json.dump(answers, sys.stdout)
-"""
-
-
-@functools.cache
-def ask_all(peer: str) -> dict[str, Any]:
-    """Return what a peer says to all its oddities."""
-    odd = [each for each in ODDITIES if each.peer == peer]
-    questions = [(each.peers.__name__, peer, each.theirs, [*each.at]) for each in odd]
-    answers = run([sys.executable, "-c", ASK, str(TESTS)], json.dumps(questions))
-    return {each.claim: answer for each, answer in zip(odd, answers, strict=True)}
-
 
 @pytest.mark.parametrize("odd", ODDITIES, ids=lambda odd: f"{odd.peer}-{odd.claim}")
 def test_oddity(odd: Oddity) -> None:
     """The installed peer differs from our call there and nowhere else, or raises; ours goes on."""
-    need(odd.peer)
-    theirs = ask_all(odd.peer)[odd.claim]
+    theirs = live(odd.peer)["oddities"][odd.claim]
     ours = odd.peers.run_lrcore(odd.ours, odd.at)
     if odd.raises:
         assert isinstance(theirs, str)
