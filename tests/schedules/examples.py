@@ -108,11 +108,15 @@ def example_of(cls: type[Any]) -> Any:
     raise AssertionError(found[1])
 
 
-for _name in schedules.__all__:
-    _cls = getattr(schedules, _name)
-    _has_own = {*EXAMPLES, *CALLABLES, "Schedule", "Sequence", "Plateau"}
-    if inspect.isclass(_cls) and issubclass(_cls, schedules.Schedule) and _name not in _has_own:
-        EXAMPLES[_name] = [dict(example_of(_cls)._arguments())]
+CLASSES: dict[str, Any] = {
+    name: each
+    for name in schedules.__all__
+    if inspect.isclass(each := getattr(schedules, name))
+    and issubclass(each, schedules.Schedule)
+    and each is not schedules.Schedule
+}
+for _name in sorted(CLASSES.keys() - {*EXAMPLES, *CALLABLES, "Sequence", "Plateau"}):
+    EXAMPLES[_name] = [dict(example_of(CLASSES[_name])._arguments())]
 """A schedule without examples here has the one of its docstring; its equation there is what its values are held against."""
 
 CASES = [(name, options) for name, several in EXAMPLES.items() for options in several]
