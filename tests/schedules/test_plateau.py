@@ -20,7 +20,7 @@ from schedules import plateau_oracle
 from schedules.examples import WAYS
 
 INF, NAN = math.inf, math.nan
-fixed = settings(derandomize=True, deadline=None, database=None, max_examples=200)
+fixed = settings(derandomize=True, deadline=None, database=None, max_examples=100)
 
 
 def history(plateau: Plateau, metrics: Sequence[float]) -> list[int]:

@@ -115,6 +115,8 @@ def test_underflow_is_zero(code: str) -> None:
     [
         ("Constant(1e-50)", "lr: 1e-50 becomes 0.0 in float32"),
         ("PolynomialProduct(0.1, 1, 1, 1)", "steps"),
+        ("CyclicStages([])", "stages"),
+        ("PeriodicPulse(0.1, [])", "pulses"),
         ("PiecewiseConstant([5, 20], [0.1, 0.2])", "values"),
         ("PiecewiseConstant([5, 20], [0.1] * 4)", "values"),
         ("PiecewiseConstant([10, 5, 20], [0.1] * 4)", "boundaries"),
