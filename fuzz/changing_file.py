@@ -11,7 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from files.changing_files import KINDS, hammer
+from files.changing_files import hammer
+from files.kinds import KINDS
 
 SECONDS = 5
 
@@ -21,14 +22,14 @@ def main() -> None:
     options = dict(each.split("=", 1) for each in sys.argv[1:] if each[0] == "-" and "=" in each)
     runs, seed = int(options.get("-runs", 20_000)), int(options.get("-seed", 1))
     with tempfile.TemporaryDirectory() as folder:
-        for kind in KINDS:
+        for name, kind in KINDS.items():
             taken = refused = 0
             while taken + refused < runs:
-                more_taken, more_refused = hammer(kind, Path(folder, kind), seed, SECONDS)
+                more_taken, more_refused = hammer(kind, Path(folder, name), seed, SECONDS)
                 taken, refused, seed = taken + more_taken, refused + more_refused, seed + 1
-            assert taken, kind
-            assert refused, kind
-            print(f"{kind}: {taken} loads were taken, {refused} refused")
+            assert taken, name
+            assert refused, name
+            print(f"{name}: {taken} loads were taken, {refused} refused")
 
 
 if __name__ == "__main__":

@@ -6,59 +6,22 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
-
-import lrcore
+from files.kinds import LARGE, Kind, number_of
 
 COUNT = 6
 """Contents of a file."""
 
 
-def optimizer(number: int, size: int = 100_000) -> Any:
-    """Return an optimizer whose file has contents of this number."""
-    opt = lrcore.Adam(np.zeros(size, np.float32))
-    opt.step_count = number
-    for state in opt.state.values():
-        state[:] = number
-    return opt
-
-
-def number_of_optimizer(opt: Any) -> int:
-    """Return the number, if all of the optimizer is of it."""
-    for state in opt.state.values():
-        assert (state == opt.step_count).all()
-    return int(opt.step_count)
-
-
-def pack(number: int) -> Any:
-    """Return a pack whose file has contents of this number."""
-    made = lrcore.Pack({"layers": [{"w": (300, 300)}, {"w": 7}], "b": ()})
-    made.flat[:] = number
-    return made
-
-
-def number_of_pack(made: Any) -> int:
-    """Return the number, if all of the pack is of it."""
-    assert (made.flat == made.flat[0]).all()
-    return int(made.flat[0])
-
-
-KINDS: dict[str, tuple[Callable[[int], Any], Callable[[Any], int]]] = {
-    "optimizer": (optimizer, number_of_optimizer),
-    "pack": (pack, number_of_pack),
-}
-
-
-def contents(kind: str, path: Path) -> list[bytes]:
+def files_of(kind: Kind, path: Path) -> list[bytes]:
     """Return the files of all numbers, which are of one length."""
     found = []
     for number in range(1, COUNT + 1):
-        KINDS[kind][0](number).save(path)
+        kind.make(number, LARGE).save(path)
         found.append(path.read_bytes())
     assert len({len(each) for each in found}) == 1
     return found
@@ -95,14 +58,13 @@ def load(into: Any, path: Path) -> ValueError | OSError | None:
     return None
 
 
-def hammer(kind: str, path: Path, seed: int, seconds: float) -> tuple[int, int]:
+def hammer(kind: Kind, path: Path, seed: int, seconds: float) -> tuple[int, int]:
     """Load a file while a thread changes it, and return how often it was taken and how often refused.
 
     What is taken is one of the contents that were ever written whole. What is refused is refused with a ValueError or an
     OSError that names the file, and changes nothing.
     """
-    make, number_of = KINDS[kind]
-    files = contents(kind, path)
+    files = files_of(kind, path)
     stopped = threading.Event()
 
     def work() -> None:
@@ -111,7 +73,7 @@ def hammer(kind: str, path: Path, seed: int, seconds: float) -> tuple[int, int]:
             change(random, path, files)
 
     taken = refused = 0
-    into = make(99)
+    into = kind.make(99, LARGE)
     thread = threading.Thread(target=work)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

@@ -1,28 +1,26 @@
-"""Saves that are killed, interrupted, or come at the same time: the file is whole, and nothing stays beside it."""
+"""Saves that fail, are killed, interrupted, or come at the same time: the file is whole, and nothing stays beside it."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import resource
 import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import lrcore
-from files.changing_files import KINDS, optimizer
+from files.kinds import KINDS, LARGE, Kind, contents, number_of
+from lrcore._files import safetensors
 from opcodes import at_each_opcode, interrupt
 from support import python, run_in_threads
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return a name for a file, in a folder of its own."""
-    return tmp_path / "file.safetensors"
 
 
 @pytest.fixture
@@ -31,26 +29,171 @@ def small() -> Any:
     return lrcore.Pack({"w": 3})
 
 
+@pytest.fixture
+def saved(path: Path) -> Path:
+    """Return a file that is there already."""
+    lrcore.Pack({"w": np.ones(3, np.float32)}).save(path)
+    return path
+
+
 def temporary(path: Path, number: int = 0) -> Path:
     """Return the temporary name, as the documentation says."""
     return path.with_name(f".lrcore-{zlib.crc32(path.name.encode()):08x}-{number}.tmp")
 
 
-def names(path: Path) -> list[str]:
-    """Return the names in the folder of a file."""
-    return sorted(each.name for each in path.parent.iterdir())
+def assert_beside(path: Path, *numbers: int) -> None:
+    """Assert that beside the file there are its temporary files of these numbers alone."""
+    expected = [path.name, *(temporary(path, number).name for number in numbers)]
+    assert sorted(each.name for each in path.parent.iterdir()) == sorted(expected)
 
 
-def at_the_sync(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
-    """Have this called when the next save has written all of its file; once."""
-    fsync = os.fsync
+def before(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, action: Callable[..., object], once: bool = False
+) -> None:
+    """Have an action called before each call of a function, with its arguments; or before the next one alone."""
+    function = getattr(owner, name)
 
-    def sync(file: int) -> None:
-        monkeypatch.setattr(os, "fsync", fsync)
-        action()
-        fsync(file)
+    def call(*arguments: Any, **named: Any) -> Any:
+        if once:
+            monkeypatch.setattr(owner, name, function)
+        action(*arguments, **named)
+        return function(*arguments, **named)
 
-    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(owner, name, call)
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    """Return a function that raises."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+# ---- what is written
+
+
+@pytest.fixture
+def masked() -> Iterator[None]:
+    """Set an umask of its own."""
+    former = os.umask(0o027)
+    yield
+    os.umask(former)
+
+
+@pytest.mark.usefixtures("masked")
+def test_permissions(path: Path, small: Any) -> None:
+    """Those of any new file, or of the one that is replaced."""
+    small.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    for mode in (0o600, 0o664, 0o444):
+        path.chmod(mode)
+        small.save(path)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert_beside(path)
+
+
+def test_the_file_is_on_the_disk_before_it_has_its_name(
+    path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the name is there before `save` returns."""
+    done: list[tuple[str, int]] = []
+
+    def note(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        done.append(("replace", os.stat(source, dir_fd=src_dir_fd).st_ino))
+        assert src_dir_fd == dst_dir_fd
+        assert "/" not in source + target
+
+    before(monkeypatch, os, "fsync", lambda file: done.append(("fsync", os.fstat(file).st_ino)))
+    before(monkeypatch, os, "replace", note)
+    small.save(path)
+    number = path.stat().st_ino
+    assert done == [("fsync", number), ("replace", number), ("fsync", path.parent.stat().st_ino)]
+
+
+# ---- failures
+
+
+@contextmanager
+def untouched(path: Path) -> Iterator[None]:
+    """Assert that what happens here leaves the file as it was, and nothing beside it."""
+    former = path.read_bytes()
+    yield
+    assert path.read_bytes() == former
+    assert_beside(path)
+
+
+@pytest.mark.parametrize("where", ["open", "fsync", "fchmod", "replace", "_write_all"])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "broken"), KeyboardInterrupt(), MemoryError()], ids=repr
+)
+def test_a_failure_leaves_the_old_file(
+    saved: Path, small: Any, where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = saved.read_bytes()
+    with untouched(saved), monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(safetensors if where == "_write_all" else os, where, failing(error))
+        small.save(saved)
+    small.save(saved)
+    assert saved.read_bytes() != former
+
+
+def test_a_folder_that_cannot_be_synchronised(
+    path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without it is none of our business; a broken one is."""
+
+    def refuse(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(code, "no")
+
+    before(monkeypatch, os, "fsync", refuse)
+    code = errno.EINVAL
+    small.save(path)
+    code = errno.EIO
+    with pytest.raises(OSError, match="no"):
+        small.save(path)
+    small.load(path)
+
+
+def test_a_full_disk_leaves_the_old_file(saved: Path, kind: Kind) -> None:
+    """Here the system lets no file grow beyond a limit."""
+    made = kind.make(1, LARGE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with untouched(saved), pytest.raises(OSError, match=saved.name) as raised:
+            made.save(saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.errno == errno.EFBIG
+
+
+def test_a_mounted_file(saved: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refuses to move another over it."""
+    monkeypatch.setattr(os, "replace", failing(OSError(errno.EBUSY, "busy")))
+    match = "mount point cannot be replaced in one move; mount its folder"
+    with untouched(saved), pytest.raises(OSError, match=match) as raised:
+        small.save(saved)
+    assert (raised.value.errno, raised.value.filename) == (errno.EBUSY, str(saved))
+
+
+def test_a_failed_save_leaves_the_file_of_another(
+    path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name may have gone to it after the move."""
+    replace = os.replace
+
+    def move(*arguments: Any, **named: Any) -> None:
+        replace(*arguments, **named)
+        temporary(path).write_bytes(b"its")
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "replace", move)
+    with pytest.raises(OSError, match="broken"):
+        small.save(path)
+    assert temporary(path).read_bytes() == b"its"
 
 
 # ---- killed
@@ -60,10 +203,10 @@ import fcntl, os, random, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import lrcore
-from files.changing_files import COUNT, KINDS
-make, number_of = KINDS[{kind!r}]
+from files.kinds import KINDS, LARGE, number_of
+kind = KINDS[{kind!r}]
 path = Path({path!r})
-saved, into = [make(number) for number in range(COUNT)], make(99)
+saved, into = [kind.make(number, LARGE) for number in range(6)], kind.make(99, LARGE)
 
 
 def leftovers():
@@ -113,7 +256,7 @@ for _ in range(100):
     os.kill(number, signal.SIGKILL)
     os.waitpid(number, 0)
     os.close(ready), os.close(tell)
-    left += assert_whole_and_clean(range(1, COUNT))
+    left += assert_whole_and_clean(range(1, 6))
 print(*left)
 """
 
@@ -164,6 +307,7 @@ def test_killed_at_each_call(kind: str, path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(path: Path) -> None:
     """Of a hundred times: the file is whole, at most one temporary file is left, and the next save removes it."""
     left = killed("optimizer", path, AT_MOMENTS).split()
@@ -173,45 +317,40 @@ def test_killed_at_any_moment(path: Path) -> None:
 @pytest.mark.filterwarnings(
     "ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning"
 )  # closed by the collector
+@pytest.mark.slow
 def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
     """As by Ctrl-C: the file is whole, and what is left, if anything, is removed by the next save."""
     small.save(path)
     for _ in at_each_opcode(lambda: small.save(path), interrupt):
-        assert {*names(path)} <= {path.name, temporary(path).name}
+        assert_beside(path, *([0] if temporary(path).exists() else []))
         small.load(path)
     small.save(path)
-    assert names(path) == [path.name]
+    assert_beside(path)
 
 
 # ---- at the same time
 
 
-def test_a_save_in_the_middle_of_another(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_in_the_middle_of_another(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a signal handler's: it leaves the other's temporary file alone, and the last one to finish wins."""
-    first, second = optimizer(1), optimizer(2)
 
-    def between() -> None:
-        second.save(path)
-        assert names(path) == [temporary(path).name, path.name]
-        into = optimizer(3)
-        into.load(path)
-        assert into.step_count == 2
+    def between(_: int) -> None:
+        kind.make(2).save(path)
+        assert_beside(path, 0)
+        assert contents(kind.from_file(path)) == contents(kind.make(2))
 
-    at_the_sync(monkeypatch, between)
-    first.save(path)
-    second.load(path)
-    assert second.step_count == 1
-    assert names(path) == [path.name]
+    before(monkeypatch, os, "fsync", between, once=True)
+    kind.make(1).save(path)
+    assert contents(kind.from_file(path)) == contents(kind.make(1))
+    assert_beside(path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_threads_that_save_one_file(kind: str, path: Path) -> None:
+def test_threads_that_save_one_file(kind: Kind, path: Path) -> None:
     """Two that save and two that load: what is there is whole at any moment."""
-    make, number_of = KINDS[kind]
-    make(9).save(path)
+    kind.make(9, LARGE).save(path)
 
     def work(index: int) -> None:
-        own = make(index)
+        own = kind.make(index, LARGE)
         for _ in range(25):
             if index < 2:
                 own.save(path)
@@ -220,8 +359,8 @@ def test_threads_that_save_one_file(kind: str, path: Path) -> None:
                 assert number_of(own) in (0, 1, 9)
 
     run_in_threads(4, work)
-    assert names(path) == [path.name]
-    last = make(5)
+    assert_beside(path)
+    last = kind.make(5, LARGE)
     last.load(path)
     assert number_of(last) in (0, 1)
 
@@ -231,7 +370,7 @@ saved[0].save(path)
 
 
 def work():
-    for _ in range(15):
+    for _ in range(5):
         for each in saved[1:]:
             each.save(path)
     os._exit(0)
@@ -240,7 +379,7 @@ def work():
 numbers = {child(work) for _ in range(3)}
 while numbers:
     into.load(path)
-    assert 0 <= number_of(into) < COUNT
+    assert 0 <= number_of(into) < len(saved)
     ended, status = os.waitpid(-1, os.WNOHANG)
     assert status == 0
     numbers.discard(ended)
@@ -261,9 +400,11 @@ def test_leftovers_are_removed(path: Path, small: Any) -> None:
     for each in (*(temporary(path, number) for number in range(4)), temporary(path, 5), other):
         each.write_bytes(b"left")
     small.save(path)
-    assert names(path) == sorted([other.name, temporary(path, 5).name, path.name])
+    assert other.exists()
     small.save(path.with_name("other"))
     assert not other.exists()
+    path.with_name("other").unlink()
+    assert_beside(path, 5)
 
 
 def test_what_a_writer_holds_is_not_touched(path: Path, small: Any) -> None:
@@ -273,13 +414,13 @@ def test_what_a_writer_holds_is_not_touched(path: Path, small: Any) -> None:
         for each in (first, third):
             fcntl.flock(each, fcntl.LOCK_EX)
         small.save(path)
-        assert names(path) == sorted([temporary(path, 0).name, temporary(path, 2).name, path.name])
+        assert_beside(path, 0, 2)
         assert (first.read(), third.read()) == (b"its", b"its")
     small.save(path)
     assert temporary(path, 2).exists()  # number 1 is free
     temporary(path, 1).touch()
     small.save(path)
-    assert names(path) == [path.name]
+    assert_beside(path)
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -302,116 +443,69 @@ def test_what_is_no_file_is_left(path: Path, small: Any) -> None:
     os.mkfifo(temporary(path, 0))
     temporary(path, 1).mkdir()
     small.save(path)
-    assert names(path) == sorted([temporary(path, 0).name, temporary(path, 1).name, path.name])
+    assert_beside(path, 0, 1)
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
 def test_without_locks(code: int, path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file system without them no one can tell who lives: nothing is removed but what is the save's own."""
-
-    def refuse(*_: Any) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", failing(OSError(code, os.strerror(code))))
     temporary(path).write_bytes(b"left")
-    at_the_sync(monkeypatch, lambda: small.save(path))
+    before(monkeypatch, os, "fsync", lambda _: small.save(path), once=True)
     small.save(path)
     assert temporary(path).read_bytes() == b"left"
-    assert names(path) == [temporary(path).name, path.name]
+    assert_beside(path, 0)
 
 
 def test_locks_of_nfs(path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """There a file is locked for one alone only by who has it open for writing."""
-    flock = fcntl.flock
 
-    def lock(file: Any, operation: int) -> None:
+    def refuse(file: Any, _: int) -> None:
         if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        flock(file, operation)
 
-    monkeypatch.setattr(fcntl, "flock", lock)
+    before(monkeypatch, fcntl, "flock", refuse)
     temporary(path).write_bytes(b"left")
     small.save(path)
-    assert names(path) == [path.name]
+    assert_beside(path)
 
 
 def test_a_leftover_that_may_only_be_read(path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of a save over a file of those permissions."""
-    opened = os.open
 
-    def open_(name: Any, flags: int, *arguments: Any, **named: Any) -> int:
+    def refuse(name: Any, flags: int, **_: Any) -> None:
         if name == temporary(path).name and flags & os.O_ACCMODE == os.O_RDWR:  # for root too
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return opened(name, flags, *arguments, **named)
 
-    monkeypatch.setattr(os, "open", open_)
+    before(monkeypatch, os, "open", refuse)
     temporary(path).write_bytes(b"left")
     small.save(path)
-    assert names(path) == [path.name]
+    assert_beside(path)
 
 
-def test_taken_away_before_it_is_locked(path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another writer may take a file that has just been made for a leftover, and make its own of that name."""
-    flock = fcntl.flock
-    held: list[Any] = []
-
-    def lock(file: Any, operation: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", flock)
-        temporary(path).unlink()
-        held.append(temporary(path).open("wb"))
-        flock(held[0], fcntl.LOCK_EX)
-        flock(file, operation)
-
-    monkeypatch.setattr(fcntl, "flock", lock)
+def test_removed_before_it_is_locked(path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer may take a file that has just been made for a leftover."""
+    before(monkeypatch, fcntl, "flock", lambda *_: temporary(path).unlink(), once=True)
     small.save(path)
     small.load(path)
-    assert names(path) == [temporary(path).name, path.name]
-    held[0].close()
+    assert_beside(path)
 
 
-def test_locked_by_another_before_the_writer(path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is about to remove it, and the save takes the next number."""
-    flock = fcntl.flock
+@pytest.mark.parametrize("removed", [True, False])
+def test_locked_by_another_before_the_writer(
+    removed: bool, path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is about to remove it, or it has, and holds one of its own of that name."""
     held: list[Any] = []
 
-    def lock(file: Any, operation: int) -> None:
-        if not held:
-            held.append(temporary(path).open("rb"))
-            flock(held[0], fcntl.LOCK_EX)
-        flock(file, operation)
+    def hold(*_: Any) -> None:
+        if removed:
+            temporary(path).unlink()
+        held.append(temporary(path).open("ab"))
+        fcntl.flock(held[0], fcntl.LOCK_EX)
 
-    monkeypatch.setattr(fcntl, "flock", lock)
+    before(monkeypatch, fcntl, "flock", hold, once=True)
     small.save(path)
-    assert names(path) == [temporary(path).name, path.name]
+    small.load(path)
+    assert_beside(path, 0)
     held[0].close()
-
-
-def test_a_failed_save_leaves_the_file_of_another(
-    path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The name may have gone to it after the move."""
-
-    def fail(_: int) -> None:
-        temporary(path).write_bytes(b"its")
-        raise OSError(errno.EIO, "broken")
-
-    replace = os.replace
-
-    def move(*arguments: Any, **named: Any) -> None:
-        replace(*arguments, **named)
-        fail(0)
-
-    monkeypatch.setattr(os, "replace", move)
-    with pytest.raises(OSError, match="broken"):
-        small.save(path)
-    assert temporary(path).read_bytes() == b"its"
-
-
-def test_without_a_folder_to_write_in(path: Path, small: Any) -> None:
-    """The error names the path, not the temporary name."""
-    path.parent.chmod(0o500)
-    if os.access(path.parent, os.W_OK):
-        pytest.skip("root may write anywhere")
-    with pytest.raises(PermissionError) as raised:
-        small.save(path)
-    assert raised.value.filename == str(path)

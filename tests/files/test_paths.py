@@ -1,0 +1,166 @@
+"""The paths that saves and loads take, and what lies at their ends: files, links, folders, devices and nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from files.kinds import Kind, number_of
+
+
+def test_what_is_no_file_is_not_read(kind: Kind, tmp_path: Path) -> None:
+    """Nor waited for."""
+    os.mkfifo(tmp_path / "fifo")
+    for each in (tmp_path / "fifo", "/dev/zero", "/dev/null"):
+        for load in kind.uses(each)[1:]:
+            with pytest.raises(ValueError, match=f"^{each}: expected a file, got a device or a pipe"):
+                load()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for load in kind.uses(tmp_path / "socket")[1:]:
+            with pytest.raises(OSError, match="socket") as raised:
+                load()
+            assert raised.value.errno == errno.ENXIO
+
+
+def test_what_is_no_file_is_not_replaced(kind: Kind, tmp_path: Path) -> None:
+    made = kind.make(1)
+    os.mkfifo(tmp_path / "fifo")
+    for each in (tmp_path, tmp_path / "fifo", "/dev/null"):
+        with pytest.raises(ValueError, match="expected a file, or a name that is free"):
+            made.save(each)
+    with pytest.raises(FileNotFoundError):
+        made.save(tmp_path / "missing" / "file")
+    assert [each.name for each in tmp_path.iterdir()] == ["fifo"]
+
+
+NAMES = ["", b"", "a\0b", b"a\0b", "\ud800"]
+
+
+@pytest.mark.parametrize("value", [*NAMES, 3, None, 0.5, ["a"], bytearray(b"a")], ids=repr)
+def test_what_no_file_is_called(value: Any, kind: Kind) -> None:
+    for use in kind.uses(value):
+        if value in NAMES:
+            with pytest.raises(ValueError, match="^path: expected the name of a file, got "):
+                use()
+        else:
+            match = f"^path: expected str, bytes or os.PathLike, got {type(value).__name__}$"
+            with pytest.raises(TypeError, match=match):
+                use()
+
+
+class Own:
+    """A path of a class of its own."""
+
+    def __init__(self, path: str | bytes) -> None:
+        self.path = path
+
+    def __fspath__(self) -> Any:
+        return self.path
+
+
+def test_kinds_of_paths(kind: Kind, tmp_path: Path) -> None:
+    for name in ("a", "\u00e9", os.fsdecode(b"\xff")):  # the last is no UTF-8
+        path = tmp_path / name
+        for each in (str(path), os.fsencode(path), path, Own(str(path)), Own(os.fsencode(path))):
+            for use in kind.uses(each):
+                use()
+            assert [*tmp_path.iterdir()] == [path]
+            path.unlink()
+
+
+def test_a_path_that_ends_in_a_slash(kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("target/")
+    match = "expected a file, or a name that is free, got a path that ends in"
+    for name in ("new/", "link", ""):
+        with pytest.raises(ValueError, match=match):
+            kind.make(1).save(f"{tmp_path}/{name}")
+    assert [each.name for each in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_folder_deeper_than_a_path_can_say(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # and back in the end
+    for _ in range(20):
+        Path("x" * 250).mkdir()
+        os.chdir("x" * 250)
+    Path("link").symlink_to("target")
+    for use in kind.uses("link"):
+        use()
+    assert sorted(each.name for each in Path().iterdir()) == ["link", "target"]
+    assert Path("link").is_symlink()
+
+
+def test_a_link_stays_a_link(kind: Kind, tmp_path: Path) -> None:
+    """Each is relative to the folder that it lies in; the last one may point to nothing yet."""
+    for name in ("a", "b", "b/c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "link").symlink_to("../b/link")
+    (tmp_path / "b" / "link").symlink_to("c/new")
+    for number in (1, 2):
+        kind.make(number).save(tmp_path / "a" / "link")
+        for each in ("a/link", "b/c/new"):
+            assert number_of(kind.from_file(tmp_path / each)) == number
+        assert (tmp_path / "b" / "link").is_symlink()
+        assert sorted(each.name for each in tmp_path.rglob("*")) == ["a", "b", "c", "link", "link", "new"]
+
+
+def test_as_many_links_as_the_system_follows(kind: Kind, tmp_path: Path) -> None:
+    for number in range(41):
+        (tmp_path / str(number + 1)).symlink_to(str(number))
+    kind.make(1).save(tmp_path / "40")
+    assert (tmp_path / "0").is_file()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("41", "loop"):
+        for use in kind.uses(tmp_path / name):
+            with pytest.raises(OSError, match=name) as raised:
+                use()
+            assert raised.value.errno == errno.ELOOP
+    assert (tmp_path / "1").is_symlink()
+
+
+@pytest.fixture
+def descriptors() -> Iterator[list[int]]:
+    """Take all descriptors that the process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, soft), hard))
+    try:
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    yield taken
+    for each in taken:
+        os.close(each)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_descriptors(kind: Kind, path: Path, descriptors: list[int]) -> None:
+    """A load needs one and a save two, and what is there is not said to be missing."""
+    save, *loads = kind.uses(path)
+
+    def assert_refused(use: Any) -> None:
+        with pytest.raises(OSError, match=path.name) as raised:
+            use()
+        assert (raised.value.errno, raised.value.filename) == (errno.EMFILE, str(path))
+
+    assert_refused(save)
+    os.close(descriptors.pop())
+    assert_refused(save)
+    os.close(descriptors.pop())
+    save()
+    descriptors.append(os.open("/dev/null", os.O_RDONLY))
+    for load in loads:
+        load()
+    descriptors.append(os.open("/dev/null", os.O_RDONLY))
+    for load in loads:
+        assert_refused(load)
