@@ -126,13 +126,15 @@ def untouched(path: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("where", ["open", "fsync", "fchmod", "replace", "_write_all"])
 @pytest.mark.parametrize(
-    "error", [OSError(errno.EIO, "broken"), KeyboardInterrupt(), MemoryError()], ids=repr
+    "error",
+    [OSError(errno.EIO, "broken"), OSError("broken"), KeyboardInterrupt("broken"), MemoryError("broken")],
+    ids=repr,
 )
 def test_a_failure_leaves_the_old_file(
     saved: Path, small: Any, where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     former = saved.read_bytes()
-    with untouched(saved), monkeypatch.context() as patch, pytest.raises(type(error)):
+    with untouched(saved), monkeypatch.context() as patch, pytest.raises(type(error), match="broken"):
         patch.setattr(safetensors if where == "_write_all" else os, where, failing(error))
         small.save(saved)
     small.save(saved)
