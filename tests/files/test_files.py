@@ -7,7 +7,6 @@ import json
 import math
 import os
 import pickle
-import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -373,10 +372,11 @@ def test_wrong_tensors(name: str, changes: dict[str, Any], match: str, path: Pat
 
 @pytest.mark.parametrize("dtype", ["F64", "F16", "BF16", "F8_E4M3", "I32", "I4", "BOOL", "F33"])
 def test_another_dtype_is_named(dtype: str, kind: Kind, path: Path) -> None:
+    """Whatever its size: only that of F32 is known here."""
     for name, each in kind.tensors.items():
-        put_small(path, kind, tensors=kind.tensors | {name: each | {"dtype": dtype}})
-        shape = re.escape(str(each["shape"]))
-        assert_refused(path, kind, f"^{path}: {name}: expected F32.*, got {dtype} of shape {shape}$")
+        other = {name: each | {"dtype": dtype, "shape": [7]}}
+        put_small(path, kind, tensors=kind.tensors | other)
+        assert_refused(path, kind, rf"^{path}: {name}: expected F32.*, got {dtype} of shape \[7\]$")
 
 
 def test_each_kind_says_what_reads_the_other(path: Path) -> None:

@@ -440,7 +440,9 @@ def test_tensors_without_memory_are_refused(kind: str) -> None:
 def test_tensors_are_written() -> None:
     """Also in lists; those without elements need no memory."""
     torch = pytest.importorskip("torch")
-    pack = lrcore.Pack({"w": 3, "none": torch.ones(3)[:0]})
+    none = torch.ones(3)[:0]
+    none.untyped_storage().resize_(0)
+    pack = lrcore.Pack({"none": none, "w": 3})
     pack["w"] = torch.arange(3.0)
     assert_bits(pack.flat, np.arange(3, dtype=np.float32))
     pack["w"] = [torch.tensor(1.0), 2, torch.tensor(5, dtype=torch.int8)]
