@@ -141,11 +141,11 @@ def test_a_list_is_a_sequence() -> None:
 def test_what_is_a_list_and_what_a_shape() -> None:
     """Integers of NumPy are integers."""
     pack = lrcore.Pack(
-        {"a": [], "b": {}, "c": [2, 3], "d": [[2, np.int64(3)]], "e": (), "f": [()], "g": [np.int32(2), {"w": 3}], "h": ((2,), 4)}
+        {"a": [], "b": {}, "c": [2, 3], "d": [[2, np.int64(3)]], "e": (), "f": [()], "g": [np.int32(2), {"w": 3}], "h": ((2,), 4, W)}
     )  # fmt: skip
     shapes = {name: view.shape for name, view in pack.named_arrays().items()}
     assert shapes == {
-        "c": (2, 3), "d.0": (2, 3), "e": (), "f.0": (), "g.0": (2,), "g.1.w": (3,), "h.0": (2,), "h.1": (4,)
+        "c": (2, 3), "d.0": (2, 3), "e": (), "f.0": (), "g.0": (2,), "g.1.w": (3,), "h.0": (2,), "h.1": (4,), "h.2": (4, 6)
     }  # fmt: skip
     assert len(pack["a"]) == len(pack["b"]) == 0
     assert pack["a"].flat.shape == pack["b"].flat.shape == (0,)
