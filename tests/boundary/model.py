@@ -33,29 +33,10 @@ WORDS = 1024
 SLOTS = 5
 ROOM = WORDS // SLOTS
 
-WRONG = [
-    "f8",
-    "f8",
-    "f8",
-    ">f4",
-    ">f4",
-    ">f8",
-    "f2",
-    "i4",
-    ">i4",
-    "u4",
-    "i8",
-    "?",
-    "c8",
-    "M8[s]",
-    "m8[s]",
-    "V4",
-    "S4",
-    "U1",
-    "g",
-]
 WRONG_DTYPES = [
-    *map(np.dtype, WRONG), np.dtype([("a", "f4")]), np.dtype([("a", "u1"), ("b", "f4")]),
+    *(np.dtype(each) for each in ("f8", "f8", "f8", ">f4", ">f4", ">f8", "f2", "i4", ">i4", "u4", "i8", "?", "c8", "g")),
+    *(np.dtype(each) for each in ("M8[s]", "m8[s]", "V4", "S4", "U1")),
+    np.dtype([("a", "f4")]), np.dtype([("a", "u1"), ("b", "f4")]),
 ]  # fmt: skip
 RIGHT_DTYPES = [np.dtype("f4"), np.dtype("=f4"), np.dtype("f4", metadata={"of": "a caller"})]
 
@@ -382,31 +363,6 @@ class Liar:
             else:
                 setattr(tensor, name, value(tensor) if callable(value) else value)
         return capsule
-
-
-LIES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "no memory": ({"data": None}, ValueError, "expected an array with memory, got a null pointer"),
-    "no memory at its offset": (
-        {"byte_offset": lambda tensor: 2**64 - tensor.data},
-        ValueError,
-        "expected an array with memory, got a null pointer",
-    ),
-    "no shape": ({"shape": None}, ValueError, "the exporter of this array gives no valid shape"),
-    "fewer dimensions than none": (
-        {"ndim": -1},
-        ValueError,
-        "the exporter of this array gives no valid shape",
-    ),
-    "a negative extent": ({"extents": [-8]}, ValueError, "the exporter of this array gives no valid shape"),
-    "more than memory holds": ({"extents": [2**62]}, ValueError, "has more elements than memory can hold"),
-    "a later version": ({"major": 2}, TypeError, "expected DLPack version 1, got version 2"),
-    "another device": ({"device_type": capsules.CUDA}, RuntimeError, "name different devices"),
-    "another device before": ({"device": (capsules.CUDA, 0)}, RuntimeError, ""),
-    "another dtype": ({"bits": 16}, TypeError, "expected dtype float32, got float16"),
-    "two lanes": ({"lanes": 2}, TypeError, "expected dtype float32, got float32x2"),
-    "an odd address": ({"byte_offset": 2}, ValueError, "expected data aligned to 4 bytes"),
-}
-"""For each kind what is said, and the error that is due with some of its words."""
 
 
 def roles(ones: Callable[[], Array]) -> dict[str, Callable[[Any], object]]:

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 import lrcore
+from boundary.model import roles
 from support import assert_bits, make
+
+SHAPE = (3, 4)
+ROLES = roles(lambda: np.ones(SHAPE, np.float32))
 
 
 @pytest.fixture
@@ -17,90 +21,206 @@ def torch() -> Any:
     return pytest.importorskip("torch")
 
 
-@pytest.fixture
-def jnp() -> Any:
-    """JAX's NumPy."""
-    return pytest.importorskip("jax.numpy")
-
-
 def test_torch_tensors_step_like_numpy_arrays(torch: Any, rule: str) -> None:
     """Same bits; the state comes as tensors over the memory that is stepped."""
     ours = np.linspace(-1, 1, 21, dtype=np.float32)
     theirs = torch.from_numpy(ours.copy())
     in_numpy, in_torch = make(rule, ours), make(rule, theirs)
+
+    def assert_equal_states(states: Any) -> None:
+        for name, state in states.items():
+            assert isinstance(state, torch.Tensor)
+            assert_bits(state.numpy(), in_numpy.state[name])
+
     for t in range(3):
         g = np.cos(np.arange(21, dtype=np.float32) + np.float32(t))
         in_numpy.step(g)
         in_torch.step(torch.from_numpy(g))
     assert in_torch.params is theirs
     assert_bits(theirs.numpy(), ours)
-    for name, state in in_torch.state.items():
-        assert isinstance(state, torch.Tensor)
-        assert_bits(state.numpy(), in_numpy.state[name])
-
+    assert_equal_states(in_torch.state)
     in_torch.load_state_dict(in_numpy.state_dict())
     in_numpy.load_state_dict(in_torch.state_dict())
-    for name, state in in_torch.state_dict()["state"].items():
-        assert isinstance(state, torch.Tensor)
-        assert_bits(state.numpy(), in_numpy.state[name])
+    assert_equal_states(in_torch.state_dict()["state"])
 
 
 def test_torch_gradients_of_a_backward_pass(torch: Any) -> None:
     weights = torch.ones(3, 4, requires_grad=True)
     (weights**2).sum().backward()
-    opt = lrcore.SGD(weights.detach(), lr=0.25)
-    opt.step(weights.grad)
+    lrcore.SGD(weights.detach(), lr=0.25).step(weights.grad)
     assert (weights == 0.5).all()
 
 
-def test_what_torch_refuses_to_export_is_named(torch: Any) -> None:
-    with pytest.raises(TypeError, match=r"^params: .*requires? grad.*detach\(\)") as refused:
-        lrcore.SGD(torch.ones(3, requires_grad=True))
-    assert isinstance(refused.value.__cause__, (BufferError, RuntimeError))
-    for wrong in (torch.ones(3).to_sparse(), torch.ones(3, device="meta")):
-        with pytest.raises(TypeError, match="^params: .*this Tensor cannot be exported"):
-            lrcore.SGD(wrong)
+# ---- tensors that are not float32 in memory of their own
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "int64", "complex64", "bool"])
-def test_torch_dtypes(torch: Any, dtype: str) -> None:
-    array = torch.ones(3, dtype=getattr(torch, dtype))
-    with pytest.raises(TypeError, match=f"^params: expected dtype float32, got {dtype};"):
-        lrcore.SGD(array)
-    assert (array == torch.ones(3, dtype=getattr(torch, dtype))).all()
+def fake_tensor(torch: Any) -> Any:
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        return torch.zeros(SHAPE)
 
 
-def test_torch_layouts(torch: Any) -> None:
-    for wrong in (torch.ones(3, 4).t(), torch.ones(8)[::2], torch.ones(1).expand(4)):
-        with pytest.raises(ValueError, match="^params: expected a C-contiguous array"):
-            lrcore.SGD(wrong)
-    memory = torch.ones(8)
+def wrapper_subclass(torch: Any) -> Any:
+    class Wrapper(torch.Tensor):  # type: ignore[misc]
+        @staticmethod
+        def __new__(cls: Any) -> Any:
+            return torch.Tensor._make_wrapper_subclass(cls, SHAPE, dtype=torch.float32)
+
+        @classmethod
+        def __torch_dispatch__(cls, *_: Any, **__: Any) -> Any:
+            raise AssertionError("is not asked")
+
+    return Wrapper()
+
+
+def with_storage_of(torch: Any, size: int) -> Any:
+    tensor = torch.ones(1000)
+    tensor.untyped_storage().resize_(size)
+    return tensor
+
+
+WRONG: dict[str, tuple[Any, type[Exception], str]] = {
+    **{
+        dtype: (lambda torch, dtype=dtype: torch.ones(SHAPE, dtype=getattr(torch, dtype)), TypeError,
+                f"expected dtype float32, got {dtype};")
+        for dtype in ("bfloat16", "float16", "float64", "int64", "complex64", "bool")
+    },
+    "transposed": (lambda torch: torch.ones(4, 3).t(), ValueError, "expected a C-contiguous array"),
+    "every other": (lambda torch: torch.ones(24)[::2], ValueError, "expected a C-contiguous array"),
+    "expanded": (lambda torch: torch.ones(1).expand(12), ValueError, "expected a C-contiguous array"),
+    "negated": (lambda torch: torch.ones(12, dtype=torch.cfloat).conj().imag, ValueError, r"negated view.*resolve_neg\(\)"),
+    "with a graph": (lambda torch: torch.ones(SHAPE, requires_grad=True), TypeError, r"requires? grad.*detach\(\)"),
+    "sparse": (lambda torch: torch.ones(SHAPE).to_sparse(), TypeError, "this Tensor cannot be exported"),
+    "meta": (lambda torch: torch.ones(SHAPE, device="meta"), TypeError, "this Tensor cannot be exported"),
+    "fake": (fake_tensor, TypeError, "got FakeTensor, which overrides dispatch"),
+    "masked": (
+        lambda torch: torch.masked.MaskedTensor(torch.ones(SHAPE), torch.ones(SHAPE, dtype=torch.bool)), TypeError,
+        "got MaskedTensor, which overrides dispatch",
+    ),
+    "wrapper": (wrapper_subclass, TypeError, "got .*Wrapper, which overrides dispatch"),
+    "zeros": (lambda torch: torch._efficientzerotensor(SHAPE), TypeError, "got a zero tensor, which has none"),
+    "freed": (lambda torch: with_storage_of(torch, 0), ValueError, "got a null pointer"),
+    "shortened": (lambda torch: with_storage_of(torch, 64), ValueError, "expected a tensor within its storage"),
+    "uninitialized": (
+        lambda torch: torch.nn.parameter.UninitializedParameter(), TypeError,
+        "expected a float32 array, but this UninitializedParameter",
+    ),
+}  # fmt: skip
+"""For each wrong tensor the error that is due, and some of its words."""
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors:UserWarning")
+@pytest.mark.parametrize(
+    "wrong", [pytest.param(each, marks=[pytest.mark.slow] * (each == "fake")) for each in WRONG]
+)  # PyTorch imports a compiler for a fake one
+def test_wrong_tensors(torch: Any, wrong: str) -> None:
+    """Wherever one is taken."""
+    made, error, words = WRONG[wrong]
+    for role, call in ROLES.items():
+        with pytest.raises(error, match=f"^{role.partition(' ')[0]}: .*{words}") as refused:
+            call(made(torch))
+        if "graph" in wrong:
+            assert isinstance(refused.value.__cause__, (BufferError, RuntimeError))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_distributed_tensor(torch: Any) -> None:
+    """It is refused; its local part is stepped."""
+    distributed = pytest.importorskip("torch.distributed")
+    from torch.distributed.tensor import distribute_tensor
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
+        tensor = distribute_tensor(torch.ones(SHAPE), mesh)
+        for role, call in ROLES.items():
+            with pytest.raises(TypeError, match=rf"^{role.partition(' ')[0]}: .*got DTensor.*to_local\(\)"):
+                call(tensor)
+        lrcore.SGD(tensor.to_local(), lr=0.5).step(np.ones(SHAPE, np.float32))
+        assert (tensor.to_local() == 0.5).all()
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_parts_of_one_torch_storage(torch: Any) -> None:
+    memory = torch.ones(1000)
     with pytest.raises(ValueError, match="^grads: shares memory with params"):
-        lrcore.SGD(memory[:5]).step(memory[3:])
-
-
-def test_torch_negated_views(torch: Any) -> None:
-    """Their memory holds the opposite, and their exporter does not say so."""
-    negated = torch.tensor([1 + 2j]).conj().imag
-    assert negated.is_neg()
-    with pytest.raises(ValueError, match=r"^params: .*negated view.*resolve_neg\(\)"):
-        lrcore.SGD(negated)
+        lrcore.SGD(memory[:5]).step(memory[3:8])
+    lrcore.SGD(memory[900:]).step(memory[:100])
 
 
 def test_torch_subclasses_have_torch_state(torch: Any) -> None:
+    """One that keeps dispatch is its memory."""
     parameter = torch.nn.Parameter(torch.ones(3), requires_grad=False)
-    assert isinstance(lrcore.Adam(parameter).state["exp_avg"], torch.Tensor)
     own = torch.ones(3).as_subclass(type("Own", (torch.Tensor,), {}))
-    assert isinstance(lrcore.Adam(own).state["exp_avg"], torch.Tensor)
+    for params in (parameter, own):
+        opt = lrcore.SGD(params, lr=0.5, momentum=0.5)
+        assert isinstance(opt.state["momentum_buffer"], torch.Tensor)
+        opt.step(torch.ones(3).as_subclass(type(own)))
+        assert (params == 0.5).all()
 
 
-def test_jax_arrays_are_gradients_and_no_parameters(jnp: Any) -> None:
+def test_jax_arrays_are_gradients_and_no_parameters() -> None:
     """They are immutable."""
+    g = pytest.importorskip("jax.numpy").ones(4)
     params = np.ones(4, np.float32)
-    opt = lrcore.SGD(params, lr=0.5)
-    g = jnp.ones(4)
-    opt.step(g)
+    lrcore.SGD(params, lr=0.5).step(g)
     assert_bits(params, np.full(4, 0.5, np.float32))
     with pytest.raises((TypeError, ValueError), match="^params: .*(immutable|read-only)"):
         lrcore.SGD(g, lr=0.5)
     assert (g == 1).all()
+
+
+# ---- autograd
+
+
+def test_a_step_is_seen_by_autograd(torch: Any) -> None:
+    """As in-place operations of torch's own are."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    opt = lrcore.SGD(weight.detach(), lr=1.0)
+    loss = (weight**2).sum()
+    opt.step(torch.ones(3))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    loss = (weight**2).sum()
+    with pytest.raises(ValueError, match="grad_scale"):
+        opt.step(torch.ones(3), grad_scale=np.inf)
+    loss.backward()  # a step that was refused has written nothing
+    assert (weight.grad == 0).all()
+
+
+def test_versions_count_every_write_and_nothing_else(torch: Any, rule: str) -> None:
+    params, grads = torch.ones(3), torch.ones(3)
+    opt = make(rule, params, grads=grads)
+    written = [params, *opt.state.values()]
+    before = [each._version for each in written]
+
+    def writes() -> list[int]:
+        return [each._version - former for each, former in zip(written, before, strict=True)]
+
+    opt.step()
+    opt.step(torch.ones(3))
+    saved = opt.state_dict()
+    _ = opt.lr, opt.hyper, repr(opt)
+    assert writes() == [2] * len(written)
+    opt.load_state_dict(saved)
+    assert writes() == [2, *[3] * len(opt.state)]
+    assert grads._version == 0
+
+
+def test_versions_of_the_functions_and_of_the_range_test(torch: Any) -> None:
+    params, first, second = torch.ones(3), torch.zeros(3), torch.zeros(3)
+    lrcore.functional.adam(params, torch.ones(3), first, second, step=1, lr=0.1)
+    assert [params._version, first._version, second._version] == [1, 1, 1]
+    lrcore.tune.range_test(lrcore.SGD(params, grads=torch.ones(3)), lambda: 1.0, steps=3)
+    assert params._version == 1 + 3 + 1
+
+
+def test_tensors_of_inference_mode_have_no_version(torch: Any) -> None:
+    with torch.inference_mode():
+        params = torch.ones(3)
+        opt = lrcore.Adam(params, lr=0.5)
+        opt.step(torch.ones(3))
+    opt.step(torch.ones(3))
+    assert opt.step_count == 2
