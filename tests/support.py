@@ -144,6 +144,10 @@ N = 21
 """Elements of the problem below: an AVX-512 lane and a remainder."""
 
 
+ONES = np.ones(N, np.float32)
+"""Gradients for it."""
+
+
 def start() -> Array:
     """Return the same parameters every time."""
     return np.random.default_rng(1).standard_normal(N).astype(np.float32)
@@ -194,3 +198,10 @@ def python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
     environment = os.environ | env
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+
+
+def assert_runs(program: str, **env: str) -> str:
+    """Run a program, which has NumPy and lrcore, in a fresh interpreter; assert that it ends well, return what it printed."""
+    done = python("import numpy as np, lrcore\n" + textwrap.dedent(program), **env)
+    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+    return done.stdout

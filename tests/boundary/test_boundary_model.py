@@ -1,11 +1,12 @@
 """Input that cannot hurt: a call gives the oracle's bits and nothing beside them, or names what is wrong and changes nothing.
 
-The model in `boundary_model` says which, so that taking what is wrong and refusing what is right both fail.
+The model in `model.py` says which, so that taking what is wrong and refusing what is right both fail.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -17,13 +18,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lrcore
-from boundary import model as boundary_model
+from boundary import model
 from boundary.model import Problem, View
 from rules import oracle
 from support import CONFIGURATIONS, Array, assert_bits, make
 
 examples = settings(derandomize=True, deadline=None, database=None, max_examples=100)
 rules = st.sampled_from(sorted(CONFIGURATIONS))
+
+
+def names_of(rule: str) -> tuple[str, ...]:
+    """Return the names of the operands of a step."""
+    return "params", "grads", *lrcore.rules()[rule].states
+
+
+def function_of(rule: str) -> Callable[..., None]:
+    """Return the function that steps with a rule."""
+    cls, arguments = CONFIGURATIONS[rule]
+    return functools.partial(getattr(lrcore.functional, cls.__name__.lower()), **arguments)
 
 
 def outcome(call: Callable[[], object], problems: Sequence[Problem]) -> bool:
@@ -68,15 +80,15 @@ def expected(memory: Array, rule: str, views: dict[str, View], options: dict[str
 def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
     """Return the operands of a step, most of the time at most two of them wrong."""
     n = draw(st.integers(1, 40) | st.integers(0, 4))
-    names = ("params", "grads", *lrcore.rules()[rule].states)
+    names = names_of(rule)
     wrong = draw(st.lists(st.sampled_from(names), min_size=draw(st.integers(0, 1)), max_size=2))
-    return {name: draw(boundary_model.placed(n, slot, name in wrong)) for slot, name in enumerate(names)}
+    return {name: draw(model.placed(n, slot, name in wrong)) for slot, name in enumerate(names)}
 
 
 def array_problems(views: dict[str, View]) -> list[Problem]:
     """Return what is wrong with the operands of a step; gradients alone may be read-only."""
     own = [each for name, view in views.items() for each in view.problems(name, name != "grads")]
-    return own + list(boundary_model.between(views))
+    return own + list(model.between(views))
 
 
 # ---- the functions
@@ -88,14 +100,13 @@ def test_arrays_of_a_function(data: st.DataObject) -> None:
     """Any dtype, shape, strides, offset and overlap, in one memory: the bits inside, and none other."""
     rule = data.draw(rules)
     views = data.draw(operands(rule))
-    memory = boundary_model.fresh_memory()
+    memory = model.fresh_memory()
     problems = array_problems(views)
     wanted = memory.copy()
     if not problems:
-        wanted = expected(memory, rule, views, {"t": 3, "lr": 0.1} | boundary_model.for_oracle(rule, {}))
+        wanted = expected(memory, rule, views, {"t": 3, "lr": 0.1} | model.for_oracle(rule, {}))
     arrays = [view.of(memory) for view in views.values()]
-    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
-    outcome(lambda: function(*arrays, step=3, lr=0.1, **CONFIGURATIONS[rule].arguments), problems)
+    outcome(lambda: function_of(rule)(*arrays, step=3, lr=0.1), problems)
     assert_bits(memory, wanted)
 
 
@@ -104,46 +115,38 @@ def test_arrays_of_a_function(data: st.DataObject) -> None:
 def test_numbers_of_a_function(data: st.DataObject) -> None:
     """Any hyperparameters, rate, scale and step number; what was called before does not matter."""
     rule = data.draw(rules)
-    given_numbers, taken, problems = data.draw(boundary_model.changed_numbers(rule))
-    step = data.draw(boundary_model.COUNTS | st.just(3))
-    lr, scale = data.draw(
-        st.tuples(st.just(0.1), st.just(1.0)) | st.tuples(boundary_model.scalars(), boundary_model.scalars())
-    )
+    given_numbers, taken, problems = data.draw(model.changed_numbers(rule))
+    step = data.draw(model.COUNTS | st.just(3))
+    lr, scale = data.draw(st.tuples(st.just(0.1), st.just(1.0)) | st.tuples(model.scalars(), model.scalars()))
     numbers: dict[str, Any] = {
-        "step": boundary_model.count(step, 1),
-        "lr": boundary_model.rate(lr),
-        "grad_scale": boundary_model.scale(scale),
+        "step": model.count(step, 1),
+        "lr": model.rate(lr),
+        "grad_scale": model.scale(scale),
     }
     problems += number_problems(**numbers)
-    names = ("params", "grads", *lrcore.rules()[rule].states)
-    n, memory = 19, boundary_model.fresh_memory()
+    memory = model.fresh_memory()
     views = {
-        name: View((n,), (4,), 4 * i * boundary_model.ROOM, memory.dtype, True)
-        for i, name in enumerate(names)
+        name: View((19,), (4,), 4 * i * model.ROOM, memory.dtype, True)
+        for i, name in enumerate(names_of(rule))
     }
     wanted = memory.copy()
     if not problems:
         options = {"t": numbers["step"], "lr": numbers["lr"], "grad_scale": numbers["grad_scale"]}
-        wanted = expected(memory, rule, views, options | boundary_model.for_oracle(rule, taken))
-    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
-    arguments = CONFIGURATIONS[rule].arguments | given_numbers
+        wanted = expected(memory, rule, views, options | model.for_oracle(rule, taken))
     arrays = [view.of(memory) for view in views.values()]
-    outcome(lambda: function(*arrays, step=step, lr=lr, grad_scale=scale, **arguments), problems)
+    arguments: dict[str, Any] = {"step": step, "lr": lr, "grad_scale": scale} | given_numbers
+    outcome(lambda: function_of(rule)(*arrays, **arguments), problems)
     assert_bits(memory, wanted)
 
 
 @examples
-@given(rules, boundary_model.no_arrays(), st.data())
+@given(rules, model.no_arrays(), st.data())
 def test_what_is_no_array(rule: str, value: Any, data: st.DataObject) -> None:
-    names = ("params", "grads", *lrcore.rules()[rule].states)
-    arrays: list[Any] = [np.ones(3, np.float32) for _ in names]
-    position = data.draw(st.integers(0, len(names) - 1))
-    arrays[position] = value
-    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
-    arguments = CONFIGURATIONS[rule].arguments
-    outcome(lambda: function(*arrays, step=1, lr=0.1, **arguments), [(names[position], TypeError)])
-    for i, array in enumerate(arrays):
-        assert i == position or (array == 1).all()
+    arrays: dict[str, Any] = {name: np.ones(3, np.float32) for name in names_of(rule)}
+    wrong = data.draw(st.sampled_from([*arrays]))
+    arrays[wrong] = value
+    outcome(lambda: function_of(rule)(*arrays.values(), step=1, lr=0.1), [(wrong, TypeError)])
+    assert all((array == 1).all() for name, array in arrays.items() if name != wrong)
 
 
 @examples
@@ -155,21 +158,14 @@ def test_slices_in_any_order(data: st.DataObject) -> None:
     cuts = sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=5))})
     parts = data.draw(st.permutations([slice(a, b) for a, b in itertools.pairwise(cuts)]))
     t, lr = data.draw(st.integers(1, 50) | st.integers(1, 2**53 - 1)), data.draw(st.floats(0, 10, width=32))
-    function = getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
-    memory = (
-        np.random.default_rng(n).standard_normal((2 + len(lrcore.rules()[rule].states), n)).astype(np.float32)
-    )
+    function, operands = function_of(rule), len(names_of(rule))
+    memory = np.random.default_rng(n).standard_normal((operands, n)).astype(np.float32)
     whole = memory.copy()
-    function(*whole, step=t, lr=lr, **CONFIGURATIONS[rule].arguments)
+    function(*whole, step=t, lr=lr)
     for part in parts:
         if data.draw(st.booleans()):  # a step of another number elsewhere leaves no trace
-            function(
-                *np.ones((len(memory), 2), np.float32),
-                step=t + 1 if t < 2**53 - 1 else 1,
-                lr=1.0,
-                **CONFIGURATIONS[rule].arguments,
-            )
-        function(*memory[:, part], step=t, lr=lr, **CONFIGURATIONS[rule].arguments)
+            function(*np.ones((operands, 2), np.float32), step=t + 1 if t < 2**53 - 1 else 1, lr=1.0)
+        function(*memory[:, part], step=t, lr=lr)
     assert_bits(memory, whole)
 
 
@@ -197,56 +193,49 @@ class Kept:
 
     def step(self, data: st.DataObject) -> None:
         """Step on any gradients, with any scale, under a rate that may be odd."""
-        view = data.draw(boundary_model.placed(19, 1, data.draw(st.booleans())))
-        scale = data.draw(st.just(1.0) | boundary_model.scalars())
-        checked: Any = boundary_model.scale(scale)
-        lr: Any = boundary_model.rate(self.lr)
+        view = data.draw(model.placed(19, 1, data.draw(st.booleans())))
+        scale = data.draw(st.just(1.0) | model.scalars())
+        checked: Any = model.scale(scale)
+        lr: Any = model.rate(self.lr)
         params = View((19,), (4,), 64, self.memory.dtype, True)
         problems = [*view.problems("grads", False), *number_problems(grad_scale=checked, lr=lr)]
-        problems += [
-            each for each in boundary_model.between({"params": params, "grads": view}) if each[0] == "grads"
-        ]
+        problems += [each for each in model.between({"params": params, "grads": view}) if each[0] == "grads"]
         if self.count == 2**53 - 1:
             problems.append(("step_count", OverflowError))
         grads = view.of(self.memory)
         if outcome(lambda: self.opt.step(grads, grad_scale=scale), problems):
             self.follow(view, lr, checked)
 
-    def take(self, view: View, scale: float) -> None:
-        """Step on gradients that are right."""
-        self.opt.step(view.of(self.memory), grad_scale=scale)
-        self.follow(view, self.lr, scale)
-
     def follow(self, view: View, lr: float, scale: float) -> None:
         """Take the oracle's step."""
         self.count += 1
         p, self.states = oracle.step32(
             self.rule, self.wanted[16 : 16 + 19].copy(), flat(self.wanted, view), self.states, t=self.count, lr=lr,
-            grad_scale=scale, **boundary_model.for_oracle(self.rule, self.numbers),
+            grad_scale=scale, **model.for_oracle(self.rule, self.numbers),
         )  # fmt: skip
         self.wanted[16 : 16 + 19] = p
 
     def jump(self, data: st.DataObject) -> None:
         """Assign any step count."""
-        value = data.draw(boundary_model.COUNTS)
-        checked = boundary_model.count(value, 0)
+        value = data.draw(model.COUNTS)
+        checked = model.count(value, 0)
         if outcome(lambda: setattr(self.opt, "step_count", value), number_problems(step_count=checked)):
             self.count = int(value)
 
     def change(self, data: st.DataObject) -> None:
         """Assign any numbers: all of them, or none."""
-        values, taken, problems = data.draw(boundary_model.changed_numbers(self.rule))
+        values, taken, problems = data.draw(model.changed_numbers(self.rule))
         if outcome(lambda: self.opt.hyper.update(values), problems):
             self.numbers |= taken
 
     def rate(self, data: st.DataObject) -> None:
         """Assign any rate: a number, or a callable that gives whatever it likes."""
-        value = data.draw(boundary_model.scalars())
+        value = data.draw(model.scalars())
         if data.draw(st.booleans()):
             self.opt.lr, self.lr = lambda _: value, value
             return
         if not callable(value):
-            checked = boundary_model.number("lr", value)
+            checked = model.number("lr", value)
             if outcome(lambda: setattr(self.opt, "lr", value), number_problems(lr=checked)):
                 self.lr = checked
 
@@ -255,7 +244,7 @@ class Kept:
 @given(st.data())
 def test_life_of_an_optimizer(data: st.DataObject) -> None:
     """Steps, jumps of the count, other numbers and rates in mid-run: the oracle, which has no memory, has the same bits."""
-    kept = Kept(data.draw(rules), boundary_model.fresh_memory())
+    kept = Kept(data.draw(rules), model.fresh_memory())
     for act in data.draw(
         st.lists(st.sampled_from([kept.step, kept.step, kept.jump, kept.change, kept.rate]), max_size=8)
     ):
@@ -268,16 +257,17 @@ def test_life_of_an_optimizer(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
     """At every step, also at those that were taken before, its constants are of its number and the present ones."""
-    kept = Kept(rule, boundary_model.fresh_memory())
-    view = View((19,), (4,), 4 * boundary_model.ROOM, kept.memory.dtype, True)
+    kept = Kept(rule, model.fresh_memory())
+    view = View((19,), (4,), 4 * model.ROOM, kept.memory.dtype, True)
     for _ in range(4):
-        names = data.draw(st.lists(st.sampled_from(boundary_model.numbers(rule)), max_size=3, unique=True))
+        names = data.draw(st.lists(st.sampled_from(model.numbers(rule)), max_size=3, unique=True))
         values: dict[str, Any] = {each: data.draw(st.sampled_from([0.004, 0.1, 0.5, 0.9])) for each in names}
         values |= {"betas": (values["betas"], 0.99)} if "betas" in values else {}
         kept.opt.hyper.update(values)
-        kept.numbers |= boundary_model.judged(values)[0]
+        kept.numbers |= model.judged(values)[0]
         kept.opt.step_count = kept.count = data.draw(st.integers(0, 6))
-        kept.take(view, 1.0)
+        kept.opt.step(view.of(kept.memory))
+        kept.follow(view, kept.lr, 1.0)
         kept.unchanged()
 
 
@@ -288,13 +278,13 @@ def test_making_an_optimizer(data: st.DataObject) -> None:
     rule = data.draw(rules)
     n = data.draw(st.integers(0, 40))
     views = {
-        name: data.draw(boundary_model.placed(n, slot, data.draw(st.booleans())))
+        name: data.draw(model.placed(n, slot, data.draw(st.booleans())))
         for slot, name in enumerate(("params", "grads"))
     }
-    values, _, problems = data.draw(boundary_model.changed_numbers(rule))
-    lr = data.draw(st.just(0.1) | boundary_model.scalars().filter(lambda each: not callable(each)))
-    problems += [*array_problems(views), *number_problems(lr=boundary_model.number("lr", lr))]
-    memory = boundary_model.fresh_memory()
+    values, _, problems = data.draw(model.changed_numbers(rule))
+    lr = data.draw(st.just(0.1) | model.scalars().filter(lambda each: not callable(each)))
+    problems += [*array_problems(views), *number_problems(lr=model.number("lr", lr))]
+    memory = model.fresh_memory()
     before = memory.copy()
     made = []
     params, grads = (view.of(memory) for view in views.values())
@@ -313,19 +303,18 @@ def test_states_of_a_dictionary(data: st.DataObject) -> None:
     names = lrcore.rules()[rule].states
     n = data.draw(st.integers(0, 30))
     views = {
-        name: data.draw(boundary_model.placed(n, slot, data.draw(st.booleans())))
-        for slot, name in enumerate(names)
+        name: data.draw(model.placed(n, slot, data.draw(st.booleans()))) for slot, name in enumerate(names)
     }
-    step_count = data.draw(st.just(5) | boundary_model.COUNTS)
-    opt, memory = make(rule, np.ones(n, np.float32)), boundary_model.fresh_memory()
+    step_count = data.draw(st.just(5) | model.COUNTS)
+    opt, memory = make(rule, np.ones(n, np.float32)), model.fresh_memory()
     before = memory.copy()
     like = View((n,), (4,), 0, memory.dtype, True)
-    problems = number_problems(step_count=boundary_model.count(step_count, 0))
+    problems = number_problems(step_count=model.count(step_count, 0))
     for name, view in views.items():
-        apart = view._replace(offset=8 * boundary_model.WORDS)  # these are read, and may share their memory
+        apart = view._replace(offset=8 * model.WORDS)  # these are read, and may share their memory
         problems += [
             *view.problems(name, False),
-            *(each for each in boundary_model.between({"": like, name: apart}) if each[0]),
+            *(each for each in model.between({"": like, name: apart}) if each[0]),
         ]
     dictionary = opt.state_dict() | {
         "state": {name: view.of(memory) for name, view in views.items()}, "step_count": step_count
@@ -347,30 +336,25 @@ def test_states_of_a_dictionary(data: st.DataObject) -> None:
 def test_rates_and_scales_are_real_numbers(value: Any) -> None:
     """Also those that a schedule gives, and those of the functions."""
     p, g = np.ones(3, np.float32), np.ones(3, np.float32)
-    calls: list[Callable[[], object]] = [
+    for call in (
         lambda: lrcore.functional.sgd(p, g, step=1, lr=value),
         lambda: lrcore.functional.sgd(p, g, step=1, lr=0.5, grad_scale=value),
         lambda: lrcore.SGD(p, lr=lambda _: value).step(g),
+        lambda: lrcore.SGD(p, lr=value),
         lambda: lrcore.SGD(p).step(g, grad_scale=value),
-    ]
-    for call in calls:
+    ):
         with pytest.raises(
-            TypeError, match=r"^(lr|lr from the schedule at t = 0|grad_scale): expected a number, got"
+            TypeError, match="^(lr|lr from the schedule at t = 0|grad_scale): expected a number"
         ):
             call()
-    with pytest.raises(TypeError, match="^lr: expected a number"):
-        lrcore.SGD(p, lr=value)
     assert (p == 1).all()
 
 
 def test_a_negative_zero_leaves_no_trace() -> None:
     """A call with beta2 = 0 gave those after it, with -0.0, another sign of zero."""
     for beta in (0.0, -0.0):
-        m = np.ones(1, np.float32)
-        betas = (0.5, beta)
-        lrcore.functional.lion(
-            np.ones(1, np.float32), -np.zeros(1, np.float32), m, step=1, lr=0.1, betas=betas
-        )
+        p, m = np.ones((2, 1), np.float32)
+        lrcore.functional.lion(p, -np.zeros(1, np.float32), m, step=1, lr=0.1, betas=(0.5, beta))
         assert_bits(m, np.zeros(1, np.float32))
 
 
@@ -388,22 +372,17 @@ def test_integers_that_python_does_not_print(value: int) -> None:
             call()
 
 
-@pytest.mark.parametrize("name", ["Warmup", "Product", "Clip", "Shift", "PerEpoch"])
 @pytest.mark.parametrize("inner", [None, 0.1, "Constant", [{"schedule": "Constant", "lr": 0.1}]])
-def test_a_dictionary_whose_inner_schedule_is_none(name: str, inner: Any) -> None:
+def test_a_dictionary_whose_inner_schedule_is_none(inner: Any) -> None:
     """It was taken, and the next step failed."""
     rates = lrcore.schedules.Constant(0.1)
-    around = {
-        "Warmup": rates.warmup(3), "Product": rates * 2, "Clip": rates.clip(0, 1), "Shift": rates.shift(1),
-        "PerEpoch": rates.per_epoch(3),
-    }  # fmt: skip
     opt = lrcore.SGD(np.ones(1, np.float32), lr=0.5)
-    dictionary = opt.state_dict() | {"schedule": around[name].to_dict() | {"inner": inner}}
-    with pytest.raises(
-        ValueError, match=f"^schedule: {name} cannot be made from .*: inner: expected a schedule"
-    ):
-        opt.load_state_dict(dictionary)
-    assert opt.lr == 0.5
+    for around in (rates.warmup(3), rates * 2, rates.clip(0, 1), rates.shift(1), rates.per_epoch(3)):
+        stored = around.to_dict()
+        words = f"^schedule: {stored['schedule']} cannot be made from .*: inner: expected a schedule"
+        with pytest.raises(ValueError, match=words):
+            opt.load_state_dict(opt.state_dict() | {"schedule": stored | {"inner": inner}})
+        assert opt.lr == 0.5
 
 
 @pytest.mark.parametrize(

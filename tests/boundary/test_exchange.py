@@ -92,18 +92,17 @@ def step(params: Array, grads: Any) -> None:
     lrcore.SGD(params, lr=0.5).step(grads)
 
 
-def test_the_function_serves(tensor: Tensor) -> None:
+@pytest.mark.parametrize("api", [API, NEWER])
+def test_the_function_serves(tensor: Tensor, monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
+    """That of an older table too, where the first is too new."""
+    offer(monkeypatch, api)
     params = np.ones(8, np.float32)
     step(params, tensor)
     assert tensor.asked == ["function"]
-    assert_bits(params, np.full(8, 0.5, np.float32))
-
-
-def test_params_too(tensor: Tensor) -> None:
-    opt = lrcore.SGD(tensor, lr=0.5)
-    opt.step(np.ones(8, np.float32))
-    assert set(tensor.asked) == {"function"}
-    assert_bits(tensor.array, np.full(8, 0.5, np.float32))
+    lrcore.SGD(tensor, lr=0.5).step(np.ones(8, np.float32))
+    for each in (params, tensor.array):
+        assert_bits(each, np.full(8, 0.5, np.float32))
+    assert {*tensor.asked} == {"function"}
 
 
 def test_the_memory_is_held_and_let_go(tensor: Tensor) -> None:
@@ -119,24 +118,17 @@ def test_the_memory_is_held_and_let_go(tensor: Tensor) -> None:
 
 
 def test_what_is_refused_is_refused_here_too(tensor: Tensor) -> None:
-    tensor.array.setflags(write=False)
-    with pytest.raises(ValueError, match="^params: the array is read-only"):
-        lrcore.SGD(tensor)
-    tensor.array = np.ones(8)
-    with pytest.raises(TypeError, match="^grads: expected dtype float32, got float64"):
-        step(np.ones(8, np.float32), tensor)
-    tensor.array = np.ones(16, np.float32)[::2]
-    with pytest.raises(ValueError, match="^grads: expected a C-contiguous array"):
-        step(np.ones(8, np.float32), tensor)
+    read_only = np.ones(8, np.float32)
+    read_only.setflags(write=False)
+    for array, error, words in (
+        (read_only, ValueError, "the array is read-only"),
+        (np.ones(8), TypeError, "expected dtype float32, got float64"),
+        (np.ones(16, np.float32)[::2], ValueError, "expected a C-contiguous array"),
+    ):
+        tensor.array = array
+        with pytest.raises(error, match=f"^params: {words}"):
+            lrcore.SGD(tensor)
     assert set(tensor.asked) == {"function"}
-
-
-def test_an_older_table_serves_where_the_first_is_too_new(
-    tensor: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offer(monkeypatch, NEWER)
-    step(np.ones(8, np.float32), tensor)
-    assert tensor.asked == ["function"]
 
 
 @pytest.mark.parametrize("why", ["too new", "no table", "error", "device"])
