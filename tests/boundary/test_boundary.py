@@ -352,6 +352,11 @@ def test_an_exporter_that_moves_and_vanishes() -> None:
     assert_bits(memory, np.zeros(8, np.float32))
 
 
+def test_numpy_subclasses_keep_numpy_state() -> None:
+    opt = lrcore.Adam(ones().view(type("Own", (np.ndarray,), {})))
+    assert type(opt.state["exp_avg"]) is np.ndarray
+
+
 # ---- the other arguments of a step
 
 
