@@ -269,7 +269,7 @@ def step_at(opt: Any, lr: Any) -> None:
 
 
 CALLS: dict[str, Callable[[Any, Raises], object]] = {
-    "ask a schedule": lambda opt, fault: step_at(opt, fault),
+    "ask a schedule": step_at,
     "convert a rate": lambda opt, fault: step_at(opt, lambda _: fault),
     "convert a scale": lambda opt, fault: opt.step(ONES, grad_scale=fault),
     "convert a count": lambda opt, fault: setattr(opt, "step_count", fault),

@@ -94,24 +94,17 @@ def test_no_name_is_foreign_to_itself() -> None:
     ("owner", "name", "meant"),
     [
         (schedules, "CosineAnnealingLR", "did you mean lrcore.schedules.Cosine?"),
-        (schedules, "ReduceLROnPlateau", "did you mean lrcore.schedules.Plateau?"),
         (schedules, "Warmup", "write schedule.warmup(steps)"),
-        (schedules, "get_cosine_schedule_with_warmup", "write Cosine(lr, steps).warmup(n)"),
         (schedules, "Cosin", "did you mean lrcore.schedules.Cosine?"),
         (schedules, "stepdecay", "did you mean lrcore.schedules.StepDecay?"),
         (schedules, "AdamW", "did you mean lrcore.AdamW?"),
         (optimizers, "AdaBelief", "see lrcore.optimizers.__all__ for what there is"),
-        (optimizers, "xyzzy", None),
-        (lrcore, "CosineAnnealingLR", "did you mean lrcore.schedules.Cosine?"),
         (lrcore, "Cosine", "did you mean lrcore.schedules.Cosine?"),
         (lrcore, "adam", "did you mean lrcore.Adam?"),
         (lrcore, "zero_grad", "write grads[:] = 0; the gradients are yours, and a step only reads them"),
-        (lrcore, "get_num_threads", 'write lrcore.info()["threads"]'),
         (lrcore, "range_test", "did you mean lrcore.tune.range_test?"),
-        (lrcore, "lr_find", "did you mean lrcore.tune.range_test?"),
         (lrcore, "xyzzy", None),
         (functional, "Adam", "did you mean lrcore.functional.adam?"),
-        (functional, "adamw2", "did you mean lrcore.functional.adamw?"),
         (tune, "xyzzy", None),
         (plot, "schedulers", "did you mean lrcore.plot.schedules?"),
     ],
@@ -179,80 +172,41 @@ COSINE = schedules.Cosine(0.1, steps=10)
 @pytest.mark.parametrize(
     ("call", "arguments", "message"),
     [
-        (schedules.Cosine, {"lr": 0.1, "T_max": 3}, "T_max: Cosine .*; did you mean steps?"),
-        (schedules.Cosine, {"lr": 0.1, "step": 3}, "step: Cosine .*; did you mean steps?"),
-        (schedules.Cosine, {"lr": 0.1, "eta_min": 3}, "eta_min: Cosine .*; did you mean end?"),
-        (schedules.Cosine, {"lr": 0.1, "num_warmup_steps": 3}, "num_warmup_steps: Cosine .*; write schedule.warmup(steps)"),
-        (schedules.Cosine, {"xyzzy": 0.1}, "xyzzy: Cosine .*; expected lr, steps, end"),
-        (schedules.CosineRestarts, {"T_0": 3}, "T_0: CosineRestarts .*; did you mean steps?"),
-        (schedules.CosineRestarts, {"T_mult": 3}, "T_mult: CosineRestarts .*; did you mean cycle_mult?"),
-        (schedules.StepDecay, {"step_size": 3}, "step_size: StepDecay .*; did you mean every?"),
-        (schedules.StepDecay, {"gamma": 3}, "gamma: StepDecay .*; did you mean factor?"),
-        (schedules.Exponential, {"decay_rate": 3}, "decay_rate: Exponential .*; did you mean rate?"),
-        (schedules.PiecewiseConstant, {"milestones": 3}, "milestones: PiecewiseConstant .*; did you mean boundaries?"),
-        (schedules.OneCycle, {"max_lr": 3}, "max_lr: OneCycle .*; did you mean peak?"),
-        (schedules.OneCycle, {"total_steps": 3}, "total_steps: OneCycle .*; did you mean steps?"),
-        (schedules.Cyclic, {"base_lr": 3}, "base_lr: Cyclic .*; did you mean low?"),
-        (schedules.Cyclic, {"max_lr": 3}, "max_lr: Cyclic .*; did you mean high?"),
-        (schedules.WarmupStableDecay, {"warmup": 3}, "warmup: WarmupStableDecay .*; did you mean warmup_steps?"),
-        (schedules.Noam, {"total_steps": 3}, "total_steps: Noam .*; expected model_dim, warmup_steps, scale"),
-        (schedules.Noam, {"warmup_target": 3}, "warmup_target: Noam .*; expected model_dim, warmup_steps, scale"),
-        (schedules.Plateau, {"lr": 0.1, "min_delta": 3}, "min_delta: Plateau .*; did you mean threshold?"),
-        (schedules.Function, {"lr_lambda": abs}, "lr_lambda: Function .*; did you mean fn?"),
-        (schedules.Sequence, {"schedulers": []}, "schedulers: Sequence .*; did you mean parts?"),
-        (Renamed, {"lr": 0.1, "T_max": 3}, "T_max: Cosine .*; did you mean steps?"),
-        (COSINE.warmup, {"num_steps": 3}, "num_steps: Schedule.warmup .*; did you mean steps?"),
-        (COSINE.clip, {"lower": 3}, "lower: Schedule.clip .*; did you mean low?"),
-        (COSINE.per_epoch, {"steps": 3}, "steps: Schedule.per_epoch .*; did you mean steps_per_epoch?"),
+        (schedules.Cosine, {"lr": 0.1, "T_max": 3}, "T_max: Cosine _; did you mean steps?"),
+        (schedules.Cosine, {"lr": 0.1, "step": 3}, "step: Cosine _; did you mean steps?"),
+        (schedules.Cosine, {"lr": 0.1, "num_warmup_steps": 3}, "num_warmup_steps: Cosine _; write schedule.warmup(steps)"),
+        (schedules.Cosine, {"xyzzy": 0.1}, "xyzzy: Cosine _; expected lr, steps, end"),
+        (schedules.Noam, {"total_steps": 3}, "total_steps: Noam _; expected model_dim, warmup_steps, scale"),
+        (Renamed, {"lr": 0.1, "T_max": 3}, "T_max: Cosine _; did you mean steps?"),
+        (COSINE.clip, {"lower": 3}, "lower: Schedule.clip _; did you mean low?"),
     ],
 )  # fmt: skip
 def test_unknown_arguments_of_schedules(call: Any, arguments: dict[str, Any], message: str) -> None:
-    pattern = re.escape(message).replace(r"\.\*", "takes no such argument").replace(r"\ ", " ")
-    with pytest.raises(TypeError, match=f"^{pattern}$"):
+    with pytest.raises(TypeError, match=f"^{re.escape(message).replace('_;', 'takes no such argument;')}$"):
         call(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "Cosine(1e-3, T_max=9)",
-            "T_max: Cosine takes no such argument; did you mean steps?, at column 14 near",
-        ),
-        ("Cosine(1, 9).warmup(num_steps=9)", "num_steps: warmup .*; did you mean steps?, at column 21 near"),
-        ("Cosin(1, 9)", "Cosin is not a schedule; did you mean Cosine?, at column 1 near"),
-        ("2 * StepLR(1, 9)", "StepLR is not a schedule; did you mean StepDecay?, at column 5 near"),
-        ("Cosine(1, 9).warmpu(3)", "unknown method warmpu; did you mean warmup?, at column 14 near"),
-        ("Cosine(rat, 9)", "unknown name rat; did you mean rate?, at column 8 near"),
-        ("Xyzzy(1)", "Xyzzy is not a schedule, at column 1 near"),
-    ],
-)
-def test_unknown_names_in_texts(text: str, message: str) -> None:
-    pattern = re.escape(message).replace(r"\.\*", "takes no such argument")
-    with pytest.raises(ValueError, match=f'^schedule: {pattern} "'):
-        schedules.parse(text, rate=0.1)
 
 
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
+        ("Cosine(1e-3, T_max=9)", "T_max: Cosine takes no such argument; did you mean steps?, at column 14 near"),
+        ("Cosine(1, 9).warmup(num_steps=9)", "num_steps: warmup takes no such argument; did you mean steps?, at column 21 near"),
+        ("Cosin(1, 9)", "Cosin is not a schedule; did you mean Cosine?, at column 1 near"),
+        ("2 * StepLR(1, 9)", "StepLR is not a schedule; did you mean StepDecay?, at column 5 near"),
+        ("Cosine(1, 9).warmpu(3)", "unknown method warmpu; did you mean warmup?, at column 14 near"),
+        ("Cosine(rat, 9)", "unknown name rat; did you mean rate?, at column 8 near"),
+        ("Xyzzy(1)", "Xyzzy is not a schedule, at column 1 near"),
         ({"schedule": "Cosin"}, "got 'Cosin'; did you mean Cosine?"),
         ({"schedule": "CosineAnnealingLR"}, "got 'CosineAnnealingLR'; did you mean Cosine?"),
         ({"schedule": "Composed"}, "expected the name of a schedule, got 'Composed'"),
         ({"schedule": "Checked"}, "expected the name of a schedule, got 'Checked'"),
-        (
-            {"schedule": "_Around", "inner": {"schedule": "Constant", "lr": 0.1}},
-            "expected the name of a schedule, got '_Around'",
-        ),
-        (
-            {"schedule": "Cosine", "lr": 0.1, "T_max": 3},
-            "T_max: Cosine takes no such argument; did you mean steps?",
-        ),
+        ({"schedule": "_Around", "inner": COSINE.to_dict()}, "expected the name of a schedule, got '_Around'"),
+        ({"schedule": "Cosine", "lr": 0.1, "T_max": 3}, "T_max: Cosine takes no such argument; did you mean steps?"),
     ],
-)
-def test_unknown_names_in_dictionaries(stored: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^schedule: .*{re.escape(message)}$"):
-        schedules.from_dict(stored)
+)  # fmt: skip
+def test_unknown_names_in_texts_and_dictionaries(stored: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f'^schedule: .*{re.escape(message)}( ".*)?$'):
+        schedules.parse(stored, rate=0.1) if isinstance(stored, str) else schedules.from_dict(stored)
 
 
 def test_schedules_of_the_callers_own_take_what_they_took() -> None:
@@ -432,23 +386,11 @@ def literals() -> Iterator[Any]:
 
 def test_words_are_typed() -> None:
     """By name, so that a type checker finds a word that is misspelt."""
-    typed = {(each.id.rpartition(".")[2], each.values[2]) for each in literals()}
-    assert typed >= {
-        ("Cyclic(mode)", ("triangular", "triangular2", "exp_range")),
-        ("OneCycle(shape)", ("cosine", "linear")),
-        ("WarmupStableDecay(shape)", ("1-sqrt", "linear", "cosine")),
-        ("Plateau(mode)", ("min", "max")),
-        ("Plateau(threshold_mode)", ("rel", "abs")),
-        ("Plateau(statistic)", ("best", "mean")),
-        ("Plateau(nan)", ("error", "bad")),
-        ("range_test(mode)", ("exponential", "linear")),
-        ("suggest(method)", ("steepest", "valley", "minimum/10")),
-        ("scale_lr(rule)", ("linear", "sqrt")),
-        ("search(sampler)", ("tpe", "gp", "random")),
-        ("search(direction)", ("minimize", "maximize")),
-        ("Diagnosis(verdict)", ("diverging", "oscillating", "barely moving", "sound", "unclear")),
-        ("train(device)", ("cpu", "cuda")),
-    }
+    assert {each.id.rpartition(".")[2] for each in literals()} >= {
+        "Cyclic(mode)", "OneCycle(shape)", "WarmupStableDecay(shape)", "Plateau(mode)", "Plateau(threshold_mode)",
+        "Plateau(statistic)", "Plateau(nan)", "range_test(mode)", "suggest(method)", "scale_lr(rule)", "search(sampler)",
+        "search(direction)", "Diagnosis(verdict)", "train(device)",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
