@@ -124,6 +124,7 @@ def test_wrong_tensors(torch: Any, wrong: str) -> None:
             assert isinstance(refused.value.__cause__, (BufferError, RuntimeError))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_distributed_tensor(torch: Any) -> None:
     """It is refused; its local part is stepped."""

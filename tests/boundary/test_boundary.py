@@ -208,14 +208,6 @@ def test_an_array_of_another_device(device: tuple[int, int], name: str) -> None:
 # ---- shapes, sizes, places
 
 
-def test_strides_do_not_matter_where_nothing_is_skipped() -> None:
-    """Extents of 1 may have any strides; any C-contiguous shape is flat."""
-    shapes = [(8,), (2, 4), (1, 8), (8, 1), (2, 1, 4), ()]
-    for params in [*(np.ones(shape, np.float32) for shape in shapes), np.ones((4, 4), np.float32)[::4, :1]]:
-        lrcore.SGD(params, lr=0.5).step(ones(params.size))
-        assert (params == 0.5).all()
-
-
 @pytest.mark.parametrize("name", CLASSES)
 def test_empty(name: str) -> None:
     """No elements: no error, and the step counts; any strides are right, and no memory is needed."""

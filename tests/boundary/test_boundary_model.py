@@ -23,7 +23,7 @@ from boundary.model import Problem, View
 from rules import oracle
 from support import CONFIGURATIONS, Array, assert_bits, make
 
-examples = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+examples = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 rules = st.sampled_from(sorted(CONFIGURATIONS))
 
 
@@ -94,7 +94,7 @@ def array_problems(views: dict[str, View]) -> list[Problem]:
 # ---- the functions
 
 
-@settings(examples, max_examples=300)
+@settings(examples, max_examples=150)
 @given(st.data())
 def test_arrays_of_a_function(data: st.DataObject) -> None:
     """Any dtype, shape, strides, offset and overlap, in one memory: the bits inside, and none other."""
@@ -240,7 +240,7 @@ class Kept:
                 self.lr = checked
 
 
-@settings(examples, max_examples=100)
+@examples
 @given(st.data())
 def test_life_of_an_optimizer(data: st.DataObject) -> None:
     """Steps, jumps of the count, other numbers and rates in mid-run: the oracle, which has no memory, has the same bits."""
@@ -327,27 +327,6 @@ def test_states_of_a_dictionary(data: st.DataObject) -> None:
 
 
 # ---- what these have found
-
-
-@pytest.mark.parametrize(
-    "value",
-    [True, np.True_, np.complex64(1), np.array(True), np.timedelta64(0, "ns"), np.datetime64(0, "ns")],
-)
-def test_rates_and_scales_are_real_numbers(value: Any) -> None:
-    """Also those that a schedule gives, and those of the functions."""
-    p, g = np.ones(3, np.float32), np.ones(3, np.float32)
-    for call in (
-        lambda: lrcore.functional.sgd(p, g, step=1, lr=value),
-        lambda: lrcore.functional.sgd(p, g, step=1, lr=0.5, grad_scale=value),
-        lambda: lrcore.SGD(p, lr=lambda _: value).step(g),
-        lambda: lrcore.SGD(p, lr=value),
-        lambda: lrcore.SGD(p).step(g, grad_scale=value),
-    ):
-        with pytest.raises(
-            TypeError, match="^(lr|lr from the schedule at t = 0|grad_scale): expected a number"
-        ):
-            call()
-    assert (p == 1).all()
 
 
 def test_a_negative_zero_leaves_no_trace() -> None:

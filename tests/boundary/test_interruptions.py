@@ -376,43 +376,48 @@ def test_a_slow_rate_is_not_starved_by_fast_steps() -> None:
     assert_bits(opt.params, np.full(N, sum(taken), np.float32))
 
 
-def test_a_rate_that_waits_for_a_thread_which_reads_its_optimizer() -> None:
-    saved: list[dict[str, Any]] = []
+TOUCHES: dict[str, Callable[[Any], Any]] = {
+    "save": lambda opt: opt.state_dict(),
+    "assign": lambda opt: opt.hyper.update(momentum=0.25),
+    "load": lambda opt: opt.load_state_dict(opt.state_dict()),
+    "copy": copy.copy,
+}
 
+
+@pytest.mark.parametrize("what", TOUCHES)
+def test_a_rate_that_waits_for_a_thread_which_touches_its_optimizer(what: str) -> None:
     def rate(_: int) -> float:
-        thread = threading.Thread(target=lambda: saved.append(opt.state_dict()), daemon=True)
-        thread.start()
-        thread.join(20)
-        assert not thread.is_alive()
-        return 0.1
+        run_in_threads(1, lambda _: TOUCHES[what](opt))
+        return 0.5
 
     opt = lrcore.SGD(start(), lr=rate, momentum=0.5)
     opt.step(ONES)
     assert opt.step_count == 1
-    assert [each["step_count"] for each in saved] == [0]
+    assert_bits(opt.params, start() - np.float32(0.5))
 
 
-@pytest.mark.parametrize("what", ["save", "assign", "load", "copy"])
-def test_two_optimizers_whose_rates_touch_each_other(what: str) -> None:
-    """Both are in the middle of a step when they do."""
+def two_in_a_step(touch: Callable[[lrcore.SGD], object]) -> list[lrcore.SGD]:
+    """Return two optimizers; the rate of each touches the other, for the first time when both are in a step."""
     both = threading.Barrier(2)
+    met = threading.local()
     optimizers: list[lrcore.SGD] = []
-    calls: dict[str, Callable[[lrcore.SGD], object]] = {
-        "save": lambda opt: opt.state_dict(),
-        "assign": lambda opt: opt.hyper.update(momentum=0.25),
-        "load": lambda opt: opt.load_state_dict(opt.state_dict()),
-        "copy": copy.copy,
-    }
 
     def rate_of(other: int) -> Callable[[int], float]:
         def rate(_: int) -> float:
-            both.wait(20)
-            calls[what](optimizers[other])
+            if not hasattr(met, "once"):
+                met.once = both.wait(20)
+            touch(optimizers[other])
             return 0.5
 
         return rate
 
     optimizers += [lrcore.SGD(start(), lr=rate_of(1 - i), momentum=0.5) for i in range(2)]
+    return optimizers
+
+
+@pytest.mark.parametrize("what", TOUCHES)
+def test_two_optimizers_whose_rates_touch_each_other(what: str) -> None:
+    optimizers = two_in_a_step(TOUCHES[what])
     run_in_threads(2, lambda index: optimizers[index].step(ONES))
     assert [each.step_count for each in optimizers] == [1, 1]
     for each in optimizers:
@@ -421,20 +426,7 @@ def test_two_optimizers_whose_rates_touch_each_other(what: str) -> None:
 
 def test_two_optimizers_whose_rates_step_each_other() -> None:
     """It ends: in the error of a schedule that comes back to its own optimizer."""
-    both = threading.Barrier(2)
-    met = threading.local()
-    optimizers: list[lrcore.SGD] = []
-
-    def rate_of(other: int) -> Callable[[int], float]:
-        def rate(_: int) -> float:
-            if not hasattr(met, "once"):  # each thread's first question waits for the other's
-                met.once = both.wait(20)
-            optimizers[other].step(ONES)
-            return 0.5
-
-        return rate
-
-    optimizers += [lrcore.SGD(start(), lr=rate_of(1 - i)) for i in range(2)]
+    optimizers = two_in_a_step(lambda opt: opt.step(ONES))
 
     def work(index: int) -> None:
         with pytest.raises(RuntimeError, match="a schedule must not step the optimizer"):
@@ -442,26 +434,6 @@ def test_two_optimizers_whose_rates_step_each_other() -> None:
 
     run_in_threads(2, work)
     assert [each.step_count for each in optimizers] == [0, 0]
-
-
-def test_a_rate_is_asked_again_only_when_it_is_for_another_step() -> None:
-    """Refused steps ask for the same one again; assignments that change nothing of it do not."""
-    asked: list[int] = []
-
-    def rate(t: int) -> float:
-        asked.append(t)
-        opt.hyper["weight_decay"] = 0.0
-        opt.state_dict()
-        return 0.5
-
-    opt = lrcore.SGD(start(), lr=rate)
-    opt.step(ONES)
-    with pytest.raises(ValueError, match="^grads: "):
-        opt.step(ONES[:3])
-    opt.step(ONES)
-    opt.step_count = 7
-    opt.step(ONES)
-    assert asked == [0, 1, 7]
 
 
 def test_forks_in_the_middle_of_a_step() -> None:

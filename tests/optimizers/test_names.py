@@ -90,33 +90,6 @@ def test_no_name_is_foreign_to_itself() -> None:
     assert all({*meant} != {name} for name, meant in _names.FOREIGN.items())
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "meant"),
-    [
-        (schedules, "CosineAnnealingLR", "did you mean lrcore.schedules.Cosine?"),
-        (schedules, "Warmup", "write schedule.warmup(steps)"),
-        (schedules, "Cosin", "did you mean lrcore.schedules.Cosine?"),
-        (schedules, "stepdecay", "did you mean lrcore.schedules.StepDecay?"),
-        (schedules, "AdamW", "did you mean lrcore.AdamW?"),
-        (optimizers, "AdaBelief", "see lrcore.optimizers.__all__ for what there is"),
-        (lrcore, "Cosine", "did you mean lrcore.schedules.Cosine?"),
-        (lrcore, "adam", "did you mean lrcore.Adam?"),
-        (lrcore, "zero_grad", "write grads[:] = 0; the gradients are yours, and a step only reads them"),
-        (lrcore, "range_test", "did you mean lrcore.tune.range_test?"),
-        (lrcore, "xyzzy", None),
-        (functional, "Adam", "did you mean lrcore.functional.adam?"),
-        (tune, "xyzzy", None),
-        (plot, "schedulers", "did you mean lrcore.plot.schedules?"),
-    ],
-)
-def test_unknown_names_of_modules(owner: Any, name: str, meant: str | None) -> None:
-    with pytest.raises(AttributeError) as caught:
-        getattr(owner, name)
-    expected = f"{name}: {owner.__name__} has no such attribute" + (f"; {meant}" if meant else "")
-    assert str(caught.value) == expected if meant else str(caught.value).startswith(expected)
-    assert not hasattr(owner, name)
-
-
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_stay_what_they_were(module: Any) -> None:
     with pytest.raises(ImportError, match="cannot import name 'xyzzy'"):
@@ -237,6 +210,20 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
 @pytest.mark.parametrize(
     ("owner", "name", "meant"),
     [
+        (schedules, "CosineAnnealingLR", "did you mean lrcore.schedules.Cosine?"),
+        (schedules, "Warmup", "write schedule.warmup(steps)"),
+        (schedules, "Cosin", "did you mean lrcore.schedules.Cosine?"),
+        (schedules, "stepdecay", "did you mean lrcore.schedules.StepDecay?"),
+        (schedules, "AdamW", "did you mean lrcore.AdamW?"),
+        (optimizers, "AdaBelief", "see lrcore.optimizers.__all__ for what there is"),
+        (lrcore, "Cosine", "did you mean lrcore.schedules.Cosine?"),
+        (lrcore, "adam", "did you mean lrcore.Adam?"),
+        (lrcore, "zero_grad", "write grads[:] = 0; the gradients are yours, and a step only reads them"),
+        (lrcore, "range_test", "did you mean lrcore.tune.range_test?"),
+        (lrcore, "xyzzy", None),
+        (functional, "Adam", "did you mean lrcore.functional.adam?"),
+        (tune, "xyzzy", None),
+        (plot, "schedulers", "did you mean lrcore.plot.schedules?"),
         (OPT, "zero_grad", "write grads[:] = 0; the gradients are yours, and a step only reads them"),
         (OPT, "param_groups", 'write opt.hyper["weight_decay"] and opt.lr; an optimizer has one group'),
         (OPT, "learning_rate", "did you mean lr?"),
@@ -254,11 +241,13 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
         (PACK["layers"], "parameters", "did you mean flat?"),
     ],
 )  # fmt: skip
-def test_unknown_attributes(owner: Any, name: str, meant: str) -> None:
+def test_unknown_attributes(owner: Any, name: str, meant: str | None) -> None:
+    """Of modules and of objects."""
     with pytest.raises(AttributeError) as caught:
         getattr(owner, name)
-    label = type(owner).__name__
-    assert str(caught.value) == f"{name}: {label} has no such attribute" + (f"; {meant}" if meant else "")
+    label = getattr(owner, "__name__", type(owner).__name__)
+    expected = f"{name}: {label} has no such attribute" + (f"; {meant}" if meant else "")
+    assert str(caught.value) == expected if meant else str(caught.value).startswith(expected)
     assert not hasattr(owner, name)
     assert "Did you mean" not in "".join(traceback.format_exception(caught.value))
 
@@ -346,18 +335,15 @@ def test_every_unknown_keyword_is_explained(value: Any) -> None:
     """Misspelt by one letter, or as another library has it."""
     known = keywords_of(value)
     wrong = {name + name[-1]: {name} for name in known}
-    for foreign, row in _names.FOREIGN.items():
-        if meant := {*row} & {*known}:
-            wrong[foreign] = meant
-    for name, meant in wrong.items():
-        if name not in known:
-            with pytest.raises(TypeError) as caught:
-                value(**{name: 0})
-            found = re.fullmatch(
-                rf"{name}: [\w.]+ takes no such argument; did you mean (\w+)\?", str(caught.value)
-            )
-            assert found, caught.value
-            assert found[1] in meant
+    wrong |= {foreign: meant for foreign, row in _names.FOREIGN.items() if (meant := {*row} & {*known})}
+    for name in wrong.keys() - {*known}:
+        with pytest.raises(TypeError) as caught:
+            value(**{name: 0})
+        found = re.fullmatch(
+            rf"{name}: [\w.]+ takes no such argument; did you mean (\w+)\?", str(caught.value)
+        )
+        assert found, caught.value
+        assert found[1] in wrong[name]
 
 
 def test_the_keywords_that_are_tried_are_many() -> None:
