@@ -70,8 +70,7 @@ def test_a_subclass_has_attributes_of_its_own(copied: Any) -> None:
     made: Any = Own(start())
     vars(made)["seen"] = {3}
     opt: Any = copied(made)
-    assert type(opt) is Own
-    assert (opt.seen, dict(opt.hyper)) == ({3}, dict(made.hyper))
+    assert (type(opt), opt.seen, dict(opt.hyper)) == (Own, {3}, dict(made.hyper))
     opt.colour, opt.factor, opt.learning_rate = "red", 3.0, 0.1
     assert (opt.alpha, opt.eps, opt.rho, opt.colour, opt.factor) == ("before", 0.25, 0.25, "red", 3.0)
     for name, words in (
