@@ -7,6 +7,7 @@ alone, or as if it had come after them. Equal means equal bits.
 from __future__ import annotations
 
 import copy
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -152,20 +153,16 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(call: str) -> None:
     assert before in ends
 
 
-@pytest.mark.parametrize("rule", slow_but_first(["sgd_momentum", "adam", "nadam", "lion"]))
-def test_finalizers_save_in_the_middle_of_everything(rule: str) -> None:
+def test_finalizers_save_in_the_middle_of_everything() -> None:
     """The collector runs at every chance that it gets, and each time the optimizer is saved, copied and assigned to."""
-    assert_runs(
-        f"""
-        import copy, faulthandler, gc, pickle, sys
-        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+    assert_runs("""
+        import copy, faulthandler, gc, pickle
         faulthandler.dump_traceback_later(50, exit=True)
-        from support import make
 
         def rates(t):
             return [[0.01] for _ in range(3)][0][0]
 
-        opt = make({rule!r}, np.ones(100, np.float32), lr=rates, grads=np.ones(100, np.float32))
+        opt = lrcore.Adam(np.ones(100, np.float32), lr=rates, grads=np.ones(100, np.float32))
         runs, busy = 0, False
 
         def collected(phase, _):
@@ -191,28 +188,20 @@ def test_finalizers_save_in_the_middle_of_everything(rule: str) -> None:
             except ValueError:
                 pass
         assert opt.step_count == 120 and runs > 200, (opt.step_count, runs)
-        """
-    )
+    """)
 
 
 @pytest.mark.slow
 def test_signals_every_300_microseconds(tmp_path: Path) -> None:
-    """Through steps, saves, loads, assignments and range tests; and again from a checkpoint that a handler wrote."""
-    assert_runs(
-        f"""
-        import copy, faulthandler, pickle, random, signal, sys, time
+    """Through steps, saves, loads and assignments; and again from a checkpoint that a handler wrote."""
+    program = """
+        import copy, faulthandler, pickle, random, signal
         faulthandler.dump_traceback_later(55, exit=True)
         from lrcore import schedules
-        from lrcore.tune import range_test
-        steps, folder = 20_000, {str(tmp_path)!r}
+        steps = 20_000
         stored = schedules.Cosine(0.5, steps=steps).warmup(20) * schedules.Exponential(1.0, rate=0.99, steps=10)
 
-        def build():
-            params, grads = np.linspace(-1, 1, 50, dtype=np.float32), np.zeros(50, np.float32)
-            return params, grads, lrcore.Adam(params, lr=stored, grads=grads)
-
-        def train(params, grads, opt):
-            global testing
+        def train(opt):
             for t in range(opt.step_count, steps):
                 if t % 50 == 20:
                     opt.lr = stored * (1 + t % 3)
@@ -221,19 +210,16 @@ def test_signals_every_300_microseconds(tmp_path: Path) -> None:
                 if t % 100 == 40:
                     opt.save(folder + "/own.safetensors")
                     opt.load(folder + "/own.safetensors")
-                if t % 100 == 60:
-                    testing = True
-                    range_test(opt, lambda: 1.0, 1e-3, 1e-1, steps=5)
-                    testing = False
-                np.cos(params * (1 + t % 7), out=grads)
-                opt.step()
+                opt.step(np.cos(opt.params * (1 + t % 7)))
+            saved = opt.state_dict()
+            arrays = [each.tobytes() for each in (opt.params, *saved.pop("state").values())]
+            return repr(saved), arrays
 
-        testing = False
-        params, grads, opt = build()
-        train(params, grads, opt)
-        expected = params.copy(), opt.state_dict()
+        def build():
+            return lrcore.Adam(np.linspace(-1, 1, 50, dtype=np.float32), lr=stored)
 
-        params, grads, opt = build()
+        expected = train(build())
+        opt = build()
         checkpoints, busy, handled, failed = [], False, 0, None
 
         def handler(*_):
@@ -243,54 +229,37 @@ def test_signals_every_300_microseconds(tmp_path: Path) -> None:
             busy = True
             try:
                 handled += 1
-                opt.lr, opt.schedule, repr(opt), dict(opt.hyper)
+                opt.lr, opt.schedule, repr(opt), opt.state_dict()
                 if handled % 11 == 0:
                     pickle.loads(pickle.dumps(copy.copy(opt)))
                 if handled % 13 == 0:  # assigned anew: what is there already
                     opt.lr = opt.schedule
                     opt.hyper["eps"] = opt.hyper["eps"]
                     opt.load_state_dict(opt.state_dict())
-                if not testing:
-                    if handled % 97 == 0:
-                        name = f"{{folder}}/{{handled}}.safetensors"
-                        opt.save(name)
-                        checkpoints.append((name, params.copy()))
-                    else:
-                        opt.state_dict()
+                if handled % 97 == 0:
+                    opt.save(f"{folder}/{handled}.safetensors")
+                    checkpoints.append((f"{folder}/{handled}.safetensors", opt.params.copy()))
             except BaseException as error:
                 failed = error
             busy = False
 
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 3e-4, 3e-4)
-        train(params, grads, opt)
+        result = train(opt)
         signal.setitimer(signal.ITIMER_REAL, 0)
         if failed:
             raise failed
+        assert result == expected
         assert handled > 500 and len(checkpoints) > 5, (handled, len(checkpoints))
-
-        def same(params, opt):
-            saved = opt.state_dict()
-            assert params.tobytes() == expected[0].tobytes()
-            assert saved["step_count"] == steps and saved["hyper"] == expected[1]["hyper"]
-            for name, array in expected[1]["state"].items():
-                assert saved["state"][name].tobytes() == array.tobytes()
-
-        same(params, opt)
-        for name, before in random.Random(1).sample(checkpoints, 3):
-            grads = np.zeros(50, np.float32)
-            opt = lrcore.load(name, before, grads=grads)
-            assert 0 <= opt.step_count <= steps
-            train(before, grads, opt)
-            same(before, opt)
-        """
-    )
+        for name, params in random.Random(1).sample(checkpoints, 3):
+            assert train(lrcore.load(name, params)) == expected
+    """
+    assert_runs(f"folder = {str(tmp_path)!r}\n" + textwrap.dedent(program))
 
 
 def test_a_handler_that_assigns_faster_than_the_schedule_answers() -> None:
     """The step is taken all the same."""
-    assert_runs(
-        """
+    assert_runs("""
         import faulthandler, signal, time
         faulthandler.dump_traceback_later(50, exit=True)
 
@@ -314,34 +283,26 @@ def test_a_handler_that_assigns_faster_than_the_schedule_answers() -> None:
             opt.step()
         signal.setitimer(signal.ITIMER_REAL, 0)
         assert handled > 10 and opt.step_count == 5 and (opt.params == -2.5).all(), (handled, opt)
-        """
-    )
+    """)
 
 
 # ---- threads
 
 
-@pytest.mark.slow
 def test_a_rate_that_waits_for_a_step_of_its_own_optimizer() -> None:
-    """Each question lets another thread step, so that none is for the next step: it ends, in an error."""
-    asking = threading.local()
+    """Another thread takes it; the rate is asked again, for the step after that."""
+    asked: list[int] = []
 
-    def rate(_: int) -> float:
-        if not hasattr(asking, "inner"):
-            thread = threading.Thread(target=inner, daemon=True)
-            thread.start()
-            thread.join(20)
-            assert not thread.is_alive()
+    def rate(t: int) -> float:
+        asked.append(t)
+        if len(asked) == 1:
+            run_in_threads(1, lambda _: opt.step(ONES))
         return 0.5
 
-    def inner() -> None:
-        asking.inner = True
-        opt.step(ONES)
-
     opt = lrcore.SGD(start(), lr=rate)
-    with pytest.raises(RuntimeError, match="^step_count: it was changed 1000 times"):
-        opt.step(ONES)
-    assert opt.step_count == 1001
+    opt.step(ONES)
+    assert asked == [0, 0, 1]
+    assert_bits(opt.params, start() - np.float32(0.5) - np.float32(0.5))
 
 
 def test_a_slow_rate_is_not_starved_by_fast_steps() -> None:
@@ -438,8 +399,7 @@ def test_two_optimizers_whose_rates_step_each_other() -> None:
 
 def test_forks_in_the_middle_of_a_step() -> None:
     """A child that is made while a rate is asked, in the same thread or another, steps."""
-    assert_runs(
-        """
+    assert_runs("""
         import os, threading
         ones = np.ones(4, np.float32)
         children = []
@@ -477,5 +437,4 @@ def test_forks_in_the_middle_of_a_step() -> None:
         leave.set()
         thread.join()
         assert opt.step_count == 1
-        """
-    )
+    """)

@@ -194,8 +194,7 @@ def test_more_threads_than_cores_and_back() -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a CPU")
 def test_more_threads_than_the_system_runs_at_once() -> None:
     """Slices that nobody has begun are taken by the caller, each of them once, whoever wakes up when."""
-    assert_runs(
-        """
+    assert_runs("""
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         for threads in (2, 5):
@@ -205,8 +204,7 @@ def test_more_threads_than_the_system_runs_at_once() -> None:
                 for step in range(300):
                     opt.step()
                 assert (opt.params == 300).all(), (threads, n)
-        """
-    )
+    """)
 
 
 # ---- processes

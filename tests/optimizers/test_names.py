@@ -346,16 +346,6 @@ def test_every_unknown_keyword_is_explained(value: Any) -> None:
         assert found[1] in wrong[name]
 
 
-def test_the_keywords_that_are_tried_are_many() -> None:
-    tried = {each.id for each in takes_keywords()}
-    assert len(tried) > 50
-    assert tried >= {
-        "lrcore.load", "lrcore.Pack", "lrcore.Pack.save", "lrcore.use_backend", "lrcore.set_num_threads",
-        "lrcore.schedules.Cosine", "lrcore.schedules.Constant.warmup", "lrcore.tune.search", "lrcore.tune.RangeTest",
-        "lrcore.tune.RangeTest.suggest", "lrcore.plot.training", "lrcore.demo.train",
-    }  # fmt: skip
-
-
 def literals() -> Iterator[Any]:
     """Yield each public argument that is one of some words, with its class or function."""
     for path, value in public():
@@ -372,6 +362,7 @@ def literals() -> Iterator[Any]:
 
 def test_words_are_typed() -> None:
     """By name, so that a type checker finds a word that is misspelt."""
+    assert len([*takes_keywords()]) > 50  # the tests here have something to look at
     assert {each.id.rpartition(".")[2] for each in literals()} >= {
         "Cyclic(mode)", "OneCycle(shape)", "WarmupStableDecay(shape)", "Plateau(mode)", "Plateau(threshold_mode)",
         "Plateau(statistic)", "Plateau(nan)", "range_test(mode)", "suggest(method)", "scale_lr(rule)", "search(sampler)",
