@@ -18,18 +18,15 @@ KINDS = {0: "i", 1: "u", 2: "f", 5: "c", 6: "b"}
 VERSIONED, LEGACY = b"dltensor_versioned", b"dltensor"
 USED = {VERSIONED: b"used_dltensor_versioned", LEGACY: b"used_dltensor"}
 
-_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_IsValid", ctypes.pythonapi)
-)
-_get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
-_set_name = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_SetName", ctypes.pythonapi)
-)
-_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
-    ("PyCapsule_New", ctypes.pythonapi)
-)
+
+def _api(name: str, result: Any, *arguments: Any) -> Any:
+    return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
+
+
+_is_valid = _api("PyCapsule_IsValid", ctypes.c_int, ctypes.py_object, ctypes.c_char_p)
+_get_pointer = _api("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+_set_name = _api("PyCapsule_SetName", ctypes.c_int, ctypes.py_object, ctypes.c_char_p)
+_new = _api("PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
 Deleter = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
@@ -86,13 +83,7 @@ def pointer_of(capsule: Any, name: bytes) -> int:
 
 
 def managed_of(capsule: Any) -> Managed | ManagedVersioned:
-    """Return the managed tensor of an unused capsule, in place.
-
-    Raises
-    ------
-    ValueError
-        When it is none, or has been consumed.
-    """
+    """Return the managed tensor of an unused capsule, in place; ValueError if it is none."""
     if _is_valid(capsule, VERSIONED):
         return ManagedVersioned.from_address(pointer_of(capsule, VERSIONED))
     if _is_valid(capsule, LEGACY):
@@ -116,13 +107,7 @@ def move(capsule: Any, device_type: int, device_id: int) -> Any:
 
 
 class Tensor:
-    """The tensor of a capsule, consumed. Its deleter is called when it is collected; NumPy sees it as an array.
-
-    Parameters
-    ----------
-    capsule : capsule
-        An unused one.
-    """
+    """The tensor of an unused capsule, which consumes it. Its deleter is called with it; NumPy sees it as an array."""
 
     def __init__(self, capsule: Any) -> None:
         self.managed: Managed | ManagedVersioned | None = None

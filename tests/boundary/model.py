@@ -331,17 +331,9 @@ def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
 
 
 class Liar:
-    """An array whose exporter says something else than what is there.
+    """An array whose exporter says something else than what is there: of its device, and in fields of DLPack's tensor.
 
-    Parameters
-    ----------
-    array : array of float32
-        What is exported.
-    device : tuple of int
-        What ``__dlpack_device__`` says.
-    **lies
-        Fields of DLPack's tensor, such as ``data=None``, or functions of the tensor that return them; ``extents`` are
-        written into its shape, ``major`` into its version.
+    A field may be a function of the tensor; ``extents`` are written into its shape, ``major`` into its version.
     """
 
     def __init__(self, array: Array, device: tuple[int, int] = (capsules.CPU, 0), **lies: Any) -> None:
@@ -355,13 +347,13 @@ class Liar:
         managed = capsules.managed_of(capsule)
         tensor = managed.tensor
         for name, value in self.lies.items():
-            if name == "major":
-                setattr(managed, name, value)
-            elif name == "extents":
+            if name == "extents":
                 for i, extent in enumerate(value):
                     tensor.shape[i] = extent
             else:
-                setattr(tensor, name, value(tensor) if callable(value) else value)
+                setattr(
+                    managed if name == "major" else tensor, name, value(tensor) if callable(value) else value
+                )
         return capsule
 
 

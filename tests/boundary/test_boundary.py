@@ -352,48 +352,40 @@ def test_numpy_subclasses_keep_numpy_state() -> None:
 # ---- the other arguments of a step
 
 
-def test_no_gradient(opt: Counted) -> None:
-    opt.unchanged(opt.step, TypeError, "^grads: expected an array, got None; .*grads=")
+NO_ARGUMENT = r"step: expected step\(grads=None, \*, grad_scale=1.0, stream=None\), "
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("arguments", "keywords", "error", "words"),
     [
-        *((each, "expected a number that is finite") for each in (np.nan, np.inf, -np.inf, 1e39)),
-        *((each, ".* becomes 0 in float32") for each in (1e-60, -1e-50, 2.0**-150)),
+        ((), {}, TypeError, "grads: expected an array, got None; .*grads="),
+        *(((ones(),), {"grad_scale": each}, ValueError, "grad_scale: expected a number that is finite")
+          for each in (np.nan, np.inf, -np.inf, 1e39)),
+        *(((ones(),), {"grad_scale": each}, ValueError, "grad_scale: .* becomes 0 in float32")
+          for each in (1e-60, -1e-50, 2.0**-150)),
+        ((ones(),), {"stream": 0}, ValueError, "stream: CPU arrays have no stream"),
+        ((1, 2), {}, TypeError, f"{NO_ARGUMENT}got 2 positional arguments$"),
+        ((), {"closure": None}, TypeError, f"{NO_ARGUMENT}got closure=; compute the gradients before the step$"),
+        ((1,), {"lr": 0.1}, TypeError, f"{NO_ARGUMENT}got lr=; assign opt.lr$"),
+        ((1,), {"grads": 1}, TypeError, f"{NO_ARGUMENT}got grads= twice$"),
+        ((1,), {"stream": None, "epoch": 1, "loss": 2}, TypeError, f"{NO_ARGUMENT}got epoch= and loss=$"),
     ],
-)
-def test_grad_scale(opt: Counted, value: float, words: str) -> None:
-    """As hyperparameters are: what is taken acts."""
-    opt.unchanged(lambda: opt.step(ones(), grad_scale=value), ValueError, f"^grad_scale: {words}")
-    with pytest.raises(ValueError, match="^grad_scale"):
-        lrcore.functional.sgd(ones(), ones(), step=1, lr=0.1, grad_scale=value)
-    g = ones()
-    for taken in (2.0**-149, 0, 3.0):
-        opt.step(g, grad_scale=taken)
-    assert opt.step_count == 4
-    assert_bits(g, ones())  # gradients are never written
-
-
-@pytest.mark.parametrize(
-    ("arguments", "keywords", "words"),
-    [
-        ((1, 2), {}, "got 2 positional arguments"),
-        ((), {"closure": None}, "got closure=; compute the gradients before the step"),
-        ((1,), {"lr": 0.1}, "got lr=; assign opt.lr"),
-        ((1,), {"grads": 1}, "got grads= twice"),
-        ((1,), {"stream": None, "epoch": 1, "loss": 2}, "got epoch= and loss="),
-    ],
-)
-def test_arguments_that_a_step_does_not_take(
-    opt: Counted, arguments: tuple[Any, ...], keywords: dict[str, Any], words: str
+)  # fmt: skip
+def test_wrong_arguments_of_a_step(
+    opt: Counted, arguments: Any, keywords: Any, error: type[Exception], words: str
 ) -> None:
-    signature = r"^step: expected step\(grads=None, \*, grad_scale=1.0, stream=None\)"
-    opt.unchanged(lambda: opt.step(*arguments, **keywords), TypeError, f"{signature}, {words}$")
+    opt.unchanged(lambda: opt.step(*arguments, **keywords), error, f"^{words}")
+    if "grad_scale" in keywords:
+        with pytest.raises(error, match="^grad_scale"):
+            lrcore.functional.sgd(ones(), ones(), step=1, lr=0.1, **keywords)
 
 
-def test_streams_are_for_devices(opt: Counted) -> None:
-    opt.unchanged(lambda: opt.step(ones(), stream=0), ValueError, "^stream: CPU arrays have no stream")
+def test_a_scale_that_is_taken_leaves_the_gradients(opt: Counted) -> None:
+    g = ones()
+    for scale in (2.0**-149, 0, 3.0):
+        opt.step(g, grad_scale=scale)
+    assert opt.step_count == 4
+    assert_bits(g, ones())
 
 
 def test_the_signature_of_a_step_can_be_read() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lrcore
-from support import N, assert_bits, assert_runs, run_in_threads, start
+from support import ONES, N, assert_bits, assert_runs, run_in_threads, start
 
 measured = pytest.mark.skipif(
     not Path("/proc/self/statm").exists() or "san.so" in os.environ.get("LD_PRELOAD", ""),
@@ -258,9 +258,6 @@ class Exports(Raises):
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0
-
-
-ONES = np.ones(N, np.float32)
 
 
 def step_at(opt: Any, lr: Any) -> None:

@@ -51,86 +51,70 @@ def two() -> Iterator[tuple[str, str, str]]:
     assert in_use() == before
 
 
-def test_use_backend_as_a_call_and_as_a_context(two: tuple[str, str, str]) -> None:
-    """A call is in use from then on; a block takes back its own choice alone."""
-    before, name, other = two
-    with lrcore.use_backend(name):
-        assert in_use() == lrcore.info()["backend"] == name
-        with pytest.raises(ZeroDivisionError), lrcore.use_backend(other):
-            assert in_use() == other
-            _ = 1 / 0
-        assert in_use() == name
-    assert in_use() == before
-    with lrcore.use_backend(name):
-        lrcore.use_backend(other)
-        assert in_use() == other
-        with lrcore.use_backend(name):
-            assert in_use() == name
-        assert in_use() == other
-        with pytest.raises(ValueError, match="^backend: "):
-            lrcore.use_backend("fast")
-        assert in_use() == other
-    assert in_use() == other
-    later = lrcore.use_backend(name)
-    assert in_use() == name
-    lrcore.use_backend(before)
-    with later:
-        assert in_use() == name
-    assert in_use() == before
-    with pytest.raises(TypeError, match="^backend: expected a name, got int"):
-        lrcore.use_backend(3)  # type: ignore[arg-type]
+BLOCKS = {
+    "a()": "AA.",
+    "a(b)": "AABB",
+    "a(!)": "AAA.",
+    "a.()": "A.A.",
+    "a(b())": "AABABB",
+    "a(b[])": "AABBA.",
+    "a(b[)]": "AABBB.",
+    "b[a()]": "BBAAB.",
+    "b[a(])": "BBAAA.",
+    "ab()[]": "ABA?B.",
+    "ab([)]": "ABABB.",
+    "ba([])": "BAABA.",
+    "ab[]()": "ABB?A.",
+    "ba[(])": "BABAA.",
+    "a(b[(())])([()])": "AABBAAABA.ABABA.",
+}
+"""What two objects do, and which backend is in use after each sign: theirs, A or B, or the one of before, a dot.
+
+A letter makes an object, a dot chooses the one of before, "!" is refused; brackets are where a block of a, (), or of b, [],
+begins and ends.
+"""
 
 
-ORDERS = ["a(b[)]", "a(b[])", "b[a()]", "b[a(])", "ab()[]", "ab([)]", "ba([])", "ab[]()", "ba[(])"]
-"""Blocks of two objects: a letter makes one, brackets are where the block of a, (), or of b, [], begins and ends."""
-
-
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("signs", BLOCKS)
 @pytest.mark.parametrize("in_threads", [False, True])
-def test_blocks_that_overlap(order: str, in_threads: bool, two: tuple[str, str, str]) -> None:
-    """The latest that is open is in use, once both have been opened; in the end the one before the first."""
+def test_the_latest_call_or_block_that_stands_is_in_use(
+    signs: str, in_threads: bool, two: tuple[str, str, str]
+) -> None:
+    """A block takes back its own choice alone; a call within it is in use from then on."""
     before, *names = two
     made: dict[str, Any] = {}
-    is_open: list[str] = []
 
     def act(sign: str) -> None:
-        which = {"(": "a", ")": "a", "[": "b", "]": "b"}.get(sign, sign)
-        name = names["ab".index(which)]
-        if sign in "ab":
-            made[sign] = lrcore.use_backend(name)
+        if sign == "!":
+            with pytest.raises(ValueError, match="^backend: "):
+                lrcore.use_backend("fast")
+        elif sign == ".":
+            lrcore.use_backend(before)
+        elif sign in "ab":
+            made[sign] = lrcore.use_backend(names["ab".index(sign)])
         elif sign in "([":
-            made[which].__enter__()
-            is_open.append(name)
+            made["ab"["([".index(sign)]].__enter__()
         else:
-            made[which].__exit__(None, None, None)
-            is_open.remove(name)
+            made["ab"[")]".index(sign)]].__exit__(None, None, None)
 
-    for place, sign in enumerate(order):
+    for place, (sign, after) in enumerate(zip(signs, BLOCKS[signs], strict=True)):
         if in_threads:
             thread = threading.Thread(target=act, args=(sign,))
             thread.start()
             thread.join()
         else:
             act(sign)
-        if not {*"ab(["} & {*order[place + 1 :]}:
-            assert in_use() == [before, *is_open][-1], order[: place + 1]
+        assert after == "?" or in_use() == dict(zip(".AB", two, strict=True))[after], signs[: place + 1]
+
+
+def test_use_backend_as_a_context(two: tuple[str, str, str]) -> None:
+    before, name, _ = two
+    with pytest.raises(ZeroDivisionError), lrcore.use_backend(name):
+        assert in_use() == lrcore.info()["backend"] == name
+        _ = 1 / 0
     assert in_use() == before
-
-
-def test_one_object_in_several_blocks(two: tuple[str, str, str]) -> None:
-    before, name, other = two
-    chosen = lrcore.use_backend(name)
-    for _ in range(2):
-        with chosen:
-            with lrcore.use_backend(other):
-                with chosen:
-                    assert in_use() == name
-                    with chosen:
-                        assert in_use() == name
-                    assert in_use() == name
-                assert in_use() == other
-            assert in_use() == name
-        assert in_use() == before
+    with pytest.raises(TypeError, match="^backend: expected a name, got int"):
+        lrcore.use_backend(3)  # type: ignore[arg-type]
 
 
 def test_blocks_of_many_threads(two: tuple[str, str, str]) -> None:
