@@ -48,19 +48,20 @@ def look(opt: Any) -> None:
     assert dict(opt.hyper)["eps"] > 0
 
 
-def assign(opt: Any) -> None:
-    opt.lr = rates()
+def assign(opt: Any, _: Any) -> None:
+    opt.lr = RATES
     opt.hyper["eps"] = 0.5
     opt.step_count = 1
 
 
-CALLS: dict[str, Callable[[Any], object]] = {
-    "step": lambda opt: opt.step(),
-    "load": lambda opt: opt.load_state_dict(opt.state_dict()),
+RATES = rates()
+CALLS: dict[str, Callable[[Any, Any], object]] = {
+    "step": lambda opt, _: opt.step(),
+    "load": lambda opt, saved: opt.load_state_dict(saved),
     "assign": assign,
-    "copy": copy.copy,
-    "range test": lambda opt: range_test(opt, lambda: 1.0, steps=2),
-    "save": lambda opt: opt.state_dict(),
+    "copy": lambda opt, _: copy.copy(opt),
+    "range test": lambda opt, _: range_test(opt, lambda: 1.0, steps=2),
+    "save": lambda opt, _: opt.state_dict(),
 }
 
 
@@ -69,12 +70,14 @@ def test_looking_at_any_moment(call: str) -> None:
     """Before each opcode of a call, as a signal handler may."""
     opt = counting(rates() if call == "step" else schedules.Plateau(0.5))
     opt.step()
+    opt.step()
+    saved = opt.state_dict()
     looked = 0
 
     def whole() -> None:
         opt.step_count = 1
         opt.state["sum"][:] = 1
-        CALLS[call](opt)
+        CALLS[call](opt, saved)
 
     def intrude() -> None:
         nonlocal looked
