@@ -166,16 +166,6 @@ def placed(draw: st.DrawFn, n: int, slot: int, wrong: bool) -> View:
     return view._replace(offset=offset)
 
 
-def no_arrays() -> st.SearchStrategy[Any]:
-    """Return what is no array at all, or none that has floats in memory."""
-    return st.sampled_from(
-        [
-            None, 3, 0.5, "params", b"abcd", [1.0], (), {}, object(), np.float32(1), memoryview(b"abcd"), np.ndarray,
-            np.ones(3, object), np.array(["a"]), np.array([b"a"], object),
-        ]
-    )  # fmt: skip
-
-
 # ---- numbers
 
 

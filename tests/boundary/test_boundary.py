@@ -95,18 +95,19 @@ def opt() -> Counted:
 
 NO_POINTER = "expected an array with memory, got a null pointer"
 NO_SHAPE = "the exporter of this array gives no valid shape"
-NO_ARRAYS: tuple[Any, ...] = ([1.0], 1.0, "params", b"12345678", object())
+NO_ARRAYS: tuple[Any, ...] = ([1.0], 1.0, "params", b"12345678", (), {}, object(), memoryview(b"12345678"))
 NO_ARRAY = "expected a float32 array .*DLPack .*got"
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     **{
         dtype: (np.zeros(8, dtype), TypeError, f"expected .*float32.*{dtype.lstrip('>')}")
-        for dtype in ("float64", "float16", "int32", "uint8", "bool", "complex64", "datetime64", "object", ">f4")
+        for dtype in ("float64", "float16", "int32", "uint8", "bool", "complex64", "datetime64", "object", "U1", ">f4")
     },
     **{
         f"no array but {type(value).__name__}": (value, TypeError, f"{NO_ARRAY} {type(value).__name__}$")
         for value in NO_ARRAYS
     },
+    "class": (np.ndarray, TypeError, "expected a float32 array, but this type cannot be exported"),
     "mock": (unittest.mock.Mock(), TypeError, NO_ARRAY),  # which has something to say, whatever it is asked
     "scalar": (np.float32(0), TypeError, "got float32; pass an array, whose memory can be written"),
     "masks": (np.ma.array(ones(), mask=[True, False] * 4), TypeError, r"got MaskedArray.*filled\(0\)"),
@@ -165,6 +166,11 @@ def test_wrong_arrays(role: str, wrong: str) -> None:
     assert all((each == 1).all() for each in made)
     if wrong in (">f4", "object"):  # which NumPy does not export
         assert isinstance(refused.value.__cause__, BufferError)
+
+
+def test_parameters_that_are_none() -> None:
+    with pytest.raises(TypeError, match=f"^params: {NO_ARRAY} None$"):
+        lrcore.SGD(None)
 
 
 @pytest.mark.parametrize("error", [MemoryError("full"), KeyboardInterrupt("now")])

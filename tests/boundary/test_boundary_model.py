@@ -140,16 +140,6 @@ def test_numbers_of_a_function(data: st.DataObject) -> None:
 
 
 @examples
-@given(rules, model.no_arrays(), st.data())
-def test_what_is_no_array(rule: str, value: Any, data: st.DataObject) -> None:
-    arrays: dict[str, Any] = {name: np.ones(3, np.float32) for name in names_of(rule)}
-    wrong = data.draw(st.sampled_from([*arrays]))
-    arrays[wrong] = value
-    outcome(lambda: function_of(rule)(*arrays.values(), step=1, lr=0.1), [(wrong, TypeError)])
-    assert all((array == 1).all() for name, array in arrays.items() if name != wrong)
-
-
-@examples
 @given(st.data())
 def test_slices_in_any_order(data: st.DataObject) -> None:
     """A step on slices that share their buffers, however cut and in whatever order, is the step on all of it."""
