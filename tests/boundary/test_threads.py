@@ -31,7 +31,7 @@ from support import (
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 
 
-@pytest.mark.parametrize("n", [100, LARGE])
+@pytest.mark.parametrize("n", [100, 5 * LARGE])
 @pytest.mark.parametrize("within", ["a loop", "schedules of others"])
 def test_eight_threads_on_one_optimizer_lose_no_step(n: int, within: str) -> None:
     opt = lrcore.SGD(np.zeros(n, np.float32), lr=lambda t: float(t >= 0))
