@@ -1,0 +1,454 @@
+"""The states of a FusedOptimizer: assigned and reset in `opt.state`, saved and loaded as dictionaries."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from pytorch.modules import (
+    ARGUMENTS,
+    FusedOptimizer,
+    assert_equal,
+    assert_same_dictionary,
+    build,
+    built,
+    each_of_torch,
+    each_optimizer,
+    network,
+    ones,
+    own,
+    parameters,
+    sgd,
+    torch,
+    train,
+    zeros,
+)
+
+State = Callable[[Any, Any], Any]
+"""What is done to the state of an optimizer, or to a parameter's."""
+
+
+def adam(*weights: Any, **arguments: Any) -> Any:
+    """Return Adam over some weights, after a step on a gradient for the first."""
+    opt = FusedOptimizer(weights, lrcore.Adam, **arguments)
+    weights[0].grad = torch.ones_like(weights[0])
+    opt.step()
+    return opt
+
+
+def stepped(name: str, theirs: bool, change: State, count: int) -> list[Any]:
+    """Return parameters after two steps, a change, and two more, of our optimizer or PyTorch's."""
+    weights = [zeros(2) for _ in range(count)]
+    arguments = ARGUMENTS.get(name, {}) | {"lr": 0.5}
+    opt: Any = (
+        getattr(torch.optim, name)(weights, **arguments)
+        if theirs
+        else FusedOptimizer(weights, getattr(lrcore, name), **arguments)
+    )
+    for i in range(4):
+        if i == 2:
+            change(opt, weights[0])
+        for k, weight in enumerate(weights):
+            weight.grad = torch.tensor([1.0 + i, 2.0 - k])
+        opt.step()
+    return [each.tolist() for each in weights]
+
+
+def swap_in(opt: Any, _: Any) -> None:
+    """Replace the state, train on, and put the former one back."""
+    former, opt.state = opt.state, defaultdict(dict)
+    opt.step()
+    opt.state = former
+
+
+RESETS: dict[str, tuple[int, State]] = {
+    "defaultdict": (2, lambda opt, _: setattr(opt, "state", defaultdict(dict))),
+    "setstate": (2, lambda opt, _: opt.__setstate__({"state": defaultdict(dict)})),
+    "clear": (2, lambda opt, _: opt.state.clear()),
+    "swap": (2, swap_in),
+    "pop": (1, lambda opt, weight: opt.state.pop(weight)),
+    "popitem": (1, lambda opt, _: opt.state.popitem()),
+    "del": (1, lambda opt, weight: opt.state.__delitem__(weight)),
+    "empty": (1, lambda opt, weight: opt.state.__setitem__(weight, {})),
+    "clear one": (1, lambda opt, weight: opt.state[weight].clear()),
+}
+"""How many parameters there are, and what makes an optimizer begin anew; `swap_in` takes that back."""
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop", "NAdam"])
+@pytest.mark.parametrize("way", RESETS)
+def test_beginning_anew(way: str, name: str) -> None:
+    """As PyTorch's optimizer does, whose step counts are in its state. Both round, by 2^-24 of numbers of about 10."""
+    count, change = RESETS[way]
+    ours = stepped(name, False, change, count)
+    np.testing.assert_allclose(ours, stepped(name, True, change, count), rtol=0, atol=1e-5)
+    assert ours != stepped(name, False, lambda *_: None, count) or way == "swap"
+
+
+def test_beginning_anew_from_what_the_states_began_with() -> None:
+    weight = ones(3)
+    opt = FusedOptimizer([weight], lrcore.Adagrad, lr=0.5, initial_accumulator_value=0.25)
+    weight.grad = torch.ones(3)
+    opt.step()
+    first = weight.tolist()
+    opt.state.clear()
+    assert opt.state[weight]["sum"].tolist() == [0.25] * 3
+    assert opt.step_count == 0
+    weight.data.fill_(1.0)
+    opt.step()
+    assert weight.tolist() == first
+
+
+def put_all(opt: Any, weight: Any, values: Any) -> None:
+    (other,) = (each for each in opt.state if each is not weight)
+    opt.state = {other: opt.state[other], weight: {**opt.state[weight], "exp_avg": values}}
+
+
+def or_entry(opt: Any, weight: Any, values: Any) -> None:
+    opt.state[weight] |= {"exp_avg": values}
+
+
+def or_all(opt: Any, weight: Any, values: Any) -> None:
+    opt.state |= {weight: {"exp_avg": values}}
+
+
+PUTS: dict[str, Callable[[Any, Any, Any], None]] = {
+    "an entry": lambda opt, weight, values: opt.state[weight].__setitem__("exp_avg", values),
+    "entries": lambda opt, weight, values: opt.state.__setitem__(
+        weight, {"exp_avg": values, "exp_avg_sq": opt.state[weight]["exp_avg_sq"]}
+    ),
+    "all": put_all,
+    "update of entries": lambda opt, weight, values: opt.state[weight].update(exp_avg=values),
+    "update": lambda opt, weight, values: opt.state.update({weight: {"exp_avg": values}}),
+    "|= of entries": or_entry,
+    "|=": or_all,
+}
+
+
+@pytest.mark.parametrize("way", PUTS)
+def test_states_that_are_assigned(way: str) -> None:
+    """They are copied at once: shown, stepped with and stored. What does not fit changes nothing."""
+    put = PUTS[way]
+    one, two = ones(3), ones(2, 2)
+    opt = FusedOptimizer([("one", one), ("two", two)], lrcore.Adam, lr=0.5)
+    one.grad, two.grad = torch.ones(3), torch.ones(2, 2)
+    opt.step()
+    given = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    put(opt, two, given)
+    expected = given.clone()
+    given.zero_()
+    assert torch.equal(opt.state[two]["exp_avg"], expected)
+    assert torch.equal(opt.state_dict()["state"][1]["exp_avg"], expected)
+    assert opt.step_count == 1
+    assert isinstance(opt.state, defaultdict)
+    for wrong, error, message in (
+        (torch.zeros(4), ValueError, r"expected shape \(2, 2\), got \(4,\)"),
+        (expected.double(), TypeError, "expected a tensor of float32, got float64"),
+        (expected.to_sparse(), TypeError, "expected a dense tensor"),
+        (None, TypeError, "expected a tensor of float32, got NoneType"),
+        (0.0, TypeError, "expected a tensor of float32, got float"),
+    ):
+        with pytest.raises(error, match=rf"^state\[(two|1)\].*: {message}"):
+            put(opt, two, wrong)
+    assert torch.equal(opt.state[two]["exp_avg"], expected)
+    before = two.detach().clone()
+    opt.step()
+    assert not torch.equal(two, before)
+    np.testing.assert_allclose(opt.state[two]["exp_avg"], 0.9 * expected + 0.1, rtol=1e-6)
+
+
+def test_states_that_are_exchanged() -> None:
+    """In one call; one after another would lose the first, and is refused."""
+    one, two = ones(2), ones(2)
+    opt = FusedOptimizer([one, two], lrcore.Adam)
+    opt.state[one]["exp_avg"], opt.state[two]["exp_avg"] = torch.ones(2), torch.full((2,), 3.0)
+    opt.state.update({one: opt.state[two], two: opt.state[one]})
+    assert (opt.state[one]["exp_avg"].tolist(), opt.state[two]["exp_avg"].tolist()) == ([3.0] * 2, [1.0] * 2)
+    with pytest.raises(ValueError, match="got the state of another parameter itself.*assign clones"):
+        opt.state[one], opt.state[two] = opt.state[two], opt.state[one]
+    assert [opt.state[each]["exp_avg"][0] for each in (one, two)] == [3, 1]
+    copies = [{name: value.clone() for name, value in opt.state[each].items()} for each in (two, one)]
+    opt.state[one], opt.state[two] = copies
+    assert [opt.state[each]["exp_avg"][0] for each in (one, two)] == [1, 3]
+    entries = opt.state[one]
+    entries["exp_avg_sq"].fill_(7.0)
+    entries.update(exp_avg=entries["exp_avg_sq"], exp_avg_sq=entries["exp_avg"])
+    assert (entries["exp_avg"].tolist(), entries["exp_avg_sq"].tolist()) == ([7.0] * 2, [1.0] * 2)
+    opt.state[one]["exp_avg"] *= 2
+    assert opt.optimizers[0].state["exp_avg"][:2].tolist() == [14.0] * 2
+
+
+PARTIAL: dict[str, State] = {
+    "del": lambda opt, weight: opt.state.__delitem__(weight),
+    "pop": lambda opt, weight: opt.state.pop(weight, None),
+    "popitem": lambda opt, _: opt.state.popitem(),
+    "empty": lambda opt, weight: opt.state.__setitem__(weight, {}),
+    "clear": lambda opt, weight: opt.state[weight].clear(),
+    "del entry": lambda opt, weight: opt.state[weight].__delitem__("exp_avg"),
+    "pop entry": lambda opt, weight: opt.state[weight].pop("exp_avg"),
+    "popitem entry": lambda opt, weight: opt.state[weight].popitem(),
+    "some": lambda opt, weight: setattr(opt, "state", {weight: opt.state[weight]}),
+    "lacking": lambda opt, weight: opt.state.__setitem__(weight, {"exp_avg": opt.state[weight]["exp_avg"]}),
+    "others": lambda opt, weight: opt.state.__setitem__(ones(3), {**opt.state[weight]}),
+    "read others": lambda opt, _: opt.state[ones(3)],
+    "no dictionary": lambda opt, _: setattr(opt, "state", 3),
+    "no entries": lambda opt, weight: opt.state.__setitem__(weight, 3),
+    "name": lambda opt, weight: opt.state[weight].setdefault("velocity", torch.zeros(3)),
+    "count": lambda opt, weight: opt.state[weight].update(step=torch.tensor(0.0)),
+}
+
+
+@pytest.mark.parametrize("way", PARTIAL)
+def test_states_that_cannot_be_assigned(way: str) -> None:
+    """Parts of what belongs together, and what would have no effect, are refused at once and change nothing."""
+    weights = [ones(3), ones(3)]
+    opt = adam(*weights)
+    before = copy.deepcopy(opt.state_dict())
+    with pytest.raises((KeyError, TypeError, ValueError), match="state"):
+        PARTIAL[way](opt, weights[0])
+    assert_same_dictionary(opt.state_dict(), before)
+    assert [*opt.state] == weights
+    assert opt.state.pop(ones(3), None) is None
+    assert opt.state[weights[0]].pop("step", None) is None
+    assert opt.state.setdefault(weights[1], {}) is opt.state[weights[1]]
+
+
+def test_a_state_that_was_read_before_others_took_its_place() -> None:
+    """It keeps its values and its count, and is a dictionary like any other."""
+    weights = [ones(3), ones(3)]
+    opt = adam(*weights)
+    opt.step()
+    former, expected = opt.state, copy.deepcopy(opt.state)
+    assert type(copy.copy(former)) is type(expected) is defaultdict
+    opt.state = {}
+    assert opt.step_count == 0
+    assert not opt.state[weights[0]]["exp_avg"].any()
+    assert [entries["exp_avg"].tolist() for entries in former.values()] == [
+        entries["exp_avg"].tolist() for entries in expected.values()
+    ]
+    opt.state = former
+    assert opt.step_count == 2
+    del former[weights[0]]["exp_avg"]
+    former.clear()
+    former[3]["more"] = 1
+    assert opt.state[weights[0]]["exp_avg"].any()
+
+
+def test_an_optimizer_without_states() -> None:
+    """It has a count alone."""
+    weight = ones(3)
+    opt = sgd(weight)
+    opt.step()
+    opt.state = dict(opt.state)
+    assert opt.step_count == 1
+    former, opt.state = opt.state, {}
+    assert opt.step_count == 0
+    opt.state = former
+    assert opt.step_count == 1
+    with pytest.raises(ValueError, match=r"^state\[params\[0\]\]: expected the entries \[\], got momentum"):
+        opt.state[weight]["momentum_buffer"] = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [lambda opt, each: opt.state[each]["exp_avg"], lambda opt, _: opt.optimizers[0].state["exp_avg"]],
+)
+def test_states_whose_storage_was_replaced(values: State) -> None:
+    weight = ones(3)
+    opt = FusedOptimizer([weight], lrcore.Adam)
+    values(opt, weight).data = torch.zeros(3)
+    with pytest.raises(RuntimeError, match="exp_avg"):
+        opt.step()
+    assert (weight == 1).all()
+
+
+# Dictionaries.
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+@each_optimizer
+def test_resuming(name: str, scheduled: bool) -> None:
+    """Through a file that PyTorch loads without running anything in it: bits of the uninterrupted run."""
+    lr: Any = lrcore.schedules.Cosine(0.01, steps=20).warmup(4) if scheduled else 0.01
+    for k in (0, 1, 5):
+        model, opt = built(name, lr=lr)
+        train(model, opt, range(k))
+        file = io.BytesIO()
+        torch.save((model.state_dict(), opt.state_dict()), file)
+        train(model, opt, range(k, 8))
+
+        file.seek(0)
+        weights, state = torch.load(file, weights_only=True)
+        resumed, other = built(name, seed=1, lr=0.5, weight_decay=0.125)
+        train(resumed, other, range(3))  # it is somewhere else
+        resumed.load_state_dict(weights)
+        other.load_state_dict(state)
+        assert other.step_count == k
+        train(resumed, other, range(k, 8))
+        assert_equal(resumed, parameters(model))
+        assert other.lr == opt.lr == other.param_groups[0]["lr"]
+
+
+def test_the_dictionary_is_a_copy() -> None:
+    model, opt = built("Adam")
+    train(model, opt, range(2))
+    saved = opt.state_dict()
+    kept = copy.deepcopy(saved)
+    train(model, opt, range(2, 4))
+    assert_same_dictionary(saved, kept)
+
+
+@each_of_torch
+def test_from_and_for_torchs_optimizer(name: str) -> None:
+    """PyTorch's optimizer goes on from our dictionary, and ours from PyTorch's: within what float32 rounds.
+
+    See `test_losses_of_torchs_optimizer` for the tolerance.
+    """
+    for k in (0, 3):
+        counted = {"step_count": k} if name == "SGD" else {}
+        (model, opt), twin = built(name), network()
+        theirs = getattr(torch.optim, name)(twin.parameters(), **ARGUMENTS.get(name, {}))
+        train(model, opt, range(k))
+        train(twin, theirs, range(k))
+        from_ours, from_theirs = copy.deepcopy(model), copy.deepcopy(twin)
+        from_ours_opt = getattr(torch.optim, name)(from_ours.parameters(), lr=7.0)
+        from_ours_opt.load_state_dict(opt.state_dict())
+        from_theirs_opt = build(name, from_theirs, lr=lrcore.schedules.Constant(7.0))
+        from_theirs_opt.load_state_dict(theirs.state_dict(), **counted)
+        assert from_theirs_opt.step_count == k
+        expected = train(twin, theirs, range(k, 20))
+        for other, its in ((from_ours, from_ours_opt), (from_theirs, from_theirs_opt)):
+            np.testing.assert_allclose(train(other, its, range(k, 20)), expected, rtol=0, atol=1e-3)
+
+
+def test_there_and_back() -> None:
+    """What PyTorch has loaded from ours comes back as it was, with the options that it does not know."""
+    model, opt = built("Adam", eps_placement="hat")
+    train(model, opt, range(2))
+    theirs = torch.optim.Adam(network().parameters())
+    theirs.load_state_dict(opt.state_dict())
+    expected = opt.state_dict()
+    opt.load_state_dict(theirs.state_dict())
+    assert_same_dictionary(opt.state_dict(), expected)
+    _, other = built("Adam")
+    with pytest.raises(ValueError, match="^rule: expected adam, got adam_hat"):
+        other.load_state_dict(theirs.state_dict())
+
+
+def test_a_schedule_stays_where_pytorchs_dictionary_has_none() -> None:
+    twin = network()
+    theirs = torch.optim.Adam(twin.parameters(), lr=0.5)
+    train(twin, theirs, range(3))
+    schedule = lrcore.schedules.Cosine(0.1, steps=10)
+    _, opt = built("Adam", lr=schedule)
+    opt.load_state_dict(theirs.state_dict())
+    assert (opt.schedule, opt.step_count, opt.lr) == (schedule, 3, schedule(3))
+
+
+def test_a_number_in_the_dictionary_is_obeyed() -> None:
+    opt = adam(ones(3), lr=0.01)
+    saved = opt.state_dict()
+    saved["param_groups"][0] |= {"lr": 0.5, "weight_decay": 0.25, "initial_lr": 3.0}
+    opt.load_state_dict(saved)
+    assert (opt.lr, opt.optimizers[0].hyper["weight_decay"]) == (0.5, 0.25)
+    assert opt.param_groups[0]["initial_lr"] == 3.0
+
+
+def text(saved: Any, **changes: Any) -> None:
+    """Change what is said beside PyTorch's entries."""
+    saved["param_groups"][0]["lrcore"] = json.dumps(own(saved) | changes)
+
+
+def group(saved: Any, **changes: Any) -> None:
+    saved["param_groups"][0].update(changes)
+
+
+def state(saved: Any, i: int, **changes: Any) -> None:
+    saved["state"][i].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda saved: text(saved, rule="sgd"), "^rule: expected adam, got sgd"),
+        (lambda saved: text(saved, step_count=3), r"^state\[0\]: step: expected 3, got 2"),
+        (lambda saved: text(saved, step_count=-1), "step_count: expected an integer >= 0, got -1"),
+        (lambda saved: text(saved, more=1), "lrcore: expected the entries"),
+        (lambda saved: group(saved, lrcore="{}}"), "param_groups: lrcore: Extra data"),
+        (lambda saved: group(saved, lrcore="{"), "param_groups: lrcore: "),
+        (lambda saved: group(saved, lrcore="[" * 100_000), "lrcore: "),
+        (lambda saved: group(saved, lrcore="[]"), "lrcore: "),
+        (lambda saved: group(saved, eps=float("nan")), "eps: expected a finite number"),
+        (lambda saved: group(saved, maximize=True), "options: expected"),
+        (lambda saved: group(saved, params=[*range(6)]), "param_groups: expected 7 parameters, got 6"),
+        (lambda saved: saved["param_groups"].append({}), "param_groups: expected one group, got 2"),
+        (
+            lambda saved: state(saved, 0, exp_avg=torch.zeros(2, 2)),
+            r"state\[0\]: exp_avg: expected shape \(5, 3, 3, 3\), got \(2, 2\)",
+        ),
+        (
+            lambda saved: state(saved, 0, exp_avg=saved["state"][0]["exp_avg"].double()),
+            "exp_avg: expected a tensor of float32, got float64",
+        ),
+        (lambda saved: saved["state"][1].pop("exp_avg_sq"), r"state\[1\]: expected the entries"),
+        (lambda saved: saved["state"].clear(), r"state\[0\]: expected the entries \['exp_avg',.* got \[\]"),
+        (lambda saved: state(saved, 2, step=torch.tensor(3.0)), r"state\[2\]: step: expected 2, got 3"),
+        (lambda saved: state(saved, 2, more=torch.zeros(3)), r"state\[2\]: expected the entries"),
+    ],
+)
+def test_wrong_dictionaries_change_nothing(spoil: Callable[[Any], object], message: str) -> None:
+    model, opt = built("Adam", lr=0.01)
+    train(model, opt, range(2))
+    saved = opt.state_dict()
+    train(model, opt, range(2, 3))
+    before = opt.state_dict()
+    spoil(saved)
+    with pytest.raises((TypeError, ValueError), match=message):
+        opt.load_state_dict(saved)
+    with pytest.raises(ValueError, match="^step_count: .*leave it out"):
+        opt.load_state_dict(before, step_count=3)
+    assert_same_dictionary(opt.state_dict(), before)
+
+
+@pytest.mark.parametrize("device", [None, "meta"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_defaults(dtype: Any, device: Any) -> None:
+    """State dictionaries, from and for PyTorch's and ours, under other default dtypes and devices: float32 on the CPU."""
+    model, opt = built("NAdam")
+    other = built("NAdam")[1]
+    train(model, opt, range(2))
+    opt.optimizers[0].step_count = 70_001  # more than float16 has
+    expected = opt.state_dict()
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        saved = opt.state_dict()
+        for each in (opt, other):
+            each.load_state_dict(saved)
+            each.step()
+        opt.state.clear()
+        opt.state = {each: dict(entries) for each, entries in opt.state.items()}
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert_same_dictionary(saved, expected)
+    for values in saved["state"][0].values():
+        assert (values.dtype, values.device.type) == (torch.float32, "cpu")
+    assert other.step_count == 70_002
+
+
+@pytest.mark.parametrize("count", [2**24 - 1, 2**24 + 1, 2**40 + 1])
+def test_counts_that_float32_has_not(count: int) -> None:
+    """The dictionary has the exact one beside PyTorch's."""
+    opt, other = adam(ones(3)), adam(ones(3))
+    opt.optimizers[0].step_count = count
+    other.load_state_dict(opt.state_dict())
+    assert other.step_count == count

@@ -1,0 +1,326 @@
+"""Rates and hyperparameters of a FusedOptimizer: of schedules, in `param_groups`, by `lr` and of the optimizers inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import lrcore
+from pytorch.modules import (
+    FusedOptimizer,
+    assert_equal,
+    build,
+    built,
+    network,
+    ones,
+    parameters,
+    sgd,
+    torch,
+    train,
+    zeros,
+)
+
+LINEAR = lrcore.schedules.Linear(0.25, end=0.0, steps=10)
+
+
+def stepping(**arguments: Any) -> tuple[Any, Any]:
+    """Return a number with a gradient of 1, and SGD over it."""
+    weight = zeros(1)
+    weight.grad = torch.ones(1)
+    return weight, sgd(weight, **arguments)
+
+
+def test_torchs_schedulers_set_the_rate() -> None:
+    model, twin = network(), network()
+    opt = build("AdamW", model, lr=0.01)
+    plain = torch.optim.AdamW(twin.parameters(), lr=0.01)
+    rates = []
+    for each, scheduled in ((model, opt), (twin, plain)):
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(scheduled, 0.01, total_steps=12)
+        seen = []
+        for step in range(10):
+            train(each, scheduled, range(step, step + 1))
+            scheduler.step()
+            seen.append((scheduled.param_groups[0]["lr"], tuple(scheduled.param_groups[0]["betas"])))
+        rates.append(seen)
+    assert rates[0] == rates[1]
+    train(model, opt, range(10, 11))
+    assert opt.lr == rates[0][-1][0]
+    assert opt.optimizers[0].hyper["betas"] == rates[0][-1][1]
+
+
+def test_a_schedule_of_ours() -> None:
+    schedule = lrcore.schedules.Cosine(0.1, steps=10).warmup(3)
+    model, opt = built("AdamW", lr=schedule)
+    shown = []
+    for step in range(5):
+        shown.append(opt.param_groups[0]["lr"])
+        train(model, opt, range(step, step + 1))
+    assert shown == [schedule(t) for t in range(5)]
+    assert opt.schedule is schedule
+    opt.param_groups[0]["lr"] = 0.5
+    before = parameters(model)
+    with pytest.raises(ValueError, match=r"^lr: 0\.5 was assigned in param_groups.*Cosine\(.*assign opt\.lr"):
+        opt.step()
+    assert_equal(model, before)
+    opt.lr = 0.25
+    opt.step()
+    assert opt.param_groups[0]["lr"] == opt.lr == 0.25
+
+
+def test_a_callable_is_asked_for_the_rate_of_now() -> None:
+    rates = {"lr": 1.0}
+    weight, opt = stepping(lr=lambda _: rates["lr"])
+    for rates["lr"] in (1.0, 0.5, 0.25):
+        opt.step()
+    assert weight.item() == -1.75
+    rates["lr"] = 0.125
+    assert opt.lr == 0.125
+
+
+def test_rates_that_float32_loses() -> None:
+    """They are 0, as those of a schedule."""
+    _, opt = stepping(lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(opt, gamma=0.1)
+    for _ in range(60):
+        opt.step()
+        scheduler.step()
+    assert opt.step_count == 60
+
+
+ASSIGNMENTS: dict[str, Callable[[Any], object]] = {
+    "lr": lambda opt: setattr(opt, "lr", 0.25),
+    "the group": lambda opt: opt.param_groups[0].update(lr=0.25),
+    "an optimizer inside": lambda opt: setattr(opt.optimizers[0], "lr", 0.25),
+    "a scheduler of PyTorch": lambda opt: torch.optim.lr_scheduler.LambdaLR(opt, lambda _: 0.25),
+    "a tensor": lambda opt: setattr(opt, "lr", torch.tensor(0.25)),
+    "a schedule": lambda opt: setattr(opt, "lr", LINEAR),
+    "a callable": lambda opt: setattr(opt, "lr", lambda _: 0.25),
+}
+
+
+@pytest.mark.parametrize("way", ASSIGNMENTS)
+def test_what_is_shown_is_what_acts(way: str) -> None:
+    """By the optimizer, its text, the group and the optimizers inside; and the rest of the group stays as it was told."""
+    weight, opt = stepping(momentum=0.5)
+    weight.data.fill_(1.0)
+    opt.param_groups[0]["weight_decay"] = 0.5
+    ASSIGNMENTS[way](opt)
+    assert opt.lr == opt.optimizers[0].lr == opt.schedule(0) == 0.25
+    if way != "a callable":  # which is asked at the step
+        assert opt.param_groups[0]["lr"] == 0.25
+        assert "lr=0.25" in repr(opt)
+    opt.step()
+    assert weight.item() == 1 - 0.25 * 1.5
+    assert opt.param_groups[0]["weight_decay"] == opt.optimizers[0].hyper["weight_decay"] == 0.5
+
+
+def test_hyperparameters_are_those_that_were_assigned_last() -> None:
+    _, opt = stepping(momentum=0.5)
+    group, inner = opt.param_groups[0], opt.optimizers[0]
+    inner.hyper["momentum"] = 0.25
+    assert opt.param_groups[0]["momentum"] == group["momentum"] == 0.25
+    group["momentum"] = 0.75
+    assert opt.optimizers[0].hyper["momentum"] == 0.75
+    group["momentum"] = 0.125
+    inner.hyper["weight_decay"] = 0.5
+    assert (opt.param_groups[0]["momentum"], group["weight_decay"]) == (0.125, 0.5)
+    opt.step()
+    assert dict(inner.hyper) == {"momentum": 0.125, "dampening": 0.0, "weight_decay": 0.5}
+
+
+def test_numbers_that_are_assigned_twice_in_two_places_are_refused() -> None:
+    weight, opt = stepping()
+    (flat,) = opt.optimizers
+    group = opt.param_groups[0]
+    group["lr"] = 0.5
+    flat.lr = 0.125
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match="^lr: 0.5 was assigned in param_groups, and 0.125 to an optimizer"
+        ):
+            opt.step()
+    group["lr"] = 0.125
+    opt.step()
+    assert weight.item() == -0.125
+    flat.hyper["weight_decay"] = 0.25
+    group["weight_decay"] = 0.25
+    opt.step()
+    assert opt.param_groups[0]["weight_decay"] == flat.hyper["weight_decay"] == 0.25
+
+
+def test_a_plateau_is_shown_where_it_is() -> None:
+    plateau = lrcore.schedules.Plateau(0.5, factor=0.5, patience=0)
+    opt = sgd(ones(3), lr=plateau)
+    for metric in (1.0, 2.0):
+        plateau.observe(metric)
+    assert opt.param_groups[0]["lr"] == opt.lr == 0.25
+
+
+def test_a_rate_that_is_changed_in_place() -> None:
+    """A tensor stays in the group and is read at each step, as PyTorch's optimizers do."""
+    rate = torch.tensor(1.0)
+    weight, opt = stepping(lr=rate)
+    for value in (1.0, 0.5, 0.25):
+        rate.fill_(value)
+        opt.step()
+    assert weight.item() == -1.75
+    assert opt.param_groups[0]["lr"] is rate
+    assert opt.state_dict()["param_groups"][0]["lr"] == 0.25
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 1, 0.5)
+    opt.step()
+    scheduler.step()
+    assert opt.lr == rate.item() == 0.125
+    opt.lr = rate
+    rate.fill_(2.0)
+    opt.step()
+    assert weight.item() == -4.0
+    rate.fill_(-1.0)
+    with pytest.raises(ValueError, match="^lr: "):
+        opt.step()
+    assert weight.item() == -4.0
+
+
+@pytest.mark.parametrize("kind", ["list", "tensor", "tuple of tensors"])
+def test_numbers_that_are_changed_in_place(kind: str) -> None:
+    given: dict[str, Any] = {
+        "list": [0.5, 0.75],
+        "tensor": torch.tensor([0.5, 0.75]),
+        "tuple of tensors": (torch.tensor(0.5), 0.75),
+    }
+    betas = given[kind]
+    opt = FusedOptimizer([ones(1)], lrcore.Adam, lr=torch.tensor([0.5]))
+    opt.param_groups[0]["betas"] = betas
+    opt.step()
+    if kind == "tuple of tensors":
+        betas[0].fill_(0.25)
+    else:
+        betas[0] = 0.25
+    opt.param_groups[0]["lr"].fill_(0.25)
+    opt.step()
+    assert opt.optimizers[0].hyper["betas"] == (0.25, 0.75)
+    assert opt.lr == 0.25
+
+
+def replace_parameter(group: Any) -> None:
+    group["params"][0] = ones(1)
+
+
+def replace_parameters(group: Any) -> None:
+    group["params"] = [each.detach().clone() for each in group["params"]]
+
+
+ONE_GROUP, ENTRY, CHANGED = "expected the one group", "expected the entry 'lr'", "its parameters were changed"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda opt: opt.param_groups.clear(), ONE_GROUP),
+        (lambda opt: opt.param_groups.append({"params": [ones(3)]}), ONE_GROUP),
+        (lambda opt: opt.param_groups.__setitem__(0, None), ONE_GROUP),
+        (lambda opt: setattr(opt, "param_groups", [{"params": opt.param_groups[0]["params"][:]}]), ENTRY),
+        (lambda opt: opt.param_groups[0].pop("lr"), ENTRY),
+        (lambda opt: opt.param_groups[0]["params"].append(ones(2)), CHANGED),
+        (lambda opt: opt.param_groups[0]["params"].reverse(), CHANGED),
+        (lambda opt: replace_parameter(opt.param_groups[0]), CHANGED),
+        (lambda opt: replace_parameters(opt.param_groups[0]), CHANGED),
+    ],
+)
+def test_groups_of_something_else(spoil: Callable[[Any], None], message: str) -> None:
+    weights = [ones(1), ones(1)]
+    opt = sgd(*weights)
+    weights[0].grad = torch.ones(1)
+    spoil(opt)
+    for attempt in (opt.step, opt.state_dict, lambda: opt.lr):
+        with pytest.raises(ValueError, match=f"^param_groups: {message}"):
+            attempt()
+    assert isinstance(opt.param_groups, list)
+    assert "lr=1.0" in repr(opt)
+    assert weights == [1, 1]
+    assert opt.step_count == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("learning_rate", r"assign .*opt\.lr"),
+        ("beta1", "assign .*betas"),
+        ("schedule", r"assign .*opt\.lr"),
+        ("momentum", "expected one of betas, eps, weight_decay$"),
+        ("decay", "fixed at construction"),
+        ("amsgrad", "fixed at construction"),
+        ("decoupled_weight_decay", "fixed at construction"),
+        ("hyper", r"assign opt\.param_groups\[0\]"),
+        ("weight_decay", r"assign opt\.param_groups\[0\]"),
+    ],
+)
+def test_names_that_mean_others(name: str, message: str) -> None:
+    with pytest.raises(AttributeError, match=f"^{name}: {message}"):
+        setattr(FusedOptimizer([ones(3)], lrcore.Adam), name, 0.5)
+
+
+def test_what_pytorchs_tools_keep_is_carried() -> None:
+    """On an optimizer, and in its groups."""
+    opt = FusedOptimizer([ones(3)], lrcore.Adam)
+    opt._opt_called = opt.my_note = True
+    opt.param_groups[0]["lr_scale"] = 0.5
+    opt.step()
+    assert opt.state_dict()["param_groups"][0]["lr_scale"] == 0.5
+
+
+def test_hyperparameters_of_the_group() -> None:
+    """Those of a step that is refused do not act at all."""
+    opt = FusedOptimizer([ones(3)], lrcore.AdamW)
+    group = opt.param_groups[0]
+    group["weight_decay"], group["betas"], group["lr"] = 0.5, [0.5, 0.6], torch.tensor(0.125)
+    opt.step()
+    hyper = opt.optimizers[0].hyper
+    assert (hyper["weight_decay"], hyper["betas"], opt.lr) == (0.5, (0.5, 0.6), 0.125)
+    told = dict(group)
+    for wrong, message in (
+        ({"betas": (0.5, 1.0)}, r"betas\[1\]: expected a number in \[0, 1\)"),
+        ({"maximize": True}, "maximize: fixed at construction"),
+        ({"weight_decay": 0.75, "lr": -1.0}, "lr: "),
+    ):
+        group.update(wrong)
+        with pytest.raises(ValueError, match=f"^{message}"):
+            opt.step()
+        assert (hyper["weight_decay"], hyper["betas"]) == (0.5, (0.5, 0.6))
+        group.update(told)
+    group["decay"] = "l2"  # it is decoupled_weight_decay there, as PyTorch has it
+    for refused in (opt.step, opt.state_dict):
+        with pytest.raises(ValueError, match="^decay: fixed at construction"):
+            refused()
+    del group["decay"]
+    stored = opt.state_dict()
+    stored["param_groups"][0]["decay"] = "l2"
+    with pytest.raises(ValueError, match=r"^param_groups: expected the entries .*got .*'decay'"):
+        opt.load_state_dict(stored)
+    group["weight_decay"] = 0.25
+    assert opt.state_dict()["param_groups"][0]["weight_decay"] == hyper["weight_decay"] == 0.25
+    hyper["weight_decay"] = 0.125
+    assert opt.state_dict()["param_groups"][0]["weight_decay"] == group["weight_decay"] == 0.125
+    assert opt.step_count == 1
+
+
+def test_the_momentum_of_nadam_does_not_move() -> None:
+    """PyTorch multiplies the momenta of all steps; here the product follows from the momentum of now."""
+    weight = ones(3)
+    opt = FusedOptimizer([weight], lrcore.NAdam, lr=0.1)
+    group = opt.param_groups[0]
+    group["betas"] = (0.8, 0.99)  # before the first step
+    (weight**2).sum().backward()
+    opt.step()
+    group["betas"] = (0.8, 0.9)
+    opt.step()
+    for name, value in (("betas", (0.7, 0.9)), ("momentum_decay", 0.1)):
+        before = group[name]
+        group[name] = value
+        with pytest.raises(ValueError, match=f"^{name}: the momentum of NAdam cannot change between steps"):
+            opt.step()
+        group[name] = before
+    opt.step()
+    assert opt.step_count == 3
