@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -217,6 +216,9 @@ def test_steepest_is_where_a_line_falls_fastest() -> None:
     assert abs(center + 2.2) < 0.4  # the middle of the tanh, by the width of the line
 
 
+DID_NOT_MOVE = "^suggest: the loss did not move; check that the gradients arrive$"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_suggestions_are_refused(method: Any) -> None:
     for count in (0, 4):
@@ -229,10 +231,13 @@ def test_suggestions_are_refused(method: Any) -> None:
             curve(losses).suggest(method)
     rounded = np.tile([2.3, float(np.nextafter(np.float32(2.3), np.float32(0)))], 50)
     for still in ([1] * 6, [0] * 6, [-2.3] * 99, rounded):
-        with pytest.raises(
-            ValueError, match="^suggest: the loss did not move; check that the gradients arriv"
-        ):
+        with pytest.raises(ValueError, match=DID_NOT_MOVE):
             curve(still).suggest(method)
+    found, _ = told(
+        [2.302585] * 100, steps=100, smoothing=0.9
+    )  # whose moving average is rounded, and seems to fall
+    with pytest.raises(ValueError, match=DID_NOT_MOVE):
+        found.suggest(method)
     with pytest.raises(ValueError, match="^method: expected one of steepest, valley, minimum/10, got 'best'"):
         curve([5, 4, 3, 2, 1]).suggest("best")  # type: ignore[arg-type]
 
@@ -246,14 +251,6 @@ def suggests(found: RangeTest, method: Any) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_network_without_gradients_has_no_suggestions(method: Any) -> None:
-    """Its moving average is rounded, and so seems to fall."""
-    found, _ = told([2.302585] * 100, steps=100, smoothing=0.9)
-    with pytest.raises(ValueError, match="^suggest: the loss did not move; check that the gradients arrive$"):
-        found.suggest(method)
-
-
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("losses", [[1.0] * 60 + [0.8] + [1.0] * 39, [10] * 60 + [9] + [10] * 39])
 def test_one_easier_batch_is_no_fall(losses: list[float], method: Any) -> None:
     """Where the other losses are equal, it makes the noise."""
@@ -262,21 +259,19 @@ def test_one_easier_batch_is_no_fall(losses: list[float], method: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sd", [0.01, 0.1, 1.0])
-@pytest.mark.parametrize("steps", [30, 100, 300])
-@pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9, 0.98])
-def test_noise_alone_is_no_fall(sd: float, steps: int, smoothing: float) -> None:
+@pytest.mark.parametrize("steps", [30, 300])
+@pytest.mark.parametrize("smoothing", [0.0, 0.9, 0.98])
+def test_noise_alone_is_no_fall(steps: int, smoothing: float) -> None:
     """At three standard errors of a minimum that was looked for, one in twenty may seem to fall."""
     falls = 0
     for seed in range(200):
-        losses = 2.3 + np.random.default_rng(seed).normal(scale=sd, size=steps)
+        losses = 2.3 + np.random.default_rng(seed).normal(scale=0.1, size=steps)
         falls += suggests(told(losses, steps=steps, smoothing=smoothing)[0], "steepest")
     assert falls <= 10
 
 
-@pytest.mark.parametrize("sd", [0.0, 0.01, 0.1, 0.2])
-@pytest.mark.parametrize("steps", [30, 100, 300])
-def test_a_fall_through_noise_is_one(sd: float, steps: int) -> None:
+@pytest.mark.parametrize(("steps", "sd"), [(30, 0.2), (100, 0.2), (100, 0.0)])
+def test_a_fall_through_noise_is_one(steps: int, sd: float) -> None:
     """Of 1.6 from 2.3, where the loss leaves its start after half of the rates, and rises in the end."""
     t = np.linspace(0, 1, steps)
     level = 2.3 - 1.6 * np.clip(4 * t - 2, 0, 1) + 30 * np.clip(t - 0.9, 0, 1)
@@ -304,19 +299,11 @@ def test_a_suggestion_has_no_scale(method: Any, mode: Any) -> None:
         assert scaled.suggest(method) == found.suggest(method)
 
 
-def test_the_schedule_is_the_same_object() -> None:
-    plateau = schedules.Plateau(schedules.Constant(0.1).warmup(3), factor=0.5, patience=0)
-    for loss in (2.0, 3.0):
-        plateau.observe(loss)
-    plateau_state = plateau.state_dict()
-    for schedule in (plateau, plateau * 0.5, schedules.Function(float), schedules.Rex(0.1, 9)):
-        opt, _, closure = problem("adam", schedule)
-        range_test(opt, closure, steps=5)
-        assert opt.schedule is schedule
-        with pytest.raises(Stop):
-            range_test(opt, raising(Stop))
-        assert opt.schedule is schedule
-    assert plateau.state_dict() == plateau_state
+def raising(error: type[BaseException]) -> Callable[[], float]:
+    def closure() -> float:
+        raise error
+
+    return closure
 
 
 def test_what_a_closure_tells_a_plateau_is_put_back() -> None:
@@ -336,11 +323,19 @@ def test_what_a_closure_tells_a_plateau_is_put_back() -> None:
     assert plateau.reductions == 1
 
 
-def raising(error: type[BaseException]) -> Callable[[], float]:
-    def closure() -> float:
-        raise error
-
-    return closure
+def test_the_schedule_is_the_same_object() -> None:
+    plateau = schedules.Plateau(schedules.Constant(0.1).warmup(3), factor=0.5, patience=0)
+    for loss in (2.0, 3.0):
+        plateau.observe(loss)
+    plateau_state = plateau.state_dict()
+    for schedule in (plateau, plateau * 0.5, schedules.Function(float), schedules.Rex(0.1, 9)):
+        opt, _, closure = problem("adam", schedule)
+        range_test(opt, closure, steps=5)
+        assert opt.schedule is schedule
+        with pytest.raises(Stop):
+            range_test(opt, raising(Stop))
+        assert opt.schedule is schedule
+    assert plateau.state_dict() == plateau_state
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -454,44 +449,3 @@ def test_ctrl_c_at_every_moment() -> None:
     results = {after: interrupt(after) for after in range(1, total)}
     assert sum(raised for _, raised, _ in results.values()) > 100
     assert [after for after, (_, _, same) in results.items() if not same] == []
-
-
-PROGRAM = """
-import os, random, signal, threading, time
-import numpy, lrcore
-
-params, grads = numpy.random.default_rng(1).standard_normal((2, 20_000)).astype(numpy.float32)
-opt = lrcore.Adam(params, grads=grads)
-opt.step()
-def bits():
-    return params.tobytes(), *(state.tobytes() for state in opt.state.values()), opt.step_count, opt.lr
-
-def closure():
-    grads[:] = params
-    return float((params**2).sum())
-
-def press(delay):
-    time.sleep(delay)
-    os.kill(os.getpid(), signal.SIGINT)
-
-# A process that was started in the background ignores Ctrl-C, and this one would never end.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-before, same = bits(), 0
-for round in range(25):
-    thread = threading.Thread(target=press, args=(random.Random(round).uniform(0, 0.02),))
-    try:
-        thread.start()
-        while True:
-            lrcore.tune.range_test(opt, closure, 1e-3, 0.1, steps=5)
-    except KeyboardInterrupt:
-        pass
-    thread.join()
-    same += bits() == before
-print(same)
-"""
-
-
-def test_ctrl_c_at_random_moments() -> None:
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "25\n"), done.stderr

@@ -97,28 +97,6 @@ def test_a_seed_repeats_a_search(sampler: Any) -> None:
     assert rates(search(bowl, 1e-5, 1.0, 3, sampler)) != rates(search(bowl, 1e-5, 1.0, 3, sampler))
 
 
-def test_pruned_trainings_are_listed() -> None:
-    """Rates above 0.1 report a NaN, which ends them; what they would return is never seen."""
-    ended = []
-
-    def train(lr: float, report: Callable[[float], None]) -> float:
-        report(1.0)
-        if lr > 0.1:
-            ended.append(lr)
-            report(math.nan)
-        return bowl(lr)
-
-    found = search(train, 1e-3, 10.0, 20, "random", seed=2)
-    assert 0 < len(ended) < 20
-    assert len(found.trials) == 20
-    assert [trial.lr for trial in found.trials if trial.pruned] == ended
-    reports = [[*trial.intermediate_values.values()] for trial in found.study.trials]
-    assert [each for each in reports if len(each) > 1] == [[1.0, math.inf]] * len(
-        ended
-    )  # as the samplers see it
-    check(found)
-
-
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
 def test_trainings_that_are_worse_than_the_median_are_pruned(direction: Any, sign: int) -> None:
     """Than that of the completed ones, once there are five."""
@@ -142,16 +120,18 @@ def test_trainings_that_are_worse_than_the_median_are_pruned(direction: Any, sig
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(("direction", "worst"), [("minimize", math.inf), ("maximize", -math.inf)])
-def test_results_that_are_not_finite(wrong: float, direction: Any, worst: float) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "direction", "worst"),
+    [("random", "minimize", math.inf), ("random", "maximize", -math.inf), ("tpe", "minimize", math.inf)],
+)
+def test_results_that_are_not_finite(wrong: float, sampler: Any, direction: Any, worst: float) -> None:
     """They count as the worst there is, also where they look like the best."""
     found = search(
-        lambda lr, _: wrong if lr > 1e-2 else lr, 1e-4, 1.0, 12, "random", direction=direction, seed=3
+        lambda lr, _: wrong if lr > 1e-2 else lr, 1e-4, 1.0, 12, sampler, direction=direction, seed=3
     )
     check(found, 1 if direction == "minimize" else -1)
     assert found.lr <= 1e-2
     assert {trial.value for trial in found.trials if trial.lr > 1e-2} == {worst}
-    assert search(lambda lr, _: wrong if lr > 1e-2 else lr, 1e-4, 1.0, 12, seed=3).lr <= 1e-2
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
@@ -191,7 +171,9 @@ def test_trainings_outside_of_the_bounds_are_not_counted(tmp_path: Path) -> None
     assert all(1e-3 <= lr <= 1e-2 for lr in rates(found))
 
 
-def test_pruned_trainings_are_not_repeated(tmp_path: Path) -> None:
+def test_pruned_trainings_are_listed_and_not_repeated(tmp_path: Path) -> None:
+    """A report of NaN ends a training; what it would return is never seen."""
+
     def train(lr: float, report: Callable[[float], None]) -> float:
         called.append(lr)
         report(math.nan if len(called) % 2 else 1.0)
@@ -200,8 +182,11 @@ def test_pruned_trainings_are_not_repeated(tmp_path: Path) -> None:
     called: list[float] = []
     search(train, 1e-5, 1.0, 4, storage=tmp_path / "a.db", seed=1)
     found = search(train, 1e-5, 1.0, 6, storage=tmp_path / "a.db", seed=1)
+    check(found)
     assert rates(found) == called
     assert [trial.pruned for trial in found.trials] == [True, False] * 3
+    reports = [[*trial.intermediate_values.values()] for trial in found.study.trials]
+    assert reports == [[math.inf], [1.0]] * 3  # as the samplers see it
     other = search(bowl, 1e-5, 1.0, 2, storage=f"sqlite:///{tmp_path}/a.db", name="other", seed=1)
     assert len(other.trials) == 2
 
