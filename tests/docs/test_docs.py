@@ -24,7 +24,6 @@ from support import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCEPTANCE = ROOT / "docs" / "acceptance.md"
-SCRIPTS = ROOT / "scripts"
 MODULES = ["lrcore", *(each.name for each in pkgutil.walk_packages(lrcore.__path__, "lrcore."))]
 SCHEDULE_CLASSES: dict[str, type[Schedule]] = {
     name: each
@@ -91,15 +90,6 @@ def test_every_schedule_is_documented(name: str) -> None:
     assert cls.__module__ in MODULES
     found = doctest.DocTestFinder(recurse=False).find(cls, name)
     assert any(name in example.source or example.want for each in found for example in each.examples)
-
-
-@pytest.fixture(name="script")
-def load_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Return what loads one of the scripts that make pages."""
-    if not SCRIPTS.is_dir():
-        pytest.skip("the scripts are not here")
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
 
 
 @pytest.mark.parametrize("name", ["layout", "optimizer_pages", "schedule_pages"])

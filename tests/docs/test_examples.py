@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from support import python
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the examples are not here")
@@ -161,8 +163,9 @@ def test_deblur_on_a_gpu() -> None:
 )
 def test_missing_package_is_named(name: str, module: str, install: str) -> None:
     """Without a traceback."""
-    program = f"import runpy, sys; sys.modules[{module!r}] = None; runpy.run_path({path_of(name)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = python(
+        f"import runpy, sys\nsys.modules[{module!r}] = None\nrunpy.run_path({path_of(name)!r}, run_name='__main__')"
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(rf"\S+ is not installed: {re.escape(install)}\n", done.stderr)
 

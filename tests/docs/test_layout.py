@@ -5,8 +5,8 @@ Skipped by name where the sources are not there, as beside an installed wheel.
 
 from __future__ import annotations
 
-import importlib
 import re
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -35,26 +35,22 @@ def files(*patterns: str) -> list[Path]:
     return [path for each in found for path in each]
 
 
-@pytest.fixture(name="layout")
-def load_layout(monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture
+def layout(script: Callable[[str], Any]) -> Any:
     """Return the script that reads what imports and includes what."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("layout")
-
-
-@pytest.mark.parametrize("language", ["python", "csrc"])
-def test_no_files_use_one_another_in_a_circle(layout: Any, language: str) -> None:
-    """Types are imports too: a circle of types alone still says that neither file can be read without the other."""
-    found = layout.circle(getattr(layout, f"{language}_files")())
-    assert not found, " -> ".join(found)
+    return script("layout")
 
 
 @pytest.mark.parametrize("language", ["python", "csrc"])
 def test_modules_use_only_what_is_below_them(layout: Any, language: str) -> None:
-    """Each module is on a floor; one that is new is an error which says where to add it."""
-    modules = layout.modules(getattr(layout, f"{language}_files")())
+    """And no file uses another that uses it, for its types neither: each can be read without the other.
+
+    Each module is on a floor; one that is new is an error which says where to add it.
+    """
+    files = getattr(layout, f"{language}_files")()
+    modules = layout.modules(files)
+    assert layout.circle(files) == layout.circle(modules) == []
     assert layout.upward(modules, getattr(layout, f"{language.upper()}_FLOORS")) == []
-    assert layout.circle(modules) == []
 
 
 def test_sources_include_what_the_page_allows(layout: Any) -> None:
@@ -137,7 +133,6 @@ def test_what_breaks_the_order_is_found(layout: Any) -> None:
 
 INTRINSICS = r"\b_mm\d*_\w+|\b__m(128|256|512)|immintrin|\b__builtin_ia32_(?!stmxcsr|ldmxcsr|pause)"
 STANDARD_LIBRARY = r"#include <(?!stdint\.h|math\.h)[a-z_]+>|\bstd::"
-BUFFERS = r"\[[^\]]*\bi\b[^\]]*\]|\bfloat\s*\*|\bfor\b|\bwhile\b"
 CUDA = r"__(global|device|host|shared)__|cuda|blockIdx|threadIdx"
 RULE_NAMES = "|".join(sorted({name.split("_")[0] for name in lrcore.rules()}))
 

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "tutorial_pictures.py"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
 
 
-@pytest.fixture(name="pictures")
-def load_pictures(monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture
+def pictures(script: Callable[[str], Any]) -> Any:
     """Return the script that draws the pictures of the tutorial."""
-    if not SCRIPT.is_file() or not (ROOT / "docs" / "tutorial.md").is_file():
-        pytest.skip("the scripts or the documentation are not here")
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[SCRIPT.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    if not PAGE.is_file():
+        pytest.skip("the documentation is not here")
+    return script("tutorial_pictures")
 
 
 def test_pictures_are_there(pictures: Any) -> None:
