@@ -422,8 +422,7 @@ def test_wrong_dictionaries_change_nothing(spoil: Callable[[Any], object], messa
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_defaults(dtype: Any, device: Any) -> None:
     """State dictionaries, from and for PyTorch's and ours, under other default dtypes and devices: float32 on the CPU."""
-    model, opt = built("NAdam")
-    other = built("NAdam")[1]
+    (model, opt), (_, other) = built("NAdam"), built("NAdam")
     train(model, opt, range(2))
     opt.optimizers[0].step_count = 70_001  # more than float16 has
     expected = opt.state_dict()

@@ -142,14 +142,11 @@ def test_gradients_whose_storage_has_moved() -> None:
     weight.grad[0] = 3
     opt.step()
     assert weight.tolist() == [-4, -2, -2, -2, -2]
-    opt.zero_grad(set_to_none=False)
-    (2 * weight.sum()).backward()
-    opt.step()
+    for set_to_none in (False, True):
+        opt.zero_grad(set_to_none=set_to_none)
+        weight.sum().backward()
+        opt.step()
     assert weight.tolist() == [-6, -4, -4, -4, -4]
-    opt.zero_grad()
-    weight.sum().backward()
-    opt.step()
-    assert weight.tolist() == [-7, -5, -5, -5, -5]
 
 
 EXCHANGES: dict[str, Callable[[Any, Any, Any], tuple[Any, Any, Any]]] = {
@@ -313,7 +310,7 @@ def test_gradients_in_inference_mode() -> None:
     assert (one.tolist(), two.tolist(), kept.tolist()) == ([-20.0] * 3, [-2.0] * 3, [1.0] * 3)
     (one + two).sum().backward()
     opt.step()
-    assert (one.tolist(), two.tolist(), kept.tolist()) == ([-21.0] * 3, [-3.0] * 3, [1.0] * 3)
+    assert (one.tolist(), two.tolist()) == ([-21.0] * 3, [-3.0] * 3)
     assert not kept.is_inference()
     assert kept.mul_(2).tolist() == [2.0] * 3
 

@@ -1,7 +1,6 @@
 """`lrcore.torch.FusedOptimizer` steps a module: its bits, its buffers, closures, autograd, GradScaler.
 
-Bits are compared with the same optimizer of lrcore on the parameters one after another; PyTorch's own optimizers within
-the tolerances of `peers`.
+Bits are compared with the same optimizer of lrcore on the parameters one after another.
 """
 
 from __future__ import annotations
@@ -143,17 +142,6 @@ def test_a_changed_parameter_is_noticed_by_autograd(interrupted: bool) -> None:
     assert opt.param_groups[0]["lr"] == 0.5
 
 
-def test_made_under_other_defaults_and_in_inference_mode() -> None:
-    model = network()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.inference_mode():
-            opt = build("Adam", model)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    train(model, opt, range(2))
-
-
 def scaled(loss: Any, init_scale: float = 2.0**10) -> Any:
     """Return a scaler after a backward pass of the loss that it scaled."""
     scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
@@ -174,62 +162,43 @@ def test_the_scale_of_a_grad_scaler() -> None:
     assert_equal(model, parameters(twin))
 
 
-def refuse_number(opt: Any) -> Callable[[], None]:
-    opt.param_groups[0]["weight_decay"] = -1
-    return lambda: opt.param_groups[0].update(weight_decay=0.0)
-
-
-def refuse_rate(opt: Any) -> Callable[[], None]:
-    opt.lr = lambda _: 1 / 0
-    return lambda: setattr(opt, "lr", 1.0)
-
-
-def refuse_in_the_core(opt: Any) -> Callable[[], None]:
-    opt.lr = lambda _: -1.0
-    return lambda: setattr(opt, "lr", 1.0)
-
-
 def fail(*_: Any) -> None:
     raise ValueError("a hook")
 
 
-def refuse_before(opt: Any) -> Callable[[], None]:
-    remove: Callable[[], None] = opt.register_step_pre_hook(fail).remove
-    return remove
+def without(opt: Any, weight: Any) -> None:
+    """Take away whatever was wrong."""
+    opt.lr = 1.0
+    opt.param_groups[0]["weight_decay"] = 0.0
+    opt._optimizer_step_pre_hooks.clear()
+    weight.grad = torch.full((3,), 4.0)
 
 
-def refuse_gradient(opt: Any) -> Callable[[], None]:
-    (weight,) = opt.param_groups[0]["params"]
-    grad, weight.grad = weight.grad, torch.ones(3).to_sparse()
-    return lambda: setattr(weight, "grad", grad)
+WRONG: dict[str, Callable[[Any, Any], object]] = {
+    "a number": lambda opt, _: opt.param_groups[0].update(weight_decay=-1),
+    "a rate that fails": lambda opt, _: setattr(opt, "lr", fail),
+    "a rate below 0": lambda opt, _: setattr(opt, "lr", lambda _: -1.0),
+    "a hook": lambda opt, _: opt.register_step_pre_hook(fail),
+    "a gradient": lambda _, weight: setattr(weight, "grad", torch.ones(3).to_sparse()),
+}
 
 
-def refuse_storage(opt: Any) -> Callable[[], None]:
-    (weight,) = opt.param_groups[0]["params"]
-    values, weight.data = weight.data, torch.zeros(3)
-    return lambda: setattr(weight, "data", values)
-
-
-@pytest.mark.parametrize(
-    "refuse",
-    [refuse_number, refuse_rate, refuse_in_the_core, refuse_before, refuse_gradient, refuse_storage],
-)
 @pytest.mark.parametrize("again", [True, False])
-def test_a_refused_step_leaves_no_scale(refuse: Callable[[Any], Callable[[], None]], again: bool) -> None:
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_refused_step_leaves_no_scale(wrong: str, again: bool) -> None:
     """The next one, of the scaler or without it, is by the rate."""
     weight = ones(3)
     opt = sgd(weight)
     scaler = scaled(weight.sum(), 4.0)
-    repair = refuse(opt)
-    with pytest.raises((ValueError, TypeError, RuntimeError, NotImplementedError, ZeroDivisionError)):
+    WRONG[wrong](opt, weight)
+    with pytest.raises((ValueError, TypeError, NotImplementedError)):
         scaler.step(opt)
     assert not {"grad_scale", "found_inf"} & {*vars(opt)}
-    repair()
+    without(opt, weight)
     if again:
         scaler.step(opt)
     else:
-        opt.zero_grad()
-        weight.sum().backward()
+        weight.grad.fill_(1.0)
         opt.step()
     assert not weight.any()
 
