@@ -20,6 +20,7 @@ from schedules.examples import every, label
 plot: Any = lrcore.plot
 
 METHODS = ("steepest", "valley", "minimum/10")
+HUGE = 1e308
 
 
 @pytest.fixture
@@ -97,32 +98,6 @@ def test_a_logarithmic_axis_leaves_zeros_out(plt: Any) -> None:  # noqa: ARG001
     plot.schedules(0.0, steps=3, log=True).figure.canvas.draw()
 
 
-@pytest.mark.parametrize(
-    ("rates", "options", "error", "message"),
-    [
-        ((), {"steps": 3}, ValueError, "rates: expected at least one schedule"),
-        ((0.1,), {"steps": 0}, ValueError, "steps: "),
-        ((0.1,), {"steps": 2.5}, ValueError, "steps: "),
-        ((0.1,), {"steps": 3, "log": 1}, TypeError, "log: "),
-        ((0.1,), {"steps": 3, "labels": []}, ValueError, "labels: expected 1, one for each schedule, got 0"),
-        ((0.1, 0.2), {"steps": 3, "labels": "ab"}, TypeError, "labels: expected a sequence, got str"),
-        ((0.1,), {"steps": 3, "labels": 3}, TypeError, "labels: expected a sequence, got int"),
-        ((0.1,), {"steps": 3, "labels": [3]}, TypeError, "labels: expected strings, got 3"),
-        ((0.1,), {"steps": 3, "labels": [None]}, TypeError, "labels: expected strings, got None"),
-        ((0.1, lambda t: 1e308 * (t == 1)), {"steps": 3}, ValueError, r"rates: .* up to 1e\+150 .* 1e\+308"),
-        ((-0.1,), {"steps": 3}, ValueError, "lr: "),
-        (("0.1",), {"steps": 3}, TypeError, "lr: "),
-        ((schedules.Cosine,), {"steps": 3}, TypeError, "lr: "),
-    ],
-)
-def test_wrong_schedules_open_no_figure(
-    plt: Any, rates: Any, options: Any, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=f"^{message}"):
-        plot.schedules(*rates, **options)
-    assert plt.get_fignums() == []
-
-
 @pytest.mark.parametrize(("mode", "scale"), [("exponential", "log"), ("linear", "linear")])
 def test_range_test(plt: Any, mode: Any, scale: str) -> None:
     test = found(mode)
@@ -143,7 +118,7 @@ def test_range_test(plt: Any, mode: Any, scale: str) -> None:
     _, given = plt.subplots()
     assert test.plot(given) is given
     assert len(given.lines) == 5
-    assert len(plot.range_test(test, suggestions=["valley"]).lines) == 3
+    assert len(plot.range_test(test, suggestions=iter(["valley"])).lines) == 3
     assert len(plot.range_test(test, suggestions=[]).lines) == 2
     assert test.plot().figure is plt.gcf()
 
@@ -170,28 +145,6 @@ def test_a_loss_that_does_not_move_is_drawn_without_suggestions(plt: Any) -> Non
     assert low < 2.3 < high
     for each in (ax, found(losses=[]).plot(), found(losses=[0.0]).plot()):
         each.figure.canvas.draw()
-
-
-@pytest.mark.parametrize(
-    ("suggestions", "error", "message"),
-    [
-        ("valley", TypeError, "suggestions: expected a sequence, got str"),
-        (3, TypeError, "suggestions: expected a sequence, got int"),
-        (None, TypeError, "suggestions: expected a sequence, got NoneType"),
-        ([3], ValueError, "suggestions: expected one of steepest, valley, minimum/10, got 3"),
-        (["valley", "v"], ValueError, "suggestions: expected one of .*, got 'v'"),
-    ],
-)
-def test_wrong_suggestions_open_no_figure(
-    plt: Any, suggestions: Any, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=f"^{message}"):
-        plot.range_test(found(), suggestions=suggestions)
-    assert plt.get_fignums() == []
-    assert len(plot.range_test(found(), suggestions=iter(["valley"])).lines) == 3
-
-
-HUGE = 1e308
 
 
 @pytest.mark.parametrize("mode", ["exponential", "linear"])
@@ -247,24 +200,54 @@ def test_training(plt: Any) -> None:
     plot.training([1.0], [0.1]).figure.canvas.draw()
 
 
+RATES: list[tuple[Any, dict[str, Any], str]] = [
+    ((), {}, "rates: expected at least one schedule"),
+    ((0.1,), {"steps": 0}, "steps: "),
+    ((0.1,), {"steps": 2.5}, "steps: "),
+    ((0.1,), {"log": 1}, "log: "),
+    ((0.1,), {"labels": []}, "labels: expected 1, one for each schedule, got 0"),
+    ((0.1, 0.2), {"labels": "ab"}, "labels: expected a sequence, got str"),
+    ((0.1,), {"labels": 3}, "labels: expected a sequence, got int"),
+    ((0.1,), {"labels": [None]}, "labels: expected strings, got None"),
+    ((0.1, lambda t: HUGE * (t == 1)), {}, r"rates: .* up to 1e\+150 .* 1e\+308"),
+    ((-0.1,), {}, "lr: "),
+    (("0.1",), {}, "lr: "),
+    ((schedules.Cosine,), {}, "lr: "),
+]
+SUGGESTIONS: list[tuple[Any, str]] = [
+    ("valley", "expected a sequence, got str"),
+    (3, "expected a sequence, got int"),
+    (None, "expected a sequence, got NoneType"),
+    ([3], "expected one of steepest, valley, minimum/10, got 3"),
+    (["valley", "v"], "expected one of .*, got 'v'"),
+]
+TRAININGS: list[tuple[Any, Any, str]] = [
+    ([], [], "losses: expected at least one, got none"),
+    ([[1.0]], [[1.0]], "losses: "),
+    (3.0, 3.0, "losses: "),
+    ([1.0, 2.0], [1.0], "lrs: expected shape"),
+    ([1.0], 1.0, "lrs: "),
+    (["a"], [1.0], "losses: "),
+    ([1.0], [1j], "lrs: "),
+    ([[1.0], [1.0, 2.0]], [1.0], "losses: "),
+    ([1.0, -1e308, 1e200], [0.1] * 3, r"losses: .* up to 1e\+150 .* got -1e\+308"),
+    ([1.0, 2.0], [0.1, 1e155], r"lrs: .* up to 1e\+150 .* got 1e\+155"),
+]
+
+
 @pytest.mark.parametrize(
-    ("losses", "lrs", "error", "message"),
+    ("draw", "arguments", "options", "message"),
     [
-        ([], [], ValueError, "losses: expected at least one, got none"),
-        ([[1.0]], [[1.0]], ValueError, "losses: "),
-        (3.0, 3.0, ValueError, "losses: "),
-        ([1.0, 2.0], [1.0], ValueError, "lrs: expected shape"),
-        ([1.0], 1.0, ValueError, "lrs: "),
-        (["a"], [1.0], (TypeError, ValueError), "losses: "),
-        ([1.0], [1j], (TypeError, ValueError), "lrs: "),
-        ([[1.0], [1.0, 2.0]], [1.0], (TypeError, ValueError), "losses: "),
-        ([1.0, -1e308, 1e200], [0.1] * 3, ValueError, r"losses: .* up to 1e\+150 .* got -1e\+308"),
-        ([1.0, 2.0], [0.1, 1e155], ValueError, r"lrs: .* up to 1e\+150 .* got 1e\+155"),
+        *(("schedules", rates, {"steps": 3} | options, message) for rates, options, message in RATES),
+        *(("range_test", (found(),), {"suggestions": each}, f"suggestions: {m}") for each, m in SUGGESTIONS),
+        *(("training", (losses, lrs), {}, message) for losses, lrs, message in TRAININGS),
     ],
 )
-def test_wrong_trainings_open_no_figure(plt: Any, losses: Any, lrs: Any, error: Any, message: str) -> None:
-    with pytest.raises(error, match=f"^{message}"):
-        plot.training(losses, lrs)
+def test_what_is_wrong_opens_no_figure(
+    plt: Any, draw: str, arguments: Any, options: Any, message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        getattr(plot, draw)(*arguments, **options)
     assert plt.get_fignums() == []
 
 

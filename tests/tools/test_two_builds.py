@@ -87,17 +87,17 @@ def make_repository(two_builds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return hashes
 
 
-Main = Callable[..., int]
+Main = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(name="main")
-def make_main(two_builds: Any, tmp_path: Path) -> Main:
-    """Return a function that runs the script on the old and the new commit, two rounds of it."""
+def make_main(two_builds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Main:
+    """Return a function that runs the script on the old and the new commit, two rounds of it: its status, and what it said."""
 
-    def main(*options: str | Path, revisions: Sequence[str] = ("old", "new")) -> int:
+    def main(*options: str | Path, revisions: Sequence[str] = ("old", "new")) -> tuple[int, str, str]:
         given = (*revisions, "--rounds", "2", "--cache", tmp_path / "cache", *options)
         status: int = two_builds.main([str(each) for each in given])
-        return status
+        return status, *capsys.readouterr()
 
     return main
 
@@ -175,9 +175,7 @@ def test_builds_take_turns(two_builds: Any) -> None:
     assert firsts == {True, False}, "either process of OLD comes first in some rounds"
 
 
-def test_a_script_is_compared(
-    main: Main, builds: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_script_is_compared(main: Main, builds: dict[str, Path], tmp_path: Path) -> None:
     """Lines without a name have that of the script; of several lines of a name the median counts."""
     script = write_script(
         tmp_path,
@@ -187,8 +185,8 @@ def test_a_script_is_compared(
         "if lrcore.SECONDS > 1: print('added', 1)\n",
     )
     path = tmp_path / "results.json"
-    assert main("--script", script, "--json", path, "--", "save") == 0
-    output = capsys.readouterr().out
+    status, output, _ = main("--script", script, "--json", path, "--", "save")
+    assert status == 0
     assert [line.split() for line in output.splitlines()[2:]] == [
         ["work", "2,000,000,000", "3,000,000,000", "1.500", "1.000", "0.000"],
         ["save", "all", "3,000,000,000", "4,500,000,000", "1.500", "1.000", "0.000"],
@@ -208,7 +206,7 @@ def test_a_script_is_compared(
         "over": False,
     }
     for limit, status in (("1.49", 1), ("1.5", 0)):
-        assert main("--script", script, "--limit", limit, "--", "save") == status
+        assert main("--script", script, "--limit", limit, "--", "save")[0] == status
 
 
 @pytest.mark.usefixtures("builds")
@@ -222,25 +220,21 @@ def test_a_script_is_compared(
         ("print('1.0\\n\\n2.0')", ["got ''"]),
     ],
 )
-def test_a_script_that_measures_nothing(
-    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: list[str]
-) -> None:
-    assert main("--script", write_script(tmp_path, text)) == 2
-    output, error = capsys.readouterr()
-    assert output == ""
+def test_a_script_that_measures_nothing(main: Main, tmp_path: Path, text: str, said: list[str]) -> None:
+    status, output, error = main("--script", write_script(tmp_path, text))
+    assert (status, output) == (2, "")
     assert all(each in error for each in ("work.py", *said)), error
 
 
-def test_rows_of_lrcore_bench(
-    main: Main, commits: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_of_lrcore_bench(main: Main, commits: dict[str, str], tmp_path: Path) -> None:
     """Each build's own bench gives its rows. Those of an unknown format are refused."""
     for name, rows in (("old", {"step": 10, "removed": 1}), ("new", {"step": 20, "added": 1})):
         text = f"FORMAT, ROWS = 1, {rows}\n{BENCH}"
         prepare(tmp_path, commits[name], __init__="", __main__=text)
     options = ("--rules", "sgd", "--sizes", "8", "1e3", "--", "--threads", "1")
-    assert main(*options) == 0
-    first, _, *table = capsys.readouterr().out.splitlines()
+    status, output, _ = main(*options)
+    first, _, *table = output.splitlines()
+    assert status == 0
     assert first == f"OLD old {commits['old']}, NEW new {commits['new']}, rounds: 2"
     assert {" ".join(line.split()) for line in table} == {
         "sgd step avx2 1 8 10 20 2.000 1.000 0.000",
@@ -250,8 +244,9 @@ def test_rows_of_lrcore_bench(
     (tmp_path / "cache").rename(tmp_path / "other")
     for name in ("old", "new"):
         prepare(tmp_path, commits[name], __init__="", __main__=f"FORMAT, ROWS = 0, {{}}\n{BENCH}")
-    assert main(*options) == 2
-    assert "format 0" in capsys.readouterr().err
+    status, _, error = main(*options)
+    assert status == 2
+    assert "format 0" in error
 
 
 def test_a_process_imports_its_build_alone(two_builds: Any, tmp_path: Path) -> None:
@@ -276,17 +271,16 @@ def test_a_process_imports_its_build_alone(two_builds: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("builds")
-def test_a_build_without_lrcore(
-    main: Main, builds: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_build_without_lrcore(main: Main, builds: dict[str, Path], tmp_path: Path) -> None:
     (builds["new"] / "lrcore" / "__init__.py").unlink()
-    assert main("--script", write_script(tmp_path, "print(1)")) == 2
-    assert f"expected it in {builds['new']}" in capsys.readouterr().err
+    status, _, error = main("--script", write_script(tmp_path, "print(1)"))
+    assert status == 2
+    assert f"expected it in {builds['new']}" in error
 
 
 @pytest.mark.slow
 def test_what_is_built_is_the_commit_or_the_files_as_they_are(
-    main: Main, two_builds: Any, commits: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    main: Main, two_builds: Any, commits: dict[str, str], tmp_path: Path
 ) -> None:
     """A build is taken again for the same files, and what is staged stays as it is."""
     pytest.importorskip("pip")
@@ -295,8 +289,9 @@ def test_what_is_built_is_the_commit_or_the_files_as_they_are(
     seen = []
     for number in (3, 4, 4):
         (two_builds.ROOT / "number").write_text(str(number))
-        assert main("--script", script, "--no-build-isolation", revisions=("old", "WORKTREE")) == 0
-        output, error = capsys.readouterr()
+        options = ("--script", script, "--no-build-isolation")
+        status, output, error = main(*options, revisions=("old", "WORKTREE"))
+        assert status == 0
         *_, row = output.splitlines()
         assert row.split()[:4] == ["OFF", "1,000,000,000", f"{number},000,000,000", f"{number}.000"]
         seen.append((error.count(f"building {commits['old']}"), error.count("building ")))
@@ -316,23 +311,22 @@ def test_new_files_belong_to_the_working_tree_and_ignored_ones_do_not(
     assert two_builds.hash_of("old") == commits["old"]
 
 
-def test_a_build_that_fails(
-    main: Main, commits: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_build_that_fails(main: Main, commits: dict[str, str], tmp_path: Path) -> None:
     """The end of what pip said is shown, and the next run does not take what is left for a build."""
     pytest.importorskip("pip")
     script = write_script(tmp_path, "print(1)")
-    assert main("--script", script, revisions=("broken", "old")) == 2
-    error = capsys.readouterr().err
+    status, _, error = main("--script", script, revisions=("broken", "old"))
+    assert status == 2
     assert f"the build of {commits['broken']} failed with status 1" in error
     assert "expected a number in this line" in error
     assert [*(tmp_path / "cache").glob("*/*")] == []
 
 
 @pytest.mark.usefixtures("commits")
-def test_a_revision_that_is_unknown(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(revisions=("old", "nowhere")) == 2
-    assert "nowhere: expected a revision of" in capsys.readouterr().err
+def test_a_revision_that_is_unknown(main: Main) -> None:
+    status, _, error = main(revisions=("old", "nowhere"))
+    assert status == 2
+    assert "nowhere: expected a revision of" in error
 
 
 @pytest.mark.parametrize(
@@ -360,12 +354,10 @@ def test_an_interruption_is_one_line(
     two_builds: Any,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(two_builds, "launch", interrupted)
-    assert main("--script", write_script(tmp_path, "print(1)")) == 130
-    output, error = capsys.readouterr()
-    assert (output, error) == ("", "round 1 of 2\nbench/two_builds.py: interrupted\n")
+    said = main("--script", write_script(tmp_path, "print(1)"))
+    assert said == (130, "", "round 1 of 2\nbench/two_builds.py: interrupted\n")
