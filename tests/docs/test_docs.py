@@ -20,7 +20,7 @@ from lrcore.schedules import Schedule
 from rules import peer_rows
 from schedules import peers as schedule_peers
 from schedules import plateau_peers
-from support import CLASSES
+from support import CLASSES, slow_but_first
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCEPTANCE = ROOT / "docs" / "acceptance.md"
@@ -97,7 +97,7 @@ def test_pages_are_up_to_date(script: Callable[[str], Any], name: str) -> None:
     assert script(name).problems() == [], f"run scripts/{name}.py"
 
 
-@pytest.mark.parametrize("name", ["optimizer_pages", "schedule_pages"])
+@pytest.mark.parametrize("name", slow_but_first(["optimizer_pages", "schedule_pages"]))
 def test_what_differs_is_told(
     script: Callable[[str], Any], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -196,7 +196,8 @@ RATES: dict[str, Callable[[], Any]] = {
     slow_but_first([("number", 2), ("number", 1), ("schedule", 1), ("callable", 1)]),
 )
 @pytest.mark.parametrize(
-    "call", ["step", "clear", "state", "lr", pytest.param("load", marks=pytest.mark.slow)]
+    "call",
+    ["step", "clear", "lr", *(pytest.param(each, marks=pytest.mark.slow) for each in ("load", "state"))],
 )
 def test_an_interrupt_at_any_moment_leaves_all_or_nothing(
     call: str, rate: str, devices: int, request: pytest.FixtureRequest

@@ -97,6 +97,7 @@ def make_small(mutants: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Small(mutants, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_each_mutant_has_its_result(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     """None of them is left in the tree for those that follow: the last one survives."""
     small.write(

@@ -164,6 +164,7 @@ def test_huge_losses(plt: Any, mode: Any) -> None:
         plot.range_test(found(mode, losses)).figure.canvas.draw()
 
 
+@pytest.mark.slow
 def test_the_largest_that_is_drawn(plt: Any) -> None:  # noqa: ARG001
     for losses in ([1e150, -1e150, 0.0], np.geomspace(1e150, 1e-300, 64)):
         plot.training(losses, np.linspace(1e150, 0, len(losses))).figure.canvas.draw()

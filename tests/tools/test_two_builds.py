@@ -311,6 +311,7 @@ def test_new_files_belong_to_the_working_tree_and_ignored_ones_do_not(
     assert two_builds.hash_of("old") == commits["old"]
 
 
+@pytest.mark.slow
 def test_a_build_that_fails(main: Main, commits: dict[str, str], tmp_path: Path) -> None:
     """The end of what pip said is shown, and the next run does not take what is left for a build."""
     pytest.importorskip("pip")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from lrcore.tune import Search, _search, search
+from support import slow_but_first
 
 SAMPLERS = ["tpe", "random"]
 
@@ -147,7 +148,7 @@ def test_without_a_finite_result_there_is_none(wrong: float) -> None:
         search(train, 0.1, 1.0, 3)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", slow_but_first([KeyboardInterrupt, RuntimeError]))
 def test_an_interrupted_search_goes_on(error: type[BaseException], tmp_path: Path) -> None:
     path = tmp_path / "rates of a search.db"
     first, second, third = Training(4, error), Training(), Training()
@@ -293,7 +294,9 @@ def test_processes_share_a_new_storage(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("words", ["database is locked", "table studies already exists", "not unique"])
+@pytest.mark.parametrize(
+    "words", slow_but_first(["database is locked", "table studies already exists", "not unique"])
+)
 def test_a_storage_that_others_create_is_tried_again(
     words: str, optuna: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
