@@ -141,14 +141,6 @@ def test_numbers_that_are_assigned_twice_in_two_places_are_refused() -> None:
     assert opt.param_groups[0]["weight_decay"] == flat.hyper["weight_decay"] == 0.25
 
 
-def test_a_plateau_is_shown_where_it_is() -> None:
-    plateau = lrcore.schedules.Plateau(0.5, factor=0.5, patience=0)
-    opt = sgd(ones(3), lr=plateau)
-    for metric in (1.0, 2.0):
-        plateau.observe(metric)
-    assert opt.param_groups[0]["lr"] == opt.lr == 0.25
-
-
 def test_a_callable_is_asked_for_the_rate_of_now() -> None:
     rates = {"lr": 1.0}
     weight, opt = stepping(lr=lambda _: rates["lr"])

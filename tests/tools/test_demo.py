@@ -322,7 +322,10 @@ def test_large_logits_do_not_overflow() -> None:
         ({"batch_size": 0}, "batch_size: expected an integer >= 1, got 0"),
         ({"hidden": 0}, "hidden: expected an integer >= 1, got 0"),
         ({"seed": -1}, "seed: expected an integer >= 0, got -1"),
-        *(({name: "3"}, f"{name}: expected an integer, got str$") for name in ("epochs", "hidden", "seed")),
+        *(
+            ({name: "3"}, f"{name}: expected an integer, got str$")
+            for name in ("epochs", "batch_size", "hidden", "seed")
+        ),
         ({"device": "tpu"}, "device: expected one of cpu, cuda, got 'tpu'"),
         (
             {"device": "cuda", "backend": "portable"},
