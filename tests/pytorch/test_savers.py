@@ -348,22 +348,6 @@ def test_sgd_of_pytorch_after_loading_ours() -> None:
     assert plain.step_count == 4
 
 
-def test_sgd_of_pytorch_that_never_had_a_count() -> None:
-    weight = torch.nn.Parameter(torch.zeros(3))
-    theirs = torch.optim.SGD([weight], lr=0.5, momentum=0.5)
-    opt = FusedOptimizer([weight], lrcore.SGD, lr=0.25, momentum=0.5)
-    opt.load_state_dict(theirs.state_dict())
-    assert (opt.step_count, opt.lr) == (0, 0.5)
-    for _ in range(2):
-        weight.grad = torch.ones(3)
-        theirs.step()
-    opt.load_state_dict(theirs.state_dict())
-    assert opt.step_count == 0
-    weight.grad = torch.ones(3)
-    opt.step()
-    assert weight.tolist() == [-0.5 - 0.75 - 0.875] * 3
-
-
 def test_dictionaries_of_former_versions() -> None:
     """They have what PyTorch's lack in an entry beside the groups."""
     one, other = build(), build(seed=1)

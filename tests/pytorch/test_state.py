@@ -21,6 +21,8 @@ from support import CONFIGURATIONS, Array, N, assert_bits, make, run, start
 
 torch = pytest.importorskip("torch")
 
+from lrcore.torch import FusedOptimizer
+
 ROWS = [row for row in peers.ROWS if row.peer == "torch"]
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 TAKEN = (0, 1, 30)
@@ -334,6 +336,7 @@ def test_the_steps_of_sgd() -> None:
     assert_bits(run(opt, 0), start())
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize(
     "options",
@@ -346,25 +349,31 @@ def test_the_steps_of_sgd() -> None:
     ],
     ids=str,
 )
-def test_sgd_without_a_count_goes_on_as_pytorchs(options: dict[str, Any], steps: int) -> None:
+def test_sgd_without_a_count_goes_on_as_pytorchs(options: dict[str, Any], steps: int, fused: bool) -> None:
     """It counts from 0; from 1 where the next gradient is damped. Of numbers that are exact in float32."""
 
-    def gradient(i: int) -> Array:
-        return ((np.arange(16) % 7 - 3) * (i + 1) / 8).astype(np.float32)
+    def gradient(i: int) -> Any:
+        return (torch.arange(16) % 7 - 3) * (i + 1) / 8
 
     weight = torch.nn.Parameter(torch.arange(16) / 4)
     theirs = torch.optim.SGD([weight], lr=0.25, **options)
     for i in range(steps):
-        weight.grad = torch.from_numpy(gradient(i))
+        weight.grad = gradient(i)
         theirs.step()
-    opt = lrcore.SGD(weight.detach().clone().numpy(), lr=0.5, **options)
-    opt.load_torch_state_dict(theirs.state_dict())
+    twin = torch.nn.Parameter(weight.detach().clone())
+    if fused:
+        opt: Any = FusedOptimizer([twin], lrcore.SGD, lr=0.5, **options)
+        opt.load_state_dict(theirs.state_dict())
+    else:
+        opt = lrcore.SGD(twin.detach(), lr=0.5, **options)
+        opt.load_torch_state_dict(theirs.state_dict())
     assert opt.step_count == (1 if steps and "dampening" in options else 0)
+    assert opt.lr == 0.25
     for i in range(steps, steps + 3):
-        weight.grad = torch.from_numpy(gradient(i))
+        weight.grad = twin.grad = gradient(i)
         theirs.step()
-        opt.step(gradient(i))
-        assert_bits(opt.params, weight.detach().numpy())
+        opt.step(*(() if fused else (twin.grad,)))
+        assert_bits(twin.detach().numpy(), weight.detach().numpy())
 
 
 @pytest.mark.parametrize("momentum_decay", [0.0, 4e-3, 1.0])
