@@ -172,7 +172,7 @@ RATES: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize(
     ("rate", "devices"),
-    slow_but_first([("number", 2), ("number", 1), ("schedule", 1), ("callable", 1)]),
+    slow_but_first([("number", 2), ("schedule", 1), ("callable", 1)]),
 )
 @pytest.mark.parametrize(
     "call",
