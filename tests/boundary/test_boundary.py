@@ -324,9 +324,7 @@ def test_an_array_that_is_given_another_shape_later(reshape: Callable[[Array], N
 def test_memory_of_the_host_that_is_pinned(device_type: int) -> None:
     """It is stepped as any other of the CPU."""
     params, grads = ones(), ones()
-    pinned = [
-        Liar(array, (device_type, 0), device_type=device_type) for array in (params, grads)
-    ]
+    pinned = [Liar(array, (device_type, 0), device_type=device_type) for array in (params, grads)]
     opt = lrcore.SGD(pinned[0], lr=0.5)
     opt.step(pinned[1])
     assert opt.device == "cpu"

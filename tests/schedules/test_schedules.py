@@ -39,6 +39,7 @@ def test_they_are_values(schedule: Any) -> None:
         "CyclicStages([[1, 2], [3, 4]]) == CyclicStages(((1.0, 2), (3.0, 4)))",
         "PeriodicPulse(1, [[1, 2], [3, 4]]) == PeriodicPulse(1.0, ((1.0, 2), (3.0, 4)))",
         "Linear(1, 0, 3) == Linear(1.0, 0.0, 3)",
+        "repr(Linear(1, -0.0, 3)) == 'Linear(lr=1.0, end=0.0, steps=3)'",
         "Constant(0.1).then(0.2, at=2) == Constant(0.1).then(Constant(0.2), at=2)",
         "hash(PiecewiseConstant([2, 3], [1, 0, 2])) != hash(CyclicStages([[1, 2]]))",
     ],
