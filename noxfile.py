@@ -112,7 +112,7 @@ def hammer_the_pool(session: nox.Session, sanitizers: str, *prefix: str, **env: 
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Return what reads files and texts whatever comes: ``nox -s fuzz -- -runs=1000000``. Atheris is there up to Python 3.13."""
-    session.install(".", "atheris>=3", "safetensors>=0.5", env={"LRCORE_CUDA": "OFF"})
+    session.install(".", "atheris>=3", "pytest", "safetensors>=0.5", env={"LRCORE_CUDA": "OFF"})
     for target in ("state_file", "pack_file", "schedule_text"):
         session.run("python", f"fuzz/{target}.py", *(session.posargs or ["-runs=20000", "-seed=1"]))
     session.run("python", "fuzz/changing_file.py", *session.posargs, env={"PYTHONPATH": "tests"})

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 import lrcore
@@ -41,6 +40,8 @@ NUMBERS = {"momentum": (0.0, 0.9), "dampening": (0.3, 0.0), "lr_decay": (0.1,)}
 
 def slow_but_first(cases: Iterable[Any]) -> list[Any]:
     """Return cases of a test, of which the quick selection runs the first alone."""
+    import pytest  # which the scripts that make pages do without
+
     first, *others = (each if isinstance(each, tuple) else (each,) for each in cases)
     return [pytest.param(*first), *(pytest.param(*each, marks=pytest.mark.slow) for each in others)]
 

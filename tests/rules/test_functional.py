@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -124,3 +125,10 @@ def test_numbers_are_read_at_every_call() -> None:
     assert p == 0.5 * 0.75
     arrays: dict[str, Any] = {"betas": np.array([0.5, 0.5]), "eps": np.array(0.1)}
     lrcore.functional.adam(*(np.ones(3, np.float32) for _ in range(4)), step=1, lr=1.0, **arrays)
+
+
+def test_a_number_that_cannot_be_converted_is_named() -> None:
+    p = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="^lr: expected a number: cannot convert signaling NaN to float$"):
+        lrcore.functional.sgd(p, p.copy(), step=1, lr=Decimal("sNaN"))  # type: ignore[arg-type]
+    assert_bits(p, np.ones(3, np.float32))
