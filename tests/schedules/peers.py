@@ -81,6 +81,11 @@ CHAIN = Tolerance(
 )
 
 
+def of_differences(theirs: str) -> Tolerance:
+    """Return the tolerance where rates are subtracted: by whether the peer makes each rate from the one before."""
+    return CHAIN if re.search("LinearLR|PolynomialLR|CosineAnnealingLR", theirs) else DIFFERENCE
+
+
 @dataclass(frozen=True)
 class Row:
     """A peer's call beside ours: the same schedule."""
@@ -114,7 +119,7 @@ class Row:
         """How near the rates are: by whether our schedule subtracts rates, and how the peer comes to its own."""
         if not re.search("Linear|Polynomial|Cosine|Cycl|WarmupStable", self.ours):
             return PRODUCT
-        return CHAIN if self.peer == "torch" else DIFFERENCE
+        return of_differences(self.theirs)
 
     @property
     def steps(self) -> range:

@@ -112,7 +112,7 @@ class Oddity:
             "float32(" in self.theirs or "jitted(" in self.theirs
         ):  # which rounds by 2^-24 = 6e-8, several times
             return 1e-5 if "Cosine" in self.theirs else 1e-6  # 1 + cos magnifies
-        return (schedule_peers.CHAIN if self.peer == "torch" else schedule_peers.DIFFERENCE).limit
+        return schedule_peers.of_differences(self.theirs).limit
 
 
 _TABLES = {
