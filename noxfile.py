@@ -147,7 +147,7 @@ def threads(session: nox.Session) -> None:
         "tests/boundary/test_threads.py",
         "tests/boundary/test_faults.py",
         "-k",
-        "not fork and not rewritten",
+        "not fork",
     )
     env = {"LD_PRELOAD": preload, "TSAN_OPTIONS": "halt_on_error=1"}
     session.run(*fixed, "python", "-m", "pytest", *tests, *session.posargs, external=True, env=env)

@@ -129,38 +129,6 @@ def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
         assert each["hyper"]["eps"] == each["hyper"]["lr_decay"] == turn
 
 
-def test_numbers_that_two_threads_assign_are_both_kept() -> None:
-    opt = lrcore.Adam(np.zeros(LARGE, np.float32))
-    g = np.ones(LARGE, np.float32)
-
-    def work(index: int) -> None:
-        for value in range(1, 61):
-            if index == 2:
-                opt.step(g)
-            else:
-                opt.hyper[("eps", "weight_decay")[index]] = value
-
-    run_in_threads(3, work)
-    assert (opt.hyper["eps"], opt.hyper["weight_decay"]) == (60, 60)
-
-
-def test_gradients_that_are_rewritten_during_a_step() -> None:
-    """Each element is read once or twice as it was or is: a wrong program, but no crash, and the count is right."""
-    g = np.ones(LARGE, np.float32)
-    opt = lrcore.SGD(np.zeros(LARGE, np.float32), lr=1.0, grads=g)
-
-    def work(index: int) -> None:
-        for turn in range(50):
-            if index:
-                g.fill(1 + turn % 2)
-            else:
-                opt.step()
-
-    run_in_threads(2, work)
-    assert opt.step_count == 50
-    assert ((opt.params >= -100) & (opt.params <= -50)).all()
-
-
 def test_optimizers_that_step_together_in_either_order() -> None:
     """No two threads wait for each other, each with the lock that the other needs."""
     n = 3_000_000  # a sweep of which lasts, so that some thread waits whenever another lets go of the locks
@@ -177,41 +145,26 @@ def test_optimizers_that_step_together_in_either_order() -> None:
     assert_bits(first.params, np.full(n, 80, np.float32))
 
 
-@pytest.mark.usefixtures("threads")
-def test_more_threads_than_cores_and_back() -> None:
-    g = np.full(LARGE, -1, np.float32)
-    opt = lrcore.SGD(np.zeros(LARGE, np.float32), lr=1.0)
-    for count in (1, 16, 2, 9, 1, 3):
-        lrcore.set_num_threads(count)
-        assert lrcore.info()["threads"] == count
-        for _ in range(20):
-            opt.step(g)
-    assert_bits(opt.params, np.full(LARGE, 120, np.float32))
-    for bad in (0, -1):
-        with pytest.raises(ValueError, match="^num_threads: expected an integer from 1"):
-            lrcore.set_num_threads(bad)
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a CPU")
 def test_more_threads_than_the_system_runs_at_once() -> None:
-    """Slices that nobody has begun are taken by the caller, each of them once, whoever wakes up when."""
+    """Slices that nobody has begun are taken by the caller, each once, whoever wakes up when; so after the number changes."""
     assert_runs("""
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        for threads in (2, 5):
+        for threads in (2, 16, 1, 5):
             lrcore.set_num_threads(threads)
             for n in (65_536, 100_003, 300_000):
                 opt = lrcore.SGD(np.zeros(n, np.float32), lr=1.0, grads=np.full(n, -1, np.float32))
-                for step in range(300):
+                for step in range(200):
                     opt.step()
-                assert (opt.params == 300).all(), (threads, n)
+                assert (opt.params == 200).all(), (threads, n)
     """)
 
 
 # ---- processes
 
 STEPPING = """
-    import multiprocessing, os, signal, subprocess, sys, threading, time
+    import os, signal, time
     n = 1_500_000
     lrcore.set_num_threads(4)
     opt = lrcore.SGD(np.zeros(n, np.float32), lr=1.0, grads=np.full(n, -1, np.float32))
@@ -229,44 +182,22 @@ STEPPING = """
 
 
 @forks
-@pytest.mark.parametrize(
-    "program",
-    [
-        """
+@pytest.mark.parametrize("while_workers_sleep", [False, True])
+def test_forks(while_workers_sleep: bool) -> None:
+    """In the child none of the pool's threads exists: it neither waits for them nor loses work, and the parent goes on."""
+    assert_runs(f"""{STEPPING}
+    time.sleep({while_workers_sleep * 0.1})
     if (child := os.fork()) == 0:
         worked = steps(10) == (10, True)
         listed = "/proc/self/task"  # the child would do all slices by itself if it counted on its parent's threads
-        os._exit(not worked or os.path.isdir(listed) and len(os.listdir(listed)) != 4)
-    steps(1)
-    assert os.waitpid(child, 0)[1] == 0
-    """,
-        """
-    time.sleep(0.1)  # the workers fall asleep
-    if (child := os.fork()) == 0:
+        worked = worked and (not os.path.isdir(listed) or len(os.listdir(listed)) == 4)
         if (grandchild := os.fork()) == 0:
             os._exit(steps(10) != (10, True))
-        worked = steps(10) == (10, True)
         os._exit(os.waitpid(grandchild, 0)[1] or not worked)
+    steps(1)
     assert os.waitpid(child, 0)[1] == 0
-    """,
-        """
-    program = "import lrcore, numpy; lrcore.SGD(numpy.ones(300_000, 'f')).step(numpy.ones(300_000, 'f'))"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-    if (child := os.fork()) == 0:
-        steps(2)
-        os.execv(sys.executable, [sys.executable, "-c", program])
-    assert os.waitpid(child, 0)[1] == 0
-    """,
-        """
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        assert pool.map_async(steps, [2] * 9).get(60) == [(2, True)] * 9
-    """,
-    ],
-    ids=["at once", "sleeping workers", "exec", "multiprocessing"],
-)
-def test_forks(program: str) -> None:
-    """In the child none of the pool's threads exists: it neither waits for them nor loses work, and the parent goes on."""
-    assert_runs(STEPPING + program + "assert steps(10) == (10, True)")
+    assert steps(10) == (10, True)
+    """)
 
 
 @pytest.mark.skipif(
@@ -365,23 +296,20 @@ def test_a_daemon_thread_that_steps_does_not_disturb_the_exit() -> None:
 
 
 def test_an_interrupt_leaves_a_consistent_state() -> None:
-    """Ctrl-C lands between steps: parameters and count belong together."""
+    """Ctrl-C, here by an alarm, lands between steps: parameters and count belong together."""
     opt = lrcore.SGD(np.zeros(LARGE, np.float32), lr=1.0)
     g = np.full(LARGE, -1, np.float32)
-    # A process that was started in the background ignores Ctrl-C, and so would this test.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    deadline = time.monotonic() + 60
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
         with pytest.raises(KeyboardInterrupt):
-            while time.monotonic() < deadline:
+            while (
+                opt.step_count < 2**24
+            ):  # beyond it a float32 does not count on; no machine gets there in the time
                 opt.step(g)
     finally:
-        timer.join()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGALRM, before)
     assert opt.step_count > 0
-    # Beyond 2^24 a float32 does not count on; no machine gets there in the time above.
     assert_bits(opt.params, np.full(LARGE, opt.step_count, np.float32))
 
 
@@ -414,26 +342,22 @@ def ticks_during(calls: Iterable[Callable[[], None]]) -> list[int]:
     return seen
 
 
-def test_the_gil_is_free_during_a_sweep() -> None:
-    """Another Python thread runs on while a long step works."""
-    n = 10_000_000
-    opt = lrcore.Adam(np.zeros(n, np.float32), grads=np.ones(n, np.float32))
-    assert max(ticks_during([opt.step] * 3)) > 0
+@pytest.mark.parametrize("during", ["sweep", "product of a class", "product of a function"])
+def test_the_gil_is_free_during_a_step(during: str) -> None:
+    """A sweep over many elements, or NAdam's product of momenta, which takes long at a late step.
 
-
-@pytest.mark.parametrize("of", ["class", "function"])
-def test_the_gil_is_free_during_a_product_of_momenta(of: str) -> None:
-    """NAdam's, which takes long at a late step; the sweep that follows lets another thread in once or twice."""
-    p, g, m, v = (np.zeros(1, np.float32) for _ in range(4))
+    The short sweep that follows the product lets another thread in once or twice.
+    """
+    p, g, m, v = np.zeros((4, 10_000_000 if during == "sweep" else 1), np.float32)
     arguments: Any = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}
-    opt = lrcore.NAdam(p, grads=g, **arguments)
+    opt = lrcore.SGD(p, grads=g) if during == "sweep" else lrcore.NAdam(p, grads=g, **arguments)
 
     def step_at(t: int) -> None:
-        if of == "class":
+        if during == "product of a function":
+            lrcore.functional.nadam(p, g, m, v, step=t, **arguments)
+        else:
             opt.step_count = t - 1
             opt.step()
-        else:
-            lrcore.functional.nadam(p, g, m, v, step=t, **arguments)
 
     calls = [functools.partial(step_at, t * 2 * 10**6) for t in (1, 2, 3)]
-    assert max(ticks_during(calls)) > 10
+    assert max(ticks_during(calls)) > (0 if during == "sweep" else 10)
