@@ -6,7 +6,6 @@ What is refused leaves every array and the step count as they were. Equal means 
 from __future__ import annotations
 
 import gc
-import mmap
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing.shared_memory import SharedMemory
@@ -18,7 +17,7 @@ import pytest
 
 import lrcore
 from lrcore.tune import range_test
-from support import CLASSES, Array, assert_bits
+from support import Array, assert_bits
 
 MOVED = "its memory has moved, or its size, dtype or layout has changed, since the optimizer was made"
 REPLACED = "its memory was replaced during the call"
@@ -75,21 +74,19 @@ RESIZED: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("role", ["params", "grads"])
 @pytest.mark.filterwarnings("ignore:.*dtype:DeprecationWarning")
 def test_an_array_that_is_resized(role: str, how: str) -> None:
-    """Every class looks before it steps."""
-    for cls in CLASSES.values():
-        params, grads = ones(), ones()
-        opt = cls(params, lr=1.0, grads=grads)
-        opt.step()
-        before, saved = params.copy(), opt.state_dict()
-        RESIZED[how](params if role == "params" else grads)
-        for gradients in ((), (ones(),)):
-            with pytest.raises(RuntimeError, match=f"^{role}: {MOVED}.*; make the optimizer again"):
-                opt.step(*gradients)
-        assert opt.step_count == 1
-        if role == "grads":
-            assert_bits(params, before)
-        for name, state in saved["state"].items():
-            assert_bits(opt.state_dict()["state"][name], state)  # which can still be saved
+    params, grads = ones(), ones()
+    opt = lrcore.Adam(params, lr=1.0, grads=grads)
+    opt.step()
+    before, saved = params.copy(), opt.state_dict()
+    RESIZED[how](params if role == "params" else grads)
+    for gradients in ((), (ones(),)):
+        with pytest.raises(RuntimeError, match=f"^{role}: {MOVED}.*; make the optimizer again"):
+            opt.step(*gradients)
+    assert opt.step_count == 1
+    if role == "grads":
+        assert_bits(params, before)
+    for name, state in saved["state"].items():
+        assert_bits(opt.state_dict()["state"][name], state)  # which can still be saved
 
 
 @pytest.mark.parametrize("name", ["params", "exp_avg"])
@@ -116,18 +113,16 @@ def test_what_is_put_back_is_not_written_to_memory_that_moved() -> None:
 
 # ---- memory that belongs to something else
 
-Owner = tuple[Any, list[Callable[[], object]]]
-"""An array in memory that it does not own, and what would take the memory away."""
 
-
-def of_shared_memory(_: Path) -> Iterator[Owner]:
+def of_shared_memory(_: Path) -> Iterator[tuple[Any, list[Callable[[], object]]]]:
+    """Yield an array in memory that it does not own, and what would take the memory away; then let go of the memory."""
     memory = SharedMemory(create=True, size=4096)
     yield np.ndarray(SHAPE, np.float32, buffer=memory.buf)[1:], [memory.close]
     memory.close()
     memory.unlink()
 
 
-def of_a_file(path: Path) -> Iterator[Owner]:
+def of_a_file(path: Path) -> Iterator[tuple[Any, list[Callable[[], object]]]]:
     path.write_bytes(bytes(4096))
     array: Any = np.memmap(path, np.float32, shape=SHAPE)
     memory = array._mmap
@@ -136,94 +131,65 @@ def of_a_file(path: Path) -> Iterator[Owner]:
     memory.close()
 
 
-def of_a_map(path: Path) -> Iterator[Owner]:
-    path.write_bytes(bytes(4096))
-    with path.open("r+b") as file:
-        memory = mmap.mmap(file.fileno(), 4096)
-    yield np.frombuffer(memory, np.float32, 12), [memory.close, lambda: memory.resize(8192)]
-
-
-def of_a_bytearray(_: Path) -> Iterator[Owner]:
-    memory = bytearray(48)
-    yield np.ndarray(SHAPE, np.float32, buffer=memory), [lambda: memory.extend(bytes(100_000))]
-    memory.extend(bytes(100_000))
-
-
 @pytest.mark.parametrize("role", ["params", "grads"])
-@pytest.mark.parametrize("owner", [of_shared_memory, of_a_file, of_a_map, of_a_bytearray])
-def test_memory_is_not_taken_away_under_an_optimizer(
-    tmp_path: Path, owner: Callable[[Path], Iterator[Owner]], role: str
-) -> None:
+@pytest.mark.parametrize("owner", [of_shared_memory, of_a_file])
+def test_memory_is_not_taken_away_under_an_optimizer(tmp_path: Path, owner: Any, role: str) -> None:
     """Nor does the optimizer hold it afterwards."""
     owned = owner(tmp_path / "weights")
     array, takers = next(owned)
     other = np.ones_like(array, subok=False)
-    opt = lrcore.SGD(array, lr=1.0) if role == "params" else lrcore.SGD(other, lr=1.0, grads=array)
-    expected = array - other if role == "params" else other - array
+    params, grads = (array, other) if role == "params" else (other, array)
+    opt = lrcore.SGD(params, lr=1.0, grads=grads)
     for take in takers:
         with pytest.raises(BufferError):
             take()
-    opt.step(*([other] if role == "params" else []))
-    assert_bits(opt.params, expected)
-    del opt, array
+    opt.step()
+    assert (params == (-1 if role == "params" else 1)).all()
+    del opt, array, params, grads
     gc.collect()
     assert next(owned, None) is None
 
 
-@pytest.fixture
-def mapped(tmp_path: Path) -> Any:
-    """Return a map of a file."""
-    path = tmp_path / "weights"
-    path.write_bytes(bytes(4096))
-    return np.memmap(path, np.float32, shape=SHAPE)
-
-
-def test_memory_that_was_closed_before(mapped: Any) -> None:
-    mapped._mmap.close()
-    for call in (lrcore.SGD, lrcore.SGD(ones()).step):
-        with pytest.raises(ValueError, match="^(params|grads): the memory of this array belongs to .*mmap"):
-            call(mapped)
-
-
 @pytest.mark.parametrize("call", ["step", "function", "load"])
-def test_a_map_is_not_closed_during_a_call(mapped: Any, call: str) -> None:
-    """What is only passed is held as long as the call lasts."""
+def test_a_map_is_not_closed_during_a_call(tmp_path: Path, call: str) -> None:
+    """What is only passed is held as long as the call lasts. One that was closed before is refused."""
+    array, (close, _) = next(of_a_file(tmp_path / "weights"))
     refused = []
 
-    def close() -> None:
+    def close_now(_: int = 0) -> float:
         with pytest.raises(BufferError):
-            mapped._mmap.close()
+            close()
         refused.append(True)
+        return 1.0
 
     if call == "step":
-        lrcore.SGD(ones(), lr=rate_after(close)).step(mapped)
+        lrcore.SGD(ones(), lr=close_now).step(array)
     elif call == "function":
-        lrcore.functional.sgd(mapped, Doing(close), step=1, lr=0.1)
+        lrcore.functional.sgd(array, Doing(close_now), step=1, lr=0.1)
     else:
         opt = lrcore.Adam(ones())
-        opt.load_state_dict(opt.state_dict() | {"state": {"exp_avg": mapped, "exp_avg_sq": Doing(close)}})
+        opt.load_state_dict(opt.state_dict() | {"state": {"exp_avg": array, "exp_avg_sq": Doing(close_now)}})
     assert refused == [True]
-    mapped._mmap.close()
+    close()
+    for take in (lrcore.SGD, lrcore.SGD(ones()).step):
+        with pytest.raises(ValueError, match="^(params|grads): the memory of this array belongs to .*mmap"):
+            take(array)
 
 
 # ---- torch
 
 MOVES: dict[str, Callable[[Any, Any], object]] = {
     "data": lambda _, tensor: setattr(tensor, "data", tensor.data.clone()),
-    "data of a slice": lambda torch, tensor: setattr(tensor, "data", torch.ones(4, 4)[1:]),
     "set_": lambda torch, tensor: tensor.set_(torch.ones(SHAPE)),
-    "set_ empty": lambda _, tensor: tensor.set_(),
     "resize_ larger": lambda _, tensor: tensor.resize_(1000, 1000),
     "resize_ smaller": lambda _, tensor: tensor.resize_(2, 2),
     "share_memory_": lambda _, tensor: tensor.share_memory_(),
     "freed storage": lambda _, tensor: tensor.untyped_storage().resize_(0),
-    "larger storage": lambda _, tensor: tensor.untyped_storage().resize_(1 << 20),
     "swapped": lambda torch, tensor: torch.utils.swap_tensors(tensor, torch.ones(SHAPE)),
     "transposed": lambda _, tensor: tensor.t_(),
-    "set_ to a storage": lambda torch, tensor: tensor.set_(torch.zeros(12).untyped_storage(), 0, SHAPE, (4, 1)),
 }  # fmt: skip
 
-FIXED = ("resize_ larger", "freed storage", "larger storage", "transposed")
+FIXED = ("resize_ larger", "freed storage", "transposed")
 """What torch itself refuses for a state, whose storage is not its own, or what leaves a flat tensor as it is."""
 
 
@@ -253,20 +219,6 @@ def test_a_tensor_whose_memory_is_replaced(torch: Any, role: str, how: str) -> N
             opt.state_dict()  # what is shown would not be what acts
     else:
         assert opt.state_dict()["step_count"] == 1
-
-
-def test_a_module_that_moves(torch: Any) -> None:
-    module = torch.nn.Linear(4, 3)
-    module.requires_grad_(False)
-    opt = lrcore.SGD(module.weight, lr=1.0)
-    opt.step(torch.ones(SHAPE))
-    module.double().float()
-    weight = module.weight.clone()
-    with pytest.raises(RuntimeError, match=f"^params: {MOVED}"):
-        opt.step(torch.ones(SHAPE))
-    assert torch.equal(module.weight, weight)
-    lrcore.SGD(module.weight, lr=1.0).step(torch.ones(SHAPE))
-    assert torch.equal(module.weight, weight - 1)
 
 
 class Owned(np.ndarray[Any, Any]):
@@ -299,7 +251,6 @@ WAYS: dict[str, Callable[[Any], object]] = {
     "numpy: resize": lambda array: array.resize(100_000, refcheck=False),
     "torch: data": lambda tensor: setattr(tensor, "data", tensor + 1),
     "torch: freed": lambda tensor: tensor.untyped_storage().resize_(0),
-    "torch: resize_": lambda tensor: tensor.resize_(100_000),
 }
 
 

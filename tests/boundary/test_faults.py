@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -240,24 +239,24 @@ for work in (cycle, refusals):
 
 
 class Raises:
-    """Raises whatever is asked of it."""
+    """Raises an error when it is called, converted or exported; where it lies can be asked."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def fail(self, *_: Any, **__: Any) -> Any:
-        if isinstance(self.error, KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
         raise self.error
 
-    __call__ = __float__ = __index__ = __dlpack__ = __dlpack_device__ = fail
-
-
-class Exports(Raises):
-    """Raises when it is exported, not before."""
+    __call__ = __float__ = __index__ = __dlpack__ = fail
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0
+
+
+class Nowhere(Raises):
+    """Raises where it lies is asked too."""
+
+    __dlpack_device__ = Raises.fail
 
 
 def step_at(opt: Any, lr: Any) -> None:
@@ -265,33 +264,24 @@ def step_at(opt: Any, lr: Any) -> None:
     opt.step(ONES)
 
 
-CALLS: dict[str, Callable[[Any, Raises], object]] = {
-    "ask a schedule": step_at,
-    "convert a rate": lambda opt, fault: step_at(opt, lambda _: fault),
-    "convert a scale": lambda opt, fault: opt.step(ONES, grad_scale=fault),
-    "convert a count": lambda opt, fault: setattr(opt, "step_count", fault),
-    "ask a device": lambda opt, fault: opt.step(fault),
-    "export": lambda opt, fault: opt.step(Exports(fault.error)),
+CALLS: dict[str, Callable[[Any, BaseException], object]] = {
+    "ask a schedule": lambda opt, error: step_at(opt, Raises(error)),
+    "convert a rate": lambda opt, error: step_at(opt, lambda _: Raises(error)),
+    "convert a scale": lambda opt, error: opt.step(ONES, grad_scale=Raises(error)),
+    "convert a count": lambda opt, error: setattr(opt, "step_count", Raises(error)),
+    "ask a device": lambda opt, error: opt.step(Nowhere(error)),
+    "export": lambda opt, error: opt.step(Raises(error)),
 }
 
 
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), MemoryError(), SystemExit(), RecursionError()], ids=repr
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=repr)
 @pytest.mark.parametrize("call", CALLS)
 def test_an_exception_in_the_middle(call: str, error: BaseException) -> None:
     """It comes out, nothing is changed, and the optimizer is free for any thread."""
     opt = lrcore.SGD(start(), lr=0.5, momentum=0.5)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises((type(error), TypeError)) as raised:
-            CALLS[call](opt, Raises(error))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if isinstance(error, RecursionError) and call in ("ask a device", "export"):
-        assert isinstance(raised.value.__cause__, RecursionError)  # refused as an array
-    else:
-        assert type(raised.value) is type(error)
+    with pytest.raises(type(error)) as raised:
+        CALLS[call](opt, error)
+    assert raised.value is error
     assert opt.step_count == 0
     assert_bits(opt.params, start())
     assert_bits(opt.state["momentum_buffer"], np.zeros(N, np.float32))
