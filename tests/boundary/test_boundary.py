@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
-import inspect
 import unittest.mock
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -69,26 +67,15 @@ def used_capsule() -> Any:
     return used
 
 
-class Counted(lrcore.Adam):
-    """An optimizer that checks that nothing changed."""
-
-    def unchanged(self, call: Callable[[], object], error: type[BaseException], match: str) -> None:
-        """Assert that the call is refused and changes nothing."""
-        before = [np.array(self.params), *map(np.array, self.state.values())]
-        count = self.step_count
-        with pytest.raises(error, match=match):
-            call()
-        for left, right in zip([self.params, *self.state.values()], before, strict=True):
-            assert_bits(left, right)
-        assert self.step_count == count
-
-
-@pytest.fixture
-def opt() -> Counted:
-    """An optimizer after one step."""
-    opt = Counted(ones())
-    opt.step(ones())
-    return opt
+def assert_unchanged(opt: Any, call: Callable[[], object], error: type[BaseException], match: str) -> None:
+    """Assert that the call is refused and changes nothing."""
+    before = [np.array(opt.params), *map(np.array, opt.state.values())]
+    count = opt.step_count
+    with pytest.raises(error, match=match):
+        call()
+    for left, right in zip([opt.params, *opt.state.values()], before, strict=True):
+        assert_bits(left, right)
+    assert opt.step_count == count
 
 
 # ---- what is no array of floats that a step can read
@@ -101,7 +88,7 @@ NO_ARRAY = "expected a float32 array .*DLPack .*got"
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     **{
         dtype: (np.zeros(8, dtype), TypeError, f"expected .*float32.*{dtype.lstrip('>')}")
-        for dtype in ("float64", "float16", "int32", "uint8", "bool", "complex64", "datetime64", "object", "U1", ">f4")
+        for dtype in ("float64", "int32", "bool", "complex64", "object", ">f4")
     },
     **{
         f"no array but {type(value).__name__}": (value, TypeError, f"{NO_ARRAY} {type(value).__name__}$")
@@ -115,9 +102,12 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "every other": (np.ones(16, np.float32)[::2], ValueError, "expected a C-contiguous array, got shape .*strides"),
     "reversed": (ones()[::-1], ValueError, "expected a C-contiguous array"),
     "transposed": (np.ones((4, 2), np.float32).T, ValueError, "expected a C-contiguous array"),
-    "column": (np.ones((8, 3), np.float32)[:, 1], ValueError, "expected a C-contiguous array"),
     "broadcast": (np.ndarray(8, "f4", bytearray(4), strides=(0,)), ValueError, "expected a C-contiguous array"),
     "off by a byte": (np.zeros(33, np.uint8)[1:].view("f4"), ValueError, "expected data aligned to 4 bytes, got address 0x"),
+    **{
+        f"on {name}": (Exporter(AssertionError("is not asked"), device), RuntimeError, f"the array is on {name}, and lrcore steps")
+        for device, name in (((10, 1), "rocm:1"), ((8, 0), "metal:0"), ((14, 2), "DLPack device type 14"))
+    },
     # exporters that misbehave
     "used": (Exporter(used_capsule()), TypeError, "__dlpack__ returned no unused DLPack capsule"),
     "no capsule": (Exporter(3), TypeError, "__dlpack__ returned no unused DLPack capsule"),
@@ -168,16 +158,6 @@ def test_wrong_arrays(role: str, wrong: str) -> None:
         assert isinstance(refused.value.__cause__, BufferError)
 
 
-def test_parameters_that_are_none() -> None:
-    with pytest.raises(TypeError, match=f"^params: {NO_ARRAY} None$"):
-        lrcore.SGD(None)
-
-
-@pytest.mark.parametrize("error", [MemoryError("full"), KeyboardInterrupt("now")])
-def test_errors_of_an_exporter_that_are_no_refusals(opt: Counted, error: BaseException) -> None:
-    opt.unchanged(lambda: opt.step(Exporter(error)), type(error), f"^{error}$")
-
-
 @pytest.mark.parametrize(
     ("array", "error", "words"),
     [
@@ -200,17 +180,6 @@ def test_read_only(array: Any, error: type[Exception], words: str) -> None:
     assert_bits(params, np.full(8, 0.5, np.float32))
 
 
-@pytest.mark.parametrize(
-    ("device", "name"), [((10, 1), "rocm:1"), ((8, 0), "metal:0"), ((14, 2), "DLPack device type 14")]
-)
-def test_an_array_of_another_device(device: tuple[int, int], name: str) -> None:
-    """The device is asked first."""
-    with pytest.raises(
-        RuntimeError, match=f"^params: the array is on {name}, and lrcore steps arrays of the CPU"
-    ):
-        lrcore.SGD(Exporter(AssertionError(), device))
-
-
 # ---- shapes, sizes, places
 
 
@@ -228,38 +197,22 @@ def test_empty(name: str) -> None:
         assert (opt.size, opt.step_count) == (0, 1)
 
 
-def test_sizes(opt: Counted) -> None:
-    for wrong in (ones(7), ones(0), ones(9)):
-        step = functools.partial(opt.step, wrong)
-        opt.unchanged(step, ValueError, f"^grads: expected 8 elements like params, got {wrong.size}$")
-    with pytest.raises(ValueError, match="^grads: expected 8 elements"):
-        lrcore.SGD(ones(), grads=ones(9))
-    with pytest.raises(ValueError, match="^exp_avg_sq: expected 8 elements"):
-        lrcore.functional.adam(ones(), ones(), ones(), ones(9), step=1, lr=0.1)
+def test_sizes_and_shapes() -> None:
+    """As many elements in another order, as a transposed copy has, are refused; flat arrays are not."""
+    opt = lrcore.Adam(np.zeros((2, 3), np.float32))
+    for wrong, expected in {
+        5: "6 elements like params, got 5",
+        (3, 2): r"shape \(2, 3\) like params, or a flat array, got \(",
+    }.items():
+        grads = np.ones(wrong, np.float32)
+        assert_unchanged(opt, functools.partial(opt.step, grads), ValueError, f"^grads: expected {expected}")
+        with pytest.raises(ValueError, match=f"^grads: expected {expected}"):
+            lrcore.SGD(opt.params, grads=grads)
+    opt.step(np.ones((2, 1, 3), np.float32))
+    opt.step(ones(6))
+    lrcore.SGD(ones(6)).step(np.ones((3, 2), np.float32))
     with pytest.raises(TypeError, match=r"^states: expected 2 arrays \(exp_avg, exp_avg_sq\), got 1$"):
         lrcore.functional.adam(ones(), ones(), ones(), step=1, lr=0.1)
-
-
-@pytest.mark.parametrize("role", [role for role in ROLES if role not in ("params", "grads bound")])
-def test_an_exporter_with_no_elements_needs_no_memory(role: str) -> None:
-    """An empty array has no memory in several libraries; here it is of another size than the others."""
-    with pytest.raises(ValueError, match=r"expected \d elements"):
-        ROLES[role](Liar(ones(0), data=None))
-
-
-def test_shapes_that_mean_something_else() -> None:
-    """As many elements in another order, as a transposed copy has, are refused; flat arrays are not."""
-    params = np.zeros((2, 3), np.float32)
-    opt = lrcore.SGD(params, lr=1.0)
-    for fits in [(2, 3), (6,), (2, 1, 3), (2, 3, 1)]:
-        opt.step(np.ones(fits, np.float32))
-    for wrong in [(3, 2), (6, 1), (1, 6), (3, 1, 2)]:
-        with pytest.raises(
-            ValueError, match=r"^grads: expected shape \(2, 3\) like params, or a flat array, got \("
-        ):
-            opt.step(np.ones(wrong, np.float32))
-    assert (params == -4).all()
-    lrcore.SGD(np.zeros(6, np.float32)).step(np.ones((3, 2), np.float32))
 
 
 def test_overlap() -> None:
@@ -268,8 +221,7 @@ def test_overlap() -> None:
     lrcore.functional.adam(p, g, m, v, step=1, lr=0.1)
     before = memory.copy()
     for words, arrays in {
-        "grads: shares memory with params": (p, p, m, v),
-        "grads: shares memory with params.*": (p, memory[7:15], m, v),
+        "grads: shares memory with params": (p, memory[7:15], m, v),
         "exp_avg: shares memory with exp_avg_sq,": (p, g, m, memory[23:31]),
         "exp_avg: shares memory with params": (p, g, memory[7:15], v),
         "grads: shares memory with exp_avg,": (p, memory[17:25], m, v),
@@ -279,9 +231,10 @@ def test_overlap() -> None:
         assert_bits(memory, before)
     with pytest.raises(ValueError, match="^grads: shares memory with params"):
         lrcore.SGD(p, grads=p)
-    opt = Counted(p)
-    opt.unchanged(lambda: opt.step(p), ValueError, "^grads: shares memory with params")
-    opt.unchanged(lambda: opt.step(opt.state["exp_avg"]), ValueError, "^grads: shares memory with exp_avg,")
+    opt = lrcore.Adam(p)
+    for grads, name in ((p, "params"), (opt.state["exp_avg"], "exp_avg,")):
+        step = functools.partial(opt.step, grads)
+        assert_unchanged(opt, step, ValueError, f"^grads: shares memory with {name}")
 
 
 # ---- how long memory is held
@@ -305,16 +258,11 @@ def test_memory_is_held_and_let_go() -> None:
     assert [reference() for reference in references] == [None] * 3
 
 
-@pytest.mark.parametrize("reshape", [
-    lambda params: params.resize((2, 4), refcheck=False), lambda params: setattr(params, "shape", (2, 4))
-])  # fmt: skip
-def test_an_array_that_is_given_another_shape_later(reshape: Callable[[Array], None]) -> None:
+def test_an_array_that_is_given_another_shape_later() -> None:
     """A view keeps the extents of the moment it was taken."""
     params = ones()
     opt = lrcore.SGD(params, lr=0.5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of some versions of NumPy
-        reshape(params)
+    params.resize((2, 4), refcheck=False)
     opt.step(np.ones((2, 4), np.float32))
     opt.step(ones())
     assert_bits(params, np.zeros((2, 4), np.float32))
@@ -329,23 +277,6 @@ def test_memory_of_the_host_that_is_pinned(device_type: int) -> None:
     opt.step(pinned[1])
     assert opt.device == "cpu"
     assert_bits(params, np.full(8, 0.5, np.float32))
-
-
-def test_an_exporter_that_moves_and_vanishes() -> None:
-    """What it has given stays: the capsule holds it."""
-    exporter = Liar(ones())
-    memory, released = exporter.array, weakref.ref(exporter)
-    opt = lrcore.SGD(exporter, lr=0.5)
-    exporter.array = np.full(3, 9, np.float32)
-    opt.step(ones())
-    assert_bits(memory, np.full(8, 0.5, np.float32))
-    assert_bits(exporter.array, np.full(3, 9, np.float32))
-    opt._params = None
-    del exporter
-    gc.collect()
-    assert released() is None
-    opt.step(ones())
-    assert_bits(memory, np.zeros(8, np.float32))
 
 
 def test_numpy_subclasses_keep_numpy_state() -> None:
@@ -363,10 +294,8 @@ NO_ARGUMENT = r"step: expected step\(grads=None, \*, grad_scale=1.0, stream=None
     ("arguments", "keywords", "error", "words"),
     [
         ((), {}, TypeError, "grads: expected an array, got None; .*grads="),
-        *(((ones(),), {"grad_scale": each}, ValueError, "grad_scale: expected a number that is finite")
-          for each in (np.nan, np.inf, -np.inf, 1e39)),
-        *(((ones(),), {"grad_scale": each}, ValueError, "grad_scale: .* becomes 0 in float32")
-          for each in (1e-60, -1e-50, 2.0**-150)),
+        ((ones(),), {"grad_scale": np.nan}, ValueError, "grad_scale: expected a number that is finite"),
+        ((ones(),), {"grad_scale": 2.0**-150}, ValueError, "grad_scale: .* becomes 0 in float32"),
         ((ones(),), {"stream": 0}, ValueError, "stream: CPU arrays have no stream"),
         ((1, 2), {}, TypeError, f"{NO_ARGUMENT}got 2 positional arguments$"),
         ((), {"closure": None}, TypeError, f"{NO_ARGUMENT}got closure=; compute the gradients before the step$"),
@@ -375,23 +304,6 @@ NO_ARGUMENT = r"step: expected step\(grads=None, \*, grad_scale=1.0, stream=None
         ((1,), {"stream": None, "epoch": 1, "loss": 2}, TypeError, f"{NO_ARGUMENT}got epoch= and loss=$"),
     ],
 )  # fmt: skip
-def test_wrong_arguments_of_a_step(
-    opt: Counted, arguments: Any, keywords: Any, error: type[Exception], words: str
-) -> None:
-    opt.unchanged(lambda: opt.step(*arguments, **keywords), error, f"^{words}")
-    if "grad_scale" in keywords:
-        with pytest.raises(error, match="^grad_scale"):
-            lrcore.functional.sgd(ones(), ones(), step=1, lr=0.1, **keywords)
-
-
-def test_a_scale_that_is_taken_leaves_the_gradients(opt: Counted) -> None:
-    g = ones()
-    for scale in (2.0**-149, 0, 3.0):
-        opt.step(g, grad_scale=scale)
-    assert opt.step_count == 4
-    assert_bits(g, ones())
-
-
-def test_the_signature_of_a_step_can_be_read() -> None:
-    signature = inspect.signature(lrcore.Adam.step)
-    assert str(signature) == "(self, /, grads=None, *, grad_scale=1.0, stream=None)"
+def test_wrong_arguments_of_a_step(arguments: Any, keywords: Any, error: type[Exception], words: str) -> None:
+    opt = lrcore.Adam(ones())
+    assert_unchanged(opt, lambda: opt.step(*arguments, **keywords), error, f"^{words}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import gc
 import weakref
 from typing import Any, ClassVar
@@ -38,7 +37,6 @@ class Api(ctypes.Structure):
 class Tensor:
     """An array that is exported by a function in C, and counts by which way it was asked."""
 
-    requires_grad = False
     device = (capsules.CPU, 0)
     asked: ClassVar[list[str]] = []
 
@@ -50,8 +48,6 @@ class Tensor:
 
     def __dlpack__(self, **keywords: Any) -> Any:
         self.asked.append("method")
-        if self.requires_grad:
-            raise BufferError("Can't export tensors that require gradient")
         return self.array.__dlpack__(**keywords)
 
 
@@ -105,9 +101,14 @@ def test_the_function_serves(tensor: Tensor, monkeypatch: pytest.MonkeyPatch, ap
     assert {*tensor.asked} == {"function"}
 
 
-def test_the_memory_is_held_and_let_go(tensor: Tensor) -> None:
+@pytest.mark.parametrize("by", ["function", "method"])
+def test_the_memory_is_held_and_let_go(tensor: Tensor, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """By its capsule alone: the exporter may vanish."""
+    if by == "method":
+        monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", None)
     held = weakref.ref(tensor.array)
     opt = lrcore.SGD(np.ones(8, np.float32), grads=tensor)
+    assert tensor.asked == [by]
     del tensor.array
     gc.collect()
     assert held() is not None
@@ -117,18 +118,11 @@ def test_the_memory_is_held_and_let_go(tensor: Tensor) -> None:
     assert held() is None
 
 
-def test_what_is_refused_is_refused_here_too(tensor: Tensor) -> None:
-    read_only = np.ones(8, np.float32)
-    read_only.setflags(write=False)
-    for array, error, words in (
-        (read_only, ValueError, "the array is read-only"),
-        (np.ones(8), TypeError, "expected dtype float32, got float64"),
-        (np.ones(16, np.float32)[::2], ValueError, "expected a C-contiguous array"),
-    ):
-        tensor.array = array
-        with pytest.raises(error, match=f"^params: {words}"):
-            lrcore.SGD(tensor)
-    assert set(tensor.asked) == {"function"}
+def test_a_flag_of_the_function_is_read(tensor: Tensor) -> None:
+    tensor.array.setflags(write=False)
+    with pytest.raises(ValueError, match="^params: the array is read-only"):
+        lrcore.SGD(tensor)
+    assert tensor.asked == ["function"]
 
 
 @pytest.mark.parametrize("why", ["too new", "no table", "error", "device"])
@@ -147,18 +141,3 @@ def test_the_method_serves_where_the_function_does_not(
     step(params, tensor)
     assert tensor.asked[-1] == "method"
     assert_bits(params, np.full(8, 0.5, np.float32))
-
-
-def test_gradients_are_asked_for_before_the_function(tensor: Tensor) -> None:
-    """Torch's function does not ask, and its method does."""
-    tensor.requires_grad = True
-    with pytest.raises(TypeError, match=r"^params: .*require gradient.*detach\(\)"):
-        lrcore.SGD(tensor)
-    assert tensor.asked == ["method"]
-
-
-def test_negated_views_are_refused_before_the_function(tensor: Tensor) -> None:
-    vars(tensor)["is_neg"] = functools.partial(bool, 1)
-    with pytest.raises(ValueError, match="^params: .*negated view"):
-        lrcore.SGD(tensor)
-    assert not tensor.asked
