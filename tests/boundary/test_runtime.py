@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,11 +73,8 @@ begins and ends.
 
 
 @pytest.mark.parametrize("signs", BLOCKS)
-@pytest.mark.parametrize("in_threads", [False, True])
-def test_the_latest_call_or_block_that_stands_is_in_use(
-    signs: str, in_threads: bool, two: tuple[str, str, str]
-) -> None:
-    """A block takes back its own choice alone; a call within it is in use from then on."""
+def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[str, str, str]) -> None:
+    """In whatever threads. A block takes back its own choice alone; a call within it is in use from then on."""
     before, *names = two
     made: dict[str, Any] = {}
 
@@ -95,26 +89,11 @@ def test_the_latest_call_or_block_that_stands_is_in_use(
         elif sign in "([":
             made["ab"["([".index(sign)]].__enter__()
         else:
-            made["ab"[")]".index(sign)]].__exit__(None, None, None)
+            assert made["ab"[")]".index(sign)]].__exit__(ZeroDivisionError, None, None) is None
 
     for place, (sign, after) in enumerate(zip(signs, BLOCKS[signs], strict=True)):
-        if in_threads:
-            thread = threading.Thread(target=act, args=(sign,))
-            thread.start()
-            thread.join()
-        else:
-            act(sign)
+        run_in_threads(1, lambda _, sign=sign: act(sign))  # type: ignore[misc]
         assert after == "?" or in_use() == dict(zip(".AB", two, strict=True))[after], signs[: place + 1]
-
-
-def test_use_backend_as_a_context(two: tuple[str, str, str]) -> None:
-    before, name, _ = two
-    with pytest.raises(ZeroDivisionError), lrcore.use_backend(name):
-        assert in_use() == lrcore.info()["backend"] == name
-        _ = 1 / 0
-    assert in_use() == before
-    with pytest.raises(TypeError, match="^backend: expected a name, got int"):
-        lrcore.use_backend(3)  # type: ignore[arg-type]
 
 
 def test_blocks_of_many_threads(two: tuple[str, str, str]) -> None:
@@ -135,28 +114,17 @@ def test_blocks_of_many_threads(two: tuple[str, str, str]) -> None:
     assert in_use() == before
 
 
-def test_blocks_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
-    """As in a signal handler."""
+def test_choices_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
+    """As in a signal handler. Another block leaves no trace, and a call stays in use after the block."""
     before, name, other = two
 
     def block(name: str) -> None:
         with lrcore.use_backend(name):
-            assert in_use() == name
-        assert in_use() != name
+            assert in_use() in (name, other)
 
     for _ in at_each_opcode(lambda: block(name), lambda: block(other)):
         assert in_use() == before
-
-
-def test_calls_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
-    """They stay in use after it."""
-    before, name, other = two
-
-    def block() -> None:
-        with lrcore.use_backend(name):
-            pass
-
-    for _ in at_each_opcode(block, lambda: lrcore.use_backend(other)):
+    for _ in at_each_opcode(lambda: block(name), lambda: lrcore.use_backend(other)):
         assert in_use() == other
         lrcore.use_backend(before)
 
@@ -177,11 +145,13 @@ def test_choices_that_no_longer_matter_are_forgotten(two: tuple[str, str, str]) 
 
 @pytest.mark.parametrize("name", ["sse2", "cuda", "", "AVX2", "\ud800"])
 def test_unknown_backend(name: str) -> None:
-    before = lrcore.info()["backend"]
+    before = in_use()
     shown = re.escape(name.encode("utf-8", "backslashreplace").decode())
     with pytest.raises(ValueError, match=f"^backend: expected one of .*portable, got '{shown}'"):
         lrcore.use_backend(name)
-    assert lrcore.info()["backend"] == before
+    with pytest.raises(TypeError, match="^backend: expected a name, got int"):
+        lrcore.use_backend(3)  # type: ignore[arg-type]
+    assert in_use() == before
 
 
 def test_a_backend_that_this_cpu_lacks() -> None:
@@ -235,7 +205,6 @@ def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
     """And not at the import, which may be that of a program that uses something else, nor by what steps nothing."""
     said = assert_runs(
         """
-        import importlib.util
         ones = np.ones(3, np.float32)
         for use in (
             lambda: lrcore.Adam(ones),
@@ -252,11 +221,6 @@ def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
         assert lrcore.plot.schedules
         assert lrcore.Pack({"w": (3, 2)}).flat.size == 6
         assert lrcore.rules() and "portable" in lrcore.backends()
-        if importlib.util.find_spec("threadpoolctl"):
-            import threadpoolctl
-            lrcore.register_threadpoolctl()
-            (ours,) = [each for each in threadpoolctl.threadpool_info() if each["user_api"] == "lrcore"]
-            assert ours["num_threads"] >= 1
         """,
         **{variable: "fast"},
     ).splitlines()
@@ -307,7 +271,7 @@ def test_a_choice_of_the_program_answers_a_wrong_variable(
     """A choice that is refused, or of the other variable, does not."""
     assert refusal() == "LRCORE_BACKEND"
     for no_answer in (lambda: lrcore.use_backend("faster"), lambda: lrcore.set_num_threads(0)):
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(ValueError, match="^(backend|num_threads): expected"):
             no_answer()
     assert refusal() == "LRCORE_BACKEND"
     answers: list[Callable[[], object]] = [lambda: lrcore.use_backend("portable"), lambda: limit(2)]
@@ -370,61 +334,24 @@ def test_answers_that_are_interrupted(begin_wrongly: Callable[[], None]) -> None
 
 
 @pytest.mark.usefixtures("begin_wrongly")
-def test_threads_that_meet_a_wrong_environment() -> None:
-    """Each is refused until one of them answers, and none is afterwards."""
-    refused, answered = threading.Barrier(4, timeout=60), threading.Event()
-
-    def work(index: int) -> None:
-        for _ in range(50):
-            assert refusal() == "LRCORE_BACKEND"
-        refused.wait()
-        if index == 0:
-            lrcore.set_num_threads(2)
-            lrcore.use_backend("portable")
-            answered.set()
-        while not answered.is_set():
-            with contextlib.suppress(ValueError):
-                lrcore.SGD(ONES.copy())
-        assert lrcore.info()["backend"] == "portable"
-
-    run_in_threads(4, work)
-
-
-@pytest.mark.usefixtures("begin_wrongly")
 def test_commands_in_a_wrong_environment(capsys: pytest.CaptureFixture[str]) -> None:
     """A line that says what is wrong; what steps nothing works."""
     for arguments in (["info"], ["bench", "--rules", "sgd", "--sizes", "100", "--rounds", "1"]):
         assert lrcore_command.main(arguments) == 2
         assert capsys.readouterr() == ("", f"lrcore {arguments[0]}: LRCORE_BACKEND: wrong\n")
     assert lrcore_command.main(["plot", "Cosine(0.1, steps=80)"]) == 0
-    with pytest.raises(SystemExit, match="^0$"):
-        lrcore_command.main(["--version"])
     assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("variable", WRONG)
-def test_the_command_line_in_a_wrong_environment(variable: str) -> None:
-    """One line and no traceback, by either name."""
-    for command in ([sys.executable, "-m", "lrcore"], [str(Path(sysconfig.get_path("scripts"), "lrcore"))]):
-        if Path(command[0]).is_file():
-            env = os.environ | {variable: "fast"}
-            done = subprocess.run([*command, "info"], capture_output=True, text=True, check=False, env=env)
-            assert (done.returncode, done.stdout) == (2, "")
-            assert re.fullmatch(rf"lrcore info: {variable}: .*expected .*, got 'fast'\n", done.stderr)
 
 
 def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     """What there is: each command, and examples of some, which are commands themselves."""
     assert lrcore_command.main([]) == 0
     said = capsys.readouterr().out
-    assert all(
-        re.search(rf"^ +{each.name} +{each.help}$", said, re.MULTILINE) for each in lrcore_command.COMMANDS
-    )
-    examples = [
-        line.split() for line in said.partition("examples:\n")[2].splitlines() if line.startswith("  lrcore ")
-    ]
-    assert {words[1] for words in examples} <= {each.name for each in lrcore_command.COMMANDS}
+    for each in lrcore_command.COMMANDS:
+        assert re.search(rf"^ +{each.name} +{each.help}$", said, re.MULTILINE)
+    examples = re.findall(r"^  lrcore (\w+) ", said.partition("examples:\n")[2], re.MULTILINE)
     assert len(examples) >= 3
+    assert {*examples} <= {each.name for each in lrcore_command.COMMANDS}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this platform has no affinity mask")
@@ -451,11 +378,12 @@ def test_info() -> None:
         "version", "compiler", "cuda", "architectures", "cuda_architectures", "cpu", "backends", "backend", "threads",
         "devices", "cuda_error",
     }  # fmt: skip
-    assert info["version"] == lrcore.__version__
     assert bool(info["cuda_architectures"]) == info["cuda"]
     assert (info["devices"] == ["cpu"]) == isinstance(info["cuda_error"], str)
     assert info["threads"] >= 1
-    assert info["cpu"]
+    assert (info["version"], info["cpu"] != "") == (lrcore.__version__, True)
+    moved = {name: rule.bytes_per_element for name, rule in lrcore.rules().items()}
+    assert (moved["sgd"], moved["lion"], moved["adam"], moved["adam_amsgrad"]) == (12, 20, 28, 36)
 
 
 def test_import_brings_nothing_heavy() -> None:
@@ -495,8 +423,3 @@ def test_extensions_show_nothing_of_the_standard_library() -> None:
         shown = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()
         assert f"PyInit_{extension.name.partition('.')[0]}" in {line.split()[0] for line in shown}
         assert [line for line in shown if not line.startswith(("PyInit_", "lrcore_"))] == []
-
-
-def test_rules_say_what_a_step_moves() -> None:
-    moved = {name: rule.bytes_per_element for name, rule in lrcore.rules().items()}
-    assert (moved["sgd"], moved["lion"], moved["adam"], moved["adam_amsgrad"]) == (12, 20, 28, 36)
