@@ -327,20 +327,6 @@ def test_a_negative_zero_leaves_no_trace() -> None:
         assert_bits(m, np.zeros(1, np.float32))
 
 
-@pytest.mark.parametrize("value", [10**5000, -(10**5000)], ids=["large", "small"])
-def test_integers_that_python_does_not_print(value: int) -> None:
-    opt = lrcore.SGD(np.ones(1, np.float32), momentum=0.5)
-    refused: list[tuple[str, Callable[[], object]]] = [
-        ("step_count", lambda: setattr(opt, "step_count", value)),
-        ("steps", lambda: lrcore.schedules.Cosine(0.1, value)),
-        ("betas", lambda: lrcore.Adam(opt.params, betas=(value, 0.5, 0.5))),  # type: ignore[arg-type]
-        ("nesterov", lambda: lrcore.SGD(opt.params, nesterov=value)),  # type: ignore[arg-type]
-    ]
-    for name, call in refused:
-        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected"):
-            call()
-
-
 @pytest.mark.parametrize("inner", [None, 0.1, "Constant", [{"schedule": "Constant", "lr": 0.1}]])
 def test_a_dictionary_whose_inner_schedule_is_none(inner: Any) -> None:
     """It was taken, and the next step failed."""

