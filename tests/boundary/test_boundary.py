@@ -200,10 +200,11 @@ def test_empty(name: str) -> None:
 def test_sizes_and_shapes() -> None:
     """As many elements in another order, as a transposed copy has, are refused; flat arrays are not."""
     opt = lrcore.Adam(np.zeros((2, 3), np.float32))
-    for wrong, expected in {
+    refused: dict[Any, str] = {
         5: "6 elements like params, got 5",
         (3, 2): r"shape \(2, 3\) like params, or a flat array, got \(",
-    }.items():
+    }
+    for wrong, expected in refused.items():
         grads = np.ones(wrong, np.float32)
         assert_unchanged(opt, functools.partial(opt.step, grads), ValueError, f"^grads: expected {expected}")
         with pytest.raises(ValueError, match=f"^grads: expected {expected}"):

@@ -285,37 +285,6 @@ def test_making_an_optimizer(data: st.DataObject) -> None:
     assert_bits(memory, before)
 
 
-@examples
-@given(st.data())
-def test_states_of_a_dictionary(data: st.DataObject) -> None:
-    """Arrays of any kind as the state to go on with: copied whole, or refused."""
-    rule = data.draw(rules.filter(lambda each: bool(lrcore.rules()[each].states)))
-    names = lrcore.rules()[rule].states
-    n = data.draw(st.integers(0, 30))
-    views = {
-        name: data.draw(model.placed(n, slot, data.draw(st.booleans()))) for slot, name in enumerate(names)
-    }
-    step_count = data.draw(st.just(5) | model.COUNTS)
-    opt, memory = make(rule, np.ones(n, np.float32)), model.fresh_memory()
-    before = memory.copy()
-    like = View((n,), (4,), 0, memory.dtype, True)
-    problems = number_problems(step_count=model.count(step_count, 0))
-    for name, view in views.items():
-        apart = view._replace(offset=8 * model.WORDS)  # these are read, and may share their memory
-        problems += [
-            *view.problems(name, False),
-            *(each for each in model.between({"": like, name: apart}) if each[0]),
-        ]
-    dictionary = opt.state_dict() | {
-        "state": {name: view.of(memory) for name, view in views.items()}, "step_count": step_count
-    }  # fmt: skip
-    taken = outcome(lambda: opt.load_state_dict(dictionary), problems)
-    assert opt.step_count == (step_count if taken else 0)
-    for name, state in opt.state.items():
-        assert_bits(state, flat(memory, views[name]) if taken else np.zeros(n, np.float32))
-    assert_bits(memory, before)
-
-
 # ---- what these have found
 
 

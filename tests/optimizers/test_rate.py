@@ -46,13 +46,14 @@ def test_assigning_the_rate() -> None:
     assert opt.lr == schedules.Cosine(1.0, steps=10)(2)
     opt.lr = lambda t: t * 1.0
     assert opt.lr == 2
-    for bad, error, words in (
+    wrong: list[tuple[Any, type[Exception], str]] = [
         (-1.0, ValueError, ""),
         (np.nan, ValueError, ""),
         (1e-50, ValueError, ""),
         ("fast", TypeError, "expected a number, a schedule or a callable, got str"),
         (schedules.Cosine, TypeError, "expected .*got the class Cosine itself"),
-    ):
+    ]
+    for bad, error, words in wrong:
         with pytest.raises(error, match=f"^lr: {words}"):
             opt.lr = bad
     before = np.array(opt.params)
@@ -127,22 +128,6 @@ def test_a_schedule_that_is_never_current_is_not_asked_for_ever(moving: bool) ->
         opt.step(ONES)
         assert asked == [0] * 11
     assert_bits(opt.params, start() - np.float32(0 if moving else 0.5))
-
-
-def test_step_count() -> None:
-    opt = lrcore.Adam(start())
-    assert opt.step_count == 0
-    opt.step_count = 100
-    assert opt.step_count == 100
-    for bad in (-1, 2**53, 10**5000):
-        with pytest.raises(
-            ValueError, match="^step_count: expected an integer from 0 to 9007199254740991, got"
-        ):
-            opt.step_count = bad
-    for wrong in (1.5, "3", None, True):
-        with pytest.raises(TypeError, match="^step_count: expected an integer, got"):
-            opt.step_count = wrong  # type: ignore[assignment]
-    assert opt.step_count == 100
 
 
 def test_step_returns_none_and_bound_gradients_are_read_at_every_step() -> None:
