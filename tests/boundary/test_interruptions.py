@@ -160,53 +160,17 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(call: str) -> None:
     assert before in ends
 
 
-def test_finalizers_save_in_the_middle_of_everything() -> None:
-    """The collector runs at every chance that it gets, and each time the optimizer is saved, copied and assigned to."""
-    assert_runs("""
-        import copy, faulthandler, gc, pickle
-        faulthandler.dump_traceback_later(50, exit=True)
+@pytest.mark.parametrize(("intruder", "steps"), slow_but_first([("finalizer", 400), ("handler", 20_000)]))
+def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_path: Path) -> None:
+    """At every chance that the collector gets, or at a signal every 300 microseconds: the bits of a run without.
 
-        def rates(t):
-            return [[0.01] for _ in range(3)][0][0]
-
-        opt = lrcore.Adam(np.ones(100, np.float32), lr=rates, grads=np.ones(100, np.float32))
-        runs, busy = 0, False
-
-        def collected(phase, _):
-            global runs, busy
-            if busy or phase == "start":
-                return
-            busy = True
-            pickle.dumps(copy.copy(opt))
-            opt.hyper["weight_decay"] = 0.0
-            opt.lr = opt.lr if runs % 7 else rates
-            opt.load_state_dict(opt.state_dict())
-            busy = False
-            runs += 1
-
-        gc.callbacks.append(collected)
-        gc.set_threshold(1)
-        for turn in range(60):
-            opt.step()
-            opt.step(np.ones(100, np.float32))
-            opt.load_state_dict(opt.state_dict())
-            try:
-                opt.step(np.ones(3, np.float32))
-            except ValueError:
-                pass
-        assert opt.step_count == 120 and runs > 200, (opt.step_count, runs)
-    """)
-
-
-@pytest.mark.slow
-def test_signals_every_300_microseconds(tmp_path: Path) -> None:
-    """Through steps, saves, loads and assignments; and again from a checkpoint that a handler wrote."""
+    They read, save, copy and assign, through steps, saves, loads and assignments. So has what goes on from their files.
+    """
     program = """
-        import copy, faulthandler, pickle, random, signal
+        import copy, faulthandler, gc, pickle, random, signal
         faulthandler.dump_traceback_later(55, exit=True)
         from lrcore import schedules
-        steps = 20_000
-        stored = schedules.Cosine(0.5, steps=steps).warmup(20) * schedules.Exponential(1.0, rate=0.99, steps=10)
+        stored = schedules.Cosine(0.5, steps=20_000).warmup(20) * schedules.Exponential(1.0, rate=0.99, steps=10)
 
         def train(opt):
             for t in range(opt.step_count, steps):
@@ -227,41 +191,47 @@ def test_signals_every_300_microseconds(tmp_path: Path) -> None:
 
         expected = train(build())
         opt = build()
-        checkpoints, busy, handled, failed = [], False, 0, None
+        checkpoints, busy, intrusions, failed = [], False, 0, None
 
-        def handler(*_):
-            global busy, handled, failed
+        def intrude(*_):
+            global busy, intrusions, failed
             if busy:
                 return
             busy = True
             try:
-                handled += 1
+                intrusions += 1
                 opt.lr, opt.schedule, repr(opt), opt.state_dict()
-                if handled % 11 == 0:
+                if intrusions % 11 == 0:
                     pickle.loads(pickle.dumps(copy.copy(opt)))
-                if handled % 13 == 0:  # assigned anew: what is there already
+                if intrusions % 101 == 0:  # assigned anew: what is there already
                     opt.lr = opt.schedule
                     opt.hyper["eps"] = opt.hyper["eps"]
                     opt.load_state_dict(opt.state_dict())
-                if handled % 97 == 0:
-                    opt.save(f"{folder}/{handled}.safetensors")
-                    checkpoints.append((f"{folder}/{handled}.safetensors", opt.params.copy()))
+                if intrusions % 97 == 0:
+                    opt.save(f"{folder}/{intrusions}.safetensors")
+                    checkpoints.append((f"{folder}/{intrusions}.safetensors", opt.params.copy()))
             except BaseException as error:
                 failed = error
             busy = False
 
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 3e-4, 3e-4)
+        if intruder == "handler":
+            signal.signal(signal.SIGALRM, intrude)
+            signal.setitimer(signal.ITIMER_REAL, 3e-4, 3e-4)
+        else:
+            gc.callbacks.append(intrude)
+            gc.set_threshold(1)
         result = train(opt)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.callbacks.clear()
         if failed:
             raise failed
         assert result == expected
-        assert handled > 500 and len(checkpoints) > 5, (handled, len(checkpoints))
+        assert intrusions > 500 and len(checkpoints) > 5, (intrusions, len(checkpoints))
         for name, params in random.Random(1).sample(checkpoints, 3):
             assert train(lrcore.load(name, params)) == expected
     """
-    assert_runs(f"folder = {str(tmp_path)!r}\n" + textwrap.dedent(program))
+    given = f"folder, intruder, steps = {str(tmp_path)!r}, {intruder!r}, {steps}\n"
+    assert_runs(given + textwrap.dedent(program))
 
 
 # ---- threads
