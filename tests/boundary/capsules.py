@@ -5,18 +5,15 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-CPU, CUDA, CUDA_HOST, ROCM_HOST, CUDA_MANAGED = 1, 2, 3, 11, 13
+import numpy as np
+from numpy.typing import NDArray
+
+CPU, CUDA, CUDA_HOST, ROCM_HOST = 1, 2, 3, 11
 """Types of devices."""
-
-READ_ONLY, IS_COPIED = 1, 2
-"""Flags of a versioned tensor."""
-
-KINDS = {0: "i", 1: "u", 2: "f", 5: "c", 6: "b"}
-"""NumPy's letter for each type code."""
 
 # The names are kept here: a capsule only points to its own.
 VERSIONED, LEGACY = b"dltensor_versioned", b"dltensor"
-USED = {VERSIONED: b"used_dltensor_versioned", LEGACY: b"used_dltensor"}
+USED_VERSIONED = b"used_dltensor_versioned"
 
 
 def _api(name: str, result: Any, *arguments: Any) -> Any:
@@ -27,8 +24,6 @@ _is_valid = _api("PyCapsule_IsValid", ctypes.c_int, ctypes.py_object, ctypes.c_c
 _get_pointer = _api("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 _set_name = _api("PyCapsule_SetName", ctypes.c_int, ctypes.py_object, ctypes.c_char_p)
 _new = _api("PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-
-Deleter = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
 
 class DLTensor(ctypes.Structure):
@@ -67,36 +62,22 @@ class ManagedVersioned(ctypes.Structure):
     ]
 
 
-assert ctypes.sizeof(DLTensor) == 48
-assert ctypes.sizeof(Managed) == 64
-assert ctypes.sizeof(ManagedVersioned) == 80
-
-
 def make_capsule(address: int, name: bytes) -> Any:
     """Return a capsule without a destructor. The name has to outlive it."""
     return _new(address, name, None)
 
 
-def pointer_of(capsule: Any, name: bytes) -> int:
-    """Return what a capsule of that name points to."""
-    return int(_get_pointer(capsule, name))
-
-
 def managed_of(capsule: Any) -> Managed | ManagedVersioned:
-    """Return the managed tensor of an unused capsule, in place; ValueError if it is none."""
+    """Return the managed tensor of an unused capsule, in place."""
     if _is_valid(capsule, VERSIONED):
-        return ManagedVersioned.from_address(pointer_of(capsule, VERSIONED))
-    if _is_valid(capsule, LEGACY):
-        return Managed.from_address(pointer_of(capsule, LEGACY))
-    raise ValueError(
-        "A DLPack tensor object cannot be consumed multiple times (or object was not a DLPack capsule). "
-        f"Got: {capsule!r}"
-    )
+        return ManagedVersioned.from_address(_get_pointer(capsule, VERSIONED))
+    return Managed.from_address(_get_pointer(capsule, LEGACY))
 
 
-def take(capsule: Any) -> None:
-    """Mark a capsule as consumed: what it points to is the caller's to let go of."""
-    _set_name(capsule, USED[VERSIONED if isinstance(managed_of(capsule), ManagedVersioned) else LEGACY])
+def take(capsule: Any) -> int:
+    """Mark a versioned capsule as consumed; return where what it points to is, which is the caller's to let go of."""
+    _set_name(capsule, USED_VERSIONED)
+    return int(_get_pointer(capsule, USED_VERSIONED))
 
 
 def move(capsule: Any, device_type: int, device_id: int) -> Any:
@@ -106,54 +87,19 @@ def move(capsule: Any, device_type: int, device_id: int) -> Any:
     return capsule
 
 
-class Tensor:
-    """The tensor of an unused capsule, which consumes it. Its deleter is called with it; NumPy sees it as an array."""
+class Exported:
+    """An exporter of one capsule, as of memory of the CPU."""
 
     def __init__(self, capsule: Any) -> None:
-        self.managed: Managed | ManagedVersioned | None = None
-        managed = managed_of(capsule)
-        take(capsule)
-        self.managed = managed
+        self.capsule = move(capsule, CPU, 0)
 
-    def __del__(self) -> None:
-        if self.managed is not None and self.managed.deleter:
-            Deleter(self.managed.deleter)(ctypes.addressof(self.managed))
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return CPU, 0
 
-    @property
-    def tensor(self) -> DLTensor:
-        """What was exported."""
-        assert self.managed is not None
-        tensor: DLTensor = self.managed.tensor
-        return tensor
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.capsule
 
-    @property
-    def device(self) -> tuple[int, int]:
-        """The type and the number of the device."""
-        return self.tensor.device_type, self.tensor.device_id
 
-    @property
-    def major(self) -> int:
-        """The major version of the layout; that of a legacy capsule is 0."""
-        return int(self.managed.major) if isinstance(self.managed, ManagedVersioned) else 0
-
-    @property
-    def flags(self) -> int:
-        """The flags; those of a legacy capsule are 0."""
-        return int(self.managed.flags) if isinstance(self.managed, ManagedVersioned) else 0
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        tensor = self.tensor
-        if tensor.lanes != 1 or tensor.code not in KINDS:
-            raise TypeError(f"Unsupported dtype. dtype code: {tensor.code}, lanes: {tensor.lanes}")
-        itemsize = tensor.bits // 8
-        strides = None
-        if tensor.strides:
-            strides = tuple(tensor.strides[k] * itemsize for k in range(tensor.ndim))
-        return {
-            "version": 3,
-            "shape": tuple(tensor.shape[: tensor.ndim]),
-            "typestr": f"<{KINDS[tensor.code]}{itemsize}",
-            "data": ((tensor.data or 0) + tensor.byte_offset, False),
-            "strides": strides,
-        }
+def on_the_host(capsule: Any) -> NDArray[Any]:
+    """Return NumPy's array over the memory of an unused capsule, whichever device it names."""
+    return np.from_dlpack(Exported(capsule))

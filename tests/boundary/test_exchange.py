@@ -55,8 +55,7 @@ def managed_from_object(tensor: Tensor, out: Any) -> int:
     """Return a managed tensor, which is the caller's then."""
     tensor.asked.append("function")
     capsule = capsules.move(tensor.array.__dlpack__(max_version=(1, 0)), *tensor.device)
-    out[0] = ctypes.addressof(capsules.managed_of(capsule))
-    capsules.take(capsule)
+    out[0] = capsules.take(capsule)
     return 0
 
 

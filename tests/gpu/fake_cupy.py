@@ -192,7 +192,7 @@ def from_dlpack(array: Any) -> ndarray:
     _, number = array.__dlpack_device__()
     with Device(number):
         capsule = array.__dlpack__(stream=get_current_stream().ptr or 1, max_version=(1, 0))
-    return ndarray(np.asarray(capsules.Tensor(capsule)), number)
+    return ndarray(capsules.on_the_host(capsule), number)
 
 
 def _allocate(make: Callable[..., Any], shape: Any, dtype: DTypeLike) -> ndarray:
