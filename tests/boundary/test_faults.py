@@ -69,26 +69,6 @@ assert opt.step_count == 2 and (params == -0.25).all()
 
 
 @measured
-def test_state_takes_memory_where_it_is_touched() -> None:
-    """Buffers that are larger than the memory: their state is mapped, or refused."""
-    assert_runs(
-        LIMITED
-        + """
-import mmap
-params = np.zeros(256 * MiB, np.float32)
-before = pages(1)
-lrcore.Adam(params)
-assert pages(1) < before + 64 * MiB
-huge = mmap.mmap(-1, 2**42, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
-params = np.frombuffer(huge, np.float32)
-limit(64 * MiB)
-refused(lrcore.Adam, params)
-lrcore.SGD(params[:MiB]).step(np.ones(MiB, np.float32))
-"""
-    )
-
-
-@measured
 def test_no_threads_to_be_had() -> None:
     """The pool works with the caller alone, then with some, then with all."""
     assert_runs(

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,24 +93,6 @@ def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[s
     for place, (sign, after) in enumerate(zip(signs, BLOCKS[signs], strict=True)):
         run_in_threads(1, lambda _, sign=sign: act(sign))  # type: ignore[misc]
         assert after == "?" or in_use() == dict(zip(".AB", two, strict=True))[after], signs[: place + 1]
-
-
-def test_blocks_of_many_threads(two: tuple[str, str, str]) -> None:
-    """What is in use while all of them are open is one of theirs, and afterwards what was before."""
-    before, *names = two
-    shared = lrcore.use_backend(names[0])
-    inside = threading.Barrier(4, timeout=60)
-
-    def work(index: int) -> None:
-        for turn in range(200):
-            with shared if index == 0 else lrcore.use_backend(names[index % 2]):
-                if turn % 50 == 0:
-                    inside.wait()
-                    assert in_use() in names
-                    inside.wait()
-
-    run_in_threads(4, work)
-    assert in_use() == before
 
 
 def test_choices_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:

@@ -1,11 +1,10 @@
-"""Threads, forks and interrupts: no hang, no crash, no lost step."""
+"""Threads and forks: no hang, no crash, no lost step."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import os
-import signal
 import sys
 import threading
 import time
@@ -292,25 +291,7 @@ def test_a_daemon_thread_that_steps_does_not_disturb_the_exit() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# ---- interrupts and the GIL
-
-
-def test_an_interrupt_leaves_a_consistent_state() -> None:
-    """Ctrl-C, here by an alarm, lands between steps: parameters and count belong together."""
-    opt = lrcore.SGD(np.zeros(LARGE, np.float32), lr=1.0)
-    g = np.full(LARGE, -1, np.float32)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(KeyboardInterrupt):
-            while (
-                opt.step_count < 2**24
-            ):  # beyond it a float32 does not count on; no machine gets there in the time
-                opt.step(g)
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert opt.step_count > 0
-    assert_bits(opt.params, np.full(LARGE, opt.step_count, np.float32))
+# ---- the GIL
 
 
 def ticks_during(calls: Iterable[Callable[[], None]]) -> list[int]:
