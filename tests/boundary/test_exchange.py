@@ -12,7 +12,7 @@ import pytest
 
 import lrcore
 from boundary import capsules
-from support import Array, assert_bits
+from support import assert_bits
 
 NAME = b"dlpack_exchange_api"
 
@@ -77,66 +77,47 @@ def tensor(monkeypatch: pytest.MonkeyPatch) -> Tensor:
     return Tensor(np.ones(8, np.float32))
 
 
-def offer(monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
+def offer(monkeypatch: pytest.MonkeyPatch, api: Api | None) -> None:
     """Let the type offer that table."""
-    table = capsules.make_capsule(ctypes.addressof(api), NAME)
+    table = capsules.make_capsule(ctypes.addressof(api), NAME) if api else None
     monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", table, raising=False)
 
 
-def step(params: Array, grads: Any) -> None:
-    lrcore.SGD(params, lr=0.5).step(grads)
-
-
-@pytest.mark.parametrize("api", [API, NEWER])
-def test_the_function_serves(tensor: Tensor, monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
-    """That of an older table too, where the first is too new."""
+@pytest.mark.parametrize(
+    ("api", "device", "asked"),
+    [
+        (API, capsules.CPU, ["function"]),
+        (NEWER, capsules.CPU, ["function"]),
+        (ONLY_NEWER, capsules.CPU, ["method"]),
+        (None, capsules.CPU, ["method"]),
+        (FAILING, capsules.CPU, ["method"]),
+        (API, capsules.CUDA, ["function", "method"]),  # the function is not told a stream
+    ],
+    ids=["the first", "an older", "too new", "none", "an error", "a device"],
+)
+def test_the_function_serves_or_the_method(
+    tensor: Tensor, monkeypatch: pytest.MonkeyPatch, api: Api | None, device: int, asked: list[str]
+) -> None:
+    """And the memory is held by what they give: the exporter may vanish."""
     offer(monkeypatch, api)
-    params = np.ones(8, np.float32)
-    step(params, tensor)
-    assert tensor.asked == ["function"]
-    lrcore.SGD(tensor, lr=0.5).step(np.ones(8, np.float32))
-    for each in (params, tensor.array):
-        assert_bits(each, np.full(8, 0.5, np.float32))
-    assert {*tensor.asked} == {"function"}
-
-
-@pytest.mark.parametrize("by", ["function", "method"])
-def test_the_memory_is_held_and_let_go(tensor: Tensor, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
-    """By its capsule alone: the exporter may vanish."""
-    if by == "method":
-        monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", None)
+    tensor.device = (device, 0)
     held = weakref.ref(tensor.array)
-    opt = lrcore.SGD(np.ones(8, np.float32), grads=tensor)
-    assert tensor.asked == [by]
+    params = np.ones(8, np.float32)
+    opt = lrcore.SGD(params, lr=0.5, grads=tensor)
+    assert tensor.asked == asked
     del tensor.array
     gc.collect()
-    assert held() is not None
     opt.step()
+    assert_bits(params, np.full(8, 0.5, np.float32))
     del opt
     gc.collect()
     assert held() is None
 
 
-def test_a_flag_of_the_function_is_read(tensor: Tensor) -> None:
+def test_what_the_function_gives_is_written_unless_it_is_read_only(tensor: Tensor) -> None:
+    lrcore.SGD(tensor, lr=0.5).step(np.ones(8, np.float32))
+    assert_bits(tensor.array, np.full(8, 0.5, np.float32))
     tensor.array.setflags(write=False)
     with pytest.raises(ValueError, match="^params: the array is read-only"):
         lrcore.SGD(tensor)
-    assert tensor.asked == ["function"]
-
-
-@pytest.mark.parametrize("why", ["too new", "no table", "error", "device"])
-def test_the_method_serves_where_the_function_does_not(
-    tensor: Tensor, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
-    if why == "too new":
-        offer(monkeypatch, ONLY_NEWER)
-    elif why == "no table":
-        monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", None)
-    elif why == "error":
-        offer(monkeypatch, FAILING)
-    else:
-        tensor.device = (capsules.CUDA, 0)  # the function is not told a stream
-    params = np.ones(8, np.float32)
-    step(params, tensor)
-    assert tensor.asked[-1] == "method"
-    assert_bits(params, np.full(8, 0.5, np.float32))
+    assert {*tensor.asked} == {"function"}

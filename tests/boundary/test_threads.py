@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -162,40 +160,37 @@ def test_more_threads_than_the_system_runs_at_once() -> None:
 
 # ---- processes
 
-STEPPING = """
-    import os, signal, time
-    n = 1_500_000
-    lrcore.set_num_threads(4)
-    opt = lrcore.SGD(np.zeros(n, np.float32), lr=1.0, grads=np.full(n, -1, np.float32))
-
-    def steps(count):
-        signal.alarm(10)
-        before = opt.step_count
-        for _ in range(count):
-            opt.step()
-        signal.alarm(0)
-        return opt.step_count - before, bool((opt.params == opt.step_count).all())
-
-    steps(10)
-"""
-
 
 @forks
-@pytest.mark.parametrize("while_workers_sleep", [False, True])
-def test_forks(while_workers_sleep: bool) -> None:
+@pytest.mark.parametrize("workers", ["awake", "asleep"])
+def test_forks(workers: str) -> None:
     """In the child none of the pool's threads exists: it neither waits for them nor loses work, and the parent goes on."""
-    assert_runs(f"""{STEPPING}
-    time.sleep({while_workers_sleep * 0.1})
-    if (child := os.fork()) == 0:
-        worked = steps(10) == (10, True)
-        listed = "/proc/self/task"  # the child would do all slices by itself if it counted on its parent's threads
-        worked = worked and (not os.path.isdir(listed) or len(os.listdir(listed)) == 4)
-        if (grandchild := os.fork()) == 0:
-            os._exit(steps(10) != (10, True))
-        os._exit(os.waitpid(grandchild, 0)[1] or not worked)
-    steps(1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert steps(10) == (10, True)
+    assert_runs(f"""
+        import os, signal, time
+        n = 1_500_000
+        lrcore.set_num_threads(4)
+        opt = lrcore.SGD(np.zeros(n, np.float32), lr=1.0, grads=np.full(n, -1, np.float32))
+
+        def work():
+            signal.alarm(10)
+            before = opt.step_count
+            for _ in range(10):
+                opt.step()
+            signal.alarm(0)
+            return opt.step_count == before + 10 and (opt.params == opt.step_count).all()
+
+        work()
+        time.sleep({0.1 * (workers == "asleep")})
+        if (child := os.fork()) == 0:
+            worked = work()
+            listed = "/proc/self/task"  # the child would do all slices by itself if it counted on its parent's threads
+            worked = worked and (not os.path.isdir(listed) or len(os.listdir(listed)) == 4)
+            if (grandchild := os.fork()) == 0:
+                os._exit(not work())
+            os._exit(os.waitpid(grandchild, 0)[1] or not worked)
+        opt.step()
+        assert os.waitpid(child, 0)[1] == 0
+        assert work()
     """)
 
 
@@ -227,52 +222,34 @@ def test_signals_are_for_the_threads_of_the_program() -> None:
 
 @forks
 def test_a_child_forked_during_another_threads_step_is_told() -> None:
-    """Its copy of the arrays may be half updated, and the thread that would finish them does not exist there."""
-    assert_runs("""
-        import os, signal, sys, threading, time
-        n = 5_000_000
-        opt = lrcore.Adam(np.zeros(n, np.float32), grads=np.ones(n, np.float32))
-        other = lrcore.SGD(np.zeros(300_000, np.float32), lr=1.0)
-        threading.Thread(target=lambda: [opt.step() for _ in range(1200)], daemon=True).start()
-        while opt.step_count < 2:
-            time.sleep(0.001)
-        told, between = 10, 11
-        for _ in range(20):  # until a fork does not fall between two steps
-            child = os.fork()
-            if child == 0:
-                signal.alarm(10)
-                other.step(np.ones(300_000, np.float32))
-                try:
-                    opt.step()
-                except RuntimeError as error:
-                    os._exit(told if "forked while another thread was stepping" in str(error) else 1)
-                os._exit(between)
-            _, status = os.waitpid(child, 0)
-            if os.waitstatus_to_exitcode(status) != between:
-                break
-        sys.exit(os.waitstatus_to_exitcode(status) != told)
-    """)
-
-
-@forks
-def test_a_child_forked_while_another_thread_calls_a_function_calls_it() -> None:
-    """The arrays are others there, and with the same arguments the function does not wait for a thread of the parent."""
+    """Its copy of the arrays may be half updated. What steps others works: an optimizer, and a function of the same arguments."""
     assert_runs("""
         import os, signal, sys, threading
-        def step(t):
-            arrays = [np.ones(1, np.float32) for _ in range(4)]
-            lrcore.functional.nadam(*arrays, step=t, lr=0.1, betas=(1 - 1e-7, 0.999), momentum_decay=1.0)
-        step(1)
-        sys.setswitchinterval(1000)  # the thread runs on until it lets go of the GIL, within its step
-        started = threading.Event()
-        threading.Thread(target=lambda: [started.set(), step(10**9)], daemon=True).start()
-        started.wait()
+        arguments = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}
+        late = 10**9  # whose product of momenta takes seconds
+        opt = lrcore.NAdam(np.ones(1, np.float32), grads=np.ones(1, np.float32), **arguments)
+        opt.step_count = late
+        large = lrcore.SGD(np.ones(5_000_000, np.float32), grads=np.ones(5_000_000, np.float32))
+
+        def function(t):
+            lrcore.functional.nadam(*np.ones((4, 1), np.float32), step=t, **arguments)
+
+        function(1)
+        sys.setswitchinterval(1000)  # each thread runs on until it lets go of the GIL, within its step
+        for work in (opt.step, lambda: function(late), lambda: [large.step() for _ in range(1000)]):
+            started = threading.Event()
+            threading.Thread(target=lambda: [started.set(), work()], daemon=True).start()
+            started.wait()
         if (child := os.fork()) == 0:
             signal.alarm(10)
-            step(2)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        sys.exit(os.waitstatus_to_exitcode(status))
+            function(2)
+            lrcore.SGD(np.zeros(300_000, np.float32)).step(np.ones(300_000, np.float32))
+            try:
+                opt.step()
+            except RuntimeError as error:
+                os._exit("forked while another thread was stepping" not in str(error))
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
     """)
 
 
@@ -294,10 +271,16 @@ def test_a_daemon_thread_that_steps_does_not_disturb_the_exit() -> None:
 # ---- the GIL
 
 
-def ticks_during(calls: Iterable[Callable[[], None]]) -> list[int]:
-    """Return how often another Python thread got the GIL during each call."""
-    running, ticks = threading.Event(), 0
-    seen = []
+@pytest.mark.parametrize("during", ["sweep", "product of a class", "product of a function"])
+def test_the_gil_is_free_during_a_step(during: str) -> None:
+    """A sweep over many elements, or NAdam's product of momenta, which takes long at a late step.
+
+    The short sweep that follows the product lets another thread in once or twice.
+    """
+    p, g, m, v = np.zeros((4, 10_000_000 if during == "sweep" else 1), np.float32)
+    arguments: Any = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}
+    opt = lrcore.SGD(p, grads=g) if during == "sweep" else lrcore.NAdam(p, grads=g, **arguments)
+    running, ticks, seen = threading.Event(), 0, []
 
     def tick() -> None:
         nonlocal ticks
@@ -312,33 +295,16 @@ def ticks_during(calls: Iterable[Callable[[], None]]) -> list[int]:
     try:
         thread.start()
         running.wait()
-        for call in calls:
+        for t in (2_000_000, 4_000_000, 6_000_000):
             before = ticks
-            call()
+            if during == "product of a function":
+                lrcore.functional.nadam(p, g, m, v, step=t, **arguments)
+            else:
+                opt.step_count = t - 1
+                opt.step()
             seen.append(ticks - before)
     finally:
         running.clear()
         sys.setswitchinterval(interval)
     thread.join(60)
-    return seen
-
-
-@pytest.mark.parametrize("during", ["sweep", "product of a class", "product of a function"])
-def test_the_gil_is_free_during_a_step(during: str) -> None:
-    """A sweep over many elements, or NAdam's product of momenta, which takes long at a late step.
-
-    The short sweep that follows the product lets another thread in once or twice.
-    """
-    p, g, m, v = np.zeros((4, 10_000_000 if during == "sweep" else 1), np.float32)
-    arguments: Any = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}
-    opt = lrcore.SGD(p, grads=g) if during == "sweep" else lrcore.NAdam(p, grads=g, **arguments)
-
-    def step_at(t: int) -> None:
-        if during == "product of a function":
-            lrcore.functional.nadam(p, g, m, v, step=t, **arguments)
-        else:
-            opt.step_count = t - 1
-            opt.step()
-
-    calls = [functools.partial(step_at, t * 2 * 10**6) for t in (1, 2, 3)]
-    assert max(ticks_during(calls)) > (0 if during == "sweep" else 10)
+    assert max(seen) > (0 if during == "sweep" else 10)
