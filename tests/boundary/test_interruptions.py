@@ -30,8 +30,8 @@ def rates() -> schedules.Schedule:
     return plateau.warmup(5) * schedules.Recursive(lambda _, lr: lr * 0.99, lr=1.0)
 
 
-def test_assigning_at_any_moment() -> None:
-    """Of a step: it uses what is assigned while the rate is asked. Of an assignment: both are kept."""
+def test_assigning_and_stepping_at_any_moment() -> None:
+    """Of a step: it uses what is assigned while the rate is asked. Of an assignment: both are kept. Of a save: it is of one."""
     opt = lrcore.SGD(np.zeros(1, np.float32), lr=1.0, momentum=0.5)
     g = np.full(1, -1, np.float32)
 
@@ -55,6 +55,10 @@ def test_assigning_at_any_moment() -> None:
     assert seen() == (1.0, 101, 1.0, 0.0)
     for _ in at_each_opcode(lambda: opt.hyper.update(momentum=0.25), intrude):
         assert (opt.hyper["momentum"], opt.hyper["weight_decay"]) == (0.25, 0.25)
+        reset()
+    saved: dict[str, Any] = {}
+    for _ in at_each_opcode(lambda: saved.update(opt.state_dict()), lambda: opt.step(g)):
+        assert saved["step_count"] - 100 == -saved["state"]["momentum_buffer"][0]
         reset()
 
 
