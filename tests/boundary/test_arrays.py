@@ -77,10 +77,9 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     **{
         dtype: (lambda torch, dtype=dtype: torch.ones(SHAPE, dtype=getattr(torch, dtype)), TypeError,
                 f"expected dtype float32, got {dtype};")
-        for dtype in ("bfloat16", "float16", "float64", "int64", "complex64", "bool")
+        for dtype in ("bfloat16", "float64", "bool")
     },
     "transposed": (lambda torch: torch.ones(4, 3).t(), ValueError, "expected a C-contiguous array"),
-    "every other": (lambda torch: torch.ones(24)[::2], ValueError, "expected a C-contiguous array"),
     "expanded": (lambda torch: torch.ones(1).expand(12), ValueError, "expected a C-contiguous array"),
     "negated": (lambda torch: torch.ones(12, dtype=torch.cfloat).conj().imag, ValueError, r"negated view.*resolve_neg\(\)"),
     "with a graph": (lambda torch: torch.ones(SHAPE, requires_grad=True), TypeError, r"requires? grad.*detach\(\)"),

@@ -260,8 +260,8 @@ def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
 
 
 def test_a_negative_zero_leaves_no_trace() -> None:
-    """A call with beta2 = 0 gave those after it, with -0.0, another sign of zero."""
-    for beta in (0.0, -0.0):
+    """Of two calls with equal numbers, 0.0 and -0.0, the second had the sign of the first."""
+    for beta in (-0.0, 0.0):
         p, m = np.ones((2, 1), np.float32)
         lrcore.functional.lion(p, -np.zeros(1, np.float32), m, step=1, lr=0.1, betas=(0.5, beta))
         assert_bits(m, np.zeros(1, np.float32))

@@ -117,12 +117,12 @@ def test_init_was_not_called() -> None:
     """An object that `__new__` alone has made has nothing to step or show."""
     opt = lrcore.Adam.__new__(lrcore.Adam)
     for use in (
-        repr,
-        lambda each: each.step(start()),
-        lambda each: each.step_count,
-        lambda each: each.schedule,
-        lambda each: step_together([each]),
-        lambda each: commit([(each, None, 1, None, None, None)]),
+        lambda: repr(opt),
+        lambda: opt.step(start()),
+        lambda: opt.step_count,
+        lambda: opt.schedule,
+        lambda: step_together([opt]),
+        lambda: commit([(opt, None, 1, None, None, None)]),
     ):
         with pytest.raises(TypeError, match=r"^Optimizer\.__init__ has not been called$"):
-            use(opt)
+            use()

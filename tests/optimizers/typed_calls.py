@@ -54,13 +54,8 @@ class Own(lrcore.Lion, weight_decay=0.5, decay="l2"):
 
 def wrong_names() -> None:
     lrcore.Adam(params, learning_rate=0.1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    lrcore.Adam(params, beta1=0.9)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    lrcore.Adam(params, momentum=0.9)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     lrcore.SGD(params, weight_deacy=0.9)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    lrcore.SGD(params, grad_scale=0.9)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     schedules.Cosine(0.1, T_max=10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    schedules.CosineRestarts(0.1, steps=4, _starts=[0])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    schedules.Noam(64, warmup=10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     lrcore.Adam(params).zero_grad()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     lrcore.functional.adamw2  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
@@ -69,7 +64,6 @@ def wrong_types() -> None:
     lrcore.Adam(params, lr="0.1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lrcore.Adam(params, betas=0.9)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lrcore.Adam(params, eps_placement="inside")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    lrcore.Adam(params, weight_decay="small")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lrcore.Adam(params, decay="l1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lrcore.SGD(params, maximize="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lrcore.SGD(params, max_steps=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
