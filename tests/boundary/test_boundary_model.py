@@ -259,14 +259,6 @@ def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
 # ---- what these have found
 
 
-def test_a_negative_zero_leaves_no_trace() -> None:
-    """Of two calls with equal numbers, 0.0 and -0.0, the second had the sign of the first."""
-    for beta in (-0.0, 0.0):
-        p, m = np.ones((2, 1), np.float32)
-        lrcore.functional.lion(p, -np.zeros(1, np.float32), m, step=1, lr=0.1, betas=(0.5, beta))
-        assert_bits(m, np.zeros(1, np.float32))
-
-
 @pytest.mark.parametrize("inner", [None, 0.1, "Constant", [{"schedule": "Constant", "lr": 0.1}]])
 def test_a_dictionary_whose_inner_schedule_is_none(inner: Any) -> None:
     """It was taken, and the next step failed."""
