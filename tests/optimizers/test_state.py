@@ -110,6 +110,7 @@ SPOILED: list[tuple[Any, Any, str]] = [
     ("hyper", ["betas", "eps", "weight_decay"], "expected a dictionary, got list"),
     ("step_count", 2**70, "expected an integer from 0"),
     ("step_count", 1.0, "expected an integer, got float"),
+    ("step_count", None, "expected an integer, got None"),
     ("state", {"exp_avg": NINE}, "expected the entries"),
     ("state", ["exp_avg", "exp_avg_sq"], "expected a dictionary, got list"),
     ("schedule", {"schedule": "Nothing"}, "expected the name"),
