@@ -202,6 +202,7 @@ def test_sizes_and_shapes() -> None:
     opt = lrcore.Adam(np.zeros((2, 3), np.float32))
     refused: dict[Any, str] = {
         5: "6 elements like params, got 5",
+        7: "6 elements like params, got 7",
         (3, 2): r"shape \(2, 3\) like params, or a flat array, got \(",
     }
     for wrong, expected in refused.items():
