@@ -37,8 +37,8 @@ def test_a_rate_is_asked_again_only_when_it_is_for_another_step() -> None:
 
 def test_assigning_the_rate() -> None:
     """A number, a schedule or a callable, of the step count that goes on; what is refused leaves the rate there is."""
-    rate = np.array(0.5)
-    opt = lrcore.SGD(start(), lr=rate)  # type: ignore[arg-type]
+    opt, rate = lrcore.SGD(start()), np.array(0.5)
+    opt.lr = rate  # type: ignore[assignment]
     rate[...] = 0.25  # it was read when it was assigned
     assert opt.schedule == schedules.Constant(0.5)
     run(opt, 2)

@@ -69,3 +69,4 @@ def wrong_types() -> None:
     lrcore.SGD(params, max_steps=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lrcore.Adam(params).lr = "fast"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
     schedules.Cosine(0.1, steps="ten")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lrcore.tune.range_test(lrcore.Adam(params), lambda: 1.0, mode="fast")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
