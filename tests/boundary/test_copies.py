@@ -61,18 +61,11 @@ class Trainer:
 
     def __init__(self) -> None:
         self.base = 0.5
-        self.opt = Own(start(), lr=self.rate)
+        self.opt = lrcore.Lion(start(), lr=self.rate)
 
     def rate(self, t: int) -> float:
         """Return a rate of this trainer's."""
         return self.base * (1 + t)
-
-
-class Own(lrcore.Lion):
-    """A subclass with a constructor of its own."""
-
-    def __init__(self, params: Any, lr: Any) -> None:
-        super().__init__(params, lr, betas=(0.5, 0.6))
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle])

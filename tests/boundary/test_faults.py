@@ -35,12 +35,6 @@ def limit(room):
     most = pages(0) + room if room else resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
-def refused(call, *arguments):
-    try:
-        call(*arguments)
-    except MemoryError:
-        return
-    raise AssertionError("there was memory")
 """
 
 
@@ -50,6 +44,13 @@ def test_no_memory_for_the_state() -> None:
     assert_runs(
         LIMITED
         + """
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except MemoryError:
+        return
+    raise AssertionError("there was memory")
+
 n = 4 * MiB
 params, grads = np.ones(n, np.float32), np.ones(n, np.float32)
 opt = lrcore.SGD(params, lr=0.5, momentum=0.5, grads=grads)
@@ -74,23 +75,17 @@ def test_no_threads_to_be_had() -> None:
     assert_runs(
         LIMITED
         + """
-def threads():
-    return len(os.listdir("/proc/self/task"))
-
-def take_steps():
-    for _ in range(3):
-        opt.step()
-
 n = 16 * 262_144
 lrcore.set_num_threads(16)
 opt = lrcore.SGD(np.zeros(n, np.float32), lr=1.0, grads=np.full(n, -1, np.float32))
-before = threads()
+before = len(os.listdir("/proc/self/task"))
 mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 hired = []
 for room in (MiB, 20 * MiB, None):  # a thread's stack takes 2 MiB or 8
     limit(room)
-    take_steps()
-    hired.append(threads() - before)
+    for _ in range(3):
+        opt.step()
+    hired.append(len(os.listdir("/proc/self/task")) - before)
 assert hired[0] == 0 < hired[1] < hired[2] == 15, hired
 assert opt.step_count == 9 and (opt.params == 9).all()
 assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
