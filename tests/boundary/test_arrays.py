@@ -47,26 +47,6 @@ def test_torch_tensors_step_like_numpy_arrays(torch: Any, rule: str) -> None:
 # ---- tensors that are not float32 in memory of their own
 
 
-def fake_tensor(torch: Any) -> Any:
-    from torch._subclasses import FakeTensorMode
-
-    with FakeTensorMode():
-        return torch.zeros(SHAPE)
-
-
-def wrapper_subclass(torch: Any) -> Any:
-    class Wrapper(torch.Tensor):  # type: ignore[misc]
-        @staticmethod
-        def __new__(cls: Any) -> Any:
-            return torch.Tensor._make_wrapper_subclass(cls, SHAPE, dtype=torch.float32)
-
-        @classmethod
-        def __torch_dispatch__(cls, *_: Any, **__: Any) -> Any:
-            raise AssertionError("is not asked")
-
-    return Wrapper()
-
-
 def with_storage_of(torch: Any, size: int) -> Any:
     tensor = torch.ones(1000)
     tensor.untyped_storage().resize_(size)
@@ -85,12 +65,10 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "with a graph": (lambda torch: torch.ones(SHAPE, requires_grad=True), TypeError, r"requires? grad.*detach\(\)"),
     "sparse": (lambda torch: torch.ones(SHAPE).to_sparse(), TypeError, "this Tensor cannot be exported"),
     "meta": (lambda torch: torch.ones(SHAPE, device="meta"), TypeError, "this Tensor cannot be exported"),
-    "fake": (fake_tensor, TypeError, "got FakeTensor, which overrides dispatch"),
     "masked": (
         lambda torch: torch.masked.MaskedTensor(torch.ones(SHAPE), torch.ones(SHAPE, dtype=torch.bool)), TypeError,
         "got MaskedTensor, which overrides dispatch",
     ),
-    "wrapper": (wrapper_subclass, TypeError, "got .*Wrapper, which overrides dispatch"),
     "zeros": (lambda torch: torch._efficientzerotensor(SHAPE), TypeError, "got a zero tensor, which has none"),
     "freed": (lambda torch: with_storage_of(torch, 0), ValueError, "got a null pointer"),
     "shortened": (lambda torch: with_storage_of(torch, 64), ValueError, "expected a tensor within its storage"),
@@ -103,9 +81,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors:UserWarning")
-@pytest.mark.parametrize(
-    "wrong", [pytest.param(each, marks=[pytest.mark.slow] * (each == "fake")) for each in WRONG]
-)  # PyTorch imports a compiler for a fake one
+@pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_tensors(torch: Any, wrong: str) -> None:
     """Wherever one is taken."""
     made, error, words = WRONG[wrong]

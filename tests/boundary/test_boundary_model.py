@@ -259,7 +259,7 @@ def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
 # ---- what these have found
 
 
-@pytest.mark.parametrize("inner", [None, 0.1, "Constant"])
+@pytest.mark.parametrize("inner", [None, 0.1, "Constant", [{"schedule": "Constant", "lr": 0.1}]])
 def test_a_dictionary_whose_inner_schedule_is_none(inner: Any) -> None:
     """It was taken, and the next step failed."""
     rates = lrcore.schedules.Constant(0.1)
