@@ -24,12 +24,6 @@ from opcodes import at_each_opcode, interrupt
 from support import ONES, N, assert_bits, assert_runs, run, run_in_threads, slow_but_first, start
 
 
-def rates() -> schedules.Schedule:
-    """Return a schedule that takes Python code to ask: of several parts, with a Plateau that falls."""
-    plateau = schedules.Plateau(schedules.Cosine(0.5, steps=1000), factor=0.5, patience=0)
-    return plateau.warmup(5) * schedules.Recursive(lambda _, lr: lr * 0.99, lr=1.0)
-
-
 def test_assigning_and_stepping_at_any_moment() -> None:
     """Of a step: it uses what is assigned while the rate is asked. Of an assignment: both are kept. Of a save: it is of one."""
     opt = lrcore.SGD(np.zeros(1, np.float32), lr=1.0, momentum=0.5)
@@ -65,8 +59,10 @@ def test_assigning_and_stepping_at_any_moment() -> None:
 @pytest.mark.parametrize("call", slow_but_first(["step", "load", "hyper", "lr", "copy", "save"]))
 def test_all_or_nothing_at_any_moment(call: str) -> None:
     """Before each opcode of a call, as in a signal handler: an interrupt leaves, and who looks there sees, all or nothing."""
-    schedule = rates()
-    (plateau,) = schedules.plateaus(schedule)
+    plateau = schedules.Plateau(schedules.Cosine(0.5, steps=1000), factor=0.5, patience=0)
+    schedule = plateau.warmup(5) * schedules.Recursive(
+        lambda _, lr: lr * 0.99, lr=1.0
+    )  # takes Python code to ask
     opt = lrcore.Adam(start(), lr=schedule, grads=ONES.copy())
     run(opt, 3)
     old = opt.state_dict(), opt.params.copy()
