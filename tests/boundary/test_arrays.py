@@ -53,12 +53,28 @@ def with_storage_of(torch: Any, size: int) -> Any:
     return tensor
 
 
+def fake(torch: Any) -> Any:
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        return torch.zeros(SHAPE)
+
+
+def wrapper(torch: Any) -> Any:
+    return torch.Tensor._make_wrapper_subclass(
+        type("Wrapper", (torch.Tensor,), {"__torch_dispatch__": None}), SHAPE, dtype=torch.float32
+    )
+
+
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     **{
         dtype: (lambda torch, dtype=dtype: torch.ones(SHAPE, dtype=getattr(torch, dtype)), TypeError,
                 f"expected dtype float32, got {dtype};")
         for dtype in ("bfloat16", "float64", "bool")
     },
+    "float8": (
+        lambda torch: torch.zeros(SHAPE, dtype=torch.float8_e4m3fn), TypeError, "expected dtype float32, got DLPack type code"
+    ),
     "transposed": (lambda torch: torch.ones(4, 3).t(), ValueError, "expected a C-contiguous array"),
     "expanded": (lambda torch: torch.ones(1).expand(12), ValueError, "expected a C-contiguous array"),
     "negated": (lambda torch: torch.ones(12, dtype=torch.cfloat).conj().imag, ValueError, r"negated view.*resolve_neg\(\)"),
@@ -69,6 +85,8 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         lambda torch: torch.masked.MaskedTensor(torch.ones(SHAPE), torch.ones(SHAPE, dtype=torch.bool)), TypeError,
         "got MaskedTensor, which overrides dispatch",
     ),
+    "fake": (fake, TypeError, "got FakeTensor, which overrides dispatch"),
+    "wrapper": (wrapper, TypeError, "got Wrapper, which overrides dispatch"),
     "zeros": (lambda torch: torch._efficientzerotensor(SHAPE), TypeError, "got a zero tensor, which has none"),
     "freed": (lambda torch: with_storage_of(torch, 0), ValueError, "got a null pointer"),
     "shortened": (lambda torch: with_storage_of(torch, 64), ValueError, "expected a tensor within its storage"),
@@ -81,7 +99,9 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors:UserWarning")
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(
+    "wrong", [pytest.param(each, marks=[pytest.mark.slow] * (each == "fake")) for each in WRONG]
+)  # PyTorch imports a compiler for a fake one
 def test_wrong_tensors(torch: Any, wrong: str) -> None:
     """Wherever one is taken."""
     made, error, words = WRONG[wrong]
