@@ -15,6 +15,7 @@ import pytest
 import lrcore
 from boundary import capsules
 from boundary.model import Liar, roles
+from lrcore import _lrcore_core as core
 from support import CLASSES, Array, assert_bits
 
 
@@ -111,7 +112,10 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     # exporters that misbehave
     "used": (Exporter(used_capsule()), TypeError, "__dlpack__ returned no unused DLPack capsule"),
     "no capsule": (Exporter(3), TypeError, "__dlpack__ returned no unused DLPack capsule"),
-    "raises": (Exporter(RuntimeError("lost")), TypeError, "cannot be exported: lost"),
+    **{
+        f"raises {error.__name__}": (Exporter(error("lost")), TypeError, "cannot be exported: lost")
+        for error in (RuntimeError, TypeError)
+    },
     **{
         f"device {device!r}": (Exporter(3, device), TypeError, "__dlpack_device__ returned no pair")
         for device in (None, 1, (1,), [1, 0], (1, 0, 0))
@@ -309,3 +313,25 @@ NO_ARGUMENT = r"step: expected step\(grads=None, \*, grad_scale=1.0, stream=None
 def test_wrong_arguments_of_a_step(arguments: Any, keywords: Any, error: type[Exception], words: str) -> None:
     opt = lrcore.Adam(ones())
     assert_unchanged(opt, lambda: opt.step(*arguments, **keywords), error, f"^{words}")
+
+
+# ---- what the package never asks of its core
+
+
+BOUND = lrcore.SGD(ones(), grads=ones())
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: core.FunctionalStep("sgdd", False, False, ({}, (), 0.0)), ValueError, "rule: no rule is called 'sgdd'"),
+        (lambda: core.FunctionalStep("adam", False, False, ({}, (), 0.0)), TypeError, "hyper: rule adam takes beta1, "),
+        (lambda: core.step_together([lrcore.SGD(ones())]), TypeError, "grads: .* need gradients bound at construction"),
+        (lambda: core.step_together([BOUND, BOUND]), ValueError, "steppers: expected each of them once"),
+        (lambda: core.Watch(["params"], [3], "moved"), TypeError, "params: expected an array of NumPy or torch, got int"),
+    ],
+)  # fmt: skip
+def test_the_core_trusts_nobody(call: Callable[[], object], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=f"^{words}"):
+        call()
+    assert BOUND.step_count == 0
