@@ -26,14 +26,10 @@ def load_script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("mutants")
 
 
-def test_each_text_stands_in_its_file_once(mutants: Any) -> None:
+def test_each_mutant_has_its_text_once_and_its_tests(mutants: Any) -> None:
     for each in mutants.load(mutants.LIST):
         text = (ROOT / each.file).read_text(encoding="utf-8")
         assert each.applied(text) != text, each.name
-
-
-def test_each_test_is_there(mutants: Any) -> None:
-    for each in mutants.load(mutants.LIST):
         assert each.tests, each.name
         for test in each.tests:
             file, _, function = test.partition("::")
@@ -80,16 +76,11 @@ class Small:
     def write(self, *entries: tuple[str, str, str, str]) -> None:
         """Write the list: name, file, text before and after."""
         keys = ("name", "file", "before", "after")
-        parts = [
-            "\n".join(
-                [
-                    "[[mutants]]",
-                    *(f"{key} = {json.dumps(value)}" for key, value in zip(keys, each, strict=True)),
-                ]
-            )
-            for each in entries
-        ]
-        self.list.write_text("".join(f'{part}\ntests = ["tests/test_it.py"]\n' for part in parts))
+        lines = []
+        for each in entries:
+            lines += ["[[mutants]]", 'tests = ["tests/test_it.py"]']
+            lines += [f"{key} = {json.dumps(value)}" for key, value in zip(keys, each, strict=True)]
+        self.list.write_text("\n".join(lines))
 
 
 @pytest.fixture(name="small")
@@ -130,25 +121,27 @@ def test_the_status_is_0_if_all_are_killed(small: Small, capsys: pytest.CaptureF
     assert "1 mutants: 1 killed" in capsys.readouterr().out
 
 
+WRONG = ("wrong", PACKAGE, "2 * x", "3 * x")
+
+
 @pytest.mark.parametrize(
-    ("before", "match"),
+    ("core", "names", "entries", "said"),
     [
-        ("4 * x", "expected its text once in python/lrcore/__init__.py, got it 0 times"),
-        ("x", "expected its text once in python/lrcore/__init__.py, got it 2 times"),
-        ("2 * x", "expected another text after than before"),
+        (3, [], [("stale", PACKAGE, "4 * x", "")], f"stale: expected its text once in {PACKAGE}, got it 0"),
+        (3, [], [("stale", PACKAGE, "x", "")], f"stale: expected its text once in {PACKAGE}, got it 2"),
+        (3, [], [("stale", PACKAGE, "2 * x", "2 * x")], "stale: expected another text after than before"),
+        (3, [], [WRONG, WRONG], "got wrong again"),
+        (3, ["another"], [WRONG], "another: there is no such mutant"),
+        (5, [], [WRONG], "tests/test_it.py::test_size: fails without a mutant"),
     ],
 )
-def test_a_stale_entry(small: Small, capsys: pytest.CaptureFixture[str], before: str, match: str) -> None:
-    small.write(("stale", PACKAGE, before, "2 * x"))
-    assert small.main([]) == 2
-    assert f"stale: {match}" in capsys.readouterr().err
-
-
-def test_tests_that_fail_without_a_mutant(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
-    small.write(("any", PACKAGE, "2 * x", "3 * x"))
-    (small.root / "csrc" / "core.cpp").write_text("SIZE = 5\n")
-    assert small.main([]) == 2
-    assert "tests/test_it.py::test_size: fails without a mutant" in capsys.readouterr().err
+def test_what_says_nothing_of_the_tests(
+    small: Small, capsys: pytest.CaptureFixture[str], core: int, names: list[str], entries: Any, said: str
+) -> None:
+    (small.root / "csrc" / "core.cpp").write_text(f"SIZE = {core}\n")
+    small.write(*entries)
+    assert small.main(names) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_hang_is_a_kill(mutants: Any, tmp_path: Path) -> None:
@@ -164,12 +157,3 @@ def test_a_sample_is_the_same_each_time(small: Small, capsys: pytest.CaptureFixt
         listed.append(capsys.readouterr().out.splitlines())
     assert listed[0] == listed[1] != listed[2]
     assert [len(each) for each in listed] == [5, 5, 5]
-
-
-def test_names_that_are_unknown_or_repeated(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
-    small.write(("one", PACKAGE, "2 * x", "3 * x"))
-    assert small.main(["two"]) == 2
-    assert "two: there is no such mutant" in capsys.readouterr().err
-    small.write(*[("one", PACKAGE, "2 * x", "3 * x")] * 2)
-    assert small.main([]) == 2
-    assert "got one again" in capsys.readouterr().err
