@@ -76,7 +76,9 @@ def test_every_rule_can_be_timed(rule: str) -> None:
 @pytest.mark.parametrize(("rule", "last"), [("sgd", "stream bound"), ("adam", "arithmetic bound")])
 def test_the_slower_loop_is_the_bound(rule: str, last: str) -> None:
     """Bounds are measured where they say something."""
-    (rows,) = bench.measure([(rule, 10_000)], lambda *case: bench.variants(*case, ["portable"], [1]), 1)
+    (rows,) = bench.measure(
+        [(rule, 10_000)], lambda rule, size: bench.variants(rule, size, ["portable"], [1]), 1
+    )
     step, loops = rows[0], [row for row in rows if row.variant in bench.LOOPS]
     assert loops[0].variant == "stream bound"
     assert loops[-1].variant == last

@@ -238,6 +238,9 @@ def test_a_process_imports_its_build_alone(two_builds: Any, tmp_path: Path) -> N
     )
     printed = two_builds.launch(folder, tmp_path / "cwd", str(script))
     assert printed.split() == ["build", "Finder", str(tmp_path / "cwd")]
+    (folder / "lrcore" / "__init__.py").unlink()
+    with pytest.raises(two_builds.Failure, match="lrcore: expected it in"):
+        two_builds.launch(folder, tmp_path / "cwd", str(script))
 
 
 @pytest.mark.slow

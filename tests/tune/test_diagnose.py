@@ -8,7 +8,6 @@ sound where s <= 0.05, too small below those rates and too large above them. Nea
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -30,6 +29,7 @@ Floats = NDArray[np.float64]
 TOO_LARGE = ("diverging", "oscillating")
 TOO_SMALL = ("barely moving",)
 UNCLEAR = ("unclear",)
+KINDS: tuple[type[np.floating[Any]], ...] = (np.float32, np.float64)
 
 RATES = np.logspace(-6, 2, 17)
 TRAININGS: dict[str, tuple[str, dict[str, Any], str, int]] = {  # optimizer, its arguments, schedule, epochs
@@ -44,39 +44,17 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], str, int]] = {  # optimizer, its
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """A training: its rates and losses, and at its end the whole training set's loss, or infinity, and the parameters."""
-
-    lrs: Floats
-    losses: Floats
-    final: float
-    params: lrcore.Pack
-
-    def diagnose(self) -> Diagnosis:
-        return diagnose(self.losses, self.lrs)
-
-
 def whole_loss(params: lrcore.Pack, data: Digits) -> float:
     _, logits = forward(params, data.train_x)
     loss = float(-log_softmax(logits)[np.arange(len(data.train_y)), data.train_y].mean())
     return loss if math.isfinite(loss) else math.inf
 
 
-def train(
-    data: Digits,
-    training: str,
-    lr: float,
-    seed: int = 0,
-    batch_size: int = 64,
-    start: lrcore.Pack | None = None,
-) -> Run:
-    """Train as `lrcore.demo` does, or from other parameters, but record losses that are not finite too."""
+def train(data: Digits, training: str, lr: float, seed: int = 0, batch_size: int = 64) -> tuple[str, float]:
+    """Train as `lrcore.demo` does, but record losses that are not finite too: the verdict, and the final `whole_loss`."""
     name, arguments, schedule, epochs = TRAININGS[training]
     rng = np.random.default_rng(seed)
     params = initialize(data.train_x.shape[1], 128, 10, rng)
-    if start is not None:
-        params.flat[:] = start.flat
     grads = params.like()
     steps = epochs * -(-len(data.train_y) // batch_size)
     rates: Any = lrcore.schedules.Cosine(lr, steps=steps) if schedule == "cosine" else lr
@@ -87,8 +65,8 @@ def train(
             losses.append(loss_and_gradient(params, grads, data.train_x[batch], data.train_y[batch]))
             opt.step()
         final = whole_loss(params, data)
-    lrs = rates(np.arange(steps)) if schedule == "cosine" else np.full(steps, lr)
-    return Run(lrs, np.array(losses), final, params)
+    lrs = rates(np.arange(steps)) if schedule == "cosine" else lr
+    return diagnose(losses, lrs).verdict, final
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +77,11 @@ def digits() -> Digits:
 @pytest.mark.parametrize("training", slow_but_first(TRAININGS))
 def test_real_sweep(digits: Digits, training: str) -> None:
     """Once a rate is too large, none above it is too small. "unclear" says nothing about the rate, and is passed over."""
-    sweep = [train(digits, training, lr) for lr in RATES]
-    finals = np.array([run.final for run in sweep])
+    verdicts, losses = zip(*(train(digits, training, lr) for lr in RATES), strict=True)
+    finals = np.array(losses)
     best = int(finals.argmin())
     first, *_, last = np.flatnonzero((finals - finals[best]) / (finals[0] - finals[best]) <= 0.05)
     assert 6 < first <= last < 13  # three decades below, two above
-    verdicts = [run.diagnose().verdict for run in sweep]
     assert verdicts[best] == "sound"
     for i, verdict in enumerate(verdicts):
         if not first <= i <= last:
@@ -119,20 +96,9 @@ def test_real_sweep(digits: Digits, training: str) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_small_batches(digits: Digits, seed: int) -> None:
     """Of four images: the noise of a sound rate is no oscillation."""
-    verdicts = [train(digits, "AdamW", lr, seed, 4).diagnose().verdict for lr in (1e-6, 1e-3, 1.0)]
+    verdicts = [train(digits, "AdamW", lr, seed, 4)[0] for lr in (1e-6, 1e-3, 1.0)]
     assert verdicts[:2] == ["barely moving", "sound"]
     assert verdicts[2] in TOO_LARGE
-
-
-@pytest.mark.slow
-def test_converged_start(digits: Digits) -> None:
-    """Most batches have hardly a loss, and a few a large one: no oscillation, and at large rates still one."""
-    start = train(digits, "SGD, 20 epochs", 0.3).params
-    for seed in range(3):
-        for lr in (1e-6, 1e-4, 1e-2):
-            verdict = train(digits, "AdamW", lr / 10, seed, 8, start).diagnose().verdict
-            assert verdict in ("barely moving", "unclear"), (lr, seed)
-        assert train(digits, "AdamW", 1.0, seed, 8, start).diagnose().verdict in TOO_LARGE
 
 
 def noise(steps: int, seed: int, scale: float = 0.05) -> Floats:
@@ -187,22 +153,6 @@ def test_curves(name: str, steps: int) -> None:
         assert found.verdict in verdicts, (seed, found)
 
 
-@pytest.mark.parametrize("steps", [46, 460])
-def test_quadratic(steps: int) -> None:
-    """Of gradient descent on x^2 + 10 y^2, which needs a rate below 0.1: known without any network."""
-
-    def losses(lr: float) -> list[float]:
-        point, found = np.array([1.0, 1.0]), []
-        curvature = np.array([1.0, 10.0])
-        for e in noise(steps, 3, 0.01):
-            found.append(float(curvature @ point**2) + e)
-            point = np.clip(point - lr * 2 * curvature * point, -1e100, 1e100)
-        return found
-
-    verdicts = [diagnose(losses(lr), lr).verdict for lr in (1e-6, 1e-5, 0.05, 0.13, 1.0)]
-    assert verdicts == ["barely moving", "barely moving", "sound", "diverging", "diverging"]
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("step", [0, 1, 20, 45])
 def test_one_loss_that_is_not_finite(bad: float, step: int) -> None:
@@ -250,6 +200,7 @@ def test_evidence() -> None:
     assert all(f"``{name}``" in str(Diagnosis.__doc__) for name in NAMES)
     assert (found["first"], found["peak"], found["finite"]) == (98.0, 99.0, 1.0)
     assert found["last"] == found["lowest"] == 5.5  # of the last 12
+    assert (found["start"], found["end"]) == pytest.approx((93.0, 5.5))  # of 13 and 12
     assert found["noise"] == pytest.approx(1 / (0.6745 * math.sqrt(2)))
     assert found["fall"] == pytest.approx(92.5 * 0.6745 * math.sqrt(2))
     assert found["overshoot"] == 0
@@ -273,25 +224,18 @@ def test_odd_rates(lrs: Any) -> None:
 
 
 NO_ADVICE = "Look at the curve and at the gradients: the losses alone say nothing about the rate."
+SCHEDULED = "Try a schedule with a highest rate of 0.02, a tenth of 0.2."
 ADVICE: list[tuple[str, Any, str]] = [
     ("dead after one step", 0.01, "Try 0.001, a tenth of 0.01."),
+    ("dead after one step", np.linspace(0.2, 0.1, 200), SCHEDULED),
+    ("dead after one step", None, "Try a tenth of the rate."),
     ("falls, then rises", 0.3, "Try 0.1, a third of 0.3."),
     ("line", 0.01, "Try 0.1, ten times 0.01."),
-    ("line", 0.0, "Every rate was 0: take one above it."),
     ("exponential", 0.3, "Keep 0.3; to refine it, compare 0.1 and 0.9."),
-    ("peak while it warms up", 0.3, "Keep 0.3, and let it warm up: that spares the peak of the loss."),
-    ("dead after one step", None, "Try a tenth of the rate."),
-    ("line", None, "Try ten times the rate."),
     ("exponential", None, "Keep the rate; to refine it, compare a third and three times it."),
+    ("peak while it warms up", 0.3, "Keep 0.3, and let it warm up: that spares the peak of the loss."),
     ("constant", 0.3, NO_ADVICE),
-    ("constant", None, NO_ADVICE),
     ("constant", 0.0, "Every rate was 0: take one above it."),
-    ("exponential without noise", 0.3, NO_ADVICE),
-    (
-        "dead after one step",
-        np.linspace(0.2, 0.1, 200),
-        "Try a schedule with a highest rate of 0.02, a tenth of 0.2.",
-    ),
 ]
 
 
@@ -303,24 +247,13 @@ def test_advice(name: str, lrs: Any, advice: str) -> None:
     assert str(found) == f"{found.verdict}\n{found.reason}\n{advice}"
 
 
-def test_reasons_hold_the_numbers() -> None:
-    losses, _ = curves(200, 0)["dead without noise"]
-    assert diagnose(losses).reason == (
-        "The loss went from 2.5 to 2.3 by way of a peak of 802, an overshoot of 4.05e+03."
-    )
-
-
 def test_kinds_of_sequences() -> None:
-    """Lists, integers and float32 as well; what came in stays as it is."""
+    """Lists, integers and float32 as well."""
     losses = np.linspace(100, 0, 50).round()
-    lrs = np.full(50, 0.1)
-    before = losses.copy(), lrs.copy()
-    found = diagnose(losses, lrs)
+    found = diagnose(losses, 0.1)
     for each in (losses.tolist(), [int(each) for each in losses], losses.astype(np.float32), tuple(losses)):
-        assert diagnose(each, list(lrs)) == found
-    assert diagnose(losses, 0.1) == found
+        assert diagnose(each, [0.1] * 50) == found
     assert diagnose(losses, np.float32(0.5)).advice == "Try 5, ten times 0.5."
-    np.testing.assert_array_equal(before, (losses, lrs))
 
 
 LINE = list(np.linspace(2.0, 1.0, LEAST))
@@ -329,106 +262,58 @@ LINE = list(np.linspace(2.0, 1.0, LEAST))
 @pytest.mark.parametrize(
     ("losses", "lrs", "error", "message"),
     [
-        (LINE[1:], None, ValueError, r"^losses: expected at least 20, got 19$"),
-        ([], None, ValueError, r"^losses: expected at least 20, got 0$"),
-        ([LINE], None, ValueError, r"^losses: expected one dimension, got 2$"),
-        (1.0, None, ValueError, r"^losses: expected one dimension, got 0$"),
-        (["a"] * LEAST, None, TypeError, r"^losses: expected real numbers, got <U1$"),
-        ([1j] * LEAST, None, TypeError, r"^losses: expected real numbers, got complex128$"),
-        ([None] * LEAST, None, TypeError, r"^losses: expected real numbers, got object$"),
-        ([True] * LEAST, None, TypeError, r"^losses: expected real numbers, got bool$"),
-        (
-            LINE,
-            [0.1] * 19,
-            ValueError,
-            r"^lrs: expected a number or 20 rates, one a loss, got shape \(19,\)$",
+        (LINE[1:], None, ValueError, "losses: expected at least 20, got 19"),
+        ([LINE], None, ValueError, "losses: expected one dimension, got 2"),
+        ([[1.0], [1.0, 2.0]], None, ValueError, "losses: expected one dimension, got rows of different l"),
+        *(
+            ([each] * LEAST, None, TypeError, "losses: expected real numbers, got")
+            for each in ("a", 1j, None, True)
         ),
-        (LINE, [[0.1] * LEAST], ValueError, r"^lrs: expected one dimension, got 2$"),
-        (LINE, [-0.1] * LEAST, ValueError, r"^lrs: expected finite rates >= 0$"),
-        (LINE, -0.1, ValueError, r"^lrs: expected finite rates >= 0$"),
-        (LINE, math.nan, ValueError, r"^lrs: expected finite rates >= 0$"),
-        (LINE, [math.inf] * LEAST, ValueError, r"^lrs: expected finite rates >= 0$"),
-        (LINE, "0.1", TypeError, r"^lrs: expected a number, got str$"),
-        (LINE, True, TypeError, r"^lrs: expected a number, got bool$"),
-        (LINE, ["a"] * LEAST, TypeError, r"^lrs: expected real numbers, got <U1$"),
-        ([[1.0], [1.0, 2.0]], None, ValueError, r"^losses: expected one dimension, got rows of different l"),
-        (LINE, [[1.0], [1.0, 2.0]], ValueError, r"^lrs: expected one dimension, got rows of different l"),
+        (LINE, [0.1] * 19, ValueError, r"lrs: expected a number or 20 rates, one a loss, got shape \(19,\)"),
+        (LINE, [[0.1] * LEAST], ValueError, "lrs: expected one dimension, got 2"),
+        *(
+            (LINE, each, ValueError, "lrs: expected finite rates >= 0")
+            for each in (-0.1, math.nan, [math.inf] * 20)
+        ),
+        (LINE, "0.1", TypeError, "lrs: expected a number, got str"),
+        (LINE, True, TypeError, "lrs: expected a number, got bool"),
+        (LINE, ["a"] * LEAST, TypeError, "lrs: expected real numbers, got <U1"),
     ],
 )
 def test_refusals(losses: Any, lrs: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         diagnose(losses, lrs)
 
 
-def test_frozen() -> None:
-    found = diagnose(LINE)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        found.verdict = "sound"  # type: ignore[misc]
-
-
-@pytest.mark.parametrize(
-    "losses", [[2.0] + [0.0] * 40, [1000.0, 1.0, 0.5] + [0.4] * 30, [50.0, 0.05] + [0.01] * 30]
-)
-def test_a_loss_that_falls_in_the_first_steps_did_not_overshoot(losses: list[float]) -> None:
-    """The largest loss is the first. Whether it converged or is stuck then, such a curve does not show."""
-    found = diagnose(losses)
-    assert (found.verdict, found.evidence["overshoot"]) == ("unclear", 0.0)
-
-
-@pytest.mark.parametrize("levels", [(2.0, 32.0), (1.0, 1.01), (-5.0, -4.0)])
-def test_a_loss_that_jumps_between_two_levels_oscillates(levels: tuple[float, float]) -> None:
-    """Gradient descent at twice the inverse of the curvature does so: ten times the rate would be worse."""
-    found = diagnose([*levels] * 20)
-    assert (found.verdict, found.evidence["alternation"]) == ("oscillating", 0.0)
-    noise = np.random.default_rng(0).normal(size=40)
-    assert 0.5 < diagnose(noise).evidence["alternation"] < 2
-
-
-def logistic(data: Digits, name: str, lr: float, seed: int) -> Floats:
-    """Train without a hidden layer from zeros, for 15 epochs: a convex problem."""
-    rng = np.random.default_rng(seed)
-    x = np.column_stack([data.train_x, np.ones(len(data.train_x), np.float32)])
-    params = np.zeros((x.shape[1], 10), np.float32)
-    grads = np.empty_like(params)
-    opt = getattr(lrcore.optimizers, name)(params, lr, grads=grads)
-    losses = []
-    for batch in batches(len(x), 64, 15, rng):
-        logs = log_softmax(x[batch] @ params)
-        truth = np.eye(10, dtype=np.float32)[data.train_y[batch]]
-        losses.append(float(-(truth * logs).sum() / len(batch)))
-        grads[:] = x[batch].T @ (np.exp(logs) - truth) / len(batch)
-        opt.step()
-    return np.array(losses)
-
-
-@pytest.mark.parametrize(("name", "lr"), [("Lion", 1.0), ("Lion", 100.0), ("NAdam", 10.0), ("RAdam", 100.0)])
-def test_outliers_that_hide_the_rest_are_not_sound(digits: Digits, name: str, lr: float) -> None:
-    """Hundred times the best rate and more: the loss ends at up to 70 times its start, with peaks far above."""
-    for seed in range(3):
-        assert diagnose(logistic(digits, name, lr, seed), lr).verdict in (*TOO_LARGE, "unclear"), seed
-    assert diagnose(logistic(digits, name, 0.01, 0), 0.01).verdict == "sound"
-
-
-def test_means_are_told_where_means_are_compared() -> None:
-    rng = np.random.default_rng(0)
-    for fall in (0.0, 1.0):
-        losses = 1.3 + fall * np.exp(-np.arange(1000) / 200) + rng.normal(scale=0.5, size=1000)
-        start, end = losses[:125].mean(), losses[-125:].mean()
-        assert diagnose(losses).reason.startswith(f"The mean loss went from {start:.3g} to {end:.3g}, ")
-
-
-@pytest.mark.parametrize("loss", [0.0, 2.302585, -3.0, 1e300])
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", [0.0, 2.302585, -3.0, 1e30])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_that_does_not_move(loss: float, kind: type[np.floating[Any]]) -> None:
     """All equal, or apart by what float32 rounds, as the means of batches of another size."""
-    losses = np.full(500, loss if kind is np.float64 else np.clip(loss, -1e30, 1e30), kind)
+    losses = np.full(500, loss, kind)
     uneven = losses.copy()
     uneven[::23] = np.nextafter(losses[0], kind(-np.inf))
     for each in (losses, uneven) if loss else (losses,):
         found = diagnose(each, 0.1)
         assert found.verdict == "unclear"
         assert found.reason.endswith("it did not move at all, and the gradients may not arrive.")
-        assert found.advice == NO_ADVICE
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict"),
+    [
+        # the largest loss is the first: whether it converged or is stuck then, such a curve does not show
+        ([2.0] + [0.0] * 40, "unclear"),
+        ([1000.0, 1.0, 0.5] + [0.4] * 30, "unclear"),
+        ([50.0, 0.05] + [0.01] * 30, "unclear"),
+        ([1.0] * 50 + [5.0] + [1.0] * 49, "unclear"),
+        # gradient descent at twice the inverse of the curvature does so: ten times the rate would be worse
+        ([2.0, 32.0] * 20, "oscillating"),
+        ([1.0, 1.01] * 20, "oscillating"),
+        ([-5.0, -4.0] * 20, "oscillating"),
+    ],
+)
+def test_curves_of_few_values(losses: list[float], verdict: str) -> None:
+    assert diagnose(losses).verdict == verdict
 
 
 Curve = Callable[[np.random.Generator], Floats]
@@ -452,6 +337,11 @@ def gradient_descent(lr: float, condition: float, kind: type[np.floating[Any]]) 
     return lambda rng: ((powers * rng.normal(size=5) ** 2) @ curvatures / 2).astype(kind)
 
 
+def two_values(share: float) -> Curve:
+    """Most losses are equal to their neighbours, and no step to the other value is an overshoot or a fall for that."""
+    return lambda rng: (rng.random(200) < share) * 1.0
+
+
 def late_rise(begin: int, sd: float) -> Curve:
     """However late it began, and though the last level is below the start."""
     level = (0.3 + 2 * np.exp(-T / 50)) * np.exp(np.maximum(T - begin, 0) / (1000 - begin) * 3.4)
@@ -460,7 +350,6 @@ def late_rise(begin: int, sd: float) -> Curve:
 
 NOT_SOUND = (*TOO_SMALL, *TOO_LARGE, *UNCLEAR)
 MOVED, STILL = ("sound", *UNCLEAR), (*TOO_SMALL, *UNCLEAR)
-KINDS: tuple[type[np.floating[Any]], ...] = (np.float32, np.float64)
 TALLIES: list[tuple[Curve, tuple[str, ...], int]] = [
     *((halving(sd), MOVED, 100) for sd in (0.2, 0.3, 0.5, 0.7)),
     *((skewed(half_life), MOVED, 100) for half_life in (50, 100)),
@@ -473,6 +362,10 @@ TALLIES: list[tuple[Curve, tuple[str, ...], int]] = [
         (gradient_descent(*each), NOT_SOUND, 100)
         for each in itertools.product((0.1999, 0.2), (2, 10, 100), KINDS)
     ),
+    *((two_values(share), STILL, 100) for share in (0.05, 0.2)),
+    # straight, by less than the noise of one loss
+    (lambda rng: 2.4 - T / 1e4 + rng.normal(scale=0.05, size=1000), STILL, 100),
+    (lambda rng: 2.4 - T / 1e4 + rng.normal(scale=0.05, size=1000), TOO_SMALL, 51),
     *(
         (late_rise(*each), ("diverging",), 100)
         for each in itertools.product((850, 900, 940), (0.0, 0.02, 0.1))
@@ -481,30 +374,8 @@ TALLIES: list[tuple[Curve, tuple[str, ...], int]] = [
 """Curves, the verdicts that fit them, and how many of a hundred curves get one; the others are not sound either."""
 
 
-def tally(curve: Curve) -> Counter[str]:
-    """Count the verdicts over a hundred curves."""
-    return Counter(str(diagnose(curve(np.random.default_rng(seed)), 0.2).verdict) for seed in range(100))
-
-
 @pytest.mark.parametrize(("curve", "verdicts", "least"), TALLIES)
 def test_a_hundred_curves(curve: Curve, verdicts: tuple[str, ...], least: int) -> None:
-    found = tally(curve)
-    assert sum(found[each] for each in verdicts) >= least, found
+    found = Counter(diagnose(curve(np.random.default_rng(seed)), 0.2).verdict for seed in range(100))
+    assert sum(count for verdict, count in found.items() if verdict in verdicts) >= least, found
     assert "sound" in verdicts or not found["sound"], found
-
-
-def test_a_straight_fall_below_the_noise_of_one_loss_is_a_rate_too_small() -> None:
-    """Or unclear, where it is not seen to be straight."""
-    found = tally(lambda rng: 2.4 - T / 1e4 + rng.normal(scale=0.05, size=1000))
-    assert set(found) <= {*STILL}
-    assert found["barely moving"] > found["unclear"]
-
-
-@pytest.mark.parametrize("share", [0.05, 0.2])
-def test_losses_of_few_values_have_a_noise(share: float) -> None:
-    """Most of them are equal to their neighbours, and no step to another value is an overshoot or a fall for that."""
-    verdicts = {
-        diagnose((np.random.default_rng(seed).random(200) < share) * 1.0, 0.1).verdict for seed in range(100)
-    }
-    assert verdicts <= {"unclear", "barely moving"}
-    assert diagnose([1.0] * 50 + [5.0] + [1.0] * 49, 0.1).verdict == "unclear"

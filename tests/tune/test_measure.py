@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lrcore
-from gpu.devices import LIBRARIES, Imitated, imitated, library
+from gpu.devices import LIBRARIES, library
 from lrcore import schedules
 from lrcore.tune import scale_lr, update_ratio
 from schedules.examples import every, label
@@ -41,10 +41,26 @@ def test_it_takes_the_step_and_measures_it(rule: str) -> None:
     assert measured.step_count == plain.step_count == 3
 
 
-def test_by_hand() -> None:
-    """(3, 4) moves by (0.6, 0.8) / 2, a tenth of its size; float32 rounds each by 2^-24 of it."""
-    opt = lrcore.SGD(np.array([3, 4], np.float32), lr=0.5)
-    assert update_ratio(opt, np.array([0.6, 0.8], np.float32)) == pytest.approx(0.1, rel=2**-20)
+@pytest.mark.parametrize(
+    ("params", "gradient", "expected"),
+    [
+        ([3, 4], [0.6, 0.8], 0.1),
+        ([1, 1, 1], [0.25] * 3, 0.125),
+        ([0, 0], [1, 0], math.inf),
+        ([0, 0], [0, 0], 0),
+        ([1, 1], [0, 0], 0),
+        ([-0.0], [0], 0),
+        ([], [], 0),
+        *(([1, each], [1, 1], math.nan) for each in (math.nan, math.inf, -math.inf)),
+    ],
+)
+def test_by_hand(params: Any, gradient: Any, expected: float) -> None:
+    """With bound gradients: (3, 4) moves by (0.6, 0.8) / 2, a tenth of its size; float32 rounds each by 2^-24 of it."""
+    p, g = np.array(params, np.float32), np.array(gradient, np.float32)
+    moved = p - g / 2
+    found = update_ratio(lrcore.SGD(p, lr=0.5, grads=g))
+    assert found == pytest.approx(expected, rel=2**-20, nan_ok=True)
+    assert_bits(p, moved)
 
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-20, 1.0, 1e20, 1e30, 1e37])
@@ -64,25 +80,6 @@ def test_a_tiny_move_of_many_parameters_is_exact() -> None:
     assert update_ratio(lrcore.SGD(params, lr=1.0), g) == 2.0**-24 / 100
 
 
-@pytest.mark.parametrize(
-    ("params", "gradient", "expected"),
-    [(0.0, 1.0, math.inf), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (-0.0, 0.0, 0.0), (1.0, 0.25, 0.025)],
-)
-def test_zeros(params: float, gradient: float, expected: float) -> None:
-    """And with bound gradients, or no elements."""
-    for size in (4, 0):
-        p, g = (np.full(size, each, np.float32) for each in (params, gradient))
-        found = update_ratio(lrcore.SGD(p, lr=0.1, grads=g))
-        assert found == pytest.approx(expected if size else 0.0)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_parameters_that_are_not_finite(value: float) -> None:
-    opt = lrcore.SGD(np.array([1, value], np.float32), lr=0.5)
-    assert math.isnan(update_ratio(opt, np.ones(2, np.float32)))
-    assert_bits(opt.params, np.array([0.5, value], np.float32))
-
-
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_device_arrays(name: str, rule: str) -> None:
     g = gradients(np.random.default_rng(4), 21)
@@ -93,52 +90,12 @@ def test_device_arrays(name: str, rule: str) -> None:
         assert opt.step_count == 1
 
 
-def test_a_capturable_optimizer() -> None:
-    with imitated() as xp:
-        assert isinstance(xp, Imitated)
-        g = xp.array(start())
-        opt = lrcore.Adam(xp.array(start()), grads=g, capturable=True, max_steps=9)
-        assert update_ratio(opt) == update_ratio(lrcore.Adam(start()), start())
-        assert opt.step_count == 1
-
-
-class Tensor:
-    """Speaks DLPack and nothing else."""
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> Any:
-        return self._array.__dlpack_device__()
-
-
-def test_whatever_speaks_dlpack() -> None:
-    memory, g = start(), start()[::-1].copy()
-    assert update_ratio(lrcore.Adam(Tensor(memory)), Tensor(g)) == update_ratio(lrcore.Adam(start()), g)
-    assert not np.array_equal(memory, start())
-
-
-@pytest.mark.parametrize(
-    ("grads", "arguments", "error", "message"),
-    [
-        (np.ones(20, np.float32), {}, ValueError, "grads: "),
-        (np.ones(21), {}, TypeError, "grads: "),
-        (None, {}, (TypeError, ValueError), "grads: "),
-        (np.ones(21, np.float32), {"scale": 2}, TypeError, ".*"),
-        (np.ones(21, np.float32), {"grad_scale": "2"}, TypeError, ".*"),
-    ],
-)
-def test_a_refused_step_changes_nothing(
-    grads: Any, arguments: dict[str, Any], error: Any, message: str
-) -> None:
+def test_a_refused_step_changes_nothing() -> None:
     opt = lrcore.Adam(start())
     run(opt, 2)
     before, states = np.array(opt.params), [np.array(state) for state in opt.state.values()]
-    with pytest.raises(error, match=f"^{message}"):
-        update_ratio(opt, grads, **arguments)
+    with pytest.raises(TypeError, match="^grads: "):
+        update_ratio(opt, np.ones(21))
     with pytest.raises(TypeError, match="^opt: expected an optimizer, got ndarray"):
         update_ratio(start(), start())  # type: ignore[arg-type]
     assert_same(opt, before, states)
