@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ import lrcore
 from files.changing_files import hammer, load
 from files.kinds import (
     KINDS,
-    SIZE,
     Kind,
     assert_refused,
     changed,
@@ -38,15 +38,6 @@ from lrcore._files.format import entries_of
 from support import assert_bits, slow_but_first
 
 NO_WHEELS = "safetensors has no wheels for free-threaded Python"
-
-
-@pytest.mark.parametrize("size", [1, SIZE, 1001])
-def test_there_and_back(kind: Kind, size: int, path: Path) -> None:
-    kind.make(5, size).save(path)
-    into = kind.make(3, size)
-    into.load(str(path))
-    assert contents(into) == contents(kind.make(5, size))
-    assert [*path.parent.iterdir()] == [path]
 
 
 def test_a_file_written_by_hand(kind: Kind, path: Path) -> None:
@@ -276,33 +267,24 @@ TEXTS_OF_BOTH: list[tuple[Any, str]] = [
 TEXTS: dict[str, list[tuple[Any, str]]] = {
     "optimizer": [
         ({"rule": "adamax"}, "rule: expected"),
-        ({"rule": ["adam"]}, "rule: expected"),
         ({"rule": ...}, "expected"),
         ({"hyper": HYPER | {"eps": math.nan}}, "finite numbers, got NaN"),
         ({"hyper": HYPER | {"betas": [0.8, 1.0]}}, r"betas\[1\]: expected"),
-        ({"hyper": HYPER | {"betas": 3}}, "betas: expected two numbers"),
         ({"hyper": without(HYPER, "betas")}, "hyper: expected the entries"),
-        ({"hyper": [1, 2]}, "hyper: expected a dictionary"),
         ({"hyper": ...}, "expected"),
         (replaced("1e-08", "1e999"), "eps: expected a finite number"),
         (replaced("1e-08", "9" * 400), "eps: expected a number that float64 holds"),
         (replaced("1e-08", "9" * 5000), "digits"),
         ({"options": {"decoupled_weight_decay": 1, "maximize": False}}, "decoupled_weight_decay: expected True"),
-        ({"options": without(OPTIONS, "amsgrad", "eps_placement")}, "options: expected the entries"),
         ({"options": OPTIONS | {"decay": "l1"}}, "decay: expected one of l2, decoupled, got 'l1'"),
         ({"options": OPTIONS | {"amsgrad": True}}, "rule: expected adam_amsgrad, got 'adam'|options: expected"),
         ({"options": ...}, "expected"),
         ({"step_count": -1}, "step_count: expected an integer from 0"),
-        ({"step_count": 2**53}, "step_count: expected an integer from 0"),
         ({"step_count": 10**4000}, "step_count: expected an integer from 0"),
-        ({"step_count": 1.0}, "step_count: expected an integer, got float"),
-        ({"step_count": None}, "step_count: expected an integer, got None"),
         ({"step_count": ...}, "expected the entries"),
         ({"schedule": {"schedule": "Function", "fn": "print"}}, "schedule: expected the name"),
         ({"schedule": {"schedule": "Cosine", "lr": 1.0, "steps": 0}}, "steps: expected"),
-        ({"schedule": None}, "schedule: expected a dictionary"),
         ({"schedule": PLATEAU, "schedule_state": []}, "schedule_state: expected"),
-        ({"schedule_state": [{}]}, "schedule_state: expected"),
         ({"state": {}}, "entry 'state': unknown to lrcore"),
     ],
     "pack": [
@@ -340,14 +322,19 @@ def test_wrong_texts(name: str, change: Any, match: str, path: Path) -> None:
     assert_refused(put_small(path, kind, text), kind, f"(?i)^{path}: .*({match})")
 
 
-def test_wrong_metadata(kind: Kind, path: Path) -> None:
-    text = json.dumps(kind.text)
-    for metadata, match in (
-        ({"lrcore": text}, "damaged"),
-        ({"lrcore": text, "lrcore.crc32": "00000000"}, "damaged"),
-        ({"lrcorf": text, "lrcore.crc32": "00000000"}, "damaged|not a state of lrcore"),
-    ):
-        assert_refused(put_small(path, kind, metadata=metadata), kind, match)
+@pytest.mark.parametrize("metadata", [{}, {"format": "pt"}])
+def test_a_file_by_others_is_no_state(metadata: dict[str, str], path: Path) -> None:
+    state = KINDS["optimizer"]
+    assert_refused(put_small(path, state, metadata=metadata), state, "not a state of lrcore")
+
+
+@pytest.mark.parametrize(
+    ("name", "checksum"),
+    [("lrcore", {}), ("lrcore", {"lrcore.crc32": "00000000"}), ("lrcorf", {"lrcore.crc32": "00000000"})],
+)
+def test_wrong_metadata(name: str, checksum: dict[str, str], kind: Kind, path: Path) -> None:
+    put_small(path, kind, metadata={name: json.dumps(kind.text)} | checksum)
+    assert_refused(path, kind, "damaged|not a state of lrcore")
 
 
 TENSORS: list[tuple[str, dict[str, Any], str]] = [
@@ -548,19 +535,10 @@ def test_short_reads(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_short_writes() -> None:
     """A system may write less than is asked for: Linux at most 2 GiB at once."""
-
-    class Short:
-        """A file that takes 7 bytes at once."""
-
-        content = b""
-
-        def write(self, data: memoryview) -> int:
-            self.content += data[:7]
-            return len(data[:7])
-
-    file: Any = Short()
+    content = bytearray()
+    file: Any = SimpleNamespace(write=lambda data: content.extend(data[:7]) or len(data[:7]))
     safetensors._write_all(file, memoryview(bytes(range(100))))
-    assert file.content == bytes(range(100))
+    assert content == bytes(range(100))
 
 
 def test_changed_at_any_moment(kind: Kind, path: Path) -> None:

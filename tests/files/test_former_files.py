@@ -52,38 +52,31 @@ def assert_held(opt: Any, expected: Any) -> None:
     assert {name: each.tobytes().hex() for name, each in opt.state.items()} == expected["state"]
 
 
-def test_the_rules_of_the_former_version_are_here() -> None:
-    assert len(RULES) == 28
-
-
 @pytest.mark.parametrize("rule", RULES)
 def test_a_state(rule: str, tmp_path: Path) -> None:
-    """Also when it is written anew, in this format."""
-    expected = EXPECTED[rule]
-    former = lrcore.load(FILES / f"{rule}.safetensors", decoded(expected["params"]))
+    """In what is made of the file or was there already, also when it is written anew, in this format."""
+    assert len(RULES) == 28
+    expected, file = EXPECTED[rule], FILES / f"{rule}.safetensors"
+    cls: Any = getattr(lrcore, expected["class"])
+
+    def params() -> Array:
+        return decoded(expected["params"])
+
+    former = lrcore.load(file, params())
     former.save(tmp_path / "state.safetensors")
-    anew = lrcore.load(tmp_path / "state.safetensors", decoded(expected["params"]))
-    for opt in (former, anew):
+    anew = lrcore.load(tmp_path / "state.safetensors", params())
+    own = cls(params(), 0.5, **expected["arguments"])
+    own.load(file)
+    for opt in (former, anew, own):
         assert opt.rule == rule
         assert opt.schedule == former.schedule
         assert_held(opt, expected)
         for t in range(3, 6):
             opt.step(grads(t))
         assert opt.params.tobytes().hex() == expected["gone_on"]
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_a_state_into_an_optimizer(rule: str) -> None:
-    expected = EXPECTED[rule]
-    cls: Any = getattr(lrcore, expected["class"])
-    opt = cls(decoded(expected["params"]), 0.5, **expected["arguments"])
-    opt.load(FILES / f"{rule}.safetensors")
-    assert_held(opt, expected)
-    other = cls(
-        decoded(expected["params"]), 0.5, **expected["arguments"] | {"maximize": not opt.options["maximize"]}
-    )
+    other = cls(params(), **expected["arguments"] | {"maximize": not own.options["maximize"]})
     with pytest.raises(ValueError, match="options: expected"):
-        other.load(FILES / f"{rule}.safetensors")
+        other.load(file)
     assert other.step_count == 0
 
 
@@ -97,10 +90,11 @@ def test_a_pack() -> None:
 
 def test_pickles() -> None:
     opt = pickle.loads(PICKLES["optimizer"])
-    assert repr(opt) == EXPECTED["optimizer"]["repr"]
+    expected = EXPECTED["optimizer"]
+    assert repr(opt) == expected["repr"]
     assert (type(opt), opt.rule, opt.options["decay"]) == (lrcore.AdamW, "adam_amsgrad", "decoupled")
-    assert opt.params.tobytes().hex() == EXPECTED["optimizer"]["params"]
-    assert {name: each.tobytes().hex() for name, each in opt.state.items()} == EXPECTED["optimizer"]["state"]
+    assert opt.params.tobytes().hex() == expected["params"]
+    assert {name: each.tobytes().hex() for name, each in opt.state.items()} == expected["state"]
     assert type(pickle.loads(PICKLES["sgd"])) is lrcore.SGD
     assert type(pickle.loads(PICKLES["pack"])) is lrcore.Pack
 

@@ -61,19 +61,6 @@ def test_numbers_survive_exactly(path: Path) -> None:
         assert contents(lrcore.load(path, np.zeros(6, np.float32))) == contents(opt)
 
 
-def test_a_plateau_resumes(path: Path) -> None:
-    opt = lrcore.SGD(start(), lr=schedules.Plateau(0.1, factor=0.5, patience=0).warmup(2))
-    (plateau,) = schedules.plateaus(opt.schedule)
-    for loss in (np.inf, 2.0, 3.0):
-        plateau.observe(loss)
-    opt.step_count = 5
-    opt.save(path)
-    loaded = lrcore.load(path, start())
-    assert loaded.lr == opt.lr == 0.05
-    (resumed,) = schedules.plateaus(loaded.schedule)
-    assert resumed.state_dict() == plateau.state_dict()
-
-
 def test_a_rate_from_a_callable(path: Path) -> None:
     """It is not in the file: an optimizer keeps its own, and `lrcore.load` has to be told one."""
     opt = lrcore.SGD(start(), lr=lambda t: 0.5 / (1 + t), momentum=0.9)
@@ -176,7 +163,7 @@ def as_numpy(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else array.get()
 
 
-@pytest.mark.parametrize("depth", [10, 100, 300, 900, 5000])
+@pytest.mark.parametrize("depth", [300, 900, 5000])
 def test_deep_schedules_of_former_versions(depth: int, path: Path) -> None:
     """They were nested as deep as they were composed: taken, or refused where Python's JSON is, and nothing changed."""
     inner = json.dumps(STATE.text["schedule"])
@@ -202,8 +189,3 @@ def test_classes_that_make_no_such_state(name: Any, path: Path) -> None:
     with pytest.raises(ValueError, match=f"^{path}: (class: expected the name|hyper: expected|rule: )"):
         STATE.from_file(path)
     STATE.make(1).load(path)
-
-
-def test_a_file_by_others_is_no_state(path: Path) -> None:
-    for metadata in ({}, {"format": "pt"}):
-        assert_refused(put_small(path, STATE, metadata=metadata), STATE, "not a state of lrcore")
