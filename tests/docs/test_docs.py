@@ -20,7 +20,7 @@ from lrcore.schedules import Schedule
 from rules import peer_rows
 from schedules import peers as schedule_peers
 from schedules import plateau_peers
-from support import CLASSES, slow_but_first
+from support import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCEPTANCE = ROOT / "docs" / "acceptance.md"
@@ -92,31 +92,46 @@ def test_every_schedule_is_documented(name: str) -> None:
     assert any(name in example.source or example.want for each in found for example in each.examples)
 
 
-@pytest.mark.parametrize("name", ["layout", "optimizer_pages", "schedule_pages"])
+@pytest.mark.parametrize("name", ["layout", "optimizer_pages", "schedule_pages", "tutorial_pictures"])
 def test_pages_are_up_to_date(script: Callable[[str], Any], name: str) -> None:
     assert script(name).problems() == [], f"run scripts/{name}.py"
 
 
-@pytest.mark.parametrize("name", slow_but_first(["optimizer_pages", "schedule_pages"]))
-def test_what_differs_is_told(
-    script: Callable[[str], Any], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_pages_that_differ_are_told(
+    script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A page that is missing, one that was edited, one that belongs to nothing, a picture that is missing."""
+    """A page that is missing, one that was edited, one that belongs to nothing."""
     pages = script("_pages")
-    made = script(name).pages()
-    docs = pages.DOCS
+    made = script("optimizer_pages").pages()
+    moved = {tmp_path / path.relative_to(pages.DOCS): text for path, text in made.items()}
     monkeypatch.setattr(pages, "DOCS", tmp_path)
-    moved = {tmp_path / path.relative_to(docs): text for path, text in made.items()}
     pages.write(moved)
     assert pages.differing(moved) == []
     first, second, *_ = (path for path in moved if path.parent != tmp_path)
     first.unlink()
     second.write_text("edited", encoding="utf-8")
     (first.parent / "Other.md").write_text("", encoding="utf-8")
-    told = pages.differing(moved)
-    assert len(told) == 3
-    assert [each.partition(" ")[2] for each in told].count("is not what the script gives") == 2
-    assert any(each.endswith("Other.md belongs to nothing") for each in told)
+    told = [each.partition(" ")[2] for each in pages.differing(moved)]
+    assert sorted(told) == ["belongs to nothing", *["is not what the script gives"] * 2]
+
+
+def test_pictures_that_differ_are_told(
+    script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One is missing, one is of another size, and one belongs to nothing."""
+    pictures = script("tutorial_pictures")
+    for name in pictures.DRAWN:
+        (tmp_path / f"{name}.png").write_bytes((pictures.PICTURES / f"{name}.png").read_bytes())
+    monkeypatch.setattr(pictures, "PICTURES", tmp_path)
+    assert pictures.problems() == []
+    (tmp_path / "decay.png").unlink()
+    (tmp_path / "rates.png").rename(tmp_path / "other.png")
+    (tmp_path / "rates.png").write_bytes((tmp_path / "warmup.png").read_bytes())
+    assert pictures.problems() == [
+        "decay.png is missing, or no PNG of its size",
+        "other.png belongs to nothing",
+        "rates.png is missing, or no PNG of its size",
+    ]
 
 
 def test_every_optimizer_has_a_page(script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:

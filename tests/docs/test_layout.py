@@ -87,36 +87,6 @@ def test_every_python_module_has_a_line() -> None:
     assert sorted(listed) == sorted(found)
 
 
-def test_every_import_is_read(layout: Any, tmp_path: Path) -> None:
-    """At the top, in functions and for types; of modules, from modules, and relative to a package."""
-    sources = {
-        "__init__.py": "from lrcore.part import *",
-        "_core.pyi": "",
-        "face.py": "import numpy\nimport lrcore._core as core\n\ndef late():\n    from lrcore import part",
-        "part/__init__.py": "from . import _one",
-        "part/_one.py": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from lrcore.part._two import Two",
-        "part/_two.py": "from lrcore.part import _one, name\nfrom ..face import late\nimport lrcore",
-    }
-    (tmp_path / "part").mkdir()
-    for name, text in sources.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    files = layout.python_files(tmp_path)
-    assert files == {
-        "__init__.py": {"part/__init__.py"},
-        "_core.pyi": set(),
-        "face.py": {"_core.pyi", "part/__init__.py"},
-        "part/__init__.py": {"part/_one.py"},
-        "part/_one.py": {"part/_two.py"},
-        "part/_two.py": {"part/_one.py", "part/__init__.py", "face.py", "__init__.py"},
-    }
-    assert layout.modules(files) == {
-        "__init__": {"part"},
-        "_core": set(),
-        "face": {"_core", "part"},
-        "part": {"face", "__init__"},
-    }
-
-
 def test_what_breaks_the_order_is_found(layout: Any) -> None:
     graph = {"top": {"middle", "bottom"}, "middle": {"bottom"}, "bottom": set()}
     floors = (("top",), ("middle",), ("bottom",))
