@@ -34,7 +34,7 @@ from typing import Any, Final, Required, TypeAlias, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RULES", "Rule", "bounds", "constants", "step32", "step64"]
+__all__ = ["RULES", "Rule", "bounds", "step32", "step64"]
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Value: TypeAlias = Any  # a float32 array, a float or a Magnitude: what + - * / are defined on
@@ -47,16 +47,13 @@ LARGEST: Final = 2.0**127
 
 
 class Arithmetic:
-    """What an equation needs besides the operators, on Python floats; `step_constants` are never rounded."""
-
-    step_constants: Mapping[str, float] = {}
+    """What an equation needs besides the operators, on Python floats."""
 
     def stored(self, state: Value, _least: float, /) -> Value:
         """Return the state as it is stored. Float64 has no state that is too small."""
         return state
 
     def constants(self, **values: float) -> Names:
-        self.step_constants = values
         return Names(**{name: self.constant(value) for name, value in values.items()})
 
     def constant(self, x: float) -> Value:
@@ -400,14 +397,6 @@ def step(op: Arithmetic, rule: str, p: Value, g: Value, states: Sequence[Value],
     p, states = RULES[rule].equations(op, Names(t=float(options["t"]), lr=lr, **hyper), p, g, *states)
     least = 0.0 if hyper.get("eps", 1.0) < 1e-10 or not options.get("store", True) else SMALLEST
     return p, [op.stored(state, least) for state in states]
-
-
-def constants(rule: str, t: int, lr: float, hyper: Mapping[str, float]) -> dict[str, float]:
-    """Return the step constants of `rule` in float64, by their names in its equations."""
-    op = Bound(RULES[rule].k)
-    one = op.constant(1.0)
-    step(op, rule, one, one, [one] * len(RULES[rule].states), {"t": t, "lr": lr, "hyper": hyper})
-    return dict(op.step_constants)
 
 
 def step32(

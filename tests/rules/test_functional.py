@@ -76,17 +76,18 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
     ("changed", "error", "match"),
     [
         ({"step": 0}, ValueError, "^step: expected an integer from 1 to 9007199254740991, got"),
-        ({"step": 2**53}, ValueError, "^step: expected an integer from 1 to 9007199254740991, got"),
         ({"step": 1.5}, TypeError, "^step: expected an integer, got float"),
         ({"lr": -1.0}, ValueError, "^lr: expected a number >= 0 that is finite in float32, got -1.0"),
-        ({"lr": np.nan}, ValueError, "^lr: expected"),
         ({"lr": 1e39}, ValueError, "^lr: expected"),
         ({"betas": (0.9, 1.0)}, ValueError, r"^betas\[1\]: expected"),
-        ({"betas": [0.9, 1.0]}, ValueError, r"^betas\[1\]: expected"),
         ({"amsgrad": 1}, TypeError, "^amsgrad: expected True or False"),
-        ({"decoupled_weight_decay": []}, TypeError, "^decoupled_weight_decay: expected True or False, got"),
         ({"decoupled_weight_decay": 1}, TypeError, "^decoupled_weight_decay: expected True or False, got"),
         ({"decay": "l2", "decoupled_weight_decay": True}, ValueError, "^decay: got 'l2' and "),
+        (
+            {"lr": Decimal("sNaN")},
+            ValueError,
+            "^lr: expected a number: cannot convert signaling NaN to float$",
+        ),
         ({"lr": "fast"}, TypeError, "^lr: expected a number, got str"),
         ({"momentum": 0.5}, TypeError, "^momentum: adam takes no such argument; expected betas, eps, "),
         ({"exp_avg": 0.5}, TypeError, "^exp_avg: adam takes the states by position"),
@@ -125,10 +126,3 @@ def test_numbers_are_read_at_every_call() -> None:
     assert p == 0.5 * 0.75
     arrays: dict[str, Any] = {"betas": np.array([0.5, 0.5]), "eps": np.array(0.1)}
     lrcore.functional.adam(*(np.ones(3, np.float32) for _ in range(4)), step=1, lr=1.0, **arrays)
-
-
-def test_a_number_that_cannot_be_converted_is_named() -> None:
-    p = np.ones(3, np.float32)
-    with pytest.raises(ValueError, match="^lr: expected a number: cannot convert signaling NaN to float$"):
-        lrcore.functional.sgd(p, p.copy(), step=1, lr=Decimal("sNaN"))  # type: ignore[arg-type]
-    assert_bits(p, np.ones(3, np.float32))

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rules.oracle import RULES, Arithmetic, Bound, Float32, Options, bounds, constants, step, step32, step64
-from support import assert_bits
+from rules.oracle import RULES, Arithmetic, Options, bounds, step, step32, step64
 
 F = np.float32
 Array = npt.NDArray[np.float32]
@@ -108,27 +107,21 @@ def elements(p: Array, g: Array, states: list[Array]) -> Iterator[Element]:
         yield float(p[i]), float(g[i]), [float(x[i]) for x in states]
 
 
-def excess(
-    rule: str, p: Array, g: Array, states: list[Array], other: Arithmetic, options: Options
-) -> tuple[float, float]:
-    """Return the worst |other - step64| / bound of p and the states, and the fraction of finite bounds.
+def excess(rule: str, p: Array, g: Array, states: list[Array], options: Options) -> tuple[float, float]:
+    """Return the worst |step32 - step64| / bound of p and the states, and the fraction of finite bounds.
 
     p is left out where it is not comparable, and anything where its bound is infinite.
     """
     worst, finite = 0.0, 0
-    if isinstance(other, Float32):
-        new, new_states = step32(rule, p, g, states, **options)
-        results = [[float(x) for x in row] for row in zip(new, *new_states, strict=True)]
-    else:
-        stepped = (step(other, rule, *element, options) for element in elements(p, g, states))
-        results = [[x, *xs] for x, xs in stepped]
-    for result, element in zip(results, elements(p, g, states), strict=True):
+    new, new_states = step32(rule, p, g, states, **options)
+    for result, element in zip(zip(new, *new_states, strict=True), elements(p, g, states), strict=True):
         limit, limits, comparable = bounds(rule, *element, **options)
         finite += math.isfinite(limit)
         exact, exacts = step64(rule, *element, **options)
         for i, (x, y, most) in enumerate(zip(result, [exact, *exacts], [limit, *limits], strict=True)):
             if math.isfinite(most) and (comparable or i > 0):
-                worst = max(worst, math.inf if math.isnan(x - y) else abs(x - y) / most)
+                error = abs(float(x) - y)
+                worst = max(worst, math.inf if math.isnan(error) else error / most)
     return worst, finite / len(p)
 
 
@@ -159,47 +152,6 @@ def test_stages_worked_by_hand() -> None:
     ]
     for stages, p, b in cases:
         assert step64("sgd_momentum", 2.0, 2.0, [0.0], **options, **stages) == (p, [b])
-
-
-@pytest.mark.parametrize("g", [0.3, -1.7e-5, 123.456])
-def test_first_steps_in_float32_scalars(g: float) -> None:
-    """Each operation rounded by itself, in the written order."""
-    p, x, zero = F(0.7), F(g), np.zeros(1, F)
-
-    def new(rule: str, states: int) -> list[Any]:
-        q, after = step32(rule, np.array([p]), np.array([x]), [zero] * states, t=1, lr=1e-3, hyper=HYPER)
-        return [q[0], *(s[0] for s in after)]
-
-    assert new("sgd", 0) == [p - F(1e-3) * x]
-    m = F(0.9) * F(0) + F(1 - 0.9) * x
-    v = F(0.999) * F(0) + F(1 - 0.999) * (x * x)
-    d = np.sqrt(v) * F(1 / math.sqrt(1 - 0.999)) + F(1e-8)
-    assert new("adam", 2) == [p - F(1e-3 / (1 - 0.9)) * (m / d), m, v]
-    assert new("lion", 1) == [p - F(1e-3) * F(math.copysign(1, g)), F(1 - 0.999) * x]
-
-
-def test_maximum_and_sign_at_special_values() -> None:
-    a = np.array([0.0, -0.0, 1.0, np.nan, 1.0, 2.0], F)
-    b = np.array([-0.0, 0.0, np.nan, 1.0, 2.0, 1.0], F)
-    assert_bits(Float32().max(a, b), np.array([-0.0, 0.0, np.nan, 1.0, 2.0, 2.0], F))
-    x = np.array([0.0, -0.0, 3.0, -3.0, np.inf, -np.inf, 1e-45, -1e-45, np.nan], F)
-    signs = np.array([0, 0, 1, -1, 1, -1, 1, -1, np.nan], F)
-    assert_bits(Float32().sign(x), signs)
-    assert_bits(np.array([Arithmetic().sign(float(y)) for y in x], F), signs)
-
-
-def test_constants_of_the_corrections() -> None:
-    adam = constants("adam", 3, 1e-3, HYPER)
-    assert adam["STEP"] == 1e-3 / (1 - 0.9**3.0)
-    assert adam["ROOT"] == 1 / math.sqrt(1 - 0.999**3.0)
-    mus = [0.9 * (1 - 0.5 * 0.96 ** (k * 4e-3)) for k in range(1, 42)]
-    nadam = constants("nadam", 40, 2e-3, HYPER)
-    product = math.prod(mus[:40])
-    assert product > 2.0**-60
-    assert nadam["CG"] == 2e-3 * (1 - mus[39]) / (1 - product)
-    assert nadam["CM"] == 2e-3 * mus[40] / (1 - product * mus[40])
-    for rule, t in itertools.product(RULES, (1, 256, 2**24, 2**31 - 1, 2**53 - 1)):
-        assert all(math.isfinite(x) for x in constants(rule, t, 1e-3, HYPER).values())
 
 
 class _Count:
@@ -257,7 +209,7 @@ def test_float32_is_within_its_bound(rule: str) -> None:
     worst = 0.0
     for seed, (t, decay) in enumerate(itertools.product((1, 2, 10, 1000, 10**6), DECAYS)):
         options = cast("Options", {"t": t, "lr": 0.01, "hyper": HYPER} | decay)
-        ratio, finite = excess(rule, *draw(rule, seed, 60), Float32(), options)
+        ratio, finite = excess(rule, *draw(rule, seed, 60), options)
         worst = max(worst, ratio)
         assert finite == 1
     print(f"{rule} k = {RULES[rule].k:g}: error / bound at most {worst:.3f}")
@@ -272,7 +224,7 @@ def test_bound_holds_where_float32_underflows_or_overflows(rule: str) -> None:
         states = [np.where(np.isfinite(x), x, F(1)) for x in states]
         g = np.where(np.abs(g) < 1e-44, F(1e-44), g)  # 0 / 0 where eps is 0
         options: Options = {"t": 3, "lr": 0.01, "hyper": HYPER | {"eps": eps}, "weight_decay": 0.3}
-        assert excess(rule, p, g, states, Float32(), options)[0] <= 1
+        assert excess(rule, p, g, states, options)[0] <= 1
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -283,7 +235,7 @@ def test_bound_holds_where_the_decay_cancels_the_gradient(rule: str) -> None:
     g = (-0.3 * p.astype(float) * (1 + cancelled)).astype(F)
     options: Options = {"t": 1, "lr": 0.01, "hyper": HYPER, "weight_decay": 0.3}
     for start in (states, [np.zeros_like(x) for x in states]):
-        ratio, finite = excess(rule, p, g, start, Float32(), options)
+        ratio, finite = excess(rule, p, g, start, options)
         assert ratio <= 1
         assert finite > 0.25
 
@@ -294,33 +246,3 @@ def test_what_cancels_is_compared_where_it_is_resolved(part: float, comparable: 
     options: Options = {"t": 1, "lr": 0.1, "hyper": {"beta1": 0.5, "beta2": 0.9, "alpha": 0.5, "eps": 1e-8}}
     assert bounds("lion", 1.0, 1 + part / 2, [-1.0], **options)[2] is comparable
     assert bounds("rmsprop_centered", 1.0, 1.0, [1 + part, 1.0], **options)[2] is comparable
-
-
-class _Changed(Arithmetic):
-    """Float64 with one step constant multiplied by `factor`."""
-
-    def __init__(self, name: str, factor: float) -> None:
-        self.name = name
-        self.factor = factor
-
-    def constants(self, **values: float) -> Any:
-        return super().constants(**values | {self.name: values[self.name] * self.factor})
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_bound_tells_a_wrong_constant(rule: str) -> None:
-    """By a thousandth; so a dropped term as well."""
-    options: Options = {"t": 1000, "lr": 0.01, "hyper": HYPER}
-    inputs = draw(rule, 7, 150)
-    for name in constants(rule, 1000, 0.01, HYPER):
-        through_the_sign = rule == "lion" and name in ("BETA1", "ONE_MINUS_BETA1")
-        factor = 0 if through_the_sign else 1 + 2.0**-10
-        assert excess(rule, *inputs, _Changed(name, factor), options)[0] > 1, name
-
-
-def test_bounds_are_k_units_of_the_magnitude() -> None:
-    """S is |p| + LR * |g|, as a subtraction adds."""
-    limit, _, comparable = bounds("sgd", 3.0, -2.0, [], t=1, lr=0.5, hyper={})
-    assert comparable
-    assert limit == RULES["sgd"].k * 2.0**-24 * 4
-    assert Bound(2.0).unit == 2.0**-23
