@@ -41,17 +41,14 @@ def matplotlib(sklearn: None) -> None:  # noqa: ARG001
     pytest.importorskip("matplotlib")
 
 
-OPERATORS = (np.negative, np.add, np.subtract, np.multiply, np.true_divide, np.matmul, np.equal, np.greater)
-
-
 class StandInArray(np.ndarray[Any, Any]):
-    """CPU memory that behaves like a GPU's: it takes operators and methods, and nothing together with NumPy arrays.
+    """CPU memory that behaves like a GPU's: it meets no NumPy array, and NumPy's functions refuse it.
 
-    NumPy's functions refuse it too; those of `StandInModule` do not. It speaks DLPack, for the optimizer.
+    What makes a ufunc of it is an operator or a function of `StandInModule`. It speaks DLPack, for the optimizer.
     """
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        if method == "__call__" and ufunc not in OPERATORS:
+        if method == "__call__" and ufunc in (np.exp, np.log, np.maximum):
             raise TypeError(f"numpy.{ufunc.__name__} of a device array")
         if "out" in options:
             options["out"] = tuple(map(from_device, options["out"]))
@@ -59,15 +56,6 @@ class StandInArray(np.ndarray[Any, Any]):
 
     def __array_function__(self, function: Any, *_: Any) -> Any:
         raise TypeError(f"numpy.{function.__name__} of a device array")
-
-    def __getitem__(self, index: Any) -> Any:
-        for each in index if isinstance(index, tuple) else (index,):
-            from_device(each)
-        return super().__getitem__(index)
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        self[index]
-        super().__setitem__(index, from_device(values))
 
 
 def from_device(value: Any) -> Any:

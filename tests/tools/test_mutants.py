@@ -147,13 +147,3 @@ def test_what_says_nothing_of_the_tests(
 def test_a_hang_is_a_kill(mutants: Any, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("while True: pass")
     assert mutants.failing_test(tmp_path, ["test_it.py"], 0.1) == "a hang of more than 0.1 s"
-
-
-def test_a_sample_is_the_same_each_time(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
-    small.write(*((f"mutant {k}", PACKAGE, "2 * x", f"{k} * x") for k in range(20, 40)))
-    listed = []
-    for seed in ("1", "1", "2"):
-        assert small.main(["--list", "--sample", "5", "--seed", seed]) == 0
-        listed.append(capsys.readouterr().out.splitlines())
-    assert listed[0] == listed[1] != listed[2]
-    assert [len(each) for each in listed] == [5, 5, 5]

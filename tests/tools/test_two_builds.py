@@ -247,9 +247,14 @@ def test_a_process_imports_its_build_alone(two_builds: Any, tmp_path: Path) -> N
 def test_what_is_built_is_the_commit_or_the_files_as_they_are(
     main: Main, two_builds: Any, commits: dict[str, str], tmp_path: Path
 ) -> None:
-    """A build is taken again for the same files, and what is staged stays as it is."""
+    """A build is taken again for the same files, what is staged stays as it is, and what fails leaves no build."""
     pytest.importorskip("pip")
     script = write_script(tmp_path, "import lrcore; print(lrcore.CUDA, lrcore.NUMBER)")
+    status, _, error = main("--script", script, revisions=("broken", "old"))
+    assert status == 2
+    assert f"the build of {commits['broken']} failed with status 1" in error
+    assert "expected a number in this line" in error
+    assert [*(tmp_path / "cache").glob("*/*")] == []
     state = git(two_builds.ROOT, "status", "--porcelain")
     seen = []
     for number in (3, 4, 4):
@@ -264,28 +269,13 @@ def test_what_is_built_is_the_commit_or_the_files_as_they_are(
     assert git(two_builds.ROOT, "status", "--porcelain") == state
 
 
-def test_new_files_belong_to_the_working_tree_and_ignored_ones_do_not(
-    two_builds: Any, commits: dict[str, str]
-) -> None:
+@pytest.mark.usefixtures("commits")
+def test_new_files_belong_to_the_working_tree_and_ignored_ones_do_not(two_builds: Any) -> None:
     (two_builds.ROOT / ".gitignore").write_text("ignored\n")
     for name in ("ignored", "added"):
         (two_builds.ROOT / name).write_text("")
-    tree = two_builds.hash_of("WORKTREE")
-    names = git(two_builds.ROOT, "ls-tree", "--name-only", tree).split()
+    names = git(two_builds.ROOT, "ls-tree", "--name-only", two_builds.hash_of("WORKTREE")).split()
     assert names == [".gitignore", "added", "backend.py", "number", "pyproject.toml"]
-    assert two_builds.hash_of("old") == commits["old"]
-
-
-@pytest.mark.slow
-def test_a_build_that_fails(main: Main, commits: dict[str, str], tmp_path: Path) -> None:
-    """The end of what pip said is shown, and the next run does not take what is left for a build."""
-    pytest.importorskip("pip")
-    script = write_script(tmp_path, "print(1)")
-    status, _, error = main("--script", script, revisions=("broken", "old"))
-    assert status == 2
-    assert f"the build of {commits['broken']} failed with status 1" in error
-    assert "expected a number in this line" in error
-    assert [*(tmp_path / "cache").glob("*/*")] == []
 
 
 @pytest.mark.usefixtures("commits")
