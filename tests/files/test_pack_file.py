@@ -139,15 +139,6 @@ def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
         assert_bits(loaded(path, other).flat, ONE_TO_21)
 
 
-def test_a_part(path: Path) -> None:
-    """Its names begin at itself, and it loads into one part alone."""
-    model()["layers"][1].save(path)
-    assert [*lrcore.Pack.from_file(path)] == ["w", "b"]
-    pack = model()
-    pack["layers"][0].load(path)
-    assert_bits(pack.flat, np.array([*range(10, 19), *range(10, 22)], np.float32))
-
-
 def test_a_part_with_ties(path: Path) -> None:
     """What is tied to the outside is stored with the part, and written in place."""
     w = np.arange(1, 3, dtype=np.float32)

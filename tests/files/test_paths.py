@@ -6,7 +6,6 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,40 +122,21 @@ def test_as_many_links_as_the_system_follows(kind: Kind, tmp_path: Path) -> None
     assert (tmp_path / "1").is_symlink()
 
 
-@pytest.fixture
-def descriptors() -> Iterator[list[int]]:
-    """Take all descriptors that the process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken: list[int] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, soft), hard))
-    try:
-        while True:
-            taken.append(os.open("/dev/null", os.O_RDONLY))
-    except OSError:
-        pass
-    yield taken
-    for each in taken:
-        os.close(each)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_without_descriptors(kind: Kind, path: Path, descriptors: list[int]) -> None:
+def test_without_descriptors(kind: Kind, path: Path) -> None:
     """A load needs one and a save two, and what is there is not said to be missing."""
     save, *loads = kind.uses(path)
-
-    def assert_refused(use: Any) -> None:
-        with pytest.raises(OSError, match=path.name) as raised:
-            use()
-        assert (raised.value.errno, raised.value.filename) == (errno.EMFILE, str(path))
-
-    assert_refused(save)
-    os.close(descriptors.pop())
-    assert_refused(save)
-    os.close(descriptors.pop())
     save()
-    descriptors.append(os.open("/dev/null", os.O_RDONLY))
-    for load in loads:
-        load()
-    descriptors.append(os.open("/dev/null", os.O_RDONLY))
-    for load in loads:
-        assert_refused(load)
+    free = os.dup(0)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for spare, refused, taken in ((0, [save, *loads], []), (1, [save], loads)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, hard))
+        try:
+            for use in refused:
+                with pytest.raises(OSError, match=path.name) as raised:
+                    use()
+                assert (raised.value.errno, raised.value.filename) == (errno.EMFILE, str(path))
+            for use in taken:
+                use()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
