@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +72,15 @@ def _dump_row(name: str, row: dict[str, Any]) -> str:
     return f'  "{name}": {{{head}, "after": {{\n{after}}}}}'
 
 
-def main() -> None:
-    """Parse the command line, run the peers, write the file."""
+def run(target: Path, packages: Iterable[str], make: Callable[[Iterable[str]], str]) -> None:
+    """Parse the command line, have the contents made by the peers that it names, and write them."""
     parser = argparse.ArgumentParser(description="Store what the peers give.")
-    parser.add_argument("--peer", choices=tuple(peers.PACKAGES), help="run this one only (default: all)")
-    parser.add_argument("--output", default=str(TARGET), help="file to write, - for standard output")
+    parser.add_argument("--peer", choices=(*packages,), help="run this one only (default: all)")
+    parser.add_argument("--output", default=str(target), help="file to write, - for standard output")
     arguments = parser.parse_args()
-    if arguments.peer is not None and arguments.output == str(TARGET):
+    if arguments.peer is not None and arguments.output == str(target):
         parser.error("the stored file holds all peers: name an --output for one")
-    text = dump(collect([arguments.peer] if arguments.peer else peers.PACKAGES))
+    text = make([arguments.peer] if arguments.peer else packages)
     if arguments.output == "-":
         sys.stdout.write(text)
     else:
@@ -88,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(TARGET, peers.PACKAGES, lambda names: dump(collect(names)))

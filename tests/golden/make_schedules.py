@@ -10,7 +10,6 @@ call the rates as the shortest decimals that give the float64 back, and the metr
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from golden.make_golden import run
 from schedules import peers as schedule_peers
 from schedules import plateau_peers
 
@@ -72,22 +72,5 @@ def _dump_rows(rows: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    """Parse the command line, run the peers, write the file."""
-    parser = argparse.ArgumentParser(description="Store what the peers give.")
-    parser.add_argument(
-        "--peer", choices=tuple(schedule_peers.PACKAGES), help="run this one only (default: all)"
-    )
-    parser.add_argument("--output", default=str(TARGET), help="file to write, - for standard output")
-    arguments = parser.parse_args()
-    if arguments.peer is not None and arguments.output == str(TARGET):
-        parser.error("the stored file holds all peers: name an --output for one")
-    text = dump(collect([arguments.peer] if arguments.peer else schedule_peers.PACKAGES))
-    if arguments.output == "-":
-        sys.stdout.write(text)
-    else:
-        Path(arguments.output).write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run(TARGET, schedule_peers.PACKAGES, lambda names: dump(collect(names)))

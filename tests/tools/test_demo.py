@@ -236,10 +236,8 @@ def test_large_logits_do_not_overflow() -> None:
     ("arguments", "message"),
     [
         ({"optimizer": "Sofia"}, "optimizer: expected one of .*SGD.*, got 'Sofia'"),
-        ({"optimizer": "Optimizer"}, "optimizer: expected one of"),
         ({"epochs": 0}, "epochs: expected an integer >= 1, got 0"),
         ({"batch_size": 0}, "batch_size: expected an integer >= 1, got 0"),
-        ({"hidden": 0}, "hidden: expected an integer >= 1, got 0"),
         ({"seed": -1}, "seed: expected an integer >= 0, got -1"),
         ({"epochs": "3"}, "epochs: expected an integer, got str$"),
         ({"device": "tpu"}, "device: expected one of cpu, cuda, got 'tpu'"),
@@ -271,20 +269,8 @@ def test_progress_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_report() -> None:
-    steps = np.full(60, 1.0)
-    result = demo.Result(
-        optimizer="SGD",
-        backend="portable",
-        schedule="Cosine(lr=0.5, steps=60)",
-        threads=3,
-        parameters=9610,
-        steps_per_epoch=20,
-        accuracy=0.9728,
-        losses=steps,
-        rates=steps,
-        step_seconds=100e-6 * steps,
-        optimizer_seconds=25e-6 * steps,
-    )
+    text = ("SGD", "portable", "Cosine(lr=0.5, steps=60)")
+    result = demo.Result(*text, 3, 9610, 20, 0.9728, *np.full((4, 60), [[1.0], [0.5], [100e-6], [25e-6]]))
     assert dict(re.split(r"\s{2,}", line) for line in demo.report(result).splitlines()) == {
         "test accuracy": "0.9728",
         "parameters": "9610",
@@ -391,14 +377,11 @@ def test_a_range_test_has_a_suggestion_for_every_optimizer(optimizer: str) -> No
     ("options", "message"),
     [
         (["--lr", "-1"], "lr: expected a finite number >= 0, got -1.0"),
-        (["--lr", "nan"], "lr: expected a finite number >= 0, got nan"),
         (["--backend", "sse2"], "backend: expected one of .*, got 'sse2'"),
         (["--out", "/nowhere/demo.png"], "--out: there is no directory /nowhere"),
         (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),
-        (["--schedule", "Linear(lr, 0, n)"], 'schedule: unknown name n, at column 15 near "n\\)"'),
         (["--lr", "1", "--schedule", "Constant(lr=0.1)"], "--schedule: does not name lr, and --lr or .*"),
         (["--find-lr", "--schedule", "Constant(0.1)"], "--schedule: does not name lr, and --lr or .*"),
-        (["--find-lr", "--epochs", "0"], "epochs: expected an integer >= 1, got 0"),
         (["--find-lr", "--lr", "1"], "--find-lr: finds what --lr gives; leave one of them out"),
     ],
 )

@@ -196,28 +196,20 @@ RATES: list[tuple[Any, dict[str, Any], str]] = [
     ((0.1,), {"log": 1}, "log: "),
     ((0.1,), {"labels": []}, "labels: expected 1, one for each schedule, got 0"),
     ((0.1, 0.2), {"labels": "ab"}, "labels: expected a sequence, got str"),
-    ((0.1,), {"labels": 3}, "labels: expected a sequence, got int"),
     ((0.1,), {"labels": [None]}, "labels: expected strings, got None"),
     ((0.1, lambda t: HUGE * (t == 1)), {}, r"rates: .* up to 1e\+150 .* 1e\+308"),
     ((-0.1,), {}, "lr: "),
-    (("0.1",), {}, "lr: "),
-    ((schedules.Cosine,), {}, "lr: "),
 ]
 SUGGESTIONS: list[tuple[Any, str]] = [
     ("valley", "expected a sequence, got str"),
     (3, "expected a sequence, got int"),
-    (None, "expected a sequence, got NoneType"),
     ([3], "expected one of steepest, valley, minimum/10, got 3"),
-    (["valley", "v"], "expected one of .*, got 'v'"),
 ]
 TRAININGS: list[tuple[Any, Any, str]] = [
     ([], [], "losses: expected at least one, got none"),
     ([[1.0]], [[1.0]], "losses: "),
-    (3.0, 3.0, "losses: "),
     ([1.0, 2.0], [1.0], "lrs: expected shape"),
-    ([1.0], 1.0, "lrs: "),
     (["a"], [1.0], "losses: "),
-    ([1.0], [1j], "lrs: "),
     ([[1.0], [1.0, 2.0]], [1.0], "losses: "),
     ([1.0, -1e308, 1e200], [0.1] * 3, r"losses: .* up to 1e\+150 .* got -1e\+308"),
     ([1.0, 2.0], [0.1, 1e155], r"lrs: .* up to 1e\+150 .* got 1e\+155"),

@@ -339,7 +339,7 @@ def gradient_descent(lr: float, condition: float, kind: type[np.floating[Any]]) 
 
 def two_values(share: float) -> Curve:
     """Most losses are equal to their neighbours, and no step to the other value is an overshoot or a fall for that."""
-    return lambda rng: (rng.random(200) < share) * 1.0
+    return lambda rng: (rng.random(200) < share).astype(np.float64)
 
 
 def late_rise(begin: int, sd: float) -> Curve:
