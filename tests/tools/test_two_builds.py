@@ -135,15 +135,6 @@ def test_ratios_are_taken_within_a_round(two_builds: Any) -> None:
     assert (row.ratio, row.control, row.spread) == ((1.5,) * 3, (1.25,) * 3, 0.25)
 
 
-def test_rows_that_not_every_process_has_are_listed(two_builds: Any) -> None:
-    new, old = {"both": 1.0, "added": 1.0, "late": 1.0}, {"both": 1.0, "removed": 1.0}
-    late, once = {"late": 1.0, **old}, {"once": 1.0}
-    compared, others = two_builds.compare([[new | once, old | once, old | once], [new, old, late]], 2.0)
-    assert [each.row for each in compared] == ["both"]
-    some = "in some rounds only"
-    assert others == {"added": "in NEW only", "removed": "in OLD only", "late": some, "once": some}
-
-
 def test_builds_take_turns(two_builds: Any) -> None:
     seen: list[str] = []
 
@@ -267,15 +258,6 @@ def test_what_is_built_is_the_commit_or_the_files_as_they_are(
         seen.append((error.count(f"building {commits['old']}"), error.count("building ")))
     assert seen == [(1, 2), (0, 1), (0, 0)]
     assert git(two_builds.ROOT, "status", "--porcelain") == state
-
-
-@pytest.mark.usefixtures("commits")
-def test_new_files_belong_to_the_working_tree_and_ignored_ones_do_not(two_builds: Any) -> None:
-    (two_builds.ROOT / ".gitignore").write_text("ignored\n")
-    for name in ("ignored", "added"):
-        (two_builds.ROOT / name).write_text("")
-    names = git(two_builds.ROOT, "ls-tree", "--name-only", two_builds.hash_of("WORKTREE")).split()
-    assert names == [".gitignore", "added", "backend.py", "number", "pyproject.toml"]
 
 
 @pytest.mark.usefixtures("commits")
