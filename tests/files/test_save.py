@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 import lrcore
-from files.kinds import KINDS, assert_refused, contents, put_small
+from files.kinds import KINDS, contents, put_small
 from gpu.devices import imitated
 from lrcore import schedules
 from support import N, assert_bits, assert_goes_on, make, run, slow_but_first, start
@@ -161,25 +160,6 @@ def test_between_devices(path: Path) -> None:
 def as_numpy(array: Any) -> Any:
     """Return the values of an array of NumPy or of the imitated CuPy."""
     return array if isinstance(array, np.ndarray) else array.get()
-
-
-@pytest.mark.parametrize("depth", [300, 900, 5000])
-def test_deep_schedules_of_former_versions(depth: int, path: Path) -> None:
-    """They were nested as deep as they were composed: taken, or refused where Python's JSON is, and nothing changed."""
-    inner = json.dumps(STATE.text["schedule"])
-    schedule = '{"schedule": "Shift", "n": 1, "inner": ' * depth + inner + "}" * depth
-    put_small(path, STATE, json.dumps(STATE.text).replace(inner, schedule))
-    opt = lrcore.Adam(np.zeros(3, np.float32), lr=0.25)
-    if depth <= 300:
-        opt.load(path)
-        assert opt.lr == 0.5
-    elif depth >= 5000:
-        assert_refused(path, STATE, "recursion|overflow")
-    else:  # as deep as this Python goes
-        with contextlib.suppress(ValueError):
-            opt.load(path)
-            return
-        assert (opt.lr, opt.step_count) == (0.25, 0)
 
 
 @pytest.mark.parametrize("name", ["Lions", "Optimizer", "", 3, None, ["Adam"], "SGD", "Pack", "__doc__"])
