@@ -42,10 +42,7 @@ def matplotlib(sklearn: None) -> None:  # noqa: ARG001
 
 
 class StandInArray(np.ndarray[Any, Any]):
-    """CPU memory that behaves like a GPU's: it meets no NumPy array, and NumPy's functions refuse it.
-
-    What makes a ufunc of it is an operator or a function of `StandInModule`. It speaks DLPack, for the optimizer.
-    """
+    """CPU memory that behaves like a GPU's: it meets no NumPy array, and NumPy's functions refuse it."""
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if method == "__call__" and ufunc in (np.exp, np.log, np.maximum):

@@ -139,10 +139,10 @@ def test_smoothing_by_hand() -> None:
     ("losses", "ending"),
     [
         # a minimum of 1 may quadruple; of -1 rise by 3; of 2 become 8; of 0 rise by a tenth of the fall
-        *(
-            ([*each], "divergence")
-            for each in ((5, 1, 4, 4.1), (-0.5, -1, 2, 2.1), (7, 4, 2, 8.1), (5, 0, 0.5, 0.51))
-        ),
+        ([5.0, 1.0, 4.0, 4.1], "divergence"),
+        ([-0.5, -1.0, 2.0, 2.1], "divergence"),
+        ([7.0, 4.0, 2.0, 8.1], "divergence"),
+        ([5.0, 0.0, 0.5, 0.51], "divergence"),
         # all are as good as their lowest, or rise by less than they had fallen
         ([0.0] * 6, "steps"),
         ([-1.0] * 6, "steps"),
@@ -221,10 +221,9 @@ REFUSED: list[tuple[Any, str]] = [
     # one easier batch: where the other losses are equal, it makes the noise
     ([1.0] * 60 + [0.8] + [1.0] * 39, "the loss never fell by more than its noise"),
     ([10] * 60 + [9] + [10] * 39, "the loss never fell by more than its noise"),
-    *(
-        (each, "the loss did not move; check that the gradients arrive$")
-        for each in ([1] * 6, [0] * 6, ROUNDED)
-    ),
+    ([1] * 6, "the loss did not move; check that the gradients arrive$"),
+    ([0] * 6, "the loss did not move"),
+    (ROUNDED, "the loss did not move"),
 ]
 
 
