@@ -403,16 +403,6 @@ def test_command_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == lrcore.info()
 
 
-@pytest.mark.parametrize(
-    "argv", [["train"], ["demo", "--lr", "fast"], ["demo", "--device", "tpu"], ["info", "--yaml"]]
-)
-def test_arguments_that_cannot_be_parsed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    assert stop.value.code == 2
-    assert "usage: lrcore" in capsys.readouterr().err
-
-
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for command in COMMANDS:
         with pytest.raises(SystemExit) as stop:
