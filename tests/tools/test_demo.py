@@ -379,6 +379,7 @@ def test_a_range_test_has_a_suggestion_for_every_optimizer(optimizer: str) -> No
         (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),
         (["--lr", "1", "--schedule", "Constant(lr=0.1)"], "--schedule: does not name lr, and --lr or .*"),
         (["--find-lr", "--schedule", "Constant(0.1)"], "--schedule: does not name lr, and --lr or .*"),
+        (["--find-lr", "--epochs", "0"], "epochs: expected an integer >= 1, got 0"),
         (["--find-lr", "--lr", "1"], "--find-lr: finds what --lr gives; leave one of them out"),
     ],
 )
