@@ -7,14 +7,103 @@ options are those of libFuzzer, and have no effect here.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
+from typing import Any
 
-from files.changing_files import hammer
-from files.kinds import KINDS
+from files.kinds import KINDS, LARGE, Kind, number_of
 
 SECONDS = 5
+COUNT = 6
+"""Contents of a file."""
+
+
+def files_of(kind: Kind, path: Path) -> list[bytes]:
+    """Return the files of all numbers, which are of one length."""
+    found = []
+    for number in range(1, COUNT + 1):
+        kind.make(number, LARGE).save(path)
+        found.append(path.read_bytes())
+    assert len({len(each) for each in found}) == 1
+    return found
+
+
+def change(random: Random, path: Path, files: Sequence[bytes]) -> None:
+    """Change the file in one way."""
+    content = random.choice(files)
+    match random.choice(["replace", "rewrite", "truncate", "extend", "part"]):
+        case "replace":
+            other = path.with_name("other")
+            other.write_bytes(content)
+            other.replace(path)
+            time.sleep(random.choice([0, 0.002]))  # so that loads succeed as well
+        case "rewrite":
+            path.write_bytes(content)
+        case "truncate":
+            os.truncate(path, random.randrange(len(content)))
+        case "extend":
+            os.truncate(path, len(content) + random.choice([1, 4096, len(content)]))
+        case _:
+            with path.open("r+b") as file:
+                begin = random.randrange(len(content))
+                file.seek(begin)
+                file.write(content[begin : begin + 50_000])
+
+
+def load(into: Any, path: Path) -> ValueError | OSError | None:
+    """Load a file, and return why it was refused."""
+    try:
+        into.load(path)
+    except (ValueError, OSError) as error:
+        return error
+    return None
+
+
+def hammer(kind: Kind, path: Path, seed: int, seconds: float) -> tuple[int, int]:
+    """Load a file while a thread changes it, and return how often it was taken and how often refused.
+
+    What is taken is one of the contents that were ever written whole. What is refused is refused with a ValueError or an
+    OSError that names the file, and changes nothing.
+    """
+    files = files_of(kind, path)
+    stopped = threading.Event()
+
+    def work() -> None:
+        random = Random(seed)
+        while not stopped.is_set():
+            change(random, path, files)
+
+    taken = refused = 0
+    into = kind.make(99, LARGE)
+    thread = threading.Thread(target=work)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    end = time.monotonic() + seconds
+    thread.start()
+    try:
+        while time.monotonic() < end:
+            before, error = number_of(into), load(into, path)
+            if error is None:
+                assert 1 <= number_of(into) <= COUNT
+                taken += 1
+            else:
+                assert str(path) in str(error), error
+                assert number_of(into) == before
+                refused += 1
+    finally:
+        stopped.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    path.write_bytes(files[-1])
+    into.load(path)
+    assert number_of(into) == COUNT
+    return taken, refused
 
 
 def main() -> None:
