@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import _pages
 import _pictures
@@ -27,8 +27,7 @@ from lrcore.schedules import Plateau, Rate, Schedule
 from schedules import examples as schedule_examples
 from schedules import peers as schedule_peers
 from schedules import plateau_peers
-
-Row: TypeAlias = schedule_peers.Row | plateau_peers.Row
+from schedules.peers import Row
 
 TEMPLATE = DOCS / "schedules.in.md"
 PICTURES = DOCS / "schedules"

@@ -3,13 +3,14 @@
     python tests/golden/make_schedules.py                        # all peers, writes schedules.json beside this file
     python tests/golden/make_schedules.py --peer torch --output -    # one peer, to standard output
 
-The tables are ``schedule_peers.ROWS`` and ``plateau_peers.ROWS``. Wants PyTorch, optax, Keras and transformers
+The tables are ``peers.ROWS`` and ``plateau_peers.ROWS``. Wants PyTorch, optax, Keras and transformers
 (``pip install torch optax keras transformers``); lrcore is not used. The file holds the versions, and by peer and
 call the rates as the shortest decimals that give the float64 back, and the metrics that plateaus were told.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import sys
@@ -29,22 +30,15 @@ TARGET = Path(__file__).resolve().with_name("schedules.json")
 def collect(names: Iterable[str]) -> dict[str, Any]:
     """Run the rows of the named peers and return the contents of the file."""
     names = tuple(names)
-    schedules: dict[str, dict[str, list[float]]] = {name: {} for name in names}
-    plateaus: dict[str, dict[str, list[float]]] = {name: {} for name in names if name in plateau_peers.PEERS}
-    for row in schedule_peers.ROWS:
-        if row.peer in names:
-            rates = schedule_peers.run_peer(row.peer, row.theirs, row.steps)
-            schedules[row.peer][row.theirs] = _finite(rates, row.theirs)
-    for each in plateau_peers.ROWS:
-        if each.peer in names:
-            rates = plateau_peers.run_peer(each.peer, each.theirs, plateau_peers.METRICS[each.metrics])
-            plateaus[each.peer][str(each)] = _finite(rates, str(each))
-    return {
-        "versions": {key: value for name in names for key, value in schedule_peers.versions(name).items()},
-        "metrics": plateau_peers.METRICS,
-        "schedules": schedules,
-        "plateaus": plateaus,
-    }
+    tables: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for module in (schedule_peers, plateau_peers):
+        for row in module.ROWS:
+            if row.peer in names:
+                rates = module.PEERS[row.peer](row.theirs, row.steps)
+                tables.setdefault(row.table, {}).setdefault(row.peer, {})[str(row)] = _finite(rates, str(row))
+    packages = dict.fromkeys(package for name in names for package in schedule_peers.PACKAGES[name])
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    return {"versions": versions, "metrics": plateau_peers.METRICS, "plateaus": {}} | tables
 
 
 def _finite(rates: list[float], what: str) -> list[float]:

@@ -21,25 +21,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-__all__ = [
-    "LR",
-    "PACKAGES",
-    "PEERS",
-    "ROWS",
-    "Row",
-    "Tolerance",
-    "check",
-    "run_lrcore",
-    "run_peer",
-    "versions",
-]
 
 LR = 0.1
 """Learning rate of the optimizer that PyTorch's and transformers' schedulers are given."""
@@ -52,38 +38,15 @@ PACKAGES = {
 }
 """Distributions whose versions decide what a peer gives."""
 
-
-@dataclass(frozen=True)
-class Tolerance:
-    """The largest allowed difference of one rate, as a share of it or of the row's largest, and why it is that."""
-
-    limit: float
-    reason: str
-    of_largest: bool = False
-
-
-PRODUCT = Tolerance(
-    1e-14,
-    "of the rate itself: both sides multiply, divide and raise the same numbers in float64, some one step after the "
-    "other, and each rounds by 2^-53 = 1.1e-16; the largest found is 6.9e-16",
-)
-DIFFERENCE = Tolerance(
-    1e-14,
-    "of the row's largest rate: in float64, lr - end, 1 - z and 1 + cos(pi z) cancel, and leave the roundings of what "
-    "they are taken from; the largest found is 8.3e-16",
-    of_largest=True,
-)
-CHAIN = Tolerance(
-    1e-13,
-    "of the row's largest rate: PyTorch makes each rate from the one before in float64 and so adds up roundings, which "
-    "its CosineAnnealingLR magnifies near the end, dividing by 1 + cos; the largest found is 4.0e-15",
-    of_largest=True,
-)
-
-
-def of_differences(theirs: str) -> Tolerance:
-    """Return the tolerance where rates are subtracted: by whether the peer makes each rate from the one before."""
-    return CHAIN if re.search("LinearLR|PolynomialLR|CosineAnnealingLR", theirs) else DIFFERENCE
+PRODUCT = 1e-14
+"""Of the rate itself: both sides multiply, divide and raise the same numbers in float64, some one step after the other,
+and each rounds by 2^-53 = 1.1e-16; the largest found is 6.9e-16."""
+DIFFERENCE = 1e-14
+"""Of the row's largest rate: in float64, lr - end, 1 - z and 1 + cos(pi z) cancel, and leave the roundings of what they
+are taken from; the largest found is 8.3e-16."""
+CHAIN = 1e-13
+"""Of the row's largest rate: PyTorch makes each rate from the one before in float64 and so adds up roundings, which its
+CosineAnnealingLR magnifies near the end, dividing by 1 + cos; the largest found is 4.0e-15."""
 
 
 @dataclass(frozen=True)
@@ -96,35 +59,40 @@ class Row:
     """The peer's call, as code in terms of the peer's names."""
     ours: str
     """The call that gives the same rates, as code in terms of `lrcore.schedules`."""
-    end: int
-    """The last t of the schedule's course."""
-    past: int = 0
-    """How many steps further it is compared: there the peer holds its end as well."""
-    note: str = ""
+    steps: Sequence[float]
+    """The steps at which the rates are compared, or the metrics that both are told."""
+    note: str
     """What is to be known about the peer, in a sentence, where it first applies."""
-
-    table = "schedules"
-    """Where the golden file has it, under the peer and the name of the row."""
+    metrics: str = ""
+    """The name of the metrics, where the row is of a plateau."""
 
     def __str__(self) -> str:
-        """Return the name of the row: the peer's call."""
-        return self.theirs
+        """Return the name of the row: the peer's call, and on what."""
+        return f"{self.theirs} on {self.metrics}" if self.metrics else self.theirs
+
+    @property
+    def table(self) -> str:
+        """Where the golden file has it, under the peer and the name of the row."""
+        return "plateaus" if self.metrics else "schedules"
 
     def rates(self) -> list[float]:
-        """Return ours."""
-        return run_lrcore(self.ours, self.steps)
+        """Return ours: at each step, or after each metric."""
+        schedule = eval(self.ours, dict(vars(importlib.import_module("lrcore.schedules"))))
+        rates = []
+        for t, metric in zip(range(len(self.steps)) if self.metrics else self.steps, self.steps, strict=True):
+            if self.metrics:
+                schedule.observe(metric)
+            rates.append(schedule(t))
+        return rates
 
-    @property
-    def tolerance(self) -> Tolerance:
-        """How near the rates are: by whether our schedule subtracts rates, and how the peer comes to its own."""
+    def about(self, theirs: Sequence[float]) -> Any:
+        """Return what equals rates that are near enough: by whether we subtract rates, and how the peer comes to its own."""
+        import pytest  # which the scripts that make pages do without
+
         if not re.search("Linear|Polynomial|Cosine|Cycl|WarmupStable", self.ours):
-            return PRODUCT
-        return of_differences(self.theirs)
-
-    @property
-    def steps(self) -> range:
-        """The steps at which the rates are compared."""
-        return range(self.end + self.past + 1)
+            return pytest.approx(theirs, rel=PRODUCT, abs=0)
+        chained = re.search("LinearLR|PolynomialLR|CosineAnnealingLR", self.theirs)
+        return pytest.approx(theirs, rel=0, abs=(CHAIN if chained else DIFFERENCE) * max(theirs))
 
 
 _TABLES = {
@@ -382,77 +350,24 @@ get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='1-sqrt', num_cycles=1.5)
 _ROW = re.compile(r"^(\S.*)\n    (.*)  # (\d+)(?: \+ (\d+))?(?:\n    # (.*))?$", re.MULTILINE)
 
 ROWS = tuple(
-    Row(peer, theirs, ours, int(end), int(past or 0), note)
+    Row(peer, theirs, ours, range(int(end) + int(past or 0) + 1), note)
     for peer, table in _TABLES.items()
     for theirs, ours, end, past, note in _ROW.findall(table)
 )
 """Every schedule of a peer that has a form here, and that form."""
 
 
-def check(actual: Sequence[float], expected: Sequence[float], tolerance: Tolerance, what: str) -> None:
-    """Raise AssertionError unless the rates agree at every t."""
-    assert len(actual) == len(expected), f"{what}: {len(actual)} rates for {len(expected)}"
-    largest = max(map(abs, expected))
-    for t, (rate, wanted) in enumerate(zip(actual, expected, strict=True)):
-        allowed = tolerance.limit * (largest if tolerance.of_largest else abs(wanted))
-        assert abs(rate - wanted) <= allowed, (
-            f"{what}: at t = {t} the rate is {rate!r} for {wanted!r}: off by {abs(rate - wanted):.2e}, where "
-            f"{allowed:.1e} is allowed ({tolerance.reason})"
-        )
-
-
-def run_lrcore(code: str, steps: Iterable[int]) -> list[float]:
-    """Return the rates that a call of ours gives at some steps."""
-    schedules = importlib.import_module("lrcore.schedules")
-    schedule = eval(code, dict(vars(schedules)))
-    return [schedule(t) for t in steps]
-
-
-def run_peer(peer: str, code: str, steps: Sequence[int]) -> list[float]:
-    """Return the rates that a peer's call gives at some steps.
-
-    Raises
-    ------
-    ImportError
-        The peer is not installed.
-    """
-    return PEERS[peer](code, steps)
-
-
-def run_torch(code: str, steps: Sequence[int]) -> list[float]:
-    """Step a scheduler of PyTorch; see `run_peer`."""
-    return _step(importlib.import_module("torch.optim.lr_scheduler"), code, steps)
-
-
-def run_transformers(code: str, steps: Sequence[int]) -> list[float]:
-    """Step a scheduler of transformers; see `run_peer`."""
-    return _step(importlib.import_module("transformers.optimization"), code, steps)
-
-
-class ByEpoch:
-    """A scheduler of PyTorch that is told the epoch at every step."""
-
-    def __init__(self, scheduler: Any) -> None:
-        self.scheduler = scheduler
-        self.epoch = 0
-
-    def step(self) -> None:
-        self.epoch += 1
-        self.scheduler.step(self.epoch)
-
-
-def _step(module: Any, code: str, steps: Sequence[int]) -> list[float]:
-    """Make a scheduler of a module and step it."""
+def run_stepped(module: str, code: str, steps: Sequence[int]) -> list[float]:
+    """Make a scheduler of PyTorch or of transformers and step it."""
     torch = importlib.import_module("torch")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR, momentum=0.9)
     names: dict[str, Any] = {
         name: functools.partial(made, optimizer)
-        for name, made in vars(module).items()
+        for name, made in vars(importlib.import_module(module)).items()
         if name.startswith("get_")
         or (isinstance(made, type) and issubclass(made, torch.optim.lr_scheduler.LRScheduler))
     }
     names["ChainedScheduler"] = torch.optim.lr_scheduler.ChainedScheduler
-    names["ByEpoch"] = ByEpoch
     scheduler = eval(code, names)
     rates = [optimizer.param_groups[0]["lr"]]
     for _ in range(max(steps)):
@@ -463,57 +378,30 @@ def _step(module: Any, code: str, steps: Sequence[int]) -> list[float]:
 
 
 def run_optax(code: str, steps: Sequence[int]) -> list[float]:
-    """Ask a schedule of optax, in float64 and on the CPU; see `run_peer`."""
+    """Ask a schedule of optax, in float64 and on the CPU."""
     jax = importlib.import_module("jax")
-    optax = importlib.import_module("optax")
-
-    def jitted(schedule: Callable[[int], Any]) -> Callable[[int], float]:
-        """Return a schedule as it is in float32 under jit."""
-        compiled = jax.jit(schedule)
-
-        def rate(t: int) -> float:
-            with jax.enable_x64(False):
-                return float(compiled(t))
-
-        return rate
-
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        schedule = eval(code, vars(optax.schedules) | {"jitted": jitted})
+        schedule = eval(code, dict(vars(importlib.import_module("optax.schedules"))))
         return [float(schedule(t)) for t in steps]
 
 
 def run_keras(code: str, steps: Sequence[int]) -> list[float]:
-    """Ask a schedule of Keras, in float64 on its PyTorch backend; see `run_peer`."""
+    """Ask a schedule of Keras, in float64 on its PyTorch backend."""
     os.environ["KERAS_BACKEND"] = "torch"
     keras = importlib.import_module("keras")
     before = keras.config.floatx()
-
-    def float32(schedule: Callable[[int], Any]) -> Callable[[int], float]:
-        """Return a schedule as it is in float32, the default of Keras."""
-
-        def rate(t: int) -> float:
-            keras.config.set_floatx("float32")
-            return float(schedule(t))
-
-        return rate
-
     keras.config.set_floatx("float64")
     try:
-        schedule = eval(code, vars(keras.optimizers.schedules) | {"float32": float32})
+        schedule = eval(code, dict(vars(keras.optimizers.schedules)))
         return [float(schedule(t)) for t in steps]
     finally:
         keras.config.set_floatx(before)
 
 
-PEERS: dict[str, Callable[[str, Sequence[int]], list[float]]] = {
-    "torch": run_torch,
+PEERS: dict[str, Callable[[str, Sequence[Any]], list[float]]] = {
+    "torch": functools.partial(run_stepped, "torch.optim.lr_scheduler"),
     "optax": run_optax,
     "keras": run_keras,
-    "transformers": run_transformers,
+    "transformers": functools.partial(run_stepped, "transformers.optimization"),
 }
-"""What evaluates each peer."""
-
-
-def versions(peer: str) -> dict[str, str]:
-    """Return the installed versions of a peer and of what it computes with."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES[peer]}
+"""What gives the rates of each peer's call. ImportError where the peer is not installed."""

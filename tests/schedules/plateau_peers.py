@@ -1,7 +1,7 @@
 """What PyTorch, optax and Keras call `Plateau`: one table of calls, and what tells them the metrics.
 
 A row says that the rates after each observation are those of a peer's call. Calls are code, as in
-`schedule_peers`; optax's gives a scale, which multiplies the rate 0.1. The peers compute in float64.
+`peers`; optax's gives a scale, which multiplies the rate 0.1. The peers compute in float64.
 
 No row, since no call here gives it: optax ``accumulation_size`` above 1 (looks at the mean of each block of
 metrics; ``statistic="mean"`` looks at that of the last ones), ``rtol`` and ``atol`` that both count, and optax
@@ -17,12 +17,9 @@ import random
 import re
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from schedules.peers import LR, PRODUCT
-
-__all__ = ["METRICS", "PEERS", "ROWS", "Row", "run_lrcore", "run_peer"]
+from schedules.peers import LR, Row
 
 
 def _noisy() -> tuple[float, ...]:
@@ -40,35 +37,6 @@ METRICS: dict[str, tuple[float, ...]] = {
     "negative": tuple(round(value - 4, 3) for value in _noisy()),
 }
 """The sequences of metrics by name. None comes as near to a threshold as the peers' roundings of it."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A peer's call beside ours, as `peers.Row`, where both are told metrics: a key of `METRICS`."""
-
-    peer: str
-    theirs: str
-    ours: str
-    metrics: str
-    note: str = ""
-
-    table = "plateaus"
-    """Where the golden file has it, under the peer and the name of the row."""
-    tolerance = PRODUCT
-
-    def __str__(self) -> str:
-        """Return the name of the row: the peer's call, and on what."""
-        return f"{self.theirs} on {self.metrics}"
-
-    @property
-    def steps(self) -> tuple[float, ...]:
-        """The metrics themselves."""
-        return METRICS[self.metrics]
-
-    def rates(self) -> list[float]:
-        """Return ours."""
-        return run_lrcore(self.ours, self.steps)
-
 
 _TABLES = {
     "torch": """
@@ -119,7 +87,7 @@ ReduceLROnPlateau(mode='max', factor=0.3, patience=3, min_delta=0.05)
 _ROW = re.compile(r"^(\S.*)\n    (.*)  # on (.*)(?:\n    # (.*))?$", re.MULTILINE)
 
 ROWS = tuple(
-    Row(peer, theirs, ours, metrics, note)
+    Row(peer, theirs, ours, METRICS[metrics], note, metrics)
     for peer, table in _TABLES.items()
     for theirs, ours, listed, note in _ROW.findall(table)
     for metrics in listed.split(", ")
@@ -127,30 +95,8 @@ ROWS = tuple(
 """Every reduction on a plateau that has a form here, and that form."""
 
 
-def run_lrcore(code: str, metrics: Sequence[float]) -> list[float]:
-    """Return the rates of a call of ours after each of some metrics."""
-    schedules = importlib.import_module("lrcore.schedules")
-    plateau = eval(code, dict(vars(schedules)))
-    rates = []
-    for step, metric in enumerate(metrics):
-        plateau.observe(metric)
-        rates.append(plateau(step))
-    return rates
-
-
-def run_peer(peer: str, code: str, metrics: Sequence[float]) -> list[float]:
-    """Return the rates of a peer's call after each of some metrics.
-
-    Raises
-    ------
-    ImportError
-        The peer is not installed.
-    """
-    return PEERS[peer](code, metrics)
-
-
 def run_torch(code: str, metrics: Sequence[float]) -> list[float]:
-    """Step a scheduler of PyTorch; see `run_peer`."""
+    """Step a scheduler of PyTorch."""
     torch = importlib.import_module("torch")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     made = functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, optimizer)
@@ -163,7 +109,7 @@ def run_torch(code: str, metrics: Sequence[float]) -> list[float]:
 
 
 def run_optax(code: str, metrics: Sequence[float]) -> list[float]:
-    """Update a transformation of optax, in float64 and on the CPU; see `run_peer`."""
+    """Update a transformation of optax, in float64 and on the CPU."""
     jax = importlib.import_module("jax")
     contrib = importlib.import_module("optax.contrib")
     rates = []
@@ -179,7 +125,7 @@ def run_optax(code: str, metrics: Sequence[float]) -> list[float]:
 
 
 def run_keras(code: str, metrics: Sequence[float]) -> list[float]:
-    """Call a callback of Keras with a model that is an optimizer and nothing else; see `run_peer`."""
+    """Call a callback of Keras with a model that is an optimizer and nothing else."""
     os.environ["KERAS_BACKEND"] = "torch"
     keras = importlib.import_module("keras")
     before = keras.config.floatx()
@@ -202,4 +148,4 @@ PEERS: dict[str, Callable[[str, Sequence[float]], list[float]]] = {
     "optax": run_optax,
     "keras": run_keras,
 }
-"""What tells each peer the metrics."""
+"""What gives the rates of each peer after each of some metrics. ImportError where it is not installed."""
