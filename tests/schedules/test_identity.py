@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 import lrcore
 from lrcore import schedules
-from lrcore.schedules import Cosine, Function, Plateau, Recursive, Schedule, Sequence, plateaus
+from lrcore.schedules import Cosine, Function, Plateau, Schedule, Sequence, plateaus
 
 LOSSES = [3.0, 2.0, 2.0, 2.0, 2.5, 2.5, 2.4, 2.6, 2.6]
 
@@ -69,80 +71,73 @@ def places(schedule: Any) -> list[int]:
 
 
 @made
-def test_it_is_listed_once(make: Any) -> None:
+def test_it_is_one_in_every_copy(make: Any) -> None:
+    """And is listed once."""
     one = plateau()
-    listed = plateaus(make(one))
+    schedule = make(one)
+    listed = plateaus(schedule)
     assert sum(each is one for each in listed) == 1
-    assert len({id(each) for each in listed}) == len(listed) == max(places(make(one))) + 1
-
-
-@made
-@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES.keys())
-def test_it_is_one_in_every_copy(make: Any, copied: Any) -> None:
-    schedule = make(plateau())
-    assert places(schedule) == places(copied(schedule))
-    assert copied(schedule) == schedule == make(plateau())
-    assert hash(copied(schedule)) == hash(schedule)
-
-
-def test_two_that_are_equal_stay_two() -> None:
-    """They are another schedule than one in their places."""
-    two = plateau() * plateau()
+    assert len({id(each) for each in listed}) == len(listed) == max(places(schedule)) + 1
     for name, copied in COPIES.items():
-        assert places(copied(two)) == [0, 1], name
-        assert copied(two) == two
-    one = plateau()
-    assert one * one != two
-    assert two != one * one
-    assert one * one == (again := plateau()) * again
-    pair = plateau(), plateau()
+        assert places(copied(schedule)) == places(schedule), name
+        assert copied(schedule) == schedule == make(plateau())
+        assert hash(copied(schedule)) == hash(schedule)
+
+
+def test_two_that_are_equal_are_another_schedule_than_one() -> None:
+    one, *pair = plateau(), plateau(), plateau()
+    assert one * one == pair[0] * pair[0] != pair[0] * pair[1]
+    assert pair[0] * pair[1] != one * one
     assert Sequence([(pair[0], 1), (pair[1], 1), pair[0]]) != Sequence([(pair[0], 1), (pair[1], 1), pair[1]])
+    assert places(schedules.parse(repr(one * one))) == [0, 1]  # a text has no identity
 
 
-def run(make: Any, cut: int | None, again: Callable[[Any, Any, Any], Any]) -> tuple[Any, list[Any]]:
-    """Train, each Plateau told its own losses, and replace the optimizer at a step."""
-    params, one = np.zeros(2, np.float32), plateau()
-    opt: Any = lrcore.SGD(params, lr=make(one))
-    for step in range(len(LOSSES)):
-        if step == cut:
-            opt = again(opt, params, make)
-        opt.step(np.ones(2, np.float32))
-        for i, each in enumerate(plateaus(opt.schedule)):
-            each.observe(LOSSES[step - i])
-    return opt.params.tolist(), [each.state_dict() for each in plateaus(opt.schedule)]
+def test_one_in_a_pickle_with_its_optimizer_and_its_observer() -> None:
+    one = plateau()
+    opt = lrcore.SGD(np.zeros(2, np.float32), lr=(one.warmup(2) * 0.5).then(one, at=5))
+    for again, its in (pickle.loads(pickle.dumps((opt, one))), copy.deepcopy((opt, one))):
+        assert [id(each) for each in plateaus(again.schedule)] == [id(its)]
 
 
-def from_file(opt: Any, params: Any, path: Path) -> Any:
+# ---- resumed runs
+
+
+def from_file(opt: Any, path: Path) -> Any:
     opt.save(path)
-    return lrcore.load(path, params)
+    return lrcore.load(path, opt.params)
 
 
-def into_another(opt: Any, params: Any, make: Any) -> Any:
-    other = lrcore.SGD(params, lr=make(plateau()))
-    other.load_state_dict(opt.state_dict())
-    return other
-
-
-def into_one_with_another_rate(opt: Any, params: Any) -> Any:
-    other = lrcore.SGD(params, lr=plateau() * plateau())
+def into_one_with(lr: Any, opt: Any) -> Any:
+    """Return another optimizer of these parameters, with the state of the first as JSON has it."""
+    other = lrcore.SGD(opt.params, lr=lr)
     other.load_state_dict(json.loads(json.dumps(opt.state_dict() | {"state": {}})))
     return other
 
 
+RESUMED: dict[str, Callable[[Any, Any, Path], Any]] = {
+    "as it is": lambda opt, *_: opt,
+    "file": lambda opt, _, path: from_file(opt, path),
+    "state": lambda opt, make, _: into_one_with(make(plateau()), opt),
+    "state, another rate": lambda opt, *_: into_one_with(plateau() * plateau(), opt),
+    "pickle": lambda opt, *_: pickle.loads(pickle.dumps(opt)),
+    "deep copy": lambda opt, *_: copy.deepcopy(opt),
+    "copy": lambda opt, *_: copy.copy(opt),
+}
+
+
 @made
 def test_a_resumed_run_goes_on_as_it_would_have(make: Any, tmp_path: Path) -> None:
-    expected = run(make, None, lambda *_: None)
-    ways: list[Callable[[Any, Any, Any], Any]] = [
-        lambda opt, params, _: from_file(opt, params, tmp_path / "state.safetensors"),
-        into_another,
-        lambda opt, params, _: into_one_with_another_rate(opt, params),
-        lambda opt, *_: pickle.loads(pickle.dumps(opt)),
-        lambda opt, *_: copy.deepcopy(opt),
-        lambda opt, *_: copy.copy(opt),
-    ]
-    for again in ways:
-        for cut in (0, 3, 6):
-            assert run(make, cut, again) == expected
+    """Each Plateau is told its own losses, and the optimizer is replaced at a step."""
+    ends = []
+    for again, cut in itertools.product(RESUMED.values(), (0, 3, 6)):
+        opt: Any = lrcore.SGD(np.zeros(2, np.float32), lr=make(plateau()))
+        for step in range(len(LOSSES)):
+            opt = again(opt, make, tmp_path / "state.safetensors") if step == cut else opt
+            opt.step(np.ones(2, np.float32))
+            for i, each in enumerate(plateaus(opt.schedule)):
+                each.observe(LOSSES[step - i])
+        ends.append((opt.params.tolist(), [each.state_dict() for each in plateaus(opt.schedule)]))
+    assert all(end == ends[0] for end in ends)
 
 
 @made
@@ -152,9 +147,9 @@ def test_the_one_that_the_caller_holds_goes_on_steering(make: Any) -> None:
     for loss in LOSSES:
         for each in plateaus(opt.schedule):
             each.observe(loss)
-    saved, one = opt.state_dict(), plateau()
+    one = plateau()
     other = lrcore.SGD(np.zeros(2, np.float32), lr=make(one))
-    other.load_state_dict(saved)
+    other.load_state_dict(opt.state_dict())
     assert one.reductions == 3
     assert other.lr == opt.lr
     assert any(each is one for each in plateaus(other.schedule))
@@ -204,37 +199,7 @@ def halved(t: int) -> float:
     return 0.5**t
 
 
-def test_one_in_a_pickle_with_its_optimizer_and_its_observer() -> None:
-    one = plateau()
-    opt = lrcore.SGD(np.zeros(2, np.float32), lr=(one.warmup(2) * 0.5).then(one, at=5))
-    again, its = pickle.loads(pickle.dumps((opt, one)))
-    assert plateaus(again.schedule) == [its]
-    assert plateaus(again.schedule)[0] is its
-    its, again = copy.deepcopy((one, opt))
-    assert plateaus(again.schedule)[0] is its
-
-
-def steadily(t: int, lr: float) -> float:  # noqa: ARG001
-    return lr / 2
-
-
-def test_other_objects_stay_one_in_copies() -> None:
-    """Those with a state of the caller's own, and the values of a Recursive."""
-    rates = Recursive(steadily, lr=1.0)
-    schedule: Any = (rates * rates).clip(0, 1).then(rates, at=3)
-    for name in ("pickle", "deep copy"):
-        again = COPIES[name](schedule)
-        found = {id(each) for each in again._nested() if isinstance(each, Recursive)}
-        assert len(found) == 1, name
-        assert again == schedule
-
-
-def test_a_text_has_no_identity() -> None:
-    """Each Plateau that it names is a new one."""
-    one = plateau()
-    text = repr(one * one)
-    assert text == "Plateau(lr=1.0, factor=0.5, patience=1) * Plateau(lr=1.0, factor=0.5, patience=1)"
-    assert places(schedules.parse(text)) == [0, 1]
+# ---- dictionaries
 
 
 def test_the_dictionary_lists_what_is_shared() -> None:
@@ -260,6 +225,7 @@ def within_itself(dictionary: Any, name: str, value: Any) -> Any:
 
 ONE = {"schedule": "Constant", "lr": 1.0}
 ITSELF = "expected a dictionary that is not within itself"
+NO_NAMES = (None, "Nothing", 3, "Function", "Schedule")
 LISTS: list[Any] = []
 LISTS.append([LISTS, 1])
 
@@ -275,6 +241,17 @@ LISTS.append([LISTS, 1])
         (ONE | {"shared": [3]}, "shared: expected a dictionary, got int"),
         (ONE | {"shared": [around({"shared": 0})]}, "shared: expected an index below 0, got 0"),
         ({"shared": 0}, "shared: expected a sequence, got int"),
+        *(
+            ({} if name is None else {"schedule": name}, "schedule: expected the name of a schedule, got")
+            for name in NO_NAMES
+        ),
+        ({"schedule": "Cosine", "lr": 0.1}, "schedule: Cosine cannot be made from .*lr"),
+        (
+            {"schedule": "Cosine", "lr": 0.1, "steps": 3, "more": 1},
+            "schedule: Cosine cannot be made from .*more",
+        ),
+        ({"schedule": "Cosine", "lr": 0.1, "steps": -3}, "steps: expected a number of steps"),
+        ({"schedule": "Constant", "lr": math.nan}, "lr: expected a finite number"),
         (around({"shared": 0, **ONE}), "Constant cannot be made"),
         ({"schedule": "Product", "inner": ONE, "factors": []}, "factors: expected at least one"),
         (product(ONE, 2) | {"factors": [3]}, "Product cannot be made"),
@@ -320,15 +297,15 @@ class Bump(Schedule):
         return 0.5
 
 
-@pytest.mark.parametrize("height", [0.5, 109, "1 m", None])
-def test_attributes_of_ones_own(height: Any) -> None:
-    bump = Bump(height)
-    schedule: Any = bump * 0.5
-    for _ in range(9):
-        schedule = schedule.warmup(0)
-    schedule = schedule.shift(1) * bump
-    for again in (schedule, copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
-        assert again(0) == 0.125
+def test_attributes_of_ones_own() -> None:
+    for height in (0.5, 109, "1 m", None):
+        bump = Bump(height)
+        schedule: Any = bump * 0.5
+        for _ in range(9):
+            schedule = schedule.warmup(0)
+        schedule = schedule.shift(1) * bump
+        for again in (schedule, copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
+            assert again(0) == 0.125
 
 
 def test_a_short_dictionary_cannot_mean_a_schedule_that_takes_hours() -> None:

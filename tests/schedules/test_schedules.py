@@ -183,22 +183,3 @@ def test_what_holds_a_callable_has_no_dictionary() -> None:
     for each in (Function(halve), recursive, recursive.warmup(3), Constant(0.1).then(lambda _: 0.5, at=3)):
         with pytest.raises(TypeError, match=r"(Function\(.*\)|Recursive\(.*\)) has no dictionary form"):
             each.to_dict()
-
-
-@pytest.mark.parametrize(
-    "dictionary",
-    [
-        {},
-        {"schedule": "Nothing"},
-        {"schedule": 3},
-        {"schedule": "Function", "fn": 1},
-        {"schedule": "Schedule"},
-        {"schedule": "Cosine", "lr": 0.1},
-        {"schedule": "Cosine", "lr": 0.1, "steps": 3, "more": 1},
-        {"schedule": "Cosine", "lr": 0.1, "steps": -3},
-        {"schedule": "Constant", "lr": math.nan},
-    ],
-)
-def test_dictionaries_of_no_schedule(dictionary: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^(schedule|steps|lr): "):
-        schedules.from_dict(dictionary)
