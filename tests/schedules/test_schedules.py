@@ -176,6 +176,12 @@ def test_a_callable_becomes_a_schedule() -> None:
     assert repr(schedule) == "Function(halve)"
     assert schedule([0, 3]).tolist() == [1, 0.125]
     assert {each(3) for each in round_trips(schedule)} == {0.125}
+    assert (
+        Constant(3).then(halve, at=2)(4)
+        == (Constant(2) * halve)(3)
+        == made.Sequence([(halve, 3), 1])(2)
+        == 0.25
+    )
 
 
 def test_what_holds_a_callable_has_no_dictionary() -> None:

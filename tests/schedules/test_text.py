@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import lrcore
 from lrcore import schedules
 from lrcore.__main__ import main
 from lrcore.schedules import Schedule, parse
@@ -136,9 +134,9 @@ def test_long_and_deep_texts() -> None:
     assert parse(repr(chain)) == chain
 
 
-ALPHABET = st.text(" \t\n\r.,()[]=*+-'\"0123456789_abefjxCost", max_size=60)
 WORDS = [
     *re.findall(r"\w+|[^\w\s¦]+", " ".join(REFUSED)),
+    "",
     ", ",
     " in ",
     " or ",
@@ -156,46 +154,41 @@ def with_mistakes(draw: st.DrawFn) -> str:
     for _ in range(draw(st.integers(1, 3))):
         begin = draw(st.integers(0, len(text)))
         end = draw(st.integers(begin, min(begin + 3, len(text))))
-        put = draw(st.one_of(st.sampled_from(["", *WORDS]), st.text(max_size=2), ALPHABET))
+        put = draw(st.sampled_from(WORDS) | st.text(max_size=2))
         text = text[:begin] + put + text[end:]
     return text
 
 
 @given(
-    st.one_of(
-        st.text(max_size=60),
-        ALPHABET,
-        st.lists(st.sampled_from([*WORDS, *" ()[],='9"])).map("".join),
-        with_mistakes(),
-    )
+    st.text(max_size=60) | st.lists(st.sampled_from([*WORDS, *" ()[],='9"])).map("".join) | with_mistakes()
 )
 def test_any_text(text: str) -> None:
     """It gives a schedule, or ValueError with a column in it, or after it where it ends too early."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            assert isinstance(parse(text), Schedule)
-        except ValueError as error:
-            message = str(error)
-            column = re.search("^schedule: .*, at column (\\d+) near ", message, re.DOTALL)
-            if column is None:
-                assert re.match(
-                    "schedule: (too long, or nested|expected at most|expected a schedule, got)", message
-                )
-            else:
-                assert 1 <= int(column[1]) <= len(text) + 1
+    try:
+        message = "" if isinstance(parse(text), Schedule) else "no schedule"
+    except ValueError as error:
+        message = str(error)
+    column = re.search("^schedule: .*, at column (\\d+) near ", message, re.DOTALL)
+    if column:
+        assert 1 <= int(column[1]) <= len(text) + 1
+    else:
+        assert re.match(
+            "$|schedule: (too long, or nested|expected at most|expected a schedule, got)", message
+        )
 
 
-def test_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even what compiling would tell of it is asked."""
+def test_nothing_is_run(tmp_path: Path) -> None:
     path = tmp_path / "made"
-    for name in ("eval", "exec", "__import__", "open", "print"):
-        monkeypatch.setitem(vars(lrcore.schedules), name, lambda *_, name=name: path.write_text(name))
-    calls = ("eval('1')", "exec('1')", f"open('{path.name}', 'w')", "Constant(print(1))", "__import__('os')")
-    for text in calls:
+    for text in (
+        f"open('{path}', 'w')",
+        f"Constant(open('{path}', 'w'))",
+        f"Constant(1) * open('{path}', 'w')",
+    ):
         refusal(text)
     assert not path.exists()
+
+
+# ---- the command
 
 
 COSINE = "Cosine(1e-3, steps=1000).warmup(100)"
@@ -218,18 +211,6 @@ def test_command_draws_a_picture(
     assert capsys.readouterr() == (f"{path}\n", "")
     assert path.read_bytes().startswith(begin)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
-
-
-def test_command_writes_where_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also without a suffix; and to a directory nothing."""
-    pytest.importorskip("matplotlib")
-    (tmp_path / "folder").mkdir()
-    assert main(["plot", "0.1", "--out", str(tmp_path / "folder")]) == 2
-    assert re.fullmatch("lrcore plot: .*folder.*\n", capsys.readouterr().err)
-    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
-    code = main(["plot", "0.1", "--out", str(tmp_path / "rates")])
-    assert (code == 0) == (tmp_path / "rates").exists()
-    assert not (tmp_path / "rates.png").exists()
 
 
 def test_command_draws_charts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,6 +239,7 @@ def test_command_draws_charts(capsys: pytest.CaptureFixture[str]) -> None:
         (["Exponential(0.1, 10)"], r"Exponential\(lr=0.1, rate=10.0\) overflows at t = .*"),
         (["0.1", "--out", "missing/rates.png"], ".*missing/rates.png.*"),
         (["0.1", "--out", "rates.xyz"], ".*xyz.*"),
+        (["0.1", "--out", "rates"], "--out: expected a name that ends in .png, .svg or .pdf, got rates"),
         (["Exponential(0.1, 10)", "--out", "rates.png"], r"Exponential\(lr=0.1, rate=10.0\) overflows at .*"),
     ],
 )
@@ -287,21 +269,11 @@ def test_command_in_every_encoding(encoding: str) -> None:
     assert len(text.splitlines()) == 18
 
 
-def test_refusals_take_one_line() -> None:
-    """Also where compiling the text would give a warning."""
-    command = [sys.executable, "-m", "lrcore", "plot", "1or 2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch("lrcore plot: schedule: .*\n", done.stderr)
-
-
 def test_command_without_matplotlib(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for name in list(sys.modules):
-        if name.partition(".")[0] == "matplotlib":
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert main(["plot", "0.1", "--out", str(tmp_path / "a.png")]) == 2
     assert capsys.readouterr().err == 'lrcore plot: matplotlib is not installed: pip install "lrcore[plot]"\n'
     assert main(["plot", "0.1"]) == 0
