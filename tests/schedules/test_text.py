@@ -243,18 +243,22 @@ def test_command_draws_charts(capsys: pytest.CaptureFixture[str]) -> None:
         (["Exponential(0.1, 10)", "--out", "rates.png"], r"Exponential\(lr=0.1, rate=10.0\) overflows at .*"),
     ],
 )
+@pytest.mark.filterwarnings("default")
 def test_command_refuses(
     argv: list[str],
     message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
+    """In one line: with no warning of Python's about what was compiled."""
     if "--out" in argv:
         pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     assert main(["plot", *argv]) == 2
     assert re.fullmatch(f"lrcore plot: {message}\n", capsys.readouterr().err)
+    assert not recwarn.list
     assert list(tmp_path.iterdir()) == []
 
 
