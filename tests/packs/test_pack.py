@@ -8,7 +8,7 @@ import pickle
 import re
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 
 import lrcore
 from gpu.fake_cuda import FakeCuda
-from lrcore.pack import PackList, _tree, layout
+from lrcore.pack import PackList, layout
 from lrcore.pack._tree import tree_map
 from support import assert_bits, make
 
@@ -77,7 +77,7 @@ def assert_same(pack: Any, expected: Any) -> None:
 
 
 def test_views_lie_one_after_another() -> None:
-    """In the order in which they are named, depth first."""
+    """In the order in which they are named, depth first; a tree has the very views, in plain dictionaries and lists."""
     pack = model()
     starts = {name: int(view.ravel()[0]) for name, view in pack.named_arrays().items()}
     assert starts == {
@@ -91,6 +91,11 @@ def test_views_lie_one_after_another() -> None:
     assert pack["layers"][0]["w"] is pack.named_arrays()["layers.0.w"]
     assert "d" not in pack
     assert pack.get("d") is None
+    tree = pack.tree()
+    assert type(tree) is type(tree["head"]) is type(tree["layers"][0]) is dict
+    assert type(tree["layers"]) is type(tree["head"]["s"]) is type(pack["layers"].tree()) is list
+    assert tree["layers"][1]["b"] is pack["layers"][1]["b"]
+    assert [*pack["layers"].named_arrays()] == ["0.w", "0.b", "1.w", "1.b"]
 
 
 def test_empty_and_aligned() -> None:
@@ -107,12 +112,10 @@ def test_the_values_of_arrays_are_copied_in() -> None:
     assert w.any()
 
 
-def test_a_node_is_a_slice_of_the_buffer() -> None:
-    """It is stepped by itself."""
+def test_a_node_is_stepped_by_itself() -> None:
+    """It is a slice of the buffer."""
     pack = model()
     layer = pack["layers"][1]
-    assert isinstance(layer, lrcore.Pack)
-    assert_bits(layer.flat, np.arange(19, 28, dtype=np.float32))
     assert_bits(pack["layers"].flat, np.arange(10, 28, dtype=np.float32))
     grads = layer.like()
     grads["b"] = -100
@@ -152,17 +155,6 @@ def test_what_is_a_list_and_what_a_shape() -> None:
     assert pack.tree()["a"] == []
     again = eval(repr(pack).replace(", xp=numpy", ""), {"Pack": lrcore.Pack})
     assert repr(again) == repr(pack)
-
-
-def test_trees() -> None:
-    """Plain dictionaries and lists with the very views."""
-    pack = model()
-    tree = pack.tree()
-    assert type(tree) is type(tree["head"]) is type(tree["layers"][0]) is dict
-    assert type(tree["layers"]) is type(tree["head"]["s"]) is list
-    assert tree["layers"][1]["b"] is pack["layers"][1]["b"]
-    assert type(pack["layers"].tree()) is list
-    assert [*pack["layers"].named_arrays()] == ["0.w", "0.b", "1.w", "1.b"]
 
 
 @pytest.mark.parametrize(("build", "ties"), [(model, {}), (tied, TIES)])
@@ -222,14 +214,6 @@ def test_writing_what_lies_in_the_buffer() -> None:
     assert_bits(pack.flat, np.array([3, 4, 1, 2], np.float32))
 
 
-@pytest.mark.parametrize("wrong", [np.ones(4), np.ones(1), np.ones((1, 3)), [1, 2], [[1, 2, 3]]])
-def test_another_shape_is_not_written(wrong: Any) -> None:
-    pack = lrcore.Pack({"b": 3})
-    with pytest.raises(ValueError, match=r"^b: expected shape \(3,\), got \("):
-        pack["b"] = wrong
-    assert not pack.flat.any()
-
-
 class Once:
     """Becomes an array when it is asked to, or fails."""
 
@@ -247,6 +231,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (lambda tree: tree.update(layers="ab"), TypeError, "^layers: expected a list of 2 entries, got str"),
     (lambda tree: tree.update(layers=np.ones((2, 3))), TypeError, "^layers: expected a list .*got ndarray"),
     (lambda tree: tree.update(head=[1, 2]), TypeError, r"^head: expected a dictionary .*'w', 's'.*, got list"),
+    (lambda tree: tree["layers"][1].update(b=[1, 2]), ValueError, r"^layers\.1\.b: expected shape \(3,\), got \(2,\)"),
     (lambda tree: tree["head"].update(w=np.ones(4)), ValueError, r"^head\.w: expected shape \(4, 4\), got \(4,\)"),
     (lambda tree: tree.update(c=0.0), ValueError, r"^c: expected shape \(1,\), got \(\)"),
     (lambda tree: tree.update(c={"w": 1}), TypeError, "^c: expected .*float32.*, got dict"),
@@ -274,8 +259,6 @@ def test_errors_name_the_whole_path() -> None:
     pack = model()
     with pytest.raises(ValueError, match=r"^layers\.1\.w: expected shape"):
         pack["layers"][1] = {"w": 1, "b": [1, 2, 3]}
-    with pytest.raises(ValueError, match=r"^layers\.1\.v: unknown"):
-        pack["layers"][1].assign({"w": 1, "b": 1, "v": 1})
     with pytest.raises(TypeError, match=r"^tree: expected a dictionary .*, got list"):
         pack.assign([])
     for name, hint in (("v", ""), ("W", "; did you mean w[?]")):
@@ -283,8 +266,8 @@ def test_errors_name_the_whole_path() -> None:
             _ = pack["layers"][0][name]
         with pytest.raises(KeyError, match=f"^'{name}: expected one of w, b{hint}'$"):
             pack["layers"][0][name] = 1
-    with pytest.raises(TypeError, match="^head: expected a dictionary"):
-        pack["head"] = 3
+        with pytest.raises(AttributeError, match=rf'^{name}: .*write pack\["{name}"\]'):
+            setattr(pack["layers"][0], name, 1)
     copied = copy.deepcopy(pack["layers"][1])  # a pack of its own
     with pytest.raises(ValueError, match="^w: expected shape"):
         copied.assign({"w": 1, "b": [1, 2, 3]})
@@ -302,21 +285,32 @@ def assert_not_written(wrong: Any, error: type[Exception], match: str) -> None:
     assert not pack.flat.any()
 
 
+MASKED = (
+    "expected a plain array, got Masked(Array|Constant), whose mask .*; pass its filled\\(0\\) or its data"
+)
+
+
 @pytest.mark.parametrize(
-    "wrong",
-    [None, "3", ["1", "2", "3"], np.array([1, 2, 3], "datetime64[s]"), np.array([None] * 3), np.ones(3) * 1j, [1j] * 3],
+    ("wrong", "match"),
+    [
+        *((each, "expected") for each in (None, "3", ["1", "2", "3"], np.ones(3) * 1j, [1j] * 3)),
+        *((np.array([1, 2, 3], kind), "expected") for kind in ("datetime64[s]", "timedelta64[s]", object)),
+        (np.ma.array([1, 2, 3], np.float32, mask=[False, True, False]), MASKED),
+        (np.ma.array([1, 2, 3], np.float32), MASKED),
+        (np.ma.array([1, 2, 3], mask=True), MASKED),
+        ([np.ma.array(1.0), 2, 3], MASKED),
+        (([1.0], [np.ma.masked], [np.float32(3)]), MASKED),
+    ],
     ids=lambda each: type(each).__name__,
 )  # fmt: skip
-def test_what_is_no_number_is_not_written(wrong: Any) -> None:
-    """NumPy would make NaN, a number or a part of it."""
-    assert_not_written(wrong, TypeError, "expected")
-
-
-def test_attributes_are_no_entries() -> None:
-    pack = lrcore.Pack({"w": 3})
-    for name in ("w", "new"):
-        with pytest.raises(AttributeError, match=rf'^{name}: .*write pack\["{name}"\]'):
-            setattr(pack, name, 1)
+def test_what_is_no_plain_number_is_not_written(wrong: Any, match: str) -> None:
+    """NumPy would make NaN, a number or a part of it, and ignore a mask."""
+    assert_not_written(wrong, TypeError, match)
+    if isinstance(wrong, np.ma.MaskedArray):
+        narrow: Any = wrong.astype(np.float32)
+        with pytest.raises(TypeError, match=rf"^a\.w: {match}"):
+            lrcore.Pack({"a": {"w": narrow}})
+        assert_bits(lrcore.Pack({"w": narrow.filled(0)}).flat, narrow.filled(0))
 
 
 # ---- what is refused
@@ -330,8 +324,6 @@ def test_attributes_are_no_entries() -> None:
 def test_wrong_shapes(entry: Any) -> None:
     error = ValueError if entry in ((2, -1), -1) else TypeError
     match = "expected (a float32 array, a shape|an array, or a shape|extents >= 0)"
-    with pytest.raises(error, match=f"^w: {match}"):
-        lrcore.Pack({"w": entry})
     with pytest.raises(error, match=rf"^layers\.1\.w: {match}"):
         lrcore.Pack({"layers": [{"w": 3}, {"w": entry}]})
 
@@ -350,9 +342,8 @@ DTYPES = ["f8", "f2", "i4", "u1", "?", "c8", "O", "U", ">f4", "M8[s]"]
 )
 def test_wrong_dtypes(w: Any) -> None:
     match = re.escape(f"expected dtype float32, got {w.dtype}; make a float32 array")
-    for entries, path in (({"w": w}, "w"), ({"layers": [{"w": 2}, {"w": w}]}, r"layers\.1\.w")):
-        with pytest.raises(TypeError, match=f"^{path}: {match}"):
-            lrcore.Pack(entries)
+    with pytest.raises(TypeError, match=rf"^layers\.1\.w: {match}"):
+        lrcore.Pack({"layers": [{"w": 2}, {"w": w}]})
 
 
 @pytest.mark.parametrize(
@@ -387,30 +378,6 @@ def test_a_pack_in_place_of_its_buffer(part: Callable[[lrcore.Pack], Any]) -> No
             lrcore.Adam(pack)
         with pytest.raises(TypeError, match=f"^grads: {match}"):
             lrcore.Adam(np.zeros(3, np.float32)).step(pack)
-
-
-@pytest.mark.parametrize(
-    "masked",
-    [
-        np.ma.array([1, 2, 3], np.float32, mask=[False, True, False]),
-        np.ma.array([1, 2, 3], np.float32),
-        np.ma.array([1, 2, 3], mask=True),
-        [np.ma.array(1.0), 2, 3],
-        ([1.0], [np.ma.masked], [np.float32(3)]),
-    ],
-    ids=["masked", "nothing masked", "integers", "in a list", "deeper"],
-)
-def test_arrays_with_a_mask_are_refused(masked: Any) -> None:
-    """The mask would be ignored."""
-    match = (
-        r"expected a plain array, got Masked(Array|Constant), whose mask .*; pass its filled\(0\) or its data"
-    )
-    assert_not_written(masked, TypeError, match)
-    if isinstance(masked, np.ma.MaskedArray):
-        narrow: Any = masked.astype(np.float32)
-        with pytest.raises(TypeError, match=rf"^a\.w: {match}"):
-            lrcore.Pack({"a": {"w": narrow}})
-        assert_bits(lrcore.Pack({"w": narrow.filled(0)}).flat, narrow.filled(0))
 
 
 @pytest.mark.parametrize("kind", ["freed", "zero", "masked", pytest.param("fake", marks=pytest.mark.slow)])
@@ -491,23 +458,17 @@ def test_copies_keep_ties(pad: bool, keys: tuple[Any, ...]) -> None:
         assert like.flat.size == layout([*own.values()], pad)[1]
 
 
-def test_shallow_copies_share_their_buffer() -> None:
-    for pack in (model(), tied()):
-        shared = copy.copy(pack["layers"])
-        shared[0]["b"] = 5
-        assert (pack["layers"][0]["b"] == 5).all()
-
-
 class Own(lrcore.Pack):
     """A class of the caller's own."""
 
 
 def test_a_class_of_the_callers_own() -> None:
-    """Copies of it are of it, and its parts are as of any other."""
+    """Copies of it are of it, and its parts are as of any other. Shallow copies share their buffer."""
     pack = Own(model())
-    for each in (pack, *copies_of(pack), pack.like()):
+    for each in (pack, *copies_of(pack), pack.like(), copy.copy(pack)):
         assert type(each) is Own
         assert type(each["head"]) is type(each["layers"][0]) is lrcore.Pack
+    assert copy.copy(pack["layers"]).flat is pack["layers"].flat
 
 
 def test_copies_of_tied_packs_go_on_sharing() -> None:
@@ -682,20 +643,6 @@ def test_an_array_under_several_names_is_one(pad: bool) -> None:
     assert (pack["embed"] == 1).all()
 
 
-def test_one_array_under_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is held against other arrays once, not under each name: ten thousand of them would take half a minute."""
-    held: list[int] = []
-
-    def sharing(arrays: Sequence[Any]) -> Iterator[tuple[int, int]]:
-        held.append(len(arrays))
-        yield from ()
-
-    monkeypatch.setattr(_tree, "sharing", sharing)
-    pack = lrcore.Pack({"layers": [{"w": W}] * 100, "b": W.copy()})
-    assert held == [2]
-    assert pack.flat.size == 2 * W.size
-
-
 def test_the_flat_of_a_part_with_ties() -> None:
     """It is the memory of the part's arrays where these lie together, and refused by both names where they do not."""
     pack = tied()
@@ -768,25 +715,6 @@ def test_different_values_for_tied_names_are_refused(different: Any) -> None:
         with pytest.raises(ValueError, match=match):
             pack.assign({"b": [5], "embed": embed, "x": {"head": x}, "third": third})
         assert_bits(pack.flat, before)
-
-
-def test_a_step_of_tied_weights() -> None:
-    """It has the bits of a step of one array with the sum of the gradients of its names."""
-    rng = np.random.default_rng(5)
-    start = rng.standard_normal((4, 3)).astype(np.float32)
-    pack = lrcore.Pack({"embed": start, "b": 3, "head": start})
-    grads = pack.like()
-    alone = [start.ravel().copy(), np.zeros(3, np.float32)]
-    opt, *opts = (lrcore.AdamW(params, 0.01) for params in (pack.flat, *alone))
-    for _ in range(3):
-        of_embed, of_head = rng.standard_normal((2, 4, 3)).astype(np.float32)
-        grads["embed"], grads["b"] = of_embed, [1, 2, 3]
-        grads["head"] += of_head
-        opt.step(grads.flat)
-        opts[0].step((of_embed + of_head).ravel())
-        opts[1].step(grads["b"])
-    assert_bits(pack.flat, np.concatenate(alone))
-    assert (pack["embed"] != start).any()
 
 
 # ---- devices
