@@ -130,8 +130,6 @@ def test_a_list_is_a_sequence() -> None:
     assert [layer["w"].shape for layer in layers] == [(2, 3), (2, 3)]
     assert layers[-1] is layers[1]
     assert layers[:1] == [layers[0]]
-    assert [*reversed(layers)] == [layers[1], layers[0]]
-    assert layers.index(layers[1]) == 1
     assert repr(layers) == "PackList([{'w': (2, 3), 'b': (3,)}, {'w': (2, 3), 'b': (3,)}], xp=numpy)"
     with pytest.raises(IndexError):
         _ = layers[2]
@@ -507,13 +505,14 @@ def test_layout() -> None:
 def test_padding() -> None:
     """Each array begins at a cache line, and what lies between is zero, in copies and packs like it as well."""
     pack = model(pad=True)
-    assert pack.flat.size == 7 * 16 + 1
     assert repr(pack).endswith("}, xp=numpy, pad=True)")
     for each in (pack, pack.like(), copy.deepcopy(pack), pack["layers"], pack["head"].like()):
-        for view in each.named_arrays().values():
-            assert view.ctypes.data % 64 == 0
-    assert pack["layers"][1].flat.size == 16 + 3
-    assert pack["layers"].flat.size == 3 * 16 + 3
+        assert all(view.ctypes.data % 64 == 0 for view in each.named_arrays().values())
+    assert [each.flat.size for each in (pack, pack["layers"], pack["layers"][1])] == [
+        7 * 16 + 1,
+        3 * 16 + 3,
+        16 + 3,
+    ]
     assert np.shares_memory(pack["layers"].flat[-3:], pack["layers"][1]["b"])
     assert pack.flat.sum() == np.arange(46).sum()  # small integers: exact
     with pytest.raises(TypeError, match="^pad: expected True or False, got 64"):
@@ -616,12 +615,16 @@ def test_arrays_that_overlap_are_refused(case: str, w_and_xp: tuple[Any, Any]) -
 
 
 def test_one_pair_of_many_that_overlaps() -> None:
+    """Also where others lie in between, whose ranges of addresses overlap and whose elements do not."""
     rows = {f"row{i}": np.zeros(100, np.float32)[10 * i :] for i in range(3)}
     flat = np.zeros(1000, np.float32)
     rows |= {f"piece{i}": flat[10 * i : 10 * i + 10] for i in range(100)}
+    rows |= {f"column{i}": W[:, i] for i in range(6)}
     lrcore.Pack(rows)
     with pytest.raises(ValueError, match="^piece40: .* shares memory with piece7;"):
         lrcore.Pack(rows | {"piece40": flat[75:85]} | {"piece8": np.zeros(3, np.float32)})
+    with pytest.raises(ValueError, match="^again: .* shares memory with column0;"):
+        lrcore.Pack(rows | {"again": W[1:, 0]})
 
 
 @pytest.mark.parametrize(("cases", "tied"), [(APART, False), (TIED, True)], ids=["apart", "tied"])
@@ -749,48 +752,37 @@ def test_device_arrays() -> None:
         assert_bits(cupy.asnumpy(pack.flat[6:]), np.array([7, 8, 9, 2], np.float32))
         pack.assign({"layers": [{"w": w + 1.0, "b": cupy.asarray(w[1], np.float64)}], "s": 4})
         assert_bits(cupy.asnumpy(pack.flat), np.array([*range(1, 7), 3, 4, 5, 4], np.float32))
-        pack["layers"][0]["w"] = [[0, 1, 2], [3, 4, 5]]
-        pack["layers"] = [{"w": pack["layers"][0]["w"], "b": pack["layers"][0]["w"][1]}]
-        assert_bits(cupy.asnumpy(pack.flat), np.array([*range(6), 3, 4, 5, 4], np.float32))
-        for copied in (*copies_of(pack), lrcore.Pack(pack, xp=cupy, pad=True)):
-            assert type(copied["layers"][0].flat) is cupy.ndarray
-            assert_bits(cupy.asnumpy(copied["layers"][0]["w"]), w)
-            copied["s"] = 9
-        assert copied["s"].data.ptr % 64 == 0
-        assert cupy.asnumpy(pack["s"]) == 4
+        pack["layers"] = [{"w": [[0, 1, 2], [3, 4, 5]], "b": pack["layers"][0]["w"][1]}]
+        assert_bits(cupy.asnumpy(pack.flat), np.array([*range(6), 4, 5, 6, 4], np.float32))
         with pytest.raises(TypeError, match=r"^layers.0.w: expected .*float32.* got ndarray: .*\.get\(\)"):
             lrcore.Pack(pack)
-        opt = lrcore.SGD(pack["layers"][0].flat, lr=1.0)
-        opt.step(cupy.asarray(np.ones(9, np.float32)))
+        lrcore.SGD(pack["layers"][0].flat, lr=1.0).step(cupy.asarray(np.ones(9, np.float32)))
         assert_bits(cupy.asnumpy(pack["layers"][0]["w"]), w - np.float32(1))
 
 
 def test_tied_device_arrays() -> None:
     with FakeCuda() as fake:
         cupy = fake.cupy
-        w = cupy.asarray(W)
-        host = W.copy()
+        w, host = cupy.asarray(W), W.copy()
         entries = {"embed": w, "layers": [{"w": w[:], "v": host}, {"v": host, "b": w[:0]}], "head": {"w": w}}
         pack = lrcore.Pack(entries, xp=cupy, pad=True)
-        ties = "ties={'layers.0.w': 'embed', 'layers.1.v': 'layers.0.v', 'head.w': 'embed'})"
-        assert pack.flat.size == 32 + 32
-        pack["head"]["w"] = W + 1
-        for each in (pack, *copies_of(pack), lrcore.Pack(pack, xp=cupy)):
-            assert repr(each).endswith(ties)
-            assert each["embed"].data.ptr == each["layers"][0]["w"].data.ptr == each["head"]["w"].data.ptr
-            assert_bits(cupy.asnumpy(each["embed"]), W + np.float32(1))
-            assert_bits(cupy.asnumpy(each["layers"][1]["v"]), W)
-        with pytest.raises(ValueError, match=r"^head\.flat: .*head\.w.* embed"):
-            _ = pack["head"].flat
-        copied = copy.deepcopy(pack["layers"])
-        assert type(copied.flat) is cupy.ndarray
-        assert repr(copied).endswith("ties={'1.v': '0.v'})")
-        assert_bits(cupy.asnumpy(copied[0]["w"]), W + np.float32(1))
         layers = [{"w": W, "v": W + 2.0}, {"v": cupy.asarray(W + 2), "b": W[:0]}]
         pack.assign({"embed": cupy.asarray(W), "layers": layers, "head": {"w": W}})
-        assert_bits(cupy.asnumpy(pack["layers"][1]["v"]), W + np.float32(2))
+        assert pack.flat.size == 32 + 32
+        for each in (pack, *copies_of(pack), lrcore.Pack(pack, xp=cupy)):
+            assert repr(each).endswith(
+                "ties={'layers.0.w': 'embed', 'layers.1.v': 'layers.0.v', 'head.w': 'embed'})"
+            )
+            assert each["embed"].data.ptr == each["layers"][0]["w"].data.ptr == each["head"]["w"].data.ptr
+            assert_bits(cupy.asnumpy(each["embed"]), W)
+            assert_bits(cupy.asnumpy(each["layers"][1]["v"]), W + np.float32(2))
+        for copied in copies_of(pack["layers"]):
+            assert type(copied.flat) is cupy.ndarray
+            assert repr(copied).endswith("ties={'1.v': '0.v'})")
+            copied[0]["w"] = 9
         with pytest.raises(ValueError, match=r"^head\.w: expected the values of embed"):
             pack.assign({"embed": cupy.asarray(W), "layers": layers, "head": {"w": W + 1}})
+        assert_bits(cupy.asnumpy(pack["head"]["w"]), W)
 
 
 # ---- libraries
@@ -820,8 +812,6 @@ def test_what_is_no_array_library_is_refused() -> None:
     del without.may_share_memory
     for xp, name in (
         ("numpy", "str"),
-        (None, "NoneType"),
-        (np.ndarray, "ndarray"),
         (math, "math"),
         (library_of(zeros=lambda *_, **__: Immutable()), "made"),
         (library_of(may_share_memory=missing), "made"),
