@@ -269,26 +269,21 @@ SOURCES: dict[str, Callable[[Callable[[int], Any]], Any]] = {
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("way", WAYS)
-def test_arithmetic_is_in_float64(source: str, number: str, way: str) -> None:
+def test_arithmetic_is_in_float64(source: str, number: str) -> None:
     """A rate in another type acts as the float64 that it is equal to."""
-    compose, convert = WAYS[way], NUMBERS[number]
-    narrow = compose(SOURCES[source](lambda t: convert(0.1 + 0.01 * (t % 3)))) * 0.3
-    wide = compose(Function(lambda t: float(convert(0.1 + 0.01 * (t % 3))))) * 0.3
-    for t in range(12):
-        assert type(narrow._value(t)) is float
-        assert narrow._value(t) == narrow(t) == wide(t)
+    convert = NUMBERS[number]
+    schedule = SOURCES[source](lambda t: convert(0.1 + 0.01 * (t % 3)))
+    for way, compose in WAYS.items():
+        narrow, wide = compose(schedule), compose(Function(lambda t: float(convert(0.1 + 0.01 * (t % 3)))))
+        assert [narrow._value(t) for t in range(12)] == [wide(t) for t in range(12)], way
+        assert {type(narrow._value(t)) for t in range(12)} == {float}, way
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("wrong", ["fast", None, True, 1j, np.ones(2)], ids=lambda each: type(each).__name__)
 def test_what_is_no_rate_is_refused_where_it_is_returned(source: str, wrong: Any) -> None:
-    """By the t that the callable was given, in any arithmetic."""
-    schedule = SOURCES[source](lambda t: wrong if t else 0.5)
-    for compose in WAYS.values():
-        with pytest.raises(TypeError, match="^lr from the schedule at t = [1-9]: expected a number, got"):
-            compose(schedule)(range(20))
-    opt = lrcore.SGD(np.zeros(2, np.float32), lr=schedule)
+    """By the t that the callable was given; no step is taken."""
+    opt = lrcore.SGD(np.zeros(2, np.float32), lr=SOURCES[source](lambda t: wrong if t else 0.5) * 0.5)
     opt.step(np.ones(2, np.float32))
     with pytest.raises(TypeError, match="^lr from the schedule at t = 1: expected a number, got"):
         opt.step(np.ones(2, np.float32))

@@ -164,19 +164,3 @@ def test_recursive_remembers() -> None:
     with pytest.raises(ValueError, match=re.escape("10000001")):
         schedule(10**7 + 1)
     assert len(asked) == 20_001
-
-
-def test_recursive_goes_on_after_its_callable_failed() -> None:
-    fail = True
-
-    def fn(t: int, lr: float) -> float:
-        if t == 3 and fail:
-            raise RuntimeError("not yet")
-        return lr * 2
-
-    schedule = made.Recursive(fn, 1)
-    with pytest.raises(RuntimeError, match="not yet"):
-        schedule(5)
-    fail = False
-    assert schedule(5) == 64
-    assert schedule(2) == 8
