@@ -52,22 +52,17 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 made = pytest.mark.parametrize("make", MADE.values(), ids=MADE.keys())
 
 
+def standing(schedule: Any) -> list[Any]:
+    """Return the Plateau of each place in a schedule."""
+    below = [each for child in schedule._children for each in standing(child)]
+    return [schedule, *below] if isinstance(schedule, Plateau) else below
+
+
 def places(schedule: Any) -> list[int]:
-    """Give, for each place of a Plateau, the number of the one that stands there."""
-    found: list[Any] = []
-
-    def look(value: Any) -> None:
-        if isinstance(value, Plateau):
-            found.append(value)
-        for each in value if isinstance(value, tuple) else getattr(value, "_children", ()):
-            look(each)
-
-    look(schedule)
-    first: list[Any] = []
-    for each in found:
-        if not any(each is one for one in first):
-            first.append(each)
-    return [next(i for i, one in enumerate(first) if one is each) for each in found]
+    """Return, for each place of a Plateau, the number of the one that stands there."""
+    ids = [id(each) for each in standing(schedule)]
+    numbers = [*dict.fromkeys(ids)]
+    return [numbers.index(each) for each in ids]
 
 
 @made

@@ -1,4 +1,4 @@
-"""What holds for schedules with any arguments, and for what is composed of them: values and equality."""
+"""What holds for schedules with any arguments, and for what is composed of them, near and far."""
 
 from __future__ import annotations
 
@@ -93,7 +93,6 @@ ARGUMENTS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "Rex": of(lr=rates, steps=lengths, end=rates),
 }
 """Arguments of every schedule with a dictionary form that is not composed; rates that cannot grow without end."""
-names = pytest.mark.parametrize("name", ARGUMENTS)
 
 
 class Built(NamedTuple):
@@ -167,7 +166,7 @@ def rate_of(schedule: Any, t: int) -> float:
 
 
 @equations.needs_script
-@names
+@pytest.mark.parametrize("name", ARGUMENTS)
 @examples
 @given(data=st.data())
 def test_values_are_those_of_the_equation(name: str, data: st.DataObject) -> None:
@@ -199,25 +198,3 @@ def test_tall_compositions_have_the_bits_of_their_formulas(built: Built, far: li
     """However they are flattened, and without recursion."""
     for t in (*range(9), *far):
         assert rate_of(built.schedule, t) == built.formula(t)
-
-
-@names
-@examples
-@given(data=st.data())
-def test_equality_is_that_of_the_arguments(name: str, data: st.DataObject) -> None:
-    first, second = data.draw(ARGUMENTS[name]), data.draw(ARGUMENTS[name])
-    cls = getattr(made, name)
-    a, b = cls(**first), cls(**second)
-    assert a == cls(**first)
-    assert hash(a) == hash(cls(**first))
-    assert (a == b) == (a.to_dict() == b.to_dict()) == (repr(a) == repr(b))
-    for argument in first.keys() & second.keys():
-        try:
-            changed = cls(**first | {argument: second[argument]})
-        except ValueError:
-            continue  # the two do not go together
-        assert (changed == a) == (changed.to_dict() == a.to_dict())
-        assert first[argument] == second[argument] or changed != a or argument == "down"
-    assert a.shift(1) != a
-    assert a != first
-    assert len({a, cls(**first), a.warmup(2), a.warmup(2)}) == 2
