@@ -129,6 +129,7 @@ def test_a_list_is_a_sequence() -> None:
     assert len(layers) == 2
     assert [layer["w"].shape for layer in layers] == [(2, 3), (2, 3)]
     assert layers[-1] is layers[1]
+    assert layers != model()["layers"]
     assert layers[:1] == [layers[0]]
     assert repr(layers) == "PackList([{'w': (2, 3), 'b': (3,)}, {'w': (2, 3), 'b': (3,)}], xp=numpy)"
     with pytest.raises(IndexError):
@@ -816,7 +817,3 @@ def test_what_is_no_array_library_is_refused(name: Any) -> None:
         lrcore.Pack({}, xp)
     with pytest.raises(TypeError, match=match):
         lrcore.Pack.from_file("no such file", xp)
-
-
-def test_a_library_with_the_interface_of_numpy() -> None:
-    assert lrcore.Pack({"w": 3}, xp=library_of()).flat.shape == (3,)

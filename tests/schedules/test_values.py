@@ -119,6 +119,7 @@ def test_overflow_names_the_schedule_and_t(code: str, name: str, t: int) -> None
             "Cyclic(1, 0.1, 3, None, 'exp_range', 2)",
             r"ValueError: gamma: expected at most 1 .* low = 1\.0, got 2\.0",
         ),
+        ("Cyclic(0, 0.1, 3, gamma=0.5)", "ValueError: gamma: has no effect"),
         ("Plateau(0.1, window=2)", "ValueError: window: has no effect"),
         ("Plateau(0.1, 1.0)", "ValueError: factor: expected a number between 0 and 1, got 1.0"),
         ("Constant(0.1).then(-0.2, at=2)", "ValueError: lr"),
