@@ -121,25 +121,6 @@ for _name in sorted(CLASSES.keys() - {*EXAMPLES, *CALLABLES, "Sequence", "Platea
 
 CASES = [(name, options) for name, several in EXAMPLES.items() for options in several]
 
-COMPOSED = [
-    "Cosine(0.1, 9, end=0.01).then(Exponential(0.1, 0.9), at=12)",
-    "Constant(0).then(InverseSqrt(0.1, 10), at=1)",
-    "Rex(0.2, 8).then(0.05, at=3).then(Exponential(0.1, 0.9), at=8)",
-    "Sequence([(Exponential(0.1, 0.9), 5), (0.3, 1), (Rex(0.2, 8), 20), Cosine(0.1, 9, end=0.01)])",
-    "Cosine(0.1, 9, end=0.01).warmup(7)",
-    "Cosine(0.1, 9, end=0.01).warmup(7, start=0.003)",
-    "Rex(0.2, 8).warmup(6, start=0)",
-    "Cosine(0.1, 9, end=0.01) * 0.5",
-    "Cyclic(0.001, 0.1, 4) * Exponential(0.1, 0.9)",
-    "Cyclic(0.001, 0.1, 4).clip(0.02, 0.07)",
-    "Exponential(0.1, 0.9).shift(5)",
-    "Rex(0.2, 8).per_epoch(5)",
-    "(Cyclic(0.001, 0.1, 4) * Exponential(0.1, 0.9)).clip(0.0001, 0.005).per_epoch(2).shift(3).warmup(4)",
-    "Rex(0.2, 8).warmup(3, start=0).then(Cosine(0.1, 9, end=0.01).warmup(2) * 0.5, at=10).warmup(5)",
-    "Rex(0.2, 8).per_epoch(3).warmup(6)",
-    "Rex(0.2, 8).warmup(2).per_epoch(3)",
-]
-
 WAYS: dict[str, Callable[[Any], Any]] = {
     "itself": lambda s: s,
     "number": lambda s: s * 0.3,
@@ -166,7 +147,8 @@ def build(code: str) -> Any:
 
 def every() -> list[Any]:
     """Return one of everything, with a dictionary form or without."""
-    return [getattr(made, name)(**options) for name, options in CASES] + [build(code) for code in COMPOSED]
+    singles = [getattr(made, name)(**options) for name, options in CASES]
+    return singles + [compose(made.Rex(0.2, 8)) for compose in WAYS.values()]
 
 
 def round_trips(schedule: Any) -> Iterator[Any]:

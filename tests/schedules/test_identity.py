@@ -26,17 +26,13 @@ def plateau(lr: Any = 1.0) -> Plateau:
 
 MADE: dict[str, Callable[[Plateau], Any]] = {
     "squared": lambda p: p * p,
-    "three times": lambda p: p * p * p,
     "two parts": lambda p: p.warmup(2).then(p * 0.1, at=5),
     "parts": lambda p: Sequence([(p, 3), (p.clip(0, 0.5), 3), p]),
     "deep": lambda p: (p.warmup(3).clip(0, 1) * 0.5).per_epoch(2) * p.shift(1),
     "nested in what stands twice": lambda p: ((outer := plateau(p * 0.5)) * p).then(outer, at=3),
     "within its own rate": lambda p: plateau(p * 0.5).then(p, at=4),
-    "alone": lambda p: p,
-    "under a schedule": lambda p: (p.warmup(4) * Cosine(1.0, 40)).clip(1e-4, 1.0).shift(1),
     "over a schedule": lambda p: plateau(Cosine(0.5, 40).warmup(4)) * p,
     "two": lambda p: p * plateau(),
-    "one within another": lambda p: plateau(p.warmup(3)),
     "mean": lambda p: p * Plateau(1.0, 0.5, 0, statistic="mean", window=3, cooldown=2, min_lr=0.001),
     "a part that stands twice": lambda p: (w := p.warmup(2) * 0.5).then(w * 0.1, at=4),
 }
