@@ -373,7 +373,9 @@ def test_a_pack_in_place_of_its_buffer(part: Callable[[lrcore.Pack], Any]) -> No
             lrcore.Adam(np.zeros(3, np.float32)).step(pack)
 
 
-@pytest.mark.parametrize("kind", ["freed", "zero", "masked", pytest.param("fake", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["freed", "zero", "masked", "sparse", pytest.param("fake", marks=pytest.mark.slow)]
+)
 def test_tensors_without_memory_are_refused(kind: str) -> None:
     """And those that are not their memory."""
     torch = pytest.importorskip("torch")
@@ -388,13 +390,15 @@ def test_tensors_without_memory_are_refused(kind: str) -> None:
     elif kind == "masked":
         with warnings.catch_warnings(action="ignore"):  # these are prototypes
             wrong = torch.masked.masked_tensor(w, w > 0)
+    elif kind == "sparse":
+        wrong, match = wrong.to_sparse(), "expected an array, .*, got (Tensor|list|tuple): .*[Ss]parse"
     else:
         with pytest.importorskip("torch._subclasses.fake_tensor").FakeTensorMode():
             wrong = torch.ones(3)
     for entry in (wrong, [wrong], ([0.0], (wrong,))):
         assert_not_written(entry, error, match)
     with pytest.raises(error, match=rf"^a\.w: {match}"):
-        lrcore.Pack({"a": {"w": wrong}, "b": w, "c": w[1:]})
+        lrcore.Pack({"a": {"w": wrong}, "b": w} | ({} if kind == "sparse" else {"c": w[1:]}))
 
 
 def test_tensors_are_written() -> None:

@@ -16,8 +16,6 @@ from lrcore._names import explain_attributes, explain_keywords, unknown_key
 from lrcore.pack._tree import (
     array_from,
     join,
-    require_numbers,
-    require_plain,
     tree_leaves,
     tree_map,
     tree_zip,
@@ -217,13 +215,17 @@ class Node:
     def _write(self, view: Any, values: Any, path: str) -> None:
         """Write a number, or values of the same shape, into one array, as it does itself."""
         if values is not view:
-            require_plain(values, path)
-            require_numbers(values, path)
-            shape = values.shape if hasattr(values, "shape") else np.shape(values)
-            if shape != view.shape and len(shape):
-                raise ValueError(f"{path}: expected shape {view.shape}, got {tuple(shape)}")
-            stays = self._xp is np or isinstance(values, (int, float, type(view)))
-            view[...] = values if stays else self._xp.asarray(values, dtype=self._xp.float32)
+            array = array_from(lambda values: self._numbers(view, values), values, path)
+            shape = tuple(getattr(array, "shape", ()))  # a number has none
+            if shape != view.shape and shape:
+                raise ValueError(f"{path}: expected shape {view.shape}, got {shape}")
+            view[...] = array
+
+    def _numbers(self, view: Any, values: Any) -> Any:
+        """Return values as what can be assigned to a view; NumPy makes float32 of them when it does."""
+        if isinstance(values, (int, float, type(view))):
+            return values
+        return np.asarray(values) if self._xp is np else self._xp.asarray(values, dtype=self._xp.float32)
 
     def __len__(self) -> int:
         return len(self._parts)

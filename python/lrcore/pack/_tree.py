@@ -89,23 +89,23 @@ def require_names(own: Mapping[str, Any], values: Mapping[str, Any], path: str =
 
 
 def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
-    """Return ``make(values)``, an array; TypeError that names the path if it is not one."""
-    reason = ""
-    if values is not None and not isinstance(values, Mapping):
-        require_plain(values, path)
+    """Return ``make(values)``, an array or a number; TypeError that names the path if real numbers do not become one."""
+    wrong = f"{path}: expected an array, or what becomes one of float32, got {_kind(values)}"
+    if values is None or isinstance(values, Mapping):
+        raise TypeError(wrong)
+    require_plain(values, path)
+
+    def tried(make: Callable[[Any], Any]) -> Any:
         try:
-            require_numbers(values, path)
             return make(values)
         except (TypeError, ValueError, RuntimeError) as error:
-            reason = f": {error}"
-    raise TypeError(f"{path}: expected an array, or what becomes one of float32, got {_kind(values)}{reason}")
+            raise TypeError(f"{wrong}: {error}") from error
 
-
-def require_numbers(values: Any, path: str) -> None:
-    """TypeError that names the path for what NumPy would make numbers of: texts, times, objects, complex numbers."""
-    dtype = values.dtype if is_array(values) else np.asarray(values).dtype
-    if getattr(dtype, "kind", "f") in "cOSUTMm":  # other libraries' dtypes have no kind
+    dtype = (values if is_array(values) else tried(np.asarray)).dtype
+    # What NumPy would make numbers of: texts, times, objects. Other libraries' dtypes have no kind.
+    if getattr(dtype, "kind", "f") in "cOSUTMm":
         raise TypeError(f"{path}: expected real numbers, got {_kind(values)} of {dtype}")
+    return tried(make)
 
 
 def require_plain(values: Any, path: str) -> None:
