@@ -101,6 +101,7 @@ def test_in_place_operators_write_and_bind_nothing_else() -> None:
             opt.state[name] = start()  # type: ignore[index]
     assert_bits(params, expected)
     assert list(opt.state) == ["exp_avg", "exp_avg_sq"]
+    assert repr(opt.state) == repr(dict(opt.state))
 
 
 def test_an_optimizer_is_made_once() -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from schedules.examples import build, made
+from schedules.examples import EXAMPLES, build, made
 
 
 @pytest.mark.parametrize(
@@ -156,3 +156,12 @@ def test_recursive_remembers() -> None:
     with pytest.raises(ValueError, match=re.escape("10000001")):
         schedule(10**7 + 1)
     assert len(asked) == 20_001
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_value_has_no_state(name: str) -> None:
+    schedule = getattr(made, name)(**EXAMPLES[name][0])
+    assert schedule.state_dict() == {}
+    schedule.load_state_dict({})
+    with pytest.raises(ValueError, match="^state_dict: expected the entries"):
+        schedule.load_state_dict({"states": []})

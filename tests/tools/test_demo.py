@@ -376,6 +376,7 @@ def test_a_range_test_has_a_suggestion_for_every_optimizer(optimizer: str) -> No
         (["--lr", "-1"], "lr: expected a finite number >= 0, got -1.0"),
         (["--backend", "sse2"], "backend: expected one of .*, got 'sse2'"),
         (["--out", "/nowhere/demo.png"], "--out: there is no directory /nowhere"),
+        (["--out", "demo.pdf"], r"--out: expected the name of a file that ends in \.png, got demo\.pdf"),
         (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),
         (["--lr", "1", "--schedule", "Constant(lr=0.1)"], "--schedule: does not name lr, and --lr or .*"),
         (["--find-lr", "--schedule", "Constant(0.1)"], "--schedule: does not name lr, and --lr or .*"),

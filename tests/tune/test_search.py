@@ -160,6 +160,8 @@ def test_an_interrupted_search_goes_on(error: type[BaseException], tmp_path: Pat
     assert len(set(rates(found))) == 7
     again = search(third, 1e-5, 1.0, 7, storage=str(path), seed=1)
     assert again.trials == found.trials
+    with pytest.raises(ValueError, match="^direction: the study 'lrcore' is there, and is to minimize"):
+        search(third, 1e-5, 1.0, 7, storage=path, direction="maximize")
     assert (again.lr, again.value, third.rates) == (found.lr, found.value, [])
 
 
@@ -210,7 +212,8 @@ WRONG: dict[str, list[Any]] = {
     "trials": [0, 2.5, None],
     "sampler": ["bayes", None],
     "direction": ["up", None],
-    "seed": [-1, 1.5, "1"],
+    "seed": [-1, 1.5, "1", 2**32],
+    "storage": [3, "", "a?.db"],
 }
 
 
