@@ -200,21 +200,26 @@ def test_a_module_that_is_moved(torch: Any, device: str) -> None:
 
 
 def test_a_grad_scaler(torch: Any, device: str) -> None:
-    """Its scales are powers of two; a step with an infinity is skipped."""
+    """Its scales are powers of two, unscaled in the step or before; `grad_scale` acts too. An infinity skips the step."""
     (model, opt), (twin, other) = both(torch, device)
     scaler = torch.amp.GradScaler(device, init_scale=2.0**10)
-    for t in range(4):
+    for t in range(5):
+        grad_scale = 0.25 if t == 2 else 1.0
         opt.zero_grad()
-        scaler.scale(linear_loss(torch, model, t)).backward()
-        if t == 3:
+        scaler.scale(linear_loss(torch, model, t) / grad_scale).backward()
+        if t == 1:
+            scaler.unscale_(opt)
+        if t == 4:
             model[0].weight.grad[0] = float("inf")
         else:
             assign(torch, twin, t)
             other.step()
-        scaler.step(opt)
+        scaler.step(opt, grad_scale=grad_scale)
         scaler.update()
-    assert (opt.step_count, scaler.get_scale()) == (3, 2.0**9)
+    assert (opt.step_count, scaler.get_scale()) == (4, 2.0**9)
     assert_equal(model, twin)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(opt.state[p]["exp_avg"].cpu(), other.state[q]["exp_avg"])
 
 
 def test_offloading(torch: Any, device: str) -> None:

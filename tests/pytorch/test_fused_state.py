@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,16 +15,13 @@ import lrcore
 from pytorch.modules import (
     ARGUMENTS,
     FusedOptimizer,
-    assert_equal,
     assert_same_dictionary,
     build,
     built,
     each_of_torch,
-    each_optimizer,
     network,
     ones,
     own,
-    parameters,
     sgd,
     torch,
     train,
@@ -34,14 +30,6 @@ from pytorch.modules import (
 
 State = Callable[[Any, Any], Any]
 """What is done to the state of an optimizer, or to a parameter's."""
-
-
-def adam(*weights: Any, **arguments: Any) -> Any:
-    """Return Adam over some weights, after a step on a gradient for the first."""
-    opt = FusedOptimizer(weights, lrcore.Adam, **arguments)
-    weights[0].grad = torch.ones_like(weights[0])
-    opt.step()
-    return opt
 
 
 def stepped(name: str, theirs: bool, change: State, count: int) -> list[Any]:
@@ -60,6 +48,15 @@ def stepped(name: str, theirs: bool, change: State, count: int) -> list[Any]:
             weight.grad = torch.tensor([1.0 + i, 2.0 - k])
         opt.step()
     return [each.tolist() for each in weights]
+
+
+def adam(*weights: Any) -> Any:
+    """Return Adam over some weights, after a step on gradients of 1."""
+    opt = FusedOptimizer(weights, lrcore.Adam)
+    for each in opt.param_groups[0]["params"]:
+        each.grad = torch.ones_like(each)
+    opt.step()
+    return opt
 
 
 def swap_in(opt: Any, _: Any) -> None:
@@ -95,60 +92,44 @@ def test_beginning_anew(way: str, name: str) -> None:
 
 def test_beginning_anew_from_what_the_states_began_with() -> None:
     weight = ones(3)
-    opt = FusedOptimizer([weight], lrcore.Adagrad, lr=0.5, initial_accumulator_value=0.25)
+    opt = FusedOptimizer([weight], lrcore.Adagrad, initial_accumulator_value=0.25)
     weight.grad = torch.ones(3)
     opt.step()
-    first = weight.tolist()
     opt.state.clear()
     assert opt.state[weight]["sum"].tolist() == [0.25] * 3
     assert opt.step_count == 0
-    weight.data.fill_(1.0)
-    opt.step()
-    assert weight.tolist() == first
 
 
-def put_all(opt: Any, weight: Any, values: Any) -> None:
-    (other,) = (each for each in opt.state if each is not weight)
-    opt.state = {other: opt.state[other], weight: {**opt.state[weight], "exp_avg": values}}
+def put(way: str, opt: Any, weight: Any, values: Any) -> None:
+    """Assign one state of a parameter, `exp_avg`."""
+    entries = opt.state[weight]
+    if way == "an entry":
+        entries["exp_avg"] = values
+    elif way == "update of entries":
+        entries.update(exp_avg=values)
+    elif way == "|= of entries":
+        entries |= {"exp_avg": values}
+    elif way == "entries":
+        opt.state[weight] = {**entries, "exp_avg": values}
+    elif way == "update":
+        opt.state.update({weight: {"exp_avg": values}})
+    elif way == "|=":
+        opt.state |= {weight: {"exp_avg": values}}
+    else:
+        opt.state = {**opt.state, weight: {**entries, "exp_avg": values}}
 
 
-def or_entry(opt: Any, weight: Any, values: Any) -> None:
-    opt.state[weight] |= {"exp_avg": values}
-
-
-def or_all(opt: Any, weight: Any, values: Any) -> None:
-    opt.state |= {weight: {"exp_avg": values}}
-
-
-PUTS: dict[str, Callable[[Any, Any, Any], None]] = {
-    "an entry": lambda opt, weight, values: opt.state[weight].__setitem__("exp_avg", values),
-    "entries": lambda opt, weight, values: opt.state.__setitem__(
-        weight, {"exp_avg": values, "exp_avg_sq": opt.state[weight]["exp_avg_sq"]}
-    ),
-    "all": put_all,
-    "update of entries": lambda opt, weight, values: opt.state[weight].update(exp_avg=values),
-    "update": lambda opt, weight, values: opt.state.update({weight: {"exp_avg": values}}),
-    "|= of entries": or_entry,
-    "|=": or_all,
-}
-
-
-@pytest.mark.parametrize("way", PUTS)
+@pytest.mark.parametrize(
+    "way", ["an entry", "update of entries", "|= of entries", "entries", "update", "|=", "all"]
+)
 def test_states_that_are_assigned(way: str) -> None:
     """They are copied at once: shown, stepped with and stored. What does not fit changes nothing."""
-    put = PUTS[way]
     one, two = ones(3), ones(2, 2)
-    opt = FusedOptimizer([("one", one), ("two", two)], lrcore.Adam, lr=0.5)
-    one.grad, two.grad = torch.ones(3), torch.ones(2, 2)
-    opt.step()
+    opt = adam(("one", one), ("two", two))
     given = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    put(opt, two, given)
+    put(way, opt, two, given)
     expected = given.clone()
     given.zero_()
-    assert torch.equal(opt.state[two]["exp_avg"], expected)
-    assert torch.equal(opt.state_dict()["state"][1]["exp_avg"], expected)
-    assert opt.step_count == 1
-    assert isinstance(opt.state, defaultdict)
     for wrong, error, message in (
         (torch.zeros(4), ValueError, r"expected shape \(2, 2\), got \(4,\)"),
         (expected.double(), TypeError, "expected a tensor of float32, got float64"),
@@ -157,11 +138,12 @@ def test_states_that_are_assigned(way: str) -> None:
         (0.0, TypeError, "expected a tensor of float32, got float"),
     ):
         with pytest.raises(error, match=rf"^state\[(two|1)\].*: {message}"):
-            put(opt, two, wrong)
+            put(way, opt, two, wrong)
     assert torch.equal(opt.state[two]["exp_avg"], expected)
-    before = two.detach().clone()
+    assert torch.equal(opt.state_dict()["state"][1]["exp_avg"], expected)
+    assert opt.step_count == 1
     opt.step()
-    assert not torch.equal(two, before)
+    # float32 rounds the two products and their sum by 2^-24 each, and 0.9 and 0.1 themselves
     np.testing.assert_allclose(opt.state[two]["exp_avg"], 0.9 * expected + 0.1, rtol=1e-6)
 
 
@@ -211,7 +193,7 @@ def test_states_that_cannot_be_assigned(way: str) -> None:
     """Parts of what belongs together, and what would have no effect, are refused at once and change nothing."""
     weights = [ones(3), ones(3)]
     opt = adam(*weights)
-    before = copy.deepcopy(opt.state_dict())
+    before = opt.state_dict()
     with pytest.raises((KeyError, TypeError, ValueError), match="state"):
         PARTIAL[way](opt, weights[0])
     assert_same_dictionary(opt.state_dict(), before)
@@ -247,8 +229,6 @@ def test_an_optimizer_without_states() -> None:
     weight = ones(3)
     opt = sgd(weight)
     opt.step()
-    opt.state = dict(opt.state)
-    assert opt.step_count == 1
     former, opt.state = opt.state, {}
     assert opt.step_count == 0
     opt.state = former
@@ -273,47 +253,14 @@ def test_states_whose_storage_was_replaced(values: State) -> None:
 # Dictionaries.
 
 
-@pytest.mark.parametrize("scheduled", [False, True])
-@each_optimizer
-def test_resuming(name: str, scheduled: bool) -> None:
-    """Through a file that PyTorch loads without running anything in it: bits of the uninterrupted run."""
-    lr: Any = lrcore.schedules.Cosine(0.01, steps=20).warmup(4) if scheduled else 0.01
-    for k in (0, 1, 5):
-        model, opt = built(name, lr=lr)
-        train(model, opt, range(k))
-        file = io.BytesIO()
-        torch.save((model.state_dict(), opt.state_dict()), file)
-        train(model, opt, range(k, 8))
-
-        file.seek(0)
-        weights, state = torch.load(file, weights_only=True)
-        resumed, other = built(name, seed=1, lr=0.5, weight_decay=0.125)
-        train(resumed, other, range(3))  # it is somewhere else
-        resumed.load_state_dict(weights)
-        other.load_state_dict(state)
-        assert other.step_count == k
-        train(resumed, other, range(k, 8))
-        assert_equal(resumed, parameters(model))
-        assert other.lr == opt.lr == other.param_groups[0]["lr"]
-
-
-def test_the_dictionary_is_a_copy() -> None:
-    model, opt = built("Adam")
-    train(model, opt, range(2))
-    saved = opt.state_dict()
-    kept = copy.deepcopy(saved)
-    train(model, opt, range(2, 4))
-    assert_same_dictionary(saved, kept)
-
-
 @each_of_torch
 def test_from_and_for_torchs_optimizer(name: str) -> None:
-    """PyTorch's optimizer goes on from our dictionary, and ours from PyTorch's: within what float32 rounds.
+    """The same network learns alike under PyTorch's optimizer; each goes on from the other's dictionary.
 
-    See `test_losses_of_torchs_optimizer` for the tolerance.
+    Both round every step in float32 by 2^-24 of p, and differently; over 60 steps of a loss that both follow downhill that
+    stays far below 1e-3 of a loss of about 1.
     """
     for k in (0, 3):
-        counted = {"step_count": k} if name == "SGD" else {}
         (model, opt), twin = built(name), network()
         theirs = getattr(torch.optim, name)(twin.parameters(), **ARGUMENTS.get(name, {}))
         train(model, opt, range(k))
@@ -322,44 +269,27 @@ def test_from_and_for_torchs_optimizer(name: str) -> None:
         from_ours_opt = getattr(torch.optim, name)(from_ours.parameters(), lr=7.0)
         from_ours_opt.load_state_dict(opt.state_dict())
         from_theirs_opt = build(name, from_theirs, lr=lrcore.schedules.Constant(7.0))
+        counted = {"step_count": k} if name == "SGD" else {}
         from_theirs_opt.load_state_dict(theirs.state_dict(), **counted)
         assert from_theirs_opt.step_count == k
-        expected = train(twin, theirs, range(k, 20))
-        for other, its in ((from_ours, from_ours_opt), (from_theirs, from_theirs_opt)):
-            np.testing.assert_allclose(train(other, its, range(k, 20)), expected, rtol=0, atol=1e-3)
+        expected = train(twin, theirs, range(k, 60))
+        assert expected[-1] < expected[0]
+        for each, its in ((model, opt), (from_ours, from_ours_opt), (from_theirs, from_theirs_opt)):
+            np.testing.assert_allclose(train(each, its, range(k, 60)), expected, rtol=0, atol=1e-3)
 
 
-def test_there_and_back() -> None:
-    """What PyTorch has loaded from ours comes back as it was, with the options that it does not know."""
-    model, opt = built("Adam", eps_placement="hat")
-    train(model, opt, range(2))
-    theirs = torch.optim.Adam(network().parameters())
-    theirs.load_state_dict(opt.state_dict())
-    expected = opt.state_dict()
-    opt.load_state_dict(theirs.state_dict())
-    assert_same_dictionary(opt.state_dict(), expected)
-    _, other = built("Adam")
-    with pytest.raises(ValueError, match="^rule: expected adam, got adam_hat"):
-        other.load_state_dict(theirs.state_dict())
-
-
-def test_a_schedule_stays_where_pytorchs_dictionary_has_none() -> None:
-    twin = network()
-    theirs = torch.optim.Adam(twin.parameters(), lr=0.5)
-    train(twin, theirs, range(3))
-    schedule = lrcore.schedules.Cosine(0.1, steps=10)
-    _, opt = built("Adam", lr=schedule)
-    opt.load_state_dict(theirs.state_dict())
-    assert (opt.schedule, opt.step_count, opt.lr) == (schedule, 3, schedule(3))
-
-
-def test_a_number_in_the_dictionary_is_obeyed() -> None:
-    opt = adam(ones(3), lr=0.01)
+def test_the_group_of_a_dictionary() -> None:
+    """Its numbers are obeyed, and what PyTorch's tools keep there is carried. Nothing of ours acts from a live group."""
+    opt = adam(ones(3))
+    opt.param_groups[0]["lr_scale"] = 2.0
     saved = opt.state_dict()
-    saved["param_groups"][0] |= {"lr": 0.5, "weight_decay": 0.25, "initial_lr": 3.0}
+    assert saved["param_groups"][0]["lrcore"] != ""
+    saved["param_groups"][0] |= {"lr": 0.25, "weight_decay": 0.5, "initial_lr": 3.0}
+    opt.param_groups[0]["lr_scale"] = 1.0
     opt.load_state_dict(saved)
-    assert (opt.lr, opt.optimizers[0].hyper["weight_decay"]) == (0.5, 0.25)
-    assert opt.param_groups[0]["initial_lr"] == 3.0
+    assert (opt.lr, opt.optimizers[0].hyper["weight_decay"]) == (0.25, 0.5)
+    (group,) = opt.param_groups
+    assert (group["lr_scale"], group["initial_lr"], group["lrcore"]) == (2.0, 3.0, "")
 
 
 def text(saved: Any, **changes: Any) -> None:
@@ -383,11 +313,11 @@ def state(saved: Any, i: int, **changes: Any) -> None:
         (lambda saved: text(saved, step_count=-1), "step_count: expected an integer >= 0, got -1"),
         (lambda saved: text(saved, more=1), "lrcore: expected the entries"),
         (lambda saved: group(saved, lrcore="{}}"), "param_groups: lrcore: Extra data"),
-        (lambda saved: group(saved, lrcore="{"), "param_groups: lrcore: "),
         (lambda saved: group(saved, lrcore="[" * 100_000), "lrcore: "),
         (lambda saved: group(saved, lrcore="[]"), "lrcore: "),
         (lambda saved: group(saved, eps=float("nan")), "eps: expected a finite number"),
         (lambda saved: group(saved, maximize=True), "options: expected"),
+        (lambda saved: group(saved, decay="l2"), "^param_groups: expected the entries .*got .*'decay'"),
         (lambda saved: group(saved, params=[*range(6)]), "param_groups: expected 7 parameters, got 6"),
         (lambda saved: saved["param_groups"].append({}), "param_groups: expected one group, got 2"),
         (

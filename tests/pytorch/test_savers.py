@@ -17,11 +17,8 @@ import pytest
 
 import lrcore
 from lrcore.schedules import Cosine, Plateau, plateaus
-
-torch = pytest.importorskip("torch")
-
-import lrcore.torch
-from lrcore.torch import FusedOptimizer
+from pytorch.modules import FusedOptimizer, assert_same_dictionary, each_optimizer, loss_of, network, torch
+from pytorch.modules import build as build_by_name
 
 RATES: dict[str, Callable[[], Any]] = {
     "number": lambda: 0.1,
@@ -40,20 +37,17 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def module(seed: int) -> Any:
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Conv1d(3, 2, 1), torch.nn.BatchNorm1d(2))
-
-
 def build(optimizer: str = "AdamW", rate: str = "plateau", seed: int = 0) -> tuple[Any, Any]:
     cls, options = OPTIMIZERS[optimizer]
-    model = module(seed)
+    model = network(seed)
     return model, FusedOptimizer(model.parameters(), cls, lr=RATES[rate](), **options)
 
 
 def parted(seed: int) -> tuple[Any, Any]:
-    """Return a module with two optimizers."""
-    model = module(seed)
+    """Return a module of which one parameter is shared, with two optimizers."""
+    model = network(seed)
+    model.append(torch.nn.Linear(3, 3)).append(torch.nn.Linear(3, 3))
+    model[-1].weight = model[-2].weight
     first, *others = model.parameters()
     return model, [
         FusedOptimizer([first], lrcore.SGD, lr=0.1, momentum=0.9),
@@ -64,12 +58,10 @@ def parted(seed: int) -> tuple[Any, Any]:
 def train(model: Any, opts: Any, steps: range, backward: Any = torch.Tensor.backward) -> None:
     """Train with an optimizer, or with several."""
     opts = opts if isinstance(opts, list) else [opts]
-    for i in steps:
-        torch.manual_seed(i)
+    for step in steps:
         for opt in opts:
             opt.zero_grad()
-        hidden = model[0](torch.randn(5, 4)).reshape(5, 3, 1)
-        backward((model[2](model[1](hidden)) - 1).square().mean())
+        backward(loss_of(model, step))
         for opt in opts:
             opt.step()
             for each in plateaus(getattr(opt, "optimizer", opt).schedule):
@@ -82,31 +74,7 @@ def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
         assert torch.equal(values, other[0].state_dict()[name]), name
     for each in ("step_count", "lr", "schedule"):
         assert getattr(one[1], each) == getattr(other[1], each)
-    ours, theirs = (opt.state_dict() for _, opt in (one, other))
-    assert ours["param_groups"] == theirs["param_groups"]
-    for number, states in ours["state"].items():
-        assert all(torch.equal(states[name], theirs["state"][number][name]) for name in states)
-
-
-def test_each_tensor_has_a_storage_of_its_own() -> None:
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last),
-        torch.nn.Linear(7, 1),
-        torch.nn.ParameterList([torch.zeros(()), torch.zeros(0, 3), torch.zeros(2, 1, 4)]),
-    )
-    opt = FusedOptimizer(model.parameters(), lrcore.Adam)
-    sum(each.sum() for each in model.parameters()).backward()
-    opt.step()
-    for i, parameter in enumerate(model.parameters()):
-        tensors = [parameter, parameter.grad, *opt.state[parameter].values()]
-        tensors += [each for name, each in opt.state_dict()["state"][i].items() if name != "step"]
-        assert len(tensors) == 6
-        for each in tensors:
-            assert each.untyped_storage().nbytes() == 4 * parameter.numel()
-            assert each.stride() == torch.empty_like(parameter).stride()
-    flat = opt.optimizers[0].params
-    model[1].weight.data.fill_(3)
-    assert (flat == 3).sum() == 7  # and yet the memory is one
+    assert_same_dictionary(one[1].state_dict(), other[1].state_dict())
 
 
 def test_a_view_outlives_module_and_optimizer() -> None:
@@ -127,71 +95,46 @@ def test_a_view_outlives_module_and_optimizer() -> None:
     del others
 
 
-@pytest.mark.parametrize("optimizer", ["SGD with momentum", "AdamW"])
-def test_torch_save(optimizer: str, tmp_path: Path) -> None:
-    one, other = build(optimizer), build(optimizer, seed=1)
-    train(*one, range(4))
-    torch.save([each.state_dict() for each in one], tmp_path / "file.pt")
-    for each, saved in zip(other, torch.load(tmp_path / "file.pt", weights_only=True), strict=True):
-        each.load_state_dict(saved)
-    assert_same(one, other)
-    train(*one, range(4, 8))
-    train(*other, range(4, 8))
-    assert_same(one, other)
+@pytest.mark.parametrize("rate", ["number", "plateau"])
+@each_optimizer
+def test_torch_save(name: str, rate: str, tmp_path: Path) -> None:
+    """The bits of the run that went on after its dictionary was taken, which is a copy; nothing in the file is run."""
+    for taken in (0, 1, 5):
+        one = (model := network(0)), build_by_name(name, model, lr=RATES[rate]())
+        other = (model := network(1)), build_by_name(name, model, lr=RATES[rate](), weight_decay=0.125)
+        train(*one, range(taken))
+        train(*other, range(3))
+        saved = copy.deepcopy(one[0].state_dict()), one[1].state_dict()
+        train(*one, range(taken, 8))
+        torch.save(saved, tmp_path / "file.pt")
+        for each, read in zip(other, torch.load(tmp_path / "file.pt", weights_only=True), strict=True):
+            each.load_state_dict(read)
+        assert other[1].step_count == taken
+        train(*other, range(taken, 8))
+        assert_same(one, other)
 
 
 def test_safetensors(tmp_path: Path) -> None:
+    """A module with a parameter that is shared, and all that belongs to a parameter."""
     tools = pytest.importorskip("safetensors.torch")
-    one, other = build(), build(seed=1)
-    train(*one, range(4))
-    tools.save_model(one[0], tmp_path / "model.safetensors")
-    tools.load_model(other[0], tmp_path / "model.safetensors")
-    tools.save_file(one[0].state_dict(), tmp_path / "file.safetensors")
-    for name, values in tools.load_file(tmp_path / "file.safetensors").items():
-        assert torch.equal(values, other[0].state_dict()[name])
-    tools.save_file(dict(one[1].state_dict()["state"][0]), tmp_path / "state.safetensors")
-    gradients = {name: each.grad for name, each in one[0].named_parameters()}
-    tools.save_file(gradients, tmp_path / "gradients.safetensors")
-    other[1].load_state_dict(one[1].state_dict())
-    train(*one, range(4, 8))
-    train(*other, range(4, 8))
-    assert_same(one, other)
-
-
-def test_tied_weights(tmp_path: Path) -> None:
-    """Two modules over one parameter, which safetensors' save_model finds by its storage."""
-    tools = pytest.importorskip("safetensors.torch")
-
-    def tied() -> Any:
-        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
-        model[1].weight = model[0].weight
-        return model, FusedOptimizer(model.parameters(), lrcore.AdamW)
-
-    model, opt = tied()
-    model(torch.ones(1, 4)).sum().backward()
-    opt.step()
+    (model, opts), (other, its) = parted(0), parted(1)
+    train(model, opts, range(4))
     tools.save_model(model, tmp_path / "model.safetensors")
-    other, _ = tied()
     tools.load_model(other, tmp_path / "model.safetensors")
-    assert torch.equal(other[1].weight, model[0].weight)
-    assert other[1].weight is other[0].weight
-
-
-def test_several_optimizers_over_one_module(tmp_path: Path) -> None:
-    """Each has buffers of its own, and the module is saved as one."""
-    tools = pytest.importorskip("safetensors.torch")
-    one, other = parted(0), parted(1)
-    train(*one, range(4))
-    tools.save_model(one[0], tmp_path / "model.safetensors")
-    torch.save([each.state_dict() for each in one[1]], tmp_path / "file.pt")
-    tools.load_model(other[0], tmp_path / "model.safetensors")
+    assert other[-1].weight is other[-2].weight
+    states = opts[1].state_dict()["state"][0]
+    gradients = {name: each.grad for name, each in model.named_parameters()}
+    for name, tensors in (("states", states), ("gradients", gradients)):
+        tools.save_file(tensors, tmp_path / name)
+        assert all(torch.equal(each, tensors[key]) for key, each in tools.load_file(tmp_path / name).items())
+    torch.save([opt.state_dict() for opt in opts], tmp_path / "file.pt")
     read = torch.load(tmp_path / "file.pt", weights_only=True, mmap=True)
-    for each, saved in zip(other[1], read, strict=True):
-        each.load_state_dict(saved)
-    train(*one, range(4, 8))
-    train(*other, range(4, 8))
-    for opt, its in zip(one[1], other[1], strict=True):
-        assert_same((one[0], opt), (other[0], its))
+    for opt, saved in zip(its, read, strict=True):
+        opt.load_state_dict(saved)
+    train(model, opts, range(4, 8))
+    train(other, its, range(4, 8))
+    for opt, loaded in zip(opts, its, strict=True):
+        assert_same((model, opt), (other, loaded))
 
 
 @pytest.mark.parametrize(
@@ -220,9 +163,19 @@ def test_accelerate(optimizer: str, safe: bool, tmp_path: Path) -> None:
         assert_same((model, opt.optimizer), (other, its))
 
 
-def distributed() -> tuple[Any, Any]:
-    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
-    return checkpoint, pytest.importorskip("torch.distributed.checkpoint.state_dict")
+def distributed(flattened: bool) -> tuple[Any, Any]:
+    """Return what copies the dictionaries of a module and optimizers, and what loads them, on one process."""
+    tools = pytest.importorskip("torch.distributed.checkpoint.state_dict")
+    options = tools.StateDictOptions(flatten_optimizer_state_dict=flattened)
+
+    def get(model: Any, opts: Any) -> dict[str, Any]:
+        found = copy.deepcopy(tools.get_state_dict(model, opts, options=options))
+        return dict(zip(("model_state_dict", "optim_state_dict"), found, strict=True))
+
+    def set_all(model: Any, opts: Any, found: dict[str, Any]) -> None:
+        tools.set_state_dict(model, opts, **found, options=options)
+
+    return get, set_all
 
 
 @pytest.mark.slow
@@ -234,24 +187,20 @@ def distributed() -> tuple[Any, Any]:
 )
 def test_distributed_checkpoint(optimizer: str, rate: str, flattened: bool, tmp_path: Path) -> None:
     """It keeps states and groups alone. Taken before the first step too, and into optimizers that have stepped."""
-    checkpoint, state_dict = distributed()
-    options = state_dict.StateDictOptions(flatten_optimizer_state_dict=flattened)
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    get, set_all = distributed(flattened)
     for taken, stepped in ((0, 0), (4, 0), (4, 3)):
         one, other = build(optimizer, rate), build(optimizer, rate, seed=1)
         train(*one, range(taken))
         train(*other, range(stepped))
-        found = copy.deepcopy(state_dict.get_state_dict(*one, options=options))
         folder = tmp_path / f"{taken}-{stepped}"
-        checkpoint.save(dict(zip(("model", "optimizer"), found, strict=True)), checkpoint_id=folder)
-        found = state_dict.get_state_dict(*other, options=options)
-        read = dict(zip(("model", "optimizer"), found, strict=True))
+        checkpoint.save(get(*one), checkpoint_id=folder)
+        read = get(*other)
         checkpoint.load(read, checkpoint_id=folder)
-        state_dict.set_state_dict(
-            *other, model_state_dict=read["model"], optim_state_dict=read["optimizer"], options=options
-        )
+        set_all(*other, read)
         assert_same(one, other)
-        train(*one, range(taken, taken + 4))
-        train(*other, range(taken, taken + 4))
+        for each in (one, other):
+            train(*each, range(taken, taken + 4))
         assert_same(one, other)
 
 
@@ -259,15 +208,11 @@ def test_distributed_checkpoint(optimizer: str, rate: str, flattened: bool, tmp_
 @pytest.mark.parametrize("flattened", [False, True])
 def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
     """Each has its own step count and schedule in its group."""
-    _, state_dict = distributed()
-    options = state_dict.StateDictOptions(flatten_optimizer_state_dict=flattened)
+    get, set_all = distributed(flattened)
     (model, opts), (other, its) = parted(0), parted(1)
     opts[0].step()
     train(model, opts[1], range(3))
-    found = copy.deepcopy(state_dict.get_state_dict(model, opts, options=options))
-    state_dict.set_state_dict(
-        other, its, model_state_dict=found[0], optim_state_dict=found[1], options=options
-    )
+    set_all(other, its, get(model, opts))
     assert [each.step_count for each in its] == [1, 3]
     for opt, loaded in zip(opts, its, strict=True):
         assert_same((model, opt), (other, loaded))
@@ -275,7 +220,7 @@ def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
 
 def test_in_inference_mode() -> None:
     """What is made, looked at or saved there can be used outside; PyTorch's optimizer steps the tensors of a dictionary."""
-    model = module(0)
+    model = network()
     with torch.inference_mode():
         opt = FusedOptimizer(model.parameters(), lrcore.NAdam)
     train(model, opt, range(2))
@@ -293,25 +238,16 @@ def test_in_inference_mode() -> None:
     assert float(theirs.state[model[0].weight]["step"]) == 3
 
 
-def test_a_live_group_is_nobodys_checkpoint() -> None:
-    """What is said beside PyTorch's entries is in a state dictionary, and never acts from a group."""
-    _, opt = build()
-    assert opt.param_groups[0]["lrcore"] == ""
-    assert opt.state_dict()["param_groups"][0]["lrcore"] != ""
-    opt.load_state_dict(opt.state_dict())
-    assert opt.param_groups[0]["lrcore"] == ""
-
-
 def test_what_pytorch_wrote_after_loading_ours_is_pytorchs() -> None:
-    """Its optimizers carry the entry along, and go on counting beside it."""
+    """Its optimizers carry the entry along, with options that they lack, and go on counting beside it."""
     model, opt = build("Adam with eps beside the root", "plateau")
     theirs = torch.optim.Adam(model.parameters())
     train(model, opt, range(4))
-    saved = copy.deepcopy(opt.state_dict())
+    saved = opt.state_dict()
     theirs.load_state_dict(saved)
-    assert theirs.param_groups[0]["lrcore"] == saved["param_groups"][0]["lrcore"]
     opt.load_state_dict(theirs.state_dict())  # nothing has happened since
-    assert (opt.step_count, plateaus(opt.schedule)[0].reductions) == (4, 1)
+    assert_same_dictionary(opt.state_dict(), saved)
+    assert plateaus(opt.schedule)[0].reductions == 1
     train(model, opt, range(4, 8))
     for i in range(3):
         sum((i + 1) * each.sum() for each in model.parameters()).backward()
@@ -326,20 +262,17 @@ def test_what_pytorch_wrote_after_loading_ours_is_pytorchs() -> None:
 def test_sgd_of_pytorch_after_loading_ours() -> None:
     """It has no count of its own: that of ours stays, or is given."""
     weight = torch.nn.Parameter(torch.zeros(3))
-    opt = FusedOptimizer([weight], lrcore.SGD, momentum=0.5)
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=Plateau(0.5, patience=3), momentum=0.5)
     for _ in range(4):
-        weight.grad = torch.ones(3)
         opt.step()
+    saved = opt.state_dict()
     theirs = torch.optim.SGD([weight], momentum=0.5)
-    theirs.load_state_dict(opt.state_dict())
+    theirs.load_state_dict(saved)
     weight.grad = torch.ones(3)
     theirs.step()
-    opt.load_state_dict(theirs.state_dict())
-    assert opt.step_count == 4
-    opt.load_state_dict(theirs.state_dict(), step_count=5)
-    assert opt.step_count == 5
-    opt.lr = Plateau(0.5, patience=3)
-    saved = opt.state_dict()
+    for counted, count in (({}, 4), ({"step_count": 5}, 5)):
+        opt.load_state_dict(theirs.state_dict(), **counted)
+        assert opt.step_count == count
     opt.lr = 0.25
     opt.load_state_dict(saved, step_count=7)
     assert (opt.step_count, opt.schedule) == (7, Plateau(0.5, patience=3))
@@ -353,8 +286,7 @@ def test_dictionaries_of_former_versions() -> None:
     one, other = build(), build(seed=1)
     train(*one, range(4))
     saved = one[1].state_dict()
-    text = saved["param_groups"][0].pop("lrcore")
-    saved["lrcore"] = json.loads(text)
+    saved["lrcore"] = json.loads(saved["param_groups"][0].pop("lrcore"))
     other[1].load_state_dict(saved)
     other[0].load_state_dict(one[0].state_dict())
     assert_same(one, other)
