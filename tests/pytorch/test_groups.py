@@ -46,9 +46,11 @@ def test_torchs_schedulers_set_the_rate() -> None:
             seen.append((scheduled.param_groups[0]["lr"], tuple(scheduled.param_groups[0]["betas"])))
         rates.append(seen)
     assert rates[0] == rates[1]
-    train(model, opt, range(10, 11))
-    assert opt.lr == rates[0][-1][0]
-    assert opt.optimizers[0].hyper["betas"] == rates[0][-1][1]
+    opt.step()
+    assert (opt.lr, opt.optimizers[0].hyper["betas"]) == rates[0][-1]
+    opt.param_groups[0]["lr"] = 1e-60  # which float32 loses: it is 0, as that of a schedule
+    opt.step()
+    assert opt.step_count == 12
 
 
 def test_a_schedule_of_ours() -> None:
@@ -68,16 +70,6 @@ def test_a_schedule_of_ours() -> None:
     opt.lr = 0.25
     opt.step()
     assert opt.param_groups[0]["lr"] == opt.lr == 0.25
-
-
-def test_rates_that_float32_loses() -> None:
-    """They are 0, as those of a schedule."""
-    _, opt = stepping(lr=0.1)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(opt, gamma=0.1)
-    for _ in range(60):
-        opt.step()
-        scheduler.step()
-    assert opt.step_count == 60
 
 
 ASSIGNMENTS: dict[str, Callable[[Any], object]] = {
@@ -116,9 +108,10 @@ def test_hyperparameters_are_those_that_were_assigned_last() -> None:
     assert opt.optimizers[0].hyper["momentum"] == 0.75
     group["momentum"] = 0.125
     inner.hyper["weight_decay"] = 0.5
-    assert (opt.param_groups[0]["momentum"], group["weight_decay"]) == (0.125, 0.5)
+    assert opt.state_dict()["param_groups"][0]["momentum"] == inner.hyper["momentum"] == 0.125
     opt.step()
-    assert dict(inner.hyper) == {"momentum": 0.125, "dampening": 0.0, "weight_decay": 0.5}
+    for numbers in (group, inner.hyper):
+        assert (numbers["momentum"], numbers["weight_decay"]) == (0.125, 0.5)
 
 
 def test_numbers_that_are_assigned_twice_in_two_places_are_refused() -> None:
@@ -141,15 +134,6 @@ def test_numbers_that_are_assigned_twice_in_two_places_are_refused() -> None:
     assert opt.param_groups[0]["weight_decay"] == flat.hyper["weight_decay"] == 0.25
 
 
-def test_a_callable_is_asked_for_the_rate_of_now() -> None:
-    rates = {"lr": 1.0}
-    weight, opt = stepping(lr=lambda _: rates["lr"])
-    opt.step()
-    rates["lr"] = 0.5
-    opt.step()
-    assert (weight.item(), opt.lr) == (-1.5, 0.5)
-
-
 def test_a_rate_that_is_changed_in_place() -> None:
     """A tensor stays in the group and is read at each step, as PyTorch's optimizers do."""
     rate = torch.tensor(1.0)
@@ -167,7 +151,6 @@ def test_a_rate_that_is_changed_in_place() -> None:
     opt.lr = rate
     rate.fill_(2.0)
     opt.step()
-    assert weight.item() == -4.0
     rate.fill_(-1.0)
     with pytest.raises(ValueError, match="^lr: "):
         opt.step()
@@ -189,14 +172,6 @@ def test_numbers_that_are_changed_in_place(betas: Any) -> None:
     assert opt.optimizers[0].hyper["betas"] == (0.25, 0.75)
 
 
-def replace_parameter(group: Any) -> None:
-    group["params"][0] = ones(1)
-
-
-def replace_parameters(group: Any) -> None:
-    group["params"] = [each.detach().clone() for each in group["params"]]
-
-
 ONE_GROUP, ENTRY, CHANGED = "expected the one group", "expected the entry 'lr'", "its parameters were changed"
 
 
@@ -210,8 +185,7 @@ ONE_GROUP, ENTRY, CHANGED = "expected the one group", "expected the entry 'lr'",
         (lambda opt: opt.param_groups[0].pop("lr"), ENTRY),
         (lambda opt: opt.param_groups[0]["params"].append(ones(2)), CHANGED),
         (lambda opt: opt.param_groups[0]["params"].reverse(), CHANGED),
-        (lambda opt: replace_parameter(opt.param_groups[0]), CHANGED),
-        (lambda opt: replace_parameters(opt.param_groups[0]), CHANGED),
+        (lambda opt: opt.param_groups[0]["params"].__setitem__(0, ones(1)), CHANGED),
     ],
 )
 def test_groups_of_something_else(spoil: Callable[[Any], None], message: str) -> None:
@@ -247,57 +221,34 @@ def test_names_that_mean_others(name: str, message: str) -> None:
         setattr(FusedOptimizer([ones(3)], lrcore.Adam), name, 0.5)
 
 
-def test_what_pytorchs_tools_keep_is_carried() -> None:
-    """On an optimizer, and in its groups."""
-    opt = FusedOptimizer([ones(3)], lrcore.Adam)
-    opt._opt_called = opt.my_note = True
-    opt.param_groups[0]["lr_scale"] = 0.5
-    opt.step()
-    assert opt.state_dict()["param_groups"][0]["lr_scale"] == 0.5
-
-
-def test_hyperparameters_of_the_group() -> None:
-    """Those of a step that is refused do not act at all."""
+def test_refused_numbers_of_the_group_do_not_act() -> None:
+    """Nor do those beside them."""
     opt = FusedOptimizer([ones(3)], lrcore.AdamW)
-    group = opt.param_groups[0]
-    group["weight_decay"], group["betas"], group["lr"] = 0.5, [0.5, 0.6], torch.tensor(0.125)
-    opt.step()
-    hyper = opt.optimizers[0].hyper
-    assert (hyper["weight_decay"], hyper["betas"], opt.lr) == (0.5, (0.5, 0.6), 0.125)
-    told = dict(group)
+    opt._opt_called = True  # as PyTorch's schedulers do
+    group, hyper = opt.param_groups[0], opt.optimizers[0].hyper
+    told, numbers = dict(group), dict(hyper)
     for wrong, message in (
         ({"betas": (0.5, 1.0)}, r"betas\[1\]: expected a number in \[0, 1\)"),
-        ({"maximize": True}, "maximize: fixed at construction"),
         ({"weight_decay": 0.75, "lr": -1.0}, "lr: "),
+        ({"maximize": True}, "maximize: fixed at construction"),
+        ({"decay": "l2"}, "decay: fixed at construction"),  # it is decoupled_weight_decay there
     ):
         group.update(wrong)
-        with pytest.raises(ValueError, match=f"^{message}"):
-            opt.step()
-        assert (hyper["weight_decay"], hyper["betas"]) == (0.5, (0.5, 0.6))
+        for refused in (opt.step, opt.state_dict):
+            with pytest.raises(ValueError, match=f"^{message}"):
+                refused()
+        assert dict(hyper) == numbers
+        group.pop("decay", None)
         group.update(told)
-    group["decay"] = "l2"  # it is decoupled_weight_decay there, as PyTorch has it
-    for refused in (opt.step, opt.state_dict):
-        with pytest.raises(ValueError, match="^decay: fixed at construction"):
-            refused()
-    del group["decay"]
-    stored = opt.state_dict()
-    stored["param_groups"][0]["decay"] = "l2"
-    with pytest.raises(ValueError, match=r"^param_groups: expected the entries .*got .*'decay'"):
-        opt.load_state_dict(stored)
-    group["weight_decay"] = 0.25
-    assert opt.state_dict()["param_groups"][0]["weight_decay"] == hyper["weight_decay"] == 0.25
-    hyper["weight_decay"] = 0.125
-    assert opt.state_dict()["param_groups"][0]["weight_decay"] == group["weight_decay"] == 0.125
+    opt.step()
     assert opt.step_count == 1
 
 
 def test_the_momentum_of_nadam_does_not_move() -> None:
     """PyTorch multiplies the momenta of all steps; here the product follows from the momentum of now."""
-    weight = ones(3)
-    opt = FusedOptimizer([weight], lrcore.NAdam, lr=0.1)
+    opt = FusedOptimizer([ones(3)], lrcore.NAdam)
     group = opt.param_groups[0]
     group["betas"] = (0.8, 0.99)  # before the first step
-    (weight**2).sum().backward()
     opt.step()
     group["betas"] = (0.8, 0.9)
     opt.step()
