@@ -206,6 +206,12 @@ def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
     return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
 
 
+def elements_around_32_bits(n: int) -> list[int]:
+    """Return elements of a large array at both ends, and around 2^31 and 2^32."""
+    around = (2**k + d for k in (31, 32) for d in range(-3, 4))
+    return sorted({0, 1, 2, 3, n - 5, n - 2, n - 1, *(element for element in around if element < n)})
+
+
 def assert_equal(xp: CuPy | Torch, on_device: Any, on_cpu: Any, what: str = "") -> None:
     """Assert that two optimizers have the same bits, count and rate."""
     assert on_device.step_count == on_cpu.step_count, what

@@ -146,8 +146,6 @@ class FakeCuda:
         default.
     behind : bool
         Whether the devices say that they have not passed what they were given, though they have.
-    errors : list of exceptions
-        What was raised within a call, which gave error 999. Raised at the end of the block.
     cupy : module
         The imitation.
     exports : list of Export
@@ -163,7 +161,6 @@ class FakeCuda:
         self.fail: dict[str, int] = {}
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
         self.behind = False
-        self.errors: list[BaseException] = []
         self.cupy: Any = fake_cupy.make_module()
         self.exports: list[fake_cupy.Export] = []
         self.streams: dict[int, int] = {}
@@ -191,8 +188,6 @@ class FakeCuda:
     def __exit__(self, *_: object) -> None:
         fake_cupy.active.remove(self)
         self._patch.undo()
-        if self.errors:
-            raise BaseExceptionGroup("raised within calls of the CUDA table", self.errors)
 
     def calls(self, *names: str) -> list[Call]:
         """Return the logged calls of these functions, or all."""
@@ -253,13 +248,9 @@ class FakeCuda:
                 self.log.append(Call(name, self.thread.device, stream, arguments))
             if error := self.fail.get(name, 0 if self.devices or name.startswith("error") else 100):
                 return error
-            try:
-                if name in WAITING and (error := self.wait()):
-                    return error
-                return getattr(self, f"_{name}")(*arguments) or 0
-            except BaseException as raised:
-                self.errors.append(raised)
-                return 999
+            if name in WAITING and (error := self.wait()):
+                return error
+            return getattr(self, f"_{name}")(*arguments) or 0
 
         result = ctypes.c_void_p if name.startswith("error") else ctypes.c_int
         return ctypes.CFUNCTYPE(result, *(TYPES[kind] for kind in kinds))(call)
