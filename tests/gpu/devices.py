@@ -212,10 +212,10 @@ def elements_around_32_bits(n: int) -> list[int]:
     return sorted({0, 1, 2, 3, n - 5, n - 2, n - 1, *(element for element in around if element < n)})
 
 
-def assert_equal(xp: CuPy | Torch, on_device: Any, on_cpu: Any, what: str = "") -> None:
-    """Assert that two optimizers have the same bits, count and rate."""
-    assert on_device.step_count == on_cpu.step_count, what
-    assert on_device.lr == on_cpu.lr
-    assert_bits(xp.numpy(on_device.params), on_cpu.params, f"{what} params")
-    for name, state in on_device.state.items():
-        assert_bits(xp.numpy(state), np.asarray(on_cpu.state[name]), f"{what} {name}")
+def assert_equal(xp: CuPy | Torch, found: Any, expected: Any, what: str = "") -> None:
+    """Assert that an optimizer has the bits, the count and the rate of one on the CPU."""
+    assert found.step_count == expected.step_count, what
+    assert found.lr == expected.lr
+    for name, values in {"params": found.params, **found.state}.items():
+        host = values if found.device == "cpu" else xp.numpy(values)
+        assert_bits(host, {"params": expected.params, **expected.state}[name], f"{what} {name}")

@@ -87,7 +87,7 @@ def parameters(model: Any) -> list[Any]:
 
 def assert_equal(model: Any, expected: list[Any]) -> None:
     for found, wanted in zip(model.parameters(), expected, strict=True):
-        assert_bits(found.detach().numpy(), wanted.numpy())
+        assert_bits(found.detach().cpu().numpy(), wanted.cpu().numpy())
 
 
 def own(saved: Any) -> Any:
