@@ -34,20 +34,19 @@ State = Callable[[Any, Any], Any]
 
 def stepped(name: str, theirs: bool, change: State, count: int) -> list[Any]:
     """Return parameters after two steps, a change, and two more, of our optimizer or PyTorch's."""
-    weights = [zeros(2) for _ in range(count)]
-    arguments = ARGUMENTS.get(name, {}) | {"lr": 0.5}
-    opt: Any = (
-        getattr(torch.optim, name)(weights, **arguments)
+    model = torch.nn.ParameterList([zeros(2) for _ in range(count)])
+    opt = (
+        getattr(torch.optim, name)(model, **ARGUMENTS.get(name, {}), lr=0.5)
         if theirs
-        else FusedOptimizer(weights, getattr(lrcore, name), **arguments)
+        else build(name, model, lr=0.5)
     )
     for i in range(4):
         if i == 2:
-            change(opt, weights[0])
-        for k, weight in enumerate(weights):
+            change(opt, model[0])
+        for k, weight in enumerate(model):
             weight.grad = torch.tensor([1.0 + i, 2.0 - k])
         opt.step()
-    return [each.tolist() for each in weights]
+    return [each.tolist() for each in model]
 
 
 def adam(*weights: Any) -> Any:
@@ -66,25 +65,28 @@ def swap_in(opt: Any, _: Any) -> None:
     opt.state = former
 
 
-RESETS: dict[str, tuple[int, State]] = {
-    "defaultdict": (2, lambda opt, _: setattr(opt, "state", defaultdict(dict))),
-    "setstate": (2, lambda opt, _: opt.__setstate__({"state": defaultdict(dict)})),
-    "clear": (2, lambda opt, _: opt.state.clear()),
-    "swap": (2, swap_in),
-    "pop": (1, lambda opt, weight: opt.state.pop(weight)),
-    "popitem": (1, lambda opt, _: opt.state.popitem()),
-    "del": (1, lambda opt, weight: opt.state.__delitem__(weight)),
-    "empty": (1, lambda opt, weight: opt.state.__setitem__(weight, {})),
-    "clear one": (1, lambda opt, weight: opt.state[weight].clear()),
+REMOVALS: dict[str, State] = {
+    "del": lambda opt, weight: opt.state.__delitem__(weight),
+    "pop": lambda opt, weight: opt.state.pop(weight),
+    "popitem": lambda opt, _: opt.state.popitem(),
+    "empty": lambda opt, weight: opt.state.__setitem__(weight, {}),
+    "clear one": lambda opt, weight: opt.state[weight].clear(),
 }
-"""How many parameters there are, and what makes an optimizer begin anew; `swap_in` takes that back."""
+"""Of one parameter: what begins anew where there is no other, and is refused elsewhere."""
+RESETS: dict[str, State] = {
+    "defaultdict": lambda opt, _: setattr(opt, "state", defaultdict(dict)),
+    "setstate": lambda opt, _: opt.__setstate__({"state": defaultdict(dict)}),
+    "clear": lambda opt, _: opt.state.clear(),
+    "swap": swap_in,
+}
+"""Of all parameters; `swap_in` takes that back."""
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop", "NAdam"])
-@pytest.mark.parametrize("way", RESETS)
+@pytest.mark.parametrize("way", [*RESETS, *REMOVALS])
 def test_beginning_anew(way: str, name: str) -> None:
     """As PyTorch's optimizer does, whose step counts are in its state. Both round, by 2^-24 of numbers of about 10."""
-    count, change = RESETS[way]
+    change, count = (REMOVALS | RESETS)[way], 2 if way in RESETS else 1
     ours = stepped(name, False, change, count)
     np.testing.assert_allclose(ours, stepped(name, True, change, count), rtol=0, atol=1e-5)
     assert ours != stepped(name, False, lambda *_: None, count) or way == "swap"
@@ -153,27 +155,19 @@ def test_states_that_are_exchanged() -> None:
     opt = FusedOptimizer([one, two], lrcore.Adam)
     opt.state[one]["exp_avg"], opt.state[two]["exp_avg"] = torch.ones(2), torch.full((2,), 3.0)
     opt.state.update({one: opt.state[two], two: opt.state[one]})
-    assert (opt.state[one]["exp_avg"].tolist(), opt.state[two]["exp_avg"].tolist()) == ([3.0] * 2, [1.0] * 2)
+    assert [opt.state[each]["exp_avg"].tolist() for each in (one, two)] == [[3.0] * 2, [1.0] * 2]
     with pytest.raises(ValueError, match="got the state of another parameter itself.*assign clones"):
         opt.state[one], opt.state[two] = opt.state[two], opt.state[one]
-    assert [opt.state[each]["exp_avg"][0] for each in (one, two)] == [3, 1]
-    copies = [{name: value.clone() for name, value in opt.state[each].items()} for each in (two, one)]
-    opt.state[one], opt.state[two] = copies
-    assert [opt.state[each]["exp_avg"][0] for each in (one, two)] == [1, 3]
+    assert [opt.state[each]["exp_avg"].tolist() for each in (one, two)] == [[3.0] * 2, [1.0] * 2]
     entries = opt.state[one]
     entries["exp_avg_sq"].fill_(7.0)
     entries.update(exp_avg=entries["exp_avg_sq"], exp_avg_sq=entries["exp_avg"])
-    assert (entries["exp_avg"].tolist(), entries["exp_avg_sq"].tolist()) == ([7.0] * 2, [1.0] * 2)
-    opt.state[one]["exp_avg"] *= 2
-    assert opt.optimizers[0].state["exp_avg"][:2].tolist() == [14.0] * 2
+    entries["exp_avg_sq"] *= 2
+    assert [each.tolist() for each in entries.values()] == [[7.0] * 2, [6.0] * 2]
+    assert opt.optimizers[0].state["exp_avg_sq"][:2].tolist() == [6.0] * 2
 
 
-PARTIAL: dict[str, State] = {
-    "del": lambda opt, weight: opt.state.__delitem__(weight),
-    "pop": lambda opt, weight: opt.state.pop(weight, None),
-    "popitem": lambda opt, _: opt.state.popitem(),
-    "empty": lambda opt, weight: opt.state.__setitem__(weight, {}),
-    "clear": lambda opt, weight: opt.state[weight].clear(),
+REFUSED: dict[str, State] = REMOVALS | {
     "del entry": lambda opt, weight: opt.state[weight].__delitem__("exp_avg"),
     "pop entry": lambda opt, weight: opt.state[weight].pop("exp_avg"),
     "popitem entry": lambda opt, weight: opt.state[weight].popitem(),
@@ -188,14 +182,14 @@ PARTIAL: dict[str, State] = {
 }
 
 
-@pytest.mark.parametrize("way", PARTIAL)
+@pytest.mark.parametrize("way", REFUSED)
 def test_states_that_cannot_be_assigned(way: str) -> None:
     """Parts of what belongs together, and what would have no effect, are refused at once and change nothing."""
     weights = [ones(3), ones(3)]
     opt = adam(*weights)
     before = opt.state_dict()
     with pytest.raises((KeyError, TypeError, ValueError), match="state"):
-        PARTIAL[way](opt, weights[0])
+        REFUSED[way](opt, weights[0])
     assert_same_dictionary(opt.state_dict(), before)
     assert [*opt.state] == weights
     assert opt.state.pop(ones(3), None) is None
