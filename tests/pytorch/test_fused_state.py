@@ -22,6 +22,8 @@ from pytorch.modules import (
     network,
     ones,
     own,
+    set_group,
+    set_state,
     sgd,
     torch,
     train,
@@ -291,14 +293,6 @@ def text(saved: Any, **changes: Any) -> None:
     saved["param_groups"][0]["lrcore"] = json.dumps(own(saved) | changes)
 
 
-def group(saved: Any, **changes: Any) -> None:
-    saved["param_groups"][0].update(changes)
-
-
-def state(saved: Any, i: int, **changes: Any) -> None:
-    saved["state"][i].update(changes)
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -306,26 +300,26 @@ def state(saved: Any, i: int, **changes: Any) -> None:
         (lambda saved: text(saved, step_count=3), r"^state\[0\]: step: expected 3, got 2"),
         (lambda saved: text(saved, step_count=-1), "step_count: expected an integer >= 0, got -1"),
         (lambda saved: text(saved, more=1), "lrcore: expected the entries"),
-        (lambda saved: group(saved, lrcore="{}}"), "param_groups: lrcore: Extra data"),
-        (lambda saved: group(saved, lrcore="[" * 100_000), "lrcore: "),
-        (lambda saved: group(saved, lrcore="[]"), "lrcore: "),
-        (lambda saved: group(saved, eps=float("nan")), "eps: expected a finite number"),
-        (lambda saved: group(saved, maximize=True), "options: expected"),
-        (lambda saved: group(saved, decay="l2"), "^param_groups: expected the entries .*got .*'decay'"),
-        (lambda saved: group(saved, params=[*range(6)]), "param_groups: expected 7 parameters, got 6"),
+        (lambda saved: set_group(saved, lrcore="{}}"), "param_groups: lrcore: Extra data"),
+        (lambda saved: set_group(saved, lrcore="[" * 100_000), "lrcore: "),
+        (lambda saved: set_group(saved, lrcore="[]"), "lrcore: "),
+        (lambda saved: set_group(saved, eps=float("nan")), "eps: expected a finite number"),
+        (lambda saved: set_group(saved, maximize=True), "options: expected"),
+        (lambda saved: set_group(saved, decay="l2"), "^param_groups: expected the entries .*got .*'decay'"),
+        (lambda saved: set_group(saved, params=[*range(6)]), "param_groups: expected 7 parameters, got 6"),
         (lambda saved: saved["param_groups"].append({}), "param_groups: expected one group, got 2"),
         (
-            lambda saved: state(saved, 0, exp_avg=torch.zeros(2, 2)),
+            lambda saved: set_state(saved, 0, exp_avg=torch.zeros(2, 2)),
             r"state\[0\]: exp_avg: expected shape \(5, 3, 3, 3\), got \(2, 2\)",
         ),
         (
-            lambda saved: state(saved, 0, exp_avg=saved["state"][0]["exp_avg"].double()),
+            lambda saved: set_state(saved, 0, exp_avg=saved["state"][0]["exp_avg"].double()),
             "exp_avg: expected a tensor of float32, got float64",
         ),
         (lambda saved: saved["state"][1].pop("exp_avg_sq"), r"state\[1\]: expected the entries"),
         (lambda saved: saved["state"].clear(), r"state\[0\]: expected the entries \['exp_avg',.* got \[\]"),
-        (lambda saved: state(saved, 2, step=torch.tensor(3.0)), r"state\[2\]: step: expected 2, got 3"),
-        (lambda saved: state(saved, 2, more=torch.zeros(3)), r"state\[2\]: expected the entries"),
+        (lambda saved: set_state(saved, 2, step=torch.tensor(3.0)), r"state\[2\]: step: expected 2, got 3"),
+        (lambda saved: set_state(saved, 2, more=torch.zeros(3)), r"state\[2\]: expected the entries"),
     ],
 )
 def test_wrong_dictionaries_change_nothing(spoil: Callable[[Any], object], message: str) -> None:
