@@ -97,53 +97,48 @@ def test_what_is_refused_leaves_the_module() -> None:
         opt.add_param_group({"params": [ones(3)]})
 
 
-def transpose(model: Any) -> None:
-    model[0].weight.data = model[0].weight.data.transpose(2, 3)
+def transpose(weight: Any) -> None:
+    weight.data = weight.data.transpose(2, 3)
 
 
-def clone(model: Any) -> None:
-    model[0].weight.data = model[0].weight.data.clone()
+def clone(weight: Any) -> None:
+    weight.data = weight.data.clone()
 
 
-def send(model: Any) -> Any:
-    """Send parameters to another process."""
+def send(weight: Any) -> Any:
+    """Send a parameter to another process."""
     queue = torch.multiprocessing.SimpleQueue()
-    queue.put(model.state_dict())
+    queue.put(weight)
     return queue.get()
 
 
+MOVED = r"its storage has moved.*make a new FusedOptimizer .*send clones: .*v\.clone"
+FROZEN = "does not require its gradient any more"
+
+
 @pytest.mark.parametrize(
-    "move",
+    ("change", "error", "message"),
     [
-        lambda model: model.to(torch.float64).to(torch.float32),
-        lambda model: FusedOptimizer(model.parameters(), lrcore.SGD),
-        send,
-        clone,
-        transpose,
+        (lambda weight: FusedOptimizer([weight], lrcore.SGD), RuntimeError, MOVED),
+        (send, RuntimeError, MOVED),
+        (clone, RuntimeError, MOVED),
+        (transpose, RuntimeError, MOVED),
+        (lambda weight: weight.requires_grad_(False), ValueError, FROZEN),
     ],
 )
-def test_storage_that_has_moved(move: Callable[[Any], Any]) -> None:
+def test_parameters_that_were_changed(
+    change: Callable[[Any], Any], error: type[Exception], message: str
+) -> None:
     model = network()
-    opt = FusedOptimizer(model.named_parameters(), lrcore.SGD)
+    opt = FusedOptimizer(model.named_parameters(), lrcore.AdamW)
     loss_of(model, 0).backward()
-    kept = move(model)
+    kept = change(model[0].weight)
     before = parameters(model)
-    message = r"^0\.weight: its storage has moved.*make a new FusedOptimizer .*send clones: .*v\.clone\(\)"
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(error, match=rf"^0\.weight: {message}"):
         opt.step()
     assert_equal(model, before)
     assert opt.step_count == 0
     del kept
-
-
-def test_a_parameter_that_is_frozen_later() -> None:
-    model = network()
-    opt = FusedOptimizer(model.named_parameters(), lrcore.AdamW)
-    model[3].bias.requires_grad_(False)
-    before = parameters(model)
-    with pytest.raises(ValueError, match=r"^3\.bias: does not require its gradient any more"):
-        opt.step()
-    assert_equal(model, before)
 
 
 def test_sparse_gradients() -> None:
