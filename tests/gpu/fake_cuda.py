@@ -130,39 +130,23 @@ class Thread(threading.local):
 class FakeCuda:
     """CUDA devices within a ``with`` block: the modules `lrcore._lrcore_cuda` and `cupy` are imitations there.
 
-    Parameters
-    ----------
-    devices : int
-        How many there are. With none, every function fails as on a machine without a GPU.
-
-    Attributes
-    ----------
-    log : list of Call
-        Every call of the table, those that failed too, but for mere questions.
-    fail : dict
-        Gives the functions named here the error to return, until they are taken out again. They do nothing else then.
-    blocks : callable, optional
-        Chooses what a launch runs: gives the ranges of blocks, from a `Job` and the number of its blocks. All by
-        default.
-    behind : bool
-        Whether the devices say that they have not passed what they were given, though they have.
-    cupy : module
-        The imitation.
-    exports : list of Export
-        What was asked of the arrays of devices.
-    functions : dict
-        Those of the table.
+    With no devices every function fails as on a machine without a GPU.
     """
 
     def __init__(self, devices: int = 1) -> None:
         self.devices = devices
         self.thread = Thread()
         self.log: list[Call] = []
+        """Every call of the table, those that failed too, but for mere questions."""
         self.fail: dict[str, int] = {}
+        """Errors that the functions named here return, doing nothing else, until they are taken out again."""
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
+        """Gives the ranges of blocks that a launch runs, from a `Job` and the number of its blocks. All by default."""
         self.behind = False
+        """Whether the devices say that they have not passed what they were given, though they have."""
         self.cupy: Any = fake_cupy.make_module()
         self.exports: list[fake_cupy.Export] = []
+        """What was asked of the arrays of devices."""
         self.streams: dict[int, int] = {}
         """The device of each stream that was created."""
         self.captures: dict[int, list[Work] | None] = {}

@@ -43,7 +43,6 @@ def test_the_imitated_table_is_that_of_the_header() -> None:
 
 
 def ones(n: int = 8) -> Array:
-    """Return n ones."""
     return np.ones(n, np.float32)
 
 
