@@ -309,6 +309,7 @@ def text(saved: Any, **changes: Any) -> None:
         (lambda saved: set_group(saved, maximize=True), "options: expected"),
         (lambda saved: set_group(saved, decay="l2"), "^param_groups: expected the entries .*got .*'decay'"),
         (lambda saved: set_group(saved, params=[*range(6)]), "param_groups: expected 7 parameters, got 6"),
+        (lambda saved: saved["param_groups"].append({}), "param_groups: expected one group, got 2"),
         (
             lambda saved: set_state(saved, 0, exp_avg=torch.zeros(2, 2)),
             r"state\[0\]: exp_avg: expected shape \(5, 3, 3, 3\), got \(2, 2\)",

@@ -259,4 +259,5 @@ def test_gradients_in_inference_mode(way: str) -> None:
     torch.nn.utils.clip_grad_value_(weights, 3.0)
     opt.step()
     assert (one.tolist(), two.tolist()) == ([-13.0] * 3, [-2.0] * 3)
+    assert not any(each.is_inference() for each in kept)
     assert kept[0].mul_(2).tolist() == [2.0] * 3
