@@ -93,7 +93,7 @@ def test_edges_of_float32(xp: CuPy | Torch, rule: str) -> None:
     assert_steps_alike(xp, rule, start, all_gradients)
     numbers = (np.random.default_rng(16).standard_normal((4, 37)) * 1e-40).astype(np.float32)
     numbers[:, 3], numbers[:, 20] = 0, -0.0
-    eps = {"eps": 0.0} if "eps" in lrcore.rules()[rule].hyper else {}
+    eps: dict[str, Any] = {"eps": 0.0} if "eps" in lrcore.rules()[rule].hyper else {}
     for extra in ({}, eps):
         assert_steps_alike(xp, rule, numbers[0], numbers[1:], **extra)
     for t in (2048, 2**31 - 1, 2**53 - 1):

@@ -202,6 +202,12 @@ def test_memory_formats() -> None:
 HALF = torch.ones(10)
 
 
+def maximum(saved: Any) -> None:
+    """Make it one of amsgrad."""
+    set_group(saved, amsgrad=True)
+    set_state(saved, 0, max_exp_avg_sq=torch.ones(N))
+
+
 def split(saved: Any, **of_second: Any) -> None:
     """Say that there are two parameters, the second with these entries."""
     first = saved["state"][0]
@@ -236,10 +242,7 @@ def split(saved: Any, **of_second: Any) -> None:
         (lambda saved: set_state(saved, 0, exp_avg=HALF.bfloat16()), "exp_avg: .* got bfloat16"),
         (lambda saved: set_state(saved, 0, exp_avg=HALF.to_sparse()), "exp_avg: expected a dense tensor"),
         (lambda saved: set_state(saved, 0, exp_avg=3), "exp_avg: expected a tensor of float32, got int"),
-        (
-            lambda saved: (set_group(saved, amsgrad=True), set_state(saved, 0, max_exp_avg_sq=torch.ones(N))),
-            "rule: expected adam, got adam_amsgrad",
-        ),
+        (maximum, "rule: expected adam, got adam_amsgrad"),
         (split, "step: expected as many steps of every parameter, got from 0 to 3"),
         (lambda saved: split(saved, step=torch.tensor(4.0)), "step: expected as many .* from 3 to 4"),
         (lambda saved: saved["param_groups"].append({}), "param_groups: expected one group, got 2"),
