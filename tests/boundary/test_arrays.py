@@ -70,7 +70,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     **{
         dtype: (lambda torch, dtype=dtype: torch.ones(SHAPE, dtype=getattr(torch, dtype)), TypeError,
                 f"expected dtype float32, got {dtype};")
-        for dtype in ("bfloat16", "float64", "bool")
+        for dtype in ("bfloat16", "float64", "int64", "uint8", "bool")
     },
     "float8": (
         lambda torch: torch.zeros(SHAPE, dtype=torch.float8_e4m3fn), TypeError, "expected dtype float32, got DLPack type code"
