@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "../csrc/cpu/pool.h"
+#include "../../csrc/cpu/pool.h"
 
 namespace {
 
