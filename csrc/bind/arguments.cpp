@@ -38,11 +38,13 @@ double to_double(py::handle object, const char* name) {
 }
 
 int64_t to_integer(py::handle object, const char* name, int64_t least, int64_t most) {
+  const auto problem = [&] { return text(name, ": expected an integer, got ", type_name(object)); };
+  if (is_no_real_number(object)) throw py::type_error(problem());
   const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-  if (!index && PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw py::error_already_set();
-  if (!index || PyBool_Check(object.ptr())) {
+  if (!index) {
+    if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw py::error_already_set();
     PyErr_Clear();
-    throw py::type_error(text(name, ": expected an integer, got ", type_name(object)));
+    throw py::type_error(problem());
   }
   int overflow = 0;
   const long long value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);

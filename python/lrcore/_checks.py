@@ -5,6 +5,7 @@ A wrong type is a TypeError, a wrong value a ValueError.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import os
@@ -92,11 +93,11 @@ def integer(name: str, value: Any, least: int = 1, what: str = "an integer") -> 
             share = "; a share of a training is round(share * steps)" if 0 < value < 1 else ""
             raise ValueError(f"{name}: expected {what}, got {value}{share}")
         value = int(value)
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
+    number = None
+    if not isinstance(value, (bool, np.bool_)):
+        with contextlib.suppress(TypeError):
+            number = operator.index(value)
+    if number is None:
         raise TypeError(f"{name}: expected {what}, got {type(value).__name__}")
     if number < least:
         raise ValueError(f"{name}: expected {what} >= {least}, got {safe_repr(number)}")
