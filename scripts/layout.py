@@ -37,7 +37,7 @@ PYTHON_FLOORS = (
     ("pack",),
     ("schedules",),
     ("_arrays", "_files"),
-    ("_names", "_checks", "_extras", "_runtime"),
+    ("_interpreter", "_names", "_checks", "_extras", "_runtime"),
     ("_lrcore_core",),
 )
 """The modules of python/lrcore from the top. Each may import what is below it."""
