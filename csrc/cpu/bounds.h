@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../cost.h"
+#include "loops.h"
 
 namespace lrcore::cpu {
 
@@ -16,7 +17,7 @@ template <class Isa, int states, rules::Cost cost = rules::Cost{}>
   float* const p = step.p;
   const float* const g = step.g;
   float* const s[max_states] = {step.states[0], step.states[1], step.states[2]};
-#pragma GCC ivdep
+  LRCORE_INDEPENDENT
   for (int64_t i = begin; i + Isa::width <= end; i += Isa::width) {
     const auto lane_g = Isa::load(g + i);
     auto lane_p = Isa::load(p + i);

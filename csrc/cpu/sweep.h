@@ -12,6 +12,7 @@
 #include "../update.h"
 #include "backends.h"
 #include "bounds.h"
+#include "loops.h"
 
 namespace lrcore::cpu {
 
@@ -48,7 +49,7 @@ template <class Isa, class Rule, bool coupled>
   const Streams<Isa, Rule, coupled> update(step);
   int64_t i = begin;
   // The boundary has refused overlapping buffers.
-#pragma GCC ivdep
+  LRCORE_INDEPENDENT
   for (; i + Isa::width <= end; i += Isa::width) update(i);
   if constexpr (Isa::width > 1)
     if (i < end) update(i, static_cast<int>(end - i));

@@ -22,7 +22,12 @@
 
 namespace lrcore::rules {
 
-constexpr float sqrt(float x) { return __builtin_sqrtf(x); }
+/// A template, because Clang refuses a constexpr function whose result it never knows.
+template <class Float>
+  requires(__is_same(Float, float))
+constexpr Float sqrt(Float x) {
+  return __builtin_sqrtf(x);
+}
 constexpr float abs(float x) { return __builtin_fabsf(x); }
 constexpr float max(float a, float b) { return a > b ? a : b; }
 constexpr float flush(float x, uint32_t mask) { return (__builtin_bit_cast(uint32_t, x) & mask) != 0 ? x : 0.0f; }
