@@ -77,6 +77,7 @@ py::dict build_info() {
   py::dict info;
   info["version"] = LRCORE_VERSION;
   info["compiler"] = LRCORE_COMPILER;
+  info["fp_mode"] = cpu::DefaultFpMode::is_known ? "default" : "caller's";
   info["cuda"] = LRCORE_CUDA != 0;
   std::vector<std::string> built;
   for (const Backend& backend : cpu_backends()) built.emplace_back(backend.name);

@@ -5,13 +5,20 @@
 
 namespace lrcore::cpu {
 
-/// Sets the default mode for its lifetime and puts back what it found, sticky flags included.
+/// Sets the default mode for its lifetime and puts back what it found, sticky flags included. On a processor whose mode
+/// is not known here, the caller's mode stays.
 class DefaultFpMode {
  public:
   DefaultFpMode() : found_(read()) { write(default_mode); }
   ~DefaultFpMode() { write(found_); }
   DefaultFpMode(const DefaultFpMode&) = delete;
   DefaultFpMode& operator=(const DefaultFpMode&) = delete;
+
+#if defined(__x86_64__) || defined(__aarch64__)
+  static constexpr bool is_known = true;
+#else
+  static constexpr bool is_known = false;
+#endif
 
  private:
 #if defined(__x86_64__)
@@ -29,7 +36,10 @@ class DefaultFpMode {
   }
   static void write(Mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
 #else
-#error "Say here how this processor's floating-point mode is read and set."
+  using Mode = int;
+  static constexpr Mode default_mode = 0;
+  static Mode read() { return 0; }
+  static void write(Mode) {}
 #endif
 
   Mode found_;

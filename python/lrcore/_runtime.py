@@ -247,9 +247,10 @@ def info() -> dict[str, Any]:
     Returns
     -------
     dict
-        `version`, `compiler`, `architectures` (the CPU backends), `cuda` (whether it was built) and `cuda_architectures`
-        of the build; `cpu`, `backends`, `backend` (the one in use for CPU arrays), `threads`,
-        `devices` and `cuda_error` (why there is no CUDA device, else None) of this machine.
+        `version`, `compiler`, `fp_mode` ("default": steps round to nearest and keep subnormal numbers, whatever the caller's
+        mode; "caller's" on a processor whose mode lrcore cannot set), `architectures` (the CPU backends), `cuda` (whether it
+        was built) and `cuda_architectures` of the build; `cpu`, `backends`, `backend` (the one in use for CPU arrays),
+        `threads`, `devices` and `cuda_error` (why there is no CUDA device, else None) of this machine.
 
     Raises
     ------

@@ -330,8 +330,8 @@ def test_threadpoolctl_sees_and_limits_the_threads() -> None:
 def test_info() -> None:
     info = lrcore.info()
     assert set(info) == {
-        "version", "compiler", "cuda", "architectures", "cuda_architectures", "cpu", "backends", "backend", "threads",
-        "devices", "cuda_error",
+        "version", "compiler", "fp_mode", "cuda", "architectures", "cuda_architectures", "cpu", "backends", "backend",
+        "threads", "devices", "cuda_error",
     }  # fmt: skip
     assert bool(info["cuda_architectures"]) == info["cuda"]
     assert (info["devices"] == ["cpu"]) == isinstance(info["cuda_error"], str)

@@ -9,7 +9,7 @@ import itertools
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -102,30 +102,42 @@ def test_constants_depend_on_step_and_numbers_alone(rule: str) -> None:
         followed.step(gradients(rng, N))
 
 
-FTZ_AND_DAZ = 0x8040
-MODES = FTZ_AND_DAZ, 0x2000, 0x4000, 0x6000
-"""That, and rounding down, up and toward zero."""
+class Register(NamedTuple):
+    """Where the C library's fenv_t has the floating-point mode, and bits of it."""
+
+    size: int
+    offset: int
+    flush: int
+    roundings: tuple[int, int, int]
+    """Down, up and toward zero, in some order."""
+
+
+REGISTERS = {
+    "x86_64": Register(32, 28, 0x8040, (0x2000, 0x4000, 0x6000)),  # MXCSR, behind the x87 environment
+    "aarch64": Register(8, 0, 0x1000000, (0x400000, 0x800000, 0xC00000)),  # FPCR, before FPSR
+}
+REGISTER = REGISTERS.get(platform.machine(), Register(0, 0, 0, (0, 0, 0)))
+MODES = REGISTER.flush, *REGISTER.roundings
 
 
 class FloatingPointMode:
-    """This thread's MXCSR, read and written through the C library's floating-point environment."""
-
-    offset = 28  # fenv_t on x86-64: the x87 environment, then MXCSR
+    """This thread's mode, read and written through the C library's floating-point environment."""
 
     def __init__(self) -> None:
         self.libm = ctypes.CDLL(ctypes.util.find_library("m"))
 
     def environment(self) -> bytes:
-        environment = ctypes.create_string_buffer(32)
+        environment = ctypes.create_string_buffer(REGISTER.size)
         assert self.libm.fegetenv(environment) == 0
         return environment.raw
 
     def read(self) -> int:
-        return int.from_bytes(self.environment()[self.offset :], "little")
+        return int.from_bytes(self.environment()[REGISTER.offset :][:4], "little")
 
     def write(self, mode: int) -> None:
-        environment = self.environment()[: self.offset] + mode.to_bytes(4, "little")
-        assert self.libm.fesetenv(ctypes.create_string_buffer(environment, 32)) == 0
+        environment = bytearray(self.environment())
+        environment[REGISTER.offset : REGISTER.offset + 4] = mode.to_bytes(4, "little")
+        assert self.libm.fesetenv(ctypes.create_string_buffer(bytes(environment), REGISTER.size)) == 0
 
     @contextmanager
     def preset(self, bits: int) -> Iterator[None]:
@@ -141,10 +153,12 @@ class FloatingPointMode:
 
 
 @pytest.fixture
-def mxcsr() -> FloatingPointMode:
+def fp_mode() -> FloatingPointMode:
     """The floating-point mode."""
-    if platform.machine() != "x86_64":
-        pytest.skip("MXCSR belongs to x86-64")
+    if platform.machine() not in REGISTERS:
+        assert lrcore.info()["fp_mode"] == "caller's"
+        pytest.skip("it is not known how this processor's mode is set")
+    assert lrcore.info()["fp_mode"] == "default"
     return FloatingPointMode()
 
 
@@ -156,7 +170,7 @@ def subnormals() -> tuple[Array, list[Array]]:
 
 
 def test_the_callers_mode_is_neither_trusted_nor_changed(
-    rule: str, backend: str, mxcsr: FloatingPointMode
+    rule: str, backend: str, fp_mode: FloatingPointMode
 ) -> None:
     """On subnormal numbers, for which each mode has other results: the bits of the oracle."""
     start, all_gradients = subnormals()
@@ -165,14 +179,14 @@ def test_the_callers_mode_is_neither_trusted_nor_changed(
         followed.step(g, backend)
     for mode in (0, *MODES):
         opt = make(rule, start.copy(), weight_decay=0.01)
-        with mxcsr.preset(mode):
+        with fp_mode.preset(mode):
             for g in all_gradients:
                 opt.step(g)
         assert_same(opt, followed.p, followed.states, f"{rule}, {backend}, {mode:#x}:")
 
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
-def test_rates_are_asked_in_the_default_mode(mode: int, mxcsr: FloatingPointMode) -> None:
+def test_rates_are_asked_in_the_default_mode(mode: int, fp_mode: FloatingPointMode) -> None:
     """A schedule's own arithmetic too. What the caller asks of it is the caller's affair, as is the mode."""
     rates = (
         lrcore.schedules.Constant(1 + 2**-24 - 2**-40) * (1 + 2**-40),  # close to the middle of two float32
@@ -184,19 +198,19 @@ def test_rates_are_asked_in_the_default_mode(mode: int, mxcsr: FloatingPointMode
         expected, opt = (lrcore.SGD(np.zeros(8, np.float32), lr=schedule) for _ in range(2))
         expected.step(g)
         assert expected.params.any()
-        with mxcsr.preset(mode):
+        with fp_mode.preset(mode):
             opt.step(g)
         assert_bits(opt.params, expected.params)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
-def test_arguments_are_checked_alike_in_every_mode(mode: int, mxcsr: FloatingPointMode) -> None:
+def test_arguments_are_checked_alike_in_every_mode(mode: int, fp_mode: FloatingPointMode) -> None:
     """What float32 makes of a number does not depend on the mode in which it is asked."""
     largest = float(np.finfo(np.float32).max)
     build: Any = functools.partial(lrcore.Adam, np.zeros(1, np.float32))
     taken = {"weight_decay": (1e-40, 2.0**-149, 1.0000001 * 2.0**-150, largest), "eps": (1e-45,)}
     refused = {"weight_decay": (2.0**-150, 1e-46, largest + 2.0**103, 1e39), "eps": (1e-50,)}
-    with mxcsr.preset(mode):
+    with fp_mode.preset(mode):
         for name, values in taken.items():
             for value in values:
                 assert build(**{name: value}).hyper[name] == value
@@ -210,11 +224,11 @@ def test_arguments_are_checked_alike_in_every_mode(mode: int, mxcsr: FloatingPoi
 
 
 @pytest.mark.usefixtures("threads")
-def test_worker_threads_use_the_default_mode(mxcsr: FloatingPointMode) -> None:
+def test_worker_threads_use_the_default_mode(fp_mode: FloatingPointMode) -> None:
     """A thread inherits the mode of the one that made it; the sweep sets its own."""
     start = np.full(5 * 262_144, 1e-40, np.float32)  # enough for each thread to be woken up
     lrcore.set_num_threads(5)  # more than any test before: new threads are made under the preset mode
     optimizer = lrcore.SGD(start.copy(), lr=0.5)
-    with mxcsr.preset(FTZ_AND_DAZ):
+    with fp_mode.preset(REGISTER.flush):
         optimizer.step(start)
     assert_bits(optimizer.params, start - np.float32(0.5) * start)
