@@ -59,6 +59,15 @@ struct Worker {
 };
 
 /// The workers, and the one task that they share. Never destroyed: workers are not joined at exit.
+///
+/// What each thread sees, on processors that reorder stores and loads too:
+/// - `busy` orders the callers. The one that holds it writes `shared`, `begin` and `end`, and then `offered` (release).
+///   Whoever changes `offered` back (acquire), a worker or the caller itself, sees them, and does the slice.
+/// - A worker that sees its new `ticket` (acquire) sees `offered` as it was before the ticket was given (release), or
+///   later. So it misses no slice. One that wakes up late finds the slice taken, or that of a later task.
+/// - A worker ends its slice by lowering `pending` (release). The caller lowers it too for what it takes back; being
+///   read-modify-writes, these keep the release sequences of the workers. So when the caller reads 0 (acquire), it sees
+///   what all slices have written, and no worker reads `shared` any more: the next task may be written.
 struct Crew {
   std::mutex busy;
   std::vector<std::unique_ptr<Worker>> workers;
