@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,4 +103,11 @@ class Exported:
 
 def on_the_host(capsule: Any) -> NDArray[Any]:
     """Return NumPy's array over the memory of an unused capsule, whichever device it names."""
-    return np.from_dlpack(Exported(capsule))
+    managed = managed_of(capsule)
+    is_read_only = isinstance(managed, ManagedVersioned) and managed.flags & 1
+    array = np.from_dlpack(Exported(capsule))
+    if is_read_only or array.flags.writeable:
+        return array
+    # NumPy 2.1 takes every capsule's memory for read-only.
+    interface = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+    return np.asarray(SimpleNamespace(__array_interface__=interface, owner=array))
