@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import nox
+from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["tests", "lint"]
@@ -16,6 +24,94 @@ def tests(session: nox.Session) -> None:
     """Run the tests against an installed build."""
     session.install(".[test]")
     session.run("pytest", *session.posargs)
+
+
+def requirements(*extras: str) -> Iterator[Requirement]:
+    """Yield what the package needs with extras, as pyproject.toml declares it."""
+    project = PYPROJECT["project"]
+    optional = (each for extra in extras for each in project["optional-dependencies"][extra])
+    for requirement in map(Requirement, (*project["dependencies"], *optional)):
+        if requirement.name == project["name"]:
+            yield from requirements(*requirement.extras)
+        else:
+            yield requirement
+
+
+def lowest(requirement: Requirement) -> str:
+    """Return a requirement of the lowest version that another allows."""
+    return str(requirement).replace(">=", "==")
+
+
+@nox.session(python="3.11")
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml declares, of what builds the package too."""
+    cmake = Requirement("cmake" + PYPROJECT["tool"]["scikit-build"]["cmake"]["version"])
+    build = [cmake, *map(Requirement, PYPROJECT["build-system"]["requires"])]
+    old = "pyparsing<3.3"  # Matplotlib 3.9 uses names that later ones deprecate
+    session.install(*{lowest(each) for each in (*requirements("test"), *build)}, "ninja", old)
+    session.install("--no-build-isolation", "--no-deps", ".", env={"LRCORE_CUDA": "OFF"})
+    session.run("pytest", *session.posargs)
+
+
+def newest_python() -> str | None:
+    """Return the newest Python that is found and works."""
+    for minor in range(20, 10, -1):
+        name = f"python3.{minor}"
+        if (
+            shutil.which(name)
+            and subprocess.run([name, "-V"], capture_output=True, check=False).returncode == 0
+        ):
+            return name
+    return None
+
+
+@nox.session(python=newest_python())
+def newest(session: nox.Session) -> None:
+    """Run the tests with the newest of everything, pre-releases too, and with the newest Python that is found."""
+    session.install("--upgrade", ".[test]", env={"PIP_PRE": "1", "LRCORE_CUDA": "OFF"})
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def clang(session: nox.Session) -> None:
+    """Build with Clang, warnings being errors, and run the tests."""
+    strict = "--config-settings=cmake.define.LRCORE_WERROR=ON"
+    session.install(".[test]", strict, env={"CXX": "clang++", "LRCORE_CUDA": "OFF"})
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("compiler", ["g++", "clang++"])
+def flags(session: nox.Session, compiler: str) -> None:
+    """Build under a caller's flags that change results elsewhere, and run the tests of the rules: here they do not."""
+    wild = "-Ofast -march=native -ffp-contract=fast -funsafe-math-optimizations"
+    session.install(".[test]", env={"CXX": compiler, "CXXFLAGS": wild, "LRCORE_CUDA": "OFF"})
+    session.run("pytest", "tests/rules", *session.posargs)
+
+
+@nox.session
+def aarch64(session: nox.Session) -> None:
+    """Cross-compile for aarch64, check that the loops are of vectors, and run the tests under qemu.
+
+    All but three: qemu limits neither memory nor threads, and preloads libraries of the host alone. Needs
+    g++-aarch64-linux-gnu and qemu-user-static. Python and its libraries are unpacked into a folder.
+    """
+    work = Path(session.create_tmp()).resolve()
+    root, build = work / "root", work / "build"
+    session.install("cmake", "ninja")
+    session.run("scripts/aarch64_root.sh", str(root), external=True)
+    env = {
+        "CXX": "aarch64-linux-gnu-g++",
+        "CXXFLAGS": f"-idirafter {root}/usr/include",
+        "CMAKE_ARGS": "-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        "LRCORE_CUDA": "OFF",
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",  # the folder's own
+    }
+    python = str(root / "usr/bin/python")
+    session.run("pip", "--python", python, "install", f"-Cbuild-dir={build}", ".[test]", env=env)
+    session.run("python", "scripts/neon_check.py", str(next(build.rglob("portable.cpp.o"))))
+    chosen = ("-k", "not no_memory and not no_threads_to_be_had")
+    session.run(python, "-m", "pytest", *chosen, *session.posargs, external=True)
 
 
 @nox.session
@@ -86,12 +182,21 @@ def instructions(session: nox.Session) -> None:
     session.run("python", "bench/instructions.py", *session.posargs)
 
 
-def install_sanitized(session: nox.Session, sanitizers: str, *libraries: str) -> str:
-    """Install a build with sanitizers; give what to preload, for Python itself is not instrumented."""
+def install_sanitized(session: nox.Session, sanitizers: str, runtime: str) -> str:
+    """Install a build with sanitizers; give what to preload, for Python itself is not instrumented.
+
+    `runtime` is what the library of the sanitizers is called for: asan or tsan.
+    """
     # What a GPU would run is emulated on the host, so the sanitizers see it too.
     option = f"--config-settings=cmake.define.LRCORE_SANITIZE={sanitizers}"
     session.install(".[test]", option, env={"LRCORE_CUDA": "OFF"})
-    paths = [session.run("g++", f"-print-file-name={each}", external=True, silent=True) for each in libraries]
+    compiler = os.environ.get("CXX", "g++")
+    library = f"libclang_rt.{runtime}-{platform.machine()}.so" if "clang" in compiler else f"lib{runtime}.so"
+    # The sanitizer looks for C++'s exceptions when it starts.
+    libraries = library, "libstdc++.so"
+    paths = [
+        session.run(compiler, f"-print-file-name={each}", external=True, silent=True) for each in libraries
+    ]
     return " ".join(str(path).strip() for path in paths)
 
 
@@ -128,9 +233,8 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def sanitize(session: nox.Session) -> None:
-    """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    # The sanitizer looks for C++'s exceptions when it starts.
-    preload = install_sanitized(session, "address,undefined", "libasan.so", "libstdc++.so")
+    """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer. ``CXX=clang++ nox -s sanitize``: those of Clang."""
+    preload = install_sanitized(session, "address,undefined", "asan")
     # Python leaks at exit by design.
     session.run("pytest", *session.posargs, env={"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"})
     hammer_the_pool(session, "address,undefined")
@@ -138,18 +242,20 @@ def sanitize(session: nox.Session) -> None:
 
 @nox.session
 def threads(session: nox.Session) -> None:
-    """Run the thread pool, and the tests of threads, under ThreadSanitizer."""
+    """Run the thread pool, and the tests of threads, under ThreadSanitizer. ``CXX=clang++ nox -s threads``: the pool under Clang's."""
     # Random addresses of a new kernel may lie where an old ThreadSanitizer expects none.
     fixed = ("setarch", "--addr-no-randomize")
-    hammer_the_pool(session, "thread", *fixed, TSAN_OPTIONS="halt_on_error=1")
-    preload = install_sanitized(session, "thread", "libtsan.so", "libstdc++.so")
+    hammer_the_pool(session, "thread", *fixed, TSAN_OPTIONS="halt_on_error=1:die_after_fork=0")
+    if "clang" in os.environ.get("CXX", ""):
+        return  # Clang's cannot be loaded into a Python that was built without it
+    preload = install_sanitized(session, "thread", "tsan")
     tests = (
         "tests/boundary/test_threads.py",
         "tests/boundary/test_faults.py",
         "-k",
         "not fork",
     )
-    env = {"LD_PRELOAD": preload, "TSAN_OPTIONS": "halt_on_error=1"}
+    env = {"LD_PRELOAD": preload, "TSAN_OPTIONS": "halt_on_error=1:die_after_fork=0"}
     session.run(*fixed, "python", "-m", "pytest", *tests, *session.posargs, external=True, env=env)
 
 
