@@ -48,7 +48,6 @@ template <class Isa, class Rule, bool coupled>
 [[gnu::flatten]] void sweep(const Step& step, int64_t begin, int64_t end) {
   const Streams<Isa, Rule, coupled> update(step);
   int64_t i = begin;
-  // The boundary has refused overlapping buffers.
   LRCORE_INDEPENDENT
   for (; i + Isa::width <= end; i += Isa::width) update(i);
   if constexpr (Isa::width > 1)
