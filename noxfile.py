@@ -106,6 +106,7 @@ def aarch64(session: nox.Session) -> None:
         "CMAKE_ARGS": "-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64",
         "LRCORE_CUDA": "OFF",
         "PIP_BREAK_SYSTEM_PACKAGES": "1",  # the folder's own
+        "PIP_NO_WARN_SCRIPT_LOCATION": "1",
     }
     python = str(root / "usr/bin/python")
     session.run("pip", "--python", python, "install", f"-Cbuild-dir={build}", ".[test]", env=env)
