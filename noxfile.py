@@ -185,6 +185,11 @@ def instructions(session: nox.Session) -> None:
     session.run("python", "bench/instructions.py", *session.posargs)
 
 
+def uses_clang() -> bool:
+    """Return whether the environment names Clang as the compiler."""
+    return "clang" in os.environ.get("CXX", "")
+
+
 def install_sanitized(session: nox.Session, sanitizers: str, runtime: str) -> str:
     """Install a build with sanitizers; give what to preload, for Python itself is not instrumented.
 
@@ -194,7 +199,7 @@ def install_sanitized(session: nox.Session, sanitizers: str, runtime: str) -> st
     option = f"--config-settings=cmake.define.LRCORE_SANITIZE={sanitizers}"
     session.install(".[test]", option, env={"LRCORE_CUDA": "OFF"})
     compiler = os.environ.get("CXX", "g++")
-    library = f"libclang_rt.{runtime}-{platform.machine()}.so" if "clang" in compiler else f"lib{runtime}.so"
+    library = f"libclang_rt.{runtime}-{platform.machine()}.so" if uses_clang() else f"lib{runtime}.so"
     # The sanitizer looks for C++'s exceptions when it starts.
     libraries = library, "libstdc++.so"
     paths = [
@@ -249,7 +254,7 @@ def threads(session: nox.Session) -> None:
     # Random addresses of a new kernel may lie where an old ThreadSanitizer expects none.
     fixed = ("setarch", "--addr-no-randomize")
     hammer_the_pool(session, "thread", *fixed, TSAN_OPTIONS="halt_on_error=1:die_after_fork=0")
-    if "clang" in os.environ.get("CXX", ""):
+    if uses_clang():
         return  # Clang's cannot be loaded into a Python that was built without it
     preload = install_sanitized(session, "thread", "tsan")
     tests = (

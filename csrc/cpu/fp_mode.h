@@ -3,24 +3,13 @@
 
 #include <stdint.h>
 
+#include <type_traits>
+
 namespace lrcore::cpu {
 
-/// Sets the default mode for its lifetime and puts back what it found, sticky flags included. On a processor whose mode
-/// is not known here, the caller's mode stays.
+/// Sets the default mode for its lifetime, then restores the mode it found, sticky flags included. Leaves the mode
+/// alone on a processor that is not known here.
 class DefaultFpMode {
- public:
-  DefaultFpMode() : found_(read()) { write(default_mode); }
-  ~DefaultFpMode() { write(found_); }
-  DefaultFpMode(const DefaultFpMode&) = delete;
-  DefaultFpMode& operator=(const DefaultFpMode&) = delete;
-
-#if defined(__x86_64__) || defined(__aarch64__)
-  static constexpr bool is_known = true;
-#else
-  static constexpr bool is_known = false;
-#endif
-
- private:
 #if defined(__x86_64__)
   using Mode = uint32_t;
   static constexpr Mode default_mode = 0x1F80;  // MXCSR
@@ -36,12 +25,21 @@ class DefaultFpMode {
   }
   static void write(Mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
 #else
-  using Mode = int;
-  static constexpr Mode default_mode = 0;
-  static Mode read() { return 0; }
+  struct Mode {};
+  static constexpr Mode default_mode{};
+  static Mode read() { return {}; }
   static void write(Mode) {}
 #endif
 
+ public:
+  static constexpr bool is_known = !std::is_empty_v<Mode>;
+
+  DefaultFpMode() : found_(read()) { write(default_mode); }
+  ~DefaultFpMode() { write(found_); }
+  DefaultFpMode(const DefaultFpMode&) = delete;
+  DefaultFpMode& operator=(const DefaultFpMode&) = delete;
+
+ private:
   Mode found_;
 };
 
