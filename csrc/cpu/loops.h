@@ -1,4 +1,4 @@
-// What is said of loops in the words of each compiler.
+// The pragma before a loop over elements, for each compiler.
 #pragma once
 
 /// The iterations of the loop that follows are independent: the boundary has refused overlapping buffers.

@@ -65,9 +65,9 @@ struct Worker {
 ///   Whoever changes `offered` back (acquire), a worker or the caller itself, sees them, and does the slice.
 /// - A worker that sees its new `ticket` (acquire) sees `offered` as it was before the ticket was given (release), or
 ///   later. So it misses no slice. One that wakes up late finds the slice taken, or that of a later task.
-/// - A worker ends its slice by lowering `pending` (release). The caller lowers it too for what it takes back; being
-///   read-modify-writes, these keep the release sequences of the workers. So when the caller reads 0 (acquire), it sees
-///   what all slices have written, and no worker reads `shared` any more: the next task may be written.
+/// - A worker ends its slice by decrementing `pending` (release). The caller decrements it for each slice that it takes
+///   back; these are read-modify-writes too, so they continue the workers' release sequences. When the caller reads 0
+///   (acquire), it therefore sees what all slices have written, and no worker reads `shared` any more.
 struct Crew {
   std::mutex busy;
   std::vector<std::unique_ptr<Worker>> workers;

@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 try:
-    import lrcore._interpreter  # noqa: F401 what it refuses is refused before the core is loaded
+    import lrcore._interpreter  # noqa: F401 its check has to come before the core is loaded
     from lrcore import _names, functional, optimizers, plot, schedules, tune
 except ModuleNotFoundError as error:
     if error.name != "lrcore._lrcore_core":

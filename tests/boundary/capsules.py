@@ -76,7 +76,7 @@ def managed_of(capsule: Any) -> Managed | ManagedVersioned:
 
 
 def take(capsule: Any) -> int:
-    """Mark a versioned capsule as consumed; return where what it points to is, which is the caller's to let go of."""
+    """Mark a versioned capsule as consumed; return the address of its managed tensor, which the caller has to delete."""
     _set_name(capsule, USED_VERSIONED)
     return int(_get_pointer(capsule, USED_VERSIONED))
 

@@ -25,7 +25,7 @@ from support import ONES, N, assert_bits, assert_runs, run, run_in_threads, slow
 
 
 def test_assigning_and_stepping_at_any_moment() -> None:
-    """Of a step: it uses what is assigned while the rate is asked. Of an assignment: both are kept. Of a save: it is of one."""
+    """A step uses what is assigned while its rate is asked, an assignment loses neither of the two, a save is of one moment."""
     opt = lrcore.SGD(np.zeros(1, np.float32), lr=1.0, momentum=0.5)
     g = np.full(1, -1, np.float32)
 
@@ -154,7 +154,7 @@ def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_pa
                 opt.lr, opt.schedule, repr(opt), opt.state_dict()
                 if intrusions % 11 == 0:
                     pickle.loads(pickle.dumps(copy.copy(opt)))
-                if intrusions % 101 == 0:  # assigned anew: what is there already
+                if intrusions % 101 == 0:  # assign what is there already
                     opt.lr = opt.schedule
                     opt.hyper["eps"] = opt.hyper["eps"]
                     opt.load_state_dict(opt.state_dict())

@@ -238,7 +238,7 @@ def refusal() -> str:
 @pytest.mark.usefixtures("begin_wrongly")
 @pytest.mark.parametrize("limit", [lrcore.set_num_threads, limit_by_threadpoolctl])
 def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int], object]) -> None:
-    """A choice that is refused, or of the other variable, does not. A block does while it stands; what it made goes on."""
+    """A refused choice, or one for the other variable, does not. A block does while it lasts; what was made in it goes on."""
     for no_answer in (lambda: lrcore.use_backend("faster"), lambda: lrcore.set_num_threads(0)):
         with pytest.raises(ValueError, match="^(backend|num_threads): expected"):
             no_answer()

@@ -54,7 +54,7 @@ def assert_held(opt: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_state(rule: str, tmp_path: Path) -> None:
-    """In what is made of the file or was there already, also when it is written anew, in this format."""
+    """It loads into a new optimizer and into an existing one, also after it was saved again in the present format."""
     assert len(RULES) == 28
     expected, file = EXPECTED[rule], FILES / f"{rule}.safetensors"
     cls: Any = getattr(lrcore, expected["class"])

@@ -137,7 +137,7 @@ class FakeCuda:
         self.devices = devices
         self.thread = Thread()
         self.log: list[Call] = []
-        """Every call of the table, those that failed too, but for mere questions."""
+        """Every call through the table, failed ones included, except queries."""
         self.fail: dict[str, int] = {}
         """Errors that the functions named here return, doing nothing else, until they are taken out again."""
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
