@@ -36,7 +36,7 @@ PYTHON_FLOORS = (
     ("optimizers",),
     ("pack",),
     ("schedules",),
-    ("_arrays", "_files"),
+    ("_arrays", "_files", "_command_line"),
     ("_interpreter", "_names", "_checks", "_extras", "_runtime"),
     ("_lrcore_core",),
 )

@@ -1,14 +1,18 @@
 """The command line: `lrcore` or `python -m lrcore`."""
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import lrcore
+from lrcore import _command_line
 from lrcore.bench import _command as bench
 from lrcore.demo import _command as demo
 from lrcore.plot import _command as plot
@@ -26,8 +30,19 @@ def _info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(info, indent=2))
         return
+    if info["cuda"] and info["cuda_error"] and not _has_driver():
+        info["cuda_error"] = "no NVIDIA driver is installed, so there is no GPU to use"
     for name, value in info.items():
         print(f"{name:<20}{_readable(value)}")
+
+
+def _has_driver() -> bool:
+    """Return whether the library of the NVIDIA driver can be loaded."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _readable(value: Any) -> str:
@@ -39,7 +54,7 @@ def _readable(value: Any) -> str:
 
 
 class Command(NamedTuple):
-    """A subcommand: what it is called, what it does, what declares its arguments and what runs with them."""
+    """A subcommand: its name, a line of help, the function that declares its arguments, and the one that runs it."""
 
     name: str
     help: str
@@ -48,7 +63,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
-    Command("info", "tell what was built and what is here", _add_info_arguments, _info),
+    Command(
+        "info", "print how lrcore was built, and the backends and devices here", _add_info_arguments, _info
+    ),
     Command("demo", "train a small network on handwritten digits", demo.add_arguments, demo.run),
     Command("plot", "draw learning-rate schedules", plot.add_arguments, plot.run),
     Command("bench", "time the optimizer step", bench.add_arguments, bench.run),
@@ -58,36 +75,42 @@ COMMANDS = (
 EXAMPLES = """\
 examples:
   lrcore demo                                  train a network, and draw its loss: lrcore-demo.png
-  lrcore demo --optimizer Lion --find-lr       with the rate that a range test finds
-  lrcore plot "Cosine(0.1, steps=80).warmup(20)" --steps 120
+  lrcore demo --optimizer Lion --find-lr       use the rate that a range test finds
+  lrcore plot "Cosine(0.1, steps=80).warmup(20)" "Linear(0.1, 0, steps=100)"
   lrcore bench --rules adam --sizes 1e3 1e6
-  python -c "import lrcore; help(lrcore)"      what the library has
+  python -c "import lrcore; help(lrcore)"      list the modules and classes
 """
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _command_line.Parser(
         prog="lrcore",
-        description="The optimizer step as a library. `lrcore COMMAND --help` tells the options of a command.",
+        description="The optimizer step as a library. `lrcore COMMAND --help` describes the options of a command.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lrcore {lrcore.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command")
     for command in COMMANDS:
-        subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.help,
+            description=command.help,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command, `sys.argv` where none is given. Without a command, say what there is.
+    """Run the command of `argv`, by default of `sys.argv`; without a command, print the help.
 
     Returns
     -------
     int
-        0, or 2 after a message on stderr when the command was refused.
+        0, or another status after a line on stderr: 2 if the command failed, 130 if it was interrupted. 141, without a
+        line, if nothing reads the output any more.
 
     Raises
     ------
@@ -95,16 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         From argparse: after --help and --version, and with status 2 for arguments that cannot be parsed.
     """
     parser = _parser()
+    _command_line.complete(parser)
     arguments = parser.parse_args(argv)
     if arguments.command is None:
-        parser.print_help()
-        return 0
-    try:
-        arguments.run(arguments)
-    except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        print(f"lrcore {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+        return _command_line.run("lrcore", parser.print_help)
+    return _command_line.run(f"lrcore {arguments.command}", lambda: arguments.run(arguments))
 
 
 if __name__ == "__main__":

@@ -126,11 +126,11 @@ def test_unknown_arguments_of_schedules(call: Any, arguments: dict[str, Any], me
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        ("Cosine(1e-3, T_max=9)", "T_max: Cosine takes no such argument; did you mean steps?, at column 14 near"),
-        ("Cosine(1, 9).warmup(num_steps=9)", "num_steps: warmup takes no such argument; did you mean steps?, at column 21 near"),
-        ("Cosin(1, 9)", "Cosin is not a schedule; did you mean Cosine?, at column 1 near"),
-        ("Cosine(1, 9).warmpu(3)", "unknown method warmpu; did you mean warmup?, at column 14 near"),
-        ("Cosine(rat, 9)", "unknown name rat; did you mean rate?, at column 8 near"),
+        ("Cosine(1e-3, T_max=9)", "T_max: Cosine takes no such argument, at column 14 near \"T_max=9)\"; did you mean steps?"),
+        ("Cosine(1, 9).warmup(num_steps=9)", "num_steps: warmup takes no such argument, at column 21 near \"num_steps=9)\"; did you mean steps?"),
+        ("Cosin(1, 9)", 'Cosin is not a schedule, at column 1 near "Cosin(1, 9)"; did you mean Cosine?'),
+        ("Cosine(1, 9).warmpu(3)", 'unknown method warmpu, at column 14 near "warmpu(3)"; did you mean warmup?'),
+        ("Cosine(rat, 9)", 'unknown name rat, at column 8 near "rat, 9)"; did you mean rate?'),
         ({"schedule": "CosineAnnealingLR"}, "got 'CosineAnnealingLR'; did you mean Cosine?"),
         ({"schedule": "Composed"}, "expected the name of a schedule, got 'Composed'"),
         ({"schedule": "_Around", "inner": COSINE.to_dict()}, "expected the name of a schedule, got '_Around'"),
@@ -138,7 +138,7 @@ def test_unknown_arguments_of_schedules(call: Any, arguments: dict[str, Any], me
     ],
 )  # fmt: skip
 def test_unknown_names_in_texts_and_dictionaries(stored: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=f'^schedule: .*{re.escape(message)}( ".*)?$'):
+    with pytest.raises(ValueError, match=f"^schedule: .*{re.escape(message)}$"):
         schedules.parse(stored, rate=0.1) if isinstance(stored, str) else schedules.from_dict(stored)
 
 

@@ -57,7 +57,7 @@ def test_names() -> None:
             parse("Cosine(lr, 9)", lr=untyped)
     for no_text in (b"0.1", None, 0.1, schedules.Constant(0.1)):
         untyped = no_text
-        with pytest.raises(TypeError, match="^schedule: expected a text, got"):
+        with pytest.raises(TypeError, match="^schedule: expected a string, got"):
             parse(untyped)
 
 
@@ -112,7 +112,7 @@ def test_refusals_have_the_column(marked: str) -> None:
     assert column is not None
     assert column in columns
     near = message.partition(' near "')[2]
-    assert near == text[column - 1 : column + 29].strip() + '"'
+    assert re.match(re.escape(text[column - 1 : column + 29].strip()) + '"(;|$)', near)
 
 
 def test_long_and_deep_texts() -> None:
@@ -120,7 +120,7 @@ def test_long_and_deep_texts() -> None:
         assert refusal(text) == (f"schedule: expected at most 10000 characters, got {len(text)}", None)
     assert parse("Constant(1)" + " " * 9989) == schedules.Constant(1.0)
     for blank in ("", "   ", "\n\t "):
-        assert refusal(blank) == ("schedule: expected a schedule, got nothing", None)
+        assert refusal(blank) == ("schedule: expected a schedule, got an empty text", None)
     deep = ["-" * 9999 + "1", "not " * 2400 + "1", "[" * 9999, "f(" * 3000, "a" + ".a" * 4900, "[[1]," * 1900]
     deep += ["Constant(1)" + ".shift(1)" * 1000, "Constant(1)" + " * 1" * 2400, "1" + "**1" * 3000]
     numbers = ["9" * 5000, "0x" + "f" * 9000, "-0x" + "f" * 9000]
@@ -213,20 +213,38 @@ def test_command_draws_a_picture(
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-def test_command_draws_charts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plot", COSINE, "0.25", "--steps", "40"]) == 0
+def test_command_draws_charts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A legend and one chart, as long as the longest schedule and as wide as the terminal, but not wider than needed."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["plot", "0.25"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert (err, len(lines)) == ("", 2 * (1 + 15 + 2))
-    assert [lines[0], lines[18]] == [repr(parse(COSINE)), "Constant(lr=0.25)"]
-    assert [line.split() for line in lines[17::18]] == [["0", "39"]] * 2
-    assert lines[19].split()[:2] == ["0.25", "|" + "\u2809" * 64]
+    assert (err, len(lines), lines[0]) == ("", 1 + 15 + 2, "Constant(lr=0.25)")
+    assert lines[1].split() == ["0.25", "|" + "\u2809" * 64]
+    monkeypatch.setenv("COLUMNS", "42")
+    assert main(["plot", COSINE, "Linear(1e-3, 0, steps=2000)"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 15 + 2
+    assert lines[:2] == [f"1  {parse(COSINE)}", "2  Linear(lr=0.001, end=0.0, steps=2000)"]
+    assert lines[-2].strip() == "+" + "-" * 30
+    assert lines[-1].split() == ["0", "2199"]
+
+
+def test_command_lists_the_schedules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", "--list"]) == 0
+    out = capsys.readouterr().out
+    listed = re.findall(r"^(\w+)\(.*\)\n    \S", out, re.MULTILINE)
+    not_in_text = {"Function", "Recursive", "Schedule"}
+    assert listed == sorted(
+        {each for each in schedules.__all__ if each[0].isupper()} - not_in_text - {"Rate"}
+    )
+    assert "\nCosine(lr, steps, end=0.0)\n    Fall" in out
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([""], "schedule: expected a schedule, got nothing"),
+        ([""], "schedule: expected a schedule, got an empty text"),
         (["0.1", "Cosine(1)"], "schedule: Cosine.*'steps', at column 1 near \"Cosine\\(1\\)\""),
         (["Cosine(0.1,\n 9, x)"], 'schedule: unknown name x, at column 17 near "x\\)"'),
         (["-1"], "schedule: lr: expected a finite number >= 0, got -1.0, .*"),
@@ -237,9 +255,15 @@ def test_command_draws_charts(capsys: pytest.CaptureFixture[str]) -> None:
         (["0.1", "--steps", "1" + "0" * 19], "--steps: .*"),
         (["0.1", "--steps", "1" + "0" * 30], "--steps: .*"),
         (["Exponential(0.1, 10)"], r"Exponential\(lr=0.1, rate=10.0\) overflows at t = .*"),
-        (["0.1", "--out", "missing/rates.png"], ".*missing/rates.png.*"),
-        (["0.1", "--out", "rates.xyz"], ".*xyz.*"),
-        (["0.1", "--out", "rates"], "--out: expected a name that ends in .png, .svg or .pdf, got rates"),
+        (["0.1", "--out", "missing/rates.png"], "--out: there is no directory .*/missing"),
+        (
+            ["0.1", "--out", "rates.xyz"],
+            r"--out: expected a name that ends in one of .*\.png .*, got rates\.xyz",
+        ),
+        (["0.1", "--out", "rates"], r"--out: expected a name that ends in one of .*\.png .*, got rates"),
+        (["0.1", "--out", "."], r"--out: expected the name of a file, got the directory \."),
+        ([], "schedule: expected at least one; lrcore plot --list lists them"),
+        (["0.1"] * 36, "schedule: expected at most 35 in one chart, got 36"),
         (["Exponential(0.1, 10)", "--out", "rates.png"], r"Exponential\(lr=0.1, rate=10.0\) overflows at .*"),
     ],
 )

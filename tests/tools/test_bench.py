@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import lrcore
 from lrcore import bench
 from lrcore.__main__ import main
 from lrcore._lrcore_core import run_arithmetic_bound
-from lrcore.bench import _cases, _command
+from lrcore.bench import _cases, _command, _records
 from support import BACKENDS
 
 ROW = bench.Row("adam", "step", "avx2", 2, 1000, 28_000, ns=1000.0, low=900.0, high=1200.0, rounds=9)
@@ -145,7 +147,7 @@ def test_results_are_saved_and_loaded(tmp_path: Path) -> None:
 def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="is no result of this benchmark"):
+    with pytest.raises(ValueError, match="expected a file that lrcore bench --json wrote: "):
         bench.load(path)
 
 
@@ -169,8 +171,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if (variant, size) != ("stream bound", 100)
     }
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 2 + len(rows)
+    assert printed[2 + len(rows)] == ""
     assert re.match(r"sgd +step +\S+ +1 +100 +[\d,]+ +[\d.]+ +- +\d+%$", printed[2])
+    assert printed[-2:] == [str(results), str(picture)]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert run("--threads", "1", "--compare", str(results)) == 0
     *_, last = capsys.readouterr().out.splitlines()
@@ -185,7 +188,7 @@ def test_what_does_not_fit_in_memory_is_left_out(
     monkeypatch.setattr(_command, "free_bytes", lambda: 50_000)
     assert run() == 0
     captured = capsys.readouterr()
-    assert captured.err.startswith("sgd at 10,000 elements is left out: its arrays do not fit in memory")
+    assert captured.err.startswith("sgd at 10,000 elements is skipped: its arrays do not fit in memory")
     assert " 10,000 " not in captured.out
     assert " 100 " in captured.out
 
@@ -193,11 +196,11 @@ def test_what_does_not_fit_in_memory_is_left_out(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sizes", "1.5"], "--sizes: expected whole numbers >= 1, got 1.5"),
-        (["--sizes", "inf"], "--sizes: expected whole numbers >= 1, got inf"),
+        (["--sizes", "0"], "--sizes: expected an integer >= 1, got 0"),
         (["--rounds", "0"], "--rounds: expected an integer >= 1, got 0"),
         (["--threads", "0"], "--threads: expected an integer >= 1, got 0"),
         (["--json", "/nowhere/results.json"], "--json: there is no directory /nowhere"),
+        (["--json", "/"], "--json: expected the name of a file, got the directory /"),
         (["--plot", "/nowhere/picture.png"], "--plot: there is no directory /nowhere"),
         (["--compare", "/nowhere/results.json"], r".* No such file or directory: '/nowhere/results.json'"),
         (["--plot", "throughput.png"], r'matplotlib is not installed: pip install "lrcore\[bench\]"'),
@@ -213,12 +216,46 @@ def test_refusals_before_anything_is_timed(
     assert not captured.out
 
 
-def test_a_progress_bar_is_shown_if_tqdm_is_installed(
+def test_a_progress_bar_is_shown_on_terminals_if_tqdm_is_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tqdm")
+    assert run() == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(_command, "stderr_is_terminal", lambda: True)
     assert run() == 0
     assert "/4" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert run() == 0
     assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_measurement_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of finished cases: they are written, drawn and compared, and the settings are the former ones again."""
+    pytest.importorskip("matplotlib")
+
+    def interrupted(cases: Any, make: Any, rounds: int) -> Any:
+        yield from bench.measure(cases[:1], make, rounds)
+        yield from itertools.islice(bench.measure(cases[1:], make, rounds), 1)
+        signal.raise_signal(signal.SIGINT)
+
+    before = lrcore.info()
+    results, picture = tmp_path / "results.json", tmp_path / "picture.png"
+    monkeypatch.setattr(_command, "measure", interrupted)
+    assert run("--threads", "1", "--json", str(results), "--plot", str(picture)) == 130
+    captured = capsys.readouterr()
+    assert captured.err == "lrcore bench: interrupted after 1 of 2 cases\n"
+    assert captured.out.endswith(f"{results}\n{picture}\n")
+    assert [(row.variant, row.size) for row in bench.load(results)] == [("step", 100), ("bound step", 100)]
+    assert picture.stat().st_size > 0
+    assert lrcore.info() == before
+
+
+def test_rows_that_mean_nothing_are_warned_of() -> None:
+    quiet, loud = changed(low=880.0, high=1120.0), changed(low=500.0, high=1000.0)  # spreads of 12 % and 25 %
+    assert _records.warning([quiet]) is None
+    assert str(_records.warning([quiet, loud])).startswith(
+        "warning: 1 of 2 rows have a spread of 25% or more"
+    )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import lrcore
+import lrcore.__main__
 from lrcore import demo
 from lrcore.__main__ import COMMANDS, main
 from lrcore.demo import _network, _training
@@ -272,7 +272,7 @@ def test_report() -> None:
         "test accuracy": "0.9728",
         "parameters": "9610",
         "steps": "60",
-        "time a step": "100.0 us (median)",
+        "time per step": "100.0 us (median)",
         "in the optimizer": "25.0 us, 25.0% of it",
         "optimizer": "SGD",
         "learning rate": "Cosine(lr=0.5, steps=60)",
@@ -300,6 +300,8 @@ def test_missing_package(
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["demo", "--epochs", "1", *(["--device", "cuda"] if module == "cupy" else [])]) == 2
     message = f'lrcore demo: {package} is not installed: pip install "lrcore[{extra}]"\n'
+    if module == "cupy" and "cuda" not in lrcore.backends():
+        message = f"lrcore demo: device: no GPU can be used here: {lrcore.info()['cuda_error']}\n"
     assert capsys.readouterr() == ("", message)  # before anything was trained
 
 
@@ -376,7 +378,7 @@ def test_a_range_test_has_a_suggestion_for_every_optimizer(optimizer: str) -> No
         (["--lr", "-1"], "lr: expected a finite number >= 0, got -1.0"),
         (["--backend", "sse2"], "backend: expected one of .*, got 'sse2'"),
         (["--out", "/nowhere/demo.png"], "--out: there is no directory /nowhere"),
-        (["--out", "demo.pdf"], r"--out: expected the name of a file that ends in \.png, got demo\.pdf"),
+        (["--out", "demo.pdf"], r"--out: expected a name that ends in \.png, got demo\.pdf"),
         (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),
         (["--lr", "1", "--schedule", "Constant(lr=0.1)"], "--schedule: does not name lr, and --lr or .*"),
         (["--find-lr", "--schedule", "Constant(0.1)"], "--schedule: does not name lr, and --lr or .*"),
@@ -403,6 +405,21 @@ def test_command_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed["backends"] == ", ".join(lrcore.backends())
     assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == lrcore.info()
+
+
+def test_command_info_without_a_driver(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine without a GPU is told that, and not to update its driver."""
+    error = "CUDA: looking for devices: cudaErrorInsufficientDriver: ...; install or update the NVIDIA driver"
+    monkeypatch.setattr(lrcore, "info", lambda: {"cuda": True, "cuda_error": error})
+    for loaded, printed in (
+        (False, "no NVIDIA driver is installed, so there is no GPU to use"),
+        (True, error),
+    ):
+        monkeypatch.setattr(lrcore.__main__, "_has_driver", lambda loaded=loaded: loaded)
+        assert main(["info"]) == 0
+        assert capsys.readouterr().out.splitlines()[1] == f"{'cuda_error':<20}{printed}"
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

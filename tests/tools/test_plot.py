@@ -14,6 +14,7 @@ import pytest
 import lrcore
 from lrcore import schedules
 from lrcore.plot._chart import chart
+from lrcore.plot._duration import DEFAULT, duration
 from lrcore.tune import RangeTest
 from schedules.examples import every, label
 
@@ -271,7 +272,7 @@ def cells(text: str, plain: bool) -> Any:
 def test_a_peak_is_in_its_cell(steps: int, plain: bool) -> None:
     """A single step of 1 among zeros reaches the top where it is, and nothing else does."""
     for peak in {0, steps // 3, steps // 2, steps - 1}:
-        dots = cells(chart(lambda t, peak=peak: (t == peak).astype(np.float64), steps, plain=plain), plain)  # type: ignore[misc]
+        dots = cells(chart([lambda t, peak=peak: (t == peak).astype(np.float64)], steps, plain=plain), plain)  # type: ignore[misc]
         top = np.flatnonzero(dots[0])
         columns = dots.shape[1]
         first, last = peak * columns / steps, (peak + 1) * columns / steps
@@ -291,7 +292,7 @@ FALLING = [
 @pytest.mark.parametrize("steps", [1, 5, 64, 100, 1000, 10**6])
 @pytest.mark.parametrize("schedule", FALLING, ids=label)
 def test_what_falls_falls_in_the_chart(schedule: Any, steps: int, plain: bool) -> None:
-    dots = cells(chart(schedule, steps, plain=plain), plain)
+    dots = cells(chart([schedule], steps, plain=plain), plain)
     highest = dots.argmax(0)
     lowest = len(dots) - 1 - dots[::-1].argmax(0)
     assert dots.any(0).all()  # no column is empty
@@ -306,16 +307,16 @@ def test_what_falls_falls_in_the_chart(schedule: Any, steps: int, plain: bool) -
 @pytest.mark.parametrize("plain", [False, True])
 def test_constant_rates(plain: bool) -> None:
     for steps in (1, 7, 1000):
-        zero = cells(chart(schedules.Constant(0), steps, plain=plain), plain)
+        zero = cells(chart([schedules.Constant(0)], steps, plain=plain), plain)
         assert zero[-1].all()
         assert not zero[:-1].any()
-        other = cells(chart(schedules.Constant(0.25), steps, plain=plain), plain)
+        other = cells(chart([schedules.Constant(0.25)], steps, plain=plain), plain)
         assert other[0].all()
         assert not other[1:].any()
 
 
 def test_labels_and_size() -> None:
-    text = chart(schedules.Linear(0.25, 0, 100), 120, width=20, height=5)
+    text = chart([schedules.Linear(0.25, 0, 100)], 120, width=20, height=5)
     lines = text.splitlines()
     assert [line.partition("|")[0].strip() for line in lines[:5]] == ["0.25", "", "0.125", "", "0"]
     assert lines[5].strip() == "+" + "-" * 20
@@ -323,3 +324,45 @@ def test_labels_and_size() -> None:
     assert {len(line.partition("|")[2]) for line in lines[:5]} <= set(range(21))
     assert len(lines[6]) == len(lines[5])
     assert not any(line.endswith(" ") for line in lines[1:4:2])
+
+
+def test_several_lines_in_one_chart() -> None:
+    """All have the scale of the highest; where they cross, the last one is seen."""
+    rates = [schedules.Linear(0.2, 0, 50), schedules.Constant(0.1), schedules.Linear(0, 0.2, 50)]
+    text = chart(rates, 51, width=17, height=5)
+    rows = [line.partition("|")[2].ljust(17) for line in text.splitlines()[:5]]
+    falling, rising = (
+        cells(chart([rate], 51, width=17, height=5, plain=True), plain=True) for rate in rates[::2]
+    )
+    np.testing.assert_array_equal([[each == "3" for each in row] for row in rows], rising)
+    assert rows[2].replace("3", "2") == "2" * 17
+    for y in (0, 1, 3, 4):
+        assert [each == "1" for each in rows[y]] == list(falling[y] & ~rising[y])
+    assert len(text.splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        # to the end, and a tenth more
+        ("Cosine(0.1, steps=80)", 88),
+        ("Cosine(0.1, steps=80).warmup(20) * 0.5", 110),
+        ("Linear(0.1, 0.0999, steps=100000)", 110_000),
+        ("PiecewiseConstant([3, 60], [1, 0.5, 0.1])", 66),
+        ("Constant(0.08).then(Linear(0.08, 0, steps=20), at=80)", 110),
+        # twice the steps until the rate stays below 0.3 of its highest: 0.97^t <= 0.3 from t = 40, 1 / (1 + 0.1 t) from 24
+        ("Exponential(0.1, rate=0.97)", 80),
+        ("InverseTime(0.1, k=0.1)", 48),
+        ("StepDecay(0.1, every=30)", 60),
+        # four periods
+        ("Cyclic(0.01, 0.1, up=2000)", 16_000),
+        ("CyclicStages([(0.1, 30), (0.2, 40)])", 280),
+        # nothing to go by
+        ("0.1", DEFAULT),
+        ("Plateau(0.1)", DEFAULT),
+        ("Exponential(0.1, rate=1.01)", DEFAULT),
+        ("CosineRestarts(0.1, steps=20, cycle_mult=2)", DEFAULT),
+    ],
+)
+def test_how_many_steps_show_a_schedule(text: str, steps: int) -> None:
+    assert duration(schedules.parse(text)) == steps

@@ -1,7 +1,7 @@
 """The microbenchmark: ``lrcore bench``, or from Python.
 
-`measure` times the variants of each rule and size, interleaved; `variants` makes them for lrcore's own steps and the loops
-that bound these. `Row` says what a figure means.
+`measure` times the variants of each rule and size, interleaved; `variants` returns lrcore's own steps and the loops that
+bound them. `Row` describes the figures.
 """
 
 from lrcore.bench._cases import (

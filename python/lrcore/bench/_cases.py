@@ -1,4 +1,4 @@
-"""What is timed: a step of each rule, and the loops that bound it, on arrays of their own."""
+"""The timed work: a step of each rule, and the loops that bound it, each on arrays of its own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from lrcore._lrcore_core import Stepper, run_arithmetic_bound, run_stream_bound
 from lrcore.bench._timing import Row, Variant, interleave, quartiles
 
 LOOPS = ("stream bound", "arithmetic bound")
-"""The loops that bound a step: one over the same streams, and one that also divides and takes roots."""
+"""The loops that bound a step: one over the same streams, and one that also divides and takes square roots."""
 
 SMALLEST_FOR_BOUND = 10_000
-"""Elements below which the call outweighs the sweep, and a share of the bound says nothing."""
+"""Number of elements below which the call costs more than the sweep, so that a share of the bound means nothing."""
 
 
 def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None) -> Stepper:
-    """Return the Stepper of a rule, by its name and under a cosine rate.
+    """Return a Stepper that applies a rule with a cosine rate.
 
-    The numbers keep every value of a long run under a gradient away from the subnormal ones, which have a cost of
-    their own.
+    The numbers keep all values of a long run with a constant gradient out of the subnormal range, which is slower.
     """
     numbers = [0.9 for _ in lrcore.rules()[rule].hyper]
     schedule = lrcore.schedules.Cosine(1e-3, steps=10**9)
@@ -34,14 +33,14 @@ def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None
 
 
 def aligned_full(size: int, value: float) -> NDArray[np.float32]:
-    """Return a float32 array that begins at a cache line."""
+    """Return a float32 array that is aligned to a cache line."""
     array = aligned_zeros(size)
     array.fill(value)
     return array
 
 
 def decayed_states(rule: str) -> list[float]:
-    """Return an element of each state after ten steps under a gradient and a thousand without one."""
+    """Return an element of each state after ten steps with a gradient and a thousand with a gradient of zeros."""
     params, grads = aligned_full(1, 1.0), aligned_full(1, 0.5)
     states = [aligned_full(1, 0.0) for _ in lrcore.rules()[rule].states]
     opt = stepper_for(rule, params, states)
@@ -85,7 +84,7 @@ def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[in
 
 
 def _choose(backend: str, threads: int, filling: Iterable[tuple[NDArray[np.float32], float]] = ()) -> None:
-    """Put backend and threads into use, and fill arrays with a number each."""
+    """Select the backend and the number of threads, and fill each array with a number."""
     lrcore.use_backend(backend)
     lrcore.set_num_threads(threads)
     for array, value in filling:
@@ -98,28 +97,28 @@ def _divides(rule: str) -> bool:
 
 
 def bytes_of_arrays(rule: str, size: int) -> int:
-    """Return the memory that the arrays of `variants` take."""
+    """Return the size of the arrays that `variants` allocates."""
     return 4 * size * (2 + len(lrcore.rules()[rule].states) + _divides(rule))
 
 
 def free_bytes() -> int:
-    """Return the memory that is free."""
+    """Return the size of the free memory."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 MakeVariants = Callable[[str, int], Sequence[Variant]]
-"""Takes a rule and a size, and returns the variants that are timed there."""
+"""Takes a rule and a size, and returns the variants to time."""
 
 
 def measure(cases: Iterable[tuple[str, int]], make: MakeVariants, rounds: int) -> Iterator[list[Row]]:
     """Time the variants of each rule and size, interleaved.
 
-    Backend and threads are put back when it ends.
+    The former backend and number of threads are restored at the end.
 
     Yields
     ------
     list of Row
-        After each round those of the case that is being timed; their `rounds` says how far it is.
+        After each round, the rows of the case that is being timed. Their `rounds` counts the rounds done.
     """
     info = lrcore.info()
     try:
@@ -152,9 +151,9 @@ def _row(rule: str, size: int, necessary: int, variant: Variant, samples: Sequen
 
 
 def share_of_bound(rows: Iterable[Row], row: Row) -> float | None:
-    """Return the time of the slower of the loops over a step's: 1 is as fast as memory and arithmetic allow.
+    """Return the time of the slower loop over that of a step: 1 is as fast as memory and arithmetic allow.
 
-    None if they were not measured.
+    Return None if the loops were not measured.
     """
     keys = [(row.rule, loop, row.backend, row.threads, row.size) for loop in LOOPS]
     return max((each.ns / row.ns for each in rows if each.key in keys), default=None)

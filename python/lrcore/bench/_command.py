@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lrcore
 from lrcore._checks import integer
-from lrcore._extras import progress_bar, require_installed
+from lrcore._command_line import check_output, check_picture, one_of, stderr_is_terminal, whole_number
+from lrcore._extras import progress_bar
 from lrcore._runtime import cpu_backends
 from lrcore.bench import _records
 from lrcore.bench._cases import MakeVariants, bytes_of_arrays, free_bytes, measure, variants
@@ -23,48 +24,61 @@ RULES = ["sgd", "adam"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `run` reads."""
+    """Declare the arguments that `run` reads."""
     rules = list(lrcore.rules())
+    parser.epilog = _records.LEGEND
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "--rules",
         nargs="+",
         default=RULES,
-        choices=[*rules, "all"],
+        type=one_of([*rules, "all"]),
         metavar="RULE",
         help=f"all, or some of {', '.join(rules)} (default: {' '.join(RULES)})",
     )
     parser.add_argument(
         "--backends",
         nargs="+",
-        choices=[*cpu_backends(), "all"],
+        type=one_of([*cpu_backends(), "all"]),
         metavar="BACKEND",
         help=f"all of {', '.join(cpu_backends())}, or some (default: the one in use)",
     )
     parser.add_argument(
-        "--threads", nargs="+", type=int, metavar="N", help="default: what lrcore uses by itself"
+        "--threads",
+        nargs="+",
+        type=whole_number,
+        metavar="N",
+        help="numbers of threads (default: the number that lrcore uses)",
     )
     parser.add_argument(
         "--sizes",
         nargs="+",
-        type=float,
+        type=whole_number,
         default=SIZES,
         metavar="N",
-        help="elements, 1e6 for a million (default: 1e2 to 1e8)",
+        help="numbers of elements; 1e6 is a million (default: 1e2 to 1e8)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=15, help="samples of each variant (default: %(default)s)"
+        "--rounds",
+        type=whole_number,
+        default=15,
+        metavar="N",
+        help="samples of each variant (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to a JSON file")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw throughput over size there, .png or .svg"
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw throughput over size: .png, .svg, .pdf or another format of matplotlib",
     )
     parser.add_argument(
-        "--compare", type=Path, metavar="FILE", help="an older JSON file to hold the results against"
+        "--compare", type=Path, metavar="FILE", help="compare the results with an older JSON file"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure what the arguments say."""
+    """Measure as the arguments say."""
     backends = arguments.backends or [lrcore.info()["backend"]]
     if "all" in backends:
         backends = cpu_backends()
@@ -75,56 +89,67 @@ def run(arguments: argparse.Namespace) -> None:
 def execute(
     arguments: argparse.Namespace, make: MakeVariants, memory: Callable[[str, int], int], **extra: Any
 ) -> list[Row]:
-    """Measure what `make` returns at each rule and size of the arguments; print, write, draw and compare.
+    """Measure the variants that `make` returns at each rule and size; print, compare, write and draw the results.
 
-    `memory` gives the bytes that `make` allocates: what does not fit is left out, and said. `extra` goes into the file.
+    If the measurement ends early, as by Ctrl-C, the rows that are finished are still compared, written and drawn. `memory`
+    returns the bytes that `make` allocates: arrays that do not fit are skipped, with a message. `extra` goes into the file.
     """
     rules = list(lrcore.rules()) if "all" in arguments.rules else arguments.rules
-    sizes = [_size(float(each)) for each in arguments.sizes]
+    sizes = [integer("--sizes", each) for each in arguments.sizes]
     rounds = integer("--rounds", arguments.rounds)
-    for name in ("json", "plot"):
-        path: Path | None = getattr(arguments, name)
-        if path is not None and not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"--{name}: there is no directory {path.absolute().parent}")
-    if arguments.plot is not None:
-        require_installed("bench", "matplotlib")
+    check_output("--json", arguments.json)
+    check_picture("--plot", arguments.plot, "bench")
     older = None if arguments.compare is None else _records.load(arguments.compare)
 
     cases = [(rule, size) for rule in rules for size in sizes]
     fitting = [case for case in cases if memory(*case) < 0.8 * free_bytes()]
     for rule, size in cases:
         if (rule, size) not in fitting:
-            print(
-                f"{rule} at {size:,} elements is left out: its arrays do not fit in memory", file=sys.stderr
-            )
+            print(f"{rule} at {size:,} elements is skipped: its arrays do not fit in memory", file=sys.stderr)
 
     machine = _records.machine()
     print(f"lrcore {machine['lrcore']} ({machine['compiler']}), {machine['cpu']}, {machine['cores']} cores")
     print(_records.HEADER)
     rows: list[Row] = []
-    for finished in _finished(measure(fitting, make, rounds), len(fitting), rounds):
-        rows += finished
-        print("\n".join(_records.line(row, finished) for row in finished), flush=True)
-
-    if older is not None:
-        _print_comparison(_records.compare(older, rows), arguments.compare)
-    if arguments.json is not None:
-        _records.save(arguments.json, rows, extra)
-    if arguments.plot is not None:
-        draw(rows, arguments.plot, f"{machine['cpu']}, {machine['cores']} cores")
+    finished = 0
+    try:
+        for each in _finished(measure(fitting, make, rounds), len(fitting), rounds):
+            rows += each
+            finished += 1
+            print("\n".join(_records.line(row, each) for row in each), flush=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"after {finished} of {len(fitting)} cases") from None
+    finally:
+        if rows:
+            _use(rows, older, arguments, extra, f"{machine['cpu']}, {machine['cores']} cores")
     return rows
 
 
-def _size(value: float) -> int:
-    if not (value >= 1 and value.is_integer()):
-        raise ValueError(f"--sizes: expected whole numbers >= 1, got {value:g}")
-    return int(value)
+def _use(
+    rows: Sequence[Row],
+    older: Sequence[Row] | None,
+    arguments: argparse.Namespace,
+    extra: Mapping[str, Any],
+    title: str,
+) -> None:
+    """Write, draw, explain and compare the rows, as the arguments say."""
+    if arguments.json is not None:
+        _records.save(arguments.json, rows, extra)
+    if arguments.plot is not None:
+        draw(rows, arguments.plot, title)
+    print(f"\n{_records.LEGEND}")
+    if warning := _records.warning(rows):
+        print(warning)
+    if older is not None:
+        _print_comparison(_records.compare(older, rows), arguments.compare)
+    for path in filter(None, (arguments.json, arguments.plot)):
+        print(path)
 
 
 def _finished(measured: Iterator[list[Row]], cases: int, rounds: int) -> Iterator[list[Row]]:
-    """Yield the rows of each case when all its rounds are done, under a progress bar if tqdm is installed."""
-    installed = find_spec("tqdm") is not None
-    with progress_bar("bench", cases * rounds, "round", shown=installed, leave=False) as bar:
+    """Yield the rows of each case when all its rounds are done; draw a progress bar on a terminal if tqdm is installed."""
+    shown = stderr_is_terminal() and find_spec("tqdm") is not None
+    with progress_bar("bench", cases * rounds, "round", shown=shown, leave=False) as bar:
         for rows in measured:
             bar.update()
             if rows[0].rounds == rounds:
@@ -133,7 +158,7 @@ def _finished(measured: Iterator[list[Row]], cases: int, rounds: int) -> Iterato
 
 
 def _print_comparison(verdicts: Sequence[tuple[Row, float, str]], path: Path) -> None:
-    print(f"\nagainst {path}: time now over time then")
+    print(f"\ntime now over the time in {path}")
     for row, ratio, verdict in verdicts:
         print(
             f"{row.rule:32} {row.variant:16} {row.backend or '-':9} {row.threads or '-':>7} {row.size:>11,} "

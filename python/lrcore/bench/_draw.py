@@ -15,14 +15,14 @@ from lrcore.bench._timing import Row
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     """Draw a panel for each rule: a line for each variant, the stream bound as a band, the arithmetic bound dotted.
 
-    The band is between the quartiles.
+    The band reaches from the lower to the upper quartile.
 
     Raises
     ------
     OSError, ValueError
-        When the file cannot be written, or its name has no ending of a picture.
+        If the file cannot be written, or matplotlib does not know the format that its name ends in.
     ImportError
-        When matplotlib is not installed.
+        If matplotlib is not installed.
     """
     with optional_dependency("bench"):
         from matplotlib.figure import Figure

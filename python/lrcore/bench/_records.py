@@ -1,4 +1,4 @@
-"""Results as a table, as a JSON file, and against an older one."""
+"""Results as a table, as a JSON file, and in comparison with older ones."""
 
 from __future__ import annotations
 
@@ -22,16 +22,39 @@ from lrcore.bench._timing import Row
 FORMAT = 1
 
 FORMER_VARIANTS = {"limit": "stream bound", "divisions": "arithmetic bound"}
-"""The names that results of earlier versions have for the loops."""
+"""The names of the loops in results of earlier versions."""
 
 HEADER = (
     f"{'rule':32} {'variant':16} {'backend':9} {'threads':>7} {'elements':>11} {'ns':>13} {'GB/s':>7} "
     f"{'of bound':>8} {'spread':>6}"
 )
 
+LEGEND = """\
+ns        median time of a call, in nanoseconds
+GB/s      bytes that the step has to read and write, over that time
+of bound  time of the slower bound over that time: 1 is as fast as memory and arithmetic allow
+spread    half the distance between the quartiles, over the median
+variants  step: gradients passed to step(); bound step: gradients bound beforehand; decayed step: after the states
+          have decayed to 0; stream bound: a plain loop over the same arrays; arithmetic bound: the divisions and
+          square roots of the rule, and little else"""
+
+MEANINGLESS = 0.25
+"""A spread from which on a median is no measurement: of 15 samples its standard error is then 12 %."""
+
+
+def warning(rows: Sequence[Row]) -> str | None:
+    """Return a warning of rows whose spread makes them meaningless, if there are any."""
+    noisy = [row for row in rows if row.spread >= MEANINGLESS]
+    if not noisy:
+        return None
+    return (
+        f"warning: {len(noisy)} of {len(rows)} rows have a spread of {MEANINGLESS:.0%} or more, and mean little; "
+        "the machine was busy: repeat them when it is idle, or with more --rounds"
+    )
+
 
 def line(row: Row, rows: Sequence[Row]) -> str:
-    """Return a row of the table; its bound is one of `rows`."""
+    """Return a line of the table. The bound of the row is among `rows`."""
     share = share_of_bound(rows, row) if row.variant not in LOOPS else None
     return (
         f"{row.rule:32} {row.variant:16} {row.backend or '-':9} {row.threads or '-':>7} {row.size:>11,} "
@@ -40,7 +63,7 @@ def line(row: Row, rows: Sequence[Row]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Say where the measurements were taken, and with what."""
+    """Return a description of the machine and of the software."""
     info = lrcore.info()
     clock = time.get_clock_info("perf_counter")
     return {
@@ -59,7 +82,7 @@ def machine() -> dict[str, Any]:
 
 
 def _text(path: str) -> str:
-    """Return what a file of the system says; nothing if there is no such file."""
+    """Return the contents of a system file, or an empty text if there is no such file."""
     try:
         return Path(path).read_text(encoding="ascii").strip()
     except OSError:
@@ -74,7 +97,7 @@ def _caches() -> list[str]:
 
 
 def save(path: Path, rows: Sequence[Row], extra: Mapping[str, Any]) -> None:
-    """Write a JSON file of the rows, the machine, and what else there is to say."""
+    """Write a JSON file with the rows, the machine and `extra`."""
     contents = {
         "lrcore_bench": FORMAT,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -91,9 +114,9 @@ def load(path: Path) -> list[Row]:
     Raises
     ------
     OSError
-        When it cannot be read.
+        If it cannot be read.
     ValueError
-        When it is no result of this benchmark.
+        If this benchmark did not write it.
     """
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
@@ -104,23 +127,24 @@ def load(path: Path) -> list[Row]:
             dataclasses.replace(row, variant=FORMER_VARIANTS.get(row.variant, row.variant)) for row in rows
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no result of this benchmark: {error}") from None
+        reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path}: expected a file that lrcore bench --json wrote: {reason}") from None
 
 
 NOISE = 3.0
-"""Standard deviations that a change exceeds where it is called one."""
+"""Standard deviations that a difference has to exceed to be called a change."""
 LEAST = 0.03
-"""The smallest change that is called one: the arrays of another run lie elsewhere."""
+"""The smallest difference that is called a change, because each run places its arrays elsewhere."""
 
 
 def compare(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row, float, str]]:
-    """Hold each row against the older one of the same work.
+    """Compare each row with the older row of the same work.
 
     Returns
     -------
     list of (Row, float, str)
-        The new row; its time over the old one; and "faster", "slower", or "same" where the difference is less than three
-        standard deviations of the two medians, or 3 %.
+        The new row; its time over that of the old row; and "faster", "slower", or "same" if the difference is less than
+        three standard deviations of the two medians, or less than 3 %.
     """
     before = {row.key: row for row in old}
     verdicts = []
@@ -135,5 +159,5 @@ def compare(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row, float, st
 
 
 def _error(row: Row) -> float:
-    """Return the standard error of a median, relative to it, from its quartiles as those of normal numbers."""
+    """Return the standard error of a median, relative to it, estimated from its quartiles as for a normal distribution."""
     return 1.253 * row.spread / 0.674 / math.sqrt(row.rounds)

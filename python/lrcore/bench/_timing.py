@@ -1,4 +1,4 @@
-"""Timing: variants of one piece of work, interleaved, so that a slow phase of the machine hits all alike."""
+"""Timing of several variants of one piece of work, interleaved, so that a slow phase of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ SECONDS_PER_SAMPLE = 2e-3
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of one variant.
+    """The measurement of one variant.
 
     Attributes
     ----------
     rule, variant : str
-        The work, and who does it how: "step", "bound step", "decayed step", "stream bound", "arithmetic bound", or
-        the name of a peer.
+        The update rule, and how it is done: "step", "bound step", "decayed step", "stream bound", "arithmetic bound", or
+        the name of another library.
     backend : str
-        The backend of lrcore; "" for others.
+        The backend of lrcore; "" for other libraries.
     threads : int
-        How many threads it may use; 0 where that is not known.
+        Number of threads that may be used; 0 if it is unknown.
     size : int
-        Elements.
+        Number of elements.
     bytes : int
-        What has to be read and written in a call.
+        Bytes that a call has to read and write.
     ns, low, high : float
-        Nanoseconds a call: the median over the rounds, and the quartiles.
+        Nanoseconds per call: the median over the rounds, and the quartiles.
     rounds : int
-        How many samples there were.
+        Number of samples.
     """
 
     rule: str
@@ -48,23 +48,23 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:
-        """What tells it from other rows."""
+        """The values that identify the row in a table."""
         return self.rule, self.variant, self.backend, self.threads, self.size
 
     @property
     def gb_per_s(self) -> float:
-        """Necessary bytes over the median, in 10^9 bytes a second."""
+        """Necessary bytes over the median time, in 10^9 bytes per second."""
         return self.bytes / self.ns
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quartiles over the median."""
+        """Half the distance between the quartiles, over the median."""
         return (self.high - self.low) / 2 / self.ns
 
 
 @dataclasses.dataclass(eq=False)
 class Variant:
-    """Something to time.
+    """A piece of work to time.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Variant:
     call : callable
         Does the work once.
     prepare : callable
-        Is called before each sample, outside of the time.
+        Is called before each sample, outside of the timed region.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Variant:
     prepare: Callable[[], object] = lambda: None
 
     def time(self, calls: int) -> float:
-        """Return the seconds that a call takes, over so many, after one that brings the arrays into the caches."""
+        """Return the mean seconds of a number of calls, after one call that brings the arrays into the caches."""
         self.prepare()
         call = self.call
         call()
@@ -94,15 +94,17 @@ class Variant:
 
 
 def interleave(variants: Sequence[Variant], rounds: int) -> Iterable[list[list[float]]]:
-    """Time every variant once a round, in an order of the round's own: what one leaves in the caches meets all others.
+    """Time every variant once per round, in an order that is shuffled in every round.
+
+    Each variant inherits the caches that its predecessor left; shuffling gives all of them the same predecessors.
 
     Yields
     ------
     list of list of float
-        After each round the samples so far of each variant, in seconds a call.
+        After each round, the samples of each variant so far, in seconds per call.
     """
     for variant in variants:
-        variant.time(1)  # what the first call does once
+        variant.time(1)  # the first call allocates and initializes
     calls = [_calls_in(variant) for variant in variants]
     samples: list[list[float]] = [[] for _ in variants]
     order = list(range(len(variants)))
@@ -115,12 +117,12 @@ def interleave(variants: Sequence[Variant], rounds: int) -> Iterable[list[list[f
 
 
 def _calls_in(variant: Variant) -> int:
-    """Return how many calls make a sample that the clock resolves well."""
+    """Return a number of calls that takes long enough for the clock's resolution."""
     return max(1, min(100_000, int(SECONDS_PER_SAMPLE / variant.time(3))))
 
 
 def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
-    """Return the lower quartile, the median and the upper quartile; of one sample three times that."""
+    """Return the lower quartile, the median and the upper quartile; for one sample, the sample three times."""
     if len(samples) == 1:
         return samples[0], samples[0], samples[0]
     low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")

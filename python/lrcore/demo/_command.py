@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lrcore
 from lrcore._checks import integer
+from lrcore._command_line import check_output, stderr_is_terminal, whole_number
 from lrcore._extras import require_installed
 from lrcore._runtime import cpu_backends
 from lrcore.demo._network import load
@@ -14,55 +15,90 @@ from lrcore.demo._report import plot, plot_range_test, report
 from lrcore.demo._training import (
     DEVICES,
     RATES,
+    Result,
+    attempt,
     find_lr,
     initial_rate,
     optimizer_name,
     steps_per_epoch,
-    train,
 )
+
+GUESSING = 0.2
+"""An accuracy below this, twice that of guessing one of ten digits, means that the training failed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `run` reads."""
+    """Declare the arguments that `run` reads."""
     parser.add_argument(
-        "--optimizer", default="Adam", help=f"{', '.join(RATES)}; in any case (default: Adam)"
+        "--optimizer",
+        default="Adam",
+        metavar="NAME",
+        help=f"{', '.join(RATES)} (case-insensitive; default: Adam)",
     )
     parser.add_argument(
         "--lr",
         type=float,
-        help="rate of the first step, falling to 0 (default: one that suits the optimizer)",
+        metavar="RATE",
+        help="learning rate of the first step, falling to 0 along a cosine (default: one that suits the optimizer)",
     )
     parser.add_argument(
-        "--find-lr", action="store_true", help="find that rate with a learning-rate range test, and draw it"
+        "--find-lr",
+        action="store_true",
+        help="find that rate with a learning-rate range test, and draw the test",
     )
     parser.add_argument(
         "--schedule",
-        help="in terms of lrcore.schedules, in which lr and steps stand for the above rate and the number of steps: "
-        '"OneCycle(lr, steps)"',
+        help='a schedule in which lr and steps stand for the rate above and the number of steps: "OneCycle(lr, steps)"; '
+        "lrcore plot --list lists the schedules",
     )
-    parser.add_argument("--epochs", type=int, default=30, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a step (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
-        "--device", choices=DEVICES, default="cpu", help="cuda: on a GPU, with CuPy (default: %(default)s)"
+        "--epochs",
+        type=whole_number,
+        metavar="N",
+        default=30,
+        help="passes over the images (default: %(default)s)",
     )
-    parser.add_argument("--backend", help=f"{', '.join(cpu_backends())} (default: the one in use)")
+    parser.add_argument(
+        "--batch-size",
+        type=whole_number,
+        metavar="N",
+        default=64,
+        help="images per step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number,
+        metavar="N",
+        default=0,
+        help="seed of all random numbers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="cuda trains on a GPU, with CuPy (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backend", metavar="NAME", help=f"{', '.join(cpu_backends())} (default: the one in use)"
+    )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("lrcore-demo.png"),
-        help="where the picture goes (default: %(default)s)",
+        metavar="FILE",
+        help="the picture of the training, a .png file (default: %(default)s)",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, print the report, and draw the picture."""
+    """Train, report on the training and judge it, and draw the picture; also if the training ends early."""
     out: Path = arguments.out
-    folder = out.absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--out: there is no directory {folder}")
-    if out.suffix != ".png" or out.is_dir():
-        raise ValueError(f"--out: expected the name of a file that ends in .png, got {out}")
+    check_output("--out", out)
+    if out.suffix != ".png":
+        raise ValueError(f"--out: expected a name that ends in .png, got {out}")
+    picture = out.with_name(f"{out.stem}-find-lr{out.suffix}")
+    if arguments.find_lr:
+        check_output("--out", picture)
     require_installed("demo", "sklearn", "tqdm", "matplotlib")
     integer("epochs", arguments.epochs)
     name = optimizer_name(arguments.optimizer)
@@ -73,21 +109,44 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.find_lr:
         if arguments.lr is not None:
             raise ValueError("--find-lr: finds what --lr gives; leave one of them out")
-        found = find_lr(name, progress=True, **options)
+        found = find_lr(name, progress=stderr_is_terminal(), **options)
         lr = float(f"{found.suggest():.3g}")
-        picture = out.with_name(f"{out.stem}-find-lr{out.suffix}")
         plot_range_test(found, picture)
         print(f"{'found rate':<18}{lr}")
         print(f"{'range test':<18}{picture}")
     rate: lrcore.schedules.Rate = lr if arguments.schedule is None else _parse(arguments, lr)
-    result = train(name, rate, epochs=arguments.epochs, progress=True, **options)
-    print(report(result))
-    plot(result, out)
-    print(f"{'picture':<18}{out}")
+    progress = stderr_is_terminal()
+    result, ended_by = attempt(name, rate, epochs=arguments.epochs, progress=progress, **options)
+    if len(result.losses):
+        print(report(result))
+        print(_judgement(result))
+        plot(result, out)
+        print(f"{'picture':<18}{out}")
+    if ended_by is not None:
+        raise ended_by
+    if result.accuracy < GUESSING:
+        raise RuntimeError(
+            f"the training failed: an accuracy of {result.accuracy:.1%} is hardly better than guessing"
+        )
+
+
+def _judgement(result: Result) -> str:
+    """Return the verdict of `lrcore.tune.diagnose` on a training, with its reason and advice unless it is sound."""
+    try:
+        diagnosis = lrcore.tune.diagnose(result.losses, result.rates)
+    except ValueError as error:  # too few steps
+        return f"{'diagnosis':<18}none; {error}"
+    lines = [
+        diagnosis.verdict,
+        *([] if diagnosis.verdict == "sound" else [diagnosis.reason, diagnosis.advice]),
+    ]
+    return "\n".join(
+        f"{name:<18}{line}" for name, line in zip(("diagnosis", "reason", "advice"), lines, strict=False)
+    )
 
 
 def _parse(arguments: argparse.Namespace, lr: float) -> lrcore.schedules.Schedule:
-    """Return the schedule of the command line."""
+    """Return the schedule that the arguments describe."""
     integer("batch_size", arguments.batch_size)
     integer("seed", arguments.seed, least=0)
     steps = arguments.epochs * steps_per_epoch(load(arguments.seed), arguments.batch_size)

@@ -1,4 +1,4 @@
-"""The result of a training in words, and its pictures."""
+"""The result of a training as text and as pictures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lrcore.demo._training import Result
 
 @explain_keywords
 def report(result: Result) -> str:
-    """Return the result in words, a line for each of them."""
+    """Return the result as text, with a line for each figure."""
     step, optimizer = np.median(result.step_seconds), np.median(result.optimizer_seconds)
     lines = {
         "test accuracy": f"{result.accuracy:.4f}",
         "parameters": f"{result.parameters}",
         "steps": f"{len(result.losses)}",
-        "time a step": f"{step * 1e6:.1f} us (median)",
+        "time per step": f"{step * 1e6:.1f} us (median)",
         "in the optimizer": f"{optimizer * 1e6:.1f} us, {optimizer / step:.1%} of it",
         "optimizer": result.optimizer,
         "learning rate": result.schedule,
@@ -38,9 +38,9 @@ def plot(result: Result, path: str | Path) -> None:
     Raises
     ------
     OSError
-        When the file cannot be written.
+        If the file cannot be written.
     ImportError
-        When matplotlib is not installed.
+        If matplotlib is not installed.
     """
     with optional_dependency("demo"):
         from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def plot(result: Result, path: str | Path) -> None:
         f"{result.parameters} parameters, backend {result.backend}"
     )
     axes.set_ylabel("training loss (nats)")
-    figure.axes[-1].set_xlabel(f"step ({result.steps_per_epoch} to an epoch)")
+    figure.axes[-1].set_xlabel(f"step ({result.steps_per_epoch} per epoch)")
     figure.savefig(path, format="png", dpi=150)
 
 

@@ -96,8 +96,13 @@ def _array_module(device: Device) -> tuple[ModuleType, Callable[[], None]]:
     """Return the module of a device's arrays, and what waits until the work on them is done."""
     if device == "cpu":
         return np, lambda: None
-    with optional_dependency("cuda"):
-        import cupy
+    try:
+        with optional_dependency("cuda"):
+            import cupy
+    except ImportError as error:
+        if "cuda" in lrcore.backends():
+            raise
+        raise RuntimeError(f"device: no GPU can be used here: {lrcore.info()['cuda_error']}") from error
     try:
         ones = cupy.ones((2, 2), dtype=cupy.float32)
         float((ones @ ones).sum())
@@ -230,6 +235,35 @@ def train(
     ImportError
         When a package that the demo needs is not installed.
     """
+    result, ended_by = attempt(
+        optimizer,
+        lr,
+        epochs=epochs,
+        batch_size=batch_size,
+        hidden=hidden,
+        seed=seed,
+        device=device,
+        backend=backend,
+        progress=progress,
+    )
+    if ended_by is not None:
+        raise ended_by
+    return result
+
+
+def attempt(
+    optimizer: str,
+    lr: lrcore.schedules.Rate | None,
+    *,
+    epochs: int,
+    batch_size: int,
+    hidden: int = 128,
+    seed: int,
+    device: Device,
+    backend: str | None,
+    progress: bool,
+) -> tuple[Result, ValueError | KeyboardInterrupt | None]:
+    """Train as `train` does. Return the result of the steps that were taken, and the exception that ended them early."""
     epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
     with _task(optimizer, hidden, seed, device, backend) as task:
         opt, data = task.opt, task.data
@@ -240,38 +274,44 @@ def train(
             lr = initial_rate(name)
         opt.lr = lr if callable(lr) else lrcore.schedules.Cosine(lr, steps=steps)
 
-        losses, rates, step_seconds, optimizer_seconds = np.empty((4, steps))
-        all_batches = batches(len(data.train_y), batch_size, epochs, task.rng)
-        with progress_bar("demo", steps, "step", shown=progress, title=name) as bar:
-            for t, batch in enumerate(all_batches):
-                rates[t] = opt.lr
-                begin = perf_counter()
-                losses[t] = task.loss_and_gradient(batch)
-                middle = perf_counter()
-                opt.step()
-                task.wait()
-                end = perf_counter()
-                step_seconds[t], optimizer_seconds[t] = end - begin, end - middle
-                if (t + 1) % per_epoch == 0:
-                    for plateau in lrcore.schedules.plateaus(opt.schedule):
-                        plateau.observe(losses[t + 1 - per_epoch : t + 1].mean())
-                if not np.isfinite(losses[t]):
-                    raise ValueError(
-                        f"lr: {rates[: t + 1].max():g} is too large, the loss became {losses[t]} at step {t}"
-                    )
-                bar.update()
+        taken: list[tuple[float, float, float, float]] = []  # loss, rate, seconds, seconds in the optimizer
+        ended_by: ValueError | KeyboardInterrupt | None = None
+        try:
+            with progress_bar("demo", steps, "step", shown=progress, title=name) as bar:
+                for batch in batches(len(data.train_y), batch_size, epochs, task.rng):
+                    rate = opt.lr
+                    begin = perf_counter()
+                    loss = task.loss_and_gradient(batch)
+                    middle = perf_counter()
+                    opt.step()
+                    task.wait()
+                    end = perf_counter()
+                    taken.append((loss, rate, end - begin, end - middle))
+                    if len(taken) % per_epoch == 0:
+                        for plateau in lrcore.schedules.plateaus(opt.schedule):
+                            plateau.observe(float(np.mean([each[0] for each in taken[-per_epoch:]])))
+                    if not np.isfinite(loss):
+                        highest = max(each[1] for each in taken)
+                        problem = f"the loss became {loss} at step {len(taken) - 1}"
+                        raise ValueError(f"lr: {highest:g} is too large, {problem}")
+                    bar.update()
+        except KeyboardInterrupt:
+            ended_by = KeyboardInterrupt(f"after {len(taken)} of {steps} steps")
+        except ValueError as error:
+            ended_by = error
         info = lrcore.info()
-
-    return Result(
-        optimizer=name,
-        backend=info["backend"] if device == "cpu" else device,
-        schedule=repr(opt.schedule),
-        threads=info["threads"],
-        parameters=opt.size,
-        steps_per_epoch=per_epoch,
-        accuracy=accuracy(task.params, data.test_x, data.test_y, task.xp),
-        losses=losses,
-        rates=rates,
-        step_seconds=step_seconds,
-        optimizer_seconds=optimizer_seconds,
-    )
+        losses, rates, step_seconds, optimizer_seconds = np.array(taken, np.float64).reshape(-1, 4).T.copy()
+        result = Result(
+            optimizer=name,
+            backend=info["backend"] if device == "cpu" else device,
+            schedule=repr(opt.schedule),
+            threads=info["threads"],
+            parameters=opt.size,
+            steps_per_epoch=per_epoch,
+            accuracy=accuracy(task.params, data.test_x, data.test_y, task.xp),
+            losses=losses,
+            rates=rates,
+            step_seconds=step_seconds,
+            optimizer_seconds=optimizer_seconds,
+        )
+    return result, ended_by

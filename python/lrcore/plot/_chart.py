@@ -3,59 +3,67 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-"""The bits of Braille's eight dots, by column and row, from U+2800 on."""
+MARKS = "123456789abcdefghijklmnopqrstuvwxyz"
+"""The characters that draw the lines of a chart with several."""
+
+_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
+"""The bits of Braille's eight dots, by row and column, from U+2800 on."""
+
+Function: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 def chart(
-    value: Callable[[NDArray[np.int64]], NDArray[np.float64]],
-    steps: int,
-    width: int = 64,
-    height: int = 15,
-    plain: bool = False,
+    functions: Sequence[Function], steps: int, width: int = 64, height: int = 15, *, plain: bool = False
 ) -> str:
-    """Draw a function of the steps 0 to ``steps - 1``, upwards from 0, with Braille's dots, or with asterisks if `plain`.
+    """Draw functions of the steps 0 to ``steps - 1``, upwards from 0.
 
-    Width and height are in characters, without the labels. An odd height has a middle row for the label of the half.
+    One function is drawn with Braille's dots, or with asterisks if `plain`. Several are drawn with the characters of
+    `MARKS`, one for each; a cell that several lines cross shows the last of them. Width and height are in characters,
+    without the labels. An odd height has a middle row, whose label is half of the highest value.
     """
-    across, down = (1, 1) if plain else (2, 4)
-    columns, rows = width * across, height * down
+    alone = len(functions) == 1
+    dotted = alone and not plain
+    columns, rows = (2 * width, 4 * height) if dotted else (width, height)
     edges = np.linspace(0, steps, columns + 1).astype(np.int64)
     spans = [
         np.unique(np.linspace(a, max(a, b - 1), 64).astype(np.int64)) for a, b in itertools.pairwise(edges)
     ]
-    values = [value(np.minimum(span, steps - 1)) for span in spans]
-    top = max(float(each.max()) for each in values) or 1.0
+    lines = [[function(np.minimum(span, steps - 1)) for span in spans] for function in functions]
+    top = max(float(values.max()) for line in lines for values in line) or 1.0
 
-    marked = np.zeros((rows, columns), bool)
-    before = values[0][0]
-    for x, each in enumerate(values):
-        reached = np.append(each, before)
-        low, high = (round((1 - end / top) * (rows - 1)) for end in (reached.max(), reached.min()))
-        marked[low : high + 1, x] = True
-        before = each[-1]
+    cells = np.full((height, width), " ")
+    for mark, line in zip("*" if alone else MARKS, lines, strict=alone):
+        marked = _marked(line, top, rows)
+        cells = _braille(marked) if dotted else np.where(marked, mark, cells)
 
     labels = {0: f"{top:.4g}", height // 2: f"{top / 2:.4g}", height - 1: "0"}
     margin = max(map(len, labels.values()))
-    lines = []
-    for row in range(height):
-        cells = marked[row * down : (row + 1) * down]
-        drawn = "".join(_cell(cells[:, x * across : (x + 1) * across], plain) for x in range(width))
-        lines.append(f"{labels.get(row, ''):>{margin}} |{drawn.rstrip()}")
-    lines.append(f"{'':>{margin}} +{'-' * width}")
-    lines.append(f"{'':>{margin}}  0{steps - 1:>{width - 1}}")
-    return "\n".join(lines)
+    text = [f"{labels.get(k, ''):>{margin}} |{''.join(row).rstrip()}" for k, row in enumerate(cells)]
+    text.append(f"{'':>{margin}} +{'-' * width}")
+    text.append(f"{'':>{margin}}  0{steps - 1:>{width - 1}}")
+    return "\n".join(text)
 
 
-def _cell(dots: NDArray[np.bool_], plain: bool) -> str:
-    """Return the character of one cell."""
-    if not dots.any():
-        return " "
-    if plain:
-        return "*"
-    return chr(0x2800 + sum(_DOTS[x][y] for y, x in zip(*np.nonzero(dots), strict=True)))
+def _marked(columns: Sequence[NDArray[np.float64]], top: float, rows: int) -> NDArray[np.bool_]:
+    """Return which cells a line crosses, from its values in each column; row 0 is at the top."""
+    marked = np.zeros((rows, len(columns)), bool)
+    before = columns[0][0]
+    for x, values in enumerate(columns):
+        reached = np.append(values, before)
+        low, high = (round((1 - end / top) * (rows - 1)) for end in (reached.max(), reached.min()))
+        marked[low : high + 1, x] = True
+        before = values[-1]
+    return marked
+
+
+def _braille(marked: NDArray[np.bool_]) -> NDArray[np.str_]:
+    """Return the characters whose dots are marked; an empty one is a blank."""
+    rows, columns = marked.shape
+    bits = (marked.reshape(rows // 4, 4, columns // 2, 2) * _DOTS[:, None, :]).sum((1, 3))
+    return np.where(bits == 0, " ", (0x2800 + bits).astype(np.uint32).view("<U1"))

@@ -1,4 +1,4 @@
-"""Schedules from text. It is read, and never run."""
+"""Schedules from text, which is parsed and never executed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lrcore.schedules._base import Schedule, as_schedule
 
 _LONGEST = 10_000
 _DEEPEST = 50
-_METHODS = ("then", "warmup", "clip", "shift", "per_epoch")
+TEXT_METHODS = ("then", "warmup", "clip", "shift", "per_epoch")
 _FOREIGN = re.compile(r"[^\w\s.,()\[\]=*/+\-'\"]", re.ASCII)
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -28,26 +28,27 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 def parse(text: str, /, **names: float) -> Schedule:
-    """Make the schedule that a text says, in the words of Python: what `repr` prints, and what a person would write.
+    """Return the schedule that a Python expression describes, such as the `repr` of a schedule.
 
-    It may call the public schedules but `Function` and `Recursive`, and their methods `then`, `warmup`, `clip`, `shift`
-    and `per_epoch`, with numbers, words in quotes, lists and schedules; multiply schedules with ``*``; and compute with
-    numbers by ``+ - * / //``. A number by itself is a constant rate. Each `Plateau` that it names is a new one: a text cannot
-    say that one stands in two places, as `Schedule.to_dict` does. Nests of more than 50 levels are refused.
+    The expression may call the public schedules except `Function` and `Recursive`, and their methods `then`, `warmup`,
+    `clip`, `shift` and `per_epoch`, with numbers, quoted words, lists and schedules as arguments. It may multiply schedules
+    with ``*`` and compute with numbers by ``+ - * / //``. A number alone is a constant rate. Each `Plateau` in the text
+    is a new one: unlike `Schedule.to_dict`, a text cannot express that one `Plateau` is used in two places. Expressions
+    may be nested to 50 levels.
 
     Parameters
     ----------
     text : str
-        At most 10,000 characters.
+        The expression, of at most 10,000 characters.
     **names : float
-        Numbers that the text may call by name.
+        Numbers that the expression may use by name.
 
     Raises
     ------
     TypeError
-        When it is no text, or a name stands for no number.
+        If `text` is not a string, or one of `names` is not a number.
     ValueError
-        For anything else than the above, with the column of what is refused, from 1.
+        If the expression contains anything else, with its column, counted from 1.
 
     Examples
     --------
@@ -55,17 +56,17 @@ def parse(text: str, /, **names: float) -> Schedule:
     Cosine(lr=0.001, steps=1000).warmup(100)
     >>> parse("Linear(lr, 0, steps=10) * 0.5", lr=0.1)(5)
     0.025
-    >>> parse("Cosine(1e-3, __import__('os'))")
+    >>> parse("Cosine(1e-3, steps=total)")
     Traceback (most recent call last):
-    ValueError: schedule: __import__ is not a schedule, at column 14 near "__import__('os'))"
+    ValueError: schedule: unknown name total, at column 20 near "total)"
     """
     if not isinstance(text, str):
-        raise TypeError(f"schedule: expected a text, got {type(text).__name__}")
+        raise TypeError(f"schedule: expected a string, got {type(text).__name__}")
     return _Parser(text, {name: _number(name, value) for name, value in names.items()}).parse()
 
 
 def _number(name: str, value: Any) -> float:
-    """Check a number, and let an integer be one."""
+    """Check a number, and keep an integer an integer."""
     number = to_float(name, value)
     try:
         return operator.index(value)
@@ -74,7 +75,7 @@ def _number(name: str, value: Any) -> float:
 
 
 class _Parser:
-    """Turns the tree that Python's own parser gives into a schedule."""
+    """Turns the syntax tree of Python's own parser into a schedule."""
 
     def __init__(self, text: str, names: Mapping[str, float]) -> None:
         self._text = text
@@ -87,11 +88,11 @@ class _Parser:
         if foreign := _FOREIGN.search(text):
             raise self._refusal(f"unexpected character {foreign.group()!r}", foreign.start())
         if not text.strip():
-            raise ValueError("schedule: expected a schedule, got nothing")
+            raise ValueError("schedule: expected a schedule, got an empty text")
         blank = len(text) - len(text.lstrip())
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # Python's own, of numbers that end in words
+                warnings.simplefilter("error")  # Python warns of numbers that run into words, as in 1if
                 tree = ast.parse(re.sub(r"\s", " ", text)[blank:], mode="eval").body
         except SyntaxError as error:
             raise self._refusal(error.msg, blank + (error.offset or 1) - 1) from None
@@ -102,8 +103,10 @@ class _Parser:
         return schedule
 
     def _refusal(self, problem: str, position: int) -> ValueError:
+        """Return the error for a problem, with its place before the remedy."""
         near = self._text[position : position + 30].strip()
-        return ValueError(f'schedule: {problem}, at column {position + 1} near "{near}"')
+        what, semicolon, advice = problem.partition("; ")
+        return ValueError(f'schedule: {what}, at column {position + 1} near "{near}"{semicolon}{advice}')
 
     def _position(self, node: ast.expr | ast.keyword) -> int:
         return self._blank + node.col_offset
@@ -129,24 +132,28 @@ class _Parser:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
                 return self._computed(node, self._value(left, depth + 1), self._value(right, depth + 1))
             case ast.Call(func=ast.Name(id=name)):
-                if name not in _classes():
-                    hint = remedy(name, {each: each for each in _classes()})
+                if name not in text_classes():
+                    names = {each: each for each in text_classes()}
+                    hint = remedy(name, names) or f"; expected one of {', '.join(sorted(names))}"
                     raise self._refusal(f"{name} is not a schedule{hint}", self._position(node))
-                return self._called(node, _classes()[name], self._position(node), depth)
+                return self._called(node, text_classes()[name], self._position(node), depth)
             case ast.Call(func=ast.Attribute(value=owner, attr=name) as attribute):
                 schedule = self._value(owner, depth + 1)
                 position = self._blank + (attribute.end_col_offset or 0) - len(name)
-                if name not in _METHODS or not isinstance(schedule, Schedule):
-                    hint = remedy(name, {each: each for each in _METHODS})
+                if name not in TEXT_METHODS or not isinstance(schedule, Schedule):
+                    names = {each: each for each in TEXT_METHODS}
+                    hint = remedy(name, names) or f"; expected one of {', '.join(TEXT_METHODS)}"
                     raise self._refusal(f"unknown method {name}{hint}", position)
                 return self._called(node, getattr(schedule, name), position, depth)
-        raise self._refusal("expected a schedule, a number, a word or a list", self._position(node))
+        raise self._refusal("expected a schedule, a number, a quoted word or a list", self._position(node))
 
     def _computed(self, node: ast.BinOp, left: Any, right: Any) -> Any:
         numbers = _is_number(left) + _is_number(right)
         schedules = isinstance(left, Schedule) + isinstance(right, Schedule)
         if numbers < 2 and not (isinstance(node.op, ast.Mult) and schedules and numbers + schedules == 2):
-            raise self._refusal("expected numbers, or * with a schedule", self._position(node))
+            raise self._refusal(
+                "expected two numbers, or a schedule times a number or a schedule", self._position(node)
+            )
         return self._made(_OPERATORS[type(node.op)], [left, right], {}, self._position(node))
 
     def _called(self, node: ast.Call, function: Any, position: int, depth: int) -> Any:
@@ -177,8 +184,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _classes() -> dict[str, type[Schedule]]:
-    """Return the schedules that a text may name."""
+def text_classes() -> dict[str, type[Schedule]]:
+    """Return the schedules that a text may name, by name."""
     return {
         name: cls for name, cls in Schedule._classes.items() if cls._in_text and not inspect.isabstract(cls)
     }

@@ -1,0 +1,123 @@
+"""What the commands share: their parser, the types of their arguments, and the checks of the files they write."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lrcore._extras import require_installed
+from lrcore._names import nearest
+
+# Exit statuses of programs that a signal ended, as shells report them: 128 plus the number of the signal.
+INTERRUPTED = 128 + signal.SIGINT
+BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose error messages are one line long, and suggest a name for an unknown option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a message on stderr and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}; see {self.prog} --help\n")
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """Parse arguments, and refuse an unknown option with the nearest one that this parser has."""
+        parsed, unknown = super().parse_known_args(*arguments, **options)
+        if unknown:
+            meant = nearest(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unexpected {unknown[0]}" + (f"; did you mean {meant}?" if meant else ""))
+        return parsed, unknown
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Complete the command line for a shell that asks for it through argcomplete, and exit; else do nothing."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+
+
+def whole_number(text: str) -> int:
+    """Return an integer, which may be written as 1e3."""
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.5
+        if not number.is_integer():
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {text}") from None
+        return int(number)
+
+
+def one_of(known: Sequence[str]) -> Callable[[str], str]:
+    """Return the type of an argument that is one of the known names."""
+
+    def check(text: str) -> str:
+        if text in known:
+            return text
+        meant = nearest(text, known)
+        hint = f"did you mean {meant}?" if meant else f"expected one of {', '.join(known)}"
+        raise argparse.ArgumentTypeError(f"unknown name {text}; {hint}")
+
+    return check
+
+
+def check_output(option: str, path: Path | None) -> None:
+    """Raise OSError if a file cannot be written at the path, before the work whose result it is to hold."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{option}: there is no directory {folder}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{option}: expected the name of a file, got the directory {path}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PermissionError(f"{option}: no permission to write {path}")
+
+
+def check_picture(option: str, path: Path | None, extra: str) -> None:
+    """Check a path as `check_output` does, and that matplotlib, which `extra` installs, draws files of its ending."""
+    if path is None:
+        return
+    check_output(option, path)
+    require_installed(extra, "matplotlib")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    endings = [f".{each}" for each in FigureCanvasBase.get_supported_filetypes()]
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"{option}: expected a name that ends in one of {' '.join(endings)}, got {path}")
+
+
+def stderr_is_terminal() -> bool:
+    """Return whether stderr is a terminal, where a progress bar can be drawn."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def run(program: str, command: Callable[[], object]) -> int:
+    """Run a command, and return its exit status: 0, or another one after at most one line on stderr.
+
+    A refusal (2) and an interruption (130) are reported. A closed pipe (141), as with ``| head``, is not.
+    """
+    try:
+        try:
+            command()
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt as interruption:
+        echo = "\n" if stderr_is_terminal() else ""  # the terminal shows ^C first
+        print(f"{echo}{program}: {' '.join(['interrupted', *map(str, interruption.args)])}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python exits
+        return BROKEN_PIPE
+    except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,69 @@
+"""How many steps of a schedule are worth drawing, found from its values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrcore.schedules import Schedule
+
+DEFAULT = 1000
+"""Steps to draw if the values of a schedule suggest no number."""
+
+_LATEST = 10**9
+"""Steps from here on are not looked at."""
+_LONGEST_PERIOD = 100_000
+_SMALL = 0.3
+"""A rate that falls forever is drawn for twice the steps after which it stays below this fraction of its highest value."""
+
+
+def duration(schedule: Schedule) -> int:
+    """Return a number of steps that shows a schedule: its end and a little more, four periods, or most of its decay."""
+    try:
+        with np.errstate(all="ignore"):
+            return _duration(schedule)
+    except (ArithmeticError, ValueError):  # a rate overflows at late steps
+        return DEFAULT
+
+
+def _duration(schedule: Schedule) -> int:
+    end = _last_change(schedule, 0.0)
+    if end == 0:
+        return DEFAULT
+    decayed = _last_change(schedule, _SMALL * schedule(_steps(0, _LATEST)).max())
+    if end < _LATEST // 2 and (end < 10 * decayed or decayed == 0):
+        return end + math.ceil(end / 10)
+    if decayed < _LATEST // 2:
+        return 2 * decayed
+    return 4 * _period(schedule) or DEFAULT
+
+
+def _steps(first: int, last: int) -> NDArray[np.int64]:
+    """Return steps from one to another, both included, dense near the first and at distances without a pattern."""
+    distances = np.unique(np.geomspace(1, max(last - first, 1), 200).astype(np.int64))
+    return np.append(first, first + distances)
+
+
+def _last_change(schedule: Schedule, tolerance: float) -> int:
+    """Return the first step from which on all rates are within a tolerance of the last one."""
+    last_rate = schedule(_LATEST)
+    first, last = 0, _LATEST
+    while True:
+        steps = _steps(first, last)
+        (differing,) = np.nonzero(~(np.abs(schedule(steps) - last_rate) <= tolerance))
+        if not len(differing):
+            return first
+        first, following = int(steps[differing[-1]]), int(steps[min(differing[-1] + 1, len(steps) - 1)])
+        if following <= first + 1:
+            return following
+        last = following
+
+
+def _period(schedule: Schedule) -> int:
+    """Return the period of the rates; 0 if none is found."""
+    rates = schedule(np.arange(2 * _LONGEST_PERIOD))
+    first = rates[:_LONGEST_PERIOD]
+    candidates = 1 + np.flatnonzero(np.isclose(rates[1 : _LONGEST_PERIOD + 1], rates[0], rtol=1e-9))
+    return next((int(n) for n in candidates if np.allclose(rates[n : n + len(first)], first, rtol=1e-9)), 0)
