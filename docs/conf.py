@@ -1,4 +1,4 @@
-"""The site: ``nox -s docs`` builds it into build/site, with warnings as errors."""
+"""Configuration of the site, which ``nox -s docs`` builds into build/site with warnings as errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
-    "sphinx-mathjax-offline",  # equations without a network, for readers behind a proxy and for screenshots alike
+    "sphinx-mathjax-offline",  # renders equations without a network
     "sphinx_copybutton",
 ]
 exclude_patterns = ["**.in.md"]
@@ -40,7 +40,7 @@ napoleon_numpy_docstring = True
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
-autodoc_typehints = "none"  # the docstrings say what arguments are
+autodoc_typehints = "none"  # the docstrings describe the types
 autodoc_member_order = "bysource"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -48,21 +48,21 @@ copybutton_prompt_is_regexp = True
 
 suppress_warnings = [
     "ref.python"
-]  # words in the types of arguments, such as schedule, name attributes as well
+]  # words in the types of arguments, such as schedule, are also names of attributes
 
 FOLDERS = {"optimizers/index": "[A-Z]*", "schedules": "schedules/[A-Z]*"}
-"""For a page the pages below it."""
+"""Maps a page to the pattern of the pages below it."""
 
 
 def for_the_site(_app: Any, name: str, source: list[str]) -> None:
-    """Put the pages below a page into its contents, and leave out links to files that are not of the site."""
+    """Add the pages below a page to its table of contents, and remove links to files outside the site."""
     source[0] = re.sub(r"\[([^\]]*)\]\((?:\.\./)+(?:[A-Z]+(?:\.md)?)\)", r"\1", source[0])
     if name in FOLDERS:
         source[0] += f"\n```{{toctree}}\n:hidden:\n:glob:\n\n{FOLDERS[name]}\n```\n"
 
 
 def without_signature(_app: Any, what: str, _name: str, member: Any, _options: Any, lines: list[str]) -> None:
-    """Leave out the line with the signature that pybind11 puts first."""
+    """Remove the signature line that pybind11 puts first in a docstring."""
     if what == "method" and not inspect.isfunction(member) and lines and "self: " in lines[0]:
         del lines[:2]
 
@@ -70,17 +70,17 @@ def without_signature(_app: Any, what: str, _name: str, member: Any, _options: A
 def without_paths(
     _app: Any, _what: str, _name: str, _member: Any, _options: Any, signature: Any, returns: Any
 ) -> Any:
-    """Return modules that are defaults by their names."""
+    """Return the signature with modules in its defaults shown by name only."""
     return signature and re.sub(r"<module '(\w+)' from '[^']*'>", r"\1", signature), returns
 
 
 def without_others(_app: Any, _what: str, _name: str, member: Any, _skip: bool, _options: Any) -> bool | None:
-    """Leave out attributes that are there for the sake of their errors."""
+    """Skip attributes that exist only to raise an error."""
     return True if type(member).__name__ == "_Elsewhere" else None
 
 
 def setup(app: Any) -> None:
-    """Connect what is above."""
+    """Connect the event handlers."""
     app.connect("source-read", for_the_site)
     app.connect("autodoc-process-docstring", without_signature)
     app.connect("autodoc-process-signature", without_paths)
