@@ -17,7 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
-    "sphinx-mathjax-offline",  # renders equations without a network
+    "sphinx-mathjax-offline",  # equations without a network: for readers behind a proxy, and for screenshots
     "sphinx_copybutton",
 ]
 exclude_patterns = ["**.in.md"]
