@@ -1,7 +1,8 @@
-"""A convolutional network for handwritten digits in NumPy, with the backward pass written out.
+"""Train a convolutional network on handwritten digits in NumPy, with a hand-written backward pass.
 
-A convolution is a matrix product: each row has the 3 by 3 pixels around one pixel. All kernels, weights and biases lie
-in one `Pack`, so one fused step updates the network. Needs scikit-learn, which bundles the digits.
+Each convolution is computed as a matrix product in which a row holds the 3 by 3 pixels around one pixel. All kernels,
+weights and biases are in one `Pack`, so one fused step updates the network. Requires scikit-learn, which bundles the
+digits.
 
     pip install scikit-learn
     python examples/conv_digits.py
@@ -27,17 +28,17 @@ SHAPES = {"k1": (1 * 9, 16), "b1": 16, "k2": (16 * 9, 32), "b2": 32, "w": (4 * 4
 
 
 def patches(images: NDArray[Any]) -> NDArray[Any]:
-    """Return the 3 by 3 pixels around each pixel of (n, h, w, c), 0 outside: (n * h * w, c * 9)."""
+    """Return the zero-padded 3 by 3 patch around each pixel of images (n, h, w, c) as rows (n * h * w, c * 9)."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))  # (n, h, w, c, 3, 3)
     return windows.reshape(-1, images.shape[3] * 9)
 
 
 def forward(params: Mapping[str, Any], x: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Return the patches and output of the first layer, those of the second, and the logits of images x (n, 8, 8, 1)."""
+    """Return the patches and the output of each of the two layers, and the logits, for images x (n, 8, 8, 1)."""
     patches1 = patches(x)  # (n * 64, 9)
     layer1 = np.maximum(patches1 @ params["k1"] + params["b1"], 0)  # (n * 64, 16)
-    pooled = layer1.reshape(-1, 4, 2, 4, 2, 16).mean(axis=(2, 4))  # (n, 4, 4, 16), the means of 2 by 2
+    pooled = layer1.reshape(-1, 4, 2, 4, 2, 16).mean(axis=(2, 4))  # (n, 4, 4, 16), 2 by 2 average pooling
     patches2 = patches(pooled)  # (n * 16, 144)
     layer2 = np.maximum(patches2 @ params["k2"] + params["b2"], 0)  # (n * 16, 32)
     return patches1, layer1, patches2, layer2, layer2.reshape(-1, 512) @ params["w"] + params["b"]  # (n, 10)
@@ -46,14 +47,14 @@ def forward(params: Mapping[str, Any], x: NDArray[Any]) -> tuple[NDArray[Any], .
 def loss_and_gradient(
     params: Mapping[str, Any], grads: Mapping[str, Any], x: NDArray[Any], y: NDArray[np.int64]
 ) -> float:
-    """Return the mean cross-entropy of images x (n, 8, 8, 1) of classes y (n,); `grads` gets its gradient."""
+    """Return the mean cross-entropy of images x (n, 8, 8, 1) with classes y (n,), and store its gradient in `grads`."""
     patches1, layer1, patches2, layer2, logits = forward(params, x)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
     d_logits = (np.exp(log_p) - np.eye(10, dtype=log_p.dtype)[y]) / len(y)  # (n, 10)
     d_layer2 = (d_logits @ params["w"].T).reshape(-1, 32) * (layer2 > 0)  # (n * 16, 32)
-    # Backward, a convolution is one with the kernel turned by half a turn, and its channels exchanged.
+    # The gradient of a convolution is a convolution with the kernel rotated by 180 degrees and its channels swapped.
     turned = params["k2"].reshape(16, 3, 3, 32)[:, ::-1, ::-1].transpose(3, 1, 2, 0).reshape(32 * 9, 16)
     d_pooled = (patches(d_layer2.reshape(-1, 4, 4, 32)) @ turned).reshape(-1, 4, 4, 16)
     d_means = (d_pooled / 4).repeat(2, axis=1).repeat(2, axis=2)  # (n, 8, 8, 16)
@@ -66,7 +67,7 @@ def loss_and_gradient(
 
 
 def main() -> float:
-    """Train on four fifths of the 1797 images; give the share of the others whose class is found."""
+    """Train on four fifths of the 1797 images, and return the accuracy on the remaining images."""
     images, classes = load_digits(return_X_y=True)
     rng = np.random.default_rng(0)
     order = rng.permutation(len(classes))

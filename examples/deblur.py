@@ -1,8 +1,8 @@
-"""A blurred, noisy image made sharp again by gradient descent on its pixels, on a GPU with CuPy or in NumPy.
+"""Sharpen a blurred, noisy image by gradient descent on its pixels, on a GPU with CuPy or on the CPU with NumPy.
 
-Shows that parameters need not be those of a network: the image is an array of either library, stepped where it lies.
-What is minimized is half the squared difference between the image, blurred, and what was observed, plus a multiple of
-the image's total variation, which is large for noise and small for flat areas with sharp edges.
+Parameters need not belong to a network: here the parameters are the pixels of a NumPy or CuPy array, updated in place.
+The loss is half the squared difference between the blurred image and the observed image, plus a multiple of the
+image's total variation. The total variation is large for noise, and small for flat areas with sharp edges.
 
     python examples/deblur.py          # on CuPy's current GPU, after LRCORE_CUDA=ON pip install ".[cuda]"
     python examples/deblur.py --cpu    # the same in NumPy
@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 import lrcore
 
 SIZE, STEPS = 256, 200
-BLUR = 2.0  # pixels, the standard deviation of a Gaussian
-NOISE = 0.02  # the standard deviation of what is added to values from 0 to 1
-VARIATION = 0.003  # the weight of the total variation
+BLUR = 2.0  # standard deviation of the Gaussian kernel, in pixels
+NOISE = 0.02  # standard deviation of the noise that is added to pixels from 0 to 1
+VARIATION = 0.003  # weight of the total variation
 
 
 def draw_image() -> NDArray[np.float32]:
-    """Return an image (SIZE, SIZE) of discs and bars, from 0 to 1."""
+    """Return an image (SIZE, SIZE) of discs and bars, with values from 0 to 1."""
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE
     image = np.zeros((SIZE, SIZE), np.float32)
     for i in range(5):
@@ -39,16 +39,16 @@ def draw_image() -> NDArray[np.float32]:
 
 
 def blur(image: Any, xp: ModuleType) -> Any:
-    """Return the image (SIZE, SIZE) blurred, as if it went on periodically. The blur is its own adjoint."""
-    down, across = xp.fft.fftfreq(SIZE)[:, None], xp.fft.rfftfreq(SIZE)  # cycles a pixel
+    """Return the image (SIZE, SIZE) blurred with periodic boundaries. The blur is its own adjoint."""
+    down, across = xp.fft.fftfreq(SIZE)[:, None], xp.fft.rfftfreq(SIZE)  # cycles per pixel
     gaussian = xp.exp(-2 * (np.pi * BLUR) ** 2 * (down**2 + across**2)).astype(xp.float32)
     return xp.fft.irfft2(xp.fft.rfft2(image) * gaussian, s=image.shape)
 
 
 def variation_gradient(image: Any, xp: ModuleType) -> Any:
-    """Return the gradient (SIZE, SIZE) of the sum over the pixels of ``sqrt(down**2 + across**2 + 1e-4)``.
+    """Return the gradient (SIZE, SIZE) of the sum over all pixels of ``sqrt(down**2 + across**2 + 1e-4)``.
 
-    `down` and `across` are the differences to the next pixels.
+    `down` and `across` are the differences between a pixel and the next pixel below and to the right.
     """
     down, across = xp.roll(image, -1, axis=0) - image, xp.roll(image, -1, axis=1) - image
     length = xp.sqrt(down**2 + across**2 + 1e-4)
@@ -57,13 +57,13 @@ def variation_gradient(image: Any, xp: ModuleType) -> Any:
 
 
 def main(cpu: bool = False) -> tuple[float, float]:
-    """Restore the image; give its root-mean-square error before and after."""
+    """Restore the image, and return its root-mean-square error before and after."""
     xp: ModuleType = np
     if not cpu:
         try:
             import cupy
         except ModuleNotFoundError as error:
-            raise SystemExit('CuPy is not installed: pip install ".[cuda]", or give --cpu') from error
+            raise SystemExit('CuPy is not installed: pip install ".[cuda]", or use --cpu') from error
         xp = cupy
 
     true = xp.asarray(draw_image())
@@ -84,5 +84,5 @@ def main(cpu: bool = False) -> tuple[float, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Deblur an image.")
-    parser.add_argument("--cpu", action="store_true", help="NumPy in place of CuPy")
+    parser.add_argument("--cpu", action="store_true", help="use NumPy instead of CuPy")
     main(**vars(parser.parse_args()))

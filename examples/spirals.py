@@ -1,7 +1,7 @@
-"""Two spirals, told apart by a small network: NumPy alone, with the backward pass written out.
+"""Classify points on two spirals with a small network, in NumPy alone, with a hand-written backward pass.
 
-Shows a `Pack` of parameters, a pack of gradients that is bound to the optimizer, so that ``opt.step()`` needs no
-argument, and a learning rate that warms up and then falls along a cosine.
+The parameters are in a `Pack`. A second pack holds the gradients and is bound to the optimizer, so ``opt.step()`` needs
+no argument. The learning rate warms up and then falls along a cosine.
 
     python examples/spirals.py
 """
@@ -20,9 +20,9 @@ HIDDEN, STEPS, WARMUP = 64, 1000, 50
 
 
 def spirals(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return `count` points (count, 2), and for each the spiral it lies on, 0 or 1 (count,)."""
+    """Return `count` points (count, 2), and the number of the spiral that each lies on, 0 or 1 (count,)."""
     arm = rng.integers(2, size=count)
-    turns = rng.uniform(0.2, 1.5, size=count)  # since the middle; also the distance from there
+    turns = rng.uniform(0.2, 1.5, size=count)  # from the center; also the distance from it
     angle = 2 * np.pi * turns + np.pi * arm
     points = turns[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     points += rng.normal(scale=0.02, size=points.shape)
@@ -38,7 +38,7 @@ def forward(params: Mapping[str, Any], x: NDArray[Any]) -> tuple[NDArray[Any], N
 def loss_and_gradient(
     params: Mapping[str, Any], grads: Mapping[str, Any], x: NDArray[Any], y: NDArray[Any]
 ) -> float:
-    """Return the mean cross-entropy of points x (n, 2) on the spirals y (n,); `grads` gets its gradient."""
+    """Return the mean cross-entropy of points x (n, 2) on spirals y (n,), and store its gradient in `grads`."""
     hidden, logits = forward(params, x)
     probability = (1 + np.tanh(logits / 2)) / 2  # the logistic function, in a form that cannot overflow
     d_logits = (probability - y) / len(y)  # (n,)
@@ -51,7 +51,7 @@ def loss_and_gradient(
 
 
 def main() -> float:
-    """Train on 500 points; give the share of 500 others whose spiral is found."""
+    """Train on 500 points, and return the accuracy on 500 others."""
     rng = np.random.default_rng(0)
     x, y = spirals(500, rng)
     test_x, test_y = spirals(500, rng)

@@ -1,8 +1,9 @@
-"""A network whose gradient comes from autograd: the loss is written with its NumPy, and nothing else.
+"""Train a network with gradients from autograd: only the loss is written, with autograd's version of NumPy.
 
-Shows a nested `Pack`: ``params.tree()`` gives the parameters in plain dictionaries and lists, which autograd
-differentiates by, and ``grads.assign(tree)`` takes a gradient that is built alike. The data are float64, as they often
-are, so autograd computes in float64; the parameters stay float32, and `assign` converts what it is given.
+The parameters are in a nested `Pack`. ``params.tree()`` returns them as plain dictionaries and lists, which autograd
+can differentiate with respect to, and ``grads.assign(tree)`` copies a gradient of the same structure into the pack. The
+data are float64, as is common, so autograd computes in float64. The parameters stay float32, and `assign` converts the
+gradient.
 
     pip install autograd
     python examples/with_autograd.py
@@ -29,7 +30,7 @@ WIDTHS = (1, 32, 32, 1)
 
 
 def predict(params: dict[str, Any], x: Any) -> Any:
-    """Return the network's values (n, 1) at x (n, 1)."""
+    """Return the network's output (n, 1) at x (n, 1)."""
     *hidden, last = params["layers"]
     for layer in hidden:
         x = anp.tanh(x @ layer["w"] + layer["b"])  # (n, 32)
@@ -37,12 +38,12 @@ def predict(params: dict[str, Any], x: Any) -> Any:
 
 
 def loss(params: dict[str, Any], x: Any, y: Any) -> Any:
-    """Return the mean squared error at x (n, 1) against y (n, 1)."""
+    """Return the mean squared error of the prediction at x (n, 1) against y (n, 1)."""
     return anp.mean((predict(params, x) - y) ** 2)
 
 
 def main() -> float:
-    """Fit noisy samples of a function; give the root-mean-square error from the function itself."""
+    """Fit noisy samples of a function, and return the root-mean-square error against the function itself."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-2, 2, size=(400, 1))  # float64
     y = np.sin(3 * x) + rng.normal(scale=NOISE, size=x.shape)
@@ -63,7 +64,7 @@ def main() -> float:
     grid = np.linspace(-2, 2, 201)[:, None]
     error = float(np.sqrt(((predict(params.tree(), grid) - np.sin(3 * grid)) ** 2).mean()))
     print(f"last loss {value:.4f}, computed in {value.dtype}; parameters in {params.flat.dtype}")
-    print(f"error from the function: {error:.3f}, with noise of {NOISE} in the samples")
+    print(f"error against the function: {error:.3f}, with noise of {NOISE} in the samples")
     return error
 
 

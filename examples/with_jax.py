@@ -1,8 +1,8 @@
-"""Parameters in NumPy, stepped in place by the gradient of a function that JAX has compiled.
+"""Update NumPy parameters in place with the gradient of a function that JAX has compiled.
 
-Shows a nested `Pack` whose ``tree()`` goes into a jitted function as it is, and ``grads.assign(tree)``, which takes
-JAX's gradient. JAX's arrays cannot be written to, so they are no parameters; one flat gradient of JAX would go into
-``opt.step(gradient)`` without a copy.
+The parameters are in a nested `Pack`, whose ``tree()`` is passed to a jitted function directly, and
+``grads.assign(tree)`` copies JAX's gradient into a second pack. JAX arrays are immutable, so they cannot be parameters.
+A single flat JAX array can be passed to ``opt.step(gradient)`` as the gradient without a copy.
 
     pip install jax
     python examples/with_jax.py
@@ -28,7 +28,7 @@ WIDTHS = (2, 64, 64, 1)
 
 
 def predict(params: dict[str, Any], x: Any) -> Any:
-    """Return the network's heights (n, 1) at points x (n, 2)."""
+    """Return the heights (n, 1) that the network predicts at points x (n, 2)."""
     *hidden, last = params["layers"]
     for layer in hidden:
         x = jnp.tanh(x @ layer["w"] + layer["b"])  # (n, 64)
@@ -36,17 +36,17 @@ def predict(params: dict[str, Any], x: Any) -> Any:
 
 
 def loss(params: dict[str, Any], x: Any, y: Any) -> Any:
-    """Return the mean squared error at points x (n, 2) against heights y (n, 1)."""
+    """Return the mean squared error of the prediction at points x (n, 2) against heights y (n, 1)."""
     return jnp.mean((predict(params, x) - y) ** 2)
 
 
 def surface(x: Any) -> Any:
-    """Return the heights (n, 1) of the surface that is to be learned, at points x (n, 2)."""
+    """Return the heights (n, 1) of the target surface at points x (n, 2)."""
     return np.sin(3 * x[:, :1]) * np.cos(3 * x[:, 1:])
 
 
 def main() -> float:
-    """Fit a surface; give the root-mean-square error at points that it was not fitted to."""
+    """Fit a surface, and return the root-mean-square error at points that were not used for fitting."""
     rng = np.random.default_rng(0)
     x, test_x = rng.uniform(-1, 1, size=(2, 500, 2)).astype(np.float32)
     y = surface(x)
@@ -60,15 +60,15 @@ def main() -> float:
 
     loss_and_gradient = jax.jit(jax.value_and_grad(loss))
     for _ in range(STEPS):
-        # JAX reads NumPy's memory in place, and may still be reading when the call has returned. The parameters may
-        # be changed only when the results are there.
+        # JAX reads NumPy's memory in place, and may still be reading it after the call has returned. The parameters
+        # must not change before the results are ready.
         value, gradient = jax.block_until_ready(loss_and_gradient(params.tree(), x, y))
         grads.assign(gradient)
         opt.step()
 
     error = float(jnp.sqrt(jnp.mean((predict(params.tree(), test_x) - surface(test_x)) ** 2)))
     print(f"last loss {value:.6f} after {opt.step_count} steps on {opt.size} parameters")
-    print(f"error at other points: {error:.4f}")
+    print(f"error at unseen points: {error:.4f}")
     return error
 
 

@@ -1,7 +1,8 @@
-"""A PyTorch model whose parameters are stepped on the CPU, through DLPack, without a copy.
+"""Update the parameters of a PyTorch model on the CPU, through DLPack, without a copy.
 
-Shows the bare mechanism: one flat tensor holds all parameters and another all gradients, and the model's own tensors
-become views of them. The backward pass adds into the gradients where they lie, and one step updates the whole model.
+This example uses the bare mechanism: one flat tensor holds all parameters, another holds all gradients, and the model's
+own tensors become views of them. The backward pass accumulates the gradients in place, and one step updates the whole
+model.
 
     pip install torch
     python examples/with_torch.py
@@ -20,7 +21,7 @@ STEPS = 300
 
 
 def rings(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return `count` points (count, 2) on three noisy rings, and the ring of each, 0 to 2 (count,)."""
+    """Return `count` points (count, 2) on three noisy rings, and the number of each point's ring, 0 to 2 (count,)."""
     ring = torch.randint(3, (count,))
     angle = 2 * torch.pi * torch.rand(count)
     radius = 1 + ring + 0.1 * torch.randn(count)
@@ -28,9 +29,9 @@ def rings(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def flatten(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move a model's float32 parameters into one flat tensor and their gradients into another; give both.
+    """Move a model's float32 parameters into one flat tensor and their gradients into another, and return both.
 
-    Neither requires a gradient itself, so DLPack exports it.
+    Neither tensor requires a gradient, so both can be exported through DLPack.
     """
     parameters = list(model.parameters())
     flat = torch.cat([p.detach().flatten() for p in parameters])
@@ -45,7 +46,7 @@ def flatten(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main() -> float:
-    """Train on 600 points; give the share of 600 others whose ring is found."""
+    """Train on 600 points, and return the accuracy on 600 others."""
     torch.manual_seed(0)
     x, y = rings(600)
     test_x, test_y = rings(600)

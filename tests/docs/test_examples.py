@@ -79,8 +79,8 @@ EXAMPLES = {
     "deblur": Example(image_is_sharper, r"^numpy: .*\n.*: (\S+) before, (\S+) after", arguments=("--cpu",)),
     "sharded_embedding": Example(
         bits_are_equal,
-        r"steps of each shard: (.*)\nsteps of each shard: (.*)\n"
-        r"400 slices have .*: (\S+)\n100 scattered rows have .*: (\S+)",
+        r"steps per shard: (.*)\nsteps per shard: (.*)\n"
+        r"400 slice updates match .*: (\S+)\n100 scattered rows match .*: (\S+)",
     ),
     # One sample has a noise of 0.1, which a fit of 400 averages out; the function itself is 0.7.
     "with_autograd": Example(
@@ -91,7 +91,7 @@ EXAMPLES = {
     ),
     # The surface is 0.5, and a tenth of that is left where it is fitted.
     "with_jax": Example(
-        lambda error: float(error) < 0.05, r"error at other points: (\S+)", "jax", "pip install jax"
+        lambda error: float(error) < 0.05, r"error at unseen points: (\S+)", "jax", "pip install jax"
     ),
     # Rings are 1 apart and noise is 0.1, so a point in 10^6 is nearer to another ring; guessing gives 0.33.
     "with_torch": Example(
@@ -147,7 +147,7 @@ def test_deblur_on_a_gpu() -> None:
 @pytest.mark.parametrize(
     ("name", "module", "install"),
     [(name, each.module, each.install) for name, each in EXAMPLES.items() if each.module is not None]
-    + [("deblur", "cupy", 'pip install ".[cuda]", or give --cpu')],
+    + [("deblur", "cupy", 'pip install ".[cuda]", or use --cpu')],
 )
 def test_missing_package_is_named(name: str, module: str, install: str) -> None:
     """Without a traceback."""
