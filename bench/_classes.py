@@ -1,4 +1,4 @@
-"""How the rules are made by class, here and in PyTorch alike."""
+"""Classes and arguments that select each rule in lrcore and in PyTorch."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ CLASSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "adamax": ("Adamax", {}, ("foreach",)),
     "lion": ("Lion", {}, ()),
 }
-"""For a rule the class and arguments that choose it, the same here and in torch.optim, and torch's ways to run it."""
+"""Rule -> class and arguments that select it, the same in lrcore and torch.optim, and torch's implementations of it."""

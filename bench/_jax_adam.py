@@ -1,7 +1,7 @@
-"""Optax's Adam on JAX, jitted, with donated buffers: the part of `gpu.py` that runs in a process of its own.
+"""Time Optax's Adam on JAX, jitted and with donated buffers; `gpu.py` runs this script in a separate process.
 
-Prints one line of JSON for the versions, then one for each size: its samples, or why there are none. JAX runs on a
-stream of its own, so that the clock is the host's: from the first of many calls until the last result is there.
+Prints one line of JSON with the versions, then one line per size with its samples or an error. JAX runs on its own
+stream, so the host's clock measures the time from the first of many calls until the last result is ready.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def say(**content: Any) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what went wrong."""
+    """Return the first line of an exception's message."""
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
@@ -46,7 +46,7 @@ def measure(size: int, sets: int, rounds: int, device: Any) -> dict[str, Any]:
     position = 0
 
     def run(calls: int) -> tuple[float, float]:
-        """Return the seconds of `calls` calls until the results are there, and until the last call returned."""
+        """Return the seconds until the results of `calls` calls are ready, and until the last call returned."""
         nonlocal position
         start = time.perf_counter()
         for _ in range(calls):
@@ -66,7 +66,7 @@ def measure(size: int, sets: int, rounds: int, device: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure the sizes that were asked for."""
+    """Measure the requested sizes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cases", nargs="+", required=True, metavar="SIZE:SETS")
     parser.add_argument("--rounds", type=int, required=True)
@@ -78,7 +78,7 @@ def main() -> None:
         import optax
 
         device = jax.devices(options.platform)[0]
-    except Exception as error:  # noqa: BLE001  # whatever keeps JAX from the device
+    except Exception as error:  # noqa: BLE001  # any reason why JAX cannot use the device
         say(error=first_line(error))
         return
     say(versions={"jax": jax.__version__, "optax": optax.__version__})

@@ -1,4 +1,4 @@
-"""What `gpu.py` makes of its samples: rows, the table, the goals and the file. Nothing here needs a GPU."""
+"""Rows, table, goals and result file that `gpu.py` makes from its samples. This module does not need a GPU."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ SHAPE_TOLERANCE = 1.05
 
 @dataclass(frozen=True)
 class Row:
-    """A variant at one rule and size, and its samples."""
+    """The samples of one variant of one rule at one size."""
 
     rule: str
     variant: str
     size: int
-    """Elements that were asked for."""
+    """Requested number of elements."""
     bytes_per_element: int
-    """What has to be read and written for one element."""
+    """Bytes that must be read and written per element."""
     elements: int
-    """Elements that the variant steps, which may be a few more."""
+    """Number of elements that the variant steps, which may be a few more."""
     samples: Sequence[float]
-    """Seconds a call, on the device."""
+    """Seconds per call, on the device."""
     host: Sequence[float]
-    """Seconds until a call returned."""
+    """Seconds until a call returned, on the host."""
     calls: int
-    """Calls in a sample."""
+    """Number of calls per sample."""
     sets: int
-    """Sets of arrays that the calls rotate among."""
+    """Number of sets of arrays that the calls rotate through."""
     clock: str = "events"
 
     @property
     def seconds(self) -> float:
-        """The median."""
+        """The median in seconds."""
         return statistics.median(self.samples)
 
     @property
@@ -54,17 +54,17 @@ class Row:
 
     @property
     def host_us(self) -> float:
-        """The median of the host's microseconds a call."""
+        """The median of the host's microseconds per call."""
         return statistics.median(self.host) * 1e6
 
     @property
     def gb_per_s(self) -> float:
-        """Necessary bytes over the median, in 10^9 bytes a second."""
+        """Necessary bytes divided by the median time, in 10^9 bytes per second."""
         return self.bytes_per_element * self.elements / self.seconds / 1e9
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quartiles over the median."""
+        """Half the distance between the quartiles, divided by the median."""
         if len(self.samples) < 2:
             return math.nan
         low, _, high = statistics.quantiles(self.samples, n=4)
@@ -72,7 +72,7 @@ class Row:
 
 
 def best(rows: Sequence[Row], row: Row, *variants: str) -> float | None:
-    """Return the largest GB/s of some variants at the rule and size of `row`; None where none was measured."""
+    """Return the largest GB/s of these variants at the rule and size of `row`, or None if none was measured."""
     rates = [
         each.gb_per_s
         for each in rows
@@ -82,14 +82,14 @@ def best(rows: Sequence[Row], row: Row, *variants: str) -> float | None:
 
 
 def shares(rows: Sequence[Row], row: Row) -> tuple[float | None, float | None]:
-    """Return the rate of a row over that of the copy, and over that of the bound."""
+    """Return the throughput of a row relative to that of the copy and to that of the bound."""
     bases = best(rows, row, "copy", "copy graph"), best(rows, row, "stream bound", "stream bound graph")
     of_copy, of_bound = (None if base is None else row.gb_per_s / base for base in bases)
     return of_copy, None if row.variant.startswith("copy") else of_bound
 
 
 def heading(width: int) -> str:
-    """Return the line over the table; `width` is that of the rules' names."""
+    """Return the header line of the table; `width` is the width of the rule column."""
     return (
         f"{'rule':{width}} {'variant':22} {'elements':>13} {'us':>11} {'GB/s':>7} {'of copy':>7} "
         f"{'of bound':>8} {'spread':>6} {'host us':>9}"
@@ -97,7 +97,7 @@ def heading(width: int) -> str:
 
 
 def line(rows: Sequence[Row], row: Row, width: int) -> str:
-    """Return a row's line of the table."""
+    """Return the table line of a row."""
     of_copy, of_bound = (f"{share:.2f}" if share is not None else "-" for share in shares(rows, row))
     return (
         f"{row.rule:{width}} {row.variant:22} {row.elements:>13,} {row.us:>11,.2f} {row.gb_per_s:>7,.0f} "
@@ -106,7 +106,7 @@ def line(rows: Sequence[Row], row: Row, width: int) -> str:
 
 
 def as_dict(rows: Sequence[Row], row: Row) -> dict[str, Any]:
-    """Return a row as it is stored: what was measured, and what follows from it."""
+    """Return a row as it is stored: the measured values, and the values derived from them."""
     of_copy, of_bound = shares(rows, row)
     spread = None if math.isnan(row.spread) else row.spread
     stored = {
@@ -122,20 +122,20 @@ def as_dict(rows: Sequence[Row], row: Row) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Goal:
-    """Something that the rows are to show. `reached` is None where they do not tell."""
+    """A goal that the rows should meet. `reached` is None if they do not contain the necessary measurements."""
 
     text: str
     measured: str
     reached: bool | None
 
     def __str__(self) -> str:
-        """Return the goal's line."""
+        """Return the goal as a line of text."""
         verdict = {True: "reached", False: "missed", None: "unknown"}[self.reached]
         return f"{verdict:8} {self.text}: {self.measured}"
 
 
 def goals(rows: Sequence[Row]) -> list[Goal]:
-    """Return what is wanted of Adam, and whether the rows show it."""
+    """Return the goals for Adam, and whether the rows meet them."""
     adam = {(row.variant, row.size): row for row in rows if row.rule == "adam"}
     sizes = sorted({size for _, size in adam})
 
@@ -162,18 +162,18 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
     return [
         at_most("Adam at 10^9 within 6.85 ms", "lrcore", 10**9, ADAM_AT_1E9_US),
         ratios(
-            "Adam's time over torch's fused, at most 1 and both spreads",
+            "time of Adam relative to torch's fused Adam, at most 1 plus both spreads",
             [("lrcore", "torch fused")],
             1.0,
             noise=True,
         ),
         ratios(
-            "odd sizes' and shifted views' time over the aligned, at most 1.05",
+            "time of odd sizes and shifted views relative to aligned arrays, at most 1.05",
             [(shape, "lrcore") for shape in shapes],
             SHAPE_TOLERANCE,
         ),
         at_most(
-            "a replayed, scheduled step of Adam at 10^5 within 6 us",
+            "a scheduled step of Adam, replayed from a graph, at 10^5 within 6 us",
             "lrcore graph",
             10**5,
             SCHEDULED_GRAPH_AT_1E5_US,
@@ -182,23 +182,23 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
 
 
 def sets_for(size: int, l2_bytes: int) -> int:
-    """Return how many sets of arrays make the fewest bytes that a variant touches exceed four times the L2 cache."""
+    """Return how many sets of arrays exceed four times the L2 cache, for the variant that touches the fewest bytes."""
     touched = 2 * 4 * size
     return 4 * l2_bytes // touched + 1
 
 
 def calls_for(seconds_a_call: float, seconds_a_sample: float, least: int = 3, most: int = 5000) -> int:
-    """Return how many calls a sample takes."""
+    """Return the number of calls per sample."""
     return max(least, min(most, int(seconds_a_sample / max(seconds_a_call, 1e-9))))
 
 
 def least_bytes(elements: int, sets: int, states: int) -> int:
-    """Return the memory for parameters and gradients and what a copy, a bound and one optimizer add to them."""
+    """Return the bytes of parameters and gradients, and of the arrays that a copy, a bound and one optimizer add."""
     return 4 * elements * sets * (2 + 1 + 2 * states)
 
 
 def parse_smi(text: str, fields: Sequence[str], uuid: str) -> dict[str, str]:
-    """Return what nvidia-smi's CSV says about the device: the line with its uuid, or the only one there is."""
+    """Return the fields of the device from nvidia-smi's CSV: of the line with its uuid, or of the only line."""
     lines = [[cell.strip() for cell in each.split(",")] for each in text.splitlines()]
     found = [dict(zip(fields, cells, strict=True)) for cells in lines if len(cells) == len(fields)]
     ours = [each for each in found if uuid and uuid in each["uuid"]] or found
@@ -206,7 +206,7 @@ def parse_smi(text: str, fields: Sequence[str], uuid: str) -> dict[str, str]:
 
 
 def out_path(out: Path | None, default: Path, gpu: str, date: str) -> Path:
-    """Return the file to write: `out`, or one named for the device and the date in the directory `out` or `default`."""
+    """Return the path to write: `out`, or a file named after device and date in the directory `out` or `default`."""
     if out is not None and out.suffix == ".json":
         return out
     slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
@@ -214,7 +214,7 @@ def out_path(out: Path | None, default: Path, gpu: str, date: str) -> Path:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
@@ -222,7 +222,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def smi(uuid: str) -> dict[str, str]:
-    """Ask nvidia-smi about the device, where it is there; nothing is set."""
+    """Query nvidia-smi about the device, if it is installed, without changing any setting."""
     clocks = ["clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"]
     fields = ["uuid", "driver_version", *clocks, "power.limit", "temperature.gpu"]
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
@@ -235,7 +235,7 @@ def smi(uuid: str) -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """Return the commit of the working tree, with a plus where tracked files differ from it."""
+    """Return the commit of the working tree, followed by a plus if tracked files differ from it."""
     git = ["git", "-c", "safe.directory=*", "-C", str(Path(__file__).parent)]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=20, check=True)

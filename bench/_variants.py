@@ -1,4 +1,4 @@
-"""What `gpu.py` times: how each variant of a step is made, and one sample of it. Everything is on one stream of torch's."""
+"""The variants that `gpu.py` times: how each is made and sampled. All of them run on one torch stream."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ except ImportError:
 
 SECONDS_PER_SAMPLE = 5e-3
 HOST_CALLS = 50
-"""Calls of a sample that are timed on the host: fewer launches than a device's queue takes."""
+"""Number of calls per sample that are timed on the host: fewer launches than fit in the device's queue."""
 PADDING = 8
-"""Elements that a shifted or odd variant may take beyond the size."""
+"""Number of elements beyond the size that shifted and odd variants may use."""
 SMALL = 10**7
-"""The size beyond which the host's cost of a call does not show."""
+"""Size above which the host's cost per call is hidden."""
 
 Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a variant is made: `make` takes parameters and gradients and gives what is timed."""
+    """How a variant is made: `make` takes parameters and gradients, and returns the call to time."""
 
     name: str
     make: Callable[[Any, Any], Call]
@@ -46,7 +46,7 @@ class Recipe:
 
 
 class Variant:
-    """A recipe at one size, on sets of arrays, and its samples in seconds a call."""
+    """A recipe at one size on sets of arrays, with its samples in seconds per call."""
 
     def __init__(self, recipe: Recipe, size: int, sets: Sequence[tuple[Any, Any]]) -> None:
         self.name, self.elements = recipe.name, size + recipe.extra
@@ -58,10 +58,10 @@ class Variant:
             recipe.make(params[p : p + self.elements], grads[g : g + self.elements]) for params, grads in sets
         ]
         calls = [captured(call) for call in made] if recipe.graph else made
-        self._captured = made  # a graph does not hold its memory
+        self._captured = made  # a graph does not keep its memory alive
         self._calls = itertools.cycle(calls)
         self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        for call in calls:  # allocates, compiles, loads
+        for call in calls:  # the first call allocates, compiles and loads
             call()
         torch.cuda.synchronize()
         self.calls = 8
@@ -69,7 +69,7 @@ class Variant:
         self.time()
 
     def time(self) -> tuple[float, float]:
-        """Return the seconds a call takes on the device, and those until it returns.
+        """Return the seconds per call on the device, and the seconds until a call returns on the host.
 
         The call before the first event keeps the device busy until the host is ahead of it.
         """
@@ -109,7 +109,7 @@ class Variant:
 
 
 def captured(call: Call) -> Call:
-    """Capture what `call` launches on the current stream; give the graph's replay."""
+    """Capture the launches of `call` on the current stream, and return the graph's replay method."""
     graph = torch.cuda.CUDAGraph()
     graph.capture_begin(capture_error_mode="thread_local")
     try:
@@ -121,7 +121,7 @@ def captured(call: Call) -> Call:
 
 
 def optimizer(rule: str, params: Any, **arguments: Any) -> Any:
-    """Return what steps with `rule` under a cosine rate."""
+    """Return an optimizer or a stepper for `rule`, with a cosine schedule."""
     if rule in CLASSES:
         name, chosen, _ = CLASSES[rule]
         rate = lrcore.schedules.Cosine(1e-3, steps=10**9)
@@ -130,17 +130,17 @@ def optimizer(rule: str, params: Any, **arguments: Any) -> Any:
 
 
 def step_of(rule: str) -> Callable[[Any, Any], Call]:
-    """Return what makes a step that is passed its gradients."""
+    """Return a factory of steps that are passed their gradients."""
     return lambda params, grads: functools.partial(optimizer(rule, params).step, grads)
 
 
 def bound_step_of(rule: str, **arguments: Any) -> Callable[[Any, Any], Call]:
-    """Return what makes a step on bound gradients."""
+    """Return a factory of steps on bound gradients."""
     return lambda params, grads: optimizer(rule, params, grads=grads, **arguments).step
 
 
 def stream_bound_of(rule: str) -> Callable[[Any, Any], Call]:
-    """Return what makes a launch of the kernel that bounds a step, on states of its own."""
+    """Return a factory of launches of the kernel that bounds a step, with separate states."""
     count = len(lrcore.rules()[rule].states)
     return lambda params, grads: functools.partial(
         run_stream_bound, params, grads, [torch.randn_like(params) for _ in range(count)]
@@ -148,12 +148,12 @@ def stream_bound_of(rule: str) -> Callable[[Any, Any], Call]:
 
 
 def copy_of(_: Any, grads: Any) -> Call:
-    """Return a copy of the gradients."""
+    """Return a call that copies the gradients."""
     return functools.partial(torch.empty_like(grads).copy_, grads)
 
 
 def torch_step_of(rule: str, way: str, **arguments: Any) -> Callable[[Any, Any], Call]:
-    """Return what makes torch's step on one tensor, with its state made by a first one."""
+    """Return a factory of torch steps on one tensor, whose state is created by a first step."""
     name, chosen, _ = CLASSES[rule]
 
     def make(params: Any, grads: Any) -> Call:
@@ -167,7 +167,7 @@ def torch_step_of(rule: str, way: str, **arguments: Any) -> Callable[[Any, Any],
 
 
 def cupy_adam(cupy: Any) -> Callable[[Any, Any], Call]:
-    """Return what makes a step of Adam in one kernel of CuPy's, its constants computed on the host."""
+    """Return a factory of Adam steps in one CuPy kernel, with constants computed on the host."""
     kernel = cupy.ElementwiseKernel(
         "float32 g, float32 rest1, float32 rest2, float32 rate, float32 root, float32 eps",
         "float32 p, float32 m, float32 v",
@@ -192,7 +192,7 @@ def cupy_adam(cupy: Any) -> Callable[[Any, Any], Call]:
 
 
 def recipes(rule: str, cupy: Any) -> list[Recipe]:
-    """Return the variants of a rule, the most wanted first."""
+    """Return the variants of a rule, the most important first."""
     need = lrcore.rules()[rule].bytes_per_element
     wanted = [
         Recipe("copy", copy_of, 8),

@@ -1,21 +1,21 @@
-"""The step here against other packages, in one run and on the same cores: ``lrcore bench`` with peers.
+"""Compare lrcore's step with other packages, in one run and on the same cores: ``lrcore bench`` with peers.
 
     python bench/against.py --rules adam --sizes 1e3 1e5 1e7 --json bench/results/against.json --plot against.png
 
-Takes the options of ``lrcore bench`` but --backends, and `--peers`. A package that is not installed is left out, and
-said. Before anything is timed, each peer takes three steps on the same numbers as lrcore, with the same hyperparameters,
-and has to give the same parameters but for float32 rounding.
+Accepts the options of ``lrcore bench`` except --backends, and in addition --peers and --tensors. Packages that are not
+installed are skipped with a message. Before anything is timed, each peer takes three steps on the same numbers and with the
+same hyperparameters as lrcore, and must produce the same parameters up to float32 rounding; NumPy's are not compared.
 
-numpy         twelve passes with preallocated temporaries, without Adam's corrections
-numba         one parallel loop, compiled before
+numpy         twelve passes with preallocated temporaries, without Adam's bias corrections
+numba         one parallel loop, compiled beforehand
 torch         torch.optim, fused and foreach
 lrcore.torch  lrcore.torch.FusedOptimizer
-optax         update and application in one jitted function, buffers donated
+optax         update and application in one jitted function, with donated buffers
 deepspeed     DeepSpeedCPUAdam
-thinc         the fused kernel under thinc's Adam, without its clipping and its zeroing of the gradient
+thinc         the fused kernel of thinc's Adam, without its gradient clipping and zeroing
 
-With --tensors 200, torch and lrcore.torch step so many tensors, as a module has, weights and small biases in turns, and the
-others are left out.
+With --tensors 200, torch and lrcore.torch step 200 tensors, alternating between weights and small biases as in a module. The
+other packages are skipped.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ LR, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
 
 
 class Made(NamedTuple):
-    """A peer's step on some arrays."""
+    """A peer's step on a set of arrays."""
 
     call: Callable[[], object]
     params: Callable[[], Any]
-    """Gives the parameters as they are."""
+    """Returns the current parameters."""
 
 
 class Peer(NamedTuple):
@@ -55,19 +55,19 @@ class Peer(NamedTuple):
 
     name: str
     package: str
-    """What has to be importable."""
+    """Name of the module that must be importable."""
     rules: tuple[str, ...]
     make: Callable[[str, Array, Array], Made]
     exact: bool = True
-    """Whether it has Adam's corrections, so that its results are those of lrcore."""
+    """Whether it applies Adam's bias corrections, so its results match those of lrcore."""
     many: bool = False
-    """Whether it can be given several tensors."""
+    """Whether it accepts several tensors."""
     serial: bool = False
     """Whether it computes on one thread."""
 
 
 def make_numpy(_: str, p: Array, g: Array) -> Made:
-    """Return Adam as a careful user writes it."""
+    """Return Adam as a careful user would write it in NumPy."""
     m, v, x, y = np.zeros_like(p), np.zeros_like(p), np.empty_like(p), np.empty_like(p)
     lr, beta1, beta2, eps = map(np.float32, (LR, BETA1, BETA2, EPS))
 
@@ -90,7 +90,7 @@ def make_numpy(_: str, p: Array, g: Array) -> Made:
 
 @functools.cache
 def numba_adam() -> Any:
-    """Compile the loop."""
+    """Return the loop, which numba compiles at its first call."""
     import numba
 
     @numba.njit(parallel=True)  # type: ignore[untyped-decorator]
@@ -105,7 +105,7 @@ def numba_adam() -> Any:
 
 
 def make_numba(_: str, p: Array, g: Array) -> Made:
-    """Return the loop with the corrections of each step; the bare call, no schedule."""
+    """Return the bare loop with the corrections of each step, without a schedule."""
     adam, m, v, t = numba_adam(), np.zeros_like(p), np.zeros_like(p), 0
     lr, beta1, beta2, eps = map(np.float32, (LR, BETA1, BETA2, EPS))
 
@@ -120,7 +120,7 @@ def make_numba(_: str, p: Array, g: Array) -> Made:
 
 
 def parameters(p: Array, tensors: int) -> list[Any]:
-    """Return so many parameters of torch over the same memory: every second has a hundredth of the elements of the others."""
+    """Return `tensors` torch parameters that share the memory of `p`: every second one is a hundredth the size of the others."""
     import torch
 
     weights = np.resize([1.0, 0.01], tensors).cumsum()
@@ -129,7 +129,7 @@ def parameters(p: Array, tensors: int) -> list[Any]:
 
 
 def with_gradients(params: list[Any], g: Array) -> list[Any]:
-    """Return them gradients over the same memory, one after another."""
+    """Return the parameters after setting their gradients to consecutive slices of `g`, which share its memory."""
     import torch
 
     parts = torch.from_numpy(g).split([each.numel() for each in params])
@@ -139,7 +139,7 @@ def with_gradients(params: list[Any], g: Array) -> list[Any]:
 
 
 def make_torch(rule: str, p: Array, g: Array, way: str, tensors: int) -> Made:
-    """Return torch's optimizer over the same memory."""
+    """Return torch's optimizer on tensors that share the memory of `p` and `g`."""
     import torch
 
     name, options, _ = CLASSES[rule]
@@ -148,7 +148,7 @@ def make_torch(rule: str, p: Array, g: Array, way: str, tensors: int) -> Made:
 
 
 def make_fused(rule: str, p: Array, g: Array, tensors: int) -> Made:
-    """Return the optimizer of `lrcore.torch` over as many parameters."""
+    """Return the optimizer of `lrcore.torch` on the same number of parameters."""
     import torch
 
     from lrcore.torch import FusedOptimizer
@@ -161,7 +161,7 @@ def make_fused(rule: str, p: Array, g: Array, tensors: int) -> Made:
 
 
 def make_optax(_: str, p: Array, g: Array) -> Made:
-    """Return one jitted function for update and application."""
+    """Return one jitted function that computes and applies the update."""
     import jax
     import optax
 
@@ -185,7 +185,7 @@ def make_optax(_: str, p: Array, g: Array) -> Made:
 
 
 def make_deepspeed(_: str, p: Array, g: Array) -> Made:
-    """Return DeepSpeed's Adam for parameters that are offloaded to the CPU."""
+    """Return DeepSpeed's Adam for parameters offloaded to the CPU."""
     import torch
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
@@ -196,7 +196,7 @@ def make_deepspeed(_: str, p: Array, g: Array) -> Made:
 
 
 def make_thinc(_: str, p: Array, g: Array) -> Made:
-    """Return thinc's kernel, with the folded rate that its Adam passes; epsilon is added before the correction."""
+    """Return thinc's kernel with the corrections folded into the rate, like its Adam; epsilon is added before them."""
     from thinc.backends import get_array_ops
 
     ops, m, v, t = get_array_ops(p), np.zeros_like(p), np.zeros_like(p), 0
@@ -211,7 +211,7 @@ def make_thinc(_: str, p: Array, g: Array) -> Made:
 
 
 def torch_peers(tensors: int) -> Iterator[Peer]:
-    """Yield what steps torch's tensors, each for the rules that it has."""
+    """Yield the peers that step torch tensors, each with the rules that it supports."""
     for way in ("fused", "foreach"):
         rules = tuple(rule for rule, (*_, ways) in CLASSES.items() if way in ways)
         make = functools.partial(make_torch, way=way, tensors=tensors)
@@ -221,7 +221,7 @@ def torch_peers(tensors: int) -> Iterator[Peer]:
 
 
 def peers_of(tensors: int) -> list[Peer]:
-    """Return the peers that step so many tensors."""
+    """Return the peers that can step this number of tensors."""
     every = (
         Peer("numpy", "numpy", ("adam",), make_numpy, exact=False, serial=True),
         Peer("numba", "numba", ("adam",), make_numba),
@@ -234,7 +234,7 @@ def peers_of(tensors: int) -> list[Peer]:
 
 
 def ours(rule: str, p: Array, g: Array, lr: Any = LR) -> lrcore.optimizers.Optimizer:
-    """Return the optimizer here."""
+    """Return lrcore's optimizer."""
     name, options, _ = CLASSES[rule]
     made: lrcore.optimizers.Optimizer = getattr(lrcore, name)(p, lr=lr, grads=g, **options)
     return made
@@ -247,7 +247,7 @@ def problem(size: int) -> tuple[Array, Array]:
 
 
 def check(peer: Peer, rule: str) -> None:
-    """Take three steps with a peer and here; RuntimeError where the parameters differ by more than rounding."""
+    """Take three steps with a peer and with lrcore; raise RuntimeError if the parameters differ by more than rounding."""
     (p, g), (q, h) = problem(1000), problem(1000)
     opt, made = ours(rule, p, g), peer.make(rule, q, h)
     for _ in range(3):
@@ -258,16 +258,18 @@ def check(peer: Peer, rule: str) -> None:
         difference = float(np.abs(p - made.params()).max())
         allowed = 8 * 2.0**-23 * float(np.abs(p).max())  # a few roundings of p in each of three steps
         if difference > allowed:
-            raise RuntimeError(f"{peer.name}: {rule} differs by {difference:.2g}, more than {allowed:.2g}")
+            raise RuntimeError(
+                f"{peer.name}: {rule}: expected parameters within {allowed:.2g} of lrcore's, got a difference of {difference:.2g}"
+            )
 
 
 IDLE_SECONDS, AWAKE_SECONDS = 0.03, 0.05
-"""How long the threads of OpenMP spin for more work, at least, since beside them two threads on two cores would be one;
-and how long the system may take to give the threads that wake up a core each."""
+"""Seconds after which idle OpenMP threads no longer spin, because spinning threads occupy cores; and seconds after which the
+system has given each woken thread its own core."""
 
 
 def settle(call: Callable[[], object], grads: Array) -> None:
-    """Fill the gradients again, let the threads of other packages fall asleep, and wake those of `call`."""
+    """Refill the gradients, let the threads of other packages fall asleep, and wake the threads of `call`."""
     grads.fill(0.5)
     time.sleep(IDLE_SECONDS)
     awake = time.perf_counter() + AWAKE_SECONDS
@@ -277,7 +279,7 @@ def settle(call: Callable[[], object], grads: Array) -> None:
 
 
 def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[bench.Variant]:
-    """Return lrcore's step under a cosine rate, the loops it is held against, and each peer's step, on arrays of their own."""
+    """Return lrcore's step with a cosine schedule, the loops that bound it, and the peers' steps, each on separate arrays."""
     backend = lrcore.info()["backend"]
     params, grads = bench.aligned_full(size, 1.0), bench.aligned_full(size, 0.5)
     opt = ours(rule, params, grads, lrcore.schedules.Cosine(LR, steps=10**9))
@@ -297,13 +299,13 @@ def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[benc
 
 
 def present(chosen: list[str], tensors: int) -> list[Peer]:
-    """Return the peers that are here and step as lrcore does; say of the others why not."""
+    """Return the chosen peers that are installed; check that they step like lrcore, and report the others."""
     found = []
     for peer in peers_of(tensors):
         if peer.name.split()[0] not in chosen:
             continue
         if importlib.util.find_spec(peer.package) is None:
-            print(f"{peer.name} is left out: {peer.package} is not installed", file=sys.stderr)
+            print(f"skipping {peer.name}: {peer.package} is not installed", file=sys.stderr)
             continue
         for rule in peer.rules:
             check(peer, rule)
@@ -312,7 +314,7 @@ def present(chosen: list[str], tensors: int) -> list[Peer]:
 
 
 def limit_threads(threads: int) -> None:
-    """Let every package use so many threads. Those that read it from the environment must not be imported yet."""
+    """Set the number of threads of every package. Packages that read it from the environment must not be imported yet."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
@@ -324,7 +326,7 @@ def limit_threads(threads: int) -> None:
 
 
 def main() -> None:
-    """Measure."""
+    """Run the comparison."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     bench.add_arguments(parser)
     names = list(dict.fromkeys(peer.name.split()[0] for peer in peers_of(1)))
@@ -332,16 +334,20 @@ def main() -> None:
         "--peers", nargs="+", default=names, choices=names, metavar="PEER", help=", ".join(names)
     )
     parser.add_argument(
-        "--tensors", type=int, default=1, help="that torch's parameters are (default: %(default)s)"
+        "--tensors", type=int, default=1, help="number of torch tensors (default: %(default)s)"
     )
     arguments = parser.parse_args()
     if arguments.tensors < 1:
-        parser.error("--tensors: expected a number >= 1")
+        parser.error(f"--tensors: expected a number >= 1, got {arguments.tensors}")
     if arguments.backends:
-        parser.error("--backends: the peers are held against the backend in use; LRCORE_BACKEND chooses it")
+        parser.error(
+            "--backends: the peers are compared with the backend in use; select it with LRCORE_BACKEND"
+        )
     threads = arguments.threads or [lrcore.info()["threads"]]
     if len(threads) > 1:
-        parser.error("--threads: expected one number, since some peers cannot change theirs")
+        parser.error(
+            "--threads: expected one number, because some peers cannot change their number of threads"
+        )
     limit_threads(threads[0])
     peers = present(arguments.peers, arguments.tensors)
     versions = {peer.package: importlib.metadata.version(peer.package) for peer in peers}

@@ -1,33 +1,33 @@
-"""Microbenchmark of the step on one CUDA device: rule x variant x size, against the copy, the bound and the peers.
+"""Time the step on one CUDA device by rule, variant and size, and compare it with a copy, a bound and other packages.
 
     python bench/gpu.py                                      # six rules at 10^5 to 10^9 elements
-    python bench/gpu.py --rules adam --sizes 100000 --out .  # some of it; --help lists the options
-    python bench/gpu.py --quick                              # what fits into a minute
+    python bench/gpu.py --rules adam --sizes 100000 --out .  # a subset; --help lists the options
+    python bench/gpu.py --quick                              # everything that fits into a minute
 
 Columns
-    us        microseconds a call, the median over the rounds: many calls between two events of one stream
-    GB/s      necessary bytes over that time: a step reads p, g and each state and writes p and each state
-    of copy   that over the same of a device-to-device copy, which reads and writes every byte
-    of bound  that over the same of a kernel on the step's streams with next to no arithmetic
-    spread    half the distance between the quartiles over the median
-    host us   microseconds until a call returned, before the device's queue is full
+    us        microseconds per call, the median over the rounds: many calls between two events on one stream
+    GB/s      necessary bytes divided by that time: a step reads p, g and each state, and writes p and each state
+    of copy   GB/s relative to a device-to-device copy, which reads and writes every byte
+    of bound  GB/s relative to a kernel with the memory accesses of the step and almost no arithmetic
+    spread    half the distance between the quartiles, divided by the median
+    host us   microseconds until a call returned, while the device's queue is not full
 
 Variants
-    copy, stream bound            what the memory takes; "graph" here and below: replays of a captured CUDA graph
-    lrcore                        opt.step(grads) from Python, under a cosine rate
+    copy, stream bound            the time that the memory needs; "graph" variants replay a captured CUDA graph
+    lrcore                        opt.step(grads) from Python, with a cosine schedule
     lrcore bound                  opt.step() on gradients that were bound at construction
-    lrcore graph                  one replay a step, the rate advancing inside of the graph
-    lrcore n+1, n+3               a few elements more
+    lrcore graph                  one replay per step; the rate advances inside the graph
+    lrcore n+1, n+3               one or three more elements
     lrcore shifted                params[1:] and grads[1:] of larger buffers
-    lrcore shifted apart          params[1:] and grads[2:], which no 16-byte access suits
-    lrcore on CuPy                CuPy arrays in place of tensors
+    lrcore shifted apart          params[1:] and grads[2:], which rule out 16-byte accesses to both
+    lrcore on CuPy                CuPy arrays instead of tensors
     torch fused, torch foreach    torch.optim on one tensor
-    CuPy ElementwiseKernel        Adam as a careful user writes it
-    optax on JAX                  jitted, with donated buffers, in a process of its own and by the host's clock
+    CuPy ElementwiseKernel        Adam as a careful user would write it
+    optax on JAX                  jitted, with donated buffers, in a separate process and timed by the host's clock
 
-Each round times every variant of a rule and size once, so that a slow phase hits all alike. The calls of a sample rotate
-among as many sets of arrays as it takes to exceed four times the L2 cache. What a budget leaves no time for is dropped
-from the end, Adam being the first, and named. Needs PyTorch; exits with status 2 where no GPU works.
+Each round times every variant of a rule and size once, so a slow phase affects all variants alike. The calls of a sample
+rotate through enough sets of arrays to exceed four times the L2 cache. Adam is measured first; cases that do not fit in the
+time budget are dropped from the end and listed. Requires PyTorch; exits with status 2 if no GPU works.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ SIZES = (10**5, 10**6, 10**7, 10**8, 10**9)
 RULES = ("adam", "sgd", "sgd_momentum", "rmsprop", "adam_amsgrad", "lion")
 FEWEST_ROUNDS = 3
 SECONDS_FOR_JAX = 30
-"""It starts a process and compiles; with less of the budget left it is dropped."""
+"""JAX starts a process and compiles; it is dropped if fewer seconds of the budget remain."""
 
 
 class Session:
-    """One run: the options, the clock, and what has been found so far."""
+    """One run: the options, the clock, and the results so far."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -80,7 +80,7 @@ class Session:
         self.date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.rows: list[report.Row] = []
         self.notes: dict[str, list[str]] = {"skipped": [], "dropped": []}
-        self.costs: dict[int, float] = {}  # seconds of the longest part at each size
+        self.costs: dict[int, float] = {}  # size -> seconds of the longest part
         self.info = lrcore.info()
         self.versions = {
             "python": platform.python_version(),
@@ -97,25 +97,25 @@ class Session:
 
     @property
     def left(self) -> float:
-        """Seconds of the budget."""
+        """Remaining seconds of the budget."""
         return float(self.options.budget - (time.monotonic() - self.started))
 
     def note(self, kind: str, what: str, why: str) -> None:
-        """Print and keep one line about what is not measured."""
+        """Print and store one line about a case that is not measured."""
         first, *_ = why.strip().splitlines() or [""]
         self.notes[kind].append(f"{what}: {first}")
         print(f"{kind} {self.notes[kind][-1]}", flush=True)
 
     def tried(self, what: str, call: Callable[[], Result]) -> Result | None:
-        """Return what `call` gives; where it fails, say so and give None."""
+        """Return the result of `call`; if it raises, note the exception and return None."""
         try:
             return call()
-        except Exception as error:  # noqa: BLE001  # a peer fails as it likes, and the rest goes on
+        except Exception as error:  # noqa: BLE001  # a peer may raise anything; the run continues
             self.note("skipped", what, f"{type(error).__name__}: {error}")
             return None
 
     def load_cupy(self) -> Any:
-        """Return CuPy, working on the current stream of torch."""
+        """Return CuPy, set to the current stream of torch."""
         import cupy
 
         handle = torch.cuda.current_stream().cuda_stream
@@ -129,7 +129,7 @@ class Session:
         return cupy
 
     def run(self) -> int:
-        """Measure all parts in order; give the exit status."""
+        """Measure all parts in order, and return the exit status."""
         driver = self.smi["start"].get("driver_version", "unknown")
         print(
             f"lrcore {self.info['version']} on {self.gpu.name}, driver {driver}, "
@@ -147,15 +147,15 @@ class Session:
         print(*report.goals(self.rows), sep="\n")
         dropped = [each.partition(":")[0] for each in self.notes["dropped"]]
         if dropped:
-            print(f"dropped for the budget of {self.options.budget:.0f} s: {'; '.join(dropped)}")
+            print(f"dropped because of the budget of {self.options.budget:.0f} s: {'; '.join(dropped)}")
         print(f"wrote {self.path}", flush=True)
         return 0 if any(row.variant == "lrcore" for row in self.rows) else 1
 
     def part(self, rule: str, size: int) -> None:
-        """Measure a rule at a size, or drop it where there is too little time."""
+        """Measure a rule at a size, or drop it if too little time remains."""
         what = f"{rule} at {size:,}"
         if self.left < self.costs.get(size, max(self.costs.values(), default=0.0)):
-            self.note("dropped", what, f"{max(self.left, 0):.0f} s were left")
+            self.note("dropped", what, f"only {max(self.left, 0):.0f} s remained")
             return
         begin = time.monotonic()
         self.add(self.tried(what, lambda: self.measure(rule, size)) or [])
@@ -163,19 +163,19 @@ class Session:
         self.costs[size] = max(self.costs.get(size, 0.0), time.monotonic() - begin)
 
     def free(self) -> None:
-        """Return back memory. Nothing is collected in between: neither in a sample nor in a capture."""
+        """Free memory. The garbage collector runs only here, so never during a sample or a capture."""
         gc.collect()
         torch.cuda.empty_cache()
         if self.cupy is not None:
             self.cupy.get_default_memory_pool().free_all_blocks()
 
     def measure(self, rule: str, size: int) -> list[report.Row]:
-        """Return the rows of one rule and size; say what cannot be measured."""
+        """Return the rows of one rule and size, and note the variants that cannot be measured."""
         sets = report.sets_for(size, self.gpu.L2_cache_size)
         need = report.least_bytes(size + variants.PADDING, sets, len(lrcore.rules()[rule].states))
         free, _ = torch.cuda.mem_get_info()
         if need > free:
-            raise MemoryError(f"needs at least {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+            raise MemoryError(f"needs at least {need / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free")
 
         arrays = [
             tuple(torch.randn(size + variants.PADDING, device=DEVICE) for _ in ("params", "grads"))
@@ -200,17 +200,17 @@ class Session:
         return [each.row(rule, size, sets) for each in timed]
 
     def add(self, fresh: Sequence[report.Row]) -> None:
-        """Print and store rows."""
+        """Print and store new rows."""
         self.rows += fresh
         for row in fresh:
             print(report.line(self.rows, row, self.width), flush=True)
         self.store()
 
     def jax(self) -> None:
-        """Measure optax on JAX, in a process of its own."""
+        """Measure optax on JAX, in a separate process."""
         what, seconds = "optax on JAX", min(self.left, 300.0)
         if seconds < SECONDS_FOR_JAX:
-            self.note("dropped", what, f"{max(seconds, 0):.0f} s were left")
+            self.note("dropped", what, f"only {max(seconds, 0):.0f} s remained")
             return
         cases = [f"{size}:{report.sets_for(size, self.gpu.L2_cache_size)}" for size in self.options.sizes]
         command = [sys.executable, str(HERE / "_jax_adam.py"), "--rounds", str(self.options.rounds)]
@@ -223,7 +223,7 @@ class Session:
                 check=False,
             )
         except subprocess.TimeoutExpired as expired:
-            output, why = expired.stdout or b"", f"not done within {seconds:.0f} s"
+            output, why = expired.stdout or b"", f"not finished within {seconds:.0f} s"
         else:
             errors = ended.stderr.decode(errors="replace").strip().splitlines() or [""]
             output = ended.stdout
@@ -234,7 +234,7 @@ class Session:
             self.note("skipped", what, why)
 
     def take(self, what: str, text: str) -> None:
-        """Take one line of the JAX process."""
+        """Store the results of one output line of the JAX process."""
         found = json.loads(text)
         self.versions |= found.get("versions", {})
         if "error" in found:
@@ -244,7 +244,7 @@ class Session:
             self.add([report.Row("adam", what, found["size"], need, elements=found.pop("size"), **found)])
 
     def store(self) -> None:
-        """Write what there is."""
+        """Write the results so far."""
         options = {name: value for name, value in vars(self.options).items() if value != math.inf}
         machine = {
             "gpu": self.gpu.name,
@@ -273,16 +273,16 @@ class Session:
 
 
 def obstacle() -> str | None:
-    """Say why nothing can be measured here, if so."""
+    """Return why this machine or build cannot run the benchmark, or None if it can."""
     if torch is None:
-        return "PyTorch is not installed; memory, events and graphs come from it"
+        return "PyTorch is not installed; the benchmark needs its memory, events and graphs"
     if not torch.cuda.is_available():
-        return "PyTorch finds no CUDA device that works"
+        return "PyTorch finds no working CUDA device"
     info = lrcore.info()
     if not info["cuda"]:
-        return "this lrcore was built without CUDA: LRCORE_CUDA=ON pip install ."
+        return "lrcore was built without CUDA; run LRCORE_CUDA=ON pip install ."
     if "cuda" not in lrcore.backends():
-        return f"lrcore finds no CUDA device that works: {info.get('cuda_error') or 'none is there'}"
+        return f"lrcore finds no working CUDA device: {info.get('cuda_error') or 'no device is present'}"
     return None
 
 
@@ -295,9 +295,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sizes", nargs="+", type=lambda text: int(float(text)), default=list(SIZES), metavar="N"
     )
-    parser.add_argument("--rounds", type=int, default=15, help="times that each variant is sampled")
     parser.add_argument(
-        "--budget", type=float, default=math.inf, metavar="SECONDS", help="drop what does not fit"
+        "--rounds", type=int, default=15, help="samples of each variant (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=math.inf, metavar="SECONDS", help="drop cases that do not fit"
     )
     parser.add_argument("--quick", action="store_true", help="7 rounds and, unless given, a budget of 60 s")
     parser.add_argument("--out", type=Path, help="a .json file or a directory (default: bench/results)")
@@ -307,7 +309,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.quick:
         options.rounds, options.budget = 7, min(options.budget, 60.0)
     if min(options.sizes) < 1 or options.rounds < FEWEST_ROUNDS:
-        parser.error(f"sizes are at least 1, rounds at least {FEWEST_ROUNDS}")
+        parser.error(f"expected --sizes >= 1 and --rounds >= {FEWEST_ROUNDS}")
     return options
 
 
@@ -319,7 +321,7 @@ def main() -> int:
         print(f"bench/gpu.py: {why}", file=sys.stderr)
         return 2
     gc.disable()
-    # torch warns of the step that makes its state, before the capture.
+    # torch warns about the step before the capture, which creates its state.
     warnings.filterwarnings("ignore", message=".*capturable=True.*")
     with torch.cuda.stream(torch.cuda.Stream()):
         return Session(options).run()

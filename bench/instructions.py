@@ -1,10 +1,10 @@
-"""Instructions that the sweep of each rule takes, counted by callgrind and held against the recorded ones.
+"""Count the instructions of each rule's sweep with callgrind, and compare them with the recorded counts.
 
-    python bench/instructions.py             # status 1 where a count is more than 3 % off the recorded one
-    python bench/instructions.py --record    # records the counts of this compiler anew
+    python bench/instructions.py             # status 1 if a count differs by more than 3 % from the recorded one
+    python bench/instructions.py --record    # replaces the recorded counts of this compiler
 
-Builds the harness, bench/instructions.cpp, with the objects of the extension. Needs x86-64 with AVX2, valgrind with its
-headers, a C++ compiler, cmake and ninja, and the packages that the extension is built with. lrcore need not be installed.
+Builds the harness, bench/instructions.cpp, with the objects of the extension. Requires x86-64 with AVX2, valgrind with its
+headers, a C++ compiler, cmake and ninja, and the build dependencies of the extension. lrcore need not be installed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Counts: TypeAlias = dict[str, dict[str, int]]
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "bench" / "results" / "instructions.json"
 TOLERANCE = 0.03
-"""Counts do not vary from run to run. This is room for what distributions change in one release of a compiler."""
+"""Counts do not vary from run to run. The tolerance allows for distributions' patches to one release of a compiler."""
 
 
 class Failure(Exception):
-    """What keeps the counts from being taken or compared."""
+    """The counts cannot be taken or compared."""
 
 
 def run(*command: str | Path) -> str:
-    """Return the output of a command; where it fails, its output is what is said."""
+    """Return the output of a command; if it fails, raise Failure with its output."""
     ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if ended.returncode:
         raise Failure(f"{ended.stdout}\n{command[0]} failed with status {ended.returncode}")
@@ -42,8 +42,8 @@ def run(*command: str | Path) -> str:
 
 
 def build(directory: Path) -> Path:
-    """Build the harness as the extension is built; give its path."""
-    # Warnings are not what is guarded here: another compiler may have others.
+    """Build the harness with the options of the extension, and return its path."""
+    # This does not guard against warnings, which differ between compilers.
     options = ("-DLRCORE_CUDA=OFF", "-DLRCORE_WERROR=OFF", f"-DPython_EXECUTABLE={sys.executable}")
     run("cmake", "--preset", "release", "-S", ROOT, "-B", directory, *options)
     run("cmake", "--build", directory, "--target", "instructions")
@@ -51,7 +51,7 @@ def build(directory: Path) -> Path:
 
 
 def parse(dump: str) -> Counts:
-    """Return the counts in a file of callgrind, one for each of its dumps."""
+    """Return the counts in a callgrind file, one for each dump."""
     part = r"^desc: Trigger: Client Request: (\S+) (.*)$(?s:.*?)^totals: (\d+)$"
     counts: Counts = {}
     for backend, case, instructions in re.findall(part, dump, re.MULTILINE):
@@ -60,9 +60,9 @@ def parse(dump: str) -> Counts:
 
 
 def count() -> tuple[str, Counts]:
-    """Build and run the harness; give the compiler and its counts."""
+    """Build and run the harness, and return the compiler and its counts."""
     if platform.machine() not in ("x86_64", "AMD64"):
-        raise Failure("instructions are counted on x86-64 alone")
+        raise Failure("instructions can only be counted on x86-64")
     for tool in ("valgrind", "cmake", "ninja"):
         if shutil.which(tool) is None:
             raise Failure(f"{tool} is not installed")
@@ -72,26 +72,26 @@ def count() -> tuple[str, Counts]:
         dump = directory / "callgrind.out"
         callgrind = ("valgrind", "--quiet", "--tool=callgrind", "--collect-atstart=no", "--combine-dumps=yes")
         output = run(*callgrind, f"--callgrind-out-file={dump}", harness)
-        *_, compiler = output.splitlines()  # valgrind may warn before
+        *_, compiler = output.splitlines()  # valgrind may print warnings first
         counts = parse(dump.read_text())
     if not counts:
-        raise Failure("valgrind has dumped no counts")
+        raise Failure("valgrind dumped no counts")
     return compiler, counts
 
 
 def load() -> dict[str, Counts]:
-    """Return the recorded counts by compiler."""
+    """Return the recorded counts of each compiler."""
     everything: dict[str, Counts] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     return everything
 
 
 def line(*columns: object) -> str:
-    """Lay out a line of the table."""
+    """Return a line of the table."""
     return "{:9}{:48}{:>9}{:>9}{:>9}".format(*columns).rstrip()
 
 
 def deviations(recorded: Counts, counts: Counts) -> list[str]:
-    """Return a line for each recorded count that is missing or off. Those of a new rule are not."""
+    """Return a line for each recorded count that is missing now or differs. Counts of new rules are not included."""
     lines = []
     for backend in recorded | counts:
         old, new = recorded.get(backend, {}), counts.get(backend, {})
@@ -105,18 +105,20 @@ def deviations(recorded: Counts, counts: Counts) -> list[str]:
 
 
 def compare(compiler: str, counts: Counts) -> int:
-    """Print what differs from the recorded figures; give the exit status."""
+    """Print the differences from the recorded counts, and return the exit status."""
     everything = load()
     if compiler not in everything:
         raise Failure(
-            f"{RECORD.name} has no counts of {compiler}, it has: {', '.join(everything) or 'none'}. "
-            "Record them with --record, from a tree whose speed is known to be right"
+            f"{RECORD.name}: expected counts of {compiler}, got counts of {', '.join(everything) or 'no compiler'}; "
+            "record them with --record, from a commit whose speed is known to be right"
         )
     recorded = everything[compiler]
     off = deviations(recorded, counts)
     if off:
         print(line("backend", "rule, decay and size", "recorded", "now", "change"), *off, sep="\n")
-        print("Mend what takes more. Where more is meant, or where it takes less, record anew with --record.")
+        print(
+            "Fix unintended increases. If an increase is intended, or a count fell, record it with --record."
+        )
     new = [
         f"{backend}: {case}"
         for backend, cases in counts.items()
@@ -124,14 +126,14 @@ def compare(compiler: str, counts: Counts) -> int:
         if case not in recorded.get(backend, {})
     ]
     if new:
-        print("New, and compared with nothing until --record:", *new, sep="\n  ")
+        print("New, and not compared until they are recorded with --record:", *new, sep="\n  ")
     compared = sum(map(len, counts.values())) - len(new)
-    print(f"{compared} counts of {compiler} compared, {len(off)} off by more than {TOLERANCE:.0%}")
+    print(f"{compared} counts of {compiler} compared, {len(off)} differ by more than {TOLERANCE:.0%}")
     return 1 if off else 0
 
 
 def record(compiler: str, counts: Counts) -> int:
-    """Write the counts beside those of other compilers."""
+    """Write the counts, keeping the counts of other compilers."""
     RECORD.write_text(json.dumps(load() | {compiler: counts}, indent=1, sort_keys=True) + "\n")
     print(f"{sum(len(cases) for cases in counts.values())} counts of {compiler} recorded in {RECORD}")
     return 0
@@ -140,7 +142,7 @@ def record(compiler: str, counts: Counts) -> int:
 def main() -> int:
     """Count, and compare or record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--record", action="store_true", help="record the counts of this compiler anew")
+    parser.add_argument("--record", action="store_true", help="replace the recorded counts of this compiler")
     options = parser.parse_args()
     try:
         return (record if options.record else compare)(*count())

@@ -1,10 +1,11 @@
-"""A whole training step of a PyTorch module of many small tensors, with torch.optim and with lrcore.torch.
+"""Time a whole training step of a PyTorch module with many small tensors, with torch.optim and with lrcore.torch.
 
-    python bench/module.py                         # 200 tensors of 105,600 parameters together
+    python bench/module.py                         # 200 tensors with 105,600 parameters in total
     python bench/module.py --layers 50 --width 128 --json bench/results/module.json
 
-The module is a chain of linear layers, each a weight and a bias. A step zeroes the gradients, computes them and steps; a row
-without an optimizer is the computation alone. Both forms of zeroing are timed: setting gradients to None, and to zero.
+The module is a chain of linear layers, each with a weight and a bias. A training step zeroes the gradients, computes them and
+calls the optimizer; the row "no optimizer" leaves out the optimizer's step. Zeroing is timed in both forms: setting the
+gradients to None, and setting them to zero.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BATCH = 64
 
 
 def computation(layers: int, width: int) -> tuple[Any, Callable[[], None]]:
-    """Return a module, and what computes its gradients."""
+    """Return a module, and a function that computes its gradients."""
     torch.manual_seed(0)
     module = torch.nn.Sequential(*[torch.nn.Linear(width, width) for _ in range(layers)])
     x = torch.randn(BATCH, width)
@@ -37,7 +38,7 @@ def computation(layers: int, width: int) -> tuple[Any, Callable[[], None]]:
 
 
 def variants(layers: int, width: int) -> list[Variant]:
-    """Return what is timed."""
+    """Return the variants to time."""
     makers: dict[str, Callable[[Any], Any]] = {
         "torch fused": lambda module: torch.optim.AdamW(module.parameters(), fused=True),
         "torch foreach": lambda module: torch.optim.AdamW(module.parameters(), foreach=True),
@@ -57,7 +58,7 @@ def variants(layers: int, width: int) -> list[Variant]:
 
 
 def step_of(make: Callable[[Any], Any], layers: int, width: int, none: bool) -> Callable[[], None]:
-    """Return a training step on a module of its own."""
+    """Return a training step on a separate module."""
     module, compute = computation(layers, width)
     opt = make(module)
 
@@ -70,11 +71,11 @@ def step_of(make: Callable[[Any], Any], layers: int, width: int, none: bool) -> 
 
 
 def main() -> None:
-    """Measure."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for name, default in (("layers", 100), ("width", 32), ("rounds", 25)):
         parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     arguments = parser.parse_args()
     timed = variants(arguments.layers, arguments.width)
     *_, samples = interleave(timed, arguments.rounds)

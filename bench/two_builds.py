@@ -1,25 +1,25 @@
-"""Compare the speed of two commits of this repository, each in a build of its own.
+"""Compare the speed of two commits of this repository, each built separately.
 
     python bench/two_builds.py main HEAD                      # SGD and Adam, 8 to 1e6 elements
     python bench/two_builds.py HEAD WORKTREE --rules lion --sizes 1e5 -- --threads 1
     python bench/two_builds.py main HEAD --script save.py --limit 1.02
 
-OLD and NEW are revisions as `git rev-parse` takes them, or WORKTREE: the files as they are, new ones included unless git
-ignores them. Each is built by this interpreter's pip without CUDA, into build/two_builds/<hash>, and what was built is not
-built again. Remove the folder after a change of compiler.
+OLD and NEW are revisions as accepted by `git rev-parse`, or WORKTREE for the current files, including new files that git does
+not ignore. Each is built without CUDA by this interpreter's pip into build/two_builds/<hash>. Existing builds are reused, so
+remove the folder after a change of compiler.
 
 Each round starts three processes in random order: NEW, OLD, and OLD again. They differ only in the build that they import.
-They run `lrcore bench` of that build, or a script that prints lines of `name seconds` or of `seconds`; several lines of one
-name are one row, with their median. What follows -- is passed to `lrcore bench` or to the script.
+They run that build's `lrcore bench`, or a script that prints lines of `name seconds` or of `seconds`; several lines with the
+same name become one row with their median. Arguments after -- are passed to `lrcore bench` or to the script.
 
-    OLD ns, NEW ns   median over the rounds of the time, in nanoseconds
-    NEW/OLD          median over the rounds of the ratio within a round, which slow phases of the machine change less than
-                     they change the times: 1.05 is 5 % slower than OLD
-    OLD/OLD          the same for the two processes of OLD: a difference from 1 is noise
-    spread           largest distance of the median and quartiles of OLD/OLD from 1: NEW/OLD does not show a smaller change,
-                     for which more rounds or a quieter machine are needed
+    OLD ns, NEW ns   median time over the rounds, in nanoseconds
+    NEW/OLD          median over the rounds of the ratio within a round; 1.05 means 5 % slower than OLD. Slow phases of the
+                     machine affect the ratio less than the times
+    OLD/OLD          the same ratio for the two processes of OLD; any difference from 1 is noise
+    spread           largest distance from 1 of the median and quartiles of OLD/OLD. NEW/OLD cannot resolve smaller changes;
+                     they need more rounds or a quieter machine
 
-The exit status is 0 after a measurement, 1 if a row is over --limit, 2 if nothing could be measured.
+The exit status is 0 after a measurement, 1 if a row exceeds --limit, and 2 if nothing could be measured.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ WORKTREE = "WORKTREE"
 HEADER = f"{'row':60} {'OLD ns':>13} {'NEW ns':>13} {'NEW/OLD':>8} {'OLD/OLD':>8} {'spread':>7}"
 
 Times: TypeAlias = dict[str, float]
-"""Row -> nanoseconds, as measured by one process."""
+"""Row -> nanoseconds, measured by one process."""
 Measure: TypeAlias = Callable[[Path], Times]
-"""Takes the folder of a build and measures it in a process."""
+"""Function that measures the build in a folder in one process."""
 
 LAUNCH = """
 import importlib.machinery, importlib.util, runpy, sys
-sys.meta_path.insert(0, importlib.machinery.PathFinder)  # PYTHONPATH before the finder of an editable install
+sys.meta_path.insert(0, importlib.machinery.PathFinder)  # search PYTHONPATH before the finder of an editable install
 _, build, work, *arguments = sys.argv
 origin = importlib.util.find_spec("lrcore").origin
 if not str(origin).startswith(build):
-    sys.exit(f"lrcore: expected it in {build}, got {origin}; remove the folder to build again")
+    sys.exit(f"lrcore: expected it in {build}, got {origin}; remove the folder to rebuild")
 sys.argv = [work, *arguments]
 if work == "lrcore":
     runpy.run_module(work, run_name="__main__", alter_sys=True)
@@ -67,7 +67,7 @@ else:
 
 
 class Failure(Exception):
-    """What keeps the two builds from being compared."""
+    """The two builds cannot be compared."""
 
 
 def run(what: str, cwd: Path, *command: str | Path, **env: str) -> bytes:
@@ -80,18 +80,18 @@ def run(what: str, cwd: Path, *command: str | Path, **env: str) -> bytes:
 
 
 def hash_of(revision: str) -> str:
-    """Return the full hash of a revision's commit, or of the tree that the files are now."""
+    """Return the full hash of a revision's commit, or of the tree of the current files."""
     if revision != WORKTREE:
         what = f"{revision}: expected a revision of {ROOT} or {WORKTREE}; git rev-parse"
         return run(what, ROOT, "git", "rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
     with tempfile.TemporaryDirectory() as name:
-        index = str(Path(name, "index"))  # the repository's own index stays as it is
+        index = str(Path(name, "index"))  # leaves the repository's own index unchanged
         run("git add", ROOT, "git", "add", "--all", GIT_INDEX_FILE=index)
         return run("git write-tree", ROOT, "git", "write-tree", GIT_INDEX_FILE=index).decode().strip()
 
 
 def build(tree: str, cache: Path, options: Sequence[str]) -> Path:
-    """Return the folder of the build of a commit or tree; unless it is there, build it with these options of pip."""
+    """Return the folder with the build of a commit or tree; if it does not exist, build it with these pip options."""
     folder = cache.absolute() / tree / str(sysconfig.get_config_var("SOABI"))
     if folder.is_dir():
         return folder
@@ -107,13 +107,13 @@ def build(tree: str, cache: Path, options: Sequence[str]) -> Path:
 
 
 def launch(folder: Path, cwd: Path, work: str, *arguments: str) -> str:
-    """Return what a process prints that runs "lrcore", or the script of that path, with a build."""
+    """Return the output of a process that runs "lrcore", or the script at path `work`, with a build."""
     command = (sys.executable, "-P", "-c", LAUNCH, str(folder), work, *arguments)
     return run(f"{work} with {folder}", cwd, *command, PYTHONPATH=str(folder)).decode(errors="replace")
 
 
 def bench_times(folder: Path, cwd: Path, *arguments: str) -> Times:
-    """Return the rows of `lrcore bench` of a build."""
+    """Return the rows that a build's `lrcore bench` measures."""
     path = cwd / "rows.json"
     launch(folder, cwd, "lrcore", "bench", *arguments, "--json", str(path))
     try:
@@ -123,7 +123,7 @@ def bench_times(folder: Path, cwd: Path, *arguments: str) -> Times:
 
 
 def script_times(folder: Path, cwd: Path, script: Path, *arguments: str) -> Times:
-    """Return the times that a script prints with a build, the median for each name."""
+    """Return the median time for each name that a script prints with a build."""
     samples: dict[str, list[float]] = {}
     wanted = f"{script}: expected lines of `name seconds` or of `seconds`"
     for line in launch(folder, cwd, str(script), *arguments).splitlines():
@@ -141,7 +141,7 @@ def script_times(folder: Path, cwd: Path, script: Path, *arguments: str) -> Time
 
 
 def take_rounds(old: Path, new: Path, measure: Measure, rounds: int) -> list[list[Times]]:
-    """Return for each round the times of NEW, of OLD, and of OLD again, measured in random order."""
+    """Return the times of NEW, of OLD, and of OLD again for each round, measured in random order."""
     folders, order, shuffle = (new, old, old), [0, 1, 2], random.Random(0).shuffle
     taken = []
     for k in range(rounds):
@@ -154,7 +154,7 @@ def take_rounds(old: Path, new: Path, measure: Measure, rounds: int) -> list[lis
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A row that both builds have: nanoseconds by round, and the quartiles of the ratios NEW/OLD and OLD/OLD."""
+    """A row of both builds: nanoseconds per round, and the quartiles of the ratios NEW/OLD and OLD/OLD."""
 
     row: str
     new: list[float]
@@ -172,7 +172,7 @@ class Comparison:
 
 
 def compare(rounds: Sequence[Sequence[Times]], limit: float) -> tuple[list[Comparison], dict[str, str]]:
-    """Return the rows that every process has measured, and for the others which have.
+    """Return the rows that all processes measured, and which builds measured the other rows.
 
     A row is over the limit if the median of NEW/OLD exceeds the limit by more than the spread.
     """
@@ -192,7 +192,7 @@ def compare(rounds: Sequence[Sequence[Times]], limit: float) -> tuple[list[Compa
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options; `arguments` are those after --."""
+    """Return the parsed options; `arguments` holds the arguments after --."""
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         usage="%(prog)s OLD NEW [options] [-- arguments of lrcore bench or of the script]",
@@ -205,13 +205,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("new", metavar="NEW")
     add("--rules", nargs="+", default=rules, metavar="RULE", help=f"default: {' '.join(rules)}")
     add("--sizes", nargs="+", default=sizes, metavar="N", help=f"elements (default: {' '.join(sizes)})")
-    add("--script", type=Path, metavar="FILE", help="run this instead of lrcore bench")
+    add("--script", type=Path, metavar="FILE", help="run this script instead of lrcore bench")
     add("--rounds", type=int, default=7, metavar="N", help=default)
     add("--limit", type=float, default=math.inf, help="exit with 1 if a row's NEW/OLD > LIMIT + spread")
-    add("--json", type=Path, metavar="FILE", help="write the times of all processes there too")
+    add("--json", type=Path, metavar="FILE", help="also write the times of all processes to this file")
     add("--cache", type=Path, default=ROOT / "build" / "two_builds", metavar="DIR", help=default)
     isolation = "--no-build-isolation"
-    add(isolation, action="store_const", const=[isolation], default=[], help="of pip")
+    add(isolation, action="store_const", const=[isolation], default=[], help="passed to pip")
     options = parser.parse_args(argv[:cut])
     options.arguments = argv[cut + 1 :]
     if options.rounds < 1:
@@ -224,7 +224,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Build, measure, print and write; return the exit status."""
+    """Build, measure, print and write the results, and return the exit status."""
     trees = [hash_of(options.old), hash_of(options.new)]
     old, new = (build(tree, options.cache, options.no_build_isolation) for tree in trees)
     with tempfile.TemporaryDirectory() as name:
@@ -253,7 +253,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compare two builds; return the exit status."""
+    """Compare two builds, and return the exit status."""
     try:
         return execute(parse(argv))
     except (Failure, OSError) as failure:
