@@ -1,4 +1,4 @@
-"""What the scripts that draw the pictures of docs/ share: drawing them small, and telling whether they are all there."""
+"""Shared code of the scripts that draw the pictures of docs/: write small files, and check that all of them exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 DPI = 100
-"""Of the pictures, in pixels per inch."""
+"""Resolution of the pictures, in pixels per inch."""
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 
@@ -20,24 +20,24 @@ class Drawing:
     """A picture."""
 
     text: str
-    """For those who do not see it."""
+    """Alternative text."""
     draw: Callable[[Any], object]
-    """Draws it on an ax."""
+    """Function that draws the picture on a matplotlib Axes."""
     height: int
-    """In pixels."""
+    """Height in pixels."""
 
 
 def draw(drawings: Mapping[str, Drawing], folder: Path, width: int) -> None:
-    """Draw the pictures, in few colours, which keeps them small. Needs matplotlib.
+    """Draw the pictures, with few colours to keep the files small. Requires matplotlib.
 
     Parameters
     ----------
     drawings : mapping of str to Drawing
         The pictures by name.
     folder : Path
-        Where ``<name>.png`` goes; made where it is not there.
+        Folder for the files ``<name>.png``. It is created if it does not exist.
     width : int
-        Of the pictures, in pixels.
+        Width of the pictures, in pixels.
     """
     figures, images = (importlib.import_module(name) for name in ("matplotlib.figure", "PIL.Image"))
     folder.mkdir(exist_ok=True)
@@ -49,13 +49,16 @@ def draw(drawings: Mapping[str, Drawing], folder: Path, width: int) -> None:
 
 
 def problems(drawings: Mapping[str, Drawing], folder: Path, width: int) -> list[str]:
-    """Tell which files of a folder are missing, of another size, or belong to nothing; the arguments are those of `draw`.
+    """Return a message for each file in a folder that is missing, has the wrong size, or belongs to no picture.
 
-    Of a picture, its size is looked at: matplotlib's versions draw otherwise.
+    The arguments are those of `draw`. Only the sizes of pictures are compared, because drawings differ between versions of
+    matplotlib.
     """
     wanted = {f"{name}.png": PNG + struct.pack(">II", width, each.height) for name, each in drawings.items()}
     there = {path.name: path.read_bytes()[:24] for path in folder.glob("*") if path.suffix != ".md"}
     found = [
-        f"{name} is missing, or no PNG of its size" for name in wanted if there.get(name) != wanted[name]
+        f"{name} is missing or not a PNG of the right size"
+        for name in wanted
+        if there.get(name) != wanted[name]
     ]
-    return sorted(found + [f"{name} belongs to nothing" for name in there.keys() - wanted.keys()])
+    return sorted(found + [f"{name} belongs to no picture" for name in there.keys() - wanted.keys()])

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Puts a Python for aarch64 into a folder, of Debian's packages, with a `python` there that runs it under qemu. Nothing is
-# installed on this machine, and root is not needed.
+# Unpacks an aarch64 Python from Debian packages into a folder, with a `python` command that runs it under qemu. Nothing is
+# installed on this machine, and root is not required.
 #
-#   scripts/aarch64_root.sh DIRECTORY     needs apt-get, dpkg and qemu-aarch64-static
+#   scripts/aarch64_root.sh DIRECTORY     requires apt-get, dpkg and qemu-aarch64-static
 set -euo pipefail
 
 root=$(realpath -m "${1:?expected a directory}")
-qemu=$(command -v qemu-aarch64-static) || { echo "$0: qemu-aarch64-static: not found; it is in qemu-user-static" >&2; exit 1; }
+qemu=$(command -v qemu-aarch64-static) || { echo "$0: qemu-aarch64-static: not found; install the package qemu-user-static" >&2; exit 1; }
 packages="$root/packages"
 mkdir -p "$packages/lists/partial" "$packages/archives/partial"
 
@@ -18,7 +18,7 @@ for package in "$packages"/archives/*.deb; do
   dpkg-deb --extract "$package" "$root"
 done
 
-# Its own name is the script's, so that what Python starts by `sys.executable` is emulated too.
+# argv[0] is the script, so processes that Python starts through `sys.executable` are emulated too.
 cat > "$root/usr/bin/python" <<END
 #!/bin/sh
 exec $qemu -L $root -0 "\$0" $root/usr/bin/python3 "\$@"

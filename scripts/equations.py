@@ -1,14 +1,14 @@
-"""The equations of the docstrings: read as they stand there, printed as LaTeX, computed.
+"""Parse the equations in docstrings, print them as LaTeX, and evaluate them.
 
-A block of equations has a line for each step; several equations on a line are parted by a comma and spaces. What stands in
-front, at least two spaces away, says when a line holds: a comparison, ``else``, or the name of an option.
+A block of equations has one line per step; several equations on a line are separated by a comma and spaces. A line may begin
+with its condition, followed by at least two spaces: a comparison, ``else``, or the name of an option.
 
     m = beta1 m + (1 - beta1) g
     rho > 5    p = p - lr r m / (sqrt(v) + eps)
     else       p = p - lr m
 
-Factors follow one another; a bracket right behind a name is a function's. Products and quotients go from left to right, and
-``f(1) ... f(t)`` is the product of all between.
+Adjacent factors are multiplied; a bracket directly after a name is a function call. Products and quotients associate to the
+left, and ``f(1) ... f(t)`` is the product of f over all integers from 1 to t.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOKEN = re.compile(r"\d+(?:\.\d+)?|[A-Za-z]\w*\(?|\.\.\.|<=|>=|[-+/^=<>(),|]")
 
 GREEK = {"alpha", "beta", "gamma", "rho", "mu", "pi"}
 SYMBOLS = {"eps": r"\epsilon", "rho_inf": r"\rho_\infty"}
-"""Names with a letter of their own."""
+"""Names with a special symbol."""
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sqrt": math.sqrt,
@@ -52,7 +52,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 COMPARISONS = ("=", "<", "<=", ">", ">=")
 RANKS = {"=": 0, "<": 0, "<=": 0, ">": 0, ">=": 0, "+": 1, "-": 1, "*": 2, "/": 2, "^": 4}
-"""How tightly an operator binds."""
+"""Operator precedence; higher binds tighter."""
 
 
 @dataclass(frozen=True)
@@ -64,32 +64,32 @@ class Node:
 
     @property
     def rank(self) -> int:
-        """How tightly it holds together."""
+        """The precedence of the node's operator."""
         return RANKS.get(self.head, 5) if self.arguments else 5
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a block."""
+    """One line of a block."""
 
     when: str
-    """When it holds; empty where always."""
+    """Condition of the line; empty if it always applies."""
     equations: tuple[Node, ...]
 
 
 def block(docstring: str) -> str:
-    """Return the equations of a docstring; empty where there are none."""
+    """Return the block of equations in a docstring; empty if there is none."""
     found = re.search(r"^::\n\n((?: {4}.*\n|\n)+)", docstring + "\n", re.MULTILINE)
     return found[1] if found else ""
 
 
 def lines(text: str) -> list[Line]:
-    """Read a block of equations.
+    """Return the parsed lines of a block of equations.
 
     Raises
     ------
     ValueError
-        When something is no equation.
+        If a part is not an equation.
     """
     found = []
     for line in text.splitlines():
@@ -102,7 +102,7 @@ def lines(text: str) -> list[Line]:
 
 
 def parse(text: str) -> Node:
-    """Read an equation, a comparison or an expression."""
+    """Return the parsed tree of an equation, a comparison or an expression."""
     reader = _Reader(text)
     node = reader.relation()
     if reader.rest:
@@ -111,11 +111,11 @@ def parse(text: str) -> Node:
 
 
 class _Reader:
-    """Reads a text from left to right: a method for each kind of part, which gives its node."""
+    """A recursive-descent parser: each method reads one kind of part and returns its node."""
 
     def __init__(self, text: str) -> None:
         self.rest = text.strip()
-        self._inside = False  # an absolute value, which a bar ends
+        self._inside = False  # inside an absolute value, where a bar closes it
 
     def _next(self) -> str:
         found = TOKEN.match(self.rest)
@@ -129,7 +129,7 @@ class _Reader:
         return token
 
     def relation(self) -> Node:
-        """Read a sum, or two of them and what is said of them."""
+        """Read a sum, or two sums and the comparison between them."""
         node = self._sum()
         if self._next() in COMPARISONS:
             node = Node(self._take(), (node, self._sum()))
@@ -240,7 +240,7 @@ def _bracketed(node: Node, least: int) -> str:
 
 
 def _parentheses(text: str) -> str:
-    """Put parentheses around, as high as what is in them."""
+    """Return the text in parentheses, which grow with a fraction inside."""
     return rf"\left({text}\right)" if r"\frac" in text else f"({text})"
 
 
@@ -259,7 +259,7 @@ def symbol(name: str) -> str:
 
 
 def display(text: str) -> str:
-    """Return a block of equations as a display in LaTeX."""
+    """Return a block of equations as displayed LaTeX."""
     read = lines(text)
     labelled = any(line.when for line in read)
     rows = []
@@ -283,12 +283,12 @@ def _label(when: str) -> str:
         node = Node(when)
     if node.head in COMPARISONS:
         return latex(node)
-    escaped = when.replace("_", r"\_").replace(" ", r"\ ")  # in \text an underscore is an error to some
+    escaped = when.replace("_", r"\_").replace(" ", r"\ ")  # some renderers reject an underscore in \text
     return rf"\mathrm{{{escaped}}}" if when else ""
 
 
 def value(node: Node, known: Mapping[str, Any]) -> Any:
-    """Compute a node. `known` has the names, and functions beside `FUNCTIONS`."""
+    """Return the value of a node. `known` contains the values of names, and functions in addition to `FUNCTIONS`."""
     if not node.arguments:
         return float(node.head) if node.head[0].isdigit() else {**CONSTANTS, **known}[node.head]
     if node.head == "product":
@@ -300,14 +300,15 @@ def value(node: Node, known: Mapping[str, Any]) -> Any:
 
 
 def compute(read: Iterable[Line], known: dict[str, Any], chosen: Callable[[str], bool]) -> dict[str, Any]:
-    """Compute the lines that hold, one after another.
+    """Evaluate the lines that apply, in order.
 
-    Of lines under comparisons, those under the first that is true hold; of others, those whose option is `chosen`.
+    Of lines with comparisons, only those with the first true comparison apply. Of lines with an option, those whose option is
+    `chosen` apply. Lines without a condition always apply.
 
     Returns
     -------
     dict
-        `known` with what was computed. A function of numbers, such as f(z), is one of Python.
+        `known` with the computed values added. A function such as f(z) becomes a Python function.
     """
     holds = ""
     for line in read:
@@ -333,7 +334,7 @@ def compute(read: Iterable[Line], known: dict[str, Any], chosen: Callable[[str],
 
 
 def _condition(when: str) -> Node | None:
-    """Return the comparison under which a line holds, for ``else`` any node; None for other lines."""
+    """Return the comparison that is a line's condition, or any node for ``else``; None for other lines."""
     try:
         node = parse(when)
     except ValueError:

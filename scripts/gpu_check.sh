@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Checks this tree on a machine with a CUDA device, within nine minutes: builds and installs it into a directory of its
-# own, finds the device, runs the tests marked gpu, the benchmark, and a few tests under compute-sanitizer. What there is
-# no time for is dropped from the end and named. Nothing is downloaded, and no setting of the device is changed.
+# Checks this tree on a machine with a CUDA device, within nine minutes: builds and installs it into a temporary directory,
+# finds the device, and runs the tests marked gpu, the benchmark, and a few tests under compute-sanitizer. Stages that do
+# not fit in the time are dropped from the end and listed. Nothing is downloaded, and no device setting is changed.
 #
 #   scripts/gpu_check.sh [--out DIR] [--seconds N]
 #
-# Needs Python with NumPy, pytest, pybind11, scikit-build-core, cmake and ninja, and nvcc; PyTorch for the benchmark.
-# Leaves gpu_check.json, gpu_check.log and the benchmark's file in DIR, by default bench/results. Status 1 when a stage
-# failed; a dropped stage is no failure.
+# Requires Python with NumPy, pytest, pybind11, scikit-build-core, cmake and ninja, and nvcc; the benchmark requires
+# PyTorch. Writes gpu_check.json, gpu_check.log and the benchmark's results to DIR (default: bench/results). Exits with
+# status 1 if a stage failed; a dropped stage is not a failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3}
-marked=${LRCORE_GPU_TESTS:-gpu}        # the marker expression of the tests
-# Of these, what compute-sanitizer runs: every rule by vectors of four and by single elements, and a graph.
+marked=${LRCORE_GPU_TESTS:-gpu}        # marker expression that selects the tests
+# The tests that compute-sanitizer runs: every rule with vectors of four and with single elements, and a graph.
 short=${LRCORE_SANITIZE_TESTS:-"(any_alignment and cupy and 33) or (share_the_count and cupy)"}
 out=bench/results
-total=520 # what a stage needs to end after its limit stays below the nine minutes
+total=520 # seconds; the rest of the nine minutes is for stages that end after their limit
 stages=(build device tests bench sanitize)
-declare -A limit=([build]=240 [device]=60 [tests]=200 [bench]=150 [sanitize]=180) # seconds a stage may take
-declare -A least=([build]=30 [device]=5 [tests]=15 [bench]=45 [sanitize]=30)      # with less it is not begun
+declare -A limit=([build]=240 [device]=60 [tests]=200 [bench]=150 [sanitize]=180) # maximum seconds per stage
+declare -A least=([build]=30 [device]=5 [tests]=15 [bench]=45 [sanitize]=30)      # a stage is dropped if fewer seconds remain
 declare -A state=() took=() figures=() needs=([device]=build [tests]=device [bench]=device [sanitize]=device)
 
 usage() {
@@ -46,7 +46,7 @@ trap 'rm -rf "$scratch"' EXIT
 export PYTHONPATH=$scratch/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
-# Runs a command for at most so many seconds; the interrupt lets pytest write what it has.
+# Runs a command for at most the given number of seconds; SIGINT lets pytest write its results so far.
 within() {
   local seconds=$1
   shift
@@ -74,19 +74,19 @@ import lrcore
 
 place = pathlib.Path(lrcore.__file__).resolve()
 if not place.is_relative_to(pathlib.Path(sys.argv[1]).resolve()):
-    sys.exit(f"another lrcore comes first: {place}; uninstall it")
+    sys.exit(f"another lrcore is imported: {place}; uninstall it")
 info = lrcore.info()
 if not info["cuda"]:
-    sys.exit("this build has no CUDA part")
+    sys.exit("this build does not include CUDA")
 if "cuda" not in lrcore.backends():
-    sys.exit(f"no device works: {info.get('cuda_error') or 'none was found'}")
+    sys.exit(f"no device works: {info.get('cuda_error') or 'no device was found'}")
 devices = [name for name in info["devices"] if name != "cpu"]
 architectures = ",".join(map(str, info.get("cuda_architectures", [])))
 print(f"figures: lrcore {info['version']} for {architectures} on {'; '.join(map(str, devices))}")
 PYTHON
 }
 
-# Says what a JUnit file counts; fails unless some tests ran.
+# Prints the counts of a JUnit file; fails unless at least one test passed.
 counts() {
   "$python" - "$1" <<'PYTHON'
 import pathlib
@@ -95,7 +95,7 @@ import xml.etree.ElementTree as ElementTree
 
 file = pathlib.Path(sys.argv[1])
 if not file.exists():
-    sys.exit("figures: no report of the tests")
+    sys.exit("figures: the test report is missing")
 suites = ElementTree.parse(file).getroot().iter("testsuite")
 total = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
 for suite in suites:
@@ -124,17 +124,17 @@ bench() {
 
 sanitize() {
   local status=0
-  # API errors are lrcore's own to find; the libraries around it provoke some on purpose.
+  # API errors are not reported: lrcore checks its own, and other libraries provoke some on purpose.
   within "$1" compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 99 \
     "$python" -m pytest -m "$marked" -k "$short" -p no:cacheprovider --junitxml="$scratch/sanitize.xml" || status=$?
   counts "$scratch/sanitize.xml" || status=$((status ? status : 1))
   return "$status"
 }
 
-# The stage's line of the log, between its beginning there and the end, that begins with a word.
+# Prints the last line of a stage's part of the log that begins with a given word, without that word.
 said() { tail -n "+$1" "$log" | sed -n "s/^$2//p" | tail -n 1; }
 
-# The figures of a stage that ended with a status: those it names, or where it failed its last line.
+# Prints the figures of a stage that ended with a status: those in its log, or its last line if it failed without any.
 figures_of() {
   local stage=$1 from=$2 status=$3 text file
   text=$(said "$from" 'figures: ')
@@ -165,7 +165,7 @@ drop() {
 run() {
   local stage=$1 left=$((total - SECONDS)) need=${needs[$1]:-} seconds began=$SECONDS from status=0
   if [[ -n $need && ${state[$need]} != ok ]]; then
-    drop "$stage" "$need did not end well"
+    drop "$stage" "$need did not succeed"
     return
   fi
   if [[ $stage == sanitize ]] && ! command -v compute-sanitizer >/dev/null; then
@@ -173,7 +173,7 @@ run() {
     return
   fi
   if ((left < least[$stage])); then
-    drop "$stage" "$((left > 0 ? left : 0)) s were left"
+    drop "$stage" "only $((left > 0 ? left : 0)) s remained"
     return
   fi
   seconds=$((left < limit[$stage] ? left : limit[$stage]))
@@ -190,7 +190,7 @@ run() {
   state[$stage]=ok
   figures[$stage]=$(figures_of "$stage" "$from" "$status")
   if ((status == 124 || status == 137)); then
-    state[$stage]=failed figures[$stage]="not done within $seconds s; ${figures[$stage]}"
+    state[$stage]=failed figures[$stage]="not finished within $seconds s; ${figures[$stage]}"
   elif [[ $stage == sanitize ]] && tail -n "+$from" "$log" | grep -q 'Device not supported'; then
     drop "$stage" "compute-sanitizer does not support this device"
   elif ((status)); then

@@ -1,9 +1,10 @@
-"""Read which file imports or includes which, and draw the modules of both languages into docs/architecture.svg.
+"""Read the imports and includes of all files, and draw the modules of both languages into docs/architecture.svg.
 
     python scripts/layout.py            # rewrites the drawing
     python scripts/layout.py --check    # reports whether it differs
 
-A module is a subpackage of python/lrcore, a folder of csrc, or a file outside of these; a header and its source are one.
+A module is a subpackage of python/lrcore, a folder of csrc, or a file outside of these. A header and its source file are one
+module.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import TypeAlias
 import _pages
 
 Graph: TypeAlias = dict[str, set[str]]
-"""From each file, or module, to those that it imports or includes."""
+"""File or module -> the files or modules that it imports or includes."""
 Row: TypeAlias = list[str | tuple[str, str]]
-"""Modules beside one another, and between them the arrows that pass by."""
+"""Modules next to each other, and the arrows that pass between them."""
 
 PYTHON = _pages.ROOT / "python" / "lrcore"
 CSRC = _pages.ROOT / "csrc"
@@ -40,7 +41,7 @@ PYTHON_FLOORS = (
     ("_interpreter", "_names", "_checks", "_extras", "_runtime"),
     ("_lrcore_core",),
 )
-"""The modules of python/lrcore from the top. Each may import what is below it."""
+"""The modules of python/lrcore from the top. Each may import only modules below it."""
 CSRC_FLOORS = (
     ("bind",),
     ("dispatch",),
@@ -51,13 +52,13 @@ CSRC_FLOORS = (
     ("rules",),
     ("step",),
 )
-"""The modules of csrc from the top. Each may include what is below it."""
+"""The modules of csrc from the top. Each may include only modules below it."""
 
 
 def python_files(root: Path = PYTHON) -> Graph:
-    """Return what each file of the package imports, in functions and for types too.
+    """Return the imports of each file of the package, including imports in functions and for types.
 
-    Importing a module also runs the ``__init__.py`` of its package; that is not counted.
+    Importing a module also runs the ``__init__.py`` of its package; this dependency is not counted.
     """
     paths = [path for path in sorted(root.rglob("*.py*")) if path.suffix in (".py", ".pyi")]
     files = {_dotted(path.relative_to(root)): path.relative_to(root).as_posix() for path in paths}
@@ -73,7 +74,7 @@ def _dotted(path: Path) -> str:
 
 
 def _imported(path: Path, name: str, known: Mapping[str, str]) -> Iterator[str]:
-    """Yield the known modules that a module imports, by their dotted names."""
+    """Yield the dotted names of the known modules that a module imports."""
     package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -86,7 +87,7 @@ def _imported(path: Path, name: str, known: Mapping[str, str]) -> Iterator[str]:
 
 
 def csrc_files(root: Path = CSRC) -> Graph:
-    """Return what each file of csrc includes of it."""
+    """Return the files of csrc that each file of csrc includes."""
     files = [path for path in sorted(root.rglob("*")) if path.suffix in (".h", ".cpp", ".cu")]
     return {
         path.relative_to(root).as_posix(): {
@@ -104,7 +105,7 @@ def module(file: str) -> str:
 
 
 def modules(files: Graph) -> Graph:
-    """Return which module imports or includes which."""
+    """Return the graph of modules for a graph of files."""
     graph: Graph = {}
     for file, targets in files.items():
         graph.setdefault(module(file), set()).update(map(module, targets))
@@ -112,7 +113,7 @@ def modules(files: Graph) -> Graph:
 
 
 def circle(graph: Graph) -> list[str]:
-    """Return the names on a circle of arrows, the first also last; none if there is no circle."""
+    """Return the names on a cycle of arrows, with the first name repeated at the end; empty if there is no cycle."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -131,7 +132,7 @@ def upward(graph: Graph, floors: Iterable[Iterable[str]]) -> list[tuple[str, str
     depth = {name: number for number, floor in enumerate(floors) for name in floor}
     if strangers := sorted(depth.keys() ^ graph.keys()):
         raise ValueError(
-            f"{', '.join(strangers)}: expected each module on a floor, and nothing else; see PYTHON_FLOORS and CSRC_FLOORS "
+            f"{', '.join(strangers)}: expected every module on a floor, and only modules; edit PYTHON_FLOORS or CSRC_FLOORS "
             "in scripts/layout.py"
         )
     return [
@@ -140,7 +141,7 @@ def upward(graph: Graph, floors: Iterable[Iterable[str]]) -> list[tuple[str, str
 
 
 def reduced(graph: Graph) -> Graph:
-    """Return a graph without the arrows that a way along other arrows stands for."""
+    """Return a graph without the arrows that a path along other arrows implies."""
     below: Graph = {}
     for name in TopologicalSorter(graph).static_order():
         below[name] = graph[name].union(*(below[each] for each in graph[name]))
@@ -148,9 +149,9 @@ def reduced(graph: Graph) -> Graph:
 
 
 def rows(graph: Graph, floors: Iterable[Iterable[str]]) -> list[Row]:
-    """Return the floors as rows in which no arrow leads sideways, ordered so that few arrows cross.
+    """Return the floors split into rows without sideways arrows, ordered so that few arrows cross.
 
-    An arrow is in each row that it passes.
+    Each row also contains the arrows that pass through it.
     """
     split: list[Row] = []
     for floor in floors:
@@ -174,7 +175,7 @@ def rows(graph: Graph, floors: Iterable[Iterable[str]]) -> list[Row]:
 
 
 def _order(split: list[Row], first: Row, graph: Graph) -> None:
-    """Order each row but the first by the middle of what leads there from the row before."""
+    """Order each row except the first by the mean position of its neighbours in the previous row."""
     former = first
     for row in split[1:]:
         middle = {}
@@ -188,25 +189,25 @@ def _order(split: list[Row], first: Row, graph: Graph) -> None:
 
 
 def _meet(one: str | tuple[str, str], other: str | tuple[str, str], graph: Graph) -> bool:
-    """Return whether an arrow leads from a place of one row to a place of the next, in either direction."""
+    """Return whether an arrow joins a place in one row and a place in the next, in either direction."""
     if isinstance(one, tuple):
         return other in (one, *one)
     return one in other if isinstance(other, tuple) else other in graph[one] or one in graph[other]
 
 
 BOX, GAP, PASS = (30, 16, 10)
-"""The height of a box, the space between two, and the width that an arrow passes through."""
+"""The height of a box, the space between two boxes, and the width reserved for a passing arrow."""
 TOP, FLOOR = 34, 64
-"""The top of the first row, and the distance from row to row."""
+"""The top of the first row, and the distance between rows."""
 LETTER = 7.9
-"""The width of a letter, of 13 pixels in a monospaced font."""
+"""The width of a letter in a monospaced font of 13 pixels."""
 STYLE = """\
 text { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; text-anchor: middle; fill: #14213d }
 text.title { font-weight: bold; fill: #7d8590 }
 rect { fill: #dbe7f6; stroke: #7d8590 }
 path { fill: none; stroke: #7d8590; stroke-width: 1.3 }
 path.head { fill: #7d8590; stroke: none }"""
-"""Boxes with a ground of their own, the rest in a grey, are readable on white and on black."""
+"""Filled boxes, and grey for the rest, are readable on white and on black."""
 
 
 def _width(label: str) -> float:
@@ -244,7 +245,7 @@ def panel(
 
 
 def _arrow(places: list[tuple[float, float]]) -> Iterator[str]:
-    """Yield an arrow from the first place to the last. Each is the middle of a top; in rows between it leads straight down."""
+    """Yield an arrow from the first place to the last. A place is the top center of a box; passed rows are crossed vertically."""
     (x, top), *following = places
     drawn = [f"M{x:.0f} {top + BOX:.0f}"]
     for to, below in following:
@@ -257,7 +258,7 @@ def _arrow(places: list[tuple[float, float]]) -> Iterator[str]:
 
 
 def _labels(files: Graph) -> dict[str, str]:
-    """Return what each module is called in the drawing."""
+    """Return the label of each module in the drawing."""
     labels: dict[str, str] = {}
     for file in files:
         name = module(file)
@@ -297,7 +298,7 @@ def pages() -> dict[Path, str]:
 
 
 def problems() -> list[str]:
-    """Return whether the drawing is missing or differs."""
+    """Return a message if the drawing is missing or differs."""
     return _pages.differing(pages())
 
 

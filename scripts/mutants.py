@@ -1,21 +1,21 @@
-"""Break the library on purpose, one expression at a time, and check that the tests notice.
+"""Break the library on purpose, one expression at a time, and check that the tests fail.
 
     python scripts/mutants.py                           # every mutant of scripts/mutants.toml
-    python scripts/mutants.py "parse: whole division"   # this one
-    python scripts/mutants.py --sample 10 --seed 1      # ten of them, the same ten each time
-    python scripts/mutants.py --list                    # their names and files
+    python scripts/mutants.py "parse: whole division"   # only this mutant
+    python scripts/mutants.py --sample 10 --seed 1      # a random sample of ten, the same each time
+    python scripts/mutants.py --list                    # print the names and files
 
-The tracked files are copied to a temporary directory, and the core is built there once, for the CPU alone. First the
-selected tests must pass on the copy as it is. Then one mutant after another is applied and its tests are run, until the
-first fails; a crash and a hang count as failures. A line for each has its name, its file and its result, and the last line
-the counts.
+The tracked files are copied to a temporary directory, and the core is built there once, for the CPU only. First the
+selected tests must pass on the unmodified copy. Then the mutants are applied one at a time, and the tests of each are run
+until one fails; a crash or a hang counts as a failure. The output has one line per mutant with its name, file and result,
+and a last line with the counts.
 
-An entry of the list has a name, a file, the text `before` and what takes its place, `after`, both literal, and `tests`:
-test files, or `file::function`. Text that does not occur exactly once, a mutant that cannot be compiled or imported, and
-tests that fail without a mutant are errors, not kills.
+An entry of the list has a name, a file, the literal text `before` and its replacement `after`, and `tests`: test files, or
+`file::function`. Text that does not occur exactly once, a mutant that cannot be compiled or imported, and tests that fail
+without a mutant are errors, not kills.
 
-The exit status is 0 if every mutant was killed, 1 if one survived or could not be built, 2 if nothing was run. Needs git,
-cmake, ninja, a C++ compiler, and the packages that the core is built with and the tests use.
+The exit status is 0 if every mutant was killed, 1 if one survived or could not be built, and 2 if no mutant was run.
+Requires git, cmake, ninja, a C++ compiler, the build dependencies of the core, and the packages that the tests use.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "scripts" / "mutants.toml"
 TIMEOUT = 600
-"""Seconds that the tests of a mutant may take."""
+"""Maximum seconds for the tests of a mutant."""
 
 
 class Failure(Exception):
-    """What keeps a mutant from being tested."""
+    """A mutant cannot be tested."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +57,17 @@ class Mutant:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the core must be built for it."""
+        """Whether the core must be rebuilt for the mutant."""
         return self.file.startswith("csrc/")
 
     def applied(self, text: str) -> str:
-        """Return the text of the file with the mutant in it."""
+        """Return the text of the file with the mutant applied."""
         if (count := text.count(self.before)) != 1:
             raise Failure(
                 f"{self.name}: expected its text once in {self.file}, got it {count} times; update the list"
             )
         if self.after == self.before:
-            raise Failure(f"{self.name}: expected another text after than before")
+            raise Failure(f"{self.name}: expected `after` to differ from `before`")
         return text.replace(self.before, self.after)
 
 
@@ -76,7 +76,9 @@ def load(path: Path) -> list[Mutant]:
     mutants = [Mutant(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["mutants"]]
     names = [each.name for each in mutants]
     if repeated := {each for each in names if names.count(each) > 1}:
-        raise Failure(f"{path.name}: expected each name once, got {', '.join(sorted(repeated))} again")
+        raise Failure(
+            f"{path.name}: expected each name once, got {', '.join(sorted(repeated))} more than once"
+        )
     return mutants
 
 
@@ -114,7 +116,7 @@ def run(tree: Path, *command: str | Path, timeout: float | None = None) -> tuple
 
 
 def require(what: str, tree: Path, *command: str | Path) -> str:
-    """Return what a command printed; Failure with its last lines if it fails."""
+    """Return the output of a command; if it fails, raise Failure with its last lines."""
     status, output = run(tree, *command)
     if status:
         raise Failure("\n".join([f"{what} failed with status {status}", *output.splitlines()[-20:]]))
@@ -122,7 +124,7 @@ def require(what: str, tree: Path, *command: str | Path) -> str:
 
 
 def copy_to(tree: Path) -> None:
-    """Copy the tracked files as they are."""
+    """Copy the tracked files, with uncommitted changes."""
     for name in require("git ls-files", ROOT, "git", "ls-files", "-z").split("\0"):
         if name and (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -130,26 +132,26 @@ def copy_to(tree: Path) -> None:
 
 
 def configure(tree: Path) -> None:
-    """Prepare the build of the core. Bits do not depend on optimization, and less of it compiles in less time."""
+    """Configure the build of the core. Results do not depend on the optimization level, and -O1 compiles faster."""
     options = ("-DLRCORE_CUDA=OFF", "-DLRCORE_WERROR=OFF", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
     preset = ("cmake", "--preset", "release", f"-DPython_EXECUTABLE={sys.executable}", *options)
     require("configuring the core", tree, *preset)
 
 
 def build(tree: Path) -> None:
-    """Build what has changed of the core, and put it into the package."""
+    """Rebuild the changed parts of the core, and copy it into the package."""
     require("the build", tree, "cmake", "--build", "--preset", "release", "--target", "_lrcore_core")
     install(tree)
 
 
 def install(tree: Path) -> None:
-    """Put the core that is built into the package."""
+    """Copy the built core into the package."""
     for path in (tree / "build" / "release").glob("_lrcore_core.*.so"):
         shutil.copy2(path, tree / "python" / "lrcore")
 
 
 def check_import(tree: Path, file: str) -> None:
-    """Import the module of a file, if it is one of the package, from the tree."""
+    """Check that the module of a file, or lrcore if the file is not in the package, is imported from the tree."""
     path = Path(file).with_suffix("")
     parts = path.parts[1:] if path.parts[0] == "python" else ("lrcore",)
     module = ".".join(each for each in parts if each != "__init__")
@@ -162,7 +164,7 @@ def check_import(tree: Path, file: str) -> None:
 
 
 def failing_test(tree: Path, tests: Sequence[str], timeout: float | None = None) -> str | None:
-    """Run tests until one fails; return its name, or None if all pass."""
+    """Run tests until one fails, and return its name, or None if all pass."""
     options = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0")
     status, output = run(tree, sys.executable, "-m", "pytest", *options, *tests, timeout=timeout)
     if status == 0:
@@ -172,13 +174,13 @@ def failing_test(tree: Path, tests: Sequence[str], timeout: float | None = None)
     if status < 0:
         return f"signal {signal.Signals(-status).name}"
     found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
-    if status not in (1, 2) or not found:  # of pytest: tests that failed, or could not be collected
+    if status not in (1, 2) or not found:  # pytest's status if tests failed or could not be collected
         raise Failure("\n".join([f"pytest ended with status {status}", *output.splitlines()[-20:]]))
     return str(found[0])
 
 
 def killer_of(mutant: Mutant, tree: Path, built: Path) -> str | None:
-    """Apply a mutant, run its tests, and restore the tree; return the name of the first test that fails."""
+    """Apply a mutant, run its tests and restore the tree; return the name of the first failing test, or None."""
     path = tree / mutant.file
     text, times = path.read_text(encoding="utf-8"), path.stat()
     path.write_text(mutant.applied(text), encoding="utf-8")
@@ -190,14 +192,14 @@ def killer_of(mutant: Mutant, tree: Path, built: Path) -> str | None:
     finally:
         path.write_text(text, encoding="utf-8")
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-        if mutant.is_compiled:  # with its times, so that the next build is of the next mutant alone
+        if mutant.is_compiled:  # restores file times, so the next build compiles only the next mutant
             shutil.rmtree(tree / "build")
             shutil.copytree(built, tree / "build")
             install(tree)
 
 
 def check_tests(mutants: Sequence[Mutant], tree: Path) -> None:
-    """Run all tests of the mutants; Failure if one fails."""
+    """Run all tests of the mutants, and raise Failure if one fails."""
     every = dict.fromkeys(test for each in mutants for test in each.tests)
     files = {test for test in every if "::" not in test}
     if failing := failing_test(
@@ -207,7 +209,7 @@ def check_tests(mutants: Sequence[Mutant], tree: Path) -> None:
 
 
 def execute(mutants: Sequence[Mutant]) -> int:
-    """Copy, build, check the tests, and test each mutant; return the exit status."""
+    """Copy the tree, build it, check the tests, and test each mutant; return the exit status."""
     for each in mutants:
         if not (ROOT / each.file).is_file():
             raise Failure(f"{each.name}: there is no file {each.file}; update the list")
@@ -219,7 +221,7 @@ def execute(mutants: Sequence[Mutant]) -> int:
         configure(tree)
         build(tree)
         shutil.copytree(tree / "build", built)
-        # By content, since two mutants may be made in one second.
+        # Compiled files are validated by content, because two mutants may be written within one second.
         compiling = ("compileall", "-q", "--invalidation-mode", "checked-hash", "python")
         require("compiling Python", tree, sys.executable, "-m", *compiling)
         check_import(tree, "python/lrcore/__init__.py")
@@ -239,13 +241,15 @@ def execute(mutants: Sequence[Mutant]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Test the mutants that the arguments choose; return the exit status."""
+    """Test the selected mutants, and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="test these alone")
-    parser.add_argument("--sample", type=int, metavar="N", help="test so many, chosen at random")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="test only these mutants")
+    parser.add_argument("--sample", type=int, metavar="N", help="test N mutants chosen at random")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random choice (default: %(default)s)"
+    )
     parser.add_argument("--list", action="store_true", help="print the names and the files")
     options = parser.parse_args(argv)
     try:

@@ -1,10 +1,10 @@
-"""Make the pages of the optimizers, docs/optimizers/.
+"""Generate the pages of the optimizers, docs/optimizers/.
 
-    python scripts/optimizer_pages.py           # write them
-    python scripts/optimizer_pages.py --check   # tell what is missing or differs; 1 where something does
+    python scripts/optimizer_pages.py           # write the pages
+    python scripts/optimizer_pages.py --check   # report missing pages and differences; status 1 if there are any
 
-The prose is in docs/optimizers/index.in.md. What is said of an optimizer is its docstring, its variants are what
-`lrcore.rules()` tells, and the calls of other packages are the table of tests/rules/peer_rows.py. Needs NumPy alone.
+The prose is in docs/optimizers/index.in.md. The description of an optimizer comes from its docstring, its variants from
+`lrcore.rules()`, and the calls of other packages from the table in tests/rules/peer_rows.py. Requires only NumPy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEMPLATE = FOLDER / "index.in.md"
 
 
 def variants(name: str) -> dict[str, dict[str, Any]]:
-    """Return the rules that a class chooses among, and of the arguments that choose each those that are no defaults."""
+    """Return the rules that a class can select, and for each the non-default arguments that select it."""
     cls = CLASSES[name]
     taken = inspect.signature(cls).parameters
     found: dict[str, dict[str, Any]] = {}
@@ -42,7 +42,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
 
 
 def rule_of(cls: Any, chosen: dict[str, Any], without: str) -> str:
-    """Return the rule that a class chooses without one of the arguments; none where it refuses the others then."""
+    """Return the rule that a class selects without one of the arguments; empty if it rejects the others alone."""
     try:
         opt = cls(np.zeros(0, np.float32), **{key: value for key, value in chosen.items() if key != without})
     except ValueError:
@@ -51,12 +51,12 @@ def rule_of(cls: Any, chosen: dict[str, Any], without: str) -> str:
 
 
 def arguments(chosen: dict[str, Any]) -> str:
-    """Return arguments as code."""
+    """Return arguments formatted as code."""
     return ", ".join(f"`{key}={value!r}`" for key, value in chosen.items()) or "defaults"
 
 
 def table_of_variants(name: str) -> str:
-    """Return a row for each rule of a class."""
+    """Return a table with a row for each rule of a class."""
     rows = ["| arguments | rule | states | bytes |", "| --- | --- | --- | ---: |"]
     for rule, chosen in variants(name).items():
         facts = lrcore.rules()[rule]
@@ -66,7 +66,7 @@ def table_of_variants(name: str) -> str:
 
 
 def table() -> str:
-    """Return a row for each class."""
+    """Return a table with a row for each class."""
     rows = ["| optimizer | | states | bytes |", "| --- | --- | ---: | ---: |"]
     for name, cls in CLASSES.items():
         facts = [lrcore.rules()[rule] for rule in variants(name)]
@@ -78,18 +78,18 @@ def table() -> str:
 
 
 def span(numbers: Iterable[int]) -> str:
-    """Return the least and the largest number."""
+    """Return the range from the smallest to the largest number."""
     found = sorted(numbers)
     return f"{found[0]}" if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
 
 
 def elsewhere(name: str) -> Iterable[str]:
-    """Yield the calls of others that a class follows, as items of a list."""
+    """Yield the calls of other packages that match a class, as list items."""
     rows = [row for row in peer_rows.ROWS if row.ours.name == name]
     for peer, called in PEERS.items():
         same = [f"`{row.theirs}`" for row in rows if row.peer == peer and str(row.theirs) == str(row.ours)]
         if same:
-            yield wrapped(f"- {called}, the same calls: {', '.join(same)}.", "  ")
+            yield wrapped(f"- {called}, with identical calls: {', '.join(same)}.", "  ")
         for row in rows:
             if row.peer == peer and str(row.theirs) != str(row.ours):
                 yield wrapped(f"- {called}: `{row.theirs}` is `{row.ours}`.", "  ")
@@ -99,7 +99,7 @@ def page(name: str, choice: str) -> str:
     """Return the page of an optimizer."""
     own = [
         "## Variants",
-        "Which rule steps, what it keeps, and the bytes of an element that a step reads and writes.",
+        "The arguments that select each rule, its state arrays, and the bytes per element that a step reads and writes.",
         table_of_variants(name),
     ]
     return _pages.page(CLASSES[name], choice, [], own, elsewhere(name))
@@ -111,7 +111,7 @@ def pages() -> dict[Path, str]:
     Raises
     ------
     ValueError
-        When the template lacks an optimizer or has one too many.
+        If a placeholder in the template is unknown or occurs twice.
     """
     template = _pages.Template(TEMPLATE, [*CLASSES, "table"])
     pieces = {name: f"### [{name}]({name}.md)" for name in CLASSES} | {"table": table()}
@@ -123,9 +123,9 @@ def pages() -> dict[Path, str]:
 
 
 def problems() -> list[str]:
-    """Tell what is missing or differs."""
+    """Return a message for each missing or differing page."""
     return _pages.differing(pages())
 
 
 if __name__ == "__main__":
-    sys.exit(_pages.main("Make the pages of the optimizers.", lambda: _pages.write(pages()), problems))
+    sys.exit(_pages.main("Generate the pages of the optimizers.", lambda: _pages.write(pages()), problems))

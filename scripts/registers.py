@@ -1,8 +1,8 @@
-"""Print how many registers the CUDA kernels take, as the table in docs/cuda.md.
+"""Print the number of registers that the CUDA kernels use, as the table in docs/cuda.md.
 
     python scripts/registers.py build/*/ptx/*
 
-The directory is where a build leaves the PTX of its architectures. Needs ptxas, which comes with nvcc.
+The arguments are the directories in which a build writes the PTX of its architectures. Requires ptxas, which comes with nvcc.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import check_ptx
 
 
 def target(path: Path) -> str:
-    """Return the architecture that a file of PTX is for."""
+    """Return the target architecture of a PTX file."""
     found: str = re.findall(r"\.target (sm_\w+)", path.read_text())[0]
     return found
 
 
 def registers(path: Path) -> dict[tuple[str, int], list[int]]:
-    """Return for each kind of sweep and number of states the registers of its kernels, on the architecture of the PTX."""
+    """Return the register counts of the kernels in a PTX file, by kind of sweep and number of states."""
     ptx = path.read_text()
     report = subprocess.run(
         ["ptxas", "-v", "-arch", target(path), "-o", "/dev/null", str(path)],
@@ -39,7 +39,7 @@ def registers(path: Path) -> dict[tuple[str, int], list[int]]:
         if "sweep" in name:
             by_vectors = name.replace(
                 "ChunkILi1E", "ChunkILi4E"
-            )  # its one branch of single elements tells the states
+            )  # it has one single-element branch, which stores p and each state
             states = check_ptx.accesses(kernels[by_vectors])["st"] - 1
             counted["vectors of four" if name == by_vectors else "single elements", states].append(
                 int(used[name])

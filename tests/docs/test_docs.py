@@ -112,7 +112,7 @@ def test_pages_that_differ_are_told(
     second.write_text("edited", encoding="utf-8")
     (first.parent / "Other.md").write_text("", encoding="utf-8")
     told = [each.partition(" ")[2] for each in pages.differing(moved)]
-    assert sorted(told) == ["belongs to nothing", *["is not what the script gives"] * 2]
+    assert sorted(told) == [*["differs from the generated page"] * 2, "is not generated"]
 
 
 def test_pictures_that_differ_are_told(
@@ -128,9 +128,9 @@ def test_pictures_that_differ_are_told(
     (tmp_path / "rates.png").rename(tmp_path / "other.png")
     (tmp_path / "rates.png").write_bytes((tmp_path / "warmup.png").read_bytes())
     assert pictures.problems() == [
-        "decay.png is missing, or no PNG of its size",
-        "other.png belongs to nothing",
-        "rates.png is missing, or no PNG of its size",
+        "decay.png is missing or not a PNG of the right size",
+        "other.png belongs to no picture",
+        "rates.png is missing or not a PNG of the right size",
     ]
 
 
