@@ -1,9 +1,9 @@
 """Break the library on purpose, one expression at a time, and check that the tests fail.
 
     python scripts/mutants.py                           # every mutant of scripts/mutants.toml
-    python scripts/mutants.py "parse: whole division"   # only this mutant
-    python scripts/mutants.py --sample 10 --seed 1      # a random sample of ten, the same each time
-    python scripts/mutants.py --list                    # print the names and files
+    python scripts/mutants.py "parse: // is true division"   # only this mutant
+    python scripts/mutants.py --sample 10 --seed 1           # a random sample of ten, the same each time
+    python scripts/mutants.py --list                         # print the names and files
 
 The tracked files are copied to a temporary directory, and the core is built there once, for the CPU only. First the
 selected tests must pass on the unmodified copy. Then the mutants are applied one at a time, and the tests of each are run
