@@ -1,4 +1,4 @@
-"""What the fuzz targets share: the file that is read, the guard over a call, the corpus, and the run."""
+"""Shared code of the fuzz targets: the input file, the guard around calls, the corpus, and the run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 import atheris
 
 LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=8192")
-"""Seconds and memory for one input, its bytes; what is given on the command line comes later and wins."""
+"""Limits of time, memory and length per input. Options on the command line come later and take precedence."""
 
 _FILE = os.memfd_create("input")
 PATH = f"/proc/self/fd/{_FILE}"
-"""The file that is read."""
+"""Path of the input file."""
 AGAIN = (
     Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()) / f"lrcore-fuzz-{os.getpid()}"
 )
-"""A file in memory, where there is such a place: a million saves wait for no disk."""
+"""Path of a scratch file, in memory if possible, so that a million saves do not wait for a disk."""
 
 _MEMORY = 2**28
-"""What a guarded call may allocate, in bytes: no input is long enough to need a tenth of it."""
+"""Number of bytes that a guarded call may allocate. No input is long enough to need a tenth of them."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _NEVER = (
     "exec",
@@ -50,7 +50,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     forbidden = event.startswith(_NEVER)
     if event == "open":
         forbidden = bool(arguments[2] & _WRITES)
-    elif event == "compile":  # to ast.parse, which asks for a tree alone, no text has a name
+    elif event == "compile":  # ast.parse, which only returns a tree, uses this name
         forbidden = arguments[1] != "<unknown>"
     if forbidden:
         _breaches.append(f"{event}: {arguments!r:.200}")
@@ -58,20 +58,21 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def put(data: bytes) -> None:
-    """Make this the content of the file that is read."""
+    """Replace the content of the input file."""
     os.ftruncate(_FILE, 0)
     os.pwrite(_FILE, data, 0)
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Let nothing be run, imported or written; AssertionError where something was, also where that was caught.
+    """Forbid running, importing and writing anything inside the block.
 
-    Allocating much raises MemoryError, also where nothing is written into it.
+    Raises AssertionError on a violation, even if the first exception was caught inside the block. Large allocations raise
+    MemoryError, even if the memory is never written.
     """
-    global _guarded  # noqa: PLW0603  # the hook has no other way to know
+    global _guarded  # noqa: PLW0603  # the audit hook can only read a global
     before, hard = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm", "rb") as pages:  # noqa: PTH123  # a tenth of the time
+    with open("/proc/self/statm", "rb") as pages:  # noqa: PTH123  # ten times as fast as pathlib
         most = int(pages.read().split()[0]) * resource.getpagesize() + _MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     _guarded = True
@@ -81,11 +82,11 @@ def guarded() -> Iterator[None]:
         _guarded = False
         resource.setrlimit(resource.RLIMIT_AS, (before, hard))
         assert not _breaches, _breaches
-        assert not os.listdir(), "a file was made"  # noqa: PTH208  # a tenth of the time
+        assert not os.listdir(), "a file was created"  # noqa: PTH208  # ten times as fast as pathlib
 
 
 def mutator(change: Callable[[Random, bytes], bytes]) -> Callable[[bytes, int, int], bytes]:
-    """Return what changes an input as `change` does, or bytes of it: one time of five, and where `change` finds no form."""
+    """Return a mutator that applies `change`, or mutates bytes: in one of five cases, and if `change` cannot parse the input."""
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         random = Random(seed)
@@ -100,9 +101,10 @@ def mutator(change: Callable[[Random, bytes], bytes]) -> Callable[[bytes, int, i
 def fuzz(
     target: Callable[[bytes], None], mutate: Callable[[bytes, int, int], bytes], seeds: Iterable[bytes]
 ) -> None:
-    """Run a target on the seeds and on what comes of them, as libFuzzer's options on the command line say.
+    """Run a target on the seeds and their mutations, with libFuzzer's options from the command line.
 
-    What was found to be of interest is kept in the folder named there, or in ``build/fuzz``; a file is tried alone.
+    Interesting inputs are kept in the folder named on the command line, or in ``build/fuzz``. If a file is named instead, only
+    that input is run.
     """
     name, home = Path(sys.argv[0]).stem, Path("build/fuzz").absolute()
     options = [
@@ -113,9 +115,9 @@ def fuzz(
     paths = [Path(each).absolute() for each in sys.argv[1:] if each[0] != "-"] or [home / name]
     empty = home / "empty"
     empty.mkdir(parents=True, exist_ok=True)
-    os.chdir(empty)  # where nothing may appear
+    os.chdir(empty)  # a folder in which no file may appear
     for number, seed in enumerate(seeds):
-        target(seed)  # what is imported late is there before the guard counts it
+        target(seed)  # completes lazy imports before the guard is active
         if not paths[0].is_file():
             paths[0].mkdir(parents=True, exist_ok=True)
             (paths[0] / f"seed-{number}").write_bytes(seed)

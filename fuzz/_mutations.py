@@ -1,4 +1,4 @@
-"""Changes that leave an input's form whole, so that they reach what lies behind the first check."""
+"""Mutations that preserve the form of an input, so that it passes the first checks and reaches the code behind them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 Node = tuple[Any, Any]
-"""A dictionary or list, and a key or index of it."""
+"""A dictionary or list, and one of its keys or indices."""
 
 ODD: list[Any] = [
     None, True, False, 0, 1, -1, 2, 0.5, -0.0, 0.1, 1e-50, 1e39, 1e308, 5e-324, 2**31, 2**53 - 1, 2**53, 2**64, 10**400,
@@ -22,7 +22,7 @@ ODD: list[Any] = [
 
 
 def nodes(value: Any) -> list[Node]:
-    """Return every place in a JSON value that holds another value."""
+    """Return every place in a JSON value that contains another value."""
     found: list[Node] = []
     open_ones = [value]
     while open_ones:
@@ -35,7 +35,7 @@ def nodes(value: Any) -> list[Node]:
 
 
 def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = ("", "more")) -> Any:
-    """Return a JSON value with one place changed; it may be changed in place. New names are also from `names`."""
+    """Return a JSON value with one place changed, possibly in place. New keys are existing ones or come from `names`."""
     places = nodes(value)
     if not places:
         return random.choice(odd)
@@ -58,7 +58,7 @@ def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = (
 
 
 def numbered(random: Random, value: Any) -> Any:
-    """Return a number near another, or far from it."""
+    """Return a number that is near `value` or far from it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return random.choice([random.randrange(-2, 20), random.random(), 10 ** random.uniform(-60, 60)])
     near = random.choice([1, -1, 4, -4, 8, -value, value, 0.5])
@@ -69,7 +69,7 @@ def numbered(random: Random, value: Any) -> Any:
 
 
 def spliced(random: Random, text: str, words: list[str]) -> str:
-    """Return a text with a part of it replaced by a word, by another part, or by nothing."""
+    """Return a text with a part replaced by a word or another part, or removed."""
     begin = random.randint(0, len(text))
     end = min(len(text), begin + random.choice([0, 0, 1, 2, 5, 20]))
     other = random.randint(0, len(text))
@@ -77,7 +77,7 @@ def spliced(random: Random, text: str, words: list[str]) -> str:
     return text[:begin] + put + text[end:]
 
 
-# ---- files in the format safetensors, with a text in their metadata
+# ---- safetensors files with a JSON text in their metadata
 
 
 def parts(data: bytes) -> tuple[Any, bytes]:
@@ -87,18 +87,18 @@ def parts(data: bytes) -> tuple[Any, bytes]:
 
 
 def parsed(text: str | bytes) -> Any:
-    """Return what JSON says; ValueError where a name stands twice."""
+    """Return the value of a JSON text; raise ValueError for a duplicate key."""
     return json.loads(text, object_pairs_hook=_once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("duplicate key")
     return found
 
 
 def repeated(random: Random, text: str) -> str:
-    """Return JSON with a name, and a text that belongs to it, written twice."""
+    """Return JSON in which a key with its string value occurs twice."""
     found = [*re.finditer(r'"\w*": "[^"\\]*", ', text)]
     if not found:
         return text
@@ -107,7 +107,7 @@ def repeated(random: Random, text: str) -> str:
 
 
 def checksum(header: Any, tensors: bytes) -> str:
-    """Return the checksum that is due, from the bytes alone."""
+    """Return the correct checksum, computed from the bytes without lrcore."""
     found = zlib.crc32(header["__metadata__"]["lrcore"].encode())
     for name in sorted({*header} - {"__metadata__"}):
         begin, end = header[name]["data_offsets"]
@@ -116,9 +116,9 @@ def checksum(header: Any, tensors: bytes) -> str:
 
 
 def joined(random: Random, header: Any, tensors: bytes) -> bytes:
-    """Return the file of a header and tensors, its length and checksum right most of the time."""
+    """Return a file with this header and these tensors; its length and checksum are usually correct."""
     if random.random() < 0.95:
-        # Where there is no text, or a tensor without a place, there is no checksum.
+        # There is no checksum without a text, or if a tensor has no offsets.
         with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
             header["__metadata__"]["lrcore.crc32"] = checksum(header, tensors)
     text = json.dumps(header)
@@ -131,7 +131,7 @@ def joined(random: Random, header: Any, tensors: bytes) -> bytes:
 
 
 def rebuilt(random: Random, data: bytes, odd: list[Any]) -> bytes:
-    """Return a file with one thing changed, and what depends on it made right most of the time."""
+    """Return a file with one change; everything that depends on the change is usually updated."""
     header, tensors = parts(data)
     metadata = header.get("__metadata__", {})
     choice = random.random()

@@ -1,8 +1,8 @@
-"""Load files while a thread changes them at any moment: ``PYTHONPATH=tests python fuzz/changing_file.py -runs=100000 -seed=1``.
+"""Load files while a thread changes them: ``PYTHONPATH=tests python fuzz/changing_file.py -runs=100000 -seed=1``.
 
-The file of an optimizer and that of a pack are truncated, extended, rewritten in place and replaced. `load` takes contents
-that were once written whole or raises what its documentation says, and then nothing has changed. A run is one load. Other
-options are those of libFuzzer, and have no effect here.
+An optimizer file and a pack file are truncated, extended, rewritten in place and replaced. `load` must either accept contents
+that were written completely at some time, or raise a documented exception and change nothing. A run is one load. Other
+options of libFuzzer are accepted and have no effect.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from files.kinds import KINDS, LARGE, Kind, number_of
 
 SECONDS = 5
 COUNT = 6
-"""Contents of a file."""
+"""Number of different contents of a file."""
 
 
 def files_of(kind: Kind, path: Path) -> list[bytes]:
-    """Return the files of all numbers, which are of one length."""
+    """Return the contents of the files with numbers 1 to COUNT, which have the same length."""
     found = []
     for number in range(1, COUNT + 1):
         kind.make(number, LARGE).save(path)
@@ -35,14 +35,14 @@ def files_of(kind: Kind, path: Path) -> list[bytes]:
 
 
 def change(random: Random, path: Path, files: Sequence[bytes]) -> None:
-    """Change the file in one way."""
+    """Change the file in one random way."""
     content = random.choice(files)
     match random.choice(["replace", "rewrite", "truncate", "extend", "part"]):
         case "replace":
             other = path.with_name("other")
             other.write_bytes(content)
             other.replace(path)
-            time.sleep(random.choice([0, 0.002]))  # so that loads succeed as well
+            time.sleep(random.choice([0, 0.002]))  # lets some loads succeed
         case "rewrite":
             path.write_bytes(content)
         case "truncate":
@@ -57,7 +57,7 @@ def change(random: Random, path: Path, files: Sequence[bytes]) -> None:
 
 
 def load(into: Any, path: Path) -> ValueError | OSError | None:
-    """Load a file, and return why it was refused."""
+    """Load a file, and return the exception if it was rejected."""
     try:
         into.load(path)
     except (ValueError, OSError) as error:
@@ -66,10 +66,10 @@ def load(into: Any, path: Path) -> ValueError | OSError | None:
 
 
 def hammer(kind: Kind, path: Path, seed: int, seconds: float) -> tuple[int, int]:
-    """Load a file while a thread changes it, and return how often it was taken and how often refused.
+    """Load a file while a thread changes it, and return how often it was accepted and how often rejected.
 
-    What is taken is one of the contents that were ever written whole. What is refused is refused with a ValueError or an
-    OSError that names the file, and changes nothing.
+    Accepted contents must have been written completely at some time. A rejection must be a ValueError or an OSError that names
+    the file, and must change nothing.
     """
     files = files_of(kind, path)
     stopped = threading.Event()
@@ -107,7 +107,7 @@ def hammer(kind: Kind, path: Path, seed: int, seconds: float) -> tuple[int, int]
 
 
 def main() -> None:
-    """Load as often as the command line says, with a new seed every few seconds."""
+    """Load as often as requested on the command line, with a new seed every few seconds."""
     options = dict(each.split("=", 1) for each in sys.argv[1:] if each[0] == "-" and "=" in each)
     runs, seed = int(options.get("-runs", 20_000)), int(options.get("-seed", 1))
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +118,7 @@ def main() -> None:
                 taken, refused, seed = taken + more_taken, refused + more_refused, seed + 1
             assert taken, name
             assert refused, name
-            print(f"{name}: {taken} loads were taken, {refused} refused")
+            print(f"{name}: {taken} loads accepted, {refused} rejected")
 
 
 if __name__ == "__main__":

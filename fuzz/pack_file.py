@@ -1,8 +1,8 @@
 """Fuzz the file of a pack: ``python fuzz/pack_file.py -runs=100000``.
 
-Whatever the bytes are, `Pack.load` and `Pack.from_file` take them or raise what their documentation says, and then
-nothing has changed. What is taken is what the file says when its bytes are read without lrcore. It goes out to a file
-again, and comes back with the same bits, the same nest and the same ties.
+For any bytes, `Pack.load` and `Pack.from_file` must either accept them, or raise a documented exception and change nothing.
+An accepted pack must match the bytes of the file as read without lrcore. After saving and loading it again, it must have the
+same bits, the same structure and the same ties.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ LAYER = {"w": (2, 3), "b": 3}
 NESTED = {"c": 2, "layers": [LAYER, LAYER], "head": {"s": (), "none": [], "zero": (0, 3)}}
 WEIGHTS = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(3, np.float32)}
 TIED = NESTED | {"layers": [WEIGHTS, WEIGHTS]}
-"""The same names and shapes; the arrays of the second layer are those of the first."""
+"""The same names and shapes, with the arrays of the first layer shared by the second."""
 
 
 def filled(pack: lrcore.Pack) -> lrcore.Pack:
-    """Return a pack with other values in it than zero."""
+    """Return a pack filled with different nonzero values."""
     for number, view in enumerate(pack.named_arrays().values()):
         view[...] = np.arange(view.size, dtype=np.float32).reshape(view.shape) - number - 0.5
     return pack
 
 
 OWN = [lrcore.Pack(NESTED, pad=True)]
-"""What most files are of, with padding between its arrays; the same names without a nest, and with tied arrays."""
+"""The pack that most files are made of, with padding between its arrays; the same names in a flat pack, and with tied arrays."""
 OWN += [lrcore.Pack(OWN[0].named_arrays()), lrcore.Pack(TIED)]
 BEFORE = [-filled(pack).flat for pack in OWN]
-"""Other values than in the files."""
+"""Initial values, which differ from those in the files."""
 
 
 def target(data: bytes) -> None:
-    """Read the file in all ways."""
+    """Read the file in every possible way."""
     put(data)
     made = from_file(pad=False)
     padded = from_file(pad=True)
@@ -63,12 +63,12 @@ def target(data: bytes) -> None:
     if made is not None and padded is not None:
         assert_as_written(made, data, in_order=True)
         assert_as_written(padded, data, in_order=True)
-        pad = len(data) % 2 == 0  # one of them, for the time
+        pad = len(data) % 2 == 0  # only one of them, to save time
         assert_stays(padded if pad else made, pad=pad)
 
 
 def from_file(*, pad: bool) -> lrcore.Pack | None:
-    """Return the pack that the file makes, or None where it is refused."""
+    """Return the pack in the file, or None if the file is rejected."""
     with guarded():
         try:
             return lrcore.Pack.from_file(PATH, pad=pad)
@@ -78,7 +78,7 @@ def from_file(*, pad: bool) -> lrcore.Pack | None:
 
 
 def loaded(pack: lrcore.Pack) -> bool:
-    """Tell whether the file goes into a pack, which is the same as before where it does not."""
+    """Load the file into a pack, and return whether it was accepted; if not, check that the pack is unchanged."""
     before, shapes, views = pack.flat.tobytes(), repr(pack), pack.named_arrays()
     taken = True
     with guarded():
@@ -94,7 +94,7 @@ def loaded(pack: lrcore.Pack) -> bool:
 
 
 def assert_as_written(pack: lrcore.Pack, data: bytes, *, in_order: bool) -> None:
-    """Assert that a pack has the names, shapes, bits and, where the file has them, the nest and the ties that its bytes say."""
+    """Assert that a pack has the names, shapes and bits in the bytes of the file, and its structure and ties if it has them."""
     header, tensors = parts(data)
     metadata = header.pop("__metadata__", None) or {}
     views = pack.named_arrays()
@@ -119,7 +119,7 @@ def assert_as_written(pack: lrcore.Pack, data: bytes, *, in_order: bool) -> None
         values = view.view(np.uint32).ravel()
         differs = values != stored
         assert view.dtype == np.float32
-        if name in same:  # NaN of any kind are equal values for two names
+        if name in same:  # any two NaNs count as equal for two names of one array
             differs &= ~(np.isnan(values.view(np.float32)) & np.isnan(stored.view(np.float32)))
         assert not differs.any(), name
     within = pack.like()
@@ -141,7 +141,7 @@ def assert_as_written(pack: lrcore.Pack, data: bytes, *, in_order: bool) -> None
 
 
 def assert_stays(pack: lrcore.Pack, *, pad: bool) -> None:
-    """Assert that a pack that was made takes the same file, and makes one that gives it again."""
+    """Assert that a loaded pack accepts the same file again, and survives saving and loading."""
     other = pack.like()
     assert loaded(other)
     assert other.flat.tobytes() == pack.flat.tobytes()
@@ -159,7 +159,7 @@ def assert_stays(pack: lrcore.Pack, *, pad: bool) -> None:
 
 
 def same_memory(views: dict[str, Any]) -> dict[str, set[str]]:
-    """Return the names of each array that has several, for each of these names."""
+    """Return, for each name of an array with several names, all names of the array."""
     found: dict[int, set[str]] = {}
     for name, view in views.items():
         if view.size:
@@ -168,7 +168,7 @@ def same_memory(views: dict[str, Any]) -> dict[str, set[str]]:
 
 
 def shapes_in(tree: Any) -> Any:
-    """Return the nest of a tree as the text has it."""
+    """Return the structure of a tree in the form of the file's text."""
     if isinstance(tree, dict):
         return {name: shapes_in(part) for name, part in tree.items()}
     return [shapes_in(part) for part in tree] if isinstance(tree, list) else str([*tree.shape])
@@ -178,7 +178,7 @@ def shapes_in(tree: Any) -> Any:
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield files of packs of all kinds, of others, and of an optimizer."""
+    """Yield files of packs of all kinds, files by other programs, and a file of an optimizer."""
     bits = np.array([0x7FC01234, 0x80000000, 1, 0xFF800000], np.uint32).view(np.float32)
     deep: Any = {"w": 2}
     for _ in range(20):
@@ -214,7 +214,7 @@ def seeds() -> Iterator[bytes]:
     AGAIN.unlink()
 
 
-# ---- mutations: the structure, the ties, and the tensors that they name
+# ---- mutations of the structure, of the ties, and of the tensors that they name
 
 SHAPES = [
     "[]", "[0]", "[1]", "[2]", "[2, 3]", "[0, 3]", "[1, 2, 1]", "[3, 0]", "[-1]", "[2,3]", "[1.0]", "(2,)", str([1] * 70),
@@ -226,7 +226,7 @@ NAMES = [
 
 
 def change(random: Random, data: bytes) -> bytes:
-    """Return a file whose structure, ties or tensors were changed, a file by others, or one with arbitrary changes."""
+    """Return a file with a changed structure, ties or tensors, a file as by another program, or one with arbitrary changes."""
     choice = random.random()
     header, tensors = parts(data)
     if choice < 0.1 and isinstance(header, dict) and header and "__metadata__" not in header:
@@ -257,7 +257,7 @@ def change(random: Random, data: bytes) -> bytes:
 
 
 def renested(random: Random, structure: Any) -> Any:
-    """Return a structure with one place changed: in its value, its shape, or its depth, or so that all paths stay the same."""
+    """Return a structure with one place changed in value, shape or depth, or rearranged so that all paths stay the same."""
     if random.random() < 0.4 or not (places := nodes(structure)):
         return changed(random, structure, [*SHAPES, [], {}, ["[1]"], {"w": "[]"}], NAMES)
     inner = [(owner, key) for owner, key in places if isinstance(owner[key], (dict, list))]
@@ -270,14 +270,14 @@ def renested(random: Random, structure: Any) -> Any:
     elif list(part) == [*map(str, range(len(part)))]:
         owner[key] = [*part.values()]
     elif isinstance(owner, dict):
-        if random.random() < 0.7:  # else two arrays have one path
+        if random.random() < 0.7:  # otherwise two arrays have the same path
             owner.pop(key)
         owner |= {f"{key}.{name}": each for name, each in part.items()}
     return structure
 
 
 def retied(random: Random, ties: Any, structure: Any) -> Any:
-    """Return ties with one more of the structure's arrays, of the same shape most of the time, or with one place changed."""
+    """Return ties with one place changed, or with one more tie between arrays, usually of the same shape."""
     shapes = dict(shapes_by_path(structure))
     if not isinstance(ties, dict) or not shapes or random.random() < 0.4:
         return changed(random, ties, [*ODD, *shapes], [*NAMES, *shapes])
@@ -287,13 +287,13 @@ def retied(random: Random, ties: Any, structure: Any) -> Any:
 
 
 def reshaped(random: Random, text: str) -> str:
-    """Return another shape of as many elements."""
+    """Return another shape with the same number of elements."""
     size = math.prod(extents(text))
     return str(random.choice([[size], [1, size], [size, 1, 1], [size // 2, 2], [2, size // 2]]))
 
 
 def extents(text: Any) -> list[int]:
-    """Return the shape that a text says, or that of a scalar where it says none."""
+    """Return the shape in a text, or that of a scalar if the text is not a shape."""
     try:
         shape = json.loads(text)
         return shape if all(type(each) is int for each in shape) else []
@@ -302,16 +302,16 @@ def extents(text: Any) -> list[int]:
 
 
 def deeper(random: Random, part: Any) -> Any:
-    """Return a part within many others."""
+    """Return a part wrapped in one or more lists or dictionaries."""
     for _ in range(random.choice([1, 1, 1, 2, 2, 3, 10, 30])):
         part = [part] if random.random() < 0.9 else {"x": part}
     return part
 
 
 def tensors_of(random: Random, structure: Any, ties: Any, header: Any, tensors: bytes) -> tuple[Any, bytes]:
-    """Return the header and the tensors that a structure names, filled with the former bytes; one that claims much has none.
+    """Return a header and tensors for the arrays of a structure, filled with the previous bytes where they fit.
 
-    There are none for the names of ties, most of the time.
+    Tensors with very large shapes get no bytes. Names of ties usually get no tensor.
     """
     found: dict[str, Any] = {}
     put_together, claimed = b"", 0
@@ -332,7 +332,7 @@ def tensors_of(random: Random, structure: Any, ties: Any, header: Any, tensors: 
 
 
 def shapes_by_path(structure: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the paths and the shapes of a structure's arrays."""
+    """Yield the path and the shape of each array in a structure."""
     if isinstance(structure, (dict, list)):
         for name, part in structure.items() if isinstance(structure, dict) else enumerate(structure):
             yield from shapes_by_path(part, f"{path}.{name}" if path else str(name))
@@ -342,5 +342,5 @@ def shapes_by_path(structure: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 if __name__ == "__main__":
     made_of = list(seeds())
-    sys.setrecursionlimit(200)  # a nest that is too deep is one of 35 levels then, and takes no half a second
+    sys.setrecursionlimit(200)  # 35 levels are then too deep, and take less than half a second
     fuzz(target, mutator(change), made_of)

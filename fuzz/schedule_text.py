@@ -1,7 +1,7 @@
-"""Fuzz the schedules from text and from dictionaries: ``python fuzz/schedule_text.py -runs=100000``.
+"""Fuzz schedules from text and from dictionaries: ``python fuzz/schedule_text.py -runs=100000``.
 
-A text that begins with a brace is the JSON of a dictionary. Whatever it says, there is a schedule or the error of the
-documentation. A schedule prints what makes it again, goes to a dictionary and back, and gives finite rates.
+A text that begins with a brace is a dictionary in JSON. Any text must result in a schedule or a documented exception. A
+schedule must survive a round trip through `repr` and through a dictionary, and must return finite rates.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NAMES = {"lr": 0.1, "steps": 100, "n": 3}
 
 
 def target(data: bytes) -> None:
-    """Read the text."""
+    """Read the text, and check the schedule."""
     text = data.decode(errors="replace")
     schedule = from_json(text) if text.startswith("{") else from_text(text)
     if schedule is not None:
@@ -41,7 +41,7 @@ def target(data: bytes) -> None:
 
 
 def from_text(text: str) -> Any:
-    """Return the schedule of a text, or None where it is refused with a column in it."""
+    """Return the schedule of a text, or None if it is rejected; check the column in the message."""
     with guarded():
         try:
             return schedules.parse(text, **NAMES)
@@ -54,7 +54,7 @@ def from_text(text: str) -> Any:
 
 
 def from_json(text: str) -> Any:
-    """Return the schedule of a dictionary in JSON, or None where it is refused; an optimizer refuses it as well."""
+    """Return the schedule of a dictionary in JSON, or None if it is rejected; then an optimizer must reject it too."""
     try:
         dictionary = json.loads(text)
     except (ValueError, RecursionError):
@@ -71,17 +71,17 @@ def from_json(text: str) -> Any:
             except type(error):
                 assert opt.state_dict() == before
             else:
-                raise AssertionError(f"taken by an optimizer: {error}") from error
+                raise AssertionError(f"accepted by an optimizer: {error}") from error
         return None
     return schedule
 
 
 def whole(schedule: Any) -> None:
-    """Assert what holds for every schedule."""
+    """Check the properties that hold for every schedule."""
     printed = repr(schedule)
     try:
         read = schedules.parse(printed)
-    except ValueError as error:  # it may print longer and deeper than it was written
+    except ValueError as error:  # the repr may be longer and deeper than the original text
         assert re.search("expected at most|too deeply", str(error)), error
     else:
         assert read == schedule, printed
@@ -102,7 +102,7 @@ def whole(schedule: Any) -> None:
 
 
 def steps_by(schedule: Any) -> None:
-    """Take a step under it, or be refused and change nothing."""
+    """Take a step with a schedule; if it is rejected, check that nothing has changed."""
     opt = lrcore.SGD(np.ones(1, np.float32), lr=schedule)
     try:
         opt.step(np.ones(1, np.float32))
@@ -136,14 +136,14 @@ WORDS = [
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield a text of every schedule, and its dictionary."""
+    """Yield texts of all schedules, and their dictionaries."""
     for text in TEXTS:
         yield text.encode()
         yield json.dumps(schedules.parse(text, **NAMES).to_dict()).encode()
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """Change bytes; or words and numbers of a text; or a value of a dictionary."""
+    """Return data with changes to its bytes, to words and numbers of a text, or to a value of a dictionary."""
     random = Random(seed)
     text = data.decode(errors="replace")
     if random.random() < 0.25:

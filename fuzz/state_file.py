@@ -1,7 +1,7 @@
 """Fuzz the file of an optimizer's state: ``python fuzz/state_file.py -runs=100000``.
 
-Whatever the bytes are, `Optimizer.load` and `lrcore.load` take them or raise what their documentation says, and then
-nothing has changed. What is taken goes out to a file again, and steps.
+For any bytes, `Optimizer.load` and `lrcore.load` must either accept them, or raise a documented exception and change nothing.
+An accepted optimizer must survive saving and loading, and must be able to step.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ N = 3
 
 
 def params() -> Any:
-    """Return parameters."""
+    """Return the initial parameters."""
     return np.linspace(-1, 1, N, dtype=np.float32)
 
 
 def everything(opt: Any) -> Any:
-    """Return all that a load could change; the rate with an equal schedule is equal."""
+    """Return all data that a load could change. The rate is not included, because equal schedules have equal rates."""
     states = {name: state.tobytes() for name, state in opt.state.items()}
     plateaus = [each.state_dict() for each in schedules.plateaus(opt.schedule)]
     return opt.params.tobytes(), states, opt.step_count, dict(opt.hyper), opt.schedule, plateaus
 
 
 def target(data: bytes) -> None:
-    """Load the file in all ways."""
+    """Load the file in every possible way."""
     put(data)
     opt = lrcore.Adam(params(), lr=0.25)
     before = everything(opt)
@@ -58,7 +58,7 @@ def target(data: bytes) -> None:
 
 
 def load(lr: float | None) -> Any:
-    """Return the optimizer that the file makes, or None where it is refused."""
+    """Return the optimizer in the file, or None if the file is rejected."""
     own = params()
     try:
         return lrcore.load(PATH, own, lr=lr)
@@ -69,18 +69,18 @@ def load(lr: float | None) -> Any:
 
 
 def remade(opt: Any) -> Any:
-    """Write what was loaded, and give what comes back: the same."""
+    """Save a loaded optimizer, load it again, check that it is the same, and return it."""
     stored = "schedule" in opt.state_dict()
     opt.save(AGAIN)
     again = lrcore.load(AGAIN, params(), lr=None if stored else 0.5)
     AGAIN.unlink()
-    assert repr(everything(again)) == repr(everything(opt))  # NaN in a state is its bytes; other ones print
+    assert repr(everything(again)) == repr(everything(opt))  # repr, because NaN != NaN
     assert again.rule == opt.rule
     return again
 
 
 def step(opt: Any) -> None:
-    """Take a step, or be refused for the rate or the count and change nothing."""
+    """Take a step; if it is rejected because of the rate or the count, check that nothing has changed."""
     before = everything(opt)
     try:
         opt.step(np.ones(N, np.float32))
@@ -94,7 +94,7 @@ def step(opt: Any) -> None:
 
 
 def rates() -> Iterator[Any]:
-    """Yield rates of all kinds."""
+    """Yield learning rates of all kinds."""
     yield from (0.1, schedules.Cosine(0.1, steps=9).warmup(3), schedules.Plateau(0.1, patience=1) * 0.5)
     yield schedules.Sequence(
         [(schedules.OneCycle(0.1, 20), 20), schedules.PiecewiseConstant([2], [0.1, 0.2])]
@@ -104,7 +104,7 @@ def rates() -> Iterator[Any]:
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield the files of all classes, and of several rates and options."""
+    """Yield files of all classes, and of several rates and options."""
     for name in optimizers.__all__:
         if name != "Optimizer":
             yield from saved(getattr(optimizers, name)(params()))
