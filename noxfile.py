@@ -67,7 +67,7 @@ def newest_python() -> str | None:
 
 @nox.session(python=newest_python())
 def newest(session: nox.Session) -> None:
-    """Run the tests with the newest versions of all packages, including pre-releases, and the newest Python that is found."""
+    """Run the tests with the newest versions of all packages, including pre-releases, and the newest installed Python."""
     session.install("--upgrade", ".[test]", env={"PIP_PRE": "1", "LRCORE_CUDA": "OFF"})
     session.run("pytest", *session.posargs)
 
@@ -83,7 +83,7 @@ def clang(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("compiler", ["g++", "clang++"])
 def flags(session: nox.Session, compiler: str) -> None:
-    """Build with user flags that would change floating-point results, and check with the tests of the rules that they do not."""
+    """Build with compiler flags that usually change floating-point results, and check that the rules' tests still pass."""
     wild = "-Ofast -march=native -ffp-contract=fast -funsafe-math-optimizations"
     if compiler == "g++":
         wild += " -fsingle-precision-constant -mfpmath=387"
@@ -95,8 +95,8 @@ def flags(session: nox.Session, compiler: str) -> None:
 def aarch64(session: nox.Session) -> None:
     """Cross-compile for aarch64, check that the loops are vectorized, and run the tests under qemu.
 
-    Three tests are left out, because qemu limits neither memory nor threads, and can only preload libraries of the host.
-    Requires g++-aarch64-linux-gnu and qemu-user-static. Python and its libraries are unpacked into a folder.
+    Three tests are left out, because qemu limits neither memory nor threads, and can only preload libraries of the
+    host. Requires g++-aarch64-linux-gnu and qemu-user-static. Python and its libraries are unpacked into a folder.
     """
     work = Path(session.create_tmp()).resolve()
     root, build = work / "root", work / "build"
@@ -119,9 +119,10 @@ def aarch64(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Run the live comparisons with PyTorch, optax, Keras and transformers, and all tests that need one of them or autograd.
+    """Run the live comparisons with PyTorch, optax, Keras and transformers, and the tests that need them or autograd.
 
-    These tests cover steps on their arrays, PyTorch's state and modules, the examples, and the code blocks on the pages.
+    These tests cover steps on their arrays, PyTorch's state and modules, the examples, and the code blocks on the
+    pages.
     """
     session.install("torch==2.13.0")  # the release that produced the stored vectors
     session.install("autograd", "optax", "keras", "transformers", ".[test]")
@@ -144,7 +145,7 @@ def peers(session: nox.Session) -> None:
 
 @nox.session
 def tools(session: nox.Session) -> None:
-    """Run the tests with tools that save PyTorch training state: accelerate, safetensors, torch.distributed.checkpoint."""
+    """Run the tests with tools that save training state: accelerate, safetensors and torch.distributed.checkpoint."""
     session.install("torch==2.13.0")
     session.install("accelerate", ".[test]")
     session.run("pytest", "--no-skips", "tests/pytorch/test_savers.py", *session.posargs)
@@ -241,7 +242,7 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def sanitize(session: nox.Session) -> None:
-    """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer; ``CXX=clang++ nox -s sanitize`` uses Clang's."""
+    """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer, or Clang's with ``CXX=clang++``."""
     preload = install_sanitized(session, "address,undefined", "asan")
     # Python leaks at exit by design.
     session.run("pytest", *session.posargs, env={"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"})
@@ -250,7 +251,7 @@ def sanitize(session: nox.Session) -> None:
 
 @nox.session
 def threads(session: nox.Session) -> None:
-    """Run the thread pool and the tests of threads under ThreadSanitizer; ``CXX=clang++ nox -s threads`` runs only the pool."""
+    """Run the thread pool and the tests of threads under ThreadSanitizer; with ``CXX=clang++``, only the pool."""
     # New kernels randomize addresses into ranges that old versions of ThreadSanitizer do not expect.
     fixed = ("setarch", "--addr-no-randomize")
     hammer_the_pool(session, "thread", *fixed, TSAN_OPTIONS="halt_on_error=1:die_after_fork=0")
@@ -289,9 +290,9 @@ def wheel(session: nox.Session) -> None:
 def old_cpus(session: nox.Session) -> None:
     """Run tests under emulation of a CPU without AVX and of a CPU with AVX2. Requires qemu-user.
 
-    Nehalem must select the portable backend and Haswell AVX2. Both must return the same bits as this CPU and reject AVX-512.
-    The tests cover the rules (except large arrays), numerics, the boundary, stored vectors, threads and the choice of a
-    backend. Processes that the tests start are not emulated.
+    Nehalem must select the portable backend and Haswell AVX2. Both must return the same bits as this CPU and reject
+    AVX-512. The tests cover the rules (except large arrays), numerics, the boundary, stored vectors, threads and the
+    choice of a backend. Processes that the tests start are not emulated.
     """
     session.install(".[test]", env={"LRCORE_CUDA": "OFF"})
     # If set, these would select code for the host CPU; the second is for NumPy's BLAS.

@@ -1,4 +1,4 @@
-"""Time Optax's Adam on JAX, jitted and with donated buffers; `gpu.py` runs this script in a separate process.
+"""Time optax's Adam on JAX, jitted and with donated buffers; `gpu.py` runs this script in a separate process.
 
 Prints one line of JSON with the versions, then one line per size with its samples or an error. JAX runs on its own
 stream, so the host's clock measures the time from the first of many calls until the last result is ready.
@@ -25,7 +25,7 @@ def first_line(error: Exception) -> str:
 
 
 def measure(size: int, sets: int, rounds: int, device: Any) -> dict[str, Any]:
-    """Time Adam on `size` elements, rotating among `sets` sets of arrays."""
+    """Time Adam on `size` elements, rotating through `sets` sets of arrays."""
     import jax
     import jax.numpy as jnp
     import optax

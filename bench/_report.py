@@ -182,7 +182,7 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
 
 
 def sets_for(size: int, l2_bytes: int) -> int:
-    """Return how many sets of arrays exceed four times the L2 cache, for the variant that touches the fewest bytes."""
+    """Return the number of sets of arrays with which even the smallest variant exceeds four times the L2 cache."""
     touched = 2 * 4 * size
     return 4 * l2_bytes // touched + 1
 
@@ -198,7 +198,7 @@ def least_bytes(elements: int, sets: int, states: int) -> int:
 
 
 def parse_smi(text: str, fields: Sequence[str], uuid: str) -> dict[str, str]:
-    """Return the fields of the device from nvidia-smi's CSV: of the line with its uuid, or of the only line."""
+    """Return the device's fields in nvidia-smi's CSV, from the line with its uuid or from the only line."""
     lines = [[cell.strip() for cell in each.split(",")] for each in text.splitlines()]
     found = [dict(zip(fields, cells, strict=True)) for cells in lines if len(cells) == len(fields)]
     ours = [each for each in found if uuid and uuid in each["uuid"]] or found

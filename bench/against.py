@@ -2,9 +2,10 @@
 
     python bench/against.py --rules adam --sizes 1e3 1e5 1e7 --json bench/results/against.json --plot against.png
 
-Accepts the options of ``lrcore bench`` except --backends, and in addition --peers and --tensors. Packages that are not
-installed are skipped with a message. Before anything is timed, each peer takes three steps on the same numbers and with the
-same hyperparameters as lrcore, and must produce the same parameters up to float32 rounding; NumPy's are not compared.
+Accepts the options of ``lrcore bench`` except --backends, and in addition --peers and --tensors. Packages that are
+not installed are skipped with a message. Before anything is timed, each peer takes three steps on the same numbers
+and with the same hyperparameters as lrcore, and must produce the same parameters up to float32 rounding; NumPy's are
+not compared.
 
 numpy         twelve passes with preallocated temporaries, without Adam's bias corrections
 numba         one parallel loop, compiled beforehand
@@ -14,8 +15,8 @@ optax         update and application in one jitted function, with donated buffer
 deepspeed     DeepSpeedCPUAdam
 thinc         the fused kernel of thinc's Adam, without its gradient clipping and zeroing
 
-With --tensors 200, torch and lrcore.torch step 200 tensors, alternating between weights and small biases as in a module. The
-other packages are skipped.
+With --tensors 200, torch and lrcore.torch step 200 tensors, alternating between weights and small biases as in a
+module. The other packages are skipped.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Made(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """How to step with another package."""
+    """Another package, and how to step with it."""
 
     name: str
     package: str
@@ -120,7 +121,7 @@ def make_numba(_: str, p: Array, g: Array) -> Made:
 
 
 def parameters(p: Array, tensors: int) -> list[Any]:
-    """Return `tensors` torch parameters that share the memory of `p`: every second one is a hundredth the size of the others."""
+    """Return `tensors` torch parameters on the memory of `p`; every second is a hundredth the size of the others."""
     import torch
 
     weights = np.resize([1.0, 0.01], tensors).cumsum()
@@ -196,7 +197,7 @@ def make_deepspeed(_: str, p: Array, g: Array) -> Made:
 
 
 def make_thinc(_: str, p: Array, g: Array) -> Made:
-    """Return thinc's kernel with the corrections folded into the rate, like its Adam; epsilon is added before them."""
+    """Return thinc's kernel with the bias corrections folded into the rate, as in its Adam, after adding epsilon."""
     from thinc.backends import get_array_ops
 
     ops, m, v, t = get_array_ops(p), np.zeros_like(p), np.zeros_like(p), 0
@@ -247,7 +248,7 @@ def problem(size: int) -> tuple[Array, Array]:
 
 
 def check(peer: Peer, rule: str) -> None:
-    """Take three steps with a peer and with lrcore; raise RuntimeError if the parameters differ by more than rounding."""
+    """Take three steps with a peer and with lrcore; raise RuntimeError if the parameters are not equal up to rounding."""
     (p, g), (q, h) = problem(1000), problem(1000)
     opt, made = ours(rule, p, g), peer.make(rule, q, h)
     for _ in range(3):
@@ -259,12 +260,13 @@ def check(peer: Peer, rule: str) -> None:
         allowed = 8 * 2.0**-23 * float(np.abs(p).max())  # a few roundings of p in each of three steps
         if difference > allowed:
             raise RuntimeError(
-                f"{peer.name}: {rule}: expected parameters within {allowed:.2g} of lrcore's, got a difference of {difference:.2g}"
+                f"{peer.name}: {rule}: expected parameters within {allowed:.2g} of lrcore's, "
+                f"got a difference of {difference:.2g}"
             )
 
 
 IDLE_SECONDS, AWAKE_SECONDS = 0.03, 0.05
-"""Seconds after which idle OpenMP threads no longer spin, because spinning threads occupy cores; and seconds after which the
+"""Seconds after which idle OpenMP threads have stopped spinning and no longer occupy cores, and seconds after which the
 system has given each woken thread its own core."""
 
 
@@ -279,7 +281,7 @@ def settle(call: Callable[[], object], grads: Array) -> None:
 
 
 def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[bench.Variant]:
-    """Return lrcore's step with a cosine schedule, the loops that bound it, and the peers' steps, each on separate arrays."""
+    """Return lrcore's step with a cosine schedule, the loops that bound it, and the peers' steps on separate arrays."""
     backend = lrcore.info()["backend"]
     params, grads = bench.aligned_full(size, 1.0), bench.aligned_full(size, 0.5)
     opt = ours(rule, params, grads, lrcore.schedules.Cosine(LR, steps=10**9))
@@ -299,7 +301,7 @@ def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[benc
 
 
 def present(chosen: list[str], tensors: int) -> list[Peer]:
-    """Return the chosen peers that are installed; check that they step like lrcore, and report the others."""
+    """Return the chosen peers that are installed, after comparing their steps with lrcore's; report missing packages."""
     found = []
     for peer in peers_of(tensors):
         if peer.name.split()[0] not in chosen:
@@ -314,7 +316,7 @@ def present(chosen: list[str], tensors: int) -> list[Peer]:
 
 
 def limit_threads(threads: int) -> None:
-    """Set the number of threads of every package. Packages that read it from the environment must not be imported yet."""
+    """Set the number of threads of every package, before those that read it from the environment are imported."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"

@@ -25,9 +25,9 @@ Variants
     CuPy ElementwiseKernel        Adam as a careful user would write it
     optax on JAX                  jitted, with donated buffers, in a separate process and timed by the host's clock
 
-Each round times every variant of a rule and size once, so a slow phase affects all variants alike. The calls of a sample
-rotate through enough sets of arrays to exceed four times the L2 cache. Adam is measured first; cases that do not fit in the
-time budget are dropped from the end and listed. Requires PyTorch; exits with status 2 if no GPU works.
+Each round times every variant of a rule and size once, so a slow phase affects all variants alike. The calls of a
+sample rotate through enough sets of arrays to exceed four times the L2 cache. Adam is measured first; cases that do
+not fit in the time budget are dropped from the end and listed. Requires PyTorch; exits with status 2 if no GPU works.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python bench/instructions.py             # status 1 if a count differs by more than 3 % from the recorded one
     python bench/instructions.py --record    # replaces the recorded counts of this compiler
 
-Builds the harness, bench/instructions.cpp, with the objects of the extension. Requires x86-64 with AVX2, valgrind with its
-headers, a C++ compiler, cmake and ninja, and the build dependencies of the extension. lrcore need not be installed.
+Builds the harness, bench/instructions.cpp, with the objects of the extension. Requires x86-64 with AVX2, valgrind
+with its headers, a C++ compiler, cmake and ninja, and the build dependencies of the extension. lrcore need not be
+installed.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ Counts: TypeAlias = dict[str, dict[str, int]]
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "bench" / "results" / "instructions.json"
 TOLERANCE = 0.03
-"""Counts do not vary from run to run. The tolerance allows for distributions' patches to one release of a compiler."""
+"""Counts do not vary from run to run. The tolerance allows for distributions that patch the same compiler release."""
 
 
 class Failure(Exception):
-    """The counts cannot be taken or compared."""
+    """Raised if the counts cannot be taken or compared."""
 
 
 def run(*command: str | Path) -> str:
@@ -43,7 +44,7 @@ def run(*command: str | Path) -> str:
 
 def build(directory: Path) -> Path:
     """Build the harness with the options of the extension, and return its path."""
-    # This does not guard against warnings, which differ between compilers.
+    # Warnings are not errors here, because they differ between compilers.
     options = ("-DLRCORE_CUDA=OFF", "-DLRCORE_WERROR=OFF", f"-DPython_EXECUTABLE={sys.executable}")
     run("cmake", "--preset", "release", "-S", ROOT, "-B", directory, *options)
     run("cmake", "--build", directory, "--target", "instructions")
@@ -109,7 +110,7 @@ def compare(compiler: str, counts: Counts) -> int:
     everything = load()
     if compiler not in everything:
         raise Failure(
-            f"{RECORD.name}: expected counts of {compiler}, got counts of {', '.join(everything) or 'no compiler'}; "
+            f"{RECORD.name}: expected counts of {compiler}, got {', '.join(everything) or 'none'}; "
             "record them with --record, from a commit whose speed is known to be right"
         )
     recorded = everything[compiler]

@@ -3,9 +3,9 @@
     python bench/module.py                         # 200 tensors with 105,600 parameters in total
     python bench/module.py --layers 50 --width 128 --json bench/results/module.json
 
-The module is a chain of linear layers, each with a weight and a bias. A training step zeroes the gradients, computes them and
-calls the optimizer; the row "no optimizer" leaves out the optimizer's step. Zeroing is timed in both forms: setting the
-gradients to None, and setting them to zero.
+The module is a chain of linear layers, each with a weight and a bias. A training step zeroes the gradients, computes
+them and calls the optimizer; the row "no optimizer" leaves out the optimizer's step. Zeroing is timed in both forms:
+setting the gradients to None, and setting them to zero.
 """
 
 from __future__ import annotations

@@ -4,20 +4,21 @@
     python bench/two_builds.py HEAD WORKTREE --rules lion --sizes 1e5 -- --threads 1
     python bench/two_builds.py main HEAD --script save.py --limit 1.02
 
-OLD and NEW are revisions as accepted by `git rev-parse`, or WORKTREE for the current files, including new files that git does
-not ignore. Each is built without CUDA by this interpreter's pip into build/two_builds/<hash>. Existing builds are reused, so
-remove the folder after a change of compiler.
+OLD and NEW are revisions as accepted by `git rev-parse`, or WORKTREE for the current files, including new files that
+git does not ignore. Each is built without CUDA by this interpreter's pip into build/two_builds/<hash>. Existing
+builds are reused, so remove the folder after a change of compiler.
 
-Each round starts three processes in random order: NEW, OLD, and OLD again. They differ only in the build that they import.
-They run that build's `lrcore bench`, or a script that prints lines of `name seconds` or of `seconds`; several lines with the
-same name become one row with their median. Arguments after -- are passed to `lrcore bench` or to the script.
+Each round starts three processes in random order: NEW, OLD, and OLD again. They differ only in the build that they
+import. They run that build's `lrcore bench`, or a script that prints lines of `name seconds` or of `seconds`; several
+lines with the same name become one row with their median. Arguments after -- are passed to `lrcore bench` or to the
+script.
 
     OLD ns, NEW ns   median time over the rounds, in nanoseconds
-    NEW/OLD          median over the rounds of the ratio within a round; 1.05 means 5 % slower than OLD. Slow phases of the
-                     machine affect the ratio less than the times
+    NEW/OLD          median over the rounds of the ratio within a round; 1.05 means 5 % slower than OLD. Slow phases
+                     of the machine affect the ratio less than the times
     OLD/OLD          the same ratio for the two processes of OLD; any difference from 1 is noise
-    spread           largest distance from 1 of the median and quartiles of OLD/OLD. NEW/OLD cannot resolve smaller changes;
-                     they need more rounds or a quieter machine
+    spread           largest distance from 1 of the median and quartiles of OLD/OLD. NEW/OLD cannot resolve smaller
+                     changes; they need more rounds or a quieter machine
 
 The exit status is 0 after a measurement, 1 if a row exceeds --limit, and 2 if nothing could be measured.
 """
@@ -67,7 +68,7 @@ else:
 
 
 class Failure(Exception):
-    """The two builds cannot be compared."""
+    """Raised if the two builds cannot be compared."""
 
 
 def run(what: str, cwd: Path, *command: str | Path, **env: str) -> bytes:

@@ -1,8 +1,8 @@
 """Step an embedding table in slices from several threads, like the parameter server of a distributed training run.
 
-This example uses `lrcore.functional`: the caller keeps the table, the optimizer states, and a step count for each shard
-of rows. A request updates either the slice of one shard or scattered rows, which are gathered, stepped and written back.
-A step is elementwise, so the result is bitwise identical to stepping the whole table at once.
+This example uses `lrcore.functional`: the caller keeps the table, the optimizer states, and a step count for each
+shard of rows. A request updates either the slice of one shard or scattered rows, which are gathered, stepped and
+written back. A step is elementwise, so the result is bitwise identical to stepping the whole table at once.
 
     python examples/sharded_embedding.py
 """
@@ -34,7 +34,7 @@ class Shard:
 
 
 def take_step(arrays: list[Array], observed: Array, number: int) -> None:
-    """Update the embeddings and Adam's two states, each (n, WIDTH), in place by step `number`, counted from 1.
+    """Take step `number`, counted from 1, on the embeddings and Adam's two states, each (n, WIDTH), in place.
 
     The loss is half the squared difference between the embeddings and the observed values (n, WIDTH).
     """
@@ -52,7 +52,7 @@ def main() -> tuple[bool, bool]:
     rng = np.random.default_rng(0)
     true = rng.normal(size=(ROWS, WIDTH))
     noise = rng.normal(scale=0.1, size=(STEPS + 1, ROWS, WIDTH))
-    observed = (true + noise).astype(np.float32)  # the targets of each row, one per step
+    observed = (true + noise).astype(np.float32)  # the target of each row in each of its steps
 
     server = [np.zeros((ROWS, WIDTH), np.float32) for _ in range(3)]  # the table, exp_avg, exp_avg_sq
     bounds = np.linspace(0, ROWS, SHARDS + 1, dtype=int)
@@ -67,7 +67,7 @@ def main() -> tuple[bool, bool]:
     requests = rng.permutation(np.repeat(np.arange(SHARDS), STEPS))
     with ThreadPoolExecutor(THREADS) as pool:
         for half in np.split(requests, 2):
-            list(pool.map(serve, (shards[i] for i in half)))  # list() reraises exceptions of the threads
+            list(pool.map(serve, (shards[i] for i in half)))  # list() re-raises exceptions from the threads
             print("steps per shard:", *(shard.steps for shard in shards))
 
     whole = [np.zeros((ROWS, WIDTH), np.float32) for _ in range(3)]

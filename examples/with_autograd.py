@@ -1,4 +1,4 @@
-"""Train a network with gradients from autograd: only the loss is written, with autograd's version of NumPy.
+"""Train a network with gradients from autograd: only the loss is written by hand, using autograd's NumPy.
 
 The parameters are in a nested `Pack`. ``params.tree()`` returns them as plain dictionaries and lists, which autograd
 can differentiate with respect to, and ``grads.assign(tree)`` copies a gradient of the same structure into the pack. The

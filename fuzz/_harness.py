@@ -67,7 +67,7 @@ def put(data: bytes) -> None:
 def guarded() -> Iterator[None]:
     """Forbid running, importing and writing anything inside the block.
 
-    Raises AssertionError on a violation, even if the first exception was caught inside the block. Large allocations raise
+    A violation raises AssertionError, again at the end of the block if it was caught inside. Large allocations raise
     MemoryError, even if the memory is never written.
     """
     global _guarded  # noqa: PLW0603  # the audit hook can only read a global
@@ -86,7 +86,7 @@ def guarded() -> Iterator[None]:
 
 
 def mutator(change: Callable[[Random, bytes], bytes]) -> Callable[[bytes, int, int], bytes]:
-    """Return a mutator that applies `change`, or mutates bytes: in one of five cases, and if `change` cannot parse the input."""
+    """Return a mutator that applies `change`; one time in five, and if `change` fails, it mutates bytes instead."""
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         random = Random(seed)
@@ -103,8 +103,8 @@ def fuzz(
 ) -> None:
     """Run a target on the seeds and their mutations, with libFuzzer's options from the command line.
 
-    Interesting inputs are kept in the folder named on the command line, or in ``build/fuzz``. If a file is named instead, only
-    that input is run.
+    Interesting inputs are kept in the folder named on the command line, or in ``build/fuzz``. If a file is named
+    instead, only that input is run.
     """
     name, home = Path(sys.argv[0]).stem, Path("build/fuzz").absolute()
     options = [

@@ -35,7 +35,7 @@ def nodes(value: Any) -> list[Node]:
 
 
 def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = ("", "more")) -> Any:
-    """Return a JSON value with one place changed, possibly in place. New keys are existing ones or come from `names`."""
+    """Return a JSON value with one place changed, possibly in place. New keys are existing keys or from `names`."""
     places = nodes(value)
     if not places:
         return random.choice(odd)

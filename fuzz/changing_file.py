@@ -1,8 +1,8 @@
 """Load files while a thread changes them: ``PYTHONPATH=tests python fuzz/changing_file.py -runs=100000 -seed=1``.
 
-An optimizer file and a pack file are truncated, extended, rewritten in place and replaced. `load` must either accept contents
-that were written completely at some time, or raise a documented exception and change nothing. A run is one load. Other
-options of libFuzzer are accepted and have no effect.
+An optimizer file and a pack file are truncated, extended, rewritten in place and replaced. `load` must either accept
+contents that were written completely at some time, or raise a documented exception and change nothing. A run is one
+load. Other options of libFuzzer are accepted and have no effect.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def load(into: Any, path: Path) -> ValueError | OSError | None:
 def hammer(kind: Kind, path: Path, seed: int, seconds: float) -> tuple[int, int]:
     """Load a file while a thread changes it, and return how often it was accepted and how often rejected.
 
-    Accepted contents must have been written completely at some time. A rejection must be a ValueError or an OSError that names
-    the file, and must change nothing.
+    Accepted contents must have been written completely at some time. A rejection must be a ValueError or an OSError
+    that names the file, and must change nothing.
     """
     files = files_of(kind, path)
     stopped = threading.Event()

@@ -1,8 +1,8 @@
 """Fuzz the file of a pack: ``python fuzz/pack_file.py -runs=100000``.
 
-For any bytes, `Pack.load` and `Pack.from_file` must either accept them, or raise a documented exception and change nothing.
-An accepted pack must match the bytes of the file as read without lrcore. After saving and loading it again, it must have the
-same bits, the same structure and the same ties.
+For any bytes, `Pack.load` and `Pack.from_file` must either accept them, or raise a documented exception and change
+nothing. An accepted pack must match the bytes of the file as read without lrcore. After saving and loading it again,
+it must have the same bits, the same structure and the same ties.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def filled(pack: lrcore.Pack) -> lrcore.Pack:
 
 
 OWN = [lrcore.Pack(NESTED, pad=True)]
-"""The pack that most files are made of, with padding between its arrays; the same names in a flat pack, and with tied arrays."""
+"""Packs to load into: the pack of most files, with padding; a pack without nesting; and a pack with tied arrays."""
 OWN += [lrcore.Pack(OWN[0].named_arrays()), lrcore.Pack(TIED)]
 BEFORE = [-filled(pack).flat for pack in OWN]
 """Initial values, which differ from those in the files."""
@@ -94,7 +94,7 @@ def loaded(pack: lrcore.Pack) -> bool:
 
 
 def assert_as_written(pack: lrcore.Pack, data: bytes, *, in_order: bool) -> None:
-    """Assert that a pack has the names, shapes and bits in the bytes of the file, and its structure and ties if it has them."""
+    """Assert that a pack has the names, shapes and bits of the file's bytes, and also their structure and ties if any."""
     header, tensors = parts(data)
     metadata = header.pop("__metadata__", None) or {}
     views = pack.named_arrays()
@@ -141,7 +141,7 @@ def assert_as_written(pack: lrcore.Pack, data: bytes, *, in_order: bool) -> None
 
 
 def assert_stays(pack: lrcore.Pack, *, pad: bool) -> None:
-    """Assert that a loaded pack accepts the same file again, and survives saving and loading."""
+    """Assert that a loaded pack accepts the same file again, and is the same after saving and loading."""
     other = pack.like()
     assert loaded(other)
     assert other.flat.tobytes() == pack.flat.tobytes()
@@ -226,7 +226,7 @@ NAMES = [
 
 
 def change(random: Random, data: bytes) -> bytes:
-    """Return a file with a changed structure, ties or tensors, a file as by another program, or one with arbitrary changes."""
+    """Return a file with changed structure, ties or tensors, a file like another program's, or one changed at random."""
     choice = random.random()
     header, tensors = parts(data)
     if choice < 0.1 and isinstance(header, dict) and header and "__metadata__" not in header:
@@ -257,7 +257,7 @@ def change(random: Random, data: bytes) -> bytes:
 
 
 def renested(random: Random, structure: Any) -> Any:
-    """Return a structure with one place changed in value, shape or depth, or rearranged so that all paths stay the same."""
+    """Return a structure with one place changed in value, shape or depth, or regrouped so that all paths stay the same."""
     if random.random() < 0.4 or not (places := nodes(structure)):
         return changed(random, structure, [*SHAPES, [], {}, ["[1]"], {"w": "[]"}], NAMES)
     inner = [(owner, key) for owner, key in places if isinstance(owner[key], (dict, list))]

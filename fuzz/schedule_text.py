@@ -1,7 +1,7 @@
 """Fuzz schedules from text and from dictionaries: ``python fuzz/schedule_text.py -runs=100000``.
 
 A text that begins with a brace is a dictionary in JSON. Any text must result in a schedule or a documented exception. A
-schedule must survive a round trip through `repr` and through a dictionary, and must return finite rates.
+schedule must be the same after a round trip through `repr` or a dictionary, and must return finite rates.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Fuzz the file of an optimizer's state: ``python fuzz/state_file.py -runs=100000``.
 
-For any bytes, `Optimizer.load` and `lrcore.load` must either accept them, or raise a documented exception and change nothing.
-An accepted optimizer must survive saving and loading, and must be able to step.
+For any bytes, `Optimizer.load` and `lrcore.load` must either accept them, or raise a documented exception and change
+nothing. An accepted optimizer must be the same after saving and loading it again, and must step, or reject the step
+and change nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Shared code of the scripts that generate pages of docs/: convert docstrings and equations to Markdown, and check pages.
+"""Shared code of the scripts that generate pages of docs/: docstrings and equations as Markdown, and the check.
 
-A page is generated from a template, `<name>.in.md`, in which ``{{Name}}`` is a placeholder for a class. The paragraphs after
-it, up to the next heading or placeholder, describe when to choose the class.
+A page is generated from a template, `<name>.in.md`, in which ``{{Name}}`` is a placeholder for a class. The
+paragraphs after it, up to the next heading or placeholder, describe when to choose the class.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Template:
 
 
 def differing(pages: Mapping[Path, str]) -> list[str]:
-    """Return a message for each page that differs from the generated one, and for each other page in generated folders."""
+    """Return a message for each page that differs from the generated page, and for each extra page in its folder."""
     found = [
         f"{path.relative_to(DOCS)} differs from the generated page"
         for path, text in pages.items()

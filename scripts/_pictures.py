@@ -1,4 +1,4 @@
-"""Shared code of the scripts that draw the pictures of docs/: write small files, and check that all of them exist."""
+"""Shared code of the scripts that draw the pictures of docs/: write small files, and check that none is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Drawing:
 
 
 def draw(drawings: Mapping[str, Drawing], folder: Path, width: int) -> None:
-    """Draw the pictures, with few colours to keep the files small. Requires matplotlib.
+    """Draw the pictures, with few colors to keep the files small. Requires matplotlib.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def draw(drawings: Mapping[str, Drawing], folder: Path, width: int) -> None:
 def problems(drawings: Mapping[str, Drawing], folder: Path, width: int) -> list[str]:
     """Return a message for each file in a folder that is missing, has the wrong size, or belongs to no picture.
 
-    The arguments are those of `draw`. Only the sizes of pictures are compared, because drawings differ between versions of
-    matplotlib.
+    The arguments are those of `draw`. Only the sizes of pictures are compared, because drawings differ between
+    versions of matplotlib.
     """
     wanted = {f"{name}.png": PNG + struct.pack(">II", width, each.height) for name, each in drawings.items()}
     there = {path.name: path.read_bytes()[:24] for path in folder.glob("*") if path.suffix != ".md"}

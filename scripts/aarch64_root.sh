@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Unpacks an aarch64 Python from Debian packages into a folder, with a `python` command that runs it under qemu. Nothing is
-# installed on this machine, and root is not required.
+# Unpacks an aarch64 Python from Debian packages into a folder, with a `python` command that runs it under qemu.
+# Nothing is installed on this machine, and root is not required.
 #
 #   scripts/aarch64_root.sh DIRECTORY     requires apt-get, dpkg and qemu-aarch64-static
 set -euo pipefail

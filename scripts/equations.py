@@ -1,14 +1,14 @@
 """Parse the equations in docstrings, print them as LaTeX, and evaluate them.
 
-A block of equations has one line per step; several equations on a line are separated by a comma and spaces. A line may begin
-with its condition, followed by at least two spaces: a comparison, ``else``, or the name of an option.
+A block of equations has one line per step; several equations on a line are separated by a comma and spaces. A line
+may begin with its condition, followed by at least two spaces: a comparison, ``else``, or the name of an option.
 
     m = beta1 m + (1 - beta1) g
     rho > 5    p = p - lr r m / (sqrt(v) + eps)
     else       p = p - lr m
 
-Adjacent factors are multiplied; a bracket directly after a name is a function call. Products and quotients associate to the
-left, and ``f(1) ... f(t)`` is the product of f over all integers from 1 to t.
+Adjacent factors are multiplied; a bracket directly after a name is a function call. Products and quotients associate
+to the left, and ``f(1) ... f(t)`` is the product of f over all integers from 1 to t.
 """
 
 from __future__ import annotations
@@ -302,8 +302,8 @@ def value(node: Node, known: Mapping[str, Any]) -> Any:
 def compute(read: Iterable[Line], known: dict[str, Any], chosen: Callable[[str], bool]) -> dict[str, Any]:
     """Evaluate the lines that apply, in order.
 
-    Of lines with comparisons, only those with the first true comparison apply. Of lines with an option, those whose option is
-    `chosen` apply. Lines without a condition always apply.
+    Of lines with comparisons, only those with the first true comparison apply. Of lines with an option, those whose
+    option is `chosen` apply. Lines without a condition always apply.
 
     Returns
     -------

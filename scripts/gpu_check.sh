@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Checks this tree on a machine with a CUDA device, within nine minutes: builds and installs it into a temporary directory,
-# finds the device, and runs the tests marked gpu, the benchmark, and a few tests under compute-sanitizer. Stages that do
-# not fit in the time are dropped from the end and listed. Nothing is downloaded, and no device setting is changed.
+# Checks this tree on a machine with a CUDA device, within nine minutes: builds and installs it into a temporary
+# directory, finds the device, and runs the tests marked gpu, the benchmark, and a few tests under compute-sanitizer.
+# Stages that do not fit in the time are dropped from the end and listed. Nothing is downloaded, and no device setting
+# is changed.
 #
 #   scripts/gpu_check.sh [--out DIR] [--seconds N]
 #
@@ -19,7 +20,7 @@ out=bench/results
 total=520 # seconds; the rest of the nine minutes is for stages that end after their limit
 stages=(build device tests bench sanitize)
 declare -A limit=([build]=240 [device]=60 [tests]=200 [bench]=150 [sanitize]=180) # maximum seconds per stage
-declare -A least=([build]=30 [device]=5 [tests]=15 [bench]=45 [sanitize]=30)      # a stage is dropped if fewer seconds remain
+declare -A least=([build]=30 [device]=5 [tests]=15 [bench]=45 [sanitize]=30)      # seconds needed to start a stage
 declare -A state=() took=() figures=() needs=([device]=build [tests]=device [bench]=device [sanitize]=device)
 
 usage() {

@@ -3,8 +3,8 @@
     python scripts/layout.py            # rewrites the drawing
     python scripts/layout.py --check    # reports whether it differs
 
-A module is a subpackage of python/lrcore, a folder of csrc, or a file outside of these. A header and its source file are one
-module.
+A module is a subpackage of python/lrcore, a folder of csrc, or a file outside of these. A header and its source file
+are one module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import _pages
 Graph: TypeAlias = dict[str, set[str]]
 """File or module -> the files or modules that it imports or includes."""
 Row: TypeAlias = list[str | tuple[str, str]]
-"""Modules next to each other, and the arrows that pass between them."""
+"""Modules side by side, and the arrows that pass between them."""
 
 PYTHON = _pages.ROOT / "python" / "lrcore"
 CSRC = _pages.ROOT / "csrc"
@@ -132,8 +132,8 @@ def upward(graph: Graph, floors: Iterable[Iterable[str]]) -> list[tuple[str, str
     depth = {name: number for number, floor in enumerate(floors) for name in floor}
     if strangers := sorted(depth.keys() ^ graph.keys()):
         raise ValueError(
-            f"{', '.join(strangers)}: expected every module on a floor, and only modules; edit PYTHON_FLOORS or CSRC_FLOORS "
-            "in scripts/layout.py"
+            f"{', '.join(strangers)}: expected every module on a floor, and only modules; edit PYTHON_FLOORS or "
+            "CSRC_FLOORS in scripts/layout.py"
         )
     return [
         (name, each) for name in sorted(graph) for each in sorted(graph[name]) if depth[each] < depth[name]
@@ -175,7 +175,7 @@ def rows(graph: Graph, floors: Iterable[Iterable[str]]) -> list[Row]:
 
 
 def _order(split: list[Row], first: Row, graph: Graph) -> None:
-    """Order each row except the first by the mean position of its neighbours in the previous row."""
+    """Order each row except the first by the mean position of its neighbors in the previous row."""
     former = first
     for row in split[1:]:
         middle = {}
@@ -245,7 +245,7 @@ def panel(
 
 
 def _arrow(places: list[tuple[float, float]]) -> Iterator[str]:
-    """Yield an arrow from the first place to the last. A place is the top center of a box; passed rows are crossed vertically."""
+    """Yield an arrow through places, each the top center of a box or passage; it crosses passed rows vertically."""
     (x, top), *following = places
     drawn = [f"M{x:.0f} {top + BOX:.0f}"]
     for to, below in following:

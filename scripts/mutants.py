@@ -1,18 +1,18 @@
 """Break the library on purpose, one expression at a time, and check that the tests fail.
 
-    python scripts/mutants.py                           # every mutant of scripts/mutants.toml
+    python scripts/mutants.py                                # every mutant of scripts/mutants.toml
     python scripts/mutants.py "parse: // is true division"   # only this mutant
     python scripts/mutants.py --sample 10 --seed 1           # a random sample of ten, the same each time
     python scripts/mutants.py --list                         # print the names and files
 
 The tracked files are copied to a temporary directory, and the core is built there once, for the CPU only. First the
-selected tests must pass on the unmodified copy. Then the mutants are applied one at a time, and the tests of each are run
-until one fails; a crash or a hang counts as a failure. The output has one line per mutant with its name, file and result,
-and a last line with the counts.
+selected tests must pass on the unmodified copy. Then the mutants are applied one at a time, and the tests of each are
+run until one fails; a crash or a hang counts as a failure. The output has one line per mutant with its name, file and
+result, and a last line with the counts.
 
-An entry of the list has a name, a file, the literal text `before` and its replacement `after`, and `tests`: test files, or
-`file::function`. Text that does not occur exactly once, a mutant that cannot be compiled or imported, and tests that fail
-without a mutant are errors, not kills.
+An entry of the list has a name, a file, the literal text `before` and its replacement `after`, and `tests`: test
+files, or `file::function`. Text that does not occur exactly once, a mutant that cannot be compiled or imported, and
+tests that fail without a mutant are errors, not kills.
 
 The exit status is 0 if every mutant was killed, 1 if one survived or could not be built, and 2 if no mutant was run.
 Requires git, cmake, ninja, a C++ compiler, the build dependencies of the core, and the packages that the tests use.
@@ -42,7 +42,7 @@ TIMEOUT = 600
 
 
 class Failure(Exception):
-    """A mutant cannot be tested."""
+    """Raised if a mutant cannot be tested."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def run(tree: Path, *command: str | Path, timeout: float | None = None) -> tuple
     ) as process:
         try:
             output, _ = process.communicate(timeout=timeout)
-        except BaseException as error:  # Ctrl-C does not reach another session
+        except BaseException as error:  # Ctrl-C does not reach the child's session
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
                 return None, ""
@@ -124,7 +124,7 @@ def require(what: str, tree: Path, *command: str | Path) -> str:
 
 
 def copy_to(tree: Path) -> None:
-    """Copy the tracked files, with uncommitted changes."""
+    """Copy the tracked files, including uncommitted changes."""
     for name in require("git ls-files", ROOT, "git", "ls-files", "-z").split("\0"):
         if name and (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)

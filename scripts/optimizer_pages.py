@@ -99,7 +99,7 @@ def page(name: str, choice: str) -> str:
     """Return the page of an optimizer."""
     own = [
         "## Variants",
-        "The arguments that select each rule, its state arrays, and the bytes per element that a step reads and writes.",
+        "The arguments that select each rule, its states, and the bytes per element that a step reads and writes.",
         table_of_variants(name),
     ]
     return _pages.page(CLASSES[name], choice, [], own, elsewhere(name))

@@ -2,7 +2,8 @@
 
     python scripts/registers.py build/*/ptx/*
 
-The arguments are the directories in which a build writes the PTX of its architectures. Requires ptxas, which comes with nvcc.
+The arguments are the directories in which a build writes the PTX of its architectures. Requires ptxas, which comes
+with nvcc.
 """
 
 from __future__ import annotations

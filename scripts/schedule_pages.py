@@ -111,13 +111,13 @@ DRAWINGS: dict[str, Drawing] = {
     "range_test": Drawing(
         "Losses of a range test on the digits: flat at small rates, then falling, then rising steeply",
         lambda ax: lrcore.plot.range_test(demo.find_lr(), ax), height=400),
-    "training": Drawing("The loss of a training on the digits, and its rate below", train, height=400),
+    "training": Drawing("The loss of a training run on the digits, and its learning rate below", train, height=400),
 }  # fmt: skip
-"""Pictures by name, of schedules and other subjects. Other schedules are drawn from the first example in their docstring."""
+"""Pictures by name. A schedule without one here is drawn from the first example in its docstring."""
 
 
 def drawn() -> dict[str, Drawing]:
-    """Return the pictures by name: one of each schedule, and those of other subjects."""
+    """Return all pictures by name, with at least one for each schedule."""
     added = {}
     for name in classes().keys() - DRAWINGS.keys():
         example = schedule_examples.example_of(classes()[name])
@@ -138,7 +138,7 @@ HOMES = {
     "ChainedScheduler": "Sequence",
     "join_schedules": "Sequence",
 }
-"""Beginning of a peer's call -> schedule that lists it, if that is not the first schedule in lrcore's call."""
+"""Beginning of a peer's call -> schedule that lists the call, if it is not the first schedule in lrcore's call."""
 
 NAME = r"\b(?!PyTorch)([a-zT]\w*_\w+(=[\w']+)?|[A-Z]\w*[a-z][A-Z]\w*|Cosine|Cyclic|Plateau|Recursive)\b'?"
 """Pattern of the words in a note that are code."""
@@ -152,7 +152,7 @@ def classes() -> dict[str, type[Schedule]]:
 
 
 def home(row: Row) -> str:
-    """Return the schedule that lists a row: by default the first in lrcore's call, and `Constant` only if it is alone."""
+    """Return the schedule that lists a row: by default the first in lrcore's call, but `Constant` only if it is alone."""
     fitting = [begin for begin in HOMES if row.theirs.startswith(begin)]
     if fitting:
         return HOMES[max(fitting, key=len)]

