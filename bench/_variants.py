@@ -25,9 +25,9 @@ SECONDS_PER_SAMPLE = 5e-3
 HOST_CALLS = 50
 """Number of calls per sample that are timed on the host: fewer launches than fit in the device's queue."""
 PADDING = 8
-"""Number of elements beyond the size that shifted and odd variants may use."""
+"""Number of additional elements that shifted and odd variants may use."""
 SMALL = 10**7
-"""Size above which the host's cost per call is hidden."""
+"""Size above which the time on the device hides the host's cost per call."""
 
 Call = Callable[[], object]
 

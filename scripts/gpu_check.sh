@@ -132,10 +132,10 @@ sanitize() {
   return "$status"
 }
 
-# Prints the last line of a stage's part of the log that begins with a given word, without that word.
+# Prints the last line that begins with a given word, without that word, from a given line of the log on.
 said() { tail -n "+$1" "$log" | sed -n "s/^$2//p" | tail -n 1; }
 
-# Prints the figures of a stage that ended with a status: those in its log, or its last line if it failed without any.
+# Prints the figures of a finished stage: those in its log, or the last line of the log if it failed without figures.
 figures_of() {
   local stage=$1 from=$2 status=$3 text file
   text=$(said "$from" 'figures: ')

@@ -94,7 +94,7 @@ def choose(mutants: Sequence[Mutant], options: argparse.Namespace) -> list[Mutan
 
 
 def run(tree: Path, *command: str | Path, timeout: float | None = None) -> tuple[int | None, str]:
-    """Return the exit status of a command in a tree and what it printed; the status is None after a timeout."""
+    """Return the exit status and the output of a command run in a tree; the status is None after a timeout."""
     with subprocess.Popen(
         command,
         cwd=tree,
