@@ -166,6 +166,7 @@ def lint(session: nox.Session) -> None:
     session.install("numpy", "nox", "pytest", "hypothesis")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("pre-commit", "run", "--all-files", "docstring-verbs")
     session.run("mypy")
     session.run("pyright")
     files = session.run("git", "ls-files", *CPP, external=True, silent=True)
