@@ -21,7 +21,6 @@ module. The other packages are skipped.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import importlib.metadata
 import importlib.util
@@ -38,6 +37,7 @@ from numpy.typing import NDArray
 import lrcore
 from _classes import CLASSES
 from lrcore import bench
+from lrcore._command_line import Parser, run
 
 Array = NDArray[np.float32]
 LR, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
@@ -327,9 +327,9 @@ def limit_threads(threads: int) -> None:
     lrcore.set_num_threads(threads)
 
 
-def main() -> None:
-    """Run the comparison."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def main() -> int:
+    """Run the comparison, and return the exit status."""
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     bench.add_arguments(parser)
     names = list(dict.fromkeys(peer.name.split()[0] for peer in peers_of(1)))
     parser.add_argument(
@@ -353,14 +353,17 @@ def main() -> None:
     limit_threads(threads[0])
     peers = present(arguments.peers, arguments.tensors)
     versions = {peer.package: importlib.metadata.version(peer.package) for peer in peers}
-    bench.execute(
-        arguments,
-        lambda rule, size: variants(rule, size, threads[0], peers),
-        lambda rule, size: 4 * size * (3 + len(peers)) * (2 + len(lrcore.rules()[rule].states)),
-        peers=versions,
-        tensors=arguments.tensors,
+    return run(
+        "bench/against.py",
+        lambda: bench.execute(
+            arguments,
+            lambda rule, size: variants(rule, size, threads[0], peers),
+            lambda rule, size: 4 * size * (3 + len(peers)) * (2 + len(lrcore.rules()[rule].states)),
+            peers=versions,
+            tensors=arguments.tensors,
+        ),
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
