@@ -1,4 +1,4 @@
-"""The rates of the equation in a schedule's docstring, as ``scripts/equations.py`` reads it, in float64."""
+"""Rates from the equation in a schedule's docstring, parsed by ``scripts/equations.py``, in float64."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "equations.py"
-needs_script = pytest.mark.skipif(not SCRIPT.is_file(), reason="the scripts are not here")
+needs_script = pytest.mark.skipif(not SCRIPT.is_file(), reason="scripts/equations.py is missing")
 
 
 def load() -> Any:
-    """Return the module that reads equations."""
+    """Return the module that parses equations."""
     if "equations" not in sys.modules:
         spec = importlib.util.spec_from_file_location("equations", SCRIPT)
         assert spec is not None
@@ -31,12 +31,12 @@ def load() -> Any:
 
 
 def says_all(options: dict[str, Any]) -> bool:
-    """Tell whether the equation covers these arguments: two options are told in words."""
+    """Return whether the equation covers these arguments: the docstrings describe two options in words."""
     return not options.get("three_phase") and not options.get("cycle")
 
 
 def rates(schedule: Any, times: Iterable[int]) -> list[float]:
-    """Return what the equation gives for the arguments of a schedule."""
+    """Return the rates that the equation gives for the arguments of a schedule."""
     cls, equations = type(schedule), load()
     read = equations.lines(equations.block(inspect.getdoc(cls)))
     arguments = {name: getattr(schedule, name) for name in inspect.signature(cls).parameters}
@@ -50,7 +50,7 @@ def rates(schedule: Any, times: Iterable[int]) -> list[float]:
 
 
 def _more_of(schedule: Any, t: int) -> dict[str, Any]:
-    """Return what an equation leaves to words: which cycle, stage, pulse or part t is in, and what is called."""
+    """Return what the docstring defines in words: the cycle, stage, pulse or part of t, and functions."""
     name = type(schedule).__name__
     if name == "PiecewiseConstant":
         return {"values_i": schedule.values[bisect_right(schedule.boundaries, t)]}

@@ -1,4 +1,4 @@
-"""Examples of every schedule and of composed ones, and the ways that lead back to the same value."""
+"""Examples of all schedules and of compositions, and the round trips that must restore an equal schedule."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ CALLABLES = {"Recursive", "Function"}
 
 
 def example_of(cls: type[Any]) -> Any:
-    """Return the schedule of the first call of a class in the examples of its docstring."""
+    """Return the schedule made by the first call of a class in the examples of its docstring."""
     found = re.search(rf"^>>> .*?(\b{cls.__name__}\(.*)", inspect.getdoc(cls) or "", re.MULTILINE)
     assert found, f"{cls.__name__}: its docstring has no example"
-    for end in range(len(found[1]), 0, -1):  # the call may be a part of an expression
+    for end in range(len(found[1]), 0, -1):  # the call may be part of an expression
         with contextlib.suppress(SyntaxError):
             tree = ast.parse(found[1][:end], mode="eval").body
             calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call)]
@@ -117,7 +117,8 @@ CLASSES: dict[str, Any] = {
 }
 for _name in sorted(CLASSES.keys() - {*EXAMPLES, *CALLABLES, "Sequence", "Plateau"}):
     EXAMPLES[_name] = [dict(example_of(CLASSES[_name])._arguments())]
-"""A schedule without examples here has the one of its docstring; its equation there is what its values are held against."""
+"""A schedule without examples here gets the one in its docstring. The docstring's equation checks its
+values."""
 
 CASES = [(name, options) for name, several in EXAMPLES.items() for options in several]
 
@@ -137,22 +138,22 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "plateau": schedules.Plateau,
     "all": lambda s: (s * 0.5).clip(0.001, 0.3).shift(2).per_epoch(3).warmup(5).then(0.125, at=12),
 }
-"""The ways to make a schedule of another."""
+"""The ways to make a schedule from another."""
 
 
 def build(code: str) -> Any:
-    """Make the schedule that a piece of code in terms of `lrcore.schedules` says."""
+    """Return the schedule that a piece of code makes with the names of `lrcore.schedules`."""
     return eval(code, dict(vars(schedules)))
 
 
 def every() -> list[Any]:
-    """Return one of everything, with a dictionary form or without."""
+    """Return all example schedules and one of each composition, with or without a dictionary form."""
     singles = [getattr(made, name)(**options) for name, options in CASES]
     return singles + [compose(made.Rex(0.2, 8)) for compose in WAYS.values()]
 
 
 def round_trips(schedule: Any) -> Iterator[Any]:
-    """Yield what comes back by every way there is, which is the same value."""
+    """Yield a copy of a schedule from each kind of round trip, and check that it equals the original."""
     again = [copy.copy(schedule), copy.deepcopy(schedule)]
     again += [pickle.loads(pickle.dumps(schedule, each)) for each in range(pickle.HIGHEST_PROTOCOL + 1)]
     if has_dictionary(schedule):
@@ -169,7 +170,7 @@ def round_trips(schedule: Any) -> Iterator[Any]:
 
 
 def has_dictionary(schedule: Any) -> bool:
-    """Tell whether a schedule holds no callable."""
+    """Return whether a schedule contains no callable."""
     try:
         schedule.to_dict()
     except TypeError:
@@ -178,5 +179,5 @@ def has_dictionary(schedule: Any) -> bool:
 
 
 def label(each: Any) -> str:
-    """Return the name of a case in a test's id: the same in every process."""
+    """Return the name of a case for a test id. It is the same in every process."""
     return re.sub(" at 0x[0-9a-f]+", "", str(each))[:60]

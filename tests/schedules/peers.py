@@ -1,20 +1,23 @@
-"""What PyTorch, optax, Keras and transformers call the same schedule: one table of calls, and what evaluates them.
+"""Schedules of PyTorch, optax, Keras and transformers: a table of calls, and functions that evaluate them.
 
-A row says that a call here gives the rates of a peer's call, from t = 0 to the row's end, and `past` steps further
-where the peer holds its end as well, within the row's tolerance. Calls are code. A peer's optimizer is left out of
-its call: it is an SGD with ``lr=0.1``, whose rate is read before each step. PyTorch's schedulers are stepped, not
-asked for an epoch. The peers compute in float64: optax under ``jax.enable_x64`` and asked with Python integers,
-Keras with ``floatx`` float64 on its PyTorch backend; its NumPy backend computes in float32 whatever that is.
+Each row pairs a peer's call with a call of ours that gives the same rates, within the row's tolerance. They
+are compared from t = 0 to the row's end, and for `past` further steps if the peer also holds its end. Calls
+are code. A peer's call leaves out the optimizer: an SGD with ``lr=0.1``, whose rate is read before each step.
+PyTorch's schedulers are advanced by ``step()`` without an epoch. The peers compute in float64: optax under
+``jax.enable_x64``, called with Python integers, and Keras with ``floatx`` float64 on its PyTorch backend; its
+NumPy backend computes in float32 regardless of ``floatx``.
 
-Whatever is a function of t alone is at least a `Function` here. Further calls for which no composition of the
-others stands, and which have that form alone: optax's ``exponent`` that is not whole, or other than 1 beside an
-``alpha`` or ``end_value``, Keras ``t_mul`` that is no integer, once its cycles are no longer whole, and
-transformers ``num_cycles`` that do not divide the steps into whole cycles.
+Any function of t alone can at least be written as a `Function`. Besides the rows below, these calls have no
+other form, because no composition of the other schedules matches them: an ``exponent`` of optax that is not
+whole, or that is not 1 and is combined with an ``alpha`` or ``end_value``; a ``t_mul`` of Keras that is not
+an integer, once its cycles are no longer whole; and ``num_cycles`` of transformers that do not divide the
+steps into whole cycles.
 
-No row, since no call here gives it: transformers ``get_greedy_schedule`` (raises the rate where a metric
-improves), ``get_adafactor_schedule`` (reports the rate that an Adafactor has made up by itself), and the momentum
-that PyTorch's ``CyclicLR`` and ``OneCycleLR`` move beside the rate. transformers ``get_scheduler`` gives the others
-by name, and ``get_reduce_on_plateau_schedule`` is PyTorch's ``ReduceLROnPlateau``.
+Some calls have no row, because no call here matches them: transformers ``get_greedy_schedule`` (raises the
+rate when a metric improves) and ``get_adafactor_schedule`` (reports the rate that Adafactor computes by
+itself), and the momentum that PyTorch's ``CyclicLR`` and ``OneCycleLR`` change along with the rate.
+transformers ``get_scheduler`` returns the other schedules by name, and ``get_reduce_on_plateau_schedule`` is
+PyTorch's ``ReduceLROnPlateau``.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LR = 0.1
-"""Learning rate of the optimizer that PyTorch's and transformers' schedulers are given."""
+"""Learning rate of the optimizer that is passed to the schedulers of PyTorch and transformers."""
 
 PACKAGES = {
     "torch": ("torch",),
@@ -36,22 +39,24 @@ PACKAGES = {
     "keras": ("keras", "torch"),
     "transformers": ("transformers", "torch"),
 }
-"""Distributions whose versions decide what a peer gives."""
+"""Distributions whose versions determine a peer's rates."""
 
 PRODUCT = 1e-14
-"""Of the rate itself: both sides multiply, divide and raise the same numbers in float64, some one step after the other,
-and each rounds by 2^-53 = 1.1e-16; the largest found is 6.9e-16."""
+"""Relative to the rate itself. Both sides multiply, divide and exponentiate the same numbers in float64, some
+of them step by step, and each operation rounds by 2^-53 = 1.1e-16. The largest difference found is
+6.9e-16."""
 DIFFERENCE = 1e-14
-"""Of the row's largest rate: in float64, lr - end, 1 - z and 1 + cos(pi z) cancel, and leave the roundings of what they
-are taken from; the largest found is 8.3e-16."""
+"""Relative to the row's largest rate. In float64, lr - end, 1 - z and 1 + cos(pi z) cancel and leave the
+rounding errors of their operands. The largest difference found is 8.3e-16."""
 CHAIN = 1e-13
-"""Of the row's largest rate: PyTorch makes each rate from the one before in float64 and so adds up roundings, which its
-CosineAnnealingLR magnifies near the end, dividing by 1 + cos; the largest found is 4.0e-15."""
+"""Relative to the row's largest rate. PyTorch computes each rate from the one before in float64, so rounding
+errors accumulate. Its CosineAnnealingLR magnifies them near the end by dividing by 1 + cos. The largest
+difference found is 4.0e-15."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A peer's call beside ours: the same schedule."""
+    """A peer's call, and our call for the same schedule."""
 
     peer: str
     """Package: a key of `PACKAGES`."""
@@ -60,23 +65,23 @@ class Row:
     ours: str
     """The call that gives the same rates, as code in terms of `lrcore.schedules`."""
     steps: Sequence[float]
-    """The steps at which the rates are compared, or the metrics that both are told."""
+    """The steps at which the rates are compared, or the metrics that both schedules observe."""
     note: str
-    """What is to be known about the peer, in a sentence, where it first applies."""
+    """A remark about the peer, in a sentence. It stands at the first row that it applies to."""
     metrics: str = ""
-    """The name of the metrics, where the row is of a plateau."""
+    """The name of the metrics, if the row is about a plateau."""
 
     def __str__(self) -> str:
-        """Return the name of the row: the peer's call, and on what."""
+        """Return the name of the row: the peer's call, and the metrics if there are any."""
         return f"{self.theirs} on {self.metrics}" if self.metrics else self.theirs
 
     @property
     def table(self) -> str:
-        """Where the golden file has it, under the peer and the name of the row."""
+        """The table of the golden file that has the row, under its peer and its name."""
         return "plateaus" if self.metrics else "schedules"
 
     def rates(self) -> list[float]:
-        """Return ours: at each step, or after each metric."""
+        """Return our rates: at each step, or after each metric."""
         schedule = eval(self.ours, dict(vars(importlib.import_module("lrcore.schedules"))))
         rates = []
         for t, metric in zip(range(len(self.steps)) if self.metrics else self.steps, self.steps, strict=True):
@@ -86,8 +91,12 @@ class Row:
         return rates
 
     def about(self, theirs: Sequence[float]) -> Any:
-        """Return what equals rates that are near enough: by whether we subtract rates, and how the peer comes to its own."""
-        import pytest  # which the scripts that make pages do without
+        """Return a value that is equal to all rates within the tolerance.
+
+        The tolerance depends on whether we subtract rates, and on whether the peer computes each rate from
+        the last.
+        """
+        import pytest  # not needed by the scripts that make pages
 
         if not re.search("Linear|Polynomial|Cosine|Cycl|WarmupStable", self.ours):
             return pytest.approx(theirs, rel=PRODUCT, abs=0)
@@ -105,7 +114,7 @@ LambdaLR(lambda t: 64**-0.5 * min((t + 1) ** -0.5, (t + 1) * 10**-1.5))
     Noam(64, warmup_steps=10, scale=0.1)  # 40
 MultiplicativeLR(lambda t: 0.9 if t % 3 == 0 else 1.0)
     Recursive(lambda t, lr: 0.9 * lr if t > 0 and t % 3 == 0 else lr, 0.1)  # 40
-    # MultiplicativeLR is not called for t = 0, the function of Recursive is.
+    # MultiplicativeLR does not call its function for t = 0; Recursive does.
 StepLR(step_size=7)
     StepDecay(0.1, every=7)  # 30
 StepLR(step_size=1, gamma=0.97)
@@ -114,7 +123,7 @@ MultiStepLR(milestones=[5, 12, 20], gamma=0.5)
     PiecewiseConstant([5, 12, 20], [0.1, 0.05, 0.025, 0.0125])  # 20 + 20
 MultiStepLR(milestones=[5, 5, 12])
     PiecewiseConstant([5, 12], [0.1, 0.001, 0.0001])  # 12 + 12
-    # A milestone that is named twice counts twice; boundaries increase.
+    # A milestone that is listed twice counts twice; boundaries must increase.
 ConstantLR()
     PiecewiseConstant([5], [0.1 / 3, 0.1])  # 5 + 5
 ConstantLR(factor=0.5, total_iters=8)
@@ -136,14 +145,14 @@ CosineAnnealingLR(T_max=40, eta_min=0.01)
     Cosine(0.1, steps=40, end=0.01)  # 40
 CosineAnnealingLR(T_max=10, eta_min=0.01)
     Sequence([(Cosine(0.1, 10, end=0.01), 10), (Cosine(0.01, 10, end=0.1), 10), Cosine(0.1, 10, end=0.01)])  # 30
-    # Its rise after T_max, and the fall after that, as they are.
+    # The sequence reproduces the rise after T_max, and the fall that follows it.
 CosineAnnealingWarmRestarts(T_0=10)
     CosineRestarts(0.1, steps=10)  # 40
 CosineAnnealingWarmRestarts(T_0=4, T_mult=2, eta_min=0.001)
     CosineRestarts(0.1, steps=4, cycle_mult=2, end=0.001)  # 62
 CosineAnnealingWarmRestarts(T_0=1, T_mult=3)
     CosineRestarts(0.1, steps=1, cycle_mult=3)  # 122
-    # Stepped without an epoch; step(epoch) finds the cycle by a floating logarithm and slips at exact powers, at t = 121 for T_0=1, T_mult=3.
+    # This holds for step() without an epoch; step(epoch) finds the cycle with a floating-point logarithm, which is wrong at exact powers, such as at t = 121 for T_0=1, T_mult=3.
 CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=5)
     Cyclic(0.01, 0.1, up=5)  # 40
 CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=3, step_size_down=8)
@@ -155,10 +164,10 @@ CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=5, mode='exp_range', gamma=0.97)
     Cyclic(0.01, 0.1, up=5, mode='exp_range', gamma=0.97)  # 40
 CyclicLR(base_lr=0.0, max_lr=0.1, step_size_up=5, scale_fn=lambda cycle: 0.8 ** (cycle - 1))
     Cyclic(0, 0.1, up=5) * StepDecay(1, every=10, factor=0.8)  # 40
-    # A product has the scale of the whole, which is that of the height where base_lr is 0.
+    # The product scales the whole rate, but scale_fn scales only the height above base_lr; they agree if base_lr is 0.
 OneCycleLR(max_lr=0.1, total_steps=40)
     OneCycle(0.1, steps=40)  # 39
-    # At t = total_steps OneCycleLR rebounds, and one step later it raises; OneCycle holds its end.
+    # At t = total_steps, OneCycleLR rebounds, and one step later it raises an error; OneCycle holds its end.
 OneCycleLR(max_lr=0.1, epochs=4, steps_per_epoch=9, pct_start=0.4, div_factor=10, final_div_factor=50)
     OneCycle(0.1, steps=36, pct_start=0.4, div=10, final_div=50)  # 35
 OneCycleLR(max_lr=0.1, total_steps=37, anneal_strategy='linear')
@@ -172,17 +181,17 @@ SequentialLR([LinearLR(start_factor=0.1, total_iters=5), CosineAnnealingLR(T_max
     # CosineAnnealingLR rises again after T_max, to the first rate at 2 T_max; Cosine holds its end.
 SequentialLR([ConstantLR(factor=0.5, total_iters=99), ExponentialLR(gamma=0.9)], milestones=[6])
     Constant(0.05).then(Exponential(0.1, 0.9), at=6)  # 30
-    # Each part starts from the optimizer's rate, except MultiplicativeLR, which goes on from the last one.
+    # Each part starts from the optimizer's rate, except MultiplicativeLR, which continues from the last rate.
 SequentialLR([LinearLR(), StepLR(step_size=4), PolynomialLR(total_iters=6)], milestones=[5, 15])
     Sequence([(Linear(0.1 / 3, 0.1, 5), 5), (StepDecay(0.1, every=4), 10), Polynomial(0.1, 6)])  # 21 + 10
 SequentialLR([CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=3), LambdaLR(lambda t: 1 / (2 + t))], [12])
     Cyclic(0.01, 0.1, up=3).then(Function(lambda t: 0.01 / (2 + t)), at=12)  # 30
-    # CyclicLR has set the optimizer's rate to its base_lr, from which the second part starts.
+    # CyclicLR sets the optimizer's rate to its base_lr, and the second part starts from that.
 ChainedScheduler([ConstantLR(factor=0.1, total_iters=5), ExponentialLR(gamma=0.9)])
     Exponential(0.1, 0.9) * PiecewiseConstant([5], [0.1, 1.0])  # 30
 ChainedScheduler([LinearLR(start_factor=0.1, total_iters=8), CosineAnnealingLR(T_max=30)])
     Cosine(0.1, steps=30) * Linear(0.1, 1.0, steps=8)  # 30
-    # A product where each scheduler multiplies the rate; CyclicLR and OneCycleLR put theirs in its place.
+    # This is a product if each scheduler multiplies the rate; CyclicLR and OneCycleLR overwrite it instead.
 """,
     "optax": """
 constant_schedule(0.1)
@@ -203,12 +212,12 @@ exponential_decay(0.1, 7, 0.5)
     Exponential(0.1, 0.5, steps=7)  # 40
 exponential_decay(0.1, 41, 0.5, staircase=True)
     Exponential(0.1, 0.5, steps=41, staircase=True)  # 125
-    # Asked with Python integers; in float32 under jit a staircase slips, at t = 41 for 41 transition steps.
+    # This holds for Python integers; in float32 under jit, a staircase can be wrong, such as at t = 41 for 41 transition steps.
 exponential_decay(0.1, 7, 0.5, transition_begin=6, staircase=True, end_value=0.02)
     Constant(0.1).then(StepDecay(0.1, every=7, factor=0.5), at=6).clip(0.02, 0.1)  # 30 + 10
 exponential_decay(0.1, 10, 1.5, transition_begin=3, end_value=0.3)
     Constant(0.1).then(Exponential(0.1, 1.5, steps=10), at=3).clip(0.0, 0.3)  # 31 + 10
-    # end_value is the least rate of a falling schedule and the largest of a rising one.
+    # end_value is the smallest rate of a falling schedule and the largest rate of a rising one.
 cosine_decay_schedule(0.1, 30)
     Cosine(0.1, steps=30)  # 30 + 30
 cosine_decay_schedule(0.1, 31, alpha=0.17)
@@ -217,18 +226,18 @@ cosine_decay_schedule(0.1, 30, exponent=2)
     Cosine(0.1, steps=30) * Cosine(1.0, steps=30)  # 30 + 10
 cosine_decay_schedule(0.1, 30, alpha=0.1, exponent=1.5)
     Function(lambda t: 0.01 + 0.09 * Cosine(1.0, steps=30)(t) ** 1.5)  # 30 + 10
-    # An exponent other than 1 is no argument here; without alpha a whole one is a product of cosines.
+    # Cosine has no exponent; without alpha, a power with a whole exponent is a product of cosines.
 cosine_onecycle_schedule(40, 0.1)
     Cosine(0.004, 12, end=0.1).then(Cosine(0.1, 28, end=4e-7), at=12)  # 40 + 20
-    # The joints are at whole steps, pct_start and all of transition_steps: not where those of PyTorch and of OneCycle are.
+    # The joints are at whole steps, at pct_start times transition_steps and at transition_steps, unlike those of PyTorch and OneCycle.
 cosine_onecycle_schedule(37, 0.1, pct_start=0.4, div_factor=10, final_div_factor=100)
     Cosine(0.01, 14, end=0.1).then(Cosine(0.1, 23, end=1e-4), at=14)  # 37 + 10
 linear_onecycle_schedule(40, 0.1)
     Sequence([(Linear(0.004, 0.1, 12), 12), (Linear(0.1, 0.004, 22), 22), Linear(0.004, 4e-7, 6)])  # 40 + 20
-    # It ends at peak_value / div_factor / final_div_factor, where its docstring says peak_value / final_div_factor.
+    # It ends at peak_value / div_factor / final_div_factor, although its docstring says peak_value / final_div_factor.
 piecewise_constant_schedule(0.1, {5: 0.5, 12: 0.1, 20: 4.0})
     PiecewiseConstant([5, 12, 20], [0.1, 0.05, 0.005, 0.02])  # 20 + 20
-    # The scales multiply up; the values here are rates.
+    # Each scale multiplies the rate before it; the values of PiecewiseConstant are rates.
 piecewise_interpolate_schedule('linear', 0.1, {5: 0.3, 12: 0.5})
     Linear(0.1, 0.03, steps=5).then(Linear(0.03, 0.015, steps=7), at=5)  # 12 + 12
 piecewise_interpolate_schedule('cosine', 0.1, {5: 3.0, 12: 0.5})
@@ -237,7 +246,7 @@ warmup_constant_schedule(0.01, 0.1, 7)
     Constant(0.1).warmup(7, start=0.01)  # 7 + 7
 warmup_cosine_decay_schedule(0.0, 0.1, 5, 30)
     Cosine(0.1, steps=25).warmup(5, start=0.0)  # 30 + 30
-    # decay_steps counts the warm-up in.
+    # decay_steps includes the warm-up.
 warmup_cosine_decay_schedule(0.02, 0.1, 7, 30, end_value=0.01)
     Cosine(0.1, steps=23, end=0.01).warmup(7, start=0.02)  # 30 + 10
 warmup_cosine_decay_schedule(0.0, 0.1, 5, 30, exponent=2.0)
@@ -250,7 +259,7 @@ join_schedules([linear_schedule(0.0, 0.1, 8), constant_schedule(0.05), cosine_de
     Sequence([(Linear(0.0, 0.1, 8), 8), (0.05, 4), Cosine(0.1, 9)])  # 21 + 10
 sgdr_schedule([dict(init_value=0.0, peak_value=p, warmup_steps=2, decay_steps=d, end_value=0.01) for p, d in [(0.1, 6), (0.08, 12), (0.05, 24)]])
     Sequence([(Cosine(0.1, 4, end=0.01).warmup(2, start=0.0), 6), (Cosine(0.08, 10, end=0.01).warmup(2, start=0.0), 12), Cosine(0.05, 22, end=0.01).warmup(2, start=0.0)])  # 42 + 10
-    # It lists its cycles and holds the end of the last; CosineRestarts goes on for ever.
+    # It takes a list of cycles and holds the end of the last; CosineRestarts goes on forever.
 """,
     "keras": """
 CosineDecay(0.1, 30)
@@ -259,32 +268,32 @@ CosineDecay(0.1, 31, alpha=0.17)
     Cosine(0.1, steps=31, end=0.017)  # 31 + 31
 CosineDecay(0.01, 30, alpha=0.1, warmup_target=0.1, warmup_steps=7)
     Cosine(0.1, steps=30, end=0.01).warmup(7, start=0.01)  # 37 + 10
-    # decay_steps does not count the warm-up in, and alpha is a share of warmup_target.
+    # decay_steps does not include the warm-up, and alpha is a fraction of warmup_target.
 CosineDecayRestarts(0.1, 7, t_mul=1.0, m_mul=0.8)
     CosineRestarts(0.1, steps=7, peak_mult=0.8)  # 40
 CosineDecayRestarts(0.1, 5, alpha=0.1)
     CosineRestarts(0.1, steps=5, cycle_mult=2, end=0.01)  # 76
-    # Keras finds the cycle by a floating logarithm, which in float32 slips at exact powers, at t = 57 for one first step and t_mul=7.
+    # Keras finds the cycle with a floating-point logarithm, which in float32 is wrong at exact powers, such as at t = 57 for a first cycle of one step and t_mul=7.
 CosineDecayRestarts(0.1, 4, t_mul=3.0, m_mul=0.5)
     CosineRestarts(0.1, steps=4, cycle_mult=3, peak_mult=0.5)  # 53
 CosineDecayRestarts(0.1, 5, t_mul=2.0, m_mul=0.5, alpha=0.1)
     Sequence([(Cosine(0.1, 5, end=0.01), 5), (Cosine(0.055, 10, end=0.01), 10), Cosine(0.0325, 20, end=0.01)])  # 34
-    # m_mul scales what is above the floor alpha, and not the floor: the peaks are no powers of m_mul.
+    # m_mul scales the part above the floor alpha, but not the floor, so the peaks are not in proportion to powers of m_mul.
 CosineDecayRestarts(0.1, 8, t_mul=1.5)
     Sequence([(Cosine(0.1, 8), 8), (Cosine(0.1, 12), 12), Cosine(0.1, 18)])  # 37
-    # cycle_mult is an integer.
+    # cycle_mult must be an integer.
 ExponentialDecay(0.1, 7, 0.5)
     Exponential(0.1, 0.5, steps=7)  # 40
 ExponentialDecay(0.1, 7, 0.5, staircase=True)
     StepDecay(0.1, every=7, factor=0.5)  # 40
-    # In float32 a staircase slips where t has more than 24 bits.
+    # In float32, a staircase can be wrong if t has more than 24 bits.
 InverseTimeDecay(0.1, 7, 0.3)
     InverseTime(0.1, k=0.3, steps=7)  # 40
 InverseTimeDecay(0.1, 7, 0.3, staircase=True)
     InverseTime(0.1, k=0.3, steps=7, staircase=True)  # 40
 PiecewiseConstantDecay([5, 12, 20], [0.1, 0.05, 0.005, 0.02])
     PiecewiseConstant([6, 13, 21], [0.1, 0.05, 0.005, 0.02])  # 21 + 20
-    # PiecewiseConstantDecay switches one step after its boundary: pass boundaries - 1 for what is meant here.
+    # PiecewiseConstantDecay switches one step after its boundary; pass it boundaries - 1 to match PiecewiseConstant.
 PolynomialDecay(0.1, 30)
     Polynomial(0.1, steps=30, end=1e-4)  # 30 + 30
 PolynomialDecay(0.1, 20, end_learning_rate=0.01, power=2.5)
@@ -297,46 +306,46 @@ get_constant_schedule()
     Constant(0.1)  # 5
 get_constant_schedule_with_warmup(7)
     Constant(0.1).warmup(7, start=0.0)  # 7 + 7
-    # The first step is at rate 0.
+    # The first step has the rate 0.
 get_linear_schedule_with_warmup(5, 30)
     Linear(0.1, 0.0, steps=25).warmup(5, start=0.0)  # 30 + 30
 get_linear_schedule_with_warmup(0, 30)
     Linear(0.1, 0.0, steps=30)  # 30 + 10
 get_cosine_schedule_with_warmup(5, 30)
     Cosine(0.1, steps=25).warmup(5, start=0.0)  # 30
-    # Climbs back after num_training_steps, and does so within them from num_cycles above 0.5; Cosine holds its end.
+    # It rises again after num_training_steps, or even before if num_cycles is above 0.5; Cosine holds its end.
 get_cosine_schedule_with_warmup(4, 34, num_cycles=1.5)
     Sequence([(Cosine(0.1, 10).warmup(4, start=0.0), 14), (Cosine(0.0, 10, end=0.1), 10), Cosine(0.1, 10)])  # 34
 get_cosine_with_hard_restarts_schedule_with_warmup(5, 30)
     Cosine(0.1, steps=25).warmup(5, start=0.0)  # 30 + 30
 get_cosine_with_hard_restarts_schedule_with_warmup(5, 35, num_cycles=3)
     CosineRestarts(0.1, steps=10).warmup(5, start=0.0).then(0.0, at=35)  # 35 + 35
-    # It ends; CosineRestarts goes on for ever.
+    # It stays at 0 after num_training_steps; CosineRestarts goes on forever.
 get_polynomial_decay_schedule_with_warmup(5, 30)
     Polynomial(0.1, steps=25, end=1e-7).warmup(5, start=0.0)  # 30 + 30
 get_polynomial_decay_schedule_with_warmup(3, 30, lr_end=0.01, power=2.5)
     Polynomial(0.1, steps=27, power=2.5, end=0.01).warmup(3, start=0.0)  # 30 + 10
 get_inverse_sqrt_schedule(10)
     Constant(0.0).then(InverseSqrt(0.1, warmup_steps=10), at=1)  # 40
-    # One step later than InverseSqrt, which has no first step at rate 0.
+    # It is one step later than InverseSqrt, which has no first step at rate 0.
 get_inverse_sqrt_schedule(6, timescale=20)
     InverseSqrt(0.1, warmup_steps=20).shift(19).warmup(6, start=0.0)  # 40
 get_inverse_sqrt_schedule(0)
     InverseSqrt(0.1, warmup_steps=10_000).shift(9_999)  # 40
-    # Without a warm-up its timescale is 10000.
+    # Without a warm-up, its timescale defaults to 10000.
 get_cosine_with_min_lr_schedule_with_warmup(5, 30, min_lr=0.01)
     Cosine(0.1, steps=25, end=0.01).warmup(5, start=0.0)  # 30
 get_cosine_with_min_lr_schedule_with_warmup(0, 20, num_cycles=1.0, min_lr_rate=0.2)
     Cosine(0.1, steps=10, end=0.02).then(Cosine(0.02, steps=10, end=0.1), at=10)  # 20
 get_cosine_with_min_lr_schedule_with_warmup_lr_rate(5, 30, min_lr_rate=0.1)
     Constant(0.1).warmup(5).then(Cosine(0.1, steps=25, end=0.01).shift(1), at=5)  # 29
-    # The cosine begins one step on, and is at its end at num_training_steps - 1; then it climbs back.
+    # The cosine is one step ahead: it reaches its end at num_training_steps - 1, and then rises again.
 get_cosine_with_min_lr_schedule_with_warmup_lr_rate(5, 30, min_lr=0.02, warmup_lr_rate=0.3)
     Linear(0.03, 0.1, steps=4).then(Cosine(0.1, steps=25, end=0.02).shift(1), at=5)  # 29
-    # With warmup_lr_rate the warm-up is at the full rate in its last step.
+    # With warmup_lr_rate, the warm-up reaches the full rate in its last step.
 get_wsd_schedule(5, 10, num_stable_steps=8)
     WarmupStableDecay(0.1, warmup_steps=0, stable=8, decay=10, shape='cosine').warmup(5, start=0.0)  # 23 + 20
-    # The warm-up rises from min_lr_ratio at t = 0; that of WarmupStableDecay from 1 / warmup.
+    # Its warm-up rises from min_lr_ratio at t = 0; the warm-up of WarmupStableDecay rises from 1 / warmup_steps.
 get_wsd_schedule(5, 12, num_training_steps=25, decay_type='1-sqrt', min_lr_ratio=0.1)
     WarmupStableDecay(0.1, warmup_steps=0, stable=8, decay=12, end=0.01, shape='1-sqrt').warmup(5, start=0.01)  # 25 + 10
 get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='cosine', decay_type='linear', min_lr_ratio=0.2)
@@ -345,7 +354,8 @@ get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='1-sqrt', num_cycles=1.5)
     Sequence([(Polynomial(0.0, 6, power=0.5, end=0.1), 11), (Cosine(0.1, 3), 3), (Cosine(0.0, 3, end=0.1), 3), Cosine(0.1, 3)])  # 20 + 10
 """,
 }
-"""By peer: its call; ours, from t = 0 to the end of its course, and so many steps further; what is to be known."""
+"""For each peer: its call; our call, with the last step of its course and the number of steps past it; a
+note."""
 
 _ROW = re.compile(r"^(\S.*)\n    (.*)  # (\d+)(?: \+ (\d+))?(?:\n    # (.*))?$", re.MULTILINE)
 
@@ -354,11 +364,11 @@ ROWS = tuple(
     for peer, table in _TABLES.items()
     for theirs, ours, end, past, note in _ROW.findall(table)
 )
-"""Every schedule of a peer that has a form here, and that form."""
+"""Every schedule of a peer that can be written here, with our call for it."""
 
 
 def run_stepped(module: str, code: str, steps: Sequence[int]) -> list[float]:
-    """Make a scheduler of PyTorch or of transformers and step it."""
+    """Return the rates of a scheduler of PyTorch or transformers, which is stepped."""
     torch = importlib.import_module("torch")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR, momentum=0.9)
     names: dict[str, Any] = {
@@ -378,7 +388,7 @@ def run_stepped(module: str, code: str, steps: Sequence[int]) -> list[float]:
 
 
 def run_optax(code: str, steps: Sequence[int]) -> list[float]:
-    """Ask a schedule of optax, in float64 and on the CPU."""
+    """Return the rates of an optax schedule, computed in float64 on the CPU."""
     jax = importlib.import_module("jax")
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         schedule = eval(code, dict(vars(importlib.import_module("optax.schedules"))))
@@ -386,7 +396,7 @@ def run_optax(code: str, steps: Sequence[int]) -> list[float]:
 
 
 def run_keras(code: str, steps: Sequence[int]) -> list[float]:
-    """Ask a schedule of Keras, in float64 on its PyTorch backend."""
+    """Return the rates of a Keras schedule, computed in float64 on its PyTorch backend."""
     os.environ["KERAS_BACKEND"] = "torch"
     keras = importlib.import_module("keras")
     before = keras.config.floatx()
@@ -404,4 +414,5 @@ PEERS: dict[str, Callable[[str, Sequence[Any]], list[float]]] = {
     "keras": run_keras,
     "transformers": functools.partial(run_stepped, "transformers.optimization"),
 }
-"""What gives the rates of each peer's call. ImportError where the peer is not installed."""
+"""For each peer, the function that returns the rates of a call. It raises ImportError if the peer is not
+installed."""

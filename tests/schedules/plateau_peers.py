@@ -1,11 +1,12 @@
-"""What PyTorch, optax and Keras call `Plateau`: one table of calls, and what tells them the metrics.
+"""`Plateau` in PyTorch, optax and Keras: a table of calls, and functions that pass the metrics to them.
 
-A row says that the rates after each observation are those of a peer's call. Calls are code, as in
-`peers`; optax's gives a scale, which multiplies the rate 0.1. The peers compute in float64.
+Each row pairs a peer's call with a `Plateau` that has the same rate after each observation. Calls are code,
+as in `peers`; the call of optax gives a scale, which multiplies the rate 0.1. The peers compute in float64.
 
-No row, since no call here gives it: optax ``accumulation_size`` above 1 (looks at the mean of each block of
-metrics; ``statistic="mean"`` looks at that of the last ones), ``rtol`` and ``atol`` that both count, and optax
-``patience=0`` (reduces where a metric improves); PyTorch ``eps`` where it acts (skips smaller reductions).
+Some calls have no row, because no call here matches them: optax with ``accumulation_size`` above 1 (it uses
+the mean of each block of metrics, but ``statistic="mean"`` uses that of the last metrics), with both ``rtol``
+and ``atol`` above 0, or with ``patience=0`` (it reduces when a metric improves); and PyTorch if its ``eps``
+has an effect (it skips reductions smaller than that).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from schedules.peers import LR, Row
 
 
 def _noisy() -> tuple[float, ...]:
-    """Return a loss that falls ever more slowly under noise."""
+    """Return a noisy loss that falls more and more slowly."""
     uniform = random.Random(20150101).random
     return tuple(round(3 / (1 + index / 3) + 0.2 * uniform(), 3) for index in range(40))
 
@@ -36,7 +37,8 @@ METRICS: dict[str, tuple[float, ...]] = {
     "rising": tuple(round(4 - value, 3) for value in _noisy()),
     "negative": tuple(round(value - 4, 3) for value in _noisy()),
 }
-"""The sequences of metrics by name. None comes as near to a threshold as the peers' roundings of it."""
+"""Sequences of metrics by name. No metric is so close to a threshold that the peers' rounding errors
+matter."""
 
 _TABLES = {
     "torch": """
@@ -50,15 +52,15 @@ ReduceLROnPlateau(mode='max', patience=4, threshold=0.05, threshold_mode='abs')
     Plateau(0.1, patience=4, mode='max', threshold=0.05, threshold_mode='abs')  # on rising
 ReduceLROnPlateau(factor=0.5, patience=1, threshold=0.1, threshold_mode='abs', cooldown=1)
     Plateau(0.1, factor=0.5, patience=1, threshold=0.1, threshold_mode='abs', cooldown=1)  # on negative
-    # With threshold_mode='rel' ReduceLROnPlateau takes a negative metric that worsens by less than the threshold for an improvement; Plateau does not.
+    # With threshold_mode='rel', ReduceLROnPlateau counts a negative metric that worsens by less than the threshold as an improvement; Plateau does not.
 ReduceLROnPlateau(patience=0, eps=0)
     Plateau(0.1, patience=0)  # on flat
-    # A reduction of less than eps, 1e-8 unless it is given, is skipped.
+    # ReduceLROnPlateau skips a reduction by less than eps, which is 1e-8 by default.
 """,
     "optax": """
 reduce_on_plateau(patience=4)
     Plateau(0.1, patience=3)  # on improving, flat, noisy
-    # Reduces at the patience-th observation without improvement, Plateau at the one after its patience-th.
+    # It reduces at the patience-th observation without improvement; Plateau reduces one observation later.
 reduce_on_plateau(factor=0.5, patience=2, rtol=0.03, cooldown=3, min_scale=0.1)
     Plateau(0.1, factor=0.5, patience=1, threshold=0.03, cooldown=3, min_lr=0.01)  # on slow, flat, noisy
 reduce_on_plateau(factor=0.5, patience=3, rtol=0.0, atol=0.1)
@@ -67,13 +69,13 @@ reduce_on_plateau(factor=0.5, patience=3, rtol=0.0, atol=0.1)
     "keras": """
 ReduceLROnPlateau(patience=4)
     Plateau(0.1, patience=3, threshold_mode='abs')  # on improving, flat, noisy
-    # Reduces at the patience-th observation without improvement, Plateau at the one after its patience-th.
+    # It reduces at the patience-th observation without improvement; Plateau reduces one observation later.
 ReduceLROnPlateau(factor=0.5, patience=2, min_delta=0.03, cooldown=3, min_lr=0.01)
     Plateau(0.1, factor=0.5, patience=1, threshold=0.03, threshold_mode='abs', cooldown=2, min_lr=0.01)  # on slow, flat, noisy
-    # A cooldown of c leaves out c - 1 observations, and min_delta is absolute.
+    # A cooldown of c skips c - 1 observations, and min_delta is absolute.
 ReduceLROnPlateau(factor=0.5, patience=0, cooldown=0)
     Plateau(0.1, factor=0.5, patience=0, threshold_mode='abs', cooldown=0)  # on noisy
-    # A patience of 0 is one of 1, and a cooldown of 1 is none.
+    # A patience of 0 acts like 1, and a cooldown of 1 has no effect.
 ReduceLROnPlateau(factor=0.5, patience=1, cooldown=1)
     Plateau(0.1, factor=0.5, patience=0, threshold_mode='abs', cooldown=0)  # on noisy
 ReduceLROnPlateau(factor=0.5, patience=1, cooldown=2)
@@ -82,7 +84,7 @@ ReduceLROnPlateau(mode='max', factor=0.3, patience=3, min_delta=0.05)
     Plateau(0.1, factor=0.3, patience=2, mode='max', threshold=0.05, threshold_mode='abs')  # on rising
 """,
 }
-"""By peer: its call; ours, and the metrics that both are told; what is to be known."""
+"""For each peer: its call; our call, and the metrics that both observe; a note."""
 
 _ROW = re.compile(r"^(\S.*)\n    (.*)  # on (.*)(?:\n    # (.*))?$", re.MULTILINE)
 
@@ -92,11 +94,11 @@ ROWS = tuple(
     for theirs, ours, listed, note in _ROW.findall(table)
     for metrics in listed.split(", ")
 )
-"""Every reduction on a plateau that has a form here, and that form."""
+"""Every reduction on a plateau that can be written here, with our call for it."""
 
 
 def run_torch(code: str, metrics: Sequence[float]) -> list[float]:
-    """Step a scheduler of PyTorch."""
+    """Return the rates of a PyTorch scheduler after each metric."""
     torch = importlib.import_module("torch")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     made = functools.partial(torch.optim.lr_scheduler.ReduceLROnPlateau, optimizer)
@@ -109,7 +111,7 @@ def run_torch(code: str, metrics: Sequence[float]) -> list[float]:
 
 
 def run_optax(code: str, metrics: Sequence[float]) -> list[float]:
-    """Update a transformation of optax, in float64 and on the CPU."""
+    """Return the rates of an optax transformation after each metric, computed in float64 on the CPU."""
     jax = importlib.import_module("jax")
     contrib = importlib.import_module("optax.contrib")
     rates = []
@@ -125,7 +127,7 @@ def run_optax(code: str, metrics: Sequence[float]) -> list[float]:
 
 
 def run_keras(code: str, metrics: Sequence[float]) -> list[float]:
-    """Call a callback of Keras with a model that is an optimizer and nothing else."""
+    """Return the rates of a Keras callback after each metric. Its model consists of an optimizer only."""
     os.environ["KERAS_BACKEND"] = "torch"
     keras = importlib.import_module("keras")
     before = keras.config.floatx()
@@ -148,4 +150,5 @@ PEERS: dict[str, Callable[[str, Sequence[float]], list[float]]] = {
     "optax": run_optax,
     "keras": run_keras,
 }
-"""What gives the rates of each peer after each of some metrics. ImportError where it is not installed."""
+"""For each peer, the function that returns its rate after each metric. It raises ImportError if it is not
+installed."""

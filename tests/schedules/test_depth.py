@@ -1,4 +1,4 @@
-"""Schedules that are composed again and again: what can be stepped is saved and loaded, however deep it is."""
+"""Deeply composed schedules: every schedule that can be stepped can be saved and loaded, at any depth."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ WAYS: dict[str, tuple[int, Callable[[Any, int], Any]]] = {
     "plateaus": (1, lambda s, _: Plateau(s)),
     "products with plateaus": (2, lambda s, _: (s * Plateau(1.0)).clip(0.0, 1.0)),
 }
-"""How many levels a way adds, and how."""
+"""For each way to compose, the number of levels that it adds and the function that adds them."""
 
 
 def deep(way: str, levels: int = DEEP) -> Any:
-    """Return a schedule of this many levels."""
+    """Return a schedule with this many levels."""
     adds, compose = WAYS[way]
     schedule: Any = Cosine(0.5, steps=7, end=0.01)
     for i in range(levels // adds):
@@ -54,7 +54,7 @@ def deep(way: str, levels: int = DEEP) -> Any:
 
 
 def at_the_end_of_the_stack(call: Callable[[], Any], left: int) -> Any:
-    """Run a call with room for so many frames."""
+    """Return the result of a call that has room for only `left` frames on the stack."""
 
     def deeper(n: int) -> Any:
         return deeper(n - 1) if n else call()
@@ -135,7 +135,7 @@ FLAT = {
 
 @pytest.mark.parametrize(("code", "flat"), FLAT.items(), ids=FLAT)
 def test_compositions_of_one_kind_are_one(code: str, flat: str) -> None:
-    """Whole numbers stand for themselves here."""
+    """In the expected text, a whole number n stands for Constant(lr=n.0) and for lr=n.0."""
     assert re.sub(r"Constant\(lr=(\d)\.0\)|lr=(\d)\.0", r"\1\2", repr(build(code))) == flat
 
 
@@ -157,7 +157,7 @@ def test_numbers_of_steps_that_would_become_too_large() -> None:
 
 
 def test_a_schedule_of_ones_own_keeps_its_rate_at_any_depth() -> None:
-    """Also where it is a subclass of one that is made of others."""
+    """This includes a subclass of a schedule that is made of others."""
 
     class Halved(Plateau):
         def _value(self, t: int) -> float:
@@ -169,7 +169,7 @@ def test_a_schedule_of_ones_own_keeps_its_rate_at_any_depth() -> None:
 
 
 def test_dictionaries_of_former_versions() -> None:
-    """A product had one factor, and products were made of products."""
+    """In those versions, a product had a single factor, so products were nested."""
     rate = 0.5
     product: Any = {"schedule": "Constant", "lr": rate}
     for _ in range(DEEP):

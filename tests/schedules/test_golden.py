@@ -1,4 +1,4 @@
-"""Against the rates that other packages gave when ``golden/schedules.json`` was made; needs none of them."""
+"""Compare our rates with those of other packages, as stored in ``golden/schedules.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ ROWS = [*peers.ROWS, *plateau_peers.ROWS]
 
 
 def test_file_holds_the_tables() -> None:
-    """No call of a peer is missing, left over, or stored for other steps or metrics; and each schedule here has a row."""
+    """No call of a peer is missing, left over, or stored for other steps or metrics.
+
+    Each schedule here has a row, unless no peer has that schedule.
+    """
     stored = {
         (table, peer, name): len(rates)
         for table in ("schedules", "plateaus")

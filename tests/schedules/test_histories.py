@@ -22,7 +22,7 @@ from support import assert_runs, run_in_threads
 
 
 def count_up(t: int, lr: float) -> float:
-    """Make the rate at t equal to t + 1."""
+    """Return the next rate, so that the rate at t is t + 1."""
     assert lr == t
     return lr + 1.0
 
@@ -33,7 +33,7 @@ def count_up(t: int, lr: float) -> float:
 @pytest.mark.parametrize("ahead", [0, 3])
 @pytest.mark.parametrize("asked_at", [0, 1, 4])
 def test_a_rate_that_is_asked_while_it_is_made(ahead: int, asked_at: int) -> None:
-    """The inner result came first, and is the one that is kept."""
+    """The inner call returns first, and its result is the one that is kept."""
     asked: list[int] = []
 
     def fn(t: int, lr: float) -> float:
@@ -51,7 +51,7 @@ def test_a_rate_that_is_asked_while_it_is_made(ahead: int, asked_at: int) -> Non
 
 @pytest.mark.parametrize("way", ["itself", "warmup", "plateau"])
 def test_a_handler_before_any_opcode_of_a_recursive(way: str) -> None:
-    """Whatever is asked when, each rate is the one after the rate before, also in a copy of that moment."""
+    """Each rate follows from the rate before, whenever a handler calls the schedule or a copy of it."""
     rates = Recursive(count_up, lr=0.0)
     schedule, expected = WAYS[way](rates), WAYS[way](Function(lambda t: t + 1.0))
     far = iter(range(5, 10**6, 5))
@@ -74,14 +74,14 @@ def test_an_interrupt_before_any_opcode_of_a_recursive() -> None:
 
 
 def test_two_threads_that_make_the_same_rate() -> None:
-    """Both are in the callable at once: nobody waits for the other, as a lock would have it. Both get what came first."""
+    """Both run the callable at once, because no lock makes one wait. Both get the first result."""
     meet, got = threading.Barrier(2, timeout=60), {}
     numbers = iter(range(1, 100))
 
     def fn(t: int, lr: float) -> float:
         if t == 1:
             meet.wait()
-        return lr + next(numbers)  # not pure: the second call gives another result
+        return lr + next(numbers)  # not pure: the second call returns another result
 
     rates = Recursive(fn, lr=0.0)
 
@@ -112,7 +112,7 @@ def test_threads_that_ask_in_any_order() -> None:
 
 
 def falling(**more: Any) -> Plateau:
-    """Return a Plateau that falls with each observation from now on."""
+    """Return a Plateau that reduces the rate at each observation from now on."""
     plateau = Plateau(1.0, **{"factor": 0.999999, "patience": 0} | more)
     for _ in range(plateau.window):
         plateau.observe(1.0)
@@ -153,7 +153,7 @@ SAVED = 10**6
     ],
 )
 def test_before_any_opcode_of_a_plateau(kind: str, action: str, intrusion: str, outcomes: set[int]) -> None:
-    """What comes in between is before or after the whole, and the next observation counts as ever."""
+    """An intrusion takes effect before or after the whole action. The next observation counts as usual."""
     plateau = falling(**KINDS[kind])
     state = plateau.state_dict()
     calls = {
@@ -173,7 +173,7 @@ def test_before_any_opcode_of_a_plateau(kind: str, action: str, intrusion: str, 
 
 @kinds
 def test_copies_that_are_made_while_a_plateau_observes(kind: str) -> None:
-    """Of any moment, with a state of their own: a shallow copy too."""
+    """A copy made at any moment is consistent and has a state of its own, even if it is a shallow copy."""
     plateau = falling(**KINDS[kind])
     copies: list[Plateau] = []
 
@@ -206,7 +206,7 @@ def test_former_states_are_not_kept() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_a_child_forked_while_threads_compute_and_observe() -> None:
-    """They do not exist there; the child makes the rate and observes itself."""
+    """The threads do not exist in the child, which computes the rate and observes by itself."""
     assert_runs("""
         import os, signal, threading
         inside, leave = threading.Event(), threading.Event()
@@ -245,7 +245,7 @@ def test_a_child_forked_while_threads_compute_and_observe() -> None:
 
 
 class Own(Schedule):
-    """A schedule of the caller's own."""
+    """A user-defined schedule."""
 
     def __init__(self, fn: Callable[[int], Any]) -> None:
         self.fn = fn
@@ -270,7 +270,7 @@ SOURCES: dict[str, Callable[[Callable[[int], Any]], Any]] = {
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_arithmetic_is_in_float64(source: str, number: str) -> None:
-    """A rate in another type acts as the float64 that it is equal to."""
+    """A rate of another type acts like the float64 that is equal to it."""
     convert = NUMBERS[number]
     schedule = SOURCES[source](lambda t: convert(0.1 + 0.01 * (t % 3)))
     for way, compose in WAYS.items():
@@ -282,7 +282,7 @@ def test_arithmetic_is_in_float64(source: str, number: str) -> None:
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("wrong", ["fast", None, True, 1j, np.ones(2)], ids=lambda each: type(each).__name__)
 def test_what_is_no_rate_is_refused_where_it_is_returned(source: str, wrong: Any) -> None:
-    """By the t that the callable was given; no step is taken."""
+    """The message names the t that the callable was called with, and no step is taken."""
     opt = lrcore.SGD(np.zeros(2, np.float32), lr=SOURCES[source](lambda t: wrong if t else 0.5) * 0.5)
     opt.step(np.ones(2, np.float32))
     with pytest.raises(TypeError, match="^lr from the schedule at t = 1: expected a number, got"):

@@ -1,4 +1,4 @@
-"""One object with a state that stands in several places of a schedule is one, and one again in every copy."""
+"""A stateful object that occurs in several places of a schedule is one object, and so it is in every copy."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ MADE: dict[str, Callable[[Plateau], Any]] = {
     "two parts": lambda p: p.warmup(2).then(p * 0.1, at=5),
     "parts": lambda p: Sequence([(p, 3), (p.clip(0, 0.5), 3), p]),
     "deep": lambda p: (p.warmup(3).clip(0, 1) * 0.5).per_epoch(2) * p.shift(1),
-    "nested in what stands twice": lambda p: ((outer := plateau(p * 0.5)) * p).then(outer, at=3),
+    "nested in one that is used twice": lambda p: ((outer := plateau(p * 0.5)) * p).then(outer, at=3),
     "within its own rate": lambda p: plateau(p * 0.5).then(p, at=4),
     "over a schedule": lambda p: plateau(Cosine(0.5, 40).warmup(4)) * p,
     "two": lambda p: p * plateau(),
     "mean": lambda p: p * Plateau(1.0, 0.5, 0, statistic="mean", window=3, cooldown=2, min_lr=0.001),
-    "a part that stands twice": lambda p: (w := p.warmup(2) * 0.5).then(w * 0.1, at=4),
+    "a part that is used twice": lambda p: (w := p.warmup(2) * 0.5).then(w * 0.1, at=4),
 }
 COPIES: dict[str, Callable[[Any], Any]] = {
     "dictionary": lambda s: schedules.from_dict(s.to_dict()),
@@ -48,13 +48,13 @@ made = pytest.mark.parametrize("make", MADE.values(), ids=MADE.keys())
 
 
 def standing(schedule: Any) -> list[Any]:
-    """Return the Plateau of each place in a schedule."""
+    """Return the Plateau at each place in a schedule."""
     below = [each for child in schedule._children for each in standing(child)]
     return [schedule, *below] if isinstance(schedule, Plateau) else below
 
 
 def places(schedule: Any) -> list[int]:
-    """Return, for each place of a Plateau, the number of the one that stands there."""
+    """Return a number for each place of a Plateau. Equal numbers mean the same object."""
     ids = [id(each) for each in standing(schedule)]
     numbers = [*dict.fromkeys(ids)]
     return [numbers.index(each) for each in ids]
@@ -62,7 +62,7 @@ def places(schedule: Any) -> list[int]:
 
 @made
 def test_it_is_one_in_every_copy(make: Any) -> None:
-    """And is listed once."""
+    """It is also listed only once."""
     one = plateau()
     schedule = make(one)
     listed = plateaus(schedule)
@@ -79,7 +79,7 @@ def test_two_that_are_equal_are_another_schedule_than_one() -> None:
     assert one * one == pair[0] * pair[0] != pair[0] * pair[1]
     assert pair[0] * pair[1] != one * one
     assert Sequence([(pair[0], 1), (pair[1], 1), pair[0]]) != Sequence([(pair[0], 1), (pair[1], 1), pair[1]])
-    assert places(schedules.parse(repr(one * one))) == [0, 1]  # a text has no identity
+    assert places(schedules.parse(repr(one * one))) == [0, 1]  # text does not preserve identity
 
 
 def test_one_in_a_pickle_with_its_optimizer_and_its_observer() -> None:
@@ -98,14 +98,14 @@ def from_file(opt: Any, path: Path) -> Any:
 
 
 def into_one_with(lr: Any, opt: Any) -> Any:
-    """Return another optimizer of these parameters, with the state of the first as JSON has it."""
+    """Return another optimizer of these parameters, after loading the first one's state from JSON."""
     other = lrcore.SGD(opt.params, lr=lr)
     other.load_state_dict(json.loads(json.dumps(opt.state_dict() | {"state": {}})))
     return other
 
 
 RESUMED: dict[str, Callable[[Any, Any, Path], Any]] = {
-    "as it is": lambda opt, *_: opt,
+    "not replaced": lambda opt, *_: opt,
     "file": lambda opt, _, path: from_file(opt, path),
     "state": lambda opt, make, _: into_one_with(make(plateau()), opt),
     "state, another rate": lambda opt, *_: into_one_with(plateau() * plateau(), opt),
@@ -117,7 +117,7 @@ RESUMED: dict[str, Callable[[Any, Any, Path], Any]] = {
 
 @made
 def test_a_resumed_run_goes_on_as_it_would_have(make: Any, tmp_path: Path) -> None:
-    """Each Plateau is told its own losses, and the optimizer is replaced at a step."""
+    """Each Plateau observes its own losses, and the optimizer is replaced at a step."""
     ends = []
     for again, cut in itertools.product(RESUMED.values(), (0, 3, 6)):
         opt: Any = lrcore.SGD(np.zeros(2, np.float32), lr=make(plateau()))
@@ -132,7 +132,7 @@ def test_a_resumed_run_goes_on_as_it_would_have(make: Any, tmp_path: Path) -> No
 
 @made
 def test_the_one_that_the_caller_holds_goes_on_steering(make: Any) -> None:
-    """Loading what equals the optimizer's own schedule keeps it, and every place of it."""
+    """Loading a schedule that equals the optimizer's own keeps the original, in every place."""
     opt = lrcore.SGD(np.zeros(2, np.float32), lr=make(plateau()))
     for loss in LOSSES:
         for each in plateaus(opt.schedule):
@@ -146,7 +146,7 @@ def test_the_one_that_the_caller_holds_goes_on_steering(make: Any) -> None:
 
 
 def product(inner: Any, other: Any) -> dict[str, Any]:
-    """Return the dictionary of former versions, whose products had one factor."""
+    """Return a dictionary as former versions wrote it: their products had a single factor."""
     return {"schedule": "Product", "inner": inner, "other": other}
 
 
@@ -155,7 +155,7 @@ def sequence(*parts: Any) -> dict[str, Any]:
 
 
 def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
-    """They stored one in two places as two with equal states, products of products, and sequences in sequences."""
+    """They stored one object in two places as two with equal states, and nested products and sequences."""
     own, state = plateau().to_dict(), plateau().state_dict()
     parts = sequence([sequence([own, 3], own), 5], {"schedule": "Constant", "lr": 0.5})
     stored: list[tuple[Any, Any, int]] = [
@@ -172,7 +172,7 @@ def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
         opt.load_state_dict(saved)
         assert [id(each) for each in plateaus(opt.schedule)] == [id(one)]
         assert one.reductions == 2
-        if places == 2:  # that went ways of their own
+        if places == 2:  # two with different states
             saved["schedule_state"] = [state | {"reductions": i} for i in range(2)]
             if dictionary is None:
                 with pytest.raises(
@@ -200,7 +200,7 @@ def test_the_dictionary_lists_what_is_shared() -> None:
         "factors": [{"shared": 0}],
         "shared": [one.to_dict()],
     }
-    assert "shared" not in json.dumps(cosine.then(cosine * 0.5, at=3).to_dict())  # values without a state
+    assert "shared" not in json.dumps(cosine.then(cosine * 0.5, at=3).to_dict())  # stateless
     assert "shared" not in json.dumps((one * 0.5).to_dict())
 
 
@@ -253,7 +253,7 @@ def test_dictionaries_that_mean_no_schedule(dictionary: Any, message: str) -> No
 
 
 class Named(Plateau):
-    """A class of one's own, with attributes of its own that comparison is about."""
+    """A user-defined class that is compared by an attribute of its own."""
 
     def __init__(self, lr: float, name: str) -> None:
         super().__init__(lr)
@@ -273,7 +273,7 @@ def test_a_class_of_ones_own_is_compared_as_it_says() -> None:
 
 
 class Bump(Schedule):
-    """A class of one's own, with an attribute that this library has as well."""
+    """A user-defined class with an attribute whose name this library uses too."""
 
     def __init__(self, height: Any) -> None:
         self._height = height

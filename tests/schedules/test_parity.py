@@ -1,6 +1,6 @@
-"""What is stored of PyTorch, optax, Keras and transformers is what they give, where they are installed.
+"""The stored rates of PyTorch, optax, Keras and transformers are those of the installed packages.
 
-Our rates are held against what is stored, by test_golden.py. Each peer runs in a process of its own.
+test_golden.py compares our rates with the stored ones. Each peer runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from schedules.test_golden import FILE, GOLDEN, ROWS
 
 pytestmark = pytest.mark.slow  # each peer takes seconds to start
 NOISE = 1e-12
-"""Of the row's largest rate: float64 on another machine or in another version may round otherwise, by 2^-53 = 1.1e-16,
-which a chain of rates magnifies; the stored rates and ours are within 4.0e-15."""
+"""Relative to the row's largest rate. On another machine or in another version, float64 may round differently
+by 2^-53 = 1.1e-16, which a chain of rates magnifies. The stored rates and ours are within 4.0e-15."""
 
 
 @functools.cache
 def live(peer: str) -> Any:
-    """Return what the installed peer gives for all rows, as the golden file has it; skip the test without the peer."""
+    """Return the rates of an installed peer in the form of the golden file, or skip the test."""
     for package in PACKAGES[peer]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install {peer}")
@@ -37,7 +37,7 @@ def live(peer: str) -> Any:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.peer}-{row}")
 def test_stored_peer_is_live_peer(row: Row) -> None:
-    """A failure says that the peer has changed, or the rows."""
+    """A failure means that the peer or the rows have changed."""
     contents = live(row.peer)
     stored = GOLDEN[row.table][row.peer][str(row)]
     expected = pytest.approx(stored, rel=0, abs=NOISE * max(stored))

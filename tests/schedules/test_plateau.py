@@ -1,4 +1,7 @@
-"""Plateau: what counts as an improvement, when it reduces, and its state. test_steering.py has it in an optimizer."""
+"""Plateau: what counts as an improvement, when it reduces the rate, and its state.
+
+test_steering.py tests it in an optimizer.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def history(plateau: Plateau, metrics: Sequence[float]) -> list[int]:
 
 
 def stored(plateau: Plateau) -> Any:
-    """Return the state as it comes back from strict JSON."""
+    """Return the state after a round trip through strict JSON."""
     return json.loads(json.dumps(plateau.state_dict(), allow_nan=False))
 
 
@@ -53,8 +56,8 @@ HISTORIES: dict[str, tuple[dict[str, Any], list[float], list[int]]] = {
         [5, 5, 3, 9, 4, 9, 9, 2.9],
         [0, 1, 1, 1, 2, 2, 2, 2],
     ),
-    "mean of the last two": (MEAN, [4, 6, 2, 6, 1], [0, 0, 0, 1, 1]),  # -, 5, 4, 4, 3.5
-    "infinity leaves the mean": (MEAN, [2, INF, 3, 3, 3], [0, 0, 1, 1, 2]),  # -, inf, inf, 3, 3
+    "mean of the last two": (MEAN, [4, 6, 2, 6, 1], [0, 0, 0, 1, 1]),  # means: -, 5, 4, 4, 3.5
+    "infinity leaves the mean": (MEAN, [2, INF, 3, 3, 3], [0, 0, 1, 1, 2]),  # means: -, inf, inf, 3, 3
     "infinity is worse than any": ({"patience": 0}, [INF, -INF, -INF], [0, 0, 1]),
     "NaN in a cooldown": (BAD | {"cooldown": 2}, [5, NAN, NAN, NAN, NAN, NAN], [0, 0, 1, 1, 1, 1]),
     "NaN stays out of the mean": (MEAN | {"nan": "bad"}, [NAN, 4, NAN, 4, NAN, 2], [0, 0, 0, 0, 1, 1]),
@@ -68,7 +71,7 @@ def test_when_it_reduces(name: str) -> None:
 
 
 def replayed(metrics: Sequence[float], arguments: dict[str, Any]) -> int:
-    """Return how many reductions there are by the description: all metrics once more, with no state between them."""
+    """Return the number of reductions by the documentation, computed from all metrics without any state."""
     window = arguments.get("window")
     best, count, without, rest = NAN, 0, 0, 0
     for i, metric in enumerate(metrics, 1):
@@ -94,7 +97,7 @@ def replayed(metrics: Sequence[float], arguments: dict[str, Any]) -> int:
 
 @st.composite
 def trainings(draw: st.DrawFn) -> tuple[dict[str, Any], list[float]]:
-    """Return arguments, and metrics that are exact in float64, with their thresholds and their means."""
+    """Return arguments and metrics. The metrics, their thresholds and their means are exact in float64."""
     arguments = {
         "factor": draw(st.sampled_from([0.5, 0.25, 0.1, 0.97])),
         "patience": draw(st.integers(0, 3)),
@@ -108,7 +111,7 @@ def trainings(draw: st.DrawFn) -> tuple[dict[str, Any], list[float]]:
     infinities = [INF, -INF]
     if draw(st.booleans()):
         arguments |= {"statistic": "mean", "window": draw(st.integers(1, 4))}
-        infinities = [draw(st.sampled_from(infinities))]  # the mean of both has no value
+        infinities = [draw(st.sampled_from(infinities))]  # the mean of both would be NaN
     numbers = st.integers(-12, 12).map(lambda n: n * 0.75)
     return arguments, draw(st.lists(numbers | st.sampled_from([*infinities, NAN, 0.0]), max_size=30))
 
@@ -118,7 +121,7 @@ def trainings(draw: st.DrawFn) -> tuple[dict[str, Any], list[float]]:
 def test_any_history_is_as_described_wherever_it_is_saved(
     training: tuple[dict[str, Any], list[float]],
 ) -> None:
-    """By state, by pickle and by a copy: each goes on as the uninterrupted one does, and alone."""
+    """A copy by state, pickle or deepcopy continues like the uninterrupted one, and independently of it."""
     arguments, metrics = training
     rates = Linear(0.7, 0.1, 5)
     expected = [replayed(metrics[:i], arguments) for i in range(len(metrics) + 1)]
@@ -167,7 +170,7 @@ def reduced(k: int, lr: Any = 0.7, **options: Any) -> Plateau:
 
 
 def test_rates() -> None:
-    """The floor lifts nothing that is below it by itself."""
+    """The floor does not raise a rate that is below it already."""
     assert reduced(2000)(0) == 0
     assert reduced(2000, min_lr=1e-5)(0) == 1e-5
     assert reduced(1, 0.01, min_lr=0.5)(0) == 0.01
@@ -190,7 +193,7 @@ def test_what_is_composed_of_it_follows(way: str) -> None:
 
 
 def test_it_is_a_value_whatever_it_observed() -> None:
-    """Equality, hash, what it prints and its dictionary are about the arguments."""
+    """Equality, hash, repr and dictionary depend only on the arguments."""
     plateau, fresh = reduced(3), reduced(0)
     assert plateau == fresh
     assert hash(plateau) == hash(fresh)
@@ -202,7 +205,7 @@ def test_it_is_a_value_whatever_it_observed() -> None:
 
 
 def test_the_state_is_a_few_numbers() -> None:
-    """It does not grow with the observations."""
+    """It does not grow with the number of observations."""
     plateau = Plateau(0.7, patience=2, statistic="mean", window=3)
     history(plateau, [1 / 3] * 10)
     size = len(json.dumps(stored(plateau)))
@@ -211,7 +214,7 @@ def test_the_state_is_a_few_numbers() -> None:
 
 
 def spoiled(state: dict[str, Any]) -> Iterator[Any]:
-    """Yield what `load_state_dict` must refuse, made from a state."""
+    """Yield states that `load_state_dict` must refuse, made from a valid one."""
     yield from (None, 3, [], "ab", {}, {"more": 1}, state | {"more": 1})
     for name, value in state.items():
         yield {key: each for key, each in state.items() if key != name}

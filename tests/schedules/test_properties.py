@@ -1,4 +1,4 @@
-"""What holds for schedules with any arguments, and for what is composed of them, near and far."""
+"""Properties of schedules with any arguments, and of compositions of them, for small and large t."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = (
         "final_div": st.floats(0.5, 1e4),
     }
 )
-"""What an argument of this name may be, so that no rate grows without end."""
+"""Values for arguments by name. They are limited so that no rate grows without bound."""
 NAMES = [*EXAMPLES.keys() - {"Recursive"}]
-"""Every schedule with a dictionary form that is not composed."""
+"""All schedules with a dictionary form, except compositions."""
 
 
 class Built(NamedTuple):
-    """A schedule, and the formula that composing it stands for."""
+    """A schedule, and the formula that its composition stands for."""
 
     schedule: Any
     formula: Callable[[int], float]
@@ -58,7 +58,7 @@ class Built(NamedTuple):
 
 @st.composite
 def single(draw: st.DrawFn, name: str | None = None) -> Built:
-    """Make a schedule of any arguments, or of those of its first example where they do not go together."""
+    """Return a schedule with any arguments, or with those of its first example if they are incompatible."""
     name = name or draw(st.sampled_from(sorted(NAMES)))
     hints = typing.get_type_hints(CLASSES[name].__init__)
     options = dict(EXAMPLES[name][0])
@@ -81,7 +81,7 @@ def single(draw: st.DrawFn, name: str | None = None) -> Built:
 
 @st.composite
 def composed(draw: st.DrawFn, parts: st.SearchStrategy[Built], how: str | None = None) -> Built:
-    """Compose a schedule in one of the ways there are."""
+    """Return a composition made in one of the possible ways."""
     (s, f), (other, g), n, x = draw(parts), draw(single()), draw(lengths), draw(rates)
     least, most = sorted([x, draw(rates)])
     ways: dict[str, tuple[Callable[[], Any], Callable[[int], float]]] = {
@@ -119,7 +119,7 @@ any_schedule = single() | composed(single()) | composed(composed(single() | comp
 
 @st.composite
 def tall(draw: st.DrawFn) -> Built:
-    """Compose more often than is asked by recursion."""
+    """Return a composition that is too tall to be evaluated by recursion."""
     built = draw(single())
     for _ in range(draw(st.integers(TALL, TALL + 9))):
         built = draw(composed(st.just(built)))
@@ -127,7 +127,7 @@ def tall(draw: st.DrawFn) -> Built:
 
 
 def rate_of(schedule: Any, t: int) -> float:
-    """Return a rate, which is a finite float >= 0."""
+    """Return a rate, and check that it is a finite float >= 0."""
     rate = schedule(t)
     assert type(rate) is float
     assert math.isfinite(rate)
@@ -140,13 +140,16 @@ def rate_of(schedule: Any, t: int) -> float:
 @examples
 @given(data=st.data())
 def test_values_are_those_of_the_equation(name: str, data: st.DataObject) -> None:
-    """Each is a rate plus a share, at most 1, of a difference of rates: a few roundings of the largest rate."""
+    """The tolerance is a few roundings of the largest rate.
+
+    Each value is a rate plus a fraction, at most 1, of a difference of rates.
+    """
     schedule = data.draw(single(name)).schedule
     options = dict(schedule._arguments())
     assume(equations.says_all(options))
     far = (
         [] if options.get("mode") == "triangular2" else data.draw(st.lists(times, max_size=5))
-    )  # 2^i overflows
+    )  # 2^i would overflow
     asked = [*range(0, 100, 7), *far]
     seen = [rate_of(schedule, t) for t in asked]
     high = max(*seen, *(options.get(rate, 0.0) for rate in ("lr", "end", "peak", "low", "high", "scale")))
@@ -157,7 +160,7 @@ def test_values_are_those_of_the_equation(name: str, data: st.DataObject) -> Non
 @examples
 @given(data=st.data())
 def test_compositions_have_the_bits_of_their_formulas(how: str, data: st.DataObject) -> None:
-    """Near and far: so they are within the rates of their parts, and hold when those hold."""
+    """This holds for small and large t, so compositions stay within the rates of their parts."""
     schedule, formula = data.draw(composed(any_schedule, how))
     for t in (*range(40), *data.draw(st.lists(times, max_size=5))):
         assert rate_of(schedule, t) == formula(t)
@@ -166,6 +169,6 @@ def test_compositions_have_the_bits_of_their_formulas(how: str, data: st.DataObj
 @settings(examples, max_examples=10)
 @given(tall(), st.lists(times, max_size=5))
 def test_tall_compositions_have_the_bits_of_their_formulas(built: Built, far: list[int]) -> None:
-    """However they are flattened, and without recursion."""
+    """This holds however they are flattened, and without recursion."""
     for t in (*range(9), *far):
         assert rate_of(built.schedule, t) == built.formula(t)

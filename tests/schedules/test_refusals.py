@@ -1,7 +1,7 @@
-"""Every argument of every schedule refuses what it cannot mean, in a message that begins with its name.
+"""Every argument of every schedule refuses invalid values, with a message that begins with its name.
 
-The arguments are read from the signatures, and what is wrong from their annotations, so that a new schedule is tested
-without a word here, unless it takes something that none had.
+The arguments are read from the signatures, and the invalid values follow from the annotations. A new schedule
+is therefore tested without a change here, unless it takes a new kind of argument.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "shift": {"n": 3},
     "per_epoch": {"steps_per_epoch": 3},
 }
-"""The methods that compose, with arguments that they take."""
+"""The methods that compose schedules, with valid arguments."""
 
 NO_NUMBERS: tuple[Any, ...] = ("x", "1", b"1", None, True, False, np.True_, 1j, [], [1, 2], {}, Cosine)
 NUMBERS: tuple[Any, ...] = (-1, -1e-300, math.nan, math.inf, -math.inf, np.float32("nan"), np.inf, 10**400)
@@ -45,7 +45,7 @@ NO_SEQUENCES: tuple[Any, ...] = (3, 0.5, None, True, "ab", b"ab")
 NO_CALLABLES: tuple[Any, ...] = (3, 0.5, None, "x", [])
 
 RATES = {"lr", "end", "peak", "base", "start", "min_lr", "values", "stages", "pulses"}
-"""Numbers that float32 must hold."""
+"""Numbers that must be representable in float32."""
 POSITIVE = {"rate", "factor", "gamma", "peak_mult", "div", "final_div", "pct_start"}
 """Numbers that must not be 0."""
 ZERO = {("WarmupStableDecay", "warmup_steps"), "stable", "patience", "cooldown", ("warmup", "steps"), "n"}
@@ -53,7 +53,7 @@ ZERO = {("WarmupStableDecay", "warmup_steps"), "stable", "patience", "cooldown",
 
 
 def wrong(owner: str, name: str, hint: Any) -> Iterator[Any]:
-    """Yield what an argument must refuse, by what it is annotated with."""
+    """Yield the values that an argument must refuse, according to its annotation."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     optional = isinstance(hint, types.UnionType) and type(None) in inner
     if optional:
@@ -94,7 +94,7 @@ def wrong(owner: str, name: str, hint: Any) -> Iterator[Any]:
         yield from ((each, 3) for each in wrong(owner, f"{name}[]", inner[0]))
         yield from ((0.1, each) for each in wrong(owner, f"{name}[]", inner[1]))
     else:
-        raise NotImplementedError(f"{owner}: say what {name}: {hint} refuses")
+        raise NotImplementedError(f"{owner}: add the values that {name}: {hint} must refuse")
 
 
 def places() -> Iterator[tuple[str, str]]:
@@ -103,12 +103,12 @@ def places() -> Iterator[tuple[str, str]]:
         yield from ((name, argument) for argument in inspect.signature(cls).parameters)
     for name in METHODS:
         for argument in inspect.signature(getattr(Schedule, name)).parameters:
-            if argument not in ("self", "other"):  # what follows is a part, and refused by that name
+            if argument not in ("self", "other"):  # `other` is refused by the name of a part
                 yield name, argument
 
 
 def attempt(owner: str, changed: dict[str, Any]) -> Any:
-    """Make a schedule with some arguments changed."""
+    """Return a schedule that is made with some arguments changed."""
     if owner in METHODS:
         return getattr(Constant(0.1), owner)(**METHODS[owner] | changed)
     return CLASSES[owner](**VALID[owner] | changed)
@@ -143,7 +143,10 @@ def test_refusals(owner: str, argument: str) -> None:
     ("owner", "argument"), [each for each in places() if hint_of(*each) in (int, int | None)]
 )
 def test_numbers_of_steps(owner: str, argument: str) -> None:
-    """``steps=1e4`` is 10,000, and a share of the steps is refused with the remedy; more than the largest would overflow."""
+    """``steps=1e4`` means 10,000. A fraction of the steps is refused with a remedy.
+
+    Numbers of 2**64 and more are refused, because they would overflow.
+    """
     for value in (12.0, np.float64(12), np.float32(12)):
         made = attempt(owner, {argument: value})
         assert made == attempt(owner, {argument: 12})
@@ -158,7 +161,7 @@ def test_numbers_of_steps(owner: str, argument: str) -> None:
 
 @arguments
 def test_refusals_of_a_dictionary(owner: str, argument: str) -> None:
-    """What JSON can hold and the constructor refuses, `from_dict` refuses, always as a wrong value."""
+    """`from_dict` refuses every JSON value that the constructor refuses, always with ValueError."""
     if owner in {*METHODS, *CALLABLES}:
         return
     stored = attempt(owner, {}).to_dict()
@@ -171,7 +174,7 @@ def test_refusals_of_a_dictionary(owner: str, argument: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES, ids=label)
 def test_a_refused_schedule_leaves_its_arguments_alone(name: str) -> None:
-    """Sequences that were passed are not changed, and changing them later changes nothing."""
+    """Changing a sequence after it was passed does not change the schedule."""
     given = {key: [*value] if isinstance(value, list) else value for key, value in VALID[name].items()}
     schedule = CLASSES[name](**given)
     before = repr(schedule)

@@ -1,4 +1,4 @@
-"""What every schedule is: a value, a function of integers and of arrays of them, and a rate of an optimizer."""
+"""Every schedule is a value, a function of integers and integer arrays, and a rate for an optimizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ each_schedule = pytest.mark.parametrize("schedule", EVERY, ids=label)
 
 @each_schedule
 def test_they_are_values(schedule: Any) -> None:
-    """They print as code, compare, hash, copy, pickle, stay as they are, and go to text and JSON and back."""
+    """They print as code, compare, hash, copy, pickle, are immutable, and survive a trip to text and JSON."""
     rates = [schedule(t) for t in range(60)]
     for each in round_trips(schedule):
         assert [each(t) for t in range(60)] == rates
@@ -50,7 +50,7 @@ def test_other_spellings_of_the_same_arguments_are_the_same_value(code: str) -> 
 
 @each_schedule
 def test_arrays_hold_the_scalar_forms_floats(schedule: Any) -> None:
-    """In any shape and any dtype of integers."""
+    """This holds for any shape and any integer dtype."""
     expected = [schedule(t) for t in range(120)]
     for kind in "bBhHiIlLqQ":
         rates = schedule(np.arange(120, dtype=kind)[::-1].reshape(4, 30))
@@ -64,7 +64,7 @@ def test_arrays_hold_the_scalar_forms_floats(schedule: Any) -> None:
 
 @each_schedule
 def test_an_optimizer_asks_at_its_step_count(schedule: Any) -> None:
-    """And a saved run goes on with the same rates."""
+    """A saved run continues with the same rates."""
     opt = lrcore.SGD(np.zeros(3, np.float32), lr=schedule)
     gradient, total = np.ones(3, np.float32), np.zeros(3, np.float32)
     for t in range(6):
@@ -81,13 +81,13 @@ def test_an_optimizer_asks_at_its_step_count(schedule: Any) -> None:
     assert resumed.lr == (schedule(6) if has_dictionary(schedule) else 0.75)
 
 
-# What t may be.
+# Values of t.
 
 COSINE: Any = Cosine(0.1, 7, end=0.01)
 
 
 class Other:
-    """An array of another library, which NumPy can read unless its values are an error."""
+    """An array of another library. NumPy can read it, unless its values are an exception."""
 
     def __init__(self, values: Any) -> None:
         self.values = values
@@ -134,7 +134,7 @@ def test_what_is_no_t(wrong: Any, error: type[Exception], message: str) -> None:
 
 
 def test_arrays_of_any_library() -> None:
-    """As NumPy's; and what counts as an integer elsewhere does so here."""
+    """They act like NumPy arrays, and a scalar with a whole value acts like an integer, whatever its type."""
     expected = [COSINE(t) for t in (3, 0, 7)]
     for array in (
         Other([3, 0, 7]),
@@ -166,7 +166,7 @@ def test_tensors() -> None:
 
 
 def halve(t: int) -> float:
-    """Return a rate that a pickle can find."""
+    """Return a rate. Unlike a lambda, this function can be pickled."""
     return 0.5**t
 
 

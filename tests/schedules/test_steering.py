@@ -1,6 +1,6 @@
-"""Plateau in an optimizer: what it steers, what is saved with it, and what is refused.
+"""Plateau in an optimizer: the rates that it controls, the state that is saved, and the errors.
 
-Runs that are resumed by every way there is are in test_identity.py.
+test_identity.py resumes runs in every possible way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ METRICS = [3.0, 2.0, 2.5, np.inf, 2.0, 1.0, 1.5, 2.0, 2.0, 0.5, 0.5, 0.5, 0.5, 0
 
 
 def double(t: int) -> float:
-    """Return a rate that has no dictionary form."""
+    """Return a rate. As a schedule, this function has no dictionary form."""
     return 0.02 * (t + 1)
 
 
@@ -36,7 +36,7 @@ def adam(lr: Any) -> Any:
 
 
 def train(opt: Any, steps: int) -> list[float]:
-    """Step and observe, each plateau its own metric; give the rates."""
+    """Return the rates of some steps. After each step, every plateau observes a metric of its own."""
     rates = []
     for _ in range(steps):
         rates.append(opt.lr)
@@ -47,14 +47,14 @@ def train(opt: Any, steps: int) -> list[float]:
 
 
 def everything(opt: Any) -> Any:
-    """Return all that loading can change, to compare."""
+    """Return everything that loading can change, for comparison."""
     saved = opt.state_dict()
     saved["state"] = {name: np.array(each).tobytes() for name, each in saved["state"].items()}
     return copy.deepcopy(saved), np.array(opt.params).tobytes(), repr(opt.schedule), dict(opt.hyper)
 
 
 def test_an_optimizer_follows() -> None:
-    """And several may follow one."""
+    """Several optimizers may follow the same Plateau."""
     plateau = plain()
     opt, other = lrcore.SGD(start(), lr=plateau), adam(plateau * 10.0)
     assert opt.schedule is plateau
@@ -76,7 +76,7 @@ def test_an_optimizer_follows() -> None:
 
 @pytest.mark.parametrize(("lr", "is_kept"), [(Cosine(0.1, 10), False), (double, True)])
 def test_a_saved_schedule_without_one_replaces_a_plateau(lr: Any, is_kept: bool) -> None:
-    """A callable is not saved, and so leaves the plateau in its place."""
+    """A callable is not saved, so loading its state keeps the plateau."""
     plateau = plain()
     target = adam(plateau)
     train(target, 8)
@@ -110,7 +110,7 @@ def test_a_plateau_over_a_callable_goes_into_one_alone() -> None:
 )
 @pytest.mark.parametrize("lr", [0.05, 0.3, double])
 def test_states_that_do_not_fit_change_nothing(make: Any, lr: Any) -> None:
-    """Neither the optimizer nor any plateau: the states are all checked before the first is loaded."""
+    """Neither the optimizer nor any plateau changes: all states are checked before the first is loaded."""
     opt, target = adam(make(double if lr is double else 0.05)), adam(make(lr))
     train(opt, 9)
     train(target, 5)
@@ -133,14 +133,17 @@ def test_states_that_do_not_fit_change_nothing(make: Any, lr: Any) -> None:
 
 @pytest.fixture
 def xp() -> Iterator[CuPy | Torch]:
-    """Imitate devices."""
+    """Yield a library with imitated devices."""
     with library("imitated") as made:
         yield made
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_capturable_optimizer_refuses_it(way: str, xp: CuPy | Torch) -> None:
-    """Anywhere in its schedule: the table of rates on the device is made once. And what was saved from another."""
+    """It is refused anywhere in the schedule, because the table of rates on the device is made only once.
+
+    A state that was saved with such a schedule is refused as well.
+    """
 
     def capturable(lr: Any) -> Any:
         ones: Array = np.ones(4, np.float32)
@@ -158,7 +161,7 @@ def test_a_capturable_optimizer_refuses_it(way: str, xp: CuPy | Torch) -> None:
 
 
 def test_plateaus_are_found_in_whatever_is_made_of_them() -> None:
-    """Also in a list or a dictionary of a schedule of one's own; not in a callable."""
+    """This includes lists and dictionaries of user-defined schedules, but not callables."""
 
     class Own(schedules.Schedule):
         def __init__(self, *parts: Any) -> None:
@@ -171,6 +174,6 @@ def test_plateaus_are_found_in_whatever_is_made_of_them() -> None:
     assert [id(each) for each in schedules.plateaus(first.warmup(3) * second)] == [
         *map(id, (first, second, second.lr))
     ]
-    assert [id(each) for each in schedules.plateaus(Own(first))] == [id(first)]  # once
+    assert [id(each) for each in schedules.plateaus(Own(first))] == [id(first)]  # listed once
     assert schedules.plateaus(schedules.Function(lambda t: first(t) * 2)) == []
     assert schedules.plateaus(Constant(0.1)) == []

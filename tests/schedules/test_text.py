@@ -1,4 +1,7 @@
-"""Schedules from text, and the command that draws them. Every text gives a schedule or a message with a column."""
+"""Schedules from text, and the command that plots them.
+
+Every text is either parsed into a schedule or refused with a message, which usually names a column.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from lrcore.schedules import Schedule, parse
 from schedules.examples import every, has_dictionary
 
 WRITTEN = [repr(each) for each in every() if has_dictionary(each)]
-"""What prints is read, as test_schedules.py holds for each."""
+"""The texts that schedules print as. test_schedules.py checks that each can be parsed."""
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_numbers_are_computed() -> None:
 
 
 def refusal(text: str, **names: Any) -> tuple[str, int | None]:
-    """Return the message of a refused text, and the column in it."""
+    """Return the error message for a refused text, and the column that it names."""
     with pytest.raises(ValueError, match="^schedule: ") as refused:
         parse(text, **names)
     message = str(refused.value)
@@ -92,7 +95,7 @@ REFUSED = re.findall(
     Constant(1)¦;   Constant(1) ¦# comment   Constant¦\\   Cosine¦(0.1, 9   Cosine(¦0.1 9)   Cosine(0.1, 9)¦)
     """,
 )
-"""Three spaces lie between two texts, and each has a mark before what is refused."""
+"""Texts are separated by three spaces. A mark in each text precedes the part that is refused."""
 SPACED = [
     "  Cosine(0.1, ¦x)",
     "\tCosine(0.1,\t¦x)",
@@ -105,7 +108,7 @@ SPACED += ["Constant(1)\n¦Constant(2)", "Constant(1¦\x00)"]
 
 @pytest.mark.parametrize("marked", [*REFUSED, *SPACED], ids=ascii)
 def test_refusals_have_the_column(marked: str) -> None:
-    """With two marks, either may be meant."""
+    """If a text has two marks, the column may be that of either."""
     text = marked.replace("¦", "")
     columns = {marked.replace("¦", "", i).index("¦") + 1 for i in range(marked.count("¦"))}
     message, column = refusal(text)
@@ -149,7 +152,7 @@ WORDS = [
 
 @st.composite
 def with_mistakes(draw: st.DrawFn) -> str:
-    """Put other words into the text of a schedule."""
+    """Return the text of a schedule with some characters replaced by other words."""
     text = draw(st.sampled_from(WRITTEN))
     for _ in range(draw(st.integers(1, 3))):
         begin = draw(st.integers(0, len(text)))
@@ -163,7 +166,11 @@ def with_mistakes(draw: st.DrawFn) -> str:
     st.text(max_size=60) | st.lists(st.sampled_from([*WORDS, *" ()[],='9"])).map("".join) | with_mistakes()
 )
 def test_any_text(text: str) -> None:
-    """It gives a schedule, or ValueError with a column in it, or after it where it ends too early."""
+    """Any text is parsed, or refused with ValueError.
+
+    The message names a column in the text, or after it if the text ends too early. There is no column if the
+    text is empty, too long or nested too deeply.
+    """
     try:
         message = "" if isinstance(parse(text), Schedule) else "no schedule"
     except ValueError as error:
@@ -276,7 +283,7 @@ def test_command_refuses(
     capsys: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """In one line: with no warning of Python's about what was compiled."""
+    """The message is one line. Python's warnings about the compiled text do not appear."""
     if "--out" in argv:
         pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,7 @@
-"""Joints, ends and limits of schedules and compositions in exact numbers; test_properties.py has all other values."""
+"""Exact rates at the joints, ends and limits of schedules and compositions.
+
+test_properties.py tests all other rates.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ from schedules.examples import EXAMPLES, build, made
         ("CyclicStages([(0.3, 2), (0.1, 1)])", {0: 0.3, 1: 0.3, 2: 0.1, 3: 0.3, 3 * 10**15 + 2: 0.1}),
         ("PeriodicPulse(0.1, [(0.3, 4), (0.2, 2)])", {0: 0.3, 1: 0.1, 2: 0.2, 4: 0.3, 10**15 + 2: 0.2}),
         ("Rex(0.1, 10, 0.03)", {10: 0.03, 11: 0.03, 10**15: 0.03}),
-        # With a height that falls to `high`, or does not grow.
+        # `high` is below `low`; the height shrinks, or stays constant.
         ("Cyclic(1.0, 0.125, 3, mode='exp_range', gamma=0.5)", {0: 1, 3: 1 - 0.875 * 0.5**3, 10**15: 1}),
         ("Cyclic(1.0, 0.125, 3, mode='exp_range', gamma=1.0)", {0: 1, 3: 0.125, 6 * 10**15 + 3: 0.125}),
         # Compositions.
@@ -59,7 +62,7 @@ from schedules.examples import EXAMPLES, build, made
         ),
         ("Constant(1).then(2, at=2).then(Linear(3, 4, 2), at=3)", {1: 1, 2: 2, 3: 3, 4: 3.5, 6: 4}),
         ("Linear(1.0, 0.0, 4).per_epoch(3)", {0: 1, 2: 1, 3: 0.75, 5: 0.75, 6: 0.5}),
-        # What becomes too small is 0.
+        # Rates that underflow are 0.
         ("StepDecay(1.0, 1)", {10**15: 0}),
         ("Exponential(1.0, 0.5)", {10**15: 0}),
         ("NaturalExponential(1.0, 1.0)", {10**15: 0}),
@@ -71,7 +74,7 @@ from schedules.examples import EXAMPLES, build, made
     ],
 )
 def test_joints(code: str, rates: dict[int, float]) -> None:
-    """First, peak and last values, and those held, are the numbers given."""
+    """The first, peak, last and held rates are exactly the given numbers."""
     schedule = build(code)
     assert {t: schedule(t) for t in rates} == rates
 
@@ -139,7 +142,7 @@ def test_arguments_that_do_not_go_together(code: str, refusal: str) -> None:
 
 
 def test_recursive_remembers() -> None:
-    """The callable is asked once for each t, in order, whatever order the rates are asked in."""
+    """The callable is called once for each t, in order, whatever the order in which rates are requested."""
     asked: list[tuple[int, float]] = []
 
     def fn(t: int, lr: float) -> float:
