@@ -1,4 +1,4 @@
-"""The scripts that make pages and pictures, as modules."""
+"""Import the scripts that make pages and pictures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Return what imports a script by its name."""
+    """Return a function that imports a script by its name."""
     if not SCRIPTS.is_dir():
-        pytest.skip("the scripts are not here")
+        pytest.skip("scripts/ is missing")
     monkeypatch.syspath_prepend(SCRIPTS)
     return importlib.import_module

@@ -1,4 +1,4 @@
-"""The examples in docstrings run as they stand, and the pages that scripts make say what the code says."""
+"""The examples in docstrings run unchanged, and the generated pages agree with the code."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_examples_are_found() -> None:
     assert doctest.testmod(lrcore.pack, extraglobs={"lrcore": lrcore}).attempted > 3
 
 
-@pytest.mark.skipif(not ACCEPTANCE.is_file(), reason="the documentation is not here")
+@pytest.mark.skipif(not ACCEPTANCE.is_file(), reason="docs/acceptance.md is missing")
 def test_what_must_hold_is_tested() -> None:
-    """Each row names tests that are there."""
+    """Each row of docs/acceptance.md names existing tests."""
     rows = re.findall(r"^\| +(\d+) \|.*\| (.*) \|$", ACCEPTANCE.read_text(encoding="utf-8"), re.MULTILINE)
     assert [int(number) for number, _ in rows] == [*range(1, 37)]
     tests = Path(__file__).parents[1]
@@ -73,14 +73,14 @@ def test_every_argument_is_documented(name: str) -> None:
 
 
 def section(text: str, name: str) -> str:
-    """Return a section of a docstring; empty where there is none."""
+    """Return a section of a docstring, or an empty string if there is none."""
     found = re.search(rf"^{name}\n-+\n(.*?)(?=\n\w+\n-+\n|\Z)", text, re.MULTILINE | re.DOTALL)
     return found[1] if found else ""
 
 
 @pytest.mark.parametrize("name", SCHEDULE_CLASSES)
 def test_every_schedule_is_documented(name: str) -> None:
-    """Each argument, where it is from, and an example that is run."""
+    """The docstring has each argument, the references, and an example that is run."""
     cls = SCHEDULE_CLASSES[name]
     text = inspect.getdoc(cls) or ""
     listed = re.findall(r"^([a-z_0-9, ]+) : .+", section(text, "Parameters"), re.MULTILINE)
@@ -100,7 +100,7 @@ def test_pages_are_up_to_date(script: Callable[[str], Any], name: str) -> None:
 def test_pages_that_differ_are_told(
     script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A page that is missing, one that was edited, one that belongs to nothing."""
+    """One is missing, one was edited, and one belongs to nothing."""
     pages = script("_pages")
     made = script("optimizer_pages").pages()
     moved = {tmp_path / path.relative_to(pages.DOCS): text for path, text in made.items()}
@@ -118,7 +118,7 @@ def test_pages_that_differ_are_told(
 def test_pictures_that_differ_are_told(
     script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One is missing, one is of another size, and one belongs to nothing."""
+    """One is missing, one has another size, and one belongs to nothing."""
     pictures = script("tutorial_pictures")
     for name in pictures.DRAWN:
         (tmp_path / f"{name}.png").write_bytes((pictures.PICTURES / f"{name}.png").read_bytes())
@@ -135,7 +135,7 @@ def test_pictures_that_differ_are_told(
 
 
 def test_every_optimizer_has_a_page(script: Callable[[str], Any]) -> None:
-    """With its rules, and each call of a peer that it follows."""
+    """The page has its rules, and each call of a peer that it reproduces."""
     module = script("optimizer_pages")
     pages = {path.stem: " ".join(text.split()) for path, text in module.pages().items()}
     assert {*pages} == {*CLASSES, "index"}

@@ -1,4 +1,4 @@
-"""The equations that the docstrings print, and the pages show: computed in float64, they are what the code does."""
+"""The equations in docstrings and pages: computed in float64, they give the results of the code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = schedule_equations.needs_script
 
 @pytest.fixture(name="equations", scope="module")
 def load_equations() -> Any:
-    """Return the module that reads equations."""
+    """Return the module that parses equations."""
     return schedule_equations.load()
 
 
@@ -42,7 +42,8 @@ OPTIONS: dict[str, list[tuple[dict[str, Any], set[str]]]] = {
     "AdamW": [({"weight_decay": 0.25}, set())],
     "RAdam": [({}, set()), ({"betas": (0.8, 0.9)}, set())],
 }
-"""Arguments, and the lines of the equation that are theirs. By default all lines hold of the default arguments."""
+"""Arguments, and the lines of the equation that apply to them. Without an entry, all lines apply to the
+defaults."""
 
 CASES = [(name, *each) for name in CLASSES for each in OPTIONS.get(name, [({}, set())])]
 
@@ -61,10 +62,11 @@ def equation(equations: Any, cls: Any) -> Any:
 def test_an_optimizers_equation(
     equations: Any, name: str, arguments: dict[str, Any], lines: set[str]
 ) -> None:
-    """Ten steps of it are ten steps of the optimizer.
+    """Ten steps of the equation equal ten steps of the optimizer.
 
-    Each float32 step rounds a few numbers of size 1 by 2^-24 each; where the gradient has just begun, the root of the second
-    moment magnifies that. Over ten steps far less than 1e-4 of a step comes together, and a wrong sign or factor is far more.
+    Each float32 step rounds a few numbers of size 1 by 2^-24 each, which the root of the second moment
+    magnifies in the first steps. Over ten steps this adds up to far less than 1e-4 of a step. A wrong sign or
+    factor makes far more.
     """
     cls = CLASSES[name]
     read = equation(equations, cls)
@@ -97,7 +99,7 @@ def test_every_line_of_an_optimizers_equation_is_computed(equations: Any) -> Non
 
 
 def examples() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the schedules whose equation says all."""
+    """Yield the schedules whose equation covers all their arguments."""
     for name, several in EXAMPLES.items():
         for options in several:
             if schedule_equations.says_all(options):
@@ -109,7 +111,7 @@ def examples() -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("name", "options"), [*examples()], ids=lambda each: str(each)[:50])
 def test_a_schedules_equation(name: str, options: dict[str, Any]) -> None:
-    """It is the schedule, but for the order of float64's roundings."""
+    """It equals the schedule, except for the order of the roundings in float64."""
     schedule = getattr(schedules, name)(**options)
     if name == "Plateau":
         for _ in range(4):

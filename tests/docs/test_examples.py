@@ -1,7 +1,8 @@
-"""The examples run by themselves, each in a process of its own, and give what they are there to show.
+"""Each example runs in a process of its own and prints the results that it should show.
 
-What an example prints is compared with a bound that is far from what it gives and farther from what it would give if
-it learned nothing: a different BLAS rounds otherwise, and training goes another way from there.
+The printed numbers are compared with bounds. A bound is far from the usual result, because another BLAS
+rounds differently and the training then takes another course. It is even farther from the result of learning
+nothing.
 """
 
 from __future__ import annotations
@@ -21,49 +22,57 @@ from support import python
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the examples are not here")
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="examples/ is missing")
 
 
 class Example(NamedTuple):
-    """How to run an example, and what it has to print."""
+    """How to run an example, and what it must print."""
 
     check: Callable[..., bool]
-    """Says whether the printed values that `prints` finds are right."""
+    """Returns whether the values that `prints` finds are right."""
     prints: str
     """A regular expression whose groups are the values."""
     module: str | None = None
-    """What has to be importable."""
+    """A module that must be importable."""
     install: str = ""
-    """What the message names where it is not."""
+    """The remedy that the message names if it is not."""
     arguments: tuple[str, ...] = ()
 
 
 def spirals_are_told_apart(first: str, peak: str, last: str, accuracy: str) -> bool:
-    """Arms are 0.5 apart and noise is 0.02, so no point is nearer to the other arm; guessing gives 0.5.
+    """Return whether the rates and the accuracy are right.
 
-    The rate begins at a fiftieth of 0.05, is 0.05 after 50 steps, and all but 0 in the last.
+    Arms are 0.5 apart and the noise is 0.02, so no point is closer to the other arm; guessing gives 0.5. The
+    rate starts at a fiftieth of 0.05, is 0.05 after 50 steps, and nearly 0 in the last step.
     """
     return (first, peak) == ("0.001", "0.05") and 0 < float(last) < 1e-6 and float(accuracy) >= 0.98
 
 
 def digits_are_read(steps: str, accuracy: str) -> bool:
-    """The demo's network without convolutions has 0.98. With six other first weights it was 0.989 to 0.994.
+    """Return whether the number of steps and the accuracy are right.
 
-    23 batches an epoch.
+    There are 23 batches per epoch. The demo's network without convolutions has an accuracy of 0.98. With six
+    other initial weights, the accuracy of this one was 0.989 to 0.994.
     """
     return int(steps) == 20 * 23 and float(accuracy) >= 0.98
 
 
 def image_is_sharper(before: str, after: str) -> bool:
-    """The noise alone is 0.02, so before it is mostly blur; half of it is left only where blur was undone.
+    """Return whether the error has more than halved.
 
-    Weights of the variation from a third to three times as large all gave 0.021 to 0.026 of 0.071.
+    The noise alone is 0.02, so the error before is mostly blur, and it falls by half only if the blur is
+    undone. Weights of the variation from a third to three times the example's all gave 0.021 to 0.026, from
+    0.071.
     """
     return float(before) > 0.06 and float(after) < float(before) / 2
 
 
 def bits_are_equal(*printed: str) -> bool:
-    """In the middle the shards' steps are 200 altogether and differ; in the end each has 50."""
+    """Return whether the step counts and the bits are right.
+
+    In the middle, the shards have taken 200 steps altogether, in different numbers. In the end, each has
+    taken 50.
+    """
     middle, end = ([int(each) for each in line.split()] for line in printed[:2])
     return sum(middle) == 200 and len({*middle}) > 1 and end == [50] * 8 and printed[2:] == ("True", "True")
 
@@ -82,18 +91,18 @@ EXAMPLES = {
         r"steps per shard: (.*)\nsteps per shard: (.*)\n"
         r"400 slice updates match .*: (\S+)\n100 scattered rows match .*: (\S+)",
     ),
-    # One sample has a noise of 0.1, which a fit of 400 averages out; the function itself is 0.7.
+    # One sample has a noise of 0.1, which a fit to 400 averages out; the function itself has a size of 0.7.
     "with_autograd": Example(
         lambda computed, kept, error: (computed, kept) == ("float64", "float32") and float(error) < 0.1,
         r"computed in (\w+); parameters in (\w+)\n.*: (\S+), with noise of 0.1",
         "autograd",
         "pip install autograd",
     ),
-    # The surface is 0.5, and a tenth of that is left where it is fitted.
+    # The surface has a size of 0.5, and a fit leaves a tenth of that.
     "with_jax": Example(
         lambda error: float(error) < 0.05, r"error at unseen points: (\S+)", "jax", "pip install jax"
     ),
-    # Rings are 1 apart and noise is 0.1, so a point in 10^6 is nearer to another ring; guessing gives 0.33.
+    # Rings are 1 apart and noise is 0.1, so one point in 10^6 is closer to another ring; guessing gives 0.33.
     "with_torch": Example(
         lambda accuracy: float(accuracy) >= 0.98, r"test accuracy: (\S+)", "torch", "pip install torch"
     ),
@@ -106,7 +115,7 @@ def path_of(name: str) -> str:
 
 
 def output_of(*command: str) -> str:
-    """Return what Python prints on a command line, in which warnings are errors."""
+    """Return the output of Python for a command line, with warnings as errors."""
     done = subprocess.run(
         [sys.executable, "-W", "error", *command], capture_output=True, text=True, check=False
     )
@@ -133,7 +142,7 @@ def test_example(name: str) -> None:
 
 @pytest.mark.gpu
 def test_deblur_on_a_gpu() -> None:
-    """As in NumPy, up to the last printed digit: the transforms of float32 round otherwise."""
+    """The results equal NumPy's up to the last printed digit: float32 transforms round differently."""
     pytest.importorskip("cupy")
     pattern = r"^(\w+): .*\n.*: (\S+) before, (\S+) after"
     (on_gpu,), (on_cpu,) = (
@@ -150,7 +159,7 @@ def test_deblur_on_a_gpu() -> None:
     + [("deblur", "cupy", 'pip install ".[cuda]", or use --cpu')],
 )
 def test_missing_package_is_named(name: str, module: str, install: str) -> None:
-    """Without a traceback."""
+    """The message comes without a traceback."""
     done = python(
         f"import runpy, sys\nsys.modules[{module!r}] = None\nrunpy.run_path({path_of(name)!r}, run_name='__main__')"
     )
@@ -160,7 +169,10 @@ def test_missing_package_is_named(name: str, module: str, install: str) -> None:
 
 @pytest.mark.parametrize("name", ["spirals", "conv_digits"])
 def test_written_out_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against central differences in float64: error h^2 of the formula and 1e-16 / h of the rounding, of values near 1."""
+    """They equal central differences in float64.
+
+    For values near 1, the error of the formula is h^2, and that of rounding is 1e-16 / h.
+    """
     if name == "conv_digits":
         pytest.importorskip("sklearn")
     monkeypatch.syspath_prepend(FOLDER)

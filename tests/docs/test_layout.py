@@ -1,6 +1,6 @@
-"""The modules of both languages: which may use which, and what each may touch, as a search over the sources.
+"""The modules of both languages: which may use which, and what each may touch, by a search of the sources.
 
-Skipped by name where the sources are not there, as beside an installed wheel.
+The tests are skipped if there are no sources, as with an installed wheel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SOURCES = ROOT / "csrc"
 PYTHON = ROOT / "python" / "lrcore"
 PAGE = ROOT / "docs" / "architecture.md"
 
-pytestmark = pytest.mark.skipif(not SOURCES.is_dir(), reason="the C++ sources are not here")
+pytestmark = pytest.mark.skipif(not SOURCES.is_dir(), reason="csrc/ is missing")
 
 
 def code(path: Path) -> str:
@@ -29,7 +29,7 @@ def code(path: Path) -> str:
 
 
 def files(*patterns: str) -> list[Path]:
-    """Return the sources that match; at least one for every pattern."""
+    """Return the sources that match, and check that every pattern matches one."""
     found = [sorted(SOURCES.glob(pattern)) for pattern in patterns]
     assert all(found), patterns
     return [path for each in found for path in each]
@@ -37,15 +37,15 @@ def files(*patterns: str) -> list[Path]:
 
 @pytest.fixture
 def layout(script: Callable[[str], Any]) -> Any:
-    """Return the script that reads what imports and includes what."""
+    """Return the script that reads imports and includes."""
     return script("layout")
 
 
 @pytest.mark.parametrize("language", ["python", "csrc"])
 def test_modules_use_only_what_is_below_them(layout: Any, language: str) -> None:
-    """And no file uses another that uses it, for its types neither: each can be read without the other.
+    """No two files use each other, not even for types, so that each can be read without the other.
 
-    Each module is on a floor; one that is new is an error which says where to add it.
+    Each module is on a floor. A new module causes an error that says where to add it.
     """
     files = getattr(layout, f"{language}_files")()
     modules = layout.modules(files)
@@ -54,7 +54,7 @@ def test_modules_use_only_what_is_below_them(layout: Any, language: str) -> None
 
 
 def test_sources_include_what_the_page_allows(layout: Any) -> None:
-    """docs/architecture.md has a row for each module of csrc, with the files of others that it may include."""
+    """docs/architecture.md has a row for each module of csrc, with the other files that it may include."""
     rows = re.findall(
         r"^\| `([^`]+)` \|((?: `[^`]+`,?)*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -68,7 +68,7 @@ def test_sources_include_what_the_page_allows(layout: Any) -> None:
 
 
 def test_every_python_module_has_a_line() -> None:
-    """In docs/architecture.md: each file of the package, and for a folder's `__init__.py` the folder."""
+    """docs/architecture.md lists each file of the package, and a folder instead of its `__init__.py`."""
     listing = PAGE.read_text(encoding="utf-8").partition("python/lrcore/\n")[2].partition("\n\n")[0]
     listed, folder = [], ""
     for indent, name in re.findall(r"^( +)(\S+)  +\S", listing, re.MULTILINE):
@@ -107,17 +107,17 @@ CUDA = r"__(global|device|host|shared)__|cuda|blockIdx|threadIdx"
 RULE_NAMES = "|".join(sorted({name.split("_")[0] for name in lrcore.rules()}))
 
 RULES: list[tuple[str, list[str], str]] = [
-    ("rules touch no intrinsics", ["rules/*.h"], INTRINSICS),
-    ("rules use nothing of the standard library but scalar maths", ["rules/*.h"], STANDARD_LIBRARY),
-    ("rules know no CUDA", ["rules/*.h"], CUDA),
-    ("intrinsics stand in the lanes", ["*.cpp", "*.h", "bind/*", "cpu/*.cpp", "cpu/[!l]*.h", "cpu/bounds.h"], INTRINSICS),
-    ("lanes and sweeps use no standard library", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "cost.h"], r"#include <(?!immintrin)|\bstd::"),
-    ("lanes and sweeps know no rule", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "update.h", "cuda/*"], rf"(?i)\b({RULE_NAMES})\b"),
-    ("what a GPU runs uses no standard library", ["update.h", "cuda/job.h", "cuda/thread.h", "cuda/kernels.h", "cuda/launch.cu"], STANDARD_LIBRARY),
-    ("words of CUDA stand in the files that nvcc sees alone", ["*.h", "*.cpp", "cpu/*", "bind/*", "cuda/*.h", "cuda/emulated.cpp"], r"__(global|device|host|shared|launch_bounds|grid_constant)__|cuda_runtime|cuda[A-Z](?!rror)\w+\(|blockIdx|threadIdx"),
-    ("files of one instruction set hold no logic", ["cpu/avx2.cpp", "cpu/avx512.cpp", "cpu/portable.cpp"], r"\b(if|for|while|switch|return|inline)\b|std::"),
-    ("dispatch does no maths and knows no Python", ["dispatch.*"], r"pybind11|Python\.h|<cmath>|\bsqrt\b|\bpow\b"),
-    ("the binding does no maths and knows no instruction set", ["bind/*"], r"\b(sqrt|pow|exp|cos)\b|avx|AVX"),
+    ("rules use no intrinsics", ["rules/*.h"], INTRINSICS),
+    ("rules use only scalar maths of the standard library", ["rules/*.h"], STANDARD_LIBRARY),
+    ("rules do not use CUDA", ["rules/*.h"], CUDA),
+    ("only lanes use intrinsics", ["*.cpp", "*.h", "bind/*", "cpu/*.cpp", "cpu/[!l]*.h", "cpu/bounds.h"], INTRINSICS),
+    ("lanes and sweeps do not use the standard library", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "cost.h"], r"#include <(?!immintrin)|\bstd::"),
+    ("lanes and sweeps do not name rules", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "update.h", "cuda/*"], rf"(?i)\b({RULE_NAMES})\b"),
+    ("code for a GPU does not use the standard library", ["update.h", "cuda/job.h", "cuda/thread.h", "cuda/kernels.h", "cuda/launch.cu"], STANDARD_LIBRARY),
+    ("only files that nvcc compiles use words of CUDA", ["*.h", "*.cpp", "cpu/*", "bind/*", "cuda/*.h", "cuda/emulated.cpp"], r"__(global|device|host|shared|launch_bounds|grid_constant)__|cuda_runtime|cuda[A-Z](?!rror)\w+\(|blockIdx|threadIdx"),
+    ("files of one instruction set contain no logic", ["cpu/avx2.cpp", "cpu/avx512.cpp", "cpu/portable.cpp"], r"\b(if|for|while|switch|return|inline)\b|std::"),
+    ("dispatch does no maths and does not use Python", ["dispatch.*"], r"pybind11|Python\.h|<cmath>|\bsqrt\b|\bpow\b"),
+    ("the binding does no maths and names no instruction set", ["bind/*"], r"\b(sqrt|pow|exp|cos)\b|avx|AVX"),
 ]  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_what_a_part_may_not_touch(rule: str, patterns: list[str], forbidden: st
 
 
 def test_rules_hold_no_loops_over_buffers() -> None:
-    """Only NAdam's fold loops, over step numbers."""
+    """The only loop is NAdam's fold, over step numbers."""
     for path in files("rules/*.h"):
         if path.name in ("vocab.h", "registry.h"):
             continue
@@ -145,6 +145,6 @@ def test_rules_hold_no_loops_over_buffers() -> None:
 def test_thin_python() -> None:
     """Nothing in the package computes on parameters."""
     for path in PYTHON.rglob("*.py"):
-        if path.name != "_network.py":  # a user's program
+        if path.name != "_network.py":  # this stands for a user's program
             text = path.read_text()
             assert not re.search(r"np\.(sqrt|add|subtract|multiply|divide|maximum|sign)\(", text), path

@@ -1,8 +1,8 @@
-"""Every block of code in the README and in docs/ is run, or is a command whose words are checked, and says what comes out.
+"""Every block of code in the README and in docs/ is run, or is a command whose words are checked.
 
-The blocks of Python of a page run one after another in an empty directory, with warnings as errors, and print what stands
-beside each print. Where a page imports CuPy, they run on imitated devices; where it needs a package that is not installed,
-the page is skipped by its name.
+The Python blocks of a page run one after another in an empty directory, with warnings as errors. The comment
+next to each print must be its output. A page that imports CuPy runs on imitated devices. A page is skipped if
+it needs a package that is not installed.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ PAGES = [
     for path in (README, ROOT / "CONTRIBUTING.md", ROOT / "bench" / "README.md", *sorted(DOCS.rglob("*.md")))
     if path.is_file() and not path.name.endswith(".in.md")
 ]
-pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not here")
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="docs/ is missing")
 
 LANGUAGES = {"python", "pycon", "sh", "text", "math", "{toctree}", "{eval-rst}"}
-"""Of the blocks: text and math are shown, and the last two are Sphinx'."""
+"""Languages of the blocks. Text and math are only shown, and the last two are for Sphinx."""
 
 NEEDED_BY_METHODS = {
     "optuna": r"tune\.search\(",
@@ -47,7 +47,7 @@ NEEDED_BY_METHODS = {
 
 
 class Block(NamedTuple):
-    """A fenced block."""
+    """A fenced block of code."""
 
     language: str
     code: str
@@ -64,7 +64,7 @@ def name_of(path: Path) -> str:
 
 
 def code_of(path: Path) -> str:
-    """Return the Python of a page."""
+    """Return the Python code of a page."""
     return "\n".join(block.code for block in blocks(path) if block.language == "python")
 
 
@@ -115,7 +115,7 @@ def test_python(
     "path", [path for path in PAGES if any(each.language == "pycon" for each in blocks(path))], ids=name_of
 )
 def test_sessions(path: Path) -> None:
-    """They print what they show. Pages of schedules begin where ``from lrcore.schedules import *`` has been said."""
+    """They print what they show. Pages of schedules assume ``from lrcore.schedules import *``."""
     text = "\n".join(block.code for block in blocks(path) if block.language == "pycon")
     known = {"lrcore": lrcore, **vars(lrcore.schedules)}
     runner = doctest.DocTestRunner(verbose=False)
@@ -125,7 +125,10 @@ def test_sessions(path: Path) -> None:
 
 
 def commands() -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Yield each command of the shell by its words, with its page. What is set for it stands in front, and is left out."""
+    """Yield the words of each shell command, with its page.
+
+    Assignments of variables before a command are left out.
+    """
     for path in PAGES:
         for block in blocks(path):
             for line in block.code.splitlines() if block.language == "sh" else ():
@@ -141,11 +144,11 @@ SHORT = {
     "demo": ["--epochs", "1"],
     "bench": ["--sizes", "100", "--rounds", "1", "--rules", "sgd", "--threads", "1"],
 }
-"""What makes a command of lrcore's short: the last of two equal options counts."""
+"""Options that shorten an lrcore command. If an option is repeated, the last one counts."""
 
 
 def run_lrcore(words: list[str]) -> None:
-    """Run a command in the current directory."""
+    """Run an lrcore command in the current directory, shortened."""
     if "--compare" in words:
         older = words[words.index("--compare") + 1]
         assert main(["bench", "--json", older, *SHORT["bench"]]) == 0
@@ -157,7 +160,7 @@ def run_lrcore(words: list[str]) -> None:
     [pytest.param(words, id=f"{name_of(path)}: {' '.join(words)[:60]}") for path, words in commands()],
 )
 def test_commands(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Those of lrcore run, shortened; others name what is there: extras, groups, sessions, files.
+    """Commands of lrcore are run, shortened. Others must name existing extras, groups, sessions or files.
 
     CI runs the README's first two in empty environments, and the tests run the examples.
     """
@@ -187,12 +190,12 @@ def test_commands(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 INDENTED = r"\n\n {4}(?!\s)(?!-|\*|\d+\.)"
-"""A paragraph that Markdown takes for code, but for one in a list."""
+"""A paragraph that Markdown takes for code, except in a list."""
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_what_a_page_is_made_of(path: Path) -> None:
-    """Blocks that are run or shown, none by indentation, and links to files that are there."""
+    """Its blocks are fenced, in known languages, and its links lead to existing files."""
     text = path.read_text(encoding="utf-8")
     assert {block.language for block in blocks(path)} <= LANGUAGES
     assert text.count("\n```") == 2 * len(blocks(path))

@@ -1,6 +1,7 @@
-"""The public names, their arguments and defaults, as golden/public_names.txt has them.
+"""The public names, their arguments and defaults are those in golden/public_names.txt.
 
-After a change that is meant, ``python tests/docs/test_public_names.py`` writes the list anew: its diff is what changes for users.
+After an intended change, ``python tests/docs/test_public_names.py`` rewrites the list. Its diff shows what
+changes for users.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MODULES = (
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A module that is a default: its path would be another on each machine."""
+    """A module that is a default value, without its path, which differs between machines."""
 
     name: str
 
@@ -36,12 +37,12 @@ class Module:
 
 
 def arguments(value: Any) -> str:
-    """Return the arguments and defaults of what can be called, without annotations; else nothing."""
+    """Return the arguments and defaults of a callable, without annotations, or an empty string."""
     if not callable(value):
         return ""
     try:
         parameters = inspect.signature(value).parameters.values()
-    except (TypeError, ValueError):  # of the extension, or an alias of types
+    except (TypeError, ValueError):  # from the extension, or an alias of types
         return ""
     bare = [
         each.replace(
@@ -50,11 +51,11 @@ def arguments(value: Any) -> str:
         )
         for each in parameters
     ]
-    return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.Signature(bare)))  # of a function
+    return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.Signature(bare)))  # in the repr of a function
 
 
 def attributes(cls: type[Any], listed: dict[Any, str]) -> Iterator[str]:
-    """Yield the public methods and properties of a class, but for fields and what a listed base has already."""
+    """Yield the public methods and properties of a class, except fields and those of a listed base."""
     fields = {*getattr(cls, "__dataclass_fields__", ()), *getattr(cls, "_fields", ())}
     for name in sorted({*dir(cls)} - fields):
         if is_elsewhere(cls, name):
@@ -88,7 +89,7 @@ def names() -> Iterator[str]:
 
 
 def text() -> str:
-    """Return the list as the file has it."""
+    """Return the list as the text of the file."""
     return "".join(f"{line}\n" for line in sorted(names()))
 
 
@@ -96,7 +97,7 @@ def test_public_names() -> None:
     golden = GOLDEN.read_text(encoding="utf-8")
     if find_spec("torch") is None:
         golden = re.sub(r"^lrcore\.torch\..*\n", "", golden, flags=re.MULTILINE)
-    assert text() == golden, f"if this is meant, run python {Path(__file__).name}, where torch is installed"
+    assert text() == golden, f"if this is intended, run python {Path(__file__).name} with torch installed"
 
 
 if __name__ == "__main__":

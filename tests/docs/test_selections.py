@@ -1,4 +1,4 @@
-"""What names tests from outside, by file or by expression, names some that are there."""
+"""Scripts, pages and settings that name tests, by file or by expression, name existing ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMING = (
 )
 FILES = [path for pattern in NAMING for path in sorted(ROOT.glob(pattern)) if path.is_file()]
 
-pytestmark = pytest.mark.skipif(not (ROOT / "noxfile.py").is_file(), reason="the sources are not here")
+pytestmark = pytest.mark.skipif(not (ROOT / "noxfile.py").is_file(), reason="noxfile.py is missing")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -34,7 +34,7 @@ def test_files_that_are_named_are_there(path: Path) -> None:
 
 
 def expressions() -> list[str]:
-    """Return what is passed to pytest's ``-k``."""
+    """Return the expressions that are passed to pytest's ``-k``."""
     named = {"noxfile.py": r'"-k",\s*"([^"]+)"', "scripts/gpu_check.sh": r'LRCORE_SANITIZE_TESTS:-"([^"]+)"'}
     paths = {ROOT / name: pattern for name, pattern in named.items() if (ROOT / name).is_file()}
     return [
@@ -46,7 +46,7 @@ def expressions() -> list[str]:
 
 @pytest.mark.slow
 def test_expressions_select_some_and_not_all() -> None:
-    """So does each of their words."""
+    """Each word of an expression also selects some and not all."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:cacheprovider", "tests"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tests = [line.partition("::")[2].lower() for line in listed.splitlines() if "::" in line]

@@ -1,4 +1,4 @@
-"""Modules to train and optimizers over them. Who imports this is skipped, by name, where PyTorch is not installed."""
+"""Modules to train, and optimizers for them. Tests that import it are skipped without PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "Lion": {"lr": 1e-3},
     "Adadelta": {"lr": 1.0},
 }
-"""What an optimizer is made with here, where the defaults would leave something out."""
+"""Arguments for the optimizers whose defaults would leave something untested."""
 NAMES = [name for name in lrcore.optimizers.__all__ if name != "Optimizer"]
 each_optimizer = pytest.mark.parametrize("name", NAMES)
 each_of_torch = pytest.mark.parametrize("name", [name for name in NAMES if hasattr(torch.optim, name)])
@@ -40,7 +40,7 @@ def sgd(*weights: Any, lr: Any = 1.0, **others: Any) -> Any:
 
 
 def network(seed: int = 0, channels_last: bool = False) -> Any:
-    """Return a network with weights of odd sizes, and a scalar."""
+    """Return a network with weights of odd sizes, one of them a single number."""
     torch.manual_seed(seed)
     nn = torch.nn
     model = nn.Sequential(
@@ -54,7 +54,7 @@ def build(name: str, model: Any, **others: Any) -> Any:
 
 
 def built(name: str, seed: int = 0, **others: Any) -> tuple[Any, Any]:
-    """Return a network and an optimizer over it."""
+    """Return a network and an optimizer for it."""
     model = network(seed)
     return model, build(name, model, **others)
 
@@ -69,7 +69,7 @@ def loss_of(model: Any, step: int) -> Any:
 
 
 def train(model: Any, opt: Any, steps: range, set_to_none: bool = True) -> list[float]:
-    """Train; give the losses."""
+    """Return the losses of a training."""
     losses = []
     for step in steps:
         opt.zero_grad(set_to_none=set_to_none)
@@ -91,7 +91,7 @@ def assert_equal(model: Any, expected: list[Any]) -> None:
 
 
 def own(saved: Any) -> Any:
-    """Return what a state dictionary says beside what PyTorch's has."""
+    """Return the entries of a state dictionary that PyTorch's do not have."""
     return json.loads(saved["param_groups"][0]["lrcore"])
 
 

@@ -1,4 +1,4 @@
-"""A FusedOptimizer over several devices, which are imitated: in step with one another, and whole when interrupted."""
+"""A FusedOptimizer on several imitated devices: they stay in step, and consistent if interrupted."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from support import slow_but_first
 
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Say that parameters of different numbers of dimensions lie on different devices."""
+    """Pretend that parameters with different numbers of dimensions are on different devices."""
     monkeypatch.setattr("lrcore.torch._fused.place_of", lambda tensor: tensor.ndim)
 
 
 def test_a_buffer_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One optimizer for each; steps, states and dictionaries are those of one for all."""
+    """Each device has an optimizer. Steps, states and dictionaries are those of one optimizer for all."""
     (twin, together) = whole = built("NAdam", lr=lrcore.schedules.Cosine(0.01, steps=20))
     monkeypatch.setattr("lrcore.torch._fused.place_of", lambda tensor: tensor.ndim)
     (model, apart) = parted = built("NAdam", lr=lrcore.schedules.Cosine(0.01, steps=20))
-    sizes = [135, 51, 341]  # padded to 16 elements, but for the last of each
+    sizes = [135, 51, 341]  # padded to multiples of 16 elements, except the last array of each
     assert [each.size for each in apart.optimizers] == sizes
     for steps in (range(3), range(3, 6)):
         train(*whole, steps)
@@ -52,7 +52,7 @@ def test_a_buffer_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("apart")
 def test_what_is_set_is_set_on_every_device() -> None:
-    """Rates and hyperparameters, in the group or by `lr`; and one Plateau steers all."""
+    """This covers rates and hyperparameters, in the group or by `lr`. One Plateau controls all devices."""
     _, opt = built("Adam", lr=lrcore.schedules.Plateau(0.5, patience=0))
     _, other = built("Adam", lr=0.1)
     other.load_state_dict(opt.state_dict())
@@ -73,7 +73,10 @@ def test_what_is_set_is_set_on_every_device() -> None:
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("given", [lambda fn: fn, lrcore.schedules.Function])
 def test_a_callable_is_asked_once_and_at_the_step(given: Any) -> None:
-    """For all devices; a step that is refused or skipped asks for the same step again. The group has the last rate."""
+    """There is one call for all devices. After a refused or skipped step, the same step is requested again.
+
+    The group has the last rate.
+    """
     rates: dict[int, float] = {0: 1.0, 1: 2.0}
     asked = []
 
@@ -183,7 +186,7 @@ RATES: dict[str, Callable[[], Any]] = {
 def test_an_interrupt_at_any_moment_leaves_all_or_nothing(
     call: str, rate: str, devices: int, request: pytest.FixtureRequest
 ) -> None:
-    """On all devices, and in the group; the next step is taken."""
+    """This holds for all devices and for the group. The next step succeeds."""
     if devices == 2:
         request.getfixturevalue("apart")
     lr = RATES[rate]()
@@ -205,7 +208,7 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(
         for each, value in zip(weights, values, strict=True):
             each.data.copy_(value)
         if rate == "number" and call == "step":
-            opt.param_groups[0]["lr"] = 0.125  # which the step obeys
+            opt.param_groups[0]["lr"] = 0.125  # which the step applies
 
     def seen() -> Any:
         inner = opt.optimizers
@@ -235,7 +238,7 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(
 
 @pytest.mark.parametrize("rate", ["number", "schedule"])
 def test_a_handler_that_looks_and_steps_at_any_moment(rate: str) -> None:
-    """What it shows, of another step, is not taken for an assignment by the call that it came into."""
+    """The interrupted call does not mistake the rate of the handler's step for an assignment."""
     weight = zeros(3)
     weight.grad = torch.ones(3)
     opt = sgd(weight, lr=RATES[rate](), momentum=0.5)
@@ -245,7 +248,7 @@ def test_a_handler_that_looks_and_steps_at_any_moment(rate: str) -> None:
         nonlocal stepped
         try:
             opt.step()
-        except RuntimeError as error:  # it came while the rate was asked
+        except RuntimeError as error:  # it ran while the schedule was called
             if "a schedule must not step" not in str(error):
                 raise
         else:

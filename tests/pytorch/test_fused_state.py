@@ -31,11 +31,11 @@ from pytorch.modules import (
 )
 
 State = Callable[[Any, Any], Any]
-"""What is done to the state of an optimizer, or to a parameter's."""
+"""A change to the state of an optimizer, or of one parameter."""
 
 
 def stepped(name: str, theirs: bool, change: State, count: int) -> list[Any]:
-    """Return parameters after two steps, a change, and two more, of our optimizer or PyTorch's."""
+    """Return the parameters after two steps, a change, and two more steps of our optimizer or PyTorch's."""
     model = torch.nn.ParameterList([zeros(2) for _ in range(count)])
     opt = (
         getattr(torch.optim, name)(model, **ARGUMENTS.get(name, {}), lr=0.5)
@@ -52,7 +52,7 @@ def stepped(name: str, theirs: bool, change: State, count: int) -> list[Any]:
 
 
 def adam(*weights: Any) -> Any:
-    """Return Adam over some weights, after a step on gradients of 1."""
+    """Return an Adam optimizer of some weights, after a step with gradients of 1."""
     opt = FusedOptimizer(weights, lrcore.Adam)
     for each in opt.param_groups[0]["params"]:
         each.grad = torch.ones_like(each)
@@ -61,7 +61,7 @@ def adam(*weights: Any) -> Any:
 
 
 def swap_in(opt: Any, _: Any) -> None:
-    """Replace the state, train on, and put the former one back."""
+    """Replace the state, take a step, and restore the former state."""
     former, opt.state = opt.state, defaultdict(dict)
     opt.step()
     opt.state = former
@@ -74,20 +74,23 @@ REMOVALS: dict[str, State] = {
     "empty": lambda opt, weight: opt.state.__setitem__(weight, {}),
     "clear one": lambda opt, weight: opt.state[weight].clear(),
 }
-"""Of one parameter: what begins anew where there is no other, and is refused elsewhere."""
+"""Removals of the state of one parameter. They reset it if there is no other, and are refused otherwise."""
 RESETS: dict[str, State] = {
     "defaultdict": lambda opt, _: setattr(opt, "state", defaultdict(dict)),
     "setstate": lambda opt, _: opt.__setstate__({"state": defaultdict(dict)}),
     "clear": lambda opt, _: opt.state.clear(),
     "swap": swap_in,
 }
-"""Of all parameters; `swap_in` takes that back."""
+"""Resets of the state of all parameters. `swap_in` undoes its reset."""
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop", "NAdam"])
 @pytest.mark.parametrize("way", [*RESETS, *REMOVALS])
 def test_beginning_anew(way: str, name: str) -> None:
-    """As PyTorch's optimizer does, whose step counts are in its state. Both round, by 2^-24 of numbers of about 10."""
+    """The optimizer starts afresh as PyTorch's does, whose state includes the step counts.
+
+    Both round numbers of about 10 by 2^-24 of them.
+    """
     change, count = (REMOVALS | RESETS)[way], 2 if way in RESETS else 1
     ours = stepped(name, False, change, count)
     np.testing.assert_allclose(ours, stepped(name, True, change, count), rtol=0, atol=1e-5)
@@ -127,7 +130,7 @@ def put(way: str, opt: Any, weight: Any, values: Any) -> None:
     "way", ["an entry", "update of entries", "|= of entries", "entries", "update", "|=", "all"]
 )
 def test_states_that_are_assigned(way: str) -> None:
-    """They are copied at once: shown, stepped with and stored. What does not fit changes nothing."""
+    """They are copied immediately, then shown, used in steps, and saved. Wrong values change nothing."""
     one, two = ones(3), ones(2, 2)
     opt = adam(("one", one), ("two", two))
     given = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -147,12 +150,12 @@ def test_states_that_are_assigned(way: str) -> None:
     assert torch.equal(opt.state_dict()["state"][1]["exp_avg"], expected)
     assert opt.step_count == 1
     opt.step()
-    # float32 rounds the two products and their sum by 2^-24 each, and 0.9 and 0.1 themselves
+    # float32 rounds the two products and their sum by 2^-24 each, and also 0.9 and 0.1
     np.testing.assert_allclose(opt.state[two]["exp_avg"], 0.9 * expected + 0.1, rtol=1e-6)
 
 
 def test_states_that_are_exchanged() -> None:
-    """In one call; one after another would lose the first, and is refused."""
+    """One call can exchange them. Two assignments would lose the first state, and are refused."""
     one, two = ones(2), ones(2)
     opt = FusedOptimizer([one, two], lrcore.Adam)
     opt.state[one]["exp_avg"], opt.state[two]["exp_avg"] = torch.ones(2), torch.full((2,), 3.0)
@@ -186,7 +189,7 @@ REFUSED: dict[str, State] = REMOVALS | {
 
 @pytest.mark.parametrize("way", REFUSED)
 def test_states_that_cannot_be_assigned(way: str) -> None:
-    """Parts of what belongs together, and what would have no effect, are refused at once and change nothing."""
+    """Incomplete states, and assignments without an effect, are refused immediately and change nothing."""
     weights = [ones(3), ones(3)]
     opt = adam(*weights)
     before = opt.state_dict()
@@ -200,7 +203,7 @@ def test_states_that_cannot_be_assigned(way: str) -> None:
 
 
 def test_a_state_that_was_read_before_others_took_its_place() -> None:
-    """It keeps its values and its count, and is a dictionary like any other."""
+    """It keeps its values and its step count, and is an ordinary dictionary."""
     weights = [ones(3), ones(3)]
     opt = adam(*weights)
     opt.step()
@@ -221,7 +224,7 @@ def test_a_state_that_was_read_before_others_took_its_place() -> None:
 
 
 def test_an_optimizer_without_states() -> None:
-    """It has a count alone."""
+    """It has only a step count."""
     weight = ones(3)
     opt = sgd(weight)
     opt.step()
@@ -246,15 +249,15 @@ def test_states_whose_storage_was_replaced(values: State) -> None:
     assert (weight == 1).all()
 
 
-# Dictionaries.
+# State dictionaries.
 
 
 @each_of_torch
 def test_from_and_for_torchs_optimizer(name: str) -> None:
-    """The same network learns alike under PyTorch's optimizer; each goes on from the other's dictionary.
+    """A network learns as it does with PyTorch's optimizer, and each continues from the other's dictionary.
 
-    Both round every step in float32 by 2^-24 of p, and differently; over 60 steps of a loss that both follow downhill that
-    stays far below 1e-3 of a loss of about 1.
+    Both round every step in float32 by 2^-24 of p, but differently. Over 60 steps of a falling loss, the
+    difference stays far below 1e-3 of a loss of about 1.
     """
     for k in (0, 3):
         (model, opt), twin = built(name), network()
@@ -277,7 +280,10 @@ def test_from_and_for_torchs_optimizer(name: str) -> None:
 
 
 def test_the_group_of_a_dictionary() -> None:
-    """Its numbers are obeyed, and what PyTorch's tools keep there is carried. Nothing of ours acts from a live group."""
+    """Its numbers are applied, and entries of PyTorch's tools are carried along.
+
+    Our own entry is empty in the group of an optimizer.
+    """
     opt = adam(ones(3))
     opt.param_groups[0]["lr_scale"] = 2.0
     saved = opt.state_dict()
@@ -291,7 +297,7 @@ def test_the_group_of_a_dictionary() -> None:
 
 
 def text(saved: Any, **changes: Any) -> None:
-    """Change what is said beside PyTorch's entries."""
+    """Change the entries that PyTorch's dictionaries do not have."""
     saved["param_groups"][0]["lrcore"] = json.dumps(own(saved) | changes)
 
 
@@ -337,10 +343,10 @@ def test_wrong_dictionaries_change_nothing(spoil: Callable[[Any], object], messa
 @pytest.mark.parametrize("device", [None, "meta"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_defaults(dtype: Any, device: Any) -> None:
-    """State dictionaries, from and for PyTorch's and ours, under other default dtypes and devices: float32 on the CPU."""
+    """State dictionaries are in float32 on the CPU and can be loaded under any default dtype and device."""
     (model, opt), (_, other) = built("NAdam"), built("NAdam")
     train(model, opt, range(2))
-    opt.optimizers[0].step_count = 70_001  # more than float16 has
+    opt.optimizers[0].step_count = 70_001  # more than float16 can represent
     expected = opt.state_dict()
     torch.set_default_dtype(dtype)
     torch.set_default_device(device)
@@ -362,7 +368,7 @@ def test_other_defaults(dtype: Any, device: Any) -> None:
 
 @pytest.mark.parametrize("count", [2**24 - 1, 2**24 + 1, 2**40 + 1])
 def test_counts_that_float32_has_not(count: int) -> None:
-    """The dictionary has the exact one beside PyTorch's."""
+    """The dictionary has the exact count next to PyTorch's."""
     opt, other = adam(ones(3)), adam(ones(3))
     opt.optimizers[0].step_count = count
     other.load_state_dict(opt.state_dict())

@@ -1,4 +1,4 @@
-"""The gradients of a FusedOptimizer: attached, absent, assigned, exchanged, kept, and of hooks of others."""
+"""The gradients of a FusedOptimizer: attached, absent, assigned, exchanged, kept, or changed by hooks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FORGETS: list[Callable[[Any, Any], object]] = [
     lambda _, weight: setattr(weight, "grad", None),
     lambda _, weight: setattr(weight, "grad", torch.zeros(3)),
 ]
-"""What ends the use of a gradient, and leaves its values to whoever has kept it."""
+"""Ways to stop using a gradient. Its values remain for code that has kept it."""
 
 
 @pytest.mark.parametrize("forget", FORGETS)
 def test_a_parameter_without_a_gradient_counts_as_zero(forget: Callable[[Any, Any], object]) -> None:
-    """Momentum and decay act on it, and an old gradient does not. As with PyTorch nobody takes zeros for gradients."""
+    """Momentum and decay act on it, and an old gradient does not. As in PyTorch, its `grad` stays None."""
     first, second = zeros(3), zeros(3)
     opt = sgd(first, second, lr=0.5, momentum=0.5)
     assert first.grad is None
@@ -35,7 +35,7 @@ def test_a_parameter_without_a_gradient_counts_as_zero(forget: Callable[[Any, An
 
 
 def ready(model: Any, opt: Any, way: str) -> None:
-    """Let the next backward pass begin from gradients of zero."""
+    """Reset the gradients, so that the next backward pass starts from zero."""
     if way == "module":
         model.zero_grad()
     elif way == "none":
@@ -51,7 +51,10 @@ def ready(model: Any, opt: Any, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["module", "none", "zero", "assigned", "absent"])
 def test_gradients_accumulate(way: str) -> None:
-    """In the flat buffer, over two backward passes, however they were zeroed before; a step leaves them where they are."""
+    """They accumulate in the flat buffer over two backward passes, however they were zeroed before.
+
+    A step does not move them.
+    """
     model, opt = built("SGD", lr=0.0)
     (flat,) = opt.optimizers
     loss_of(model, 0).backward()
@@ -68,9 +71,9 @@ def test_gradients_accumulate(way: str) -> None:
         assert torch.equal(flat.grads, expected)
 
 
-@pytest.mark.filterwarnings("ignore:Using backward")  # PyTorch warns of the cycle that this makes
+@pytest.mark.filterwarnings("ignore:Using backward")  # PyTorch warns about the cycle
 def test_gradients_that_can_be_differentiated() -> None:
-    """They are stepped with, and left for what is computed of them: a penalty."""
+    """A step uses them, and a penalty can be computed from them."""
     weight = ones(1)
     opt = sgd(weight)
     (weight**3).sum().backward(create_graph=True)
@@ -85,7 +88,7 @@ def test_gradients_that_can_be_differentiated() -> None:
 
 
 def test_gradients_that_are_assigned() -> None:
-    """They are read at every step, wherever they lie: in a tensor of the caller's, or in memory that has moved."""
+    """They are read at every step, wherever they are: in the caller's tensor, or in memory that has moved."""
     weight = zeros(3)
     opt = sgd(weight)
     weight.grad = torch.zeros(3)
@@ -114,12 +117,15 @@ EXCHANGES: dict[str, Callable[[Any, Any, Any], tuple[Any, Any, Any]]] = {
     "memory taken": lambda a, _, c: (None, a.detach(), c.detach()),
     "memory taken back": lambda _, b, c: (b.detach(), None, c),
 }
-"""The gradients of three parameters, from those that they have."""
+"""New gradients for three parameters, made from their present ones."""
 
 
 @pytest.mark.parametrize("way", EXCHANGES)
 def test_gradients_that_are_exchanged(way: str) -> None:
-    """Over several steps and backward passes, as with PyTorch's optimizer, where a missing gradient is zero here."""
+    """They act as in PyTorch's optimizer over several steps and backward passes.
+
+    The only difference is that a missing gradient counts as zero here.
+    """
     seen = []
     for ours in (True, False):
         one, two, three = params = [zeros(2) for _ in range(3)]
@@ -142,7 +148,7 @@ def test_gradients_that_are_exchanged(way: str) -> None:
 
 @pytest.mark.parametrize("forget", FORGETS)
 def test_gradients_that_are_kept(forget: Callable[[Any, Any], object]) -> None:
-    """What is taken from a parameter before its gradient is set to None stays what it is, as in PyTorch."""
+    """A gradient that was taken from a parameter before a reset keeps its values, as in PyTorch."""
     weight = zeros(3)
     opt = sgd(weight)
     kept = []
@@ -161,7 +167,7 @@ def test_gradients_that_are_kept(forget: Callable[[Any, Any], object]) -> None:
 
 
 def test_gradients_in_a_buffer_of_the_callers() -> None:
-    """They stay there, through backward passes, zeroing and scaling, as with PyTorch."""
+    """They stay there during backward passes, zeroing and scaling, as in PyTorch."""
     parameters = [zeros(n) for n in (3, 1, 4)]
     opt = sgd(*parameters)
     bucket = torch.zeros(8)
@@ -182,7 +188,10 @@ def test_gradients_in_a_buffer_of_the_callers() -> None:
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("asked_after", [True, False])
 def test_gradients_of_another_dtype(asked_after: bool, set_to_none: bool, dtype: Any) -> None:
-    """Where `grad_dtype` asks for it, as PyTorch's optimizer: they are converted at the step, and stay the parameter's."""
+    """If `grad_dtype` requires it, gradients have another dtype, as in PyTorch.
+
+    They are converted at the step, and remain the parameter's gradients.
+    """
     weight = zeros(3)
     if not asked_after:
         weight.grad_dtype = dtype
@@ -201,7 +210,7 @@ def test_gradients_of_another_dtype(asked_after: bool, set_to_none: bool, dtype:
 
 @pytest.mark.parametrize("before", [True, False])
 def test_hooks_of_others_on_gradients(before: bool) -> None:
-    """Registered before or after the optimizer, they may take a gradient away or replace it."""
+    """Whether registered before or after the optimizer is made, they may remove or replace a gradient."""
     weight, other = zeros(3), zeros(3)
     taken: list[Any] = []
 
@@ -241,7 +250,10 @@ def test_a_hook_on_a_gradient_that_steps() -> None:
 
 @pytest.mark.parametrize("way", ["zero_grad", "step"])
 def test_gradients_in_inference_mode(way: str) -> None:
-    """Kept and exchanged ones stay what they are; those that took their place can be changed later, by clipping say."""
+    """Gradients that were kept or exchanged keep their values.
+
+    Their replacements can be changed later, for example by clipping.
+    """
     one, two, empty = weights = [zeros(3), zeros(3), zeros(0)]
     opt = sgd(*weights)
     (one.sum() + 10 * two.sum() + empty.sum()).backward()

@@ -1,4 +1,4 @@
-"""Rates and hyperparameters of a FusedOptimizer: of schedules, in `param_groups`, by `lr` and of the optimizers inside."""
+"""Rates and hyperparameters of a FusedOptimizer: from schedules, `param_groups`, `lr` or inner optimizers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINEAR = lrcore.schedules.Linear(0.25, end=0.0, steps=10)
 
 
 def stepping(**arguments: Any) -> tuple[Any, Any]:
-    """Return a number with a gradient of 1, and SGD over it."""
+    """Return a parameter of one number with a gradient of 1, and an SGD optimizer for it."""
     weight = zeros(1)
     weight.grad = torch.ones(1)
     return weight, sgd(weight, **arguments)
@@ -48,7 +48,7 @@ def test_torchs_schedulers_set_the_rate() -> None:
     assert rates[0] == rates[1]
     opt.step()
     assert (opt.lr, opt.optimizers[0].hyper["betas"]) == rates[0][-1]
-    opt.param_groups[0]["lr"] = 1e-60  # which float32 loses: it is 0, as that of a schedule
+    opt.param_groups[0]["lr"] = 1e-60  # 0 in float32, which is allowed as for a schedule
     opt.step()
     assert opt.step_count == 12
 
@@ -75,7 +75,7 @@ def test_a_schedule_of_ours() -> None:
 ASSIGNMENTS: dict[str, Callable[[Any], object]] = {
     "lr": lambda opt: setattr(opt, "lr", 0.25),
     "the group": lambda opt: opt.param_groups[0].update(lr=0.25),
-    "an optimizer inside": lambda opt: setattr(opt.optimizers[0], "lr", 0.25),
+    "an inner optimizer": lambda opt: setattr(opt.optimizers[0], "lr", 0.25),
     "a scheduler of PyTorch": lambda opt: torch.optim.lr_scheduler.LambdaLR(opt, lambda _: 0.25),
     "a tensor": lambda opt: setattr(opt, "lr", torch.tensor(0.25)),
     "a schedule": lambda opt: setattr(opt, "lr", LINEAR),
@@ -85,13 +85,16 @@ ASSIGNMENTS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("way", ASSIGNMENTS)
 def test_what_is_shown_is_what_acts(way: str) -> None:
-    """By the optimizer, its text, the group and the optimizers inside; and the rest of the group stays as it was told."""
+    """The optimizer, its repr, the group and the inner optimizers show the rate that acts.
+
+    The rest of the group stays as it was set.
+    """
     weight, opt = stepping(momentum=0.5)
     weight.data.fill_(1.0)
     opt.param_groups[0]["weight_decay"] = 0.5
     ASSIGNMENTS[way](opt)
     assert opt.lr == opt.optimizers[0].lr == opt.schedule(0) == 0.25
-    if way != "a callable":  # which is asked at the step
+    if way != "a callable":  # which is not called before the step
         assert opt.param_groups[0]["lr"] == 0.25
         assert "lr=0.25" in repr(opt)
     opt.step()
@@ -135,7 +138,7 @@ def test_numbers_that_are_assigned_twice_in_two_places_are_refused() -> None:
 
 
 def test_a_rate_that_is_changed_in_place() -> None:
-    """A tensor stays in the group and is read at each step, as PyTorch's optimizers do."""
+    """A tensor stays in the group and is read at each step, as in PyTorch's optimizers."""
     rate = torch.tensor(1.0)
     weight, opt = stepping(lr=rate)
     for value in (1.0, 0.5, 0.25):
@@ -222,7 +225,7 @@ def test_names_that_mean_others(name: str, message: str) -> None:
 
 
 def test_refused_numbers_of_the_group_do_not_act() -> None:
-    """Nor do those beside them."""
+    """Neither do valid numbers that are assigned with them."""
     opt = FusedOptimizer([ones(3)], lrcore.AdamW)
     opt._opt_called = True  # as PyTorch's schedulers do
     group, hyper = opt.param_groups[0], opt.optimizers[0].hyper
@@ -231,7 +234,7 @@ def test_refused_numbers_of_the_group_do_not_act() -> None:
         ({"betas": (0.5, 1.0)}, r"betas\[1\]: expected a number in \[0, 1\)"),
         ({"weight_decay": 0.75, "lr": -1.0}, "lr: "),
         ({"maximize": True}, "maximize: fixed at construction"),
-        ({"decay": "l2"}, "decay: fixed at construction"),  # it is decoupled_weight_decay there
+        ({"decay": "l2"}, "decay: fixed at construction"),  # the entry's name is decoupled_weight_decay
     ):
         group.update(wrong)
         for refused in (opt.step, opt.state_dict):
@@ -245,7 +248,7 @@ def test_refused_numbers_of_the_group_do_not_act() -> None:
 
 
 def test_the_momentum_of_nadam_does_not_move() -> None:
-    """PyTorch multiplies the momenta of all steps; here the product follows from the momentum of now."""
+    """PyTorch multiplies the momenta of all steps; here the product is computed from the current momentum."""
     opt = FusedOptimizer([ones(3)], lrcore.NAdam)
     group = opt.param_groups[0]
     group["betas"] = (0.8, 0.99)  # before the first step

@@ -1,4 +1,4 @@
-"""What a FusedOptimizer refuses, before it changes anything, and what is left of it when it is gone."""
+"""The errors of a FusedOptimizer, which come before any change, and what remains after it is deleted."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def clone(weight: Any) -> None:
 
 
 def send(weight: Any) -> Any:
-    """Send a parameter to another process."""
+    """Return a parameter that was sent through a queue for other processes."""
     queue = torch.multiprocessing.SimpleQueue()
     queue.put(weight)
     return queue.get()
@@ -166,7 +166,7 @@ def freed() -> Any:
 
 @pytest.mark.parametrize(("make_one", "error"), [(fake, TypeError), (freed, ValueError)])
 def test_tensors_without_memory(make_one: Callable[[], Any], error: type[Exception]) -> None:
-    """As parameters, gradients and states, assigned or loaded."""
+    """They are refused as parameters, gradients and states, whether assigned or loaded."""
     weight, other = ones(3), ones(3)
     opt = FusedOptimizer([weight], lrcore.Adam)
     saved = opt.state_dict()
@@ -196,7 +196,7 @@ def test_no_copies() -> None:
 
 
 def test_an_optimizer_that_is_gone_leaves_nothing() -> None:
-    """Its hooks go with it; parameters and their last gradients stay."""
+    """Its hooks are removed with it. The parameters and their last gradients remain."""
     (model, opt), twin = built("Adam"), network()
     train(model, opt, range(1))
     train(twin, build("Adam", twin), range(1))

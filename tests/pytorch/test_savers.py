@@ -1,6 +1,6 @@
-"""`lrcore.torch.FusedOptimizer` in the tools that people save trainings with.
+"""`lrcore.torch.FusedOptimizer` with the tools that save trainings.
 
-They are safetensors, accelerate, torch.distributed.checkpoint and torch.save, and each runs for real.
+These are safetensors, accelerate, torch.distributed.checkpoint and torch.save. None of them is imitated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def build(optimizer: str = "AdamW", rate: str = "plateau", seed: int = 0) -> tup
 
 
 def parted(seed: int) -> tuple[Any, Any]:
-    """Return a module of which one parameter is shared, with two optimizers."""
+    """Return a module with a shared parameter, and its two optimizers."""
     model = network(seed)
     model.append(torch.nn.Linear(3, 3)).append(torch.nn.Linear(3, 3))
     model[-1].weight = model[-2].weight
@@ -69,7 +69,7 @@ def train(model: Any, opts: Any, steps: range, backward: Any = torch.Tensor.back
 
 
 def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
-    """Assert equal bits of the modules, and equal in each optimizer what the next steps depend on."""
+    """Check that the modules have equal bits, and the optimizers equal inputs to the next steps."""
     for name, values in one[0].state_dict().items():
         assert torch.equal(values, other[0].state_dict()[name]), name
     for each in ("step_count", "lr", "schedule"):
@@ -78,7 +78,7 @@ def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
 
 
 def test_a_view_outlives_module_and_optimizer() -> None:
-    """Whatever somebody keeps holds the memory."""
+    """A view that is kept keeps its memory alive."""
     model, opt = build("AdamW", "number")
     train(model, opt, range(2))
     weight = model[0].weight
@@ -90,7 +90,7 @@ def test_a_view_outlives_module_and_optimizer() -> None:
     del model, opt, weight
     gc.collect()
     assert gone() is None
-    others = [torch.full((16,), 7.0) for _ in range(1000)]  # where freed memory would be taken again
+    others = [torch.full((16,), 7.0) for _ in range(1000)]  # which would reuse freed memory
     assert all(map(torch.equal, kept, expected))
     del others
 
@@ -98,7 +98,10 @@ def test_a_view_outlives_module_and_optimizer() -> None:
 @pytest.mark.parametrize("rate", ["number", "plateau"])
 @each_optimizer
 def test_torch_save(name: str, rate: str, tmp_path: Path) -> None:
-    """The bits of the run that went on after its dictionary was taken, which is a copy; nothing in the file is run."""
+    """A loaded run has the bits of the run that continued after its dictionary was taken.
+
+    The dictionary is a copy, and nothing in the file is executed.
+    """
     for taken in (0, 1, 5):
         one = (model := network(0)), build_by_name(name, model, lr=RATES[rate]())
         other = (model := network(1)), build_by_name(name, model, lr=RATES[rate](), weight_decay=0.125)
@@ -115,7 +118,7 @@ def test_torch_save(name: str, rate: str, tmp_path: Path) -> None:
 
 
 def test_safetensors(tmp_path: Path) -> None:
-    """A module with a parameter that is shared, and all that belongs to a parameter."""
+    """It saves a module with a shared parameter, and the states and gradients of parameters."""
     tools = pytest.importorskip("safetensors.torch")
     (model, opts), (other, its) = parted(0), parted(1)
     train(model, opts, range(4))
@@ -141,7 +144,10 @@ def test_safetensors(tmp_path: Path) -> None:
     ("optimizer", "safe"), [("SGD", True), ("SGD with momentum", False), ("Lion", False), ("AdamW", True)]
 )
 def test_accelerate(optimizer: str, safe: bool, tmp_path: Path) -> None:
-    """Its run, and those that go on from its files in the same process and in another, are those without it."""
+    """A run equals one without accelerate, and so do runs that continue from its files.
+
+    They continue with the same Accelerator and with a new one.
+    """
     accelerate = pytest.importorskip("accelerate")
     expected = build(optimizer)
     train(*expected, range(8))
@@ -164,7 +170,7 @@ def test_accelerate(optimizer: str, safe: bool, tmp_path: Path) -> None:
 
 
 def distributed(flattened: bool) -> tuple[Any, Any]:
-    """Return what copies the dictionaries of a module and optimizers, and what loads them, on one process."""
+    """Return functions that copy and load the dictionaries of a module and optimizers, in one process."""
     tools = pytest.importorskip("torch.distributed.checkpoint.state_dict")
     options = tools.StateDictOptions(flatten_optimizer_state_dict=flattened)
 
@@ -179,14 +185,17 @@ def distributed(flattened: bool) -> tuple[Any, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch.distributed.checkpoint, which has no process group here
+@pytest.mark.filterwarnings("ignore")  # from torch.distributed.checkpoint, which has no process group here
 @pytest.mark.parametrize("flattened", [False, True])
 @pytest.mark.parametrize(
     ("optimizer", "rate"),
     [*((each, "plateau") for each in OPTIMIZERS), *(("AdamW", each) for each in RATES if each != "plateau")],
 )
 def test_distributed_checkpoint(optimizer: str, rate: str, flattened: bool, tmp_path: Path) -> None:
-    """It keeps states and groups alone. Taken before the first step too, and into optimizers that have stepped."""
+    """It keeps only states and groups.
+
+    They are also saved before the first step, and loaded into optimizers that have stepped.
+    """
     checkpoint = pytest.importorskip("torch.distributed.checkpoint")
     get, set_all = distributed(flattened)
     for taken, stepped in ((0, 0), (4, 0), (4, 3)):
@@ -204,7 +213,7 @@ def test_distributed_checkpoint(optimizer: str, rate: str, flattened: bool, tmp_
         assert_same(one, other)
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch.distributed.checkpoint, which has no process group here
+@pytest.mark.filterwarnings("ignore")  # from torch.distributed.checkpoint, which has no process group here
 @pytest.mark.parametrize("flattened", [False, True])
 def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
     """Each has its own step count and schedule in its group."""
@@ -219,7 +228,10 @@ def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
 
 
 def test_in_inference_mode() -> None:
-    """What is made, looked at or saved there can be used outside; PyTorch's optimizer steps the tensors of a dictionary."""
+    """Tensors that are made, read or saved there can be used outside of it.
+
+    PyTorch's optimizer can step with the tensors of a dictionary.
+    """
     model = network()
     with torch.inference_mode():
         opt = FusedOptimizer(model.parameters(), lrcore.NAdam)
@@ -239,13 +251,13 @@ def test_in_inference_mode() -> None:
 
 
 def test_what_pytorch_wrote_after_loading_ours_is_pytorchs() -> None:
-    """Its optimizers carry the entry along, with options that they lack, and go on counting beside it."""
+    """Its optimizers carry our entry along, with options that they lack, and count their own steps."""
     model, opt = build("Adam with eps beside the root", "plateau")
     theirs = torch.optim.Adam(model.parameters())
     train(model, opt, range(4))
     saved = opt.state_dict()
     theirs.load_state_dict(saved)
-    opt.load_state_dict(theirs.state_dict())  # nothing has happened since
+    opt.load_state_dict(theirs.state_dict())  # PyTorch has taken no step since
     assert_same_dictionary(opt.state_dict(), saved)
     assert plateaus(opt.schedule)[0].reductions == 1
     train(model, opt, range(4, 8))
@@ -255,12 +267,12 @@ def test_what_pytorch_wrote_after_loading_ours_is_pytorchs() -> None:
     schedule = opt.schedule
     opt.load_state_dict(theirs.state_dict())
     assert opt.step_count == 7
-    assert opt.schedule is schedule  # PyTorch's has none
+    assert opt.schedule is schedule  # PyTorch's dictionary has none
     assert plateaus(schedule)[0].reductions == 3
 
 
 def test_sgd_of_pytorch_after_loading_ours() -> None:
-    """It has no count of its own: that of ours stays, or is given."""
+    """It does not count its steps. Our count is kept, or passed as an argument."""
     weight = torch.nn.Parameter(torch.zeros(3))
     opt = FusedOptimizer([weight], lrcore.SGD, lr=Plateau(0.5, patience=3), momentum=0.5)
     for _ in range(4):
@@ -282,7 +294,7 @@ def test_sgd_of_pytorch_after_loading_ours() -> None:
 
 
 def test_dictionaries_of_former_versions() -> None:
-    """They have what PyTorch's lack in an entry beside the groups."""
+    """They store what PyTorch's dictionaries lack in an entry next to the groups."""
     one, other = build(), build(seed=1)
     train(*one, range(4))
     saved = one[1].state_dict()

@@ -1,6 +1,6 @@
-"""State dictionaries of `torch.optim`, taken over and given back. Skipped by name where PyTorch is not installed.
+"""State dictionaries of `torch.optim`, imported and exported. Skipped if PyTorch is not installed.
 
-Equal means: ``|difference| / (1 + |p|)`` of each parameter is within the tolerance, after each later step.
+Equal means that ``|difference| / (1 + |p|)`` of each parameter is within the tolerance after each later step.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from support import CONFIGURATIONS, Array, N, assert_bits, make, run, start
 ROWS = [row for row in peers.ROWS if row.peer == "torch"]
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 TAKEN = (0, 1, 30)
-"""Numbers of steps after which the other side goes on."""
+"""Numbers of steps after which the other library continues."""
 SHAPES = ((2, 3), (), (5,), (0, 4), (3, 2))
-"""Of the parameters that PyTorch has: together as many elements as `peers.problem`."""
+"""Shapes of PyTorch's parameters, which together have as many elements as `peers.problem`."""
 
 
 class Torch:
-    """An optimizer of PyTorch over some parameters, stepped on given gradients."""
+    """A PyTorch optimizer of some parameters, which steps with given gradients."""
 
     def __init__(self, row: peers.Row, params: Array, shapes: Any = SHAPES) -> None:
         sizes = [int(np.prod(shape)) for shape in shapes]
@@ -41,7 +41,7 @@ class Torch:
         self.sizes = sizes
 
     def step(self, gradient: Array, lr: float) -> None:
-        """Step at a rate."""
+        """Take a step at a rate."""
         self.opt.param_groups[0]["lr"] = lr
         parts = torch.from_numpy(gradient.copy()).split(self.sizes)
         for param, part in zip(self.params, parts, strict=True):
@@ -49,25 +49,26 @@ class Torch:
         self.opt.step()
 
     def flat(self) -> Array:
-        """Return the parameters one after another."""
+        """Return the parameters as one array."""
         values: Array = torch.cat([param.detach().reshape(-1) for param in self.params]).numpy()
         return values
 
 
 def ours(row: peers.Row, params: Array, lr: Any, **others: Any) -> Any:
-    """Make our optimizer of a row."""
+    """Return our optimizer for a row."""
     return getattr(lrcore, row.ours.name)(params, lr=lr, **dict(row.ours.kwargs) | others)
 
 
 def counted(row: peers.Row, k: int) -> dict[str, int]:
-    """Return the argument that SGD needs."""
+    """Return the argument that loading a dictionary of SGD needs."""
     return {"step_count": k} if row.ours.name == "SGD" else {}
 
 
 def go_on(row: peers.Row, k: int, theirs: Torch, opt: Any) -> None:
-    """Step both sides from step k on; their parameters have to agree.
+    """Check that the parameters of both sides agree when they step from step k on.
 
-    Both round in float32, and PyTorch fuses and reassociates: within twice what one was found off from float64.
+    Both round in float32, and PyTorch fuses and reassociates. The tolerance is therefore twice the deviation
+    from float64 that was found for one side.
     """
     _, gradients = peers.problem()
     for index in range(k, len(gradients)):
@@ -81,7 +82,10 @@ def go_on(row: peers.Row, k: int, theirs: Torch, opt: Any) -> None:
 @pytest.mark.parametrize("k", TAKEN)
 @each_row
 def test_from_torch(row: peers.Row, k: int) -> None:
-    """After k steps of PyTorch ours goes on as PyTorch does, from hyperparameters, rate and count of another run."""
+    """After k steps of PyTorch, ours continues as PyTorch does.
+
+    It was made with other hyperparameters, another rate and another count.
+    """
     params, gradients = peers.problem()
     theirs = Torch(row, params)
     for index in range(k):
@@ -104,7 +108,10 @@ def test_from_torch(row: peers.Row, k: int) -> None:
 @pytest.mark.parametrize("k", TAKEN)
 @each_row
 def test_to_torch(row: peers.Row, k: int) -> None:
-    """After k steps of ours PyTorch goes on as ours does, over several parameters and over one; and back come bits."""
+    """After k steps of ours, PyTorch continues as ours does, with several parameters and with one.
+
+    A round trip restores the bits.
+    """
     params, gradients = peers.problem()
     opt = ours(row, params.copy(), lambda t: peers.rate(row.lr, t))
     for index in range(k):
@@ -119,7 +126,7 @@ def test_to_torch(row: peers.Row, k: int) -> None:
         for name in group.keys() - {
             "params",
             "initial_accumulator_value",
-        }:  # which acts in the constructor alone
+        }:  # which acts only in the constructor
             assert group[name] == expected[name], name
         twin = ours(row, opt.params.copy(), 7.0)
         twin.load_torch_state_dict(theirs.opt.state_dict(), **counted(row, k))
@@ -130,11 +137,11 @@ def test_to_torch(row: peers.Row, k: int) -> None:
 
 
 LACKING = {"eps_placement": "hat", "eps_inside_sqrt": True, "lr_in_velocity": True}
-"""What PyTorch has no option for."""
+"""Arguments for which PyTorch has no option."""
 
 
 def test_every_rule_is_exported_or_refused(rule: str) -> None:
-    """What PyTorch lacks is named, and a dictionary of the rule without it is none of this one's."""
+    """The error names what PyTorch lacks. A dictionary of the rule without that option is refused."""
     opt = make(rule, start())
     name, arguments = type(opt).__name__, CONFIGURATIONS[rule].arguments
     lacking = [each for each in LACKING if arguments.get(each) == LACKING[each]]
@@ -161,7 +168,7 @@ def test_decay_that_torch_does_not_have() -> None:
 
 
 def adam(**group: Any) -> dict[str, Any]:
-    """Return the dictionary of an Adam in PyTorch after three steps, with entries of its group changed."""
+    """Return the dictionary of PyTorch's Adam after three steps, with entries of its group changed."""
     param = torch.nn.Parameter(torch.from_numpy(start()))
     opt = torch.optim.Adam([param], lr=0.5)
     for _ in range(3):
@@ -173,7 +180,10 @@ def adam(**group: Any) -> dict[str, Any]:
 
 
 def test_numbers_and_arrays_for_tensors_and_back() -> None:
-    """A rate that is a tensor, a count that is none, arrays, and what schedulers and former versions have in a group."""
+    """The rate may be a tensor, the count need not be one, and states may be arrays.
+
+    A group may have the entries of schedulers and of former versions.
+    """
     dictionary = adam(lr=torch.tensor(0.25), initial_lr=0.5, max_momentum=0.9, capturable=True, fused=True)
     dictionary["param_groups"][0]["betas"] = [torch.tensor(0.5), 0.75]
     state = dictionary["state"][0]
@@ -188,7 +198,7 @@ def test_numbers_and_arrays_for_tensors_and_back() -> None:
 
 
 def test_memory_formats() -> None:
-    """The elements come in the order of C, however PyTorch lays them."""
+    """The elements are in C order, whatever PyTorch's memory format."""
     values = torch.arange(120.0).reshape(2, 3, 4, 5)
     param = torch.nn.Parameter(values.to(memory_format=torch.channels_last))
     theirs = torch.optim.Adam([param], lr=0.1)
@@ -203,13 +213,13 @@ HALF = torch.ones(10)
 
 
 def maximum(saved: Any) -> None:
-    """Make it one of amsgrad."""
+    """Change a dictionary into one of amsgrad."""
     set_group(saved, amsgrad=True)
     set_state(saved, 0, max_exp_avg_sq=torch.ones(N))
 
 
 def split(saved: Any, **of_second: Any) -> None:
-    """Say that there are two parameters, the second with these entries."""
+    """Change a dictionary so that it has two parameters, the second with these entries."""
     first = saved["state"][0]
     first |= {"exp_avg": HALF, "exp_avg_sq": HALF}
     rest = {"exp_avg": torch.ones(N - 10), "exp_avg_sq": torch.ones(N - 10)}
@@ -276,7 +286,7 @@ def test_a_wrong_dictionary_changes_nothing(spoil: Callable[[Any], object], mess
 
 
 def test_another_class() -> None:
-    """Each class takes its own dictionary alone; Adam and AdamW are one with other defaults."""
+    """Each class accepts only its own dictionary. Adam and AdamW differ only in their defaults."""
     classes = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "NAdam", "RAdam", "Adamax")
     for one in classes:
         param = torch.nn.Parameter(torch.from_numpy(start()))
@@ -296,7 +306,7 @@ def test_another_class() -> None:
 
 
 def test_the_steps_of_sgd() -> None:
-    """PyTorch does not count them, and the first velocity is undamped."""
+    """PyTorch does not count them, and dampening does not affect the first velocity."""
     opt, begun = (lrcore.SGD(start(), momentum=0.9, dampening=0.5) for _ in range(2))
     fresh = opt.torch_state_dict()
     run(begun, 2)
@@ -309,7 +319,7 @@ def test_the_steps_of_sgd() -> None:
             opt.load_torch_state_dict(dictionary, step_count=count)
     with pytest.raises(ValueError, match="^step_count: PyTorch's Adam counts its steps; leave it out"):
         lrcore.Adam(start()).load_torch_state_dict(adam(), step_count=3)
-    fresh["state"] = {0: {"momentum_buffer": None}}  # as PyTorch has had it
+    fresh["state"] = {0: {"momentum_buffer": None}}  # as some versions of PyTorch have it
     opt.load_torch_state_dict(fresh)
     assert opt.step_count == 0
 
@@ -327,7 +337,7 @@ def test_the_steps_of_sgd() -> None:
     ids=str,
 )
 def test_sgd_without_a_count_goes_on_as_pytorchs(options: dict[str, Any], steps: int) -> None:
-    """It counts from 0; from 1 where the next gradient is damped. Of numbers that are exact in float32."""
+    """It counts from 0, or from 1 if the next gradient is damped. All numbers are exact in float32."""
     weight, twin = (torch.nn.Parameter(torch.arange(16) / 4) for _ in range(2))
     theirs = torch.optim.SGD([weight], lr=0.25, **options)
     opt = FusedOptimizer([twin], lrcore.SGD, lr=0.5, **options)
@@ -352,7 +362,7 @@ def test_sgd_without_a_count_goes_on_as_pytorchs(options: dict[str, Any], steps:
 @pytest.mark.parametrize("momentum_decay", [0.0, 4e-3, 1.0])
 @pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.999])
 def test_the_product_of_the_momenta_is_the_oracles(beta1: float, momentum_decay: float) -> None:
-    """Equal bits, down to the product that is too small to count."""
+    """The bits are equal, down to a product that underflows to 0."""
     for t in (0, 1, 2, 10, 41, 59, 60, 61, 100, 100_000):
         numbers = SimpleNamespace(beta1=beta1, momentum_decay=momentum_decay, t=t)
         product = nadam_momentum_product(t, beta1, momentum_decay)
@@ -362,7 +372,7 @@ def test_the_product_of_the_momenta_is_the_oracles(beta1: float, momentum_decay:
 
 
 def test_momenta_that_changed() -> None:
-    """NAdam's product is then none that follows from the number of steps."""
+    """NAdam's product then does not follow from the number of steps."""
     opt = lrcore.NAdam(start())
     run(opt, 3)
     dictionary = opt.torch_state_dict()
@@ -385,7 +395,7 @@ def test_counts_that_float32_has_not_are_refused() -> None:
 
 
 def test_shapes() -> None:
-    """What is exported is in the shapes that are asked for, and a copy."""
+    """Exported states have the requested shapes, and are copies."""
     opt = lrcore.Adam(start().reshape(3, 7))
     exported = opt.torch_state_dict()["state"][0]["exp_avg"]
     assert exported.shape == (3, 7)

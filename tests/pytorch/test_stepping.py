@@ -1,6 +1,6 @@
 """`lrcore.torch.FusedOptimizer` steps a module: its bits, its buffers, closures, autograd, GradScaler.
 
-Bits are compared with the same optimizer of lrcore on the parameters one after another.
+The bits are compared with those of the same lrcore optimizer on the concatenated parameters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pytorch.modules import (
 @pytest.mark.parametrize(("set_to_none", "channels_last"), [(True, False), (False, True)])
 @each_optimizer
 def test_bits_of_one_flat_array(name: str, set_to_none: bool, channels_last: bool) -> None:
-    """A module steps as its parameters in one array do."""
+    """A step of a module equals a step of its parameters in one array."""
     model, twin = network(channels_last=channels_last), network(channels_last=channels_last)
     opt = build(name, model)
     flat = torch.cat([each.detach().reshape(-1) for each in twin.parameters()])
@@ -50,9 +50,10 @@ def test_bits_of_one_flat_array(name: str, set_to_none: bool, channels_last: boo
 
 
 def test_one_buffer() -> None:
-    """Parameters, gradients and states are views of flat buffers, each at a multiple of 64 bytes, in its memory format.
+    """Parameters, gradients and states are views of flat buffers, at multiples of 64 bytes.
 
-    Each has a storage of its own, so that it can be saved by itself; so have the tensors of a state dictionary.
+    Each has its memory format, and a storage of its own, so that it can be saved by itself. The same holds
+    for the tensors of a state dictionary.
     """
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last),
@@ -83,7 +84,7 @@ def test_one_buffer() -> None:
 
 
 def test_parameters_that_lie_between_one_another() -> None:
-    """Views of one tensor without a common element are as any others."""
+    """Views of one tensor that share no element are treated like any other parameters."""
     memory = torch.arange(24.0).view(4, 6)
     whole = memory.clone()
     parts = [torch.nn.Parameter(each) for each in (whole[:, ::2], whole[:, 1::2])]
@@ -109,7 +110,7 @@ def test_a_closure() -> None:
 
 
 def test_a_changed_parameter_is_noticed_by_autograd() -> None:
-    """What was stepped counts as changed, and its rate is shown, whatever is raised before the method returns."""
+    """A stepped parameter counts as modified, and the rate is shown, even if the step raises afterwards."""
 
     class Interrupted(lrcore.SGD):
         def step(self, *args: Any, **kwargs: Any) -> None:
@@ -142,7 +143,7 @@ FAULTS: dict[str, Callable[[Any, Any], object]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_step_that_raises_leaves_no_scale(fault: str) -> None:
-    """What GradScaler tells the optimizer for one step does not act on the next."""
+    """The attributes that GradScaler sets for one step do not act on the next."""
     weight = ones(3)
     opt = sgd(weight)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
@@ -154,7 +155,7 @@ def test_a_step_that_raises_leaves_no_scale(fault: str) -> None:
 
 
 def test_a_scale_that_is_set_by_hand() -> None:
-    """It acts until it is taken away, as with PyTorch's fused optimizers; None is as none."""
+    """It acts until it is removed, as in PyTorch's fused optimizers. None acts as if there were no scale."""
     weight = ones(3)
     opt = sgd(weight)
     weight.grad = torch.ones(3)

@@ -152,7 +152,7 @@ CosineAnnealingWarmRestarts(T_0=4, T_mult=2, eta_min=0.001)
     CosineRestarts(0.1, steps=4, cycle_mult=2, end=0.001)  # 62
 CosineAnnealingWarmRestarts(T_0=1, T_mult=3)
     CosineRestarts(0.1, steps=1, cycle_mult=3)  # 122
-    # This holds for step() without an epoch; step(epoch) finds the cycle with a floating-point logarithm, which is wrong at exact powers, such as at t = 121 for T_0=1, T_mult=3.
+    # This holds for step() without an epoch; step(epoch) finds the cycle with a floating-point logarithm, which is wrong at exact powers, for example at t = 121 for T_0=1, T_mult=3.
 CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=5)
     Cyclic(0.01, 0.1, up=5)  # 40
 CyclicLR(base_lr=0.01, max_lr=0.1, step_size_up=3, step_size_down=8)
@@ -212,7 +212,7 @@ exponential_decay(0.1, 7, 0.5)
     Exponential(0.1, 0.5, steps=7)  # 40
 exponential_decay(0.1, 41, 0.5, staircase=True)
     Exponential(0.1, 0.5, steps=41, staircase=True)  # 125
-    # This holds for Python integers; in float32 under jit, a staircase can be wrong, such as at t = 41 for 41 transition steps.
+    # This holds for Python integers; in float32 under jit, a staircase can be wrong, for example at t = 41 for 41 transition steps.
 exponential_decay(0.1, 7, 0.5, transition_begin=6, staircase=True, end_value=0.02)
     Constant(0.1).then(StepDecay(0.1, every=7, factor=0.5), at=6).clip(0.02, 0.1)  # 30 + 10
 exponential_decay(0.1, 10, 1.5, transition_begin=3, end_value=0.3)
@@ -273,7 +273,7 @@ CosineDecayRestarts(0.1, 7, t_mul=1.0, m_mul=0.8)
     CosineRestarts(0.1, steps=7, peak_mult=0.8)  # 40
 CosineDecayRestarts(0.1, 5, alpha=0.1)
     CosineRestarts(0.1, steps=5, cycle_mult=2, end=0.01)  # 76
-    # Keras finds the cycle with a floating-point logarithm, which in float32 is wrong at exact powers, such as at t = 57 for a first cycle of one step and t_mul=7.
+    # Keras finds the cycle with a floating-point logarithm, which in float32 is wrong at exact powers, for example at t = 57 for a first cycle of one step and t_mul=7.
 CosineDecayRestarts(0.1, 4, t_mul=3.0, m_mul=0.5)
     CosineRestarts(0.1, steps=4, cycle_mult=3, peak_mult=0.5)  # 53
 CosineDecayRestarts(0.1, 5, t_mul=2.0, m_mul=0.5, alpha=0.1)

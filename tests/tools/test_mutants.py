@@ -1,4 +1,4 @@
-"""The mutants that the tests must kill: their list is sound, and the script tells killed from survived on a small tree."""
+"""The mutants that the tests must kill: the list is valid, and the script is right about a small tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
-    pytest.mark.skipif(not (ROOT / "scripts" / "mutants.py").is_file(), reason="the scripts are not here"),
+    pytest.mark.skipif(
+        not (ROOT / "scripts" / "mutants.py").is_file(), reason="scripts/mutants.py is missing"
+    ),
     pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
 ]
 
@@ -51,7 +53,7 @@ PACKAGE = "python/lrcore/__init__.py"
 
 
 class Small:
-    """A repository whose core is built by a copy of its source, and a list of mutants of it."""
+    """A repository whose core is built by copying its source, and a list of mutants of it."""
 
     def __init__(self, mutants: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.main, self.root, self.list = mutants.main, root, root / "mutants.toml"
@@ -74,7 +76,7 @@ class Small:
         monkeypatch.setattr(mutants, "configure", lambda tree: (tree / "build").mkdir())
 
     def write(self, *entries: tuple[str, str, str, str]) -> None:
-        """Write the list: name, file, text before and after."""
+        """Write the list of mutants. An entry is a name, a file, and the text before and after the change."""
         keys = ("name", "file", "before", "after")
         lines = []
         for each in entries:
@@ -90,7 +92,7 @@ def make_small(mutants: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 def test_each_mutant_has_its_result(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
-    """None of them is left in the tree for those that follow: the last one survives."""
+    """No mutant is left in the tree for those that follow: the last one survives."""
     small.write(
         ("of the package", PACKAGE, "2 * x", "3 * x"),
         ("of the core", "csrc/core.cpp", "SIZE = 3", "SIZE = 4"),

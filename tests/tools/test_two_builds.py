@@ -1,4 +1,7 @@
-"""The comparison of two builds, on prepared builds and made-up numbers: no time is asserted, and lrcore is not compiled."""
+"""The comparison of two builds, on prepared builds and made-up times.
+
+No measured time is asserted, and lrcore is not compiled.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "two_builds.py"
 pytestmark = [
-    pytest.mark.skipif(not SCRIPT.is_file(), reason="the benchmarks are not here"),
+    pytest.mark.skipif(not SCRIPT.is_file(), reason="bench/two_builds.py is missing"),
     pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
 ]
 
@@ -63,7 +66,10 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(name="commits")
 def make_repository(two_builds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Return the hashes of "old" and "new", of a repository whose build takes no compiler, and of "broken", which fails."""
+    """Return the hashes of the commits "broken", "old" and "new" of a repository.
+
+    Its builds need no compiler. That of "broken" fails.
+    """
     root = tmp_path / "repository"
     root.mkdir()
     monkeypatch.setattr(two_builds, "ROOT", root)
@@ -86,7 +92,10 @@ Main = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(name="main")
 def make_main(two_builds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Main:
-    """Return a function that runs the script on the old and the new commit, two rounds of it: its status, and what it said."""
+    """Return a function that runs two rounds of the script on the old and the new commit.
+
+    The function returns the exit status, the output and the error output.
+    """
 
     def main(*options: str | Path, revisions: Sequence[str] = ("old", "new")) -> tuple[int, str, str]:
         given = (*revisions, "--rounds", "2", "--cache", tmp_path / "cache", *options)
@@ -97,7 +106,7 @@ def make_main(two_builds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def prepare(tmp_path: Path, commit: str, **files: str) -> Path:
-    """Make a build of a commit, of these modules of lrcore, and return its folder."""
+    """Return the folder of a build of a commit that consists of these modules of lrcore."""
     folder = tmp_path / "cache" / commit / str(sysconfig.get_config_var("SOABI"))
     (folder / "lrcore").mkdir(parents=True)
     for name, text in files.items():
@@ -121,7 +130,10 @@ def write_script(tmp_path: Path, text: str) -> Path:
 
 
 def test_ratios_are_taken_within_a_round(two_builds: Any) -> None:
-    """The machine is four times as slow in the last round, which no ratio shows. One round is its own quartiles."""
+    """The machine is four times slower in the last round, but no ratio shows it.
+
+    With a single round, the quartiles are equal.
+    """
     new, old, again = [110.0, 210.0, 440.0], [100.0, 200.0, 400.0], [90.0, 200.0, 440.0]
     rounds = [[{"row": ns} for ns in times] for times in zip(new, old, again, strict=True)]
     (row,), _ = two_builds.compare(rounds, limit=1.04)
@@ -130,7 +142,7 @@ def test_ratios_are_taken_within_a_round(two_builds: Any) -> None:
     assert row.spread == pytest.approx(0.05, rel=1e-14)
     assert str(row).split() == ["row", "200", "210", "1.100", "1.000", "0.050", "over", "the", "limit"]
     (row,), _ = two_builds.compare(rounds, limit=1.06)
-    assert not row.over, "by no more than the spread"
+    assert not row.over, "the excess is within the spread"
     (row,), _ = two_builds.compare([[{"row": 3.0}, {"row": 2.0}, {"row": 2.5}]], 1.0)
     assert (row.ratio, row.control, row.spread) == ((1.5,) * 3, (1.25,) * 3, 0.25)
 
@@ -146,11 +158,11 @@ def test_builds_take_turns(two_builds: Any) -> None:
     assert [[*map(list, times)] for times in taken] == [[["new"], ["old"], ["old"]]] * 12
     assert {seen[k : k + 3].index("new") for k in range(0, 36, 3)} == {0, 1, 2}
     firsts = {times[1]["old"] < times[2]["old"] for times in taken}
-    assert firsts == {True, False}, "either process of OLD comes first in some rounds"
+    assert firsts == {True, False}, "each process of OLD comes first in some rounds"
 
 
 def test_a_script_is_compared(main: Main, builds: dict[str, Path], tmp_path: Path) -> None:
-    """Lines without a name have that of the script; of several lines of a name the median counts."""
+    """A line without a name gets that of the script. If a name has several lines, the median counts."""
     script = write_script(
         tmp_path,
         "import lrcore, sys\n"
@@ -190,7 +202,7 @@ def test_a_script_that_measures_nothing(main: Main, tmp_path: Path, text: str, s
 
 
 def test_rows_of_lrcore_bench(main: Main, commits: dict[str, str], tmp_path: Path) -> None:
-    """Each build's own bench gives its rows. Those of an unknown format are refused."""
+    """The rows come from each build's own bench. Rows in an unknown format are refused."""
     options = ("--rules", "sgd", "--sizes", "8", "1e3", "--", "--threads", "1")
     for name, rows in (("old", {"step": 10, "removed": 1}), ("new", {"step": 20, "added": 1})):
         prepare(tmp_path, commits[name], __init__="", __main__=f"FORMAT, ROWS = 1, {rows}\n{BENCH}")
@@ -211,7 +223,7 @@ def test_rows_of_lrcore_bench(main: Main, commits: dict[str, str], tmp_path: Pat
 
 
 def test_a_process_imports_its_build_alone(two_builds: Any, tmp_path: Path) -> None:
-    """Neither the folder in which it runs nor the finder of an editable install comes before the build."""
+    """The build takes precedence over the current directory and over the finder of an editable install."""
     folder = prepare(tmp_path, "0", __init__="NAME = 'build'")
     for elsewhere in ("cwd", "editable"):
         (tmp_path / elsewhere / "lrcore").mkdir(parents=True)
@@ -238,7 +250,7 @@ def test_a_process_imports_its_build_alone(two_builds: Any, tmp_path: Path) -> N
 def test_what_is_built_is_the_commit_or_the_files_as_they_are(
     main: Main, two_builds: Any, commits: dict[str, str], tmp_path: Path
 ) -> None:
-    """A build is taken again for the same files, what is staged stays as it is, and what fails leaves no build."""
+    """The same files reuse a build, staged changes stay as they are, and a failure leaves no build."""
     pytest.importorskip("pip")
     script = write_script(tmp_path, "import lrcore; print(lrcore.CUDA, lrcore.NUMBER)")
     status, _, error = main("--script", script, revisions=("broken", "old"))

@@ -1,9 +1,10 @@
-"""What `lrcore.tune.diagnose` says of real trainings, and of curves whose verdict is known by construction.
+"""`lrcore.tune.diagnose` on real trainings, and on curves whose verdict is known by construction.
 
-The verdict over real trainings is compared with a truth that is not the curve's shape: the final loss of the whole
-training set at a rate, among those of all rates. With s the share of the best rate's fall that a rate misses, a rate is
-sound where s <= 0.05, too small below those rates and too large above them. Near the border the neighbouring verdict
-"sound" is allowed, and "unclear"; three decades below it, and two above it, the verdict is exact.
+For real trainings, the verdict is compared with a truth that does not depend on the shape of the curve: the
+final loss over the whole training set, relative to the final losses of all rates. Let s be the share of the
+best rate's fall that a rate misses. A rate is sound if s <= 0.05; rates below the sound ones are too small,
+and rates above them too large. Near the border, the neighbouring verdict "sound" is allowed, and so is
+"unclear". From three decades below the border and two decades above it, the verdict must be exact.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ def whole_loss(params: lrcore.Pack, data: Digits) -> float:
 
 
 def train(data: Digits, training: str, lr: float, seed: int = 0, batch_size: int = 64) -> tuple[str, float]:
-    """Train as `lrcore.demo` does, but record losses that are not finite too: the verdict, and the final `whole_loss`."""
+    """Return the verdict on a training like that of `lrcore.demo`, and its final `whole_loss`.
+
+    Unlike `lrcore.demo`, it records non-finite losses too.
+    """
     name, arguments, schedule, epochs = TRAININGS[training]
     rng = np.random.default_rng(seed)
     params = initialize(data.train_x.shape[1], 128, 10, rng)
@@ -76,12 +80,15 @@ def digits() -> Digits:
 
 @pytest.mark.parametrize("training", slow_but_first(TRAININGS))
 def test_real_sweep(digits: Digits, training: str) -> None:
-    """Once a rate is too large, none above it is too small. "unclear" says nothing about the rate, and is passed over."""
+    """No rate above one that is judged too large is judged too small.
+
+    The verdict "unclear" says nothing about the rate, and is ignored.
+    """
     verdicts, losses = zip(*(train(digits, training, lr) for lr in RATES), strict=True)
     finals = np.array(losses)
     best = int(finals.argmin())
     first, *_, last = np.flatnonzero((finals - finals[best]) / (finals[0] - finals[best]) <= 0.05)
-    assert 6 < first <= last < 13  # three decades below, two above
+    assert 6 < first <= last < 13  # leaves three decades below and two above
     assert verdicts[best] == "sound"
     for i, verdict in enumerate(verdicts):
         if not first <= i <= last:
@@ -95,7 +102,7 @@ def test_real_sweep(digits: Digits, training: str) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_small_batches(digits: Digits, seed: int) -> None:
-    """Of four images: the noise of a sound rate is no oscillation."""
+    """With batches of four images, the noise of a sound rate is not taken for oscillation."""
     verdicts = [train(digits, "AdamW", lr, seed, 4)[0] for lr in (1e-6, 1e-3, 1.0)]
     assert verdicts[:2] == ["barely moving", "sound"]
     assert verdicts[2] in TOO_LARGE
@@ -112,7 +119,7 @@ def curves(steps: int, seed: int) -> dict[str, tuple[Floats, tuple[str, ...]]]:
     fall = 2.5 * np.exp(-8 * t)
     spike = np.where(np.arange(steps) == 1, 800.0, 0.0)
     every_tenth = np.where(np.arange(steps) % 10 == 9, 1.0, 0.0)
-    easy = np.where(np.arange(steps) == 0, -0.13 - e, 0.0)  # 2.6 noises below
+    easy = np.where(np.arange(steps) == 0, -0.13 - e, 0.0)  # 2.6 standard deviations lower
     dead = np.where(np.arange(steps) == 0, 2.5, math.log(10))
     return {
         "flat": (2.5 + e, TOO_SMALL),
@@ -129,7 +136,7 @@ def curves(steps: int, seed: int) -> dict[str, tuple[Floats, tuple[str, ...]]]:
         "a break at the end": (2.5 - 2 / (1 + np.exp(40 * (0.9 - t))) + e, ("sound",)),
         "rises a little at the end": (fall + 0.15 * t + 0.02 * e, ("sound",)),
         "a break and a plateau": (2.5 - 2 / (1 + np.exp(40 * (0.6 - t))) + 0.2 * e, ("sound",)),
-        "converged but for hard batches": (0.02 + 0.1 * e + 0.3 * every_tenth, UNCLEAR),
+        "converged except for hard batches": (0.02 + 0.1 * e + 0.3 * every_tenth, UNCLEAR),
         "overshoots 100-fold and learns": (fall + 0.3 * spike + 0.2 * e, ("sound",)),
         "one bad batch": (fall + e + np.where(np.arange(steps) == steps // 2, 15.0, 0.0), ("sound",)),
         "peak while it warms up": (fall + e + 20 * np.exp(-((t - 0.15) ** 2) / 0.002), ("sound",)),
@@ -165,9 +172,10 @@ def test_one_loss_that_is_not_finite(bad: float, step: int) -> None:
 
 @pytest.mark.parametrize("name", curves(200, 0))
 def test_scale_and_shift(name: str) -> None:
-    """By powers of two nothing is rounded; other numbers change what float64 rounds.
+    """A factor that is a power of two is exact; other factors and shifts change the roundings in float64.
 
-    A fall that float32 would not resolve in losses of that size is rounding: it did not move at all.
+    A fall that float32 could not resolve in losses of that size counts as rounding: the loss did not move at
+    all.
     """
     losses, _ = curves(200, 0)[name]
     found = diagnose(losses)
@@ -181,26 +189,26 @@ def test_scale_and_shift(name: str) -> None:
     for factor in (1e-6, 3.0, 1e5):
         assert diagnose(losses * factor).verdict == found.verdict
     for shift in (-1000.0, -1.0, 0.3, 100.0):
-        resolved = np.ptp(losses) > 5e-7 * abs(losses + shift).max()  # by float32
+        resolved = np.ptp(losses) > 5e-7 * abs(losses + shift).max()  # in float32
         assert diagnose(losses + shift).verdict == (found.verdict if resolved else "unclear")
     if name == "exponential":
         assert diagnose(losses + 1e9).verdict == "unclear"
 
 
 def test_extreme_numbers() -> None:
-    """No overflow on the way, and no warning, which would fail here."""
+    """Intermediate results do not overflow, and there is no warning, which would fail the test."""
     for losses in ([-1.7e308, *[1.7e308] * 30], [5e-324, *[0.0] * 30], [1.7e308, *np.linspace(1, 0, 30)]):
         assert all(math.isfinite(each) or each == math.inf for each in diagnose(losses).evidence.values())
 
 
 def test_evidence() -> None:
-    """Worked by hand: a line from 99 to 0."""
+    """The expected numbers were worked out by hand for a line from 99 to 0."""
     found = diagnose(range(99, -1, -1)).evidence
     assert tuple(found) == NAMES
     assert all(f"``{name}``" in str(Diagnosis.__doc__) for name in NAMES)
     assert (found["first"], found["peak"], found["finite"]) == (98.0, 99.0, 1.0)
-    assert found["last"] == found["lowest"] == 5.5  # of the last 12
-    assert (found["start"], found["end"]) == pytest.approx((93.0, 5.5))  # of 13 and 12
+    assert found["last"] == found["lowest"] == 5.5  # of the last 12 losses
+    assert (found["start"], found["end"]) == pytest.approx((93.0, 5.5))  # of the first 13 and the last 12
     assert found["noise"] == pytest.approx(1 / (0.6745 * math.sqrt(2)))
     assert found["fall"] == pytest.approx(92.5 * 0.6745 * math.sqrt(2))
     assert found["overshoot"] == 0
@@ -209,7 +217,7 @@ def test_evidence() -> None:
 
 
 def test_pace_goes_by_the_rates() -> None:
-    """A rate too small that falls to 0 levels off; by the sum of the rates its loss is a line."""
+    """If a too small rate falls to 0, the loss levels off, but over the sum of the rates it is a line."""
     lrs = lrcore.schedules.Cosine(1e-5, steps=200)(np.arange(200))
     losses = 2.5 - 0.5 * np.cumsum(lrs) / lrs.sum() + noise(200, 0, 0.02)
     assert diagnose(losses, lrs).verdict == "barely moving"
@@ -218,7 +226,7 @@ def test_pace_goes_by_the_rates() -> None:
 
 @pytest.mark.parametrize("lrs", [0.0, [0.0] * 200, [1.0] + [0.0] * 199, [0.0] * 199 + [1e300]])
 def test_odd_rates(lrs: Any) -> None:
-    """Where the sum of the rates orders no thirds, the steps do."""
+    """If the sum of the rates cannot divide the curve into thirds, the steps do."""
     losses, _ = curves(200, 0)["exponential"]
     assert diagnose(losses, lrs).evidence == diagnose(losses).evidence
 
@@ -248,7 +256,7 @@ def test_advice(name: str, lrs: Any, advice: str) -> None:
 
 
 def test_kinds_of_sequences() -> None:
-    """Lists, integers and float32 as well."""
+    """Lists, tuples, integers and float32 are accepted too."""
     losses = np.linspace(100, 0, 50).round()
     found = diagnose(losses, 0.1)
     for each in (losses.tolist(), [int(each) for each in losses], losses.astype(np.float32), tuple(losses)):
@@ -288,7 +296,7 @@ def test_refusals(losses: Any, lrs: Any, error: type[Exception], message: str) -
 @pytest.mark.parametrize("loss", [0.0, 2.302585, -3.0, 1e30])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_that_does_not_move(loss: float, kind: type[np.floating[Any]]) -> None:
-    """All equal, or apart by what float32 rounds, as the means of batches of another size."""
+    """All losses are equal, or differ by a rounding in float32, as means over batches of another size do."""
     losses = np.full(500, loss, kind)
     uneven = losses.copy()
     uneven[::23] = np.nextafter(losses[0], kind(-np.inf))
@@ -301,12 +309,12 @@ def test_a_loss_that_does_not_move(loss: float, kind: type[np.floating[Any]]) ->
 @pytest.mark.parametrize(
     ("losses", "verdict"),
     [
-        # the largest loss is the first: whether it converged or is stuck then, such a curve does not show
+        # after one large loss, such a curve does not show whether the training converged or is stuck
         ([2.0] + [0.0] * 40, "unclear"),
         ([1000.0, 1.0, 0.5] + [0.4] * 30, "unclear"),
         ([50.0, 0.05] + [0.01] * 30, "unclear"),
         ([1.0] * 50 + [5.0] + [1.0] * 49, "unclear"),
-        # gradient descent at twice the inverse of the curvature does so: ten times the rate would be worse
+        # gradient descent does this at twice the inverse of the curvature; ten times the rate would be worse
         ([2.0, 32.0] * 20, "oscillating"),
         ([1.0, 1.01] * 20, "oscillating"),
         ([-5.0, -4.0] * 20, "oscillating"),
@@ -321,29 +329,42 @@ T = np.arange(1000)
 
 
 def halving(sd: float) -> Curve:
-    """The first eighth and the last differ by 8 standard errors and more, however noisy each loss is."""
+    """Return a falling curve whose first and last eighths differ by 8 standard errors or more.
+
+    This holds however noisy each loss is.
+    """
     return lambda rng: 1.3 + np.exp(-T / 200) + rng.normal(scale=sd, size=1000)
 
 
 def skewed(half_life: float) -> Curve:
-    """The fall is by a factor of six, and a loss exceeds its mean by as much at most: no overshoot."""
+    """Return a curve that falls by a factor of six.
+
+    A loss exceeds its mean by that factor at most, so it does not overshoot.
+    """
     return lambda rng: (0.4 + 2 * np.exp(-T[:500] / half_life)) * rng.exponential(size=500)
 
 
 def gradient_descent(lr: float, condition: float, kind: type[np.floating[Any]]) -> Curve:
-    """Without noise, in closed form. At 2 over the largest curvature, 10, one direction jumps to and fro where it is."""
+    """Return losses without noise, in closed form.
+
+    The largest curvature is 10. At a rate of 2 / 10, one direction jumps back and forth without getting
+    closer.
+    """
     curvatures, t = np.geomspace(10 / condition, 10, 5), np.arange(200)[:, np.newaxis]
     powers = (1 - lr * curvatures) ** (2 * t)
     return lambda rng: ((powers * rng.normal(size=5) ** 2) @ curvatures / 2).astype(kind)
 
 
 def two_values(share: float) -> Curve:
-    """Most losses are equal to their neighbours, and no step to the other value is an overshoot or a fall for that."""
+    """Return losses that have two values.
+
+    Most losses equal their neighbours, but that does not make a change of value an overshoot or a fall.
+    """
     return lambda rng: (rng.random(200) < share).astype(np.float64)
 
 
 def late_rise(begin: int, sd: float) -> Curve:
-    """However late it began, and though the last level is below the start."""
+    """Return a curve that rises so late that the level of its last eighth is below the start."""
     level = (0.3 + 2 * np.exp(-T / 50)) * np.exp(np.maximum(T - begin, 0) / (1000 - begin) * 3.4)
     return lambda rng: level + rng.normal(scale=sd, size=1000)
 
@@ -353,7 +374,7 @@ MOVED, STILL = ("sound", *UNCLEAR), (*TOO_SMALL, *UNCLEAR)
 TALLIES: list[tuple[Curve, tuple[str, ...], int]] = [
     *((halving(sd), MOVED, 100) for sd in (0.2, 0.3, 0.5, 0.7)),
     *((skewed(half_life), MOVED, 100) for half_life in (50, 100)),
-    (lambda rng: 1 + rng.normal(size=500) ** 2, STILL, 95),  # noise alone, and so below
+    (lambda rng: 1 + rng.normal(size=500) ** 2, STILL, 95),  # this and the next four are noise alone
     (lambda rng: rng.lognormal(size=500), STILL, 95),
     (lambda rng: rng.lognormal(sigma=0.5, size=500), STILL, 95),
     (lambda rng: rng.exponential(size=500), STILL, 95),
@@ -363,7 +384,7 @@ TALLIES: list[tuple[Curve, tuple[str, ...], int]] = [
         for each in itertools.product((0.1999, 0.2), (2, 10, 100), KINDS)
     ),
     *((two_values(share), STILL, 100) for share in (0.05, 0.2)),
-    # straight, by less than the noise of one loss
+    # a line that falls by two standard deviations of the noise
     (lambda rng: 2.4 - T / 1e4 + rng.normal(scale=0.05, size=1000), STILL, 100),
     (lambda rng: 2.4 - T / 1e4 + rng.normal(scale=0.05, size=1000), TOO_SMALL, 51),
     *(
@@ -371,7 +392,8 @@ TALLIES: list[tuple[Curve, tuple[str, ...], int]] = [
         for each in itertools.product((850, 900, 940), (0.0, 0.02, 0.1))
     ),
 ]
-"""Curves, the verdicts that fit them, and how many of a hundred curves get one; the others are not sound either."""
+"""Curves, the verdicts that fit them, and how many of a hundred curves must get one of these. The others must
+not be judged "sound" either."""
 
 
 @pytest.mark.parametrize(("curve", "verdicts", "least"), TALLIES)

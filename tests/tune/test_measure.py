@@ -17,14 +17,14 @@ from support import Array, assert_bits, assert_same, gradients, make, run, start
 
 
 def ratio(before: Array, after: Array) -> float:
-    """Return the ratio of two exact sums of squares in float64."""
+    """Return the ratio of two norms in float64, from exact sums of squares."""
     p, q = before.ravel().astype(np.float64), after.ravel().astype(np.float64)
     moved, size = math.fsum((q - p) ** 2), math.fsum(p**2)
     return math.sqrt(moved) / math.sqrt(size)
 
 
 CLOSE = 1e-14
-"""Relative: float64 rounds each of some twenty squares and sums by 1.1e-16."""
+"""Relative tolerance: float64 rounds each of about twenty squares and sums by 1.1e-16."""
 
 
 def test_it_takes_the_step_and_measures_it(rule: str) -> None:
@@ -55,7 +55,10 @@ def test_it_takes_the_step_and_measures_it(rule: str) -> None:
     ],
 )
 def test_by_hand(params: Any, gradient: Any, expected: float) -> None:
-    """With bound gradients: (3, 4) moves by (0.6, 0.8) / 2, a tenth of its size; float32 rounds each by 2^-24 of it."""
+    """The gradients are bound. (3, 4) moves by (0.6, 0.8) / 2, a tenth of its norm.
+
+    float32 rounds each number by 2^-24 of it.
+    """
     p, g = np.array(params, np.float32), np.array(gradient, np.float32)
     moved = p - g / 2
     found = update_ratio(lrcore.SGD(p, lr=0.5, grads=g))
@@ -65,7 +68,7 @@ def test_by_hand(params: Any, gradient: Any, expected: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-20, 1.0, 1e20, 1e30, 1e37])
 def test_no_size_overflows_or_vanishes(scale: float) -> None:
-    """Though float32's squares would, from 1e19 on and below 1e-22."""
+    """In float32, squares would: from 1e19 on and below 1e-22."""
     before = (start() * scale).astype(np.float32)
     opt = lrcore.SGD(before.copy(), lr=0.5)
     found = update_ratio(opt, before[::-1].copy())
@@ -74,7 +77,10 @@ def test_no_size_overflows_or_vanishes(scale: float) -> None:
 
 
 def test_a_tiny_move_of_many_parameters_is_exact() -> None:
-    """One of 10,000 ones loses an ulp of 2^-24: float32's sums would not show it. All squares are powers of two."""
+    """One of 10,000 ones loses an ulp of 2^-24, which sums in float32 would not show.
+
+    All squares are powers of two.
+    """
     params, g = np.ones(10_000, np.float32), np.zeros(10_000, np.float32)
     g[77] = 2.0**-24
     assert update_ratio(lrcore.SGD(params, lr=1.0), g) == 2.0**-24 / 100
@@ -112,7 +118,7 @@ def test_a_refused_step_changes_nothing() -> None:
     ],
 )
 def test_scaled_rates(arguments: Any, expected: float) -> None:
-    """The factors are powers of two and exact."""
+    """The factors are powers of two, so the results are exact."""
     scaled = scale_lr(*arguments)
     assert scaled == expected
     assert isinstance(scaled, float)

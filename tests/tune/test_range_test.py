@@ -1,4 +1,4 @@
-"""The learning-rate range test: what it finds, and that nothing of it remains. Equal means equal bits."""
+"""The learning-rate range test finds a rate and restores everything. Equal means bitwise identical."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METHODS: tuple[Any, ...] = ("steepest", "valley", "minimum/10")
 
 
 class Problem(NamedTuple):
-    """An optimizer that has taken two steps, its bound gradients, and a closure over both."""
+    """An optimizer that has taken two steps, its bound gradients, and a closure that uses both."""
 
     opt: Any
     grads: Any
@@ -30,7 +30,7 @@ class Problem(NamedTuple):
 
 
 def problem(rule: str = "adam", lr: Any = 0.01, **arguments: Any) -> Problem:
-    """Return equal problems every time: of two dimensions, with -0 and NaN payloads among the parameters."""
+    """Return the same two-dimensional problem in every call, with -0 and NaN payloads in the parameters."""
     params, grads = start().reshape(3, 7), np.zeros((3, 7), np.float32)
     opt = make(rule, params, lr, grads=grads, **arguments)
     for t in range(2):
@@ -46,13 +46,13 @@ def problem(rule: str = "adam", lr: Any = 0.01, **arguments: Any) -> Problem:
 
 
 def bits(opt: Any) -> tuple[Any, ...]:
-    """Return everything that has to be put back, with arrays as their bytes."""
+    """Return everything that must be restored, with arrays as bytes."""
     states = {name: np.array(state).tobytes() for name, state in opt.state.items()}
     return np.array(opt.params).tobytes(), states, opt.step_count, dict(opt.hyper), opt.lr
 
 
 def told(losses: Iterable[float], **options: Any) -> tuple[RangeTest, int]:
-    """Run a test whose closure gives these losses; give what it found, and how often the closure was called."""
+    """Return the result of a test whose closure returns these losses, and the number of its calls."""
     opt, given, calls = problem().opt, iter(losses), 0
 
     def closure() -> float:
@@ -64,7 +64,7 @@ def told(losses: Iterable[float], **options: Any) -> tuple[RangeTest, int]:
 
 
 class Stop(Exception):
-    """Stands for whatever a closure may raise."""
+    """Any exception that a closure may raise."""
 
 
 ENDINGS: dict[str, Any] = {
@@ -118,7 +118,7 @@ def test_losses_are_those_of_a_loop(rule: str, mode: Any) -> None:
 
 
 def test_rates_grow_by_a_factor_or_by_an_addend() -> None:
-    """The exponent is rounded once and the power again: some ulps of 1.1e-16."""
+    """The exponent and the power are rounded once each, which makes a few ulps of 1.1e-16."""
     closure = problem().closure
     ratio = range_test(problem().opt, closure, 1e-5, 0.3, steps=7).rates
     np.testing.assert_allclose(ratio, [1e-5 * 3e4 ** (i / 6) for i in range(7)], rtol=1e-14)
@@ -128,7 +128,7 @@ def test_rates_grow_by_a_factor_or_by_an_addend() -> None:
 
 
 def test_smoothing_by_hand() -> None:
-    """With a share of 1/2: 1/2 over 1/2, then 1/4 + 2/2 over 3/4, then 5/8 + 4/2 over 7/8. All but one are exact."""
+    """With smoothing 1/2: (1/2) / (1/2), (1/4 + 2/2) / (3/4), (5/8 + 4/2) / (7/8). All but one are exact."""
     found, _ = told([1.0, 2.0, 4.0], steps=3, smoothing=0.5, stop_factor=9.0)
     assert found.losses.tolist() == [1.0, 2.0, 4.0]
     assert found.smoothed.tolist() == [1.0, 1.25 / 0.75, 3.0]
@@ -138,12 +138,12 @@ def test_smoothing_by_hand() -> None:
 @pytest.mark.parametrize(
     ("losses", "ending"),
     [
-        # a minimum of 1 may quadruple; of -1 rise by 3; of 2 become 8; of 0 rise by a tenth of the fall
+        # a minimum of 1 may rise to 4, one of -1 to 2, one of 2 to 8, and one of 0 by a tenth of the fall
         ([5.0, 1.0, 4.0, 4.1], "divergence"),
         ([-0.5, -1.0, 2.0, 2.1], "divergence"),
         ([7.0, 4.0, 2.0, 8.1], "divergence"),
         ([5.0, 0.0, 0.5, 0.51], "divergence"),
-        # all are as good as their lowest, or rise by less than they had fallen
+        # these are constant, fall, or rise by less than the factor allows
         ([0.0] * 6, "steps"),
         ([-1.0] * 6, "steps"),
         ([1.0, 0.5, 0.0, -0.5, -1.0, -3.0], "steps"),
@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_ends_the_test(loss: float, finite: int) -> No
 
 @pytest.mark.parametrize("mode", ["exponential", "linear"])
 def test_a_quadratic_diverges_beyond_two(mode: Any) -> None:
-    """Gradient descent on p^2 / 2 multiplies p by 1 - lr: the loss cannot grow until lr exceeds 2."""
+    """Gradient descent on p^2 / 2 multiplies p by 1 - lr, so the loss cannot grow until lr exceeds 2."""
     params, grads = np.full(4, 3.0, np.float32), np.empty(4, np.float32)
     opt = lrcore.SGD(params, grads=grads)
 
@@ -192,24 +192,24 @@ def curve(smoothed: Any, low: float = 1e-4, high: float = 1.0) -> RangeTest:
 
 
 def test_suggestions_by_hand() -> None:
-    """The loss falls from the 1st rate to the 9th and fastest from the 3rd to the 5th; of 13 over twelve decades."""
+    """The loss falls from the 1st to the 9th of 13 rates in 12 decades, fastest from the 3rd to the 5th."""
     found = curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 6, 8, 9, 15], 1e-8, 1e4)
     assert found.suggest() == found.suggest("steepest") == pytest.approx(1e-5, rel=1e-14)
-    assert found.suggest("valley") == pytest.approx(1e-4, rel=1e-14)  # the 9th less half of nine
+    assert found.suggest("valley") == pytest.approx(1e-4, rel=1e-14)  # before the 9th by half of nine
     assert found.suggest("minimum/10") == pytest.approx(0.1, rel=1e-14)
     assert curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 40, 30, 20, 9], 1e-8, 1e4).suggest() == found.suggest()
 
 
 def test_steepest_is_where_a_line_falls_fastest() -> None:
-    """Against least squares as numpy.polyfit has it, over ten points of a hundred, until the minimum."""
+    """The slopes of numpy.polyfit over ten of a hundred points, up to the minimum, are the reference."""
     rng = np.random.default_rng(5)
     x = np.linspace(-4, 0, 100)
     found = curve(2 - np.tanh(3 * (x + 2.2)) + 8 * np.maximum(x + 0.6, 0) + 0.02 * rng.standard_normal(100))
     last = int(np.argmin(found.smoothed)) - 9
     slopes = [np.polyfit(x[i : i + 10], found.smoothed[i : i + 10], 1)[0] for i in range(last + 1)]
     center = x[np.argmin(slopes) :][:10].mean()
-    assert found.suggest() == pytest.approx(10**center, rel=1e-12)  # conditioned like the line's ten points
-    assert abs(center + 2.2) < 0.4  # the middle of the tanh, by the width of the line
+    assert found.suggest() == pytest.approx(10**center, rel=1e-12)  # the conditioning of ten points
+    assert abs(center + 2.2) < 0.4  # the middle of the tanh, within the line's width
 
 
 ROUNDED = np.tile([2.3, float(np.nextafter(np.float32(2.3), np.float32(0)))], 50)
@@ -218,7 +218,7 @@ REFUSED: list[tuple[Any, str]] = [
     ([4, 3, 2, 1], "4 losses tell too little"),
     ([1, 2, 3, 4, 5, 6], "the loss never fell by more than its noise; start at a"),
     ([4, 3.9, 4.1, 4, 3.8, 4.2, 3.8, 4.1], "the loss never fell by more than its noise"),
-    # one easier batch: where the other losses are equal, it makes the noise
+    # one easier batch: it is the only noise, because the other losses are equal
     ([1.0] * 60 + [0.8] + [1.0] * 39, "the loss never fell by more than its noise"),
     ([10] * 60 + [9] + [10] * 39, "the loss never fell by more than its noise"),
     ([1] * 6, "the loss did not move; check that the gradients arrive$"),
@@ -232,7 +232,7 @@ def test_suggestions_are_refused(method: Any) -> None:
     for losses, message in REFUSED:
         with pytest.raises(ValueError, match=f"^suggest: {message}"):
             curve(losses).suggest(method)
-    still, _ = told([2.302585] * 100, steps=100, smoothing=0.9)  # the average is rounded, and seems to fall
+    still, _ = told([2.302585] * 100, steps=100, smoothing=0.9)  # rounding makes the average seem to fall
     with pytest.raises(ValueError, match="^suggest: the loss did not move"):
         still.suggest(method)
     with pytest.raises(ValueError, match="^method: expected one of steepest, valley, minimum/10, got 'best'"):
@@ -251,7 +251,7 @@ def suggests(found: RangeTest, method: Any) -> bool:
 @pytest.mark.parametrize("steps", [30, 300])
 @pytest.mark.parametrize("smoothing", [0.0, 0.9, 0.98])
 def test_noise_alone_is_no_fall(steps: int, smoothing: float) -> None:
-    """At three standard errors of a minimum that was looked for, one in twenty may seem to fall."""
+    """At three standard errors, one curve in twenty may seem to fall, because its minimum is selected."""
     falls = 0
     for seed in range(200):
         losses = 2.3 + np.random.default_rng(seed).normal(scale=0.1, size=steps)
@@ -261,7 +261,7 @@ def test_noise_alone_is_no_fall(steps: int, smoothing: float) -> None:
 
 @pytest.mark.parametrize(("steps", "sd"), [(30, 0.2), (100, 0.2), (100, 0.0)])
 def test_a_fall_through_noise_is_one(steps: int, sd: float) -> None:
-    """Of 1.6 from 2.3, where the loss leaves its start after half of the rates, and rises in the end."""
+    """The loss falls by 1.6 from 2.3, but only after half of the rates, and rises in the end."""
     t = np.linspace(0, 1, steps)
     level = 2.3 - 1.6 * np.clip(4 * t - 2, 0, 1) + 30 * np.clip(t - 0.9, 0, 1)
     for seed in range(50):
@@ -273,14 +273,14 @@ def test_a_fall_through_noise_is_one(steps: int, sd: float) -> None:
     "losses", [[5, 4, 3, 2, 1], [3e-200, 2e-200, 1e-200, 1e-201, 0], [1e308, 0, -1e308, 0, 1e308]]
 )
 def test_a_short_fall_is_one(losses: list[float]) -> None:
-    """A steady fall is no noise, at any scale; and nothing overflows."""
+    """A steady fall is not noise, at any scale, and nothing overflows."""
     assert suggests(curve(losses), "minimum/10") == (losses[0] < 1e300)
 
 
 @pytest.mark.parametrize("mode", ["exponential", "linear"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_suggestion_has_no_scale(method: Any, mode: Any) -> None:
-    """Losses that are multiplied by a power of two, so that none is rounded, suggest the same rate."""
+    """Multiplying the losses by a power of two, which rounds none of them, does not change the suggestion."""
     losses = np.concatenate([np.linspace(3, 1, 20) ** 2, np.linspace(1, 15, 10)])
     found = dataclasses.replace(curve(losses, 1e-8), mode=mode)
     for scale in (2.0**-1000, 2.0**1000, 2.0**1019):
@@ -312,7 +312,7 @@ def test_what_a_closure_tells_a_plateau_is_put_back() -> None:
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_device_arrays(name: str, rule: str) -> None:
-    """They give the losses of NumPy arrays, and are put back."""
+    """They give the same losses as NumPy arrays, and are restored."""
     options: dict[str, Any] = {"lr_min": 1e-3, "lr_max": 0.1, "steps": 6, "stop_factor": 1e6}
     own = problem(rule)
     with library(name) as xp:
@@ -381,9 +381,11 @@ def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 
 def interrupt(after: int) -> tuple[int, bool, bool]:
-    """Press Ctrl-C after so many events at which Python looks for it: functions of its own begin, others end.
+    """Return what happens if Ctrl-C is pressed after a number of events at which Python checks for signals.
 
-    Give how many there were, whether KeyboardInterrupt came, and whether all was put back when it could be caught.
+    These events are the beginnings of Python functions and the ends of other functions. The result is the
+    number of events, whether KeyboardInterrupt was raised, and whether everything was restored when it could
+    be caught.
     """
     opt, _, closure = problem()
     before, events = bits(opt), 0

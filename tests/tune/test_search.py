@@ -1,4 +1,4 @@
-"""The Bayesian search of a learning rate. Rates of equal searches are equal to the last bit."""
+"""The Bayesian search for a learning rate. Equal searches try bitwise identical rates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLERS = ["tpe", "random"]
 
 @pytest.fixture(autouse=True)
 def optuna() -> Iterator[Any]:
-    """Optuna without its log; the test is skipped where it is not installed."""
+    """Yield Optuna without its log. The test is skipped if it is not installed."""
     module = pytest.importorskip("optuna")
     before = module.logging.get_verbosity()
     module.logging.set_verbosity(logging.ERROR)
@@ -32,12 +32,12 @@ def optuna() -> Iterator[Any]:
 
 
 def bowl(lr: float, _report: Any = None) -> float:
-    """Return a loss that is 0 at 0.01 and 1 a decade off."""
+    """Return a loss that is 0 at 0.01, and 1 at a distance of a decade."""
     return (math.log10(lr) + 2) ** 2
 
 
 class Training:
-    """Counts its calls, and can be interrupted at one of them."""
+    """A training that records its rates, and can raise an exception in one of its calls."""
 
     def __init__(self, fail_at: int | None = None, error: type[BaseException] = RuntimeError) -> None:
         self.rates: list[float] = []
@@ -57,7 +57,7 @@ def rates(found: Search) -> list[float]:
 
 
 def check(found: Search, sign: int = 1) -> None:
-    """Assert that what a search says of itself agrees."""
+    """Check that the result of a search is consistent."""
     values = [sign * trial.value for trial in found.trials if trial.value is not None]
     assert sign * found.value == min(values)
     best = [trial.lr for trial in found.trials if trial.value == found.value]
@@ -68,7 +68,7 @@ def check(found: Search, sign: int = 1) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
 def test_it_finds_the_best_rate(sampler: Any, direction: Any, sign: int) -> None:
-    """Of 50 rates in five decades, drawn with no model, none within a third of one is one case in a thousand."""
+    """With 50 random rates in five decades, one search in a thousand has none within a third of a decade."""
     training = Training()
     found = search(
         lambda lr, _: sign * training(lr, lambda _: None), 1e-5, 1.0, 50, sampler, direction=direction, seed=4
@@ -84,7 +84,7 @@ def test_it_finds_the_best_rate(sampler: Any, direction: Any, sign: int) -> None
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_rates_are_even_on_a_logarithmic_scale(sampler: Any) -> None:
-    """A tenth of them, or fewer, would lie below the middle of the logarithms if they were even themselves."""
+    """If the rates themselves were even, at most a tenth would lie below the middle of the logarithms."""
     found = search(bowl, 1e-4, 1.0, 20, sampler, seed=1)
     assert sum(lr < 1e-2 for lr in rates(found)) >= 5
 
@@ -100,7 +100,7 @@ def test_a_seed_repeats_a_search(sampler: Any) -> None:
 
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
 def test_trainings_that_are_worse_than_the_median_are_pruned(direction: Any, sign: int) -> None:
-    """Than that of the completed ones, once there are five."""
+    """The median is that of the completed trainings, once there are five."""
     reports = 0
 
     def train(lr: float, report: Callable[[float], None]) -> float:
@@ -117,7 +117,7 @@ def test_trainings_that_are_worse_than_the_median_are_pruned(direction: Any, sig
         assert pruned == (len(completed) >= 5 and bowl(lr) > np.median(completed))
         completed += [] if pruned else [bowl(lr)]
     assert 5 < len(completed) < 30
-    assert reports == 3 * len(completed) + 30 - len(completed)  # each ended at its first
+    assert reports == 3 * len(completed) + 30 - len(completed)  # each ended at its first report
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
@@ -126,7 +126,7 @@ def test_trainings_that_are_worse_than_the_median_are_pruned(direction: Any, sig
     [("random", "minimize", math.inf), ("random", "maximize", -math.inf), ("tpe", "minimize", math.inf)],
 )
 def test_results_that_are_not_finite(wrong: float, sampler: Any, direction: Any, worst: float) -> None:
-    """They count as the worst there is, also where they look like the best."""
+    """They count as the worst possible results, even if they look like the best."""
     found = search(
         lambda lr, _: wrong if lr > 1e-2 else lr, 1e-4, 1.0, 12, sampler, direction=direction, seed=3
     )
@@ -175,7 +175,7 @@ def test_trainings_outside_of_the_bounds_are_not_counted(tmp_path: Path) -> None
 
 
 def test_pruned_trainings_are_listed_and_not_repeated(tmp_path: Path) -> None:
-    """A report of NaN ends a training; what it would return is never seen."""
+    """A report of NaN ends a training, so that its result is never used."""
 
     def train(lr: float, report: Callable[[float], None]) -> float:
         called.append(lr)
@@ -189,7 +189,7 @@ def test_pruned_trainings_are_listed_and_not_repeated(tmp_path: Path) -> None:
     assert rates(found) == called
     assert [trial.pruned for trial in found.trials] == [True, False] * 3
     reports = [[*trial.intermediate_values.values()] for trial in found.study.trials]
-    assert reports == [[math.inf], [1.0]] * 3  # as the samplers see it
+    assert reports == [[math.inf], [1.0]] * 3  # the form that the samplers see
     other = search(bowl, 1e-5, 1.0, 2, storage=f"sqlite:///{tmp_path}/a.db", name="other", seed=1)
     assert len(other.trials) == 2
 
@@ -278,7 +278,7 @@ for path in sys.argv[1:]:
 
 @pytest.mark.slow
 def test_processes_share_a_new_storage(tmp_path: Path) -> None:
-    """All finish, whichever creates it; they stop together, but for the trainings that are under way then."""
+    """All finish, whichever creates it. They stop together, except for trainings that are in progress."""
     paths = [str(tmp_path / f"{i}.db") for i in range(3)]
     command = [sys.executable, "-W", "ignore", "-c", SEARCHES, *paths]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -303,7 +303,7 @@ def test_processes_share_a_new_storage(tmp_path: Path) -> None:
 def test_a_storage_that_others_create_is_tried_again(
     words: str, optuna: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """For a while; an error that stays is told."""
+    """The attempts end after a while, and an error that persists is raised."""
     exc = pytest.importorskip("sqlalchemy").exc
     create, failures = optuna.create_study, iter([True, True, False])
 
