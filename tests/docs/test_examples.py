@@ -98,7 +98,7 @@ EXAMPLES = {
         "autograd",
         "pip install autograd",
     ),
-    # The surface has a size of 0.5, and a fit leaves a tenth of that.
+    # The surface has a size of 0.5, and the error of a fit is a tenth of that.
     "with_jax": Example(
         lambda error: float(error) < 0.05, r"error at unseen points: (\S+)", "jax", "pip install jax"
     ),
@@ -142,7 +142,7 @@ def test_example(name: str) -> None:
 
 @pytest.mark.gpu
 def test_deblur_on_a_gpu() -> None:
-    """The results equal NumPy's up to the last printed digit: float32 transforms round differently."""
+    """The results equal NumPy's except in the last printed digit: float32 transforms round differently."""
     pytest.importorskip("cupy")
     pattern = r"^(\w+): .*\n.*: (\S+) before, (\S+) after"
     (on_gpu,), (on_cpu,) = (

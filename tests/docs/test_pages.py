@@ -1,4 +1,4 @@
-"""Every block of code in the README and in docs/ is run, or is a command whose words are checked.
+"""Every code block in README.md, CONTRIBUTING.md, bench/README.md and docs/ is run or checked.
 
 The Python blocks of a page run one after another in an empty directory, with warnings as errors. The comment
 next to each print must be its output. A page that imports CuPy runs on imitated devices. A page is skipped if

@@ -28,7 +28,7 @@ MODULES = (
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A module that is a default value, without its path, which differs between machines."""
+    """A module that is a default value. Its own repr has a path, which differs between machines."""
 
     name: str
 

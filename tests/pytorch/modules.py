@@ -1,4 +1,4 @@
-"""Modules to train, and optimizers for them. Tests that import it are skipped without PyTorch."""
+"""Modules to train, and optimizers for them. Tests that import this file are skipped without PyTorch."""
 
 from __future__ import annotations
 

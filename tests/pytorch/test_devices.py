@@ -73,7 +73,7 @@ def test_what_is_set_is_set_on_every_device() -> None:
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("given", [lambda fn: fn, lrcore.schedules.Function])
 def test_a_callable_is_asked_once_and_at_the_step(given: Any) -> None:
-    """There is one call for all devices. After a refused or skipped step, the same step is requested again.
+    """There is one call for all devices. After a refused or skipped step, its rate is requested again.
 
     The group has the last rate.
     """

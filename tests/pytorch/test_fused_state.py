@@ -89,7 +89,7 @@ RESETS: dict[str, State] = {
 def test_beginning_anew(way: str, name: str) -> None:
     """The optimizer starts afresh as PyTorch's does, whose state includes the step counts.
 
-    Both round numbers of about 10 by 2^-24 of them.
+    Both round numbers of about 10 by a relative 2^-24.
     """
     change, count = (REMOVALS | RESETS)[way], 2 if way in RESETS else 1
     ours = stepped(name, False, change, count)

@@ -48,7 +48,7 @@ def test_torchs_schedulers_set_the_rate() -> None:
     assert rates[0] == rates[1]
     opt.step()
     assert (opt.lr, opt.optimizers[0].hyper["betas"]) == rates[0][-1]
-    opt.param_groups[0]["lr"] = 1e-60  # 0 in float32, which is allowed as for a schedule
+    opt.param_groups[0]["lr"] = 1e-60  # 0 in float32, which is allowed, as in a schedule
     opt.step()
     assert opt.step_count == 12
 
@@ -225,7 +225,7 @@ def test_names_that_mean_others(name: str, message: str) -> None:
 
 
 def test_refused_numbers_of_the_group_do_not_act() -> None:
-    """Neither do valid numbers that are assigned with them."""
+    """Valid numbers that are assigned with them do not act either."""
     opt = FusedOptimizer([ones(3)], lrcore.AdamW)
     opt._opt_called = True  # as PyTorch's schedulers do
     group, hyper = opt.param_groups[0], opt.optimizers[0].hyper

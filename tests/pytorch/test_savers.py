@@ -69,7 +69,7 @@ def train(model: Any, opts: Any, steps: range, backward: Any = torch.Tensor.back
 
 
 def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
-    """Check that the modules have equal bits, and the optimizers equal inputs to the next steps."""
+    """Check that modules have equal bits, and optimizers are equal in everything that affects later steps."""
     for name, values in one[0].state_dict().items():
         assert torch.equal(values, other[0].state_dict()[name]), name
     for each in ("step_count", "lr", "schedule"):
@@ -118,7 +118,7 @@ def test_torch_save(name: str, rate: str, tmp_path: Path) -> None:
 
 
 def test_safetensors(tmp_path: Path) -> None:
-    """It saves a module with a shared parameter, and the states and gradients of parameters."""
+    """This covers a module with a shared parameter, and the states and gradients of parameters."""
     tools = pytest.importorskip("safetensors.torch")
     (model, opts), (other, its) = parted(0), parted(1)
     train(model, opts, range(4))
@@ -228,7 +228,7 @@ def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
 
 
 def test_in_inference_mode() -> None:
-    """Tensors that are made, read or saved there can be used outside of it.
+    """Tensors that are made, read or saved in inference mode can be used outside of it.
 
     PyTorch's optimizer can step with the tensors of a dictionary.
     """

@@ -84,7 +84,7 @@ def go_on(row: peers.Row, k: int, theirs: Torch, opt: Any) -> None:
 def test_from_torch(row: peers.Row, k: int) -> None:
     """After k steps of PyTorch, ours continues as PyTorch does.
 
-    It was made with other hyperparameters, another rate and another count.
+    Ours was made with other hyperparameters, another rate and another count.
     """
     params, gradients = peers.problem()
     theirs = Torch(row, params)
@@ -180,7 +180,7 @@ def adam(**group: Any) -> dict[str, Any]:
 
 
 def test_numbers_and_arrays_for_tensors_and_back() -> None:
-    """The rate may be a tensor, the count need not be one, and states may be arrays.
+    """The rate may be a tensor, the count a number, and the states arrays.
 
     A group may have the entries of schedulers and of former versions.
     """
@@ -286,7 +286,7 @@ def test_a_wrong_dictionary_changes_nothing(spoil: Callable[[Any], object], mess
 
 
 def test_another_class() -> None:
-    """Each class accepts only its own dictionary. Adam and AdamW differ only in their defaults."""
+    """Each class accepts only its own dictionary, although Adam and AdamW differ only in their defaults."""
     classes = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "NAdam", "RAdam", "Adamax")
     for one in classes:
         param = torch.nn.Parameter(torch.from_numpy(start()))

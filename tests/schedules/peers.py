@@ -67,7 +67,7 @@ class Row:
     steps: Sequence[float]
     """The steps at which the rates are compared, or the metrics that both schedules observe."""
     note: str
-    """A remark about the peer, in a sentence. It stands at the first row that it applies to."""
+    """A remark about the peer, in a sentence, in the first row that it applies to."""
     metrics: str = ""
     """The name of the metrics, if the row is about a plateau."""
 
@@ -368,7 +368,7 @@ ROWS = tuple(
 
 
 def run_stepped(module: str, code: str, steps: Sequence[int]) -> list[float]:
-    """Return the rates of a scheduler of PyTorch or transformers, which is stepped."""
+    """Return the rates that a scheduler of PyTorch or transformers sets as it is stepped."""
     torch = importlib.import_module("torch")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR, momentum=0.9)
     names: dict[str, Any] = {

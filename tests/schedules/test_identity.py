@@ -1,4 +1,4 @@
-"""A stateful object that occurs in several places of a schedule is one object, and so it is in every copy."""
+"""A stateful object that a schedule contains in several places stays a single object in every copy."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_the_one_that_the_caller_holds_goes_on_steering(make: Any) -> None:
 
 
 def product(inner: Any, other: Any) -> dict[str, Any]:
-    """Return a dictionary as former versions wrote it: their products had a single factor."""
+    """Return the dictionary of a product in former versions, which had a single factor."""
     return {"schedule": "Product", "inner": inner, "other": other}
 
 

@@ -71,7 +71,7 @@ def test_when_it_reduces(name: str) -> None:
 
 
 def replayed(metrics: Sequence[float], arguments: dict[str, Any]) -> int:
-    """Return the number of reductions by the documentation, computed from all metrics without any state."""
+    """Return the documented number of reductions, computed anew from all metrics without a state."""
     window = arguments.get("window")
     best, count, without, rest = NAN, 0, 0, 0
     for i, metric in enumerate(metrics, 1):
@@ -170,7 +170,7 @@ def reduced(k: int, lr: Any = 0.7, **options: Any) -> Plateau:
 
 
 def test_rates() -> None:
-    """The floor does not raise a rate that is below it already."""
+    """The floor does not raise a rate that is already below it."""
     assert reduced(2000)(0) == 0
     assert reduced(2000, min_lr=1e-5)(0) == 1e-5
     assert reduced(1, 0.01, min_lr=0.5)(0) == 0.01

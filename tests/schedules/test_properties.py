@@ -160,7 +160,10 @@ def test_values_are_those_of_the_equation(name: str, data: st.DataObject) -> Non
 @examples
 @given(data=st.data())
 def test_compositions_have_the_bits_of_their_formulas(how: str, data: st.DataObject) -> None:
-    """This holds for small and large t, so compositions stay within the rates of their parts."""
+    """They have them for small and large t.
+
+    A composition therefore stays within the rates of its parts, and holds its rate when they hold theirs.
+    """
     schedule, formula = data.draw(composed(any_schedule, how))
     for t in (*range(40), *data.draw(st.lists(times, max_size=5))):
         assert rate_of(schedule, t) == formula(t)
@@ -169,6 +172,6 @@ def test_compositions_have_the_bits_of_their_formulas(how: str, data: st.DataObj
 @settings(examples, max_examples=10)
 @given(tall(), st.lists(times, max_size=5))
 def test_tall_compositions_have_the_bits_of_their_formulas(built: Built, far: list[int]) -> None:
-    """This holds however they are flattened, and without recursion."""
+    """They have them however they are flattened, and although no recursion is used."""
     for t in (*range(9), *far):
         assert rate_of(built.schedule, t) == built.formula(t)

@@ -20,7 +20,10 @@ each_schedule = pytest.mark.parametrize("schedule", EVERY, ids=label)
 
 @each_schedule
 def test_they_are_values(schedule: Any) -> None:
-    """They print as code, compare, hash, copy, pickle, are immutable, and survive a trip to text and JSON."""
+    """They print as code and can be compared, hashed, copied and pickled.
+
+    They are immutable, and survive a round trip through text and JSON.
+    """
     rates = [schedule(t) for t in range(60)]
     for each in round_trips(schedule):
         assert [each(t) for t in range(60)] == rates

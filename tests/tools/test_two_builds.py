@@ -130,7 +130,7 @@ def write_script(tmp_path: Path, text: str) -> Path:
 
 
 def test_ratios_are_taken_within_a_round(two_builds: Any) -> None:
-    """The machine is four times slower in the last round, but no ratio shows it.
+    """The machine takes four times as long in the last round, but no ratio shows it.
 
     With a single round, the quartiles are equal.
     """
@@ -250,7 +250,7 @@ def test_a_process_imports_its_build_alone(two_builds: Any, tmp_path: Path) -> N
 def test_what_is_built_is_the_commit_or_the_files_as_they_are(
     main: Main, two_builds: Any, commits: dict[str, str], tmp_path: Path
 ) -> None:
-    """The same files reuse a build, staged changes stay as they are, and a failure leaves no build."""
+    """A build is reused for the same files, staged changes stay staged, and a failure leaves no build."""
     pytest.importorskip("pip")
     script = write_script(tmp_path, "import lrcore; print(lrcore.CUDA, lrcore.NUMBER)")
     status, _, error = main("--script", script, revisions=("broken", "old"))

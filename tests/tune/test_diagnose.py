@@ -189,7 +189,7 @@ def test_scale_and_shift(name: str) -> None:
     for factor in (1e-6, 3.0, 1e5):
         assert diagnose(losses * factor).verdict == found.verdict
     for shift in (-1000.0, -1.0, 0.3, 100.0):
-        resolved = np.ptp(losses) > 5e-7 * abs(losses + shift).max()  # in float32
+        resolved = np.ptp(losses) > 5e-7 * abs(losses + shift).max()  # the resolution of float32
         assert diagnose(losses + shift).verdict == (found.verdict if resolved else "unclear")
     if name == "exponential":
         assert diagnose(losses + 1e9).verdict == "unclear"
@@ -217,7 +217,7 @@ def test_evidence() -> None:
 
 
 def test_pace_goes_by_the_rates() -> None:
-    """If a too small rate falls to 0, the loss levels off, but over the sum of the rates it is a line."""
+    """If the rate is too small and falls to 0, the loss levels off, but is a line over the sum of rates."""
     lrs = lrcore.schedules.Cosine(1e-5, steps=200)(np.arange(200))
     losses = 2.5 - 0.5 * np.cumsum(lrs) / lrs.sum() + noise(200, 0, 0.02)
     assert diagnose(losses, lrs).verdict == "barely moving"
@@ -348,7 +348,7 @@ def gradient_descent(lr: float, condition: float, kind: type[np.floating[Any]]) 
     """Return losses without noise, in closed form.
 
     The largest curvature is 10. At a rate of 2 / 10, one direction jumps back and forth without getting
-    closer.
+    closer to the minimum.
     """
     curvatures, t = np.geomspace(10 / condition, 10, 5), np.arange(200)[:, np.newaxis]
     powers = (1 - lr * curvatures) ** (2 * t)

@@ -57,7 +57,7 @@ def test_it_takes_the_step_and_measures_it(rule: str) -> None:
 def test_by_hand(params: Any, gradient: Any, expected: float) -> None:
     """The gradients are bound. (3, 4) moves by (0.6, 0.8) / 2, a tenth of its norm.
 
-    float32 rounds each number by 2^-24 of it.
+    float32 rounds each number by a relative 2^-24.
     """
     p, g = np.array(params, np.float32), np.array(gradient, np.float32)
     moved = p - g / 2
@@ -68,7 +68,7 @@ def test_by_hand(params: Any, gradient: Any, expected: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-20, 1.0, 1e20, 1e30, 1e37])
 def test_no_size_overflows_or_vanishes(scale: float) -> None:
-    """In float32, squares would: from 1e19 on and below 1e-22."""
+    """Squares in float32 would overflow from 1e19 on, and vanish below 1e-22."""
     before = (start() * scale).astype(np.float32)
     opt = lrcore.SGD(before.copy(), lr=0.5)
     found = update_ratio(opt, before[::-1].copy())

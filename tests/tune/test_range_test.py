@@ -195,7 +195,7 @@ def test_suggestions_by_hand() -> None:
     """The loss falls from the 1st to the 9th of 13 rates in 12 decades, fastest from the 3rd to the 5th."""
     found = curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 6, 8, 9, 15], 1e-8, 1e4)
     assert found.suggest() == found.suggest("steepest") == pytest.approx(1e-5, rel=1e-14)
-    assert found.suggest("valley") == pytest.approx(1e-4, rel=1e-14)  # before the 9th by half of nine
+    assert found.suggest("valley") == pytest.approx(1e-4, rel=1e-14)  # half of nine rates before the 9th
     assert found.suggest("minimum/10") == pytest.approx(0.1, rel=1e-14)
     assert curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 40, 30, 20, 9], 1e-8, 1e4).suggest() == found.suggest()
 
@@ -261,7 +261,7 @@ def test_noise_alone_is_no_fall(steps: int, smoothing: float) -> None:
 
 @pytest.mark.parametrize(("steps", "sd"), [(30, 0.2), (100, 0.2), (100, 0.0)])
 def test_a_fall_through_noise_is_one(steps: int, sd: float) -> None:
-    """The loss falls by 1.6 from 2.3, but only after half of the rates, and rises in the end."""
+    """The loss falls by 1.6 from 2.3, but only after half of the rates, and rises at the end."""
     t = np.linspace(0, 1, steps)
     level = 2.3 - 1.6 * np.clip(4 * t - 2, 0, 1) + 30 * np.clip(t - 0.9, 0, 1)
     for seed in range(50):
@@ -381,7 +381,7 @@ def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 
 def interrupt(after: int) -> tuple[int, bool, bool]:
-    """Return what happens if Ctrl-C is pressed after a number of events at which Python checks for signals.
+    """Return the outcome of Ctrl-C after a number of events at which Python checks for signals.
 
     These events are the beginnings of Python functions and the ends of other functions. The result is the
     number of events, whether KeyboardInterrupt was raised, and whether everything was restored when it could

@@ -68,7 +68,7 @@ def check(found: Search, sign: int = 1) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
 def test_it_finds_the_best_rate(sampler: Any, direction: Any, sign: int) -> None:
-    """With 50 random rates in five decades, one search in a thousand has none within a third of a decade."""
+    """With 50 random rates in five decades, one search in a thousand tries none so close to the best."""
     training = Training()
     found = search(
         lambda lr, _: sign * training(lr, lambda _: None), 1e-5, 1.0, 50, sampler, direction=direction, seed=4
