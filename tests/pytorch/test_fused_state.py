@@ -224,7 +224,7 @@ def test_a_state_that_was_read_before_others_took_its_place() -> None:
 
 
 def test_an_optimizer_without_states() -> None:
-    """It has only a step count."""
+    """Such an optimizer has only a step count."""
     weight = ones(3)
     opt = sgd(weight)
     opt.step()

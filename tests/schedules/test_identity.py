@@ -62,7 +62,7 @@ def places(schedule: Any) -> list[int]:
 
 @made
 def test_it_is_one_in_every_copy(make: Any) -> None:
-    """It is also listed only once."""
+    """A Plateau is also listed only once."""
     one = plateau()
     schedule = make(one)
     listed = plateaus(schedule)

@@ -205,7 +205,7 @@ def test_it_is_a_value_whatever_it_observed() -> None:
 
 
 def test_the_state_is_a_few_numbers() -> None:
-    """It does not grow with the number of observations."""
+    """The state does not grow with the number of observations."""
     plateau = Plateau(0.7, patience=2, statistic="mean", window=3)
     history(plateau, [1 / 3] * 10)
     size = len(json.dumps(stored(plateau)))

@@ -160,7 +160,7 @@ def test_values_are_those_of_the_equation(name: str, data: st.DataObject) -> Non
 @examples
 @given(data=st.data())
 def test_compositions_have_the_bits_of_their_formulas(how: str, data: st.DataObject) -> None:
-    """They have them for small and large t.
+    """The bits are equal for small and large t.
 
     A composition therefore stays within the rates of its parts, and holds its rate when they hold theirs.
     """
@@ -172,6 +172,6 @@ def test_compositions_have_the_bits_of_their_formulas(how: str, data: st.DataObj
 @settings(examples, max_examples=10)
 @given(tall(), st.lists(times, max_size=5))
 def test_tall_compositions_have_the_bits_of_their_formulas(built: Built, far: list[int]) -> None:
-    """They have them however they are flattened, and although no recursion is used."""
+    """The bits are equal however a composition is flattened, and although recursion is not used."""
     for t in (*range(9), *far):
         assert rate_of(built.schedule, t) == built.formula(t)

@@ -140,7 +140,7 @@ def xp() -> Iterator[CuPy | Torch]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_capturable_optimizer_refuses_it(way: str, xp: CuPy | Torch) -> None:
-    """It is refused anywhere in the schedule, because the table of rates on the device is made only once.
+    """A Plateau is refused anywhere in the schedule: the table of rates on the device is made only once.
 
     A state that was saved with such a schedule is refused as well.
     """
