@@ -1,9 +1,9 @@
-"""Fail when the compiled kernels are not what was meant.
+"""Check the PTX of the compiled kernels.
 
-python check_ptx.py DIRECTORY ARCHITECTURES [--strict], where so many files of PTX lie
+python check_ptx.py DIRECTORY ARCHITECTURES [--strict]
 
-An instruction that gives other bits is always an error. Narrow accesses and local memory, which are only slow, are warnings,
-and errors with --strict.
+ARCHITECTURES is the number of PTX files that DIRECTORY must contain. An instruction that could change results is always
+an error. Narrow accesses and uses of local memory only cost time; they are warnings, or errors with --strict.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import sys
 from pathlib import Path
 
 FORBIDDEN = r"\.approx|\.ftz|\bfma\.|\bdiv\.full|\brcp\.|\brsqrt\.|\bex2\.|\blg2\."
-"""Instructions that round otherwise than IEEE-754, contract or flush."""
+"""Instructions that contract, flush to zero, or do not round as IEEE-754 requires."""
 
 LOCAL = r"\.local\b"
-"""Memory of a thread, where arrays lie that are not in registers."""
+"""A thread's local memory, which holds the arrays that are not in registers."""
 
 
 def kernels(ptx: str) -> dict[str, str]:
-    """Return the text of each kernel by its mangled name."""
+    """Return a dictionary of the kernels' texts by mangled name."""
     return {text.partition("(")[0]: text for text in ptx.split(".entry ")[1:]}
 
 
 def accesses(body: str) -> dict[str, int]:
-    """Count the loads and stores of global memory, of one float and of four."""
+    """Count the loads from and stores to global memory, of one float and of four."""
     return {
         f"{kind}{width}": len(re.findall(rf"\b{kind}\.global(?:\.wb)?{width}\.f32", body))
         for kind in ("ld", "st")
@@ -34,19 +34,20 @@ def accesses(body: str) -> dict[str, int]:
 
 
 def check_vectors(body: str) -> str | None:
-    """Say what is wrong with the accesses of a sweep by vectors of four.
+    """Return what is wrong with the memory accesses of a four-element sweep, or None.
 
-    One branch updates single elements, and stores p and the states. Two more, of full blocks and of the last block, load
-    these and g by vectors of four and store them so, one to a stream. The constants are loaded in addition.
+    One branch updates single elements; it stores p and the states. Two other branches, for full blocks and for the last
+    block, load p, g and the states and store p and the states as vectors of four, one per array. The constants are loaded
+    in addition.
     """
     count = accesses(body)
     written = count["st"]
     meant = 1 <= written <= 4 and count["st.v4"] == 2 * written and count["ld.v4"] >= 2 * (written + 1)
-    return None if meant else f"accesses of four elements are not by 16 bytes: {count}"
+    return None if meant else f"four-element accesses are not 16 bytes wide: {count}"
 
 
 def lines_with(pattern: str, ptx: str) -> list[str]:
-    """Return the lines of kernels that match a pattern."""
+    """Return the kernels' lines that match a pattern."""
     return [
         f"{name}: {line.strip()}"
         for name, body in kernels(ptx).items()
@@ -56,13 +57,13 @@ def lines_with(pattern: str, ptx: str) -> list[str]:
 
 
 def check_bits(ptx: str) -> list[str]:
-    """Return the instructions that give other bits, and whether there are no sweeps."""
+    """Return the forbidden instructions, and a message if there are no sweeps."""
     missing = [] if any("sweep" in name for name in kernels(ptx)) else ["no sweeps"]
     return missing + lines_with(FORBIDDEN, ptx)
 
 
 def check_speed(ptx: str) -> list[str]:
-    """Return the sweeps that take vectors of four apart, and the uses of local memory."""
+    """Return the sweeps that split vectors of four, and the uses of local memory."""
     vectors = {name: body for name, body in kernels(ptx).items() if "sweep" in name and "ChunkILi4E" in name}
     narrow = [f"{name}: {fault}" for name, body in vectors.items() if (fault := check_vectors(body))]
     return narrow + lines_with(LOCAL, ptx)
@@ -75,8 +76,8 @@ def main(directory: str, architectures: str, strict: str = "") -> int:
     found = [f"error: {name}: {each}" for name, text in texts.items() for each in check_bits(text)]
     found += [f"{slow_is}: {name}: {each}" for name, text in texts.items() for each in check_speed(text)]
     if len(texts) != int(architectures):
-        found.append(f"error: {len(texts)} files of PTX, expected {architectures}")
-    print(*(found or [f"PTX of {architectures} architectures: as meant"]), sep="\n")
+        found.append(f"error: expected {architectures} PTX files, got {len(texts)}")
+    print(*(found or [f"PTX of {architectures} architectures: no errors"]), sep="\n")
     return 1 if any(each.startswith("error") for each in found) else 0
 
 

@@ -1,8 +1,8 @@
-# lrcore_cuda: the compiler for the CUDA kernels, as LRCORE_CUDA asks for it. AUTO builds them where nvcc 13 works, ON
-# insists, OFF does not look. nvcc comes from CUDACXX, from the machine, or from PyPI's cuda-toolkit, in this order.
-# Sets LRCORE_HAVE_CUDA and LRCORE_CUDA_BUILT_FOR, and says what it found.
+# Finds the compiler for the CUDA kernels. LRCORE_CUDA=AUTO builds them if nvcc 13 or later works, ON requires it, and
+# OFF skips the search. nvcc is taken from CUDACXX, from the machine, or from PyPI's cuda-toolkit, in this order. Sets
+# LRCORE_HAVE_CUDA and LRCORE_CUDA_BUILT_FOR, and prints the result.
 set(LRCORE_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
-set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for; empty for all of a release")
+set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for; empty for those of a release")
 set(LRCORE_HAVE_CUDA 0)
 
 string(TOUPPER "${LRCORE_CUDA}" LRCORE_CUDA)
@@ -17,7 +17,7 @@ if(LRCORE_CUDA STREQUAL "OFF")
   return()
 endif()
 
-# The newest machine code of each generation, and PTX for those to come.
+# Machine code for each generation since compute capability 7.5, and PTX for future ones.
 if(LRCORE_CUDA_ARCHITECTURES STREQUAL "")
   set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
 else()
@@ -50,7 +50,7 @@ endif()
 
 unset(ENV{CUDACXX})
 if(NOT CMAKE_CUDA_COMPILER)
-  unset(CMAKE_CUDA_COMPILER CACHE) # a search that failed is not repeated otherwise
+  unset(CMAKE_CUDA_COMPILER CACHE) # otherwise a failed search would not be repeated
 endif()
 foreach(nvcc IN LISTS candidates)
   if(NOT nvcc MATCHES "NOTFOUND$")
@@ -59,12 +59,12 @@ foreach(nvcc IN LISTS candidates)
       set(ENV{CUDACXX} ${nvcc})
       break()
     endif()
-    message(STATUS "CUDA: passing over ${nvcc}, version ${version}; version 13 or later is needed")
+    message(STATUS "CUDA: skipping ${nvcc}, version ${version}; version 13 or later is required")
   endif()
 endforeach()
 
 if(DEFINED ENV{CUDACXX})
-  # The wheels' profile looks for libraries in lib64, and theirs are in lib.
+  # In the wheels, nvcc's profile names lib64, but the libraries are in lib.
   set(nvcc_root "$ENV{CUDACXX}")
   cmake_path(GET nvcc_root PARENT_PATH nvcc_root)
   cmake_path(GET nvcc_root PARENT_PATH nvcc_root)
@@ -85,9 +85,9 @@ if(CMAKE_CUDA_COMPILER)
   list(JOIN LRCORE_CUDA_BUILT_FOR " " LRCORE_CUDA_BUILT_FOR)
   message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION} by ${CMAKE_CUDA_COMPILER} for ${LRCORE_CUDA_BUILT_FOR}")
 elseif(LRCORE_CUDA STREQUAL "ON")
-  message(FATAL_ERROR "LRCORE_CUDA=ON, and no nvcc of version 13 or later works here: put one on PATH, name it in "
-                      "CUDACXX, or pip install \"cuda-toolkit[nvcc,cccl]==13.0.*\". It must accept ${CMAKE_CXX_COMPILER} as its "
-                      "host compiler, or the one in CUDAHOSTCXX.")
+  message(FATAL_ERROR "LRCORE_CUDA=ON needs nvcc 13 or later, but none that works was found; put one on PATH, set "
+                      "CUDACXX, or pip install \"cuda-toolkit[nvcc,cccl]==13.0.*\". nvcc must accept "
+                      "${CMAKE_CXX_COMPILER} or the compiler in CUDAHOSTCXX as its host compiler.")
 else()
-  message(STATUS "CUDA: not built, no nvcc of version 13 or later works here")
+  message(STATUS "CUDA: not built, because no nvcc 13 or later that works was found")
 endif()

@@ -1,4 +1,4 @@
-# lrcore_dlpack: where dlpack.h lies, in apache-tvm-ffi or else in torch.
+# lrcore_dlpack: the include directory of dlpack.h, from apache-tvm-ffi or else from torch.
 execute_process(
   COMMAND ${Python_EXECUTABLE} -c [[
 import importlib.util
@@ -11,7 +11,7 @@ for package in ("tvm_ffi", "torch"):
 
 find_path(LRCORE_DLPACK_INCLUDE NAMES dlpack/dlpack.h ATen/dlpack.h PATHS ${roots} NO_DEFAULT_PATH NO_CACHE)
 if(NOT LRCORE_DLPACK_INCLUDE)
-  message(FATAL_ERROR "dlpack.h was not found: pip install apache-tvm-ffi")
+  message(FATAL_ERROR "dlpack.h was not found; pip install apache-tvm-ffi")
 endif()
 
 add_library(lrcore_dlpack INTERFACE)

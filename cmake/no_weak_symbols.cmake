@@ -1,5 +1,5 @@
-# Fails when an object that was built for one instruction set has a weak symbol: the linker could take it for the whole
-# program, and a CPU without those instructions would then run it.
+# Fails if an object that was compiled for one instruction set has a weak symbol: the linker could use that copy for the
+# whole program, and CPUs without those instructions would then execute it.
 #
 #   cmake -DNM=nm -DOBJECT=file.o -P no_weak_symbols.cmake
 execute_process(COMMAND ${NM} --defined-only --demangle ${OBJECT} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
