@@ -1,7 +1,7 @@
-// Has callgrind count the instructions of every rule's sweep, for bench/instructions.py. There is no Python in this
-// program and no thread pool, so the counts are those of the sweeps alone and do not vary.
+// Counts the instructions of every rule's sweep with callgrind, for bench/instructions.py. This program contains
+// neither Python nor a thread pool, so the counts are those of the sweeps alone and do not vary.
 //
-// AVX-512 is left out: valgrind does not know it.
+// AVX-512 is omitted because valgrind does not support it.
 #if !__has_include(<valgrind/callgrind.h>)
 #error "valgrind/callgrind.h is missing: install valgrind with its headers"
 #endif
@@ -24,18 +24,18 @@ struct Counted {
 
 constexpr Counted backends[] = {{"avx2", cpu::avx2_sweeps}, {"portable", cpu::portable_sweeps}};
 
-// Whole lanes alone, where the loop weighs most, and few lanes with a remainder of seven, which weighs enough there.
+// Whole lanes only, so that the loop dominates; and few lanes with a remainder of seven, so that the remainder counts.
 constexpr int64_t sizes[] = {1024, 135};
 constexpr int64_t largest = 1024;
 
-// Every stream begins at a cache line, whatever the system's choice of addresses.
+// Every array begins at a cache line, whatever addresses the system chooses.
 alignas(64) float params[largest];
 alignas(64) float grads[largest];
 alignas(64) float states[max_states][largest];
 
-constexpr double half[max_hypers] = {0.5, 0.5, 0.5, 0.5};  // every hyperparameter may be that
+constexpr double half[max_hypers] = {0.5, 0.5, 0.5, 0.5};  // a valid value for every hyperparameter
 
-/// Ordinary numbers of both signs, and states as they are before the first step.
+/// Fills the arrays with ordinary numbers of both signs, and the states with 0, as before the first step.
 void fill() {
   for (int64_t i = 0; i < largest; ++i) {
     const float x = 0.5f + static_cast<float>(i % 7) / 8;
@@ -47,7 +47,7 @@ void fill() {
 
 void count(Sweep sweep, const Step& step, int64_t n, const std::string& label) {
   fill();
-  sweep(step, 0, n);  // the first call may do what later ones do not
+  sweep(step, 0, n);  // the first call may do additional work
   CALLGRIND_ZERO_STATS;
   CALLGRIND_TOGGLE_COLLECT;
   sweep(step, 0, n);
@@ -77,9 +77,9 @@ void count_all() {
 
 int main() {
   if (!__builtin_cpu_supports("avx2")) {
-    fputs("this CPU has no AVX2, and valgrind runs on the CPU that is there\n", stderr);
+    fputs("this CPU has no AVX2, and valgrind cannot emulate it\n", stderr);
     return 1;
   }
-  puts(LRCORE_COMPILER);  // the recorded figures are kept by compiler
+  puts(LRCORE_COMPILER);  // counts are recorded by compiler
   lrcore::count_all();
 }

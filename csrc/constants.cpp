@@ -25,9 +25,10 @@ void constants_at(const double* hypers, const Instant& now, Memo& memo, float* c
   std::memcpy(constants, &rule, sizeof rule);
 }
 
-/// All bits, or those of the exponent: then a state below 2^-126 is stored as 0. An average that decays would else end
-/// among the subnormal numbers and stay there, where arithmetic is slow. Beside an eps from 1e-10 on, the root of what
-/// a step loses, at most 2^-63, does not count; beside a smaller one it may, and nothing is flushed.
+/// Returns the bits of the exponent, so that a state below 2^-126 is stored as 0: a decaying average would otherwise
+/// become subnormal and stay so, and subnormal arithmetic is slow. If eps is at least 1e-10, the root of the loss,
+/// which is at most 2^-63, is negligible. It may matter for a smaller eps; then the mask has all bits, and nothing is
+/// flushed.
 template <class R>
 uint32_t flush_mask(const double* hypers) {
   if constexpr (requires(typename R::Hyper hyper) { hyper.eps; })

@@ -1,4 +1,4 @@
-// What is slow in a rule beside memory: counted by running the rule on a lane that counts.
+// The expensive arithmetic of a rule, counted by running the rule on a lane that counts operations.
 #pragma once
 
 #include "rules/vocab.h"
@@ -6,13 +6,13 @@
 
 namespace lrcore::rules {
 
-/// Divisions and square roots of one element. A processor starts one of them where it starts ten products.
+/// Divisions and square roots per element. A processor starts about ten multiplications in the time of one of them.
 struct Cost {
   int divisions = 0;
   int roots = 0;
 };
 
-/// Stands for a number, and knows where to count.
+/// A stand-in for a number, which counts its operations in `cost`.
 struct Counted {
   Cost* cost = nullptr;
 

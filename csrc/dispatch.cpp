@@ -16,7 +16,7 @@ constexpr Backend backends[] = {
     {"portable", &cpu::portable_sweeps, [] { return true; }},
 };
 
-/// For tests, which choose it by name: the code of a GPU's threads on the host.
+/// Runs the code of GPU threads on the host. For tests, which choose it by name.
 constexpr Backend emulated{"emulated", &cpu::emulated_sweeps, [] { return true; }};
 
 const Backend* best_backend() {

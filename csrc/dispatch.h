@@ -1,4 +1,4 @@
-// The backends as a list, and the one that is in use.
+// The list of backends, and the active one.
 #pragma once
 
 #include <span>
@@ -17,14 +17,14 @@ struct Backend {
 /// Returns every CPU backend that was built, best first.
 std::span<const Backend> cpu_backends();
 
-/// Returns the backend of that name, which may also be the unlisted `emulated`, or null.
+/// Returns the backend called `name`, or null. Also finds `emulated`, which is not in the list.
 const Backend* find_backend(std::string_view name);
 
-/// The backend that CPU arrays are stepped with: the best that runs here, until another is chosen.
+/// Returns the backend that steps CPU arrays: the best one that runs on this CPU, unless another has been chosen.
 const Backend& active_backend();
 void choose_backend(const Backend& backend);
 
-/// Runs a sweep over [0, n) on the thread pool, each thread in the default floating-point mode.
+/// Runs a sweep over [0, n) on the thread pool, with each thread in the default floating-point mode.
 void run_sweep(Sweep sweep, const Step& step, int64_t n);
 
 }  // namespace lrcore

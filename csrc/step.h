@@ -1,4 +1,4 @@
-// The plain structures that modules share: what a step consists of, and what a backend offers.
+// Plain structures shared by all modules: the parts of a step, and the type of a sweep.
 #pragma once
 
 #include <stdint.h>
@@ -24,13 +24,14 @@ struct Names {
   }
 };
 
-/// An instant of the training: the number of the step, and its learning rate.
+/// A point in training: the number of the step, and its learning rate.
 struct Instant {
   double t;  // 1, 2, 3, ...; exact up to 2^53
   double lr;
 };
 
-/// A value that step constants needed at `t`, from which a later t may go on. It saves time and never changes a result.
+/// A value that the step constants needed at `t`, from which a later step can continue. It saves time and never changes
+/// a result.
 struct Memo {
   double key[2] = {};
   double t = 0;
@@ -42,16 +43,16 @@ struct Stages {
   float gscale;
   float wd;
   float decay_factor;
-  uint32_t flush_mask;  // a state with none of these bits is stored as 0
+  uint32_t flush_mask;  // a state with none of these bits set is stored as 0
 };
 
-/// What changes from step to step: the constants of the stages, and the bytes of the rule object.
+/// The values that change from step to step: the constants of the stages, and the bytes of the rule object.
 struct alignas(16) Constants {
   Stages stages;
   float rule[max_constants];
 };
 
-/// One step over flat float32 buffers of one length.
+/// One step over flat float32 buffers of equal length.
 struct Step {
   float* p;
   const float* g;

@@ -1,4 +1,4 @@
-// A step on one lane of each stream: scale, decay, rule, store. Every sweep does this and nothing else to the elements.
+// One step on one lane of each array: scale, decay, rule, store. Sweeps do nothing else to the elements.
 #pragma once
 
 #include "rules/vocab.h"
@@ -28,7 +28,7 @@ struct Update {
   }
 
  private:
-  /// Applies the rule to p, g and its states, which it takes one by one: appends them until all are there.
+  /// Calls the rule with p, g and each state as a separate argument: appends the states one by one, then calls it.
   template <class... States>
   constexpr void apply(Lane& p, Lane g, Lane (&s)[max_states], States&... first) const {
     if constexpr (sizeof...(first) < states)

@@ -3,8 +3,8 @@
 namespace lrcore {
 namespace {
 
-/// Whether `object` is a truth value, or NumPy's form of one, of a complex number or a time: Python makes floats of
-/// them, and nobody means that.
+/// Whether `object` is a bool, or a NumPy bool, complex number, time or string. Python would convert these to floats,
+/// which is never intended.
 bool is_no_real_number(py::handle object) {
   if (PyLong_Check(object.ptr())) return PyBool_Check(object.ptr());
   const auto numpy = py::module_::import("numpy");
@@ -24,8 +24,8 @@ double to_double(py::handle object, const char* name) {
     py::error_already_set cause;
     if (cause.matches(PyExc_OverflowError))
       py::raise_from(cause, PyExc_ValueError,
-                     text(name, ": expected a number that float64 holds, got a larger integer").c_str());
-    else if (cause.matches(PyExc_ValueError))  // a signaling NaN of decimal, say
+                     text(name, ": expected a number that fits in float64, got a larger integer").c_str());
+    else if (cause.matches(PyExc_ValueError))  // for example, decimal's signaling NaN
       py::raise_from(cause, PyExc_ValueError,
                      text(name, ": expected a number: ", py::str(cause.value()).cast<std::string>()).c_str());
     else if (cause.matches(PyExc_TypeError))

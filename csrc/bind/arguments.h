@@ -1,4 +1,4 @@
-// Python's numbers as arguments, and the words in which they are refused.
+// Conversion of arguments that are Python numbers, and the text of error messages.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -12,14 +12,14 @@ namespace lrcore {
 
 namespace py = pybind11;
 
-/// An integer in digits of a base.
+/// Returns the digits of an integer in a base.
 template <std::integral Integer>
 std::string digits(Integer value, int base = 10) {
   char buffer[66];
   return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value, base).ptr};
 }
 
-/// The parts, integers and strings, as one message.
+/// Returns the parts, which are integers and strings, as one string.
 template <class... Part>
 std::string text(const Part&... parts) {
   std::string out;
@@ -33,18 +33,18 @@ std::string text(const Part&... parts) {
   return out;
 }
 
-/// A number as Python prints it.
+/// Returns a number as Python prints it.
 inline std::string number(double value) { return py::str(py::float_(value)); }
 
-/// The name of an object's type; None for None.
+/// Returns the name of an object's type; "None" for None.
 inline std::string type_name(py::handle object) {
   return object.is_none() ? "None" : py::str(py::type::of(object).attr("__qualname__")).cast<std::string>();
 }
 
-/// A real number as a double; TypeError that names the argument for anything else.
+/// Returns a real number as a double. Throws TypeError or ValueError, naming the argument, for anything else.
 double to_double(py::handle object, const char* name);
 
-/// An integer in [least, most]; TypeError or ValueError that names the argument for anything else.
+/// Returns an integer in [least, most]. Throws TypeError or ValueError, naming the argument, for anything else.
 int64_t to_integer(py::handle object, const char* name, int64_t least, int64_t most);
 
 }  // namespace lrcore

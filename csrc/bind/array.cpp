@@ -41,28 +41,30 @@ std::string tuple_text(const int64_t* values, int count) {
 void require_writable(std::optional<bool> writable, const std::string& name) {
   if (!writable.has_value())
     throw py::type_error(text(name,
-                              ": a step writes this array in place, and its exporter does not say that it may be "
-                              "written (it gives a legacy DLPack capsule, as JAX does for its immutable arrays); pass "
-                              "an array of NumPy, CuPy or torch"));
+                              ": a step writes to this array in place, but its exporter does not declare it writable "
+                              "(it returns a legacy DLPack capsule, as JAX does for immutable arrays); pass a NumPy, "
+                              "CuPy or torch array"));
   if (!*writable)
-    throw py::value_error(text(name, ": the array is read-only, and a step writes it in place; pass a writable array"));
+    throw py::value_error(
+        text(name, ": the array is read-only, but a step writes to it in place; pass a writable array"));
 }
 
 void require_float32(DLDataType dtype, const std::string& name) {
   if (dtype.code != kDLFloat || dtype.bits != 32 || dtype.lanes != 1)
     throw py::type_error(text(name, ": expected dtype float32, got ", dtype_name(dtype),
-                              "; lrcore never converts: make a float32 array first"));
+                              "; lrcore never converts arrays: make a float32 array first"));
 }
 
-/// More elements than any address space holds.
+/// No address space can hold this many elements.
 constexpr int64_t max_size = int64_t{1} << 60;
 
-/// The number of elements of a C-contiguous tensor. Extents of 1 and empty tensors may have any strides.
+/// Returns the number of elements of a C-contiguous tensor, and throws ValueError for any other tensor. The strides of
+/// empty tensors and of extents of 1 are ignored.
 int64_t contiguous_size(const DLTensor& tensor, const std::string& name) {
   const std::span extents(tensor.shape, tensor.shape == nullptr ? 0 : static_cast<size_t>(std::max(tensor.ndim, 0)));
   if (tensor.ndim != static_cast<int>(extents.size()) ||
       std::ranges::any_of(extents, [](auto each) { return each < 0; }))
-    throw py::value_error(text(name, ": the exporter of this array gives no valid shape; correct it"));
+    throw py::value_error(text(name, ": the exporter of this array returned an invalid shape; fix the exporter"));
   if (std::ranges::find(extents, 0) != extents.end()) return 0;
   int64_t size = 1;
   for (int i = 0; i < tensor.ndim; ++i)
@@ -75,7 +77,7 @@ int64_t contiguous_size(const DLTensor& tensor, const std::string& name) {
     if (tensor.shape[i] != 1 && tensor.strides[i] != expected)
       throw py::value_error(text(
           name, ": expected a C-contiguous array, got shape ", tuple_text(tensor.shape, tensor.ndim), " with strides ",
-          tuple_text(tensor.strides, tensor.ndim), " in elements; lrcore never copies: pass contiguous memory"));
+          tuple_text(tensor.strides, tensor.ndim), " in elements; lrcore never copies arrays: pass contiguous memory"));
     expected *= tensor.shape[i];
   }
   return size;
@@ -157,7 +159,7 @@ void require_same_size(const Array& array, const Array& params) {
 void require_disjoint(const Array& array, const Array& written) {
   if (array.overlaps(written))
     throw py::value_error(text(array.name(), ": shares memory with ", written.name(),
-                               ", which the step writes; pass an array with memory of its own"));
+                               ", which the step writes to; pass an array with its own memory"));
 }
 
 }  // namespace lrcore

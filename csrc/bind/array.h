@@ -1,4 +1,4 @@
-// Arrays as callers pass them -> checked flat float32 views. Every refusal of an array is worded here.
+// Converts callers' arrays to checked flat float32 views, and throws for arrays that a step cannot use.
 #pragma once
 
 #include <string>
@@ -10,14 +10,14 @@ namespace lrcore {
 
 enum class Access { read, write };
 
-/// A flat view of `size` floats, and the owner that keeps their memory alive.
+/// A flat view of `size` floats, and the owner that keeps its memory alive.
 class Array {
  public:
-  /// Imports `object` through DLPack without copying. `name` is the argument's, for messages. The exporter of a device
-  /// array is asked to make it safe for `stream`, -1 for none.
+  /// Imports `object` through DLPack without copying. `name` is the name of the argument, for messages. The exporter of
+  /// a device array has to make the array safe to use on `stream`, unless that is -1.
   ///
-  /// Throws TypeError if `object` is not a float32 array, ValueError for a layout, an alignment, missing memory or a
-  /// read-only buffer that cannot be used as `access` asks, RuntimeError for a device that cannot be used.
+  /// Throws TypeError if `object` is not a float32 array, ValueError if its layout or alignment is wrong, if it has no
+  /// memory, or if it is read-only and `access` is `write`, and RuntimeError if its device cannot be used.
   static Array import(py::handle object, std::string name, Access access, int64_t stream = -1);
 
   const std::string& name() const { return name_; }
@@ -25,9 +25,9 @@ class Array {
   int64_t size() const { return size_; }
   Device device() const { return device_; }
   bool overlaps(const Array& other) const;
-  /// Whether both have the same extents beside those of 1, or one of them is flat.
+  /// Whether the shapes are equal except for extents of 1, or one of the arrays is flat.
   bool has_shape_of(const Array& other) const;
-  /// The shape as Python prints it.
+  /// Returns the shape as Python prints it.
   std::string shape() const;
   /// Releases the owner, but not the root: the caller keeps the array itself alive from now on.
   void release_owner();
@@ -42,18 +42,18 @@ class Array {
   Root root_;
   float* data_ = nullptr;
   int64_t size_ = 0;
-  const int64_t* shape_ = nullptr;  // of more than one dimension; the owner's, or the copy
+  const int64_t* shape_ = nullptr;  // valid for more than one dimension; in the owner, or the copy
   int ndim_ = 0;
   std::vector<int64_t> shape_copy_;
 };
 
-/// RuntimeError unless both are on the same device.
+/// Throws RuntimeError unless both arrays are on the same device.
 void require_same_device(const Array& array, const Array& params);
 
-/// ValueError unless both have as many elements, and the same shape where neither is flat.
+/// Throws ValueError unless both arrays have the same number of elements, and the same shape if neither is flat.
 void require_same_size(const Array& array, const Array& params);
 
-/// ValueError if the two share memory.
+/// Throws ValueError if the arrays share memory.
 void require_disjoint(const Array& array, const Array& written);
 
 }  // namespace lrcore

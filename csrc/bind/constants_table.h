@@ -1,4 +1,4 @@
-// The constants of every step that a CUDA graph may take, and the step count, in memory of the device.
+// The constants of every step that a CUDA graph may take, and the step count, in device memory.
 #pragma once
 
 #include <vector>
@@ -12,15 +12,15 @@ class ConstantsTable {
   ConstantsTable(const cuda::Api& api, Device device, int64_t steps);
 
   int64_t steps() const { return steps_; }
-  /// The addresses that a launch reads.
+  /// Returns the addresses that a launch reads.
   cuda::Table view() const { return {rows_, step_count_, steps_ - 1}; }
 
-  /// Waits for the device, then replaces the rows, `steps()` of them, and the step count.
+  /// Waits for the device, then replaces all `steps()` rows and the step count.
   void write(const std::vector<Constants>& rows, int64_t step_count);
   /// Waits for the device, then returns the step count.
   int64_t step_count() const;
   void set_step_count(int64_t step_count);
-  /// Queues on `stream` that the step count grows by 1.
+  /// Queues an increment of the step count on `stream`.
   void advance(uintptr_t stream) const;
 
  private:

@@ -9,22 +9,23 @@
 namespace lrcore {
 namespace {
 
-/// lrcore._arrays.streams, imported when the first device array comes and never let go.
+/// Returns lrcore._arrays.streams, which is imported on first use and never released.
 py::handle streams() {
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> module;
   return module.call_once_and_store_result([] { return py::object(py::module_::import("lrcore._arrays.streams")); })
       .get_stored();
 }
 
-/// What to do about an error of the CUDA runtime.
+/// Returns the remedy for an error of the CUDA runtime, if there is one.
 const char* remedy(const std::string& name) {
-  if (name == "cudaErrorNoDevice") return "; no device is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES";
+  if (name == "cudaErrorNoDevice") return "; no device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES";
   if (name == "cudaErrorInsufficientDriver") return "; install or update the NVIDIA driver";
   if (name == "cudaErrorInitializationError")
-    return "; a process that was forked after CUDA was used cannot use it: start it with spawn";
+    return "; a process that was forked after CUDA was used cannot use CUDA: start it with spawn";
   if (name == "cudaErrorMemoryAllocation") return "; free memory on the device, or use a smaller buffer";
   if (name == "cudaErrorNoKernelImageForDevice")
-    return "; lrcore was built for other devices: lrcore.info() names them, LRCORE_CUDA_ARCHITECTURES sets them";
+    return "; lrcore was built for the devices that lrcore.info() lists: set LRCORE_CUDA_ARCHITECTURES and build it "
+           "again";
   if (name.starts_with("cudaErrorStreamCapture"))
     return "; while a stream is captured, only step() of a capturable optimizer may run";
   return "";
@@ -42,7 +43,7 @@ const cuda::Api& cuda_api() {
     if (!error.matches(PyExc_ImportError)) throw;
     throw std::runtime_error(LRCORE_CUDA != 0 ? text("the CUDA part of lrcore cannot be loaded: ",
                                                      py::str(error.value()).cast<std::string>())
-                                              : "this build of lrcore steps CPU arrays only; install it with "
+                                              : "this build of lrcore supports CPU arrays only; install it with "
                                                 "LRCORE_CUDA=ON in the environment, or move the arrays to the CPU");
   }
 }
@@ -56,11 +57,11 @@ void check_cuda(const cuda::Api& api, int error, const char* tried) {
 std::vector<std::string> cuda_devices() {
   const cuda::Api& api = cuda_api();
   int count = 0;
-  check_cuda(api, api.device_count(&count), "looking for devices");
+  check_cuda(api, api.device_count(&count), "counting the devices");
   std::vector<std::string> names;
   for (int device = 0; device < count; ++device) {
     char name[256] = "";
-    check_cuda(api, api.device_name(device, name, sizeof name), "looking at a device");
+    check_cuda(api, api.device_name(device, name, sizeof name), "reading the name of a device");
     names.push_back(text(Device{device}.name(), " ", name));
   }
   return names;
@@ -68,7 +69,7 @@ std::vector<std::string> cuda_devices() {
 
 CurrentDevice::CurrentDevice(const cuda::Api& api, Device device) : api_(api), device_(device.cuda) {
   int found = device_;
-  check_cuda(api_, api_.current_device(&found), "asking for the current device");
+  check_cuda(api_, api_.current_device(&found), "getting the current device");
   if (found == device_) return;
   check_cuda(api_, api_.set_device(device_), "making the array's device current");
   found_ = found;
@@ -89,7 +90,7 @@ DeviceMemory::DeviceMemory(const cuda::Api& api, Device device, int64_t bytes) :
 DeviceMemory::~DeviceMemory() {
   if (data_ == nullptr) return;
   std::optional<GilRelease> unlocked;
-  if (PyGILState_Check() != 0) unlocked.emplace();  // a consumer of DLPack may let go without it
+  if (PyGILState_Check() != 0) unlocked.emplace();  // a consumer of DLPack may release the array without the GIL
   api_.release(data_);
 }
 
@@ -100,11 +101,11 @@ CurrentInLibrary::CurrentInLibrary(py::handle array, Device device)
 
 CurrentInLibrary::~CurrentInLibrary() {
   if (context_.is_none()) return;
-  py::error_scope kept;  // of an export that failed
+  py::error_scope kept;  // preserves the error of a failed export
   try {
     context_.attr("__exit__")(py::none(), py::none(), py::none());
   } catch (py::error_already_set& error) {
-    error.discard_as_unraisable("making the former device of a library current again");
+    error.discard_as_unraisable("making the previous device of an array library current again");
   }
 }
 

@@ -1,5 +1,5 @@
-// CUDA devices as the core uses them: found when the first of their arrays comes, spoken to through the CUDA module's
-// table. What the driver refuses becomes a RuntimeError that says what was tried and what to do.
+// The core's access to CUDA devices, through the table of the CUDA module, which is imported when the first CUDA array
+// is used. An error of the CUDA runtime becomes a RuntimeError that names the failed operation and a remedy.
 #pragma once
 
 #include <memory>
@@ -20,17 +20,17 @@ struct Device {
   friend bool operator==(const Device&, const Device&) = default;
 };
 
-/// The functions of the CUDA module, imported when it is first asked for. RuntimeError where it was not built or cannot
-/// be loaded. Needs the GIL.
+/// Returns the functions of the CUDA module, which is imported on first use. Throws RuntimeError if the module was not
+/// built or cannot be loaded. Requires the GIL.
 const cuda::Api& cuda_api();
 
-/// The names of the devices that work. RuntimeError where there are none.
+/// Returns the names of the usable devices. Throws RuntimeError if there are none.
 std::vector<std::string> cuda_devices();
 
-/// RuntimeError that says what was tried, unless `error` is 0. Needs no GIL.
+/// Throws RuntimeError, naming the operation `tried`, unless `error` is 0. Does not require the GIL.
 void check_cuda(const cuda::Api& api, int error, const char* tried);
 
-/// Makes a CUDA device current for its lifetime. Needs no GIL.
+/// Makes a CUDA device current during its lifetime. Does not require the GIL.
 class CurrentDevice {
  public:
   CurrentDevice(const cuda::Api& api, Device device);
@@ -44,7 +44,7 @@ class CurrentDevice {
   int device_;
 };
 
-/// Memory of a CUDA device, aligned to 256 bytes. Does not hold the GIL while the driver makes it or takes it back.
+/// Memory of a CUDA device, aligned to 256 bytes. Releases the GIL while the driver allocates or frees it.
 class DeviceMemory {
  public:
   DeviceMemory(const cuda::Api& api, Device device, int64_t bytes);
@@ -64,11 +64,11 @@ class DeviceMemory {
 /// The stream of a step: its raw handle, and the stream that is passed to the `__dlpack__` of gradients.
 struct Stream {
   uintptr_t handle = 1;        // the legacy default
-  int64_t dlpack_stream = -1;  // none, if the exporter works on the same stream
+  int64_t dlpack_stream = -1;  // -1 if the exporter works on the same stream
 };
 
-/// Makes a device the current one of the array's library for its lifetime, where that keeps one of its own. Needs the
-/// GIL.
+/// Makes a device current in the array's library during its lifetime, if that library has its own current device.
+/// Requires the GIL.
 class CurrentInLibrary {
  public:
   CurrentInLibrary(py::handle array, Device device);
@@ -80,7 +80,7 @@ class CurrentInLibrary {
   py::object context_;
 };
 
-/// The library that the array belongs to, for its current stream; None where it is not known.
+/// Returns the library that the array belongs to, whose current stream is used; None if the library is not known.
 py::object library_of(py::handle array);
 
 /// Returns the stream of a step on arrays of `device`: `requested` unless that is None, else the current stream of

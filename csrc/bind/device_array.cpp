@@ -6,7 +6,7 @@
 namespace lrcore {
 namespace {
 
-/// What a capsule carries: the managed tensor, and what it points to.
+/// The contents of a capsule: the managed tensor, and the data it points to.
 template <class Managed>
 struct Export {
   Managed managed{};
@@ -15,7 +15,7 @@ struct Export {
   int64_t stride = 1;
 };
 
-/// How a capsule is called, by what it carries.
+/// The name of a capsule, by the type of its tensor.
 template <class Managed>
 constexpr const char* capsule_name = "dltensor";
 template <>
@@ -40,7 +40,7 @@ py::capsule make_capsule(const std::shared_ptr<DeviceMemory>& memory, float* dat
   managed.deleter = [](Managed* used) { delete static_cast<Export<Managed>*>(used->manager_ctx); };
 
   py::capsule capsule(&managed, capsule_name<Managed>, [](PyObject* unused) {
-    if (!PyCapsule_IsValid(unused, capsule_name<Managed>)) return;  // a consumer has it
+    if (!PyCapsule_IsValid(unused, capsule_name<Managed>)) return;  // a consumer has taken the tensor
     auto* left = static_cast<Managed*>(PyCapsule_GetPointer(unused, capsule_name<Managed>));
     left->deleter(left);
   });
@@ -67,7 +67,7 @@ py::capsule DeviceArray::dlpack(py::handle max_version, py::handle dl_device, py
   if (!dl_device.is_none() && !dlpack_device().equal(dl_device))
     throw py::buffer_error("dl_device: the array cannot be moved to another device");
   if (!copy.is_none() && py::bool_(py::reinterpret_borrow<py::object>(copy)))
-    throw py::buffer_error("copy: the array is exported as it is");
+    throw py::buffer_error("copy: the array cannot be copied when it is exported");
   const bool versioned =
       !max_version.is_none() &&
       py::tuple(py::reinterpret_borrow<py::object>(max_version))[0].cast<int64_t>() >= DLPACK_MAJOR_VERSION;

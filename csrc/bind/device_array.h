@@ -1,4 +1,4 @@
-// A flat float32 array in memory of a CUDA device, for DLPack's consumers: the state of device parameters.
+// A flat float32 array in the memory of a CUDA device, exported through DLPack: the state of device parameters.
 #pragma once
 
 #include <memory>
@@ -9,11 +9,11 @@ namespace lrcore {
 
 class DeviceArray {
  public:
-  /// `size` floats of one value that begin `offset` bytes after a multiple of 256.
+  /// Allocates `size` floats that begin `offset` bytes after a multiple of 256, and fills them with `value`.
   DeviceArray(int device, int64_t size, int64_t offset, float value);
 
   py::tuple dlpack_device() const;
-  /// A capsule over the same memory. The values are there: no stream has to wait.
+  /// Returns a capsule over the same memory. The memory has been filled already, so no stream has to wait.
   py::capsule dlpack(py::handle max_version, py::handle dl_device, py::handle copy) const;
 
  private:

@@ -19,7 +19,7 @@ void FunctionalStep::apply(py::handle params, py::handle grads, const py::sequen
   require_in_place(grads, gradients);
 
   Memo memo;
-  std::vector<Array> completed;  // released after the lock
+  std::vector<Array> completed;  // destroyed after the lock is released
   {
     const StepLock lock(mutex_);
     memo = memo_;

@@ -1,4 +1,4 @@
-// The step of a function: a rule with its hyperparameters, on arrays and with a step number that the caller keeps.
+// A functional step: applies a rule with its hyperparameters to arrays and a step number that the caller keeps.
 #pragma once
 
 #include "operands.h"
@@ -11,13 +11,13 @@ class FunctionalStep {
  public:
   explicit FunctionalStep(const RuleConfig& config) : config_(config) {}
 
-  /// Takes step number `t`. Several threads may take steps at the same time.
+  /// Takes step number `t`. Several threads may call this function at the same time.
   void apply(py::handle params, py::handle grads, const py::sequence& states, py::handle t, py::handle lr,
              py::handle grad_scale, py::handle stream);
 
  private:
   const RuleConfig config_;
-  /// Guards what is below. Held briefly and never without the GIL, so that a forked child finds it free.
+  /// Guards the members below. Held only briefly and only together with the GIL, so it is free in a forked child.
   StepMutex mutex_;
   Memo memo_;
   PendingReads pending_reads_;

@@ -1,4 +1,4 @@
-// Letting go of the GIL.
+// Releasing the GIL.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -6,11 +6,11 @@
 
 namespace lrcore {
 
-/// Lets go of the GIL for its lifetime.
+/// Releases the GIL during its lifetime.
 ///
-/// A daemon thread that asks for the GIL back while the interpreter finalizes is told to exit: up to Python 3.13 by
-/// unwinding its stack, over frames that need the GIL to clean up. It sleeps instead until the process ends, as it does
-/// from Python 3.14 on.
+/// If a daemon thread reacquires the GIL while the interpreter is finalizing, Python up to 3.13 makes it exit by
+/// unwinding its stack, through frames that need the GIL to clean up. Here, the thread sleeps instead until the process
+/// ends, as it does from Python 3.14 on.
 class GilRelease {
  public:
   GilRelease() : state_(PyEval_SaveThread()) {}

@@ -22,7 +22,7 @@ bool is_refusal(const py::error_already_set& error) {
   return error.matches(PyExc_Exception) && !error.matches(PyExc_MemoryError);
 }
 
-/// What imports look up, made once and never let go.
+/// The objects that imports look up, created once and never released.
 struct Known {
   py::handle device = PyUnicode_InternFromString("__dlpack_device__");
   py::handle dlpack = PyUnicode_InternFromString("__dlpack__");
@@ -47,17 +47,17 @@ const Known* known = nullptr;
 
 bool requires_grad(py::handle object) { return py::bool_(py::getattr(object, known->requires_grad, py::bool_(false))); }
 
-/// Raises TypeError for what the exporter refused, with the exporter's own exception chained.
+/// Throws TypeError for an array that its exporter refused to export, chained to the exporter's exception.
 [[noreturn]] void refuse_export(py::error_already_set& cause, py::handle object, const std::string& name) {
   std::string message = text(name, ": expected a float32 array, but this ", type_name(object), " cannot be exported");
   if (py::hasattr(object, "dtype")) message += text(" (dtype ", py::str(object.attr("dtype")).cast<std::string>(), ")");
   message += text(": ", py::str(cause.value()).cast<std::string>());
-  if (requires_grad(object)) message += "; pass the tensor's detach()";
+  if (requires_grad(object)) message += "; pass tensor.detach()";
   py::raise_from(cause, PyExc_TypeError, message.c_str());
   throw py::error_already_set();
 }
 
-/// Calls a method of `object` with the values of these keywords.
+/// Calls a method of `object` with keyword arguments.
 template <class... Value>
 py::object call(py::handle object, py::handle method, py::handle keywords, Value... values) {
   PyObject* arguments[] = {object.ptr(), values.ptr()...};
@@ -66,8 +66,8 @@ py::object call(py::handle object, py::handle method, py::handle keywords, Value
   return py::reinterpret_steal<py::object>(result);
 }
 
-/// Asks for a versioned capsule, and for a legacy one where the exporter knows no other. `stream` is null for arrays on
-/// the CPU, which have none.
+/// Returns a versioned capsule, or a legacy capsule if the exporter supports no other. `stream` is null for CPU arrays,
+/// which have no stream.
 py::object export_capsule(py::handle object, const std::string& name, py::handle stream) {
   try {
     return stream ? call(object, known->dlpack, known->both_keywords, known->version, stream)
@@ -85,20 +85,20 @@ py::object export_capsule(py::handle object, const std::string& name, py::handle
   }
 }
 
-/// Makes the device current, as exporters need it to be, and asks for a capsule.
+/// Returns a capsule that is exported while the device is current, as exporters require.
 py::object export_from(Device device, py::handle object, const std::string& name, int64_t stream) {
   if (device.on_cpu()) return export_capsule(object, name, {});
   std::optional<CurrentDevice> current;
   try {
     current.emplace(cuda_api(), device);
   } catch (const std::runtime_error& error) {
-    throw std::runtime_error(text(name, ": the array is on ", device.name(), ", and ", error.what()));
+    throw std::runtime_error(text(name, ": the array is on ", device.name(), ", but ", error.what()));
   }
   const CurrentInLibrary in_library(object, device);
   return export_capsule(object, name, py::int_(stream));
 }
 
-/// Takes the managed tensor of a capsule called `name` and marks the capsule as used.
+/// Takes the managed tensor from a capsule called `name`, and marks the capsule as used.
 template <class Managed>
 Managed* take(py::handle capsule, const char* name, const char* used) {
   void* managed = PyCapsule_GetPointer(capsule.ptr(), name);
@@ -131,68 +131,68 @@ Import take(Device device, py::handle capsule, const std::string& name) {
     auto* managed = take<DLManagedTensor>(capsule, "dltensor", "used_dltensor");
     return {device, managed->dl_tensor, std::nullopt, own(managed)};
   }
-  throw py::type_error(text(name, ": __dlpack__ returned no unused DLPack capsule"));
+  throw py::type_error(text(name, ": __dlpack__ did not return an unused DLPack capsule"));
 }
 
-/// The device that DLPack means; nothing for one whose arrays lrcore cannot step.
+/// Converts a device of DLPack; returns nullopt for a device that lrcore does not support.
 std::optional<Device> to_device(long type, long id) {
   if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return Device{};
   if ((type == kDLCUDA || type == kDLCUDAManaged) && id >= 0) return Device{static_cast<int>(id)};
   return {};
 }
 
-/// Refuses an array whose exporter named another device before: the array would be stepped there.
+/// Throws RuntimeError if `__dlpack_device__` named another device, because the array would be stepped there.
 void require_consistent_device(const Import& import, const std::string& name) {
   if (to_device(import.tensor.device.device_type, import.tensor.device.device_id) != import.device)
     throw std::runtime_error(
-        text(name, ": __dlpack_device__ and __dlpack__ of this array name different devices; correct its exporter"));
+        text(name, ": __dlpack_device__ and __dlpack__ of this array name different devices; fix its exporter"));
 }
 
-/// Whether `object` is a scalar of NumPy.
 bool is_numpy_scalar(py::handle object) { return PyObject_IsInstance(object.ptr(), known->generic.ptr()) == 1; }
 
-/// The device, asked before anything is exported.
+/// Returns the device of an array before anything is exported.
 Device device_of(py::handle object, const std::string& name) {
   py::object pair;
   long type = 0, id = 0;
   try {
     pair = call(object, known->device, known->no_keywords);
     if (!PyTuple_Check(pair.ptr()) || PyTuple_GET_SIZE(pair.ptr()) != 2)
-      throw py::type_error(text(name, ": __dlpack_device__ returned no pair of numbers"));
+      throw py::type_error(text(name, ": __dlpack_device__ did not return a pair of integers"));
     type = PyLong_AsLong(PyTuple_GET_ITEM(pair.ptr(), 0));
     if (PyErr_Occurred() == nullptr) id = PyLong_AsLong(PyTuple_GET_ITEM(pair.ptr(), 1));
     if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   } catch (py::error_already_set& error) {
     if (!is_refusal(error)) throw;
     if (!error.matches(PyExc_AttributeError)) refuse_export(error, object, name);
-    throw py::type_error(text(name, ": expected a float32 array with DLPack (NumPy, CuPy, torch, JAX, ...), got ",
-                              type_name(object),
-                              is_numpy_scalar(object) ? "; pass an array, whose memory can be written"
-                              : py::hasattr(py::type::of(object), "flat") ? "; pass its flat"
-                                                                          : ""));
+    throw py::type_error(text(
+        name, ": expected a float32 array that supports DLPack (NumPy, CuPy, torch, JAX, ...), got ", type_name(object),
+        is_numpy_scalar(object)                     ? "; scalars cannot be updated in place: pass an array"
+        : py::hasattr(py::type::of(object), "flat") ? "; pass its .flat"
+                                                    : ""));
   }
   if (const std::optional<Device> device = to_device(type, id)) return *device;
   throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),
-                                ", and lrcore steps arrays of the CPU and of CUDA devices; move it there"));
+                                ", but lrcore supports only the CPU and CUDA devices; move it to one of them"));
 }
 
-/// Refuses a lazily negated view of torch: its memory holds the opposite, and its exporter does not say so.
+/// Throws ValueError for a lazily negated view of torch: its memory has the opposite signs, which its exporter does not
+/// report.
 void refuse_negated(py::handle object, const std::string& name) {
   try {
     const auto method = py::getattr(object, known->is_neg, py::none());
     if (method.is_none() || !method().is(py::handle(Py_True))) return;
-  } catch (py::error_already_set& error) {  // of a tensor that is not initialized, say
+  } catch (py::error_already_set& error) {  // for example, from an uninitialized tensor
     if (!is_refusal(error)) throw;
     refuse_export(error, object, name);
   }
-  throw py::value_error(text(name, ": this tensor is a negated view of its memory; pass its resolve_neg()"));
+  throw py::value_error(text(name, ": this tensor is a negated view of its memory; pass tensor.resolve_neg()"));
 }
 
-/// Imports an array of the CPU by the functions in C: torch's methods take ten times as long. Nothing where they do not
-/// serve, and then the methods know why.
+/// Imports a CPU array by DLPack's C functions, because torch's methods take ten times as long. Returns nullopt if
+/// these functions cannot be used; the methods then report the reason.
 std::optional<Import> import_in_c(py::handle object) {
   const DLPackExchangeAPI* api = exchange_api(py::type::handle_of(object));
-  if (api == nullptr || requires_grad(object)) return {};  // torch's function does not ask
+  if (api == nullptr || requires_grad(object)) return {};  // torch's function does not check it
   DLManagedTensorVersioned* managed = nullptr;
   if (api->managed_tensor_from_py_object_no_sync(object.ptr(), &managed) != 0) {
     PyErr_Clear();
@@ -203,11 +203,11 @@ std::optional<Import> import_in_c(py::handle object) {
   return Import{{}, managed->dl_tensor, is_writable(*managed), std::move(owner)};
 }
 
-/// Imports a flat float32 array of NumPy without asking its exporter, which would take half as long as a small step.
-/// Nothing of any other array.
+/// Imports a flat float32 NumPy array without calling its exporter, which would take half as long as a small step.
+/// Returns nullopt for any other array.
 std::optional<Import> import_flat(const py::array& array) {
   constexpr int contiguous = py::array::c_style, aligned = 0x100, writable = 0x400,
-                warns_of_writes = 1 << 31;  // NumPy's
+                warns_of_writes = 1 << 31;  // NumPy's flags
   const int flags = array.flags();
   if (array.ndim() != 1 || !array.dtype().is(known->float32)) return {};
   if ((flags & (contiguous | aligned | warns_of_writes)) != (contiguous | aligned)) return {};
@@ -240,7 +240,7 @@ Root hold_root(py::handle array, const std::string& name) {
     py::error_already_set cause;
     py::raise_from(cause, PyExc_ValueError,
                    text(name, ": the memory of this array belongs to an object of type ", type_name(root),
-                        ", which gives it no more: ", py::str(cause.value()).cast<std::string>())
+                        ", which no longer exports it: ", py::str(cause.value()).cast<std::string>())
                        .c_str());
     throw py::error_already_set();
   }
@@ -248,7 +248,7 @@ Root hold_root(py::handle array, const std::string& name) {
 }
 
 py::handle torch_type_of(py::handle object) {
-  static std::atomic<PyObject*> found{nullptr};  // kept for good once torch is imported
+  static std::atomic<PyObject*> found{nullptr};  // kept forever once torch is imported
   PyObject* tensor = found.load(std::memory_order_acquire);
   if (tensor == nullptr) {
     const auto torch = py::reinterpret_steal<py::object>(PyImport_GetModule(known->torch.ptr()));
@@ -257,7 +257,7 @@ py::handle torch_type_of(py::handle object) {
       return {};
     }
     py::object type = py::getattr(torch, "Tensor", py::none());
-    if (!PyType_Check(type.ptr())) return {};  // torch is being imported, or something else has its name
+    if (!PyType_Check(type.ptr())) return {};  // torch is being imported, or another module has its name
     tensor = type.release().ptr();
     found.store(tensor, std::memory_order_release);
   }
@@ -287,7 +287,7 @@ void refuse_disguises(py::handle object, const std::string& name) {
   const py::handle type = py::type::handle_of(object);
   if (!tensor || type.is(tensor)) return;
   if (!py::getattr(type, known->dispatch, py::none()).is(py::getattr(tensor, known->dispatch, py::none())))
-    throw py::type_error(text(name, ": expected a tensor that is its memory, got ", type_name(object),
+    throw py::type_error(text(name, ": expected a plain tensor, got ", type_name(object),
                               ", which overrides dispatch; pass the plain tensor of its values, such as a DTensor's "
                               "to_local()"));
 }
@@ -304,7 +304,7 @@ void require_storage(py::handle object, int64_t size, const std::string& name) {
 void refuse_null(py::handle object, const std::string& name) {
   if (torch_type_of(object) && py::bool_(object.attr("_is_zerotensor")()))
     throw py::type_error(
-        text(name, ": expected a tensor with memory, got a zero tensor, which has none; pass its clone()"));
+        text(name, ": expected a tensor with memory, got a zero tensor, which has none; pass tensor.clone()"));
   throw py::value_error(text(name,
                              ": expected an array with memory, got a null pointer; its storage was freed or resized "
                              "to 0"));
@@ -312,7 +312,7 @@ void refuse_null(py::handle object, const std::string& name) {
 
 Import import_array(py::handle object, const std::string& name, int64_t stream) {
   Device device;
-  if (py::type::handle_of(object).ptr() == known->ndarray.ptr()) {  // on the CPU, and it means what it holds
+  if (py::type::handle_of(object).ptr() == known->ndarray.ptr()) {  // on the CPU, and its memory represents its values
     if (std::optional<Import> import = import_flat(py::reinterpret_borrow<py::array>(object)))
       return std::move(*import);
   } else {

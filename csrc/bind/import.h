@@ -1,5 +1,5 @@
-// Arrays as callers pass them -> tensors, by DLPack or what is faster. What an exporter gives and refuses is dealt with
-// here; whether a step can use it, in array.h.
+// Converts callers' arrays to tensors, by DLPack or by a faster way. Exporters and their errors are handled here;
+// array.h checks whether a step can use the tensor.
 #pragma once
 
 #include <memory>
@@ -14,8 +14,8 @@ namespace lrcore {
 /// A managed tensor, and its deleter.
 using Owner = std::unique_ptr<void, void (*)(void*)>;
 
-/// A tensor, valid while its owner lives; the extents of a flat one may be gone sooner. `writable` is what the exporter
-/// states; a legacy capsule cannot state it.
+/// A tensor, valid as long as its owner; the extents of a flat tensor may become invalid sooner. `writable` is what the
+/// exporter declares; a legacy capsule cannot declare it.
 struct Import {
   Device device;
   DLTensor tensor;
@@ -29,41 +29,42 @@ struct ReleaseBuffer {
     delete buffer;
   }
 };
-/// The buffer of what an array's memory belongs to. Needs the GIL to be let go.
+/// The buffer of the object that owns an array's memory. Releasing it requires the GIL.
 using Root = std::unique_ptr<Py_buffer, ReleaseBuffer>;
 
-/// Prepares what every import needs; called once when the module is made.
+/// Prepares the objects that every import needs; called once when the module is created.
 void prepare_imports();
 
-/// Whether `object` is an array of NumPy, of a subclass too.
+/// Whether `object` is a NumPy array, including subclasses.
 bool is_numpy(py::handle object);
 
-/// Holds the buffer of what the memory of NumPy's array belongs to in the end, such as a map, which then cannot be
-/// closed or resized: its close() raises BufferError. Null where the memory is NumPy's own, or no buffer is offered.
-/// ValueError where it has been closed already.
+/// Holds the buffer of the object that ultimately owns the memory of a NumPy array, such as an mmap. That object then
+/// cannot be closed or resized: its close() raises BufferError. Returns null if NumPy owns the memory or the owner
+/// provides no buffer. Throws ValueError if the owner has been closed already.
 Root hold_root(py::handle array, const std::string& name);
 
-/// torch's type of tensors if `object` is one; null otherwise.
+/// Returns torch.Tensor if `object` is a tensor, else null.
 py::handle torch_type_of(py::handle object);
 
-/// DLPack's functions in C, which a type may offer in addition to its methods; null if it offers none of this version.
+/// Returns DLPack's C functions, which a type may provide in addition to its methods; null if it provides none of this
+/// version.
 const DLPackExchangeAPI* exchange_api(py::handle type);
 
-/// TypeError that names the argument for arrays whose memory is not what they mean: tensors of torch that override
-/// dispatch (DTensor, FakeTensor, MaskedTensor, wrapper subclasses), and arrays of numpy.ma.
+/// Throws TypeError, naming the argument, for arrays whose memory does not represent their values: torch tensors that
+/// override dispatch (DTensor, FakeTensor, MaskedTensor, wrapper subclasses), and arrays of numpy.ma.
 void refuse_disguises(py::handle object, const std::string& name);
 
-/// ValueError where `object` is a contiguous tensor of torch with so many floats whose storage was resized to less.
+/// Throws ValueError if `object` is a contiguous torch tensor of `size` floats whose storage was resized to fewer.
 void require_storage(py::handle object, int64_t size, const std::string& name);
 
-/// For elements without memory: TypeError if `object` is a zero tensor of torch, else ValueError.
+/// Throws for an array that has elements but no memory: TypeError if it is a zero tensor of torch, else ValueError.
 [[noreturn]] void refuse_null(py::handle object, const std::string& name);
 
-/// Asks `object`, without copying; `name` is the argument's, for messages. The exporter of a device array is asked to
-/// make it safe for `stream`, -1 for none.
+/// Imports `object` without copying. `name` is the name of the argument, for messages. The exporter of a device array
+/// has to make the array safe to use on `stream`, unless that is -1.
 ///
-/// Throws TypeError for what cannot be exported, RuntimeError for a device that cannot be used, ValueError for what
-/// means something else than its memory holds.
+/// Throws TypeError if `object` cannot be exported or its memory does not represent its values, ValueError if it is a
+/// negated view of its memory, and RuntimeError if its device cannot be used.
 Import import_array(py::handle object, const std::string& name, int64_t stream);
 
 }  // namespace lrcore

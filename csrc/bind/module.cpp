@@ -1,4 +1,4 @@
-// The extension module lrcore._lrcore_core: its table of contents. python/lrcore/_lrcore_core.pyi documents it.
+// The contents of the extension module lrcore._lrcore_core, which python/lrcore/_lrcore_core.pyi documents.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -27,7 +27,7 @@ namespace {
 
 std::vector<std::string> strings(const Names& names) { return {names.text, names.text + names.count}; }
 
-/// Adds a type of named tuples to the module, and returns it.
+/// Adds a named-tuple type to the module, and returns it.
 py::object add_named_tuple(py::module_& module, const char* name, const std::vector<const char*>& fields) {
   const auto make = py::module_::import("collections").attr("namedtuple");
   const py::object type = make(name, fields, py::arg("module") = module.attr("__name__"));
@@ -52,7 +52,7 @@ std::vector<std::string> backends() {
 
 void use_backend(py::handle object) {
   if (!py::isinstance<py::str>(object)) throw py::type_error(text("backend: expected a name, got ", type_name(object)));
-  // A variable of the environment may hold bytes that are not text.
+  // An environment variable may contain bytes that are not valid text.
   const auto encoded =
       py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(object.ptr(), "utf-8", "backslashreplace"));
   if (!encoded) throw py::error_already_set();
@@ -62,10 +62,11 @@ void use_backend(py::handle object) {
     std::string known;
     for (const Backend& each : cpu_backends()) known += text(known.empty() ? "" : ", ", each.name);
     throw py::value_error(text("backend: expected one of ", known, ", got '", name, "'",
-                               name == "cuda" ? "; it steps the arrays of CUDA devices by itself, and no others" : ""));
+                               name == "cuda" ? "; it is used automatically for CUDA arrays, and only for them" : ""));
   }
   if (!backend->runs_here())
-    throw std::runtime_error(text("backend: this CPU cannot run '", name, "'; lrcore.backends() lists those it can"));
+    throw std::runtime_error(
+        text("backend: this CPU cannot run '", name, "'; lrcore.backends() lists the ones it can run"));
   choose_backend(*backend);
 }
 
@@ -86,33 +87,34 @@ py::dict build_info() {
   return info;
 }
 
-/// Returns what the states of parameters depend on: the number of elements, the number of the CUDA device or -1 for the
-/// CPU, and the bytes from a multiple of 256 to the first element.
+/// Returns the properties of parameters that their states must match: the number of elements, the CUDA device number
+/// (-1 for the CPU), and the offset in bytes of the first element from a multiple of 256.
 py::object describe(const py::object& memory_info, py::handle object) {
   const Array params = Array::import(object, "params", Access::write);
   return memory_info(params.size(), params.device().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
 }
 
-/// Returns the product in the default floating-point mode, as a step computes it.
+/// Computes the product in the default floating-point mode, as a step does.
 double momentum_product(py::handle step_count, double beta1, double momentum_decay) {
   const int64_t t = to_integer(step_count, "step_count", 0, max_step);
   const cpu::DefaultFpMode mode;
   return nadam_momentum_product(static_cast<double>(t), beta1, momentum_decay);
 }
 
-/// Refuses an array that is not its memory, or has none, whatever its dtype and layout. Says nothing of other objects.
+/// Throws for an array of any dtype and layout that has no memory, or whose memory does not represent its values.
+/// Ignores other objects.
 void require_memory(const std::string& name, py::handle object) {
   refuse_disguises(object, name);
   if (!torch_type_of(object)) return;
   const DLPackExchangeAPI* api = exchange_api(py::type::handle_of(object));
   DLTensor tensor;
   if (api == nullptr || api->dltensor_from_py_object_no_sync == nullptr) return;
-  if (api->dltensor_from_py_object_no_sync(object.ptr(), &tensor) != 0) return PyErr_Clear();  // sparse, say
+  if (api->dltensor_from_py_object_no_sync(object.ptr(), &tensor) != 0) return PyErr_Clear();  // e.g. sparse
   const bool is_empty = std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim;
   if (tensor.data == nullptr && !is_empty) refuse_null(object, name);
 }
 
-/// Copies an array into another of as many elements, between the CPU and any device; waits for its end.
+/// Copies an array to another of the same size, on the CPU or any device, and waits for completion.
 void copy_array(py::handle source, py::handle destination) {
   const Array to = Array::import(destination, "destination", Access::write);
   const Array from = Array::import(source, "source", Access::read);
@@ -123,8 +125,8 @@ void copy_array(py::handle source, py::handle destination) {
   copy_all({&from, 1}, {&to, 1});
 }
 
-/// Runs one pass of the stream bound over the arrays of a step with that many states; on a device over whole groups of
-/// four elements, in arrays that are aligned to 16 bytes.
+/// Runs one pass of the stream bound over the arrays of a step. On a device, the pass covers only whole groups of four
+/// elements, and the arrays must be aligned to 16 bytes.
 void run_stream_bound(py::handle params, py::handle grads, const py::sequence& states, py::handle requested) {
   Names names;
   while (names.count < static_cast<int>(states.size()) && names.count < max_states) names = names + Names{"state"};
@@ -137,7 +139,7 @@ void run_stream_bound(py::handle params, py::handle grads, const py::sequence& s
   const GilRelease unlocked;
   if (operands.api == nullptr) return run_sweep(active_backend().table->stream_bounds[names.count], work, n);
   if (cuda::make_job(work, names.count, n, {}).width != cuda::Vec4::width || reinterpret_cast<uintptr_t>(work.p) % 16)
-    throw std::invalid_argument("params: expected arrays that are aligned to 16 bytes");
+    throw std::invalid_argument("params: expected arrays aligned to 16 bytes");
   const CurrentDevice current(*operands.api, operands.device());
   check_cuda(*operands.api, operands.api->stream_bound(&work, names.count, n, stream.handle),
              "launching the stream bound");
@@ -153,12 +155,12 @@ void run_arithmetic_bound(const std::string& rule, py::handle params, py::handle
   run_sweep(active_backend().table->arithmetic_bounds[config.rule], work, operands.params.size());
 }
 
-/// Lets the garbage collector see what a class holds: what it holds may hold its instance in turn.
+/// Makes the references of a class visible to the garbage collector, because they may form cycles.
 template <class Class>
 void make_collectable(PyHeapTypeObject* heap_type) {
   PyTypeObject& type = heap_type->ht_type;
   type.tp_flags |= Py_TPFLAGS_HAVE_GC;
-  // The collector may come while pybind11 makes an instance, which is tracked before it has space for its holder.
+  // The collector may run while pybind11 creates an instance, which is tracked before it has space for its holder.
   static constexpr auto is_constructed = [](PyObject* self) {
     const auto* instance = reinterpret_cast<py::detail::instance*>(self);
     const bool has_space = instance->simple_layout || instance->nonsimple.values_and_holders != nullptr;
@@ -192,13 +194,12 @@ void bind_watch(py::module_& module) {
   };
   py::class_<NamedWatch>(module, "Watch", py::custom_type_setup(make_collectable<NamedWatch>))
       .def(py::init([](const std::vector<std::string>& names, const std::vector<py::object>& arrays, std::string why) {
-             if (names.size() != arrays.size()) throw py::value_error("names: expected as many as there are arrays");
+             if (names.size() != arrays.size()) throw py::value_error("names: expected one for each array");
              auto watch = std::make_unique<NamedWatch>();
              watch->why = std::move(why);
              for (size_t i = 0; i < arrays.size(); ++i)
                if (!watch->add(arrays[i], names[i], false))
-                 throw py::type_error(
-                     text(names[i], ": expected an array of NumPy or torch, got ", type_name(arrays[i])));
+                 throw py::type_error(text(names[i], ": expected a NumPy or torch array, got ", type_name(arrays[i])));
              return watch;
            }),
            "names"_a, "arrays"_a, "why"_a)
@@ -218,8 +219,9 @@ void bind_stepper(py::module_& module) {
           "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "hyperparameters"_a, "rate"_a,
           "max_steps"_a = py::none())
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
-                    "Steps applied so far, 0 to 2**53 - 1. Assignable: the next step then is step_count + 1.")
-      .def_property_readonly("rule", &Stepper::rule, "The name of the rule that steps; lrcore.rules() lists all.")
+                    "The number of steps applied so far, 0 to 2**53 - 1. It can be assigned; the next step is then "
+                    "step_count + 1.")
+      .def_property_readonly("rule", &Stepper::rule, "The name of the update rule; lrcore.rules() lists all rules.")
       .def_property_readonly("device", &Stepper::device, "The device of the arrays, such as cpu or cuda:0.")
       .def_property_readonly("size", &Stepper::size, "The number of parameters.")
       .def_property_readonly("_hyperparameters", &Stepper::hyperparameters)

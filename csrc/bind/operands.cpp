@@ -97,8 +97,8 @@ bool Operands::is_capturing(const Stream& stream) const {
 void Operands::refuse_capture(const Stream& stream) const {
   if (is_capturing(stream))
     throw std::runtime_error(
-        "the stream is being captured, and a graph would repeat this step's rate and number; make an optimizer with "
-        "capturable=True");
+        "the stream is being captured, but a graph would repeat this step's learning rate and step number; make an "
+        "optimizer with capturable=True");
 }
 
 Array Operands::gradients(py::handle object, const Stream& stream) const {

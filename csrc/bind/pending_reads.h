@@ -7,8 +7,8 @@
 
 namespace lrcore {
 
-/// Keeps gradients alive until the device has read them. Another library made them, and may reuse their memory as soon
-/// as they are released.
+/// Keeps gradients alive until the device has read them. They belong to another library, which may reuse their memory
+/// as soon as they are released.
 class PendingReads {
  public:
   PendingReads() = default;
@@ -16,9 +16,8 @@ class PendingReads {
   PendingReads(const PendingReads&) = delete;
   PendingReads& operator=(const PendingReads&) = delete;
 
-  /// Keeps `array` alive until `stream` has completed the work that is now queued on it. An array on the CPU, whose
-  /// `api` is null, or of a library that works on that stream itself, stays with the caller, who releases it under the
-  /// GIL.
+  /// Keeps `array` alive until `stream` has completed the work queued on it so far. Does not take the array if it is on
+  /// the CPU (`api` is null) or if its library works on the same stream; the caller then releases it, holding the GIL.
   void add(const cuda::Api* api, Array&& array, const Stream& stream);
   /// Returns the arrays that have been read. The caller releases them, which requires the GIL.
   std::vector<Array> remove_completed();

@@ -1,4 +1,5 @@
-// The numbers of one step: the learning rate, which is a number or what a schedule returns, and the gradients' scale.
+// The numbers of one step: the learning rate, which is constant or comes from a schedule, and the scale of the
+// gradients.
 #pragma once
 
 #include <optional>
@@ -7,22 +8,22 @@
 
 namespace lrcore {
 
-/// The learning rate: the schedule as the optimizer shows it, and the source of a step's rate, which is a float or a
-/// callable of the number of steps taken before.
+/// The learning rate: the schedule that the optimizer exposes, and the source of a step's rate, which is a float or a
+/// callable of the number of steps taken so far.
 struct Rate {
   py::object schedule;
   py::object source;
 };
 
-/// Returns `value` as a rate; a schedule returned it at step count `t`, if there is one. Throws TypeError or ValueError
-/// if it is not a rate.
+/// Returns `value` as a rate. If a schedule returned it, `t` is the step count. Throws TypeError or ValueError if it is
+/// not a rate.
 double checked_rate(py::handle value, std::optional<int64_t> t = std::nullopt);
 
 /// Returns the rate of the step after `count` steps. Calls `source` in the default floating-point mode.
 double rate_at(py::handle source, int64_t count);
 
-/// Returns the number that gradients are multiplied by, 1 if there is no `object`. Throws TypeError or ValueError if it
-/// is not a number that float32 holds.
+/// Returns the factor for the gradients, or 1 if `object` is null. Throws TypeError or ValueError if it is not a number
+/// that fits in float32.
 double checked_grad_scale(py::handle object);
 
 }  // namespace lrcore

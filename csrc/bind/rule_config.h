@@ -10,10 +10,11 @@
 
 namespace lrcore {
 
-/// Step numbers are exact as doubles up to here.
+/// The largest step number. All step numbers are exact as doubles.
 inline constexpr int64_t max_step = (int64_t{1} << 53) - 1;
 
-/// The numeric arguments: as the optimizer's `hyper` shows them, and as its rule takes them, in the order of its names.
+/// The numeric arguments: as the dictionary for the optimizer's `hyper`, and as the values for its rule, in the order
+/// of the rule's names.
 struct Hyperparameters {
   py::object dict;
   std::vector<double> values;
@@ -31,7 +32,7 @@ struct RuleConfig {
   RuleConfig(const std::string& rule_name, bool decoupled, bool maximize);
 
   const RuleInfo& info() const { return rule_infos()[static_cast<size_t>(rule)]; }
-  /// The same rule with other hyperparameters.
+  /// Returns the same rule with other hyperparameters.
   RuleConfig with(const Hyperparameters& hyperparameters) const;
   /// Returns the constants of the step `now`, computed in the default floating-point mode.
   Constants constants_at(const Instant& now, Memo& memo, double grad_scale) const;
@@ -39,7 +40,7 @@ struct RuleConfig {
   bool coupled() const { return weight_decay != 0 && !decoupled; }
 };
 
-/// The names with commas between them.
+/// Returns the names, separated by commas.
 std::string joined(const Names& names);
 
 }  // namespace lrcore

@@ -11,8 +11,8 @@
 namespace lrcore {
 namespace {
 
-/// Whether the mutex was locked before a fork, by a thread that this process does not have. A thread of this process
-/// that has just locked it stores its generation at once.
+/// Whether the mutex was locked before a fork, by a thread that does not exist in this process. A thread of this
+/// process stores its generation immediately after it locks the mutex.
 bool is_locked_forever(const StepMutex& step_mutex) {
   for (int attempt = 0; attempt < 100; ++attempt) {
     if (step_mutex.generation.load(std::memory_order_relaxed) == pool::generation()) return false;
@@ -51,8 +51,8 @@ void Tries::begin() {
 void Tries::fail() {
   constexpr int enough = 8;
   if (++failed_ < enough) return;
-  // Only of a try for which no other step has waited: if the schedule itself waits for a step of another thread, and
-  // that step for this one, each try would otherwise take longer than the one before.
+  // Measure only a try for which no other step waited. If the schedule waits for a step of another thread, and that
+  // step waits for this one, each try would otherwise take longer than the previous one.
   if (!is_announced_) needed_ = now() - began_;
   is_announced_ = true;
   patience_.store(4 * needed_, std::memory_order_relaxed);

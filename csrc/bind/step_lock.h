@@ -1,4 +1,4 @@
-// Who is at work on an optimizer: the thread that holds its lock, and the threads that are calling its schedule.
+// The threads that use an optimizer: the thread that holds its lock, and the threads that are calling its schedule.
 #pragma once
 
 #include <atomic>
@@ -7,16 +7,18 @@
 
 namespace lrcore {
 
-/// The mutex of an optimizer, and the process that locked it: a forked child has none of its parent's threads.
+/// The mutex of an optimizer, and the generation of the process that locked it: a forked child has none of its parent's
+/// threads.
 struct StepMutex {
   std::mutex mutex;
   std::atomic<int> generation{0};
 };
 
-/// Locks an optimizer for its lifetime. Waits without holding the GIL; the constructor requires the GIL itself.
+/// Locks an optimizer during its lifetime. The constructor requires the GIL, and releases it while waiting.
 ///
-/// While it is held no Python code may run, such as a schedule, a signal handler or a finalizer: that code could come
-/// back and wait for the lock forever. So nothing is created or released that the garbage collector sees.
+/// While the lock is held, no Python code may run, such as a schedule, a signal handler or a finalizer: it could use
+/// the optimizer and wait for the lock forever. Therefore no object that the garbage collector tracks may be created or
+/// released.
 ///
 /// Throws RuntimeError in a forked child if another thread of the parent held the lock: no thread is left to unlock it.
 class StepLock {
@@ -30,13 +32,13 @@ class StepLock {
   StepMutex& step_mutex_;
 };
 
-/// The tries of one step to take the lock before another step takes it: then the rate that was computed is that of
-/// another step. If a step fails again and again, because its thread computes the rate more slowly than others step,
-/// the others wait for it: four times as long as it needed before, and no longer, because its schedule may be waiting
-/// for one of them.
+/// The tries of one step to take the lock. A try fails if another step takes the lock first, because the computed rate
+/// is then that of the wrong step. If a step keeps failing because its thread computes the rate more slowly than others
+/// step, the others wait for it. They wait at most four times as long as the step needed before, because its schedule
+/// may be waiting for one of them.
 class Tries {
  public:
-  /// What the steps of one optimizer share: the nanoseconds for which others wait, 0 for no wait.
+  /// How many nanoseconds other steps wait; 0 for no wait. Shared by the steps of one optimizer.
   using Patience = std::atomic<int64_t>;
 
   explicit Tries(Patience& patience) : patience_(patience) {}
@@ -46,11 +48,11 @@ class Tries {
   Tries(const Tries&) = delete;
   Tries& operator=(const Tries&) = delete;
 
-  /// How many tries have failed.
+  /// Returns the number of tries that have failed.
   int failed() const { return failed_; }
-  /// Begins a try. Waits, without holding the GIL, for a step that has announced itself.
+  /// Begins a try. If another step is being waited for, waits too, without holding the GIL.
   void begin();
-  /// Ends a try that came too late.
+  /// Ends a try that was too late.
   void fail();
 
  private:
@@ -62,7 +64,7 @@ class Tries {
 };
 
 /// One thread's call of an optimizer's schedule, which does not require the lock. Throws RuntimeError if the schedule
-/// leads to another call of itself: a step that needs the rate of a step never ends.
+/// causes another call of itself, because a step that needs the rate of another step would never end.
 class ScheduleCall {
  public:
   explicit ScheduleCall(const void* optimizer);

@@ -15,26 +15,26 @@ Take one step: update the parameters and the states in place, in one pass.
 Parameters
 ----------
 grads : array of float32, optional
-    As many elements as the parameters, on the same device, in any C-contiguous shape. Never written.
-    May be left out when gradients were bound at construction.
+    As many gradients as parameters, in a C-contiguous array on the same device. If neither array is flat, the shapes
+    must match. The array is never written to. It can be omitted if gradients were bound at construction.
 grad_scale : float
-    The gradients are multiplied by it: 1 / loss_scale, or a clipping factor.
+    Factor by which the gradients are multiplied, such as 1 / loss_scale or a clipping factor.
 stream : optional
     The CUDA stream of a step on device arrays: a stream of CuPy or torch, or a raw handle, of which 0 is the legacy
-    default stream. Left out, it is the current stream of the parameters' library. CPU arrays have none.
+    default stream. The default is the current stream of the parameters' library. Must be omitted for CPU arrays.
 
 Raises
 ------
 TypeError, ValueError, RuntimeError
-    When an argument is refused, the memory of a bound array has moved, or the schedule gives no rate. Nothing is
-    changed then, the step count included.)";
+    If an argument is invalid, the memory of a bound array has moved, or the schedule does not return a valid rate.
+    Nothing is changed in that case, including the step count.)";
 
-/// The arguments of one call, null where they were not passed.
+/// The arguments of one call; null if they were not passed.
 struct Arguments {
   py::handle grads, grad_scale, stream;
 };
 
-/// The argument of that name; null if there is none.
+/// Returns the argument of that name, or null.
 py::handle* find(Arguments& arguments, std::string_view name) {
   if (name == "grads") return &arguments.grads;
   if (name == "grad_scale") return &arguments.grad_scale;
@@ -42,7 +42,7 @@ py::handle* find(Arguments& arguments, std::string_view name) {
   return nullptr;
 }
 
-/// TypeError that names what is in the call and not in the method.
+/// Throws TypeError that names the arguments of the call that the method does not take.
 [[noreturn]] void refuse(Py_ssize_t positional, py::handle names) {
   Arguments known;
   std::string got = positional > 1 ? text(positional, " positional arguments") : "";
@@ -85,7 +85,7 @@ PyObject* step(PyObject* self, PyObject* const* values, Py_ssize_t positional, P
   } catch (py::error_already_set& error) {
     error.restore();
 #ifdef __GLIBCXX__
-  } catch (abi::__forced_unwind&) {  // a thread that ends with the interpreter
+  } catch (abi::__forced_unwind&) {  // the thread exits because the interpreter is finalizing
     throw;
 #endif
   } catch (...) {

@@ -1,11 +1,12 @@
-// The method `step`, in terms of CPython: pybind11's dispatch would take longer than the step of a small array.
+// The method `step`, defined through CPython's C API: pybind11's dispatch would take longer than a step of a small
+// array.
 #pragma once
 
 #include "stepper.h"
 
 namespace lrcore {
 
-/// Gives the class its method `step`.
+/// Adds the method `step` to the class.
 void add_step_method(py::class_<Stepper>& stepper);
 
 }  // namespace lrcore

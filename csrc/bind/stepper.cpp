@@ -27,23 +27,23 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
     check_cuda(*operands_.api, operands_.api->prepare(config_.rule), "loading the kernels");
   }
   if (!max_steps) return;
-  if (operands_.api == nullptr) throw py::value_error("capturable: CPU arrays are in no CUDA graph; leave it out");
-  if (!grads_)
-    throw py::value_error("grads: a capturable optimizer needs gradients that are bound at construction, got None");
+  if (operands_.api == nullptr)
+    throw py::value_error("capturable: CPU arrays cannot be part of a CUDA graph; leave it out");
+  if (!grads_) throw py::value_error("grads: a capturable optimizer needs gradients bound at construction, got None");
   constants_table_.emplace(*operands_.api, operands_.device(), *max_steps);
   const std::vector<Constants> table = rows(config_, rate_, *max_steps);
   const GilRelease unlocked;
   constants_table_->write(table, 0);
 }
 
-/// Swaps in `hyperparameters`. The caller releases the former ones, without the lock.
+/// Swaps in `hyperparameters`. The caller must release the previous ones without holding the lock.
 void Stepper::use(Hyperparameters& hyperparameters) {
   config_ = config_.with(hyperparameters);
   const std::lock_guard lock(references_mutex_);
   std::swap(hyperparameters_, hyperparameters.dict);
 }
 
-/// Likewise for the rate.
+/// Swaps in `rate` in the same way.
 void Stepper::use(Rate& rate) {
   const std::lock_guard lock(references_mutex_);
   std::swap(rate_, rate);
@@ -71,7 +71,7 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
     throw py::type_error("grads: expected an array, got None; pass the gradients, or bind them once with grads=");
   const Step step = operands_.step(passed ? *passed : *grads_);
 
-  std::vector<Array> completed;  // released after the lock
+  std::vector<Array> completed;  // destroyed after the lock is released
   for (Tries tries(patience_);; tries.fail()) {
     tries.begin();
     const ScheduledRate rate = next_rate();
@@ -89,7 +89,7 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
   raise_versions();
 }
 
-/// The gradients of one step. Where they do not fit parameters that have moved, it is the parameters that are to blame.
+/// Returns the gradients of one step. If they do not fit because bound arrays have moved, the error is about those.
 Array Stepper::fitting_gradients(py::handle grads, const Stream& stream) const {
   try {
     return operands_.gradients(grads, stream);
@@ -109,16 +109,16 @@ Stepper::ScheduledRate Stepper::next_rate() const {
   }
   if (!rate.source) throw std::runtime_error("the optimizer was cleared by the garbage collector; make a new one");
   const int64_t count = count_.load(std::memory_order_acquire);
-  if (count >= max_step) throw std::overflow_error("step_count: 2**53 - 1 steps is the most that can be counted");
+  if (count >= max_step) throw std::overflow_error("step_count: the maximum of 2**53 - 1 steps has been reached");
   std::optional<ScheduleCall> call;
   if (!PyFloat_CheckExact(rate.source.ptr())) call.emplace(this);
   const double lr = rate_at(rate.source, count);
   return {std::move(rate.schedule), count, lr};
 }
 
-/// Whether the rate is that of the step that is now the next. If the schedule has been replaced meanwhile, the new one
-/// is called too, but not forever: one that is replaced faster than it returns counts as replaced after this step.
-/// Requires the lock.
+/// Whether the rate is that of the step that is next now. If the schedule has been replaced meanwhile, the new one is
+/// called too, but not forever: if schedules are replaced faster than they return, the latest one counts from the step
+/// after this one. Requires the lock.
 bool Stepper::is_current(const ScheduledRate& rate, const Tries& tries) const {
   if (count_.load(std::memory_order_relaxed) == rate.count)
     return rate_.schedule.is(rate.schedule) || tries.failed() >= 10;
@@ -129,14 +129,14 @@ bool Stepper::is_current(const ScheduledRate& rate, const Tries& tries) const {
   return false;
 }
 
-/// Throws RuntimeError if bound memory is not what it was, or the stream is recording a graph. Requires the lock.
+/// Throws if bound memory has changed or the stream is recording a CUDA graph. Requires the lock.
 void Stepper::require_unmoved(const Stream& stream) const {
   watch_.check(moved);
   states_watch_.check(moved);
   operands_.refuse_capture(stream);
 }
 
-/// Takes the step. Requires the lock and not the GIL.
+/// Takes the step. Requires the lock, but not the GIL.
 void Stepper::advance(Step step, double lr, double grad_scale, const Stream& stream) {
   const int64_t count = count_.load(std::memory_order_relaxed);
   step.constants = config_.constants_at({.t = static_cast<double>(count + 1), .lr = lr}, memo_, grad_scale);
@@ -148,7 +148,7 @@ void Stepper::raise_versions(bool of_params) const {
   if (written_) raise_versions_of(of_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
 }
 
-/// Takes a step whose constants the device looks up by its own count.
+/// Takes a step whose constants the device looks up by its own step count.
 void Stepper::step_by_table(py::handle grads, double grad_scale, py::handle requested) {
   if (!grads.is_none())
     throw py::type_error(
@@ -162,8 +162,7 @@ void Stepper::step_by_table(py::handle grads, double grad_scale, py::handle requ
     states_watch_.check(moved);
     const GilRelease unlocked;
     Memo memo;
-    step.constants =
-        config_.constants_at({.t = 1, .lr = 0}, memo, grad_scale);  // of these the gradients' scale is used
+    step.constants = config_.constants_at({.t = 1, .lr = 0}, memo, grad_scale);  // only their gscale is used
     captured_ = captured_ || operands_.is_capturing(stream);
     operands_.run_step(config_, step, stream, constants_table_->view());
     constants_table_->advance(stream.handle);
@@ -171,7 +170,7 @@ void Stepper::step_by_table(py::handle grads, double grad_scale, py::handle requ
   raise_versions();
 }
 
-/// The constants of the first `steps` steps.
+/// Returns the constants of the first `steps` steps.
 std::vector<Constants> Stepper::rows(const RuleConfig& config, const Rate& rate, int64_t steps) {
   std::vector<Constants> all;
   all.reserve(static_cast<size_t>(steps));
@@ -198,7 +197,7 @@ void Stepper::set_step_count(py::handle object) {
     count_.store(count, std::memory_order_release);
 }
 
-/// AttributeError where the constants lie in a table that captured graphs go on using.
+/// Throws AttributeError if the constants are in a table, which captured graphs continue to use.
 void Stepper::refuse_where_captured(const char* what) const {
   if (constants_table_)
     throw py::attribute_error(text(what,

@@ -1,4 +1,4 @@
-// The Stepper: what an optimizer owns beside its Python face. Views, step count, learning rate, hyperparameters, lock.
+// The Stepper, the compiled part of an optimizer: views, step count, learning rate, hyperparameters and lock.
 #pragma once
 
 #include <atomic>
@@ -20,7 +20,7 @@ namespace lrcore {
 
 class Stepper;
 
-/// What an optimizer is to become: whatever is there takes the place of its own.
+/// A change of an optimizer: the values that are present replace its own.
 struct Change {
   Stepper* stepper;
   std::optional<py::sequence> states;
@@ -33,10 +33,10 @@ struct Change {
 /// An object, the name of an attribute, and its new value.
 using Assignment = std::tuple<py::object, py::object, py::object>;
 
-/// A dictionary, and the entries that it is to have.
+/// A dictionary, and the new entries for it.
 using NewEntries = std::tuple<py::dict, py::dict>;
 
-/// A mutex where Python runs without a GIL; elsewhere the GIL is the lock.
+/// A mutex in free-threaded Python; otherwise the GIL is the lock.
 #ifdef Py_GIL_DISABLED
 using GilOrMutex = std::mutex;
 #else
@@ -48,31 +48,32 @@ struct GilOrMutex {
 
 class Stepper {
  public:
-  /// What is wrong with an object that `__new__` alone has made.
+  /// The error message for an object created by `__new__` alone.
   static constexpr char uninitialized[] = "Optimizer.__init__ has not been called";
 
-  /// With `max_steps` for CUDA graphs: the constants of so many steps lie on the device, and the count beside them.
+  /// `max_steps` is for CUDA graphs: the constants of that many steps, and the step count, are stored on the device.
   Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, bool decoupled,
           bool maximize, Hyperparameters hyperparameters, Rate rate, std::optional<int64_t> max_steps);
 
-  /// Takes one step with `grads`, or with the bound ones when it is None. A scale that is null is 1.
+  /// Takes one step with `grads`, or with the bound gradients if it is None. If `grad_scale` is null, the scale is 1.
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
-  /// Takes one step of each with its bound gradients and the rate of the first: of all, or of none.
+  /// Takes one step of each stepper, with its bound gradients and the rate of the first stepper. Either all of them
+  /// step or none.
   static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale);
 
   int64_t step_count() const;
   void set_step_count(py::handle count);
 
   py::object hyperparameters() const;
-  /// Replaces the hyperparameters whose dictionary is `expected`; returns false if others have replaced them.
+  /// Replaces the hyperparameters if their dictionary is still `expected`; otherwise returns false.
   bool replace_hyperparameters(py::handle expected, Hyperparameters hyperparameters);
 
   py::object schedule() const;
   void set_rate(Rate rate);
 
-  /// Copies the states into `states`; returns the step count, the hyperparameters and the schedule that go with them.
+  /// Copies the states into `states`; returns the step count, the hyperparameters and the schedule that belong to them.
   py::tuple snapshot(const py::sequence& states);
-  /// Makes all changes, or none; then assigns attributes and updates dictionaries, before any Python code runs.
+  /// Makes either all changes or none; then assigns attributes and updates dictionaries, before any Python code runs.
   static void commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
                      const std::vector<NewEntries>& updates);
 
@@ -86,9 +87,8 @@ class Stepper {
 
  private:
   static constexpr char moved[] =
-      "its memory has moved, or its size, dtype or layout has changed, since the optimizer was made, as .data =, "
-      "resize_() "
-      "and .to() do; make the optimizer again";
+      "its memory has moved, or its size, dtype or layout has changed, since the optimizer was made, for example by "
+      ".data =, resize_() or .to(); make the optimizer again";
 
   struct Prepared;
   Prepared prepare(Change& change) const;
@@ -117,7 +117,7 @@ class Stepper {
   std::optional<Array> grads_;
   Watch watch_;  // parameters and bound gradients
   Watch states_watch_;
-  py::object written_;  // the tensors of torch that a step writes, as a list, or null
+  py::object written_;  // a list of the torch tensors that a step writes to, or null
   RuleConfig config_;
   py::object hyperparameters_;
   Rate rate_;
@@ -128,14 +128,14 @@ class Stepper {
   std::atomic<int64_t> count_{0};
   StepMutex step_mutex_;
   Tries::Patience patience_{0};
-  /// Guards the references that are read without the step's lock. Held for a copy or a swap alone.
+  /// Guards the references that are read without the step's lock. Held only for a copy or a swap.
   mutable GilOrMutex references_mutex_;
 };
 
 }  // namespace lrcore
 
-/// Throws TypeError for an object that `__new__` alone has made. pybind11 would allocate memory for its Stepper, and
-/// use that without constructing one.
+/// Throws TypeError for an object created by `__new__` alone. Otherwise pybind11 would allocate memory for its Stepper
+/// and use it without constructing the Stepper.
 template <>
 struct pybind11::detail::type_caster<lrcore::Stepper> : type_caster_base<lrcore::Stepper> {
   bool load(handle object, bool convert) { return load_impl<type_caster>(object, convert); }

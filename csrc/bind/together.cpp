@@ -1,5 +1,5 @@
-// What several optimizers do as one, all of them or none: their parameters belong together, but lie on different
-// devices.
+// Operations that several optimizers perform together, all of them or none: their parameters belong together, but are
+// on different devices.
 #include <algorithm>
 #include <deque>
 #include <functional>
@@ -10,11 +10,11 @@
 namespace lrcore {
 namespace {
 
-/// Returns the order in which they are locked, so that two calls do not wait for each other.
+/// Returns the steppers in the order of locking, so that two calls do not deadlock.
 std::vector<Stepper*> in_order(std::vector<Stepper*> steppers) {
   std::ranges::sort(steppers, std::less<>());
   if (std::ranges::adjacent_find(steppers) != steppers.end())
-    throw py::value_error("steppers: expected each of them once");
+    throw py::value_error("steppers: expected each stepper only once");
   return steppers;
 }
 
@@ -54,14 +54,14 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   for (const Stepper* each : steppers) each->raise_versions();
 }
 
-/// A change whose arrays and hyperparameters are checked.
+/// A change whose arrays and hyperparameters have been checked.
 struct Stepper::Prepared {
   Change& change;
   std::vector<Array> states;
   std::optional<Array> params;
   std::optional<int64_t> count;
   RuleConfig config;
-  std::vector<Constants> table;  // of a capturable optimizer whose hyperparameters or rate change
+  std::vector<Constants> table;  // if the hyperparameters or rate of a capturable optimizer change
 };
 
 Stepper::Prepared Stepper::prepare(Change& change) const {
@@ -85,7 +85,7 @@ Stepper::Prepared Stepper::prepare(Change& change) const {
 /// Throws if the change cannot be made. Requires the lock.
 void Stepper::require_free(const Prepared& prepared) const {
   if (captured_ && prepared.config.coupled() != config_.coupled())
-    throw py::value_error("weight_decay: captured graphs would go on with the kernel of the former one");
+    throw py::value_error("weight_decay: captured graphs would continue to use the kernel for the previous value");
   if (prepared.change.states) {
     states_watch_.check(moved);
     require_in_place(*prepared.change.states, prepared.states);
@@ -96,7 +96,7 @@ void Stepper::require_free(const Prepared& prepared) const {
   }
 }
 
-/// Makes the change, and moves the former values into it. Requires the lock.
+/// Makes the change, and moves the previous values into it. Requires the lock.
 void Stepper::make(Prepared& prepared) {
   if (prepared.change.states) copy_all(prepared.states, operands_.states);
   if (prepared.params) copy_all({&*prepared.params, 1}, {&operands_.params, 1});

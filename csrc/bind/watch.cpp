@@ -8,7 +8,7 @@
 namespace lrcore {
 namespace {
 
-constexpr int writable = 0x400;  // NumPy's
+constexpr int writable = 0x400;  // NumPy's flag
 
 /// NumPy's own struct of an array.
 const py::detail::PyArray_Proxy& numpy_struct(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
@@ -41,7 +41,8 @@ void Watch::add(py::handle object, Array& array, bool written) {
   if (!add(object, array.name(), written)) return;
   const void* data = is_numpy(object) ? numpy_.back().data : torch_.back().data;
   if (data != array.data() && array.size() != 0)
-    throw std::runtime_error(text(array.name(), ": its memory moved while the optimizer was made; make it again"));
+    throw std::runtime_error(
+        text(array.name(), ": its memory moved while the optimizer was being made; make the optimizer again"));
   array.release_owner();
 }
 
@@ -87,7 +88,7 @@ void Watch::refuse(const NumpyEntry& entry, const char* why) {
   const auto& array = numpy_struct(entry.array);
   if (array.data == entry.data && size_of(array) == entry.size && (entry.flags & ~array.flags) == writable)
     throw py::value_error(text(entry.name,
-                               ": the array has become read-only since it was bound, and a step writes it in place; "
+                               ": the array has become read-only since it was bound, but a step writes to it in place; "
                                "make it writable again"));
   refuse_moved(entry.name, why);
 }
@@ -101,7 +102,7 @@ int Watch::traverse(visitproc visit, void* arg) const {
 }
 
 void Watch::clear() {
-  // Whatever is let go may come back here: what is cleared has to be seen as such first.
+  // Releasing the arrays may run code that comes back here, so mark them as cleared first.
   is_cleared_ = !numpy_.empty() || !torch_.empty();
   const auto numpy = std::exchange(numpy_, {});
   const auto torch = std::exchange(torch_, {});

@@ -1,4 +1,4 @@
-// Arrays that stay bound: whether their memory is still what it was, and the owners that keep it alive.
+// Arrays that stay bound: checks that their memory has not been replaced, and keeps it alive.
 #pragma once
 
 #include <string>
@@ -8,33 +8,35 @@
 
 namespace lrcore {
 
-/// RuntimeError if the memory of an array of NumPy or torch is no longer that which was imported from it in this call:
-/// a schedule, an exporter or another thread may have replaced it since. Needs the GIL and runs no Python code.
+/// Throws RuntimeError if the memory of a NumPy or torch array is no longer the memory that was imported in this call:
+/// a schedule, an exporter or another thread may have replaced it. Requires the GIL and runs no Python code.
 void require_in_place(py::handle object, const Array& array);
-/// Likewise of several arrays.
+/// The same check for several arrays.
 void require_in_place(const py::sequence& objects, const std::vector<Array>& arrays);
 
-/// Compares bound arrays with what they were. NumPy and torch may put other memory under an array that somebody holds
-/// (`ndarray.resize`, `tensor.data = ...`, `set_`, `share_memory_`), and a step would write to memory that is freed.
+/// Compares bound arrays with their original state. NumPy and torch can replace the memory of an existing array
+/// (`ndarray.resize`, `tensor.data = ...`, `set_`, `share_memory_`); a step would then write to freed memory.
 ///
-/// What is watched is held as a Python object, which the garbage collector sees into: an array may hold the optimizer
-/// that holds it.
+/// Watched arrays are held as Python objects, which the garbage collector can traverse: an array may refer to the
+/// optimizer that holds it.
 class Watch {
  public:
   Watch() = default;
-  /// Lets go of what it holds. Needs the GIL.
+  /// Releases the arrays. Requires the GIL.
   ~Watch();
   Watch(const Watch&) = delete;
   Watch& operator=(const Watch&) = delete;
 
-  /// Watches an array of any dtype and layout, if it is one of NumPy or torch; returns whether it is. `written` arrays
-  /// have to stay writable.
+  /// Watches an array of any dtype and layout if it is a NumPy or torch array; returns whether it is. If `written` is
+  /// true, the array has to stay writable.
   bool add(py::handle object, std::string name, bool written);
-  /// Watches the array that was imported from `object`, and takes over from its owner: releases that.
+  /// Watches the array that was imported from `object`. Keeps the memory alive instead of the array's owner, and
+  /// releases the owner.
   void add(py::handle object, Array& array, bool written);
 
-  /// Throws unless all is as it was: RuntimeError `name`: `why` where memory, size or layout differ, ValueError where a
-  /// written array has become read-only. Needs the GIL, runs no Python code and allocates nothing unless it throws.
+  /// Throws if an array has changed: RuntimeError `name`: `why` if its memory, size, dtype or layout differs,
+  /// ValueError if a written array has become read-only. Requires the GIL. Runs no Python code and allocates nothing
+  /// unless it throws.
   void check(const char* why) const {
     for (const NumpyEntry& entry : numpy_)
       if (!is_unchanged(entry)) refuse(entry, why);
@@ -53,13 +55,13 @@ class Watch {
     py::object dtype;
     const void* data;
     int64_t size;
-    int flags;  // those that must stay
+    int flags;  // those that must stay set
   };
   struct TorchEntry {
     std::string name;
     py::object tensor;
     const DLPackExchangeAPI* api;
-    py::object storage;  // a step without the GIL may outlast the tensor's own hold on it
+    py::object storage;  // a step without the GIL may outlast the tensor's own reference to it
     DLDataType dtype;
     const void* data;
     std::vector<int64_t> layout;  // extents and strides

@@ -1,12 +1,12 @@
-// The tables that the per-instruction-set files emit, and that of the simulated grid.
+// The tables that the files of the instruction sets define, and the table of the simulated grid.
 #pragma once
 
 #include "../rules/registry.h"
 
 namespace lrcore::cpu {
 
-/// A backend's sweep of each rule, without and with coupled decay; the arithmetic bound of each rule; and the stream
-/// bound by number of states.
+/// A backend's sweeps by rule, without and with coupled decay; its arithmetic bounds by rule; and its stream bounds by
+/// number of states.
 struct SweepTable {
   Sweep sweeps[rules::count][2];
   Sweep arithmetic_bounds[rules::count];

@@ -1,4 +1,4 @@
-// How many CPUs this process may use.
+// The number of CPUs that this process may use.
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -18,7 +18,7 @@ namespace {
 
 int affinity_cpus() {
 #if defined(__linux__)
-  // The mask of a large machine can be longer than cpu_set_t; the call fails with EINVAL until it fits.
+  // The mask of a large machine can be longer than cpu_set_t; the call fails with EINVAL if it does not fit.
   for (size_t capacity = CPU_SETSIZE; capacity <= (size_t{1} << 20); capacity *= 2) {
     std::vector<cpu_set_t> mask(CPU_ALLOC_SIZE(capacity) / sizeof(cpu_set_t) + 1);
     const size_t bytes = mask.size() * sizeof(cpu_set_t);
@@ -28,12 +28,13 @@ int affinity_cpus() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-/// CPUs that a quota of `quota` per `period` amounts to, or 0 when there is none.
+/// Returns the number of CPUs that a quota of `quota` per `period` corresponds to, or 0 if there is no quota.
 int quota_cpus(double quota, double period) {
   return quota > 0 && period > 0 ? std::max(1, static_cast<int>(std::ceil(quota / period))) : 0;
 }
 
-/// cpu.max of this process's control group and of every group above it (version 2): the smallest quota.
+/// Returns the smallest quota, in CPUs, in cpu.max of this process's control group (version 2) and of all groups above
+/// it, or 0 if there is no quota.
 int cgroup2_cpus() {
   std::ifstream groups("/proc/self/cgroup");
   int smallest = 0;

@@ -1,4 +1,4 @@
-// Eight floats in an AVX register; partial accesses through AVX's masked moves.
+// Eight floats in an AVX register; partial accesses use AVX's masked moves.
 #pragma once
 
 #include <immintrin.h>

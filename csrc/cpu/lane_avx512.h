@@ -1,4 +1,4 @@
-// Sixteen floats in an AVX-512 register; partial accesses through a mask. Needs AVX-512F alone.
+// Sixteen floats in an AVX-512 register; partial accesses use a mask. Requires only AVX-512F.
 #pragma once
 
 #include <immintrin.h>

@@ -1,4 +1,4 @@
-// One float at a time: plain C++ that any compiler turns into what the baseline instruction set offers.
+// One float at a time: plain C++, which the compiler vectorises for the baseline instruction set.
 #pragma once
 
 #include "../rules/vocab.h"

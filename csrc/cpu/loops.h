@@ -1,7 +1,7 @@
 // The pragma before a loop over elements, for each compiler.
 #pragma once
 
-/// The iterations of the loop that follows are independent: the boundary has refused overlapping buffers.
+/// Declares the iterations of the next loop independent. They are, because overlapping buffers are refused earlier.
 #if defined(__clang__)
 #define LRCORE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else

@@ -17,9 +17,10 @@ namespace {
 
 using std::chrono::steady_clock;
 
-constexpr auto patience = std::chrono::microseconds(50);  // for which a thread waits awake before it goes to sleep
-constexpr int64_t smallest_slice = 32 * 1024;  // elements; from two of these on, two threads beat one in every rule
-constexpr int64_t slice_worth_waking = 256 * 1024;  // likewise where the second has to be woken up, which takes 10 us
+constexpr auto patience = std::chrono::microseconds(50);  // how long a waiting thread spins before it sleeps
+constexpr int64_t smallest_slice =
+    32 * 1024;  // elements; for at least twice as many, two threads beat one in every rule
+constexpr int64_t slice_worth_waking = 256 * 1024;  // likewise if the second thread must be woken up, which takes 10 us
 constexpr int64_t slice_multiple = 16;              // 64 bytes
 
 void relax() {
@@ -30,7 +31,7 @@ void relax() {
 #endif
 }
 
-/// Waits until the value differs from `old`: awake for a while, then by a futex.
+/// Waits until the value differs from `old`, and returns it. Spins for a while, then waits on a futex.
 template <class T>
 T wait_for_change(const std::atomic<T>& value, T old) {
   const steady_clock::time_point end = steady_clock::now() + patience;
@@ -54,20 +55,24 @@ struct BoundTask {
 
 struct Worker {
   alignas(64) std::atomic<uint32_t> ticket{0};  // changes when there is a slice to do
-  std::atomic<bool> offered{false};             // until somebody takes the slice
+  std::atomic<bool> offered{false};             // until a thread takes the slice
   int64_t begin = 0, end = 0;
 };
 
 /// The workers, and the one task that they share. Never destroyed: workers are not joined at exit.
 ///
-/// What each thread sees, on processors that reorder stores and loads too:
-/// - `busy` orders the callers. The one that holds it writes `shared`, `begin` and `end`, and then `offered` (release).
-///   Whoever changes `offered` back (acquire), a worker or the caller itself, sees them, and does the slice.
-/// - A worker that sees its new `ticket` (acquire) sees `offered` as it was before the ticket was given (release), or
-///   later. So it misses no slice. One that wakes up late finds the slice taken, or that of a later task.
-/// - A worker ends its slice by decrementing `pending` (release). The caller decrements it for each slice that it takes
-///   back; these are read-modify-writes too, so they continue the workers' release sequences. When the caller reads 0
-///   (acquire), it therefore sees what all slices have written, and no worker reads `shared` any more.
+/// The memory order, also on processors that reorder stores and loads:
+/// - `busy` serializes the callers. The caller that holds it writes `shared`, `begin` and `end`, and then sets
+/// `offered`
+///   (release). The thread that clears `offered` (acquire), a worker or the caller itself, sees these writes and
+///   processes the slice.
+/// - A worker that sees its new `ticket` (acquire) sees the value that `offered` had before the ticket changed
+///   (release), or a later one. Therefore it misses no slice. A worker that wakes up late finds the slice taken, or
+///   finds the slice of a later task.
+/// - A worker ends its slice by decrementing `pending` (release). The caller decrements `pending` for each slice that
+/// it
+///   takes back; these decrements are also read-modify-writes, so they continue the workers' release sequences. When
+///   the caller reads 0 (acquire), it therefore sees the writes of all slices, and no worker reads `shared` any more.
 struct Crew {
   std::mutex busy;
   std::vector<std::unique_ptr<Worker>> workers;
@@ -75,7 +80,7 @@ struct Crew {
   alignas(64) std::atomic<int> pending{0};
   std::atomic<steady_clock::rep> last_end{steady_clock::time_point::min().time_since_epoch().count()};
 
-  /// Returns into how many slices to cut a task. If tasks follow one another closely, the workers are awake or worth
+  /// Returns the number of slices for a task. If tasks follow one another closely, the workers are still awake or worth
   /// waking.
   int parts(int64_t n) const {
     const steady_clock::time_point last{steady_clock::duration(last_end.load(std::memory_order_relaxed))};
@@ -85,10 +90,10 @@ struct Crew {
 
   void note_end() { last_end.store(steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
 
-  /// Hires until there are `wanted` workers, or as many as the system gives.
+  /// Starts workers until there are `wanted`, or as many as the system permits, and returns their number.
   int hire(int wanted) {
     if (static_cast<int>(workers.size()) >= wanted) return wanted;
-    // Signals are for the threads of the program.
+    // The program's own threads must receive the signals.
     sigset_t all, found;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &found);
@@ -100,7 +105,7 @@ struct Crew {
         workers.push_back(std::move(worker));
       }
     } catch (const std::exception&) {
-      // No thread, or no memory for one. Those that are there do the work.
+      // Threads or memory have run out; the existing workers do the work.
     }
     pthread_sigmask(SIG_SETMASK, &found, nullptr);
     return static_cast<int>(workers.size());
@@ -113,15 +118,15 @@ struct Crew {
     }
   }
 
-  /// Does a worker's slice unless it is taken. A slice that is taken late, after another task has begun, is that
-  /// task's.
+  /// Processes a worker's slice unless it has been taken. A thread that comes late, after another task has begun,
+  /// processes the slice of that task.
   bool take(Worker& worker) {
     if (!worker.offered.exchange(false, std::memory_order_acq_rel)) return false;
     shared(worker.begin, worker.end);
     return true;
   }
 
-  /// Does a task in so many slices. Returns false if the workers are busy with another caller's.
+  /// Runs a task in up to `parts` slices. Returns false if the workers are busy with another caller's task.
   bool share(int64_t n, int parts, BoundTask task) {
     const std::unique_lock lock(busy, std::try_to_lock);
     if (!lock.owns_lock()) return false;
@@ -139,7 +144,7 @@ struct Crew {
       worker.ticket.notify_one();
     }
     shared(0, std::min(n, slice));
-    // A worker that the system has not given a core by now would be waited for longer than its slice takes.
+    // Take back the slices of workers that have no core yet: waiting for them would take longer than the slices.
     for (int i = helpers; i-- > 0;)
       if (take(*workers[static_cast<size_t>(i)])) pending.fetch_sub(1, std::memory_order_relaxed);
     for (int left = pending.load(std::memory_order_acquire); left != 0;) left = wait_for_change(pending, left);
@@ -147,9 +152,9 @@ struct Crew {
   }
 };
 
-std::atomic<int> thread_count{0};  // 0: not yet asked for
+std::atomic<int> thread_count{0};  // 0: not yet determined
 
-/// The crew of this process. A forked child has none of its parent's threads, so it forgets their crew.
+/// The crew of this process. A forked child has none of its parent's threads, so it gets a new crew.
 std::atomic<Crew*> crew{new Crew};
 std::atomic<int> forks{0};
 

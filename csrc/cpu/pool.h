@@ -8,21 +8,22 @@ namespace lrcore::pool {
 /// Work on the elements [begin, end).
 using Task = void (*)(const void* context, int64_t begin, int64_t end);
 
-/// Threads that a large sweep uses, the caller included.
+/// Returns the number of threads that a large sweep uses, including the caller.
 int threads();
 void set_threads(int count);
 
-/// The CPUs that this process may use: its affinity mask, within the quota of its control group.
+/// Returns the number of CPUs that this process may use: those in its affinity mask, limited by the quota of its
+/// control group.
 int default_threads();
 
-/// Runs the task over [0, n) in contiguous slices and returns when all are done. Serial when n is small, and when the
-/// pool is busy with another caller's work. Survives fork: a child starts with a pool of its own.
+/// Runs the task over [0, n) in contiguous slices and returns when all are done. Runs serially if n is small or if the
+/// pool is busy with another caller's work. Survives fork: a child starts with its own pool.
 void parallel_for(int64_t n, Task task, const void* context);
 
-/// Makes fork safe; called once when the module is made.
+/// Makes fork safe; called once when the module is created.
 void prepare_for_forks();
 
-/// Changes in a forked child, which has none of its parent's threads.
+/// Returns a number that changes in a forked child, which has none of its parent's threads.
 int generation();
 
 }  // namespace lrcore::pool

@@ -1,12 +1,12 @@
 // The CPU loop around every rule. The remainder goes through the same functor as the body.
 //
-// An instruction set `Isa` gives
+// An instruction set `Isa` provides
 //   Lane                                  the lane type, with the vocabulary of rules/vocab.h
 //   width                                 elements in a lane
 //   load(a), store(a, x)                  a whole lane
-//   load(a, count), store(a, x, count)    its first `count` elements; the others are not touched (where width > 1)
-// and has internal linkage. So has then everything that is made from it here, and nothing is shared between objects
-// that are compiled for different instruction sets.
+//   load(a, count), store(a, x, count)    its first `count` elements; the others are not accessed (only if width > 1)
+// `Isa` has internal linkage, and therefore so does everything instantiated from it here: objects that are compiled for
+// different instruction sets share nothing.
 #pragma once
 
 #include "../update.h"

@@ -1,4 +1,5 @@
-// The grid of a GPU, simulated on the host: the same threads one after the other. For tests, by name alone.
+// The grid of a GPU, simulated on the host: runs the same threads one after the other. For tests, which choose it by
+// name.
 #include "../cpu/backends.h"
 #include "../cpu/bounds.h"
 #include "../cpu/fp_mode.h"
@@ -61,7 +62,8 @@ constinit const SweepTable emulated_sweeps = rules::with_all([](auto... entry) -
 
 }  // namespace lrcore::cpu
 
-// For tests that stand in for the CUDA module: the number of blocks of a launch, and a range of them run on the host.
+// For tests that replace the CUDA module: the first function returns the number of blocks of a launch, the second runs
+// a range of blocks on the host.
 extern "C" {
 [[gnu::visibility("default")]] int64_t lrcore_blocks(const lrcore::cuda::Job* job) {
   return lrcore::cuda::blocks(*job);

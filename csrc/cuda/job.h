@@ -1,5 +1,5 @@
-// How a step is cut into blocks and threads, as plain numbers that host and device compute alike. A `constexpr`
-// function of this module runs on both.
+// The division of a step into blocks and threads, as plain numbers that the host and the device compute identically.
+// The `constexpr` functions of this module run on both.
 #pragma once
 
 #include "../step.h"
@@ -8,7 +8,7 @@ namespace lrcore::cuda {
 
 inline constexpr int block_threads = 256;
 
-/// `width` neighbouring elements of one array, moved by one access.
+/// `width` neighbouring elements of one array, loaded or stored by one access.
 template <int width_>
 struct alignas(width_ * sizeof(float)) Chunk {
   static constexpr int width = width_;
@@ -17,19 +17,20 @@ struct alignas(width_ * sizeof(float)) Chunk {
 using Vec4 = Chunk<4>;
 using Vec1 = Chunk<1>;
 
-/// Chunks of each array that a thread takes: one of four elements, or four of one. With two of four elements in flight
-/// a step of Adam takes 1.04 times as long on an NVIDIA H200, with four 1.17 times: fewer threads fit on a
-/// multiprocessor.
+/// Returns the number of chunks of each array per thread: one chunk of four elements, or four chunks of one. With two
+/// chunks of four elements, a step of Adam takes 1.04 times as long on an NVIDIA H200, and with four 1.17 times,
+/// because fewer threads fit on a multiprocessor.
 constexpr int unroll(int width) { return Vec4::width / width; }
 
-/// The constants of every step that a captured graph may take, and which step is next. Null rows mean none.
+/// The constants of every step that a captured graph may take, and the index of the next step. If `rows` is null, there
+/// is no table.
 struct Table {
   const Constants* rows;
-  const int64_t* step_count;  // the row to use; beyond the last row, the last is used
+  const int64_t* step_count;  // the row to use; beyond the last row, the last row is used
   int64_t last;
 };
 
-/// What one launch is given.
+/// The arguments of one launch.
 ///
 /// Chunks begin at element `prologue`; the few elements before and after the chunks are updated one by one.
 struct Job {
@@ -41,7 +42,8 @@ struct Job {
   int width;
 };
 
-/// Chunks of four elements if all arrays lie alike with respect to 16 bytes, else of one.
+/// Returns a job with chunks of four elements if all arrays have the same offset from a multiple of 16 bytes, else with
+/// chunks of one element.
 inline Job make_job(const Step& step, int states, int64_t n, const Table& table) {
   const auto offset = [](const float* array) { return reinterpret_cast<uintptr_t>(array) % sizeof(Vec4); };
   bool alike = offset(step.p) == offset(step.g);
@@ -53,7 +55,7 @@ inline Job make_job(const Step& step, int states, int64_t n, const Table& table)
   return {step, table, n, prologue, (n - prologue) / width, width};
 }
 
-/// The blocks of a launch, at least one.
+/// Returns the number of blocks of a launch, at least 1.
 constexpr int64_t blocks(const Job& job) {
   const int64_t tile = int64_t{block_threads} * unroll(job.width);
   return job.chunks == 0 ? 1 : (job.chunks + tile - 1) / tile;

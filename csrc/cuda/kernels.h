@@ -1,11 +1,11 @@
-// The kernels of all rules as a table.
+// The table of the kernels of all rules.
 #pragma once
 
 #include "thread.h"
 
 namespace lrcore::cuda {
 
-/// A kernel for each rule, without and with coupled decay, by Vec1 and by Vec4.
+/// The kernels of each rule: without and with coupled decay, for Vec1 and for Vec4.
 template <class Kernel>
 struct Kernels {
   Kernel sweeps[rules::count][2][2];
@@ -15,7 +15,7 @@ struct Kernels {
   }
 };
 
-/// Returns the table of what `Make<Chunk, Rule, coupled>::kernel()` returns.
+/// Returns the table of the kernels that `Make<Chunk, Rule, coupled>::kernel()` returns.
 template <class Kernel, template <class, class, bool> class Make>
 constexpr Kernels<Kernel> make_kernels() {
   return rules::with_all([]<class... Entry>(Entry...) -> Kernels<Kernel> {

@@ -1,11 +1,11 @@
-// The grid of a GPU, and its launches.
+// The kernels, and their launches.
 #include "kernels.h"
 #include "launch.h"
 
 namespace lrcore::cuda {
 namespace {
 
-/// A Vec4 is stored by one instruction: left to itself, the compiler takes some of them apart.
+/// Global memory. A Vec4 is stored by one explicit instruction, because the compiler would split some of these stores.
 struct Global {
   static __device__ Vec4 load(const Vec4* chunk) {
     const float4 x = *reinterpret_cast<const float4*>(chunk);
@@ -18,8 +18,8 @@ struct Global {
   static __device__ void store(Vec1* chunk, const Vec1& from) { *chunk = from; }
 };
 
-/// From compute capability 9.0 on, the next kernel may be brought to the device while this one runs, if it was launched
-/// so; it then waits for the end of this one.
+/// Lets the next kernel start while this one is still running, if it was launched that way (compute capability 9.0 and
+/// later). The next kernel then has to wait for the end of this one.
 __device__ void let_next_come() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
@@ -32,8 +32,8 @@ __device__ void wait_for_previous() {
 #endif
 }
 
-/// At least so many blocks fit on a multiprocessor, by the registers that the compiler may use: 80, of which Adam
-/// takes 46.
+/// The number of blocks that must fit on a multiprocessor. This limits the compiler to 80 registers per thread; Adam
+/// uses 46.
 constexpr int resident_blocks = 3;
 
 template <class Chunk, class Rule, bool coupled>
@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(block_threads) fill_kernel(float* memory, floa
   if (i < n) memory[i] = value;
 }
 
-/// p = p + g and each state = itself + g, by whole vectors of four: the time that memory takes for the streams of a
-/// step.
+/// p = p + g, and s = s + g for each state, in whole vectors of four: takes the time that memory needs for the arrays
+/// of a step.
 template <int states>
 __global__ void __launch_bounds__(block_threads)
     stream_bound_kernel(const __grid_constant__ Step step, int64_t vectors) {

@@ -1,4 +1,4 @@
-// The launches, as the table of the module names them; errors are those of the CUDA runtime.
+// The launches, with the names of the module's table. The errors are those of the CUDA runtime.
 #pragma once
 
 #include "job.h"

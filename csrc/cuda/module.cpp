@@ -1,5 +1,5 @@
-// The extension module lrcore._lrcore_cuda: the CUDA runtime and the kernels behind one table, which the core asks for
-// when it meets the first array of a CUDA device.
+// The extension module lrcore._lrcore_cuda: the CUDA runtime and the kernels behind one table, which the core imports
+// when the first CUDA array is used.
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 #include <pybind11/pybind11.h>
@@ -12,8 +12,8 @@
 namespace lrcore::cuda {
 namespace {
 
-/// The first error of some calls in order; what follows an error is not called. The runtime forgets it: it is told
-/// here.
+/// Makes the calls in order up to the first error, and returns that error. Resets the runtime's last error, because the
+/// error is reported here.
 template <class... Call>
 int first_error(Call... call) {
   cudaError_t error = cudaSuccess;
@@ -22,9 +22,9 @@ int first_error(Call... call) {
   return error;
 }
 
-/// What a call gives while this thread does without the runtime's care for captures, which refuses, and breaks them
-/// for, all that might wait for a stream. Memory that an optimizer of this process lets go of has nothing to do with
-/// them.
+/// Makes a call with this thread's capture mode relaxed, and returns its error. In the strict mode, a call that might
+/// wait for a stream fails during a capture and invalidates the capture. The memory that optimizers allocate and
+/// release is unrelated to captures.
 template <class Call>
 int in_spite_of_captures(Call call) {
   auto mode = cudaStreamCaptureModeRelaxed;
@@ -35,7 +35,7 @@ int in_spite_of_captures(Call call) {
   return result;
 }
 
-/// Whether something has used the device in this process; true where that cannot be told.
+/// Whether this process has used the device; true if this cannot be determined.
 bool has_context(int device) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
@@ -71,7 +71,7 @@ constexpr Api api = {
                int64_t n) { return first_error([&] { return start_fill(memory, value, n); }, cudaDeviceSynchronize); },
     .copy =
         [](void* to, const void* from, int64_t bytes) {
-          // A copy on the default stream alone would neither wait for the other streams nor make them wait.
+          // A copy on the default stream alone would neither wait for other streams nor make them wait.
           return first_error(
               cudaDeviceSynchronize,
               [&] { return cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault); },

@@ -1,5 +1,5 @@
-// One thread of a CUDA step: which elements it takes, and what it does with them. A GPU's grid runs it, and so does the
-// grid that `emulated` simulates on the host; `Memory` says how each loads and stores a chunk.
+// One thread of a CUDA step: its elements, and the update of them. The thread runs in the grid of a GPU, and in the
+// grid that `emulated` simulates on the host; `Memory` defines how each of these loads and stores a chunk.
 #pragma once
 
 #include "../rules/registry.h"
@@ -12,12 +12,12 @@ constexpr Constants constants(const Job& job) {
   if (job.table.rows == nullptr) return job.step.constants;
   const int64_t step_count = *job.table.step_count;
   Constants row = job.table.rows[step_count < job.table.last ? step_count : job.table.last];
-  row.stages.gscale = job.step.constants.stages.gscale;  // an argument of the step, not of its number
+  row.stages.gscale = job.step.constants.stages.gscale;  // depends on the call, not on the step number
   return row;
 }
 
-/// Updates up to `count` chunks from element `first` on, `stride` elements apart: all loads come before the stores.
-/// `inside(k)` says whether the k-th chunk is there.
+/// Updates up to `count` chunks, `stride` elements apart, of which the first begins at element `first`. All loads come
+/// before the stores. `inside(k)` returns whether the k-th chunk exists.
 template <class Memory, class Chunk, class Rule, bool coupled, int count, class Inside>
 constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Inside inside) {
   constexpr int states = Rule::states.count;
@@ -54,8 +54,8 @@ constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Insi
     }
 }
 
-/// What thread `thread` of block `block` does. A block takes a tile of chunks, neighbouring threads neighbouring
-/// chunks; the first block also takes the elements before and after all chunks.
+/// Runs thread `thread` of block `block`. A block updates a tile of chunks, and neighbouring threads update
+/// neighbouring chunks. The first block also updates the elements before and after all chunks.
 template <class Memory, class Chunk, class Rule, bool coupled>
 constexpr void run_thread(const Job& job, int64_t block, int thread) {
   constexpr int count = unroll(Chunk::width);

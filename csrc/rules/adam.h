@@ -1,12 +1,12 @@
 // Adam. Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization", algorithm 1; AMSGrad: Reddi et al. 2018.
-// AdamW (Loshchilov & Hutter 2019) is Adam under decoupled decay, a stage that surrounds every rule.
+// AdamW (Loshchilov & Hutter 2019) is Adam with decoupled weight decay, which is a stage around every rule.
 //
 //   m, v = moments(g)
-//   x = max(x, v), and x stands for v below     amsgrad
+//   x = max(x, v), and x replaces v below       amsgrad
 //   p = p - STEP m / (sqrt(v) ROOT + EPS)
 //
 //   corrected   STEP = lr / (1 - beta1^t),                       ROOT = 1 / sqrt(1 - beta2^t)
-//   hat         STEP = lr sqrt(1 - beta2^t) / (1 - beta1^t),     ROOT = 1      (the paper's end of section 2)
+//   hat         STEP = lr sqrt(1 - beta2^t) / (1 - beta1^t),     ROOT = 1      (end of section 2 of the paper)
 #pragma once
 
 #include "moments.h"

@@ -1,6 +1,7 @@
 // RAdam. Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond", algorithm 2.
 //
-// Adam's equation under other constants. With
+// Adam's equation with different constants:
+//
 //   rho_inf = 2 / (1 - beta2) - 1,   rho = rho_inf - 2 t beta2^t / (1 - beta2^t)
 //   rho > 5   STEP = lr sqrt(1 - beta2^t) / (1 - beta1^t) r,   ROOT = 1,   EPS = eps,
 //             r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))

@@ -1,4 +1,4 @@
-// THE list of rules. A rule is known to every backend, to Python, to the tests and to the benchmarks by its line here.
+// THE list of rules. One line here makes a rule available to every backend, Python, the tests and the benchmarks.
 #pragma once
 
 #include "adadelta.h"
@@ -16,7 +16,7 @@ namespace lrcore::rules {
 
 using enum Eps;
 
-/// Returns what `use` returns for all entries.
+/// Calls `use` with all entries, and returns its result.
 template <class Use>
 constexpr auto with_all(Use use) {
   // clang-format off

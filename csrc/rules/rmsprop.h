@@ -8,7 +8,7 @@
 //   momentum   b = MU b + g / d,      p = p - LR b
 //   velocity   b = MU b + LR g / d,   p = p - b
 //
-// In float32 v - a^2 can fall below 0; the maximum keeps the root real.
+// In float32, v - a^2 can be negative; the maximum keeps the root real.
 #pragma once
 
 #include "root.h"

@@ -8,7 +8,7 @@
 //   sgd_velocity            b = MU b + LR g,    p = p - b
 //   sgd_nesterov_velocity   b = MU b + LR g,    p = p - (MU b + LR g)
 //
-// The velocity forms carry the learning rate inside b. At a constant rate they agree with the others.
+// The velocity forms include the learning rate in b. At a constant rate they are equivalent to the others.
 #pragma once
 
 #include "vocab.h"
@@ -40,7 +40,7 @@ struct SgdMomentum {
   float MU, DAMP, LR;
 
   static SgdMomentum constants_at(const Hyper& h, const Instant& now, Memo&) {
-    // The first velocity is the gradient.
+    // The first step is not dampened: the first velocity is the gradient.
     const double damp = now.t == 1 ? 1 : 1 - h.dampening;
     return {.MU = f32(h.momentum), .DAMP = f32(damp), .LR = f32(now.lr)};
   }
@@ -52,7 +52,7 @@ struct SgdMomentum {
   }
 };
 
-/// What the forms without dampening share.
+/// The common part of the forms without dampening.
 struct SgdUndamped {
   static constexpr Names states{"momentum_buffer"};
   static constexpr Names hypers{"momentum"};

@@ -1,19 +1,20 @@
-// The words a rule may use, on one float: the lane of the portable loop and of CUDA. Wider lanes bring their own.
+// The operations that a rule may use, for one float: the lane of the portable loop and of CUDA. Wider lanes define
+// their own.
 //
 //   + - * /    IEEE-754 float32, round to nearest even, never fused
 //   sqrt(x)    correctly rounded
-//   abs(x)     clears the sign bit, that of NaN and -0 too
-//   max(a, b)  a > b ? a : b; so b when they are equal (max(+0, -0) is -0) or when either is NaN
+//   abs(x)     clears the sign bit, also of NaN and -0
+//   max(a, b)  a > b ? a : b; that is b if they are equal (max(+0, -0) is -0) or if either is NaN
 //   sign(x)    1, -1, +0 for +0 and -0, NaN for NaN
 //
-// And one word of the stage that stores the states:
+// One more operation, for the stage that stores the states:
 //
-//   flush(x, mask)   x where it has one of the bits of the mask, else +0
+//   flush(x, mask)   x if any bit of the mask is set in it, else +0
 //
 // sqrt, pow and f32 on doubles are for `constants_at`: host arithmetic, rounded once to float32 by f32.
 //
-// The constants of a step are in upper case, which departs from the Google style that .clang-format names: in an
-// equation constants and lanes are then told apart at a glance.
+// The constants of a step are in upper case, so that constants and lanes can be told apart in an equation. This departs
+// from the Google style that .clang-format names.
 #pragma once
 
 #include <math.h>
@@ -22,7 +23,7 @@
 
 namespace lrcore::rules {
 
-/// A template, because Clang refuses a constexpr function whose result it never knows.
+/// A template, because Clang rejects a constexpr function that can never be a constant expression.
 template <class Float>
   requires(__is_same(Float, float))
 constexpr Float sqrt(Float x) {

@@ -1,4 +1,4 @@
-// For tests, preloaded: operator new that fails in this thread when it is told to.
+// For tests, which preload it: an operator new that fails in this thread on request.
 #include <cstdlib>
 #include <new>
 
@@ -6,7 +6,8 @@ namespace {
 thread_local long left = 0;
 }
 
-/// Lets the `which`-th call from now fail, or none for 0. Gives whether the call that was to fail is still to come.
+/// Makes the `which`-th call from now fail, or no call if it is 0. Returns whether the previous request is still
+/// pending.
 extern "C" int fail_new(long which) {
   const int pending = left > 0;
   left = which;

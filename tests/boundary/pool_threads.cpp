@@ -1,5 +1,6 @@
-// Hammers the thread pool, for the sanitizers: several callers at once, thread counts that change, sizes around the
-// thresholds, gaps in which the workers fall asleep, forks at any moment. Status 0 when every job was done whole, once.
+// A stress test of the thread pool, for the sanitizers: several callers at once, changing numbers of threads, sizes
+// around the thresholds, gaps in which the workers fall asleep, and forks at any moment. The exit status is 0 if every
+// job was done completely and exactly once.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,8 +20,8 @@ namespace {
 
 namespace pool = lrcore::pool;
 
-constexpr int64_t grain = 16;        // slices begin at multiples of it
-constexpr int64_t smallest = 32768;  // and have at least so many elements
+constexpr int64_t grain = 16;        // slices begin at multiples of this
+constexpr int64_t smallest = 32768;  // and have at least this many elements
 constexpr int most_threads = 6;
 constexpr int64_t sizes[] = {0, 1000, 65'535, 65'536, 100'003, 524'288, 1'500'001};
 constexpr int gaps[] = {0, 0, 0, 20, 45, 55, 200, 2000};  // microseconds, around the pool's patience
@@ -38,11 +39,11 @@ void require(bool condition, const char* what) {
 
 void change_threads(std::mt19937& random) { pool::set_threads(static_cast<int>(1 + random() % most_threads)); }
 
-/// Jobs of any size, with gaps. Not atomic, like a sweep: a race is an error.
+/// Runs jobs of various sizes, with gaps. Like a sweep, it uses no atomics, so a race is an error.
 void call(unsigned seed, int jobs) {
   std::mt19937 random(seed);
   const auto one_of = [&](const auto& all) { return all[random() % std::size(all)]; };
-  std::vector<int> counts(1'500'001 / grain + 1);  // how often each grain was worked on
+  std::vector<int> counts(1'500'001 / grain + 1);  // how often each grain was processed
   int* const context = counts.data();
   for (int job = 0; job < jobs; ++job) {
     if (random() % 8 == 0) change_threads(random);
@@ -55,13 +56,15 @@ void call(unsigned seed, int jobs) {
           for (int64_t i = begin; i < end; i += grain) ++(*static_cast<int* const*>(of))[i / grain];
         },
         &context);
-    require(std::all_of(counts.begin(), done, [](int times) { return times == 1; }), "not done once");
-    require(std::all_of(done, counts.end(), [](int times) { return times == 0; }), "done beyond the end");
+    require(std::all_of(counts.begin(), done, [](int times) { return times == 1; }),
+            "an element was not processed exactly once");
+    require(std::all_of(done, counts.end(), [](int times) { return times == 0; }),
+            "an element beyond the end was processed");
     if (const int gap = one_of(gaps)) std::this_thread::sleep_for(std::chrono::microseconds(gap));
   }
 }
 
-/// Jobs of no length one after the other, so that the caller and a worker often reach for the same slice at once.
+/// Runs very short jobs in succession, so that the caller and a worker often try to take the same slice.
 void burst(unsigned seed, int jobs) {
   std::mt19937 random(seed);
   for (int job = 0; job < jobs; ++job) {
@@ -76,7 +79,7 @@ void burst(unsigned seed, int jobs) {
   }
 }
 
-/// Forks while the callers work: the child has none of the pool's threads.
+/// Forks while the callers work, and returns whether the child, which has none of the pool's threads, succeeds.
 bool child_works(unsigned seed) {
   const pid_t child = fork();
   if (child == 0) {

@@ -82,7 +82,7 @@ def assert_unchanged(opt: Any, call: Callable[[], object], error: type[BaseExcep
 # ---- what is no array of floats that a step can read
 
 NO_POINTER = "expected an array with memory, got a null pointer"
-NO_SHAPE = "the exporter of this array gives no valid shape"
+NO_SHAPE = "the exporter of this array returned an invalid shape"
 NO_ARRAYS: tuple[Any, ...] = ([1.0], 1.0, "params", b"12345678", (), {}, object(), memoryview(b"12345678"))
 NO_ARRAY = "expected a float32 array .*DLPack .*got"
 
@@ -97,7 +97,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     },
     "class": (np.ndarray, TypeError, "expected a float32 array, but this type cannot be exported"),
     "mock": (unittest.mock.Mock(), TypeError, NO_ARRAY),  # which has something to say, whatever it is asked
-    "scalar": (np.float32(0), TypeError, "got float32; pass an array, whose memory can be written"),
+    "scalar": (np.float32(0), TypeError, "got float32; scalars cannot be updated in place: pass an array"),
     "masks": (np.ma.array(ones(), mask=[True, False] * 4), TypeError, r"got MaskedArray.*filled\(0\)"),
     # layouts
     "every other": (np.ones(16, np.float32)[::2], ValueError, "expected a C-contiguous array, got shape .*strides"),
@@ -106,12 +106,12 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "broadcast": (np.ndarray(8, "f4", bytearray(4), strides=(0,)), ValueError, "expected a C-contiguous array"),
     "off by a byte": (np.zeros(33, np.uint8)[1:].view("f4"), ValueError, "expected data aligned to 4 bytes, got address 0x"),
     **{
-        f"on {name}": (Exporter(AssertionError("is not asked"), device), RuntimeError, f"the array is on {name}, and lrcore steps")
+        f"on {name}": (Exporter(AssertionError("is not asked"), device), RuntimeError, f"the array is on {name}, but lrcore supports")
         for device, name in (((10, 1), "rocm:1"), ((8, 0), "metal:0"), ((14, 2), "DLPack device type 14"))
     },
     # exporters that misbehave
-    "used": (Exporter(used_capsule()), TypeError, "__dlpack__ returned no unused DLPack capsule"),
-    "no capsule": (Exporter(3), TypeError, "__dlpack__ returned no unused DLPack capsule"),
+    "used": (Exporter(used_capsule()), TypeError, "__dlpack__ did not return an unused DLPack capsule"),
+    "no capsule": (Exporter(3), TypeError, "__dlpack__ did not return an unused DLPack capsule"),
     **{
         f"raises {error.__name__}": (Exporter(error("lost")), TypeError, "cannot be exported: lost")
         for error in (RuntimeError, TypeError)
@@ -327,8 +327,8 @@ BOUND = lrcore.SGD(ones(), grads=ones())
         (lambda: core.FunctionalStep("sgdd", False, False, ({}, (), 0.0)), ValueError, "rule: no rule is called 'sgdd'"),
         (lambda: core.FunctionalStep("adam", False, False, ({}, (), 0.0)), TypeError, "hyper: rule adam takes beta1, "),
         (lambda: core.step_together([lrcore.SGD(ones())]), TypeError, "grads: .* need gradients bound at construction"),
-        (lambda: core.step_together([BOUND, BOUND]), ValueError, "steppers: expected each of them once"),
-        (lambda: core.Watch(["params"], [3], "moved"), TypeError, "params: expected an array of NumPy or torch, got int"),
+        (lambda: core.step_together([BOUND, BOUND]), ValueError, "steppers: expected each stepper only once"),
+        (lambda: core.Watch(["params"], [3], "moved"), TypeError, "params: expected a NumPy or torch array, got int"),
     ],
 )  # fmt: skip
 def test_the_core_trusts_nobody(call: Callable[[], object], error: type[Exception], words: str) -> None:

@@ -268,7 +268,7 @@ TEXTS: dict[str, list[tuple[Any, str]]] = {
         ({"hyper": without(HYPER, "betas")}, "hyper: expected the entries"),
         ({"hyper": ...}, "expected"),
         (replaced("1e-08", "1e999"), "eps: expected a finite number"),
-        (replaced("1e-08", "9" * 400), "eps: expected a number that float64 holds"),
+        (replaced("1e-08", "9" * 400), "eps: expected a number that fits in float64"),
         (replaced("1e-08", "9" * 5000), "digits"),
         ({"options": {"decoupled_weight_decay": 1, "maximize": False}}, "decoupled_weight_decay: expected True"),
         ({"options": OPTIONS | {"decay": "l1"}}, "decay: expected one of l2, decoupled, got 'l1'"),

@@ -243,7 +243,7 @@ def test_memory_is_let_go(xp: Imitated) -> None:
         ("allocate", 2, "CUDA: allocating 32 bytes on cuda:0: cudaErrorMemoryAllocation: .*; free memory"),
         ("fill", 1, "CUDA: filling the state: cudaErrorInvalidValue"),
         ("prepare", 209, "CUDA: loading the kernels: cudaErrorNoKernelImage.*LRCORE_CUDA_ARCHITECTURES"),
-        ("current_device", 35, "params: the array is on cuda:0, and CUDA: .*InsufficientDriver.*driver"),
+        ("current_device", 35, "params: the array is on cuda:0, but CUDA: .*InsufficientDriver.*driver"),
         ("launch", 999, "CUDA: launching the step: cudaErrorUnknown"),
     ],
 )
@@ -376,7 +376,7 @@ def test_no_device() -> None:
         assert lrcore.info()["devices"] == ["cpu"]
         assert "no device" in lrcore.info()["cuda_error"]
 
-        match = "^params: the array is on cuda:1, and CUDA: .*cudaErrorNoDevice"
+        match = "^params: the array is on cuda:1, but CUDA: .*cudaErrorNoDevice"
         with pytest.raises(RuntimeError, match=match):
             lrcore.SGD(Elsewhere())
         assert fake.leaked() == []
@@ -388,7 +388,7 @@ def test_devices_are_listed(xp: Imitated) -> None:
     assert info["devices"] == ["cpu", "cuda:0 Imitation 0", "cuda:1 Imitation 1"]
     assert info["cuda_error"] is None
     assert xp.fake.calls("set_device", "allocate") == []
-    with pytest.raises(ValueError, match="^backend: .*got 'cuda'; it steps the arrays of CUDA devices by"):
+    with pytest.raises(ValueError, match="^backend: .*got 'cuda'; it is used automatically for CUDA arrays"):
         lrcore.use_backend("cuda")
 
 
@@ -397,7 +397,7 @@ def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", None)
     built = lrcore.info()["cuda"]
     remedy = "cannot be loaded" if built else "CPU arrays only; install it with LRCORE_CUDA=ON"
-    with pytest.raises(RuntimeError, match=f"^params: the array is on cuda:1, and .*{remedy}"):
+    with pytest.raises(RuntimeError, match=f"^params: the array is on cuda:1, but .*{remedy}"):
         lrcore.SGD(Elsewhere())
     monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", types.SimpleNamespace(api=None))
     with pytest.raises(ValueError, match="PyCapsule"):

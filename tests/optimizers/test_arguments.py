@@ -133,7 +133,7 @@ def test_every_argument_has_a_check_and_is_used() -> None:
         ({"capturable": True, "max_steps": 2**53}, ValueError, r"max_steps: expected at most 2\*\*53 - 1"),
         ({"capturable": True, "max_steps": 0}, ValueError, "max_steps: expected a number of steps >= 1"),
         ({"capturable": True, "max_steps": 5.5}, ValueError, "max_steps: expected a number of steps"),
-        ({"capturable": True, "max_steps": 5}, ValueError, "capturable: CPU arrays are in no CUDA graph"),
+        ({"capturable": True, "max_steps": 5}, ValueError, "capturable: CPU arrays cannot be part of"),
     ],
 )
 def test_what_cuda_graphs_need(graphs: dict[str, Any], error: type[Exception], match: str) -> None:
