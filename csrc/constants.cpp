@@ -26,9 +26,8 @@ void constants_at(const double* hypers, const Instant& now, Memo& memo, float* c
 }
 
 /// Returns the bits of the exponent, so that a state below 2^-126 is stored as 0: a decaying average would otherwise
-/// become subnormal and stay so, and subnormal arithmetic is slow. If eps is at least 1e-10, the root of the loss,
-/// which is at most 2^-63, is negligible. It may matter for a smaller eps; then the mask has all bits, and nothing is
-/// flushed.
+/// become subnormal and stay so, and subnormal arithmetic is slow. The root of a flushed value is at most 2^-63, which
+/// is negligible if eps is at least 1e-10. For a smaller eps, returns all bits, so that nothing is flushed.
 template <class R>
 uint32_t flush_mask(const double* hypers) {
   if constexpr (requires(typename R::Hyper hyper) { hyper.eps; })

@@ -12,14 +12,14 @@ namespace lrcore {
 
 namespace py = pybind11;
 
-/// Returns the digits of an integer in a base.
+/// Returns the digits of an integer in the given base.
 template <std::integral Integer>
 std::string digits(Integer value, int base = 10) {
   char buffer[66];
   return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value, base).ptr};
 }
 
-/// Returns the parts, which are integers and strings, as one string.
+/// Joins the parts, which are integers and strings, into one string.
 template <class... Part>
 std::string text(const Part&... parts) {
   std::string out;

@@ -85,7 +85,7 @@ py::object export_capsule(py::handle object, const std::string& name, py::handle
   }
 }
 
-/// Returns a capsule that is exported while the device is current, as exporters require.
+/// Makes the device current, as exporters require, and returns a capsule.
 py::object export_from(Device device, py::handle object, const std::string& name, int64_t stream) {
   if (device.on_cpu()) return export_capsule(object, name, {});
   std::optional<CurrentDevice> current;

@@ -40,7 +40,7 @@ void require_uncrossed(const std::vector<Array>& arrays, const std::vector<Array
 /// Copies each array to its counterpart, on the CPU or any device, and waits for completion.
 void copy_all(std::span<const Array> from, std::span<const Array> to);
 
-/// Returns a list of the parameters and the states that are torch tensors; null if the parameters are not.
+/// Returns a list of `params` and the torch tensors among `states`; null if `params` is not a torch tensor.
 py::object tensors_among(py::handle params, const py::sequence& states);
 
 /// Increments autograd's versions of a list of tensors; no-op if it is null.

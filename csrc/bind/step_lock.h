@@ -50,7 +50,7 @@ class Tries {
 
   /// Returns the number of tries that have failed.
   int failed() const { return failed_; }
-  /// Begins a try. If another step is being waited for, waits too, without holding the GIL.
+  /// Begins a try. If another step has announced itself, first waits for that step, without holding the GIL.
   void begin();
   /// Ends a try that was too late.
   void fail();

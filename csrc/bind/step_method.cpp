@@ -42,7 +42,7 @@ py::handle* find(Arguments& arguments, std::string_view name) {
   return nullptr;
 }
 
-/// Throws TypeError that names the arguments of the call that the method does not take.
+/// Throws TypeError, naming the arguments that the method does not take.
 [[noreturn]] void refuse(Py_ssize_t positional, py::handle names) {
   Arguments known;
   std::string got = positional > 1 ? text(positional, " positional arguments") : "";

@@ -117,8 +117,7 @@ Stepper::ScheduledRate Stepper::next_rate() const {
 }
 
 /// Whether the rate is that of the step that is next now. If the schedule has been replaced meanwhile, the new one is
-/// called too, but not forever: if schedules are replaced faster than they return, the latest one counts from the step
-/// after this one. Requires the lock.
+/// called too, but not after ten failed tries: the replacement then takes effect after this step. Requires the lock.
 bool Stepper::is_current(const ScheduledRate& rate, const Tries& tries) const {
   if (count_.load(std::memory_order_relaxed) == rate.count)
     return rate_.schedule.is(rate.schedule) || tries.failed() >= 10;

@@ -20,7 +20,7 @@ namespace lrcore {
 
 class Stepper;
 
-/// A change of an optimizer: the values that are present replace its own.
+/// A change to an optimizer: the values that are present replace its own.
 struct Change {
   Stepper* stepper;
   std::optional<py::sequence> states;

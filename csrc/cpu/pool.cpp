@@ -18,8 +18,7 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr auto patience = std::chrono::microseconds(50);  // how long a waiting thread spins before it sleeps
-constexpr int64_t smallest_slice =
-    32 * 1024;  // elements; for at least twice as many, two threads beat one in every rule
+constexpr int64_t smallest_slice = 32 * 1024;       // elements; from two slices on, two threads beat one in every rule
 constexpr int64_t slice_worth_waking = 256 * 1024;  // likewise if the second thread must be woken up, which takes 10 us
 constexpr int64_t slice_multiple = 16;              // 64 bytes
 
@@ -63,16 +62,14 @@ struct Worker {
 ///
 /// The memory order, also on processors that reorder stores and loads:
 /// - `busy` serializes the callers. The caller that holds it writes `shared`, `begin` and `end`, and then sets
-/// `offered`
-///   (release). The thread that clears `offered` (acquire), a worker or the caller itself, sees these writes and
-///   processes the slice.
+///   `offered` (release). The thread that clears `offered` (acquire), a worker or the caller itself, sees these writes
+///   and processes the slice.
 /// - A worker that sees its new `ticket` (acquire) sees the value that `offered` had before the ticket changed
 ///   (release), or a later one. Therefore it misses no slice. A worker that wakes up late finds the slice taken, or
 ///   finds the slice of a later task.
-/// - A worker ends its slice by decrementing `pending` (release). The caller decrements `pending` for each slice that
-/// it
-///   takes back; these decrements are also read-modify-writes, so they continue the workers' release sequences. When
-///   the caller reads 0 (acquire), it therefore sees the writes of all slices, and no worker reads `shared` any more.
+/// - A worker ends its slice by decrementing `pending` (release). The caller decrements it for each slice that it takes
+///   back; these decrements are also read-modify-writes, so they continue the workers' release sequences. When the
+///   caller reads 0 (acquire), it therefore sees the writes of all slices, and no worker reads `shared` any more.
 struct Crew {
   std::mutex busy;
   std::vector<std::unique_ptr<Worker>> workers;

@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(block_threads) fill_kernel(float* memory, floa
   if (i < n) memory[i] = value;
 }
 
-/// p = p + g, and s = s + g for each state, in whole vectors of four: takes the time that memory needs for the arrays
-/// of a step.
+/// p = p + g, and s = s + g for each state, in whole vectors of four: its time is the time that memory takes for the
+/// arrays of a step.
 template <int states>
 __global__ void __launch_bounds__(block_threads)
     stream_bound_kernel(const __grid_constant__ Step step, int64_t vectors) {

@@ -1,5 +1,5 @@
-// The extension module lrcore._lrcore_cuda: the CUDA runtime and the kernels behind one table, which the core imports
-// when the first CUDA array is used.
+// The extension module lrcore._lrcore_cuda: the CUDA runtime and the kernels behind one table. The core imports it when
+// the first CUDA array is used.
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 #include <pybind11/pybind11.h>
@@ -22,9 +22,9 @@ int first_error(Call... call) {
   return error;
 }
 
-/// Makes a call with this thread's capture mode relaxed, and returns its error. In the strict mode, a call that might
-/// wait for a stream fails during a capture and invalidates the capture. The memory that optimizers allocate and
-/// release is unrelated to captures.
+/// Makes a call with this thread's capture mode relaxed, and returns its error. By default, a call that might wait for
+/// a stream fails during a capture and invalidates the capture. The memory that optimizers allocate and release is
+/// unrelated to captures.
 template <class Call>
 int in_spite_of_captures(Call call) {
   auto mode = cudaStreamCaptureModeRelaxed;

@@ -4,12 +4,12 @@
 //   + - * /    IEEE-754 float32, round to nearest even, never fused
 //   sqrt(x)    correctly rounded
 //   abs(x)     clears the sign bit, also of NaN and -0
-//   max(a, b)  a > b ? a : b; that is b if they are equal (max(+0, -0) is -0) or if either is NaN
+//   max(a, b)  a > b ? a : b; therefore b if they are equal (max(+0, -0) is -0) or if either is NaN
 //   sign(x)    1, -1, +0 for +0 and -0, NaN for NaN
 //
 // One more operation, for the stage that stores the states:
 //
-//   flush(x, mask)   x if any bit of the mask is set in it, else +0
+//   flush(x, mask)   x if it has any bit of the mask set, else +0
 //
 // sqrt, pow and f32 on doubles are for `constants_at`: host arithmetic, rounded once to float32 by f32.
 //

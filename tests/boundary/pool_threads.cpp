@@ -64,7 +64,8 @@ void call(unsigned seed, int jobs) {
   }
 }
 
-/// Runs very short jobs in succession, so that the caller and a worker often try to take the same slice.
+/// Runs jobs that take almost no time one after the other, so that the caller and a worker often try to take the same
+/// slice.
 void burst(unsigned seed, int jobs) {
   std::mt19937 random(seed);
   for (int job = 0; job < jobs; ++job) {
