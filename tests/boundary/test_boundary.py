@@ -117,7 +117,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         for error in (RuntimeError, TypeError)
     },
     **{
-        f"device {device!r}": (Exporter(3, device), TypeError, "__dlpack_device__ returned no pair")
+        f"device {device!r}": (Exporter(3, device), TypeError, "__dlpack_device__ did not return a pair")
         for device in (None, 1, (1,), [1, 0], (1, 0, 0))
     },
     **{
@@ -167,7 +167,7 @@ def test_wrong_arrays(role: str, wrong: str) -> None:
     [
         (read_only(ones()), ValueError, "the array is read-only"),
         (Liar(read_only(ones())), ValueError, "the array is read-only"),
-        (Legacy(ones()), TypeError, ".*does not say that it may be written"),
+        (Legacy(ones()), TypeError, ".*does not declare it writable"),
     ],
     ids=["NumPy's flag", "DLPack's flag", "DLPack without flags"],
 )  # fmt: skip
