@@ -30,8 +30,8 @@ class Watch {
   /// Watches an array of any dtype and layout if it is a NumPy or torch array; returns whether it is. If `written` is
   /// true, the array has to stay writable.
   bool add(py::handle object, std::string name, bool written);
-  /// Watches the array that was imported from `object`. Keeps the memory alive instead of the array's owner, and
-  /// releases the owner.
+  /// Watches the array that was imported from `object`, if it is a NumPy or torch array. The watch then keeps the
+  /// memory alive, and the array's owner is released.
   void add(py::handle object, Array& array, bool written);
 
   /// Throws if an array has changed: RuntimeError `name`: `why` if its memory, size, dtype or layout differs,
