@@ -1,14 +1,14 @@
-"""The optimizer step as a library: fused, in place, equal to the last bit on every backend.
+"""The optimizer step as a library: fused, in place, bitwise identical on every backend.
 
 Optimizers     SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, NAdam, RAdam, Adamax, Lion: help(lrcore.Adam)
 Rates          a number, a callable, or one of lrcore.schedules
 Flat buffers   Pack: named and nested views of one buffer; pack.save(), Pack.from_file()
-Own state      lrcore.functional: the same steps as functions
-Finding a rate lrcore.tune: range test, diagnosis, search; lrcore.plot: pictures
-Resuming       opt.save(), lrcore.load(), or opt.state_dict(), opt.load_state_dict(); save the parameters beside it
+Functions      lrcore.functional: the same steps as functions on state that you keep
+Finding a rate lrcore.tune: range test, diagnosis, search; lrcore.plot: figures
+Resuming       opt.save(), lrcore.load(), or opt.state_dict(), opt.load_state_dict(); save the parameters separately
 From PyTorch   opt.load_torch_state_dict(), opt.torch_state_dict()
-What is here   rules(), backends(), use_backend(), set_num_threads(), info()
-CUDA           arrays of a device step there, on the current stream; capturable=True for CUDA graphs
+Runtime        rules(), backends(), use_backend(), set_num_threads(), info()
+CUDA           device arrays are stepped on their device, on the current stream; capturable=True for CUDA graphs
 
 >>> import lrcore, numpy
 >>> params, grads = numpy.ones(3, numpy.float32), numpy.ones(3, numpy.float32)
@@ -23,14 +23,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 try:
-    import lrcore._interpreter  # noqa: F401 its check has to come before the core is loaded
+    import lrcore._interpreter  # noqa: F401 its check must run before the core is loaded
     from lrcore import _names, functional, optimizers, plot, schedules, tune
 except ModuleNotFoundError as error:
     if error.name != "lrcore._lrcore_core":
         raise
     raise ImportError(
         f"{error.name}: expected the compiled extension, got none in {__path__[0]}; "
-        "if that is the source tree, run `pip install .` at its top, and start Python elsewhere"
+        "if that is the source tree, run `pip install .` in its root, and start Python in another directory"
     ) from error
 
 from lrcore._lrcore_core import build_info as _build_info
@@ -67,5 +67,5 @@ __all__ += optimizers.__all__
 
 __version__: str = _build_info()["version"]
 
-if not TYPE_CHECKING:  # type checkers know the names that there are
+if not TYPE_CHECKING:  # with __getattr__, type checkers would accept every name
     __getattr__, __dir__ = _names.public_face(__name__)

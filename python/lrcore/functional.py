@@ -1,11 +1,11 @@
-"""One function for each optimizer, for those who keep their own state.
+"""One function for each optimizer, for callers that keep their own state.
 
-``adam(params, grads, exp_avg, exp_avg_sq, *, step, lr, ...)`` takes step number `step` in place on arrays that the
-caller keeps. The keywords are those of the class of that name, with the same defaults and checks; they choose the
-variant and so the states, which come in the order of ``lrcore.rules()`` and start as zeros.
+``adam(params, grads, exp_avg, exp_avg_sq, *, step, lr, ...)`` takes step number `step` in place, on arrays that the
+caller keeps. The keywords are those of the class of the same name, with the same defaults and checks. They choose the
+variant and thereby the states, which are passed in the order of ``lrcore.rules()`` and start as zeros.
 
-Slices of larger buffers are fine: ``table[256:512]`` with the same slice of each state. An index array is not, for
-``table[rows]`` is a copy, and an update of it is lost; gather, step and put back:
+Slices of larger buffers are supported: pass ``table[256:512]`` with the same slice of each state. Index arrays are not:
+``table[rows]`` is a copy, and updates of a copy are lost. Gather the rows, take the step and write them back:
 
 >>> table, m, v = (numpy.zeros((1000, 16), numpy.float32) for _ in range(3))
 >>> rows, grads = [1, 5, 9], numpy.ones((3, 16), numpy.float32)
@@ -34,7 +34,7 @@ _STATES = frozenset(state for rule in rules().values() for state in rule.states)
 
 
 class StepFunction(Protocol):
-    """The shape of the functions of this module."""
+    """The signature of the functions in this module."""
 
     def __call__(
         self,
@@ -55,31 +55,31 @@ _DOC = """Take one step of `lrcore.{name}` in place, on state that the caller ke
 Parameters
 ----------
 params : array of float32
-    Updated in place.
+    The parameters, updated in place.
 grads : array of float32
-    As many elements. Never written.
+    The gradients, with as many elements. They are never written.
 *states : array of float32
-    As many elements each, updated in place: what `lrcore.rules()` names for the variant.
+    The states that `lrcore.rules()` lists for the variant, with as many elements each. They are updated in place.
 step : int
-    The number of the step being taken, from 1.
+    The number of the step to take, counted from 1.
 lr : float
     The learning rate of this step.
 grad_scale : float
-    The gradients are multiplied by it.
+    A factor that the gradients are multiplied by.
 stream : optional
-    The CUDA stream of a step on device arrays, by default the current one of the parameters' library.
+    The CUDA stream of a step on device arrays. By default, it is the current stream of the parameters' library.
 
 The other keywords are those of `lrcore.{name}`.
 
 Raises
 ------
 TypeError, ValueError, RuntimeError
-    When an argument is refused. Nothing is changed then.
+    If an argument is invalid. Nothing is changed then.
 """
 
 
 def _function(cls: type[Optimizer]) -> StepFunction:
-    """Return the step of a class as a function."""
+    """Return the step function of a class."""
     name = cls.__name__.lower()
     known = {*_arguments.NUMBERS, *_arguments.OPTIONS, "decoupled_weight_decay"}
     keywords = {each: value for each, value in inspect.signature(cls).parameters.items() if each in known}
@@ -87,7 +87,7 @@ def _function(cls: type[Optimizer]) -> StepFunction:
 
     @functools.lru_cache(maxsize=128)
     def configured(**checked: Any) -> FunctionalStep:
-        """Return what steps with these keyword arguments."""
+        """Return the step with these keyword arguments."""
         require_environment()
         shared = {each: value for each, value in checked.items() if each in cls._defaults}
         settings = _arguments.settings(name, own | checked, shared, cls._defaults)
@@ -107,7 +107,7 @@ def _function(cls: type[Optimizer]) -> StepFunction:
     ) -> None:
         for each in arguments:
             if each in _STATES:
-                raise TypeError(f"{each}: {name} takes the states by position")
+                raise TypeError(f"{each}: {name} takes the states as positional arguments")
             if each not in keywords:
                 raise unknown_argument(name, each, keywords)
         if "decoupled_weight_decay" in arguments:

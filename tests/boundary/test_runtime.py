@@ -366,7 +366,7 @@ def test_a_package_that_is_not_compiled_says_what_to_do() -> None:
     done = python("import sys; sys.modules['lrcore._lrcore_core'] = None; import lrcore")
     assert done.stderr.splitlines()[-1] == (
         f"ImportError: lrcore._lrcore_core: expected the compiled extension, got none in {Path(lrcore.__file__).parent}; "
-        "if that is the source tree, run `pip install .` at its top, and start Python elsewhere"
+        "if that is the source tree, run `pip install .` in its root, and start Python in another directory"
     )
     done = python("import sys; sys.modules['numpy'] = None; import lrcore")
     assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: import of numpy halted")

@@ -320,7 +320,7 @@ def test_wrong_texts(name: str, change: Any, match: str, path: Path) -> None:
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}])
 def test_a_file_by_others_is_no_state(metadata: dict[str, str], path: Path) -> None:
     state = KINDS["optimizer"]
-    assert_refused(put_small(path, state, metadata=metadata), state, "not a state of lrcore")
+    assert_refused(put_small(path, state, metadata=metadata), state, "not an optimizer state of lrcore")
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_file_by_others_is_no_state(metadata: dict[str, str], path: Path) -> N
 )
 def test_wrong_metadata(name: str, checksum: dict[str, str], kind: Kind, path: Path) -> None:
     put_small(path, kind, metadata={name: json.dumps(kind.text)} | checksum)
-    assert_refused(path, kind, "damaged|not a state of lrcore")
+    assert_refused(path, kind, "damaged|not an optimizer state of lrcore")
 
 
 TENSORS: list[tuple[str, dict[str, Any], str]] = [
@@ -364,7 +364,7 @@ def test_another_dtype_is_named(dtype: str, kind: Kind, path: Path) -> None:
 def test_each_kind_says_what_reads_the_other(path: Path) -> None:
     state, pack = KINDS.values()
     pack.make(1).save(path)
-    assert_refused(path, state, "class: .*got 'Pack'; lrcore.Pack.from_file reads it")
+    assert_refused(path, state, "class: .*got 'Pack'; read this file with lrcore.Pack.from_file")
     state.make(1).save(path)
     assert_refused(path, pack, "class: expected 'Pack', got 'Adam'; lrcore.load reads")
 

@@ -268,7 +268,7 @@ WRONG = {
     "maximise": r"; did you mean maximize\?",
     **dict.fromkeys(("qqq", "minimize", "total_steps", "min_lr_ratio"), "; expected params, lr, "),
     **dict.fromkeys(
-        (each for each in OF_ONE_STEP if each not in DEFAULTS), r", but each step does: opt\.step\("
+        (each for each in OF_ONE_STEP if each not in DEFAULTS), r"; pass it to each step: opt\.step\("
     ),
 }
 

@@ -112,7 +112,7 @@ def test_an_optimizer_is_made_once() -> None:
         lambda: opt.__init__(np.ones(4, np.float32)),  # type: ignore[misc]
         lambda: opt.__setstate__(opt.__getstate__()),
     ):
-        with pytest.raises(TypeError, match="^SGD: this optimizer is made already; make another"):
+        with pytest.raises(TypeError, match="^SGD: this optimizer is already initialized; make another"):
             again()
     assert_bits(opt.params, before[0])
     assert (opt.size, opt.step_count, opt.lr) == (N, 2, 0.5)

@@ -90,7 +90,7 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
         ),
         ({"lr": "fast"}, TypeError, "^lr: expected a number, got str"),
         ({"momentum": 0.5}, TypeError, "^momentum: adam takes no such argument; expected betas, eps, "),
-        ({"exp_avg": 0.5}, TypeError, "^exp_avg: adam takes the states by position"),
+        ({"exp_avg": 0.5}, TypeError, "^exp_avg: adam takes the states as positional arguments"),
     ],
 )
 def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:

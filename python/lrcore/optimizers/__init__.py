@@ -1,20 +1,22 @@
-"""The optimizers. Each class names its arguments, their defaults and what they mean; the equations are in C++.
+"""The optimizers. Each class documents its arguments and their defaults; the equations are implemented in C++.
 
-Arrays that are bound stay bound. Before each step their address and size are compared with those at construction, for
-arrays of NumPy and tensors of torch: memory that has been replaced since (``tensor.data = ...``, ``set_``, ``resize_``,
-``share_memory_``, ``ndarray.resize``) is a RuntimeError, and nothing has been written. Make a new optimizer then. A map or
-shared memory under a bound array cannot be closed while the optimizer lives: its ``close()`` raises BufferError. What nobody
-can see: the map under a torch tensor (``torch.from_numpy(memmap)``, ``torch.frombuffer``), which you keep open yourself, and
-an array that hands on a tensor's memory (``np.from_dlpack(tensor)``, ``tensor.numpy()``) once the tensor gets other memory:
-bind the tensor itself.
+Bound arrays stay bound. Before each step, the address and size of every bound NumPy array and PyTorch tensor are
+compared with those at construction. If the memory has been replaced (``tensor.data = ...``, ``set_``, ``resize_``,
+``share_memory_``, ``ndarray.resize``), the step raises RuntimeError and writes nothing; make a new optimizer then. A
+memory map or shared memory under a bound array cannot be closed while the optimizer lives: its ``close()`` raises
+BufferError. Two cases cannot be detected. The map under a PyTorch tensor (``torch.from_numpy(memmap)``,
+``torch.frombuffer``) can be closed, so keep it open yourself. An array that shares a tensor's memory
+(``np.from_dlpack(tensor)``, ``tensor.numpy()``) keeps the old memory when the tensor gets other memory; bind the tensor
+itself instead.
 
-An optimizer may be read, saved, copied, pickled and assigned to at any moment: by another thread, by a signal handler, by a
-finalizer, and while its own schedule is being called. A schedule is called before the step begins, and once more only if
-the step count or the schedule has been replaced meanwhile. It must not step the optimizer that calls it: RuntimeError.
+An optimizer may be read, saved, copied, pickled and assigned to at any time: by another thread, by a signal handler, by
+a finalizer, and while its own schedule is being called. A schedule is called before the step begins. It is called again
+only if the step count or the schedule has been replaced in the meantime. A schedule that steps the optimizer that is
+calling it raises RuntimeError.
 
-Wrong arrays raise what `Stepper.step` says; numbers out of range raise ValueError, other types TypeError.
-``g``, ``p`` and ``t`` in the equations are the gradient, the parameter and the number of the step, from 1; every
-operation is rounded to float32 by itself. `lrcore.functional` has each of these as a function.
+Invalid arrays raise the errors that `Stepper.step` documents. Numbers out of range raise ValueError, wrong types
+TypeError. In the equations, ``g``, ``p`` and ``t`` are the gradient, the parameter and the step number, counted from 1;
+every operation is rounded to float32 separately. `lrcore.functional` has each optimizer as a function.
 """
 
 from __future__ import annotations
@@ -47,5 +49,5 @@ __all__ = [
     "RMSprop",
 ]
 
-if not TYPE_CHECKING:  # type checkers know the names that there are
+if not TYPE_CHECKING:  # with __getattr__, type checkers would accept every name
     __getattr__, __dir__ = _names.public_face(__name__)

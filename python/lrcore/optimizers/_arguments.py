@@ -1,4 +1,4 @@
-"""The arguments of the optimizers: numbers with their ranges, structural options, and which can be assigned."""
+"""The arguments of the optimizers: the ranges of numbers, the structural options, and which of them can be assigned."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lrcore.optimizers._shared import OF_ONE_STEP, Decay, Shared
 Value: TypeAlias = float | tuple[float, float]
 
 _ALMOST_ONE = 1 - 2.0**-25
-"""This number and all up to 1 round to 1 in float32."""
+"""All numbers from this one up to 1 round to 1 in float32."""
 
 
 def _decay_rate(name: str, value: Any) -> float:
     number = fraction(name, value)
     if number >= _ALMOST_ONE:
-        raise ValueError(f"{name}: {number} becomes 1 in float32, and an average would never move")
+        raise ValueError(f"{name}: {number} becomes 1 in float32, so the average would never change")
     return number
 
 
@@ -34,7 +34,7 @@ def _decay_rates(name: str, value: Any) -> tuple[float, float]:
     return _decay_rate(f"{name}[0]", first), _decay_rate(f"{name}[1]", second)
 
 
-#: Every numeric argument and its check. Numbers can be assigned between steps.
+#: The check of each numeric argument. Numbers can be assigned between steps.
 NUMBERS: dict[str, Callable[[str, Any], Value]] = {
     "alpha": _decay_rate,
     "betas": _decay_rates,
@@ -47,7 +47,7 @@ NUMBERS: dict[str, Callable[[str, Any], Value]] = {
     "weight_decay": nonnegative_float32,
 }
 
-#: Every structural option and its check. Options are fixed at construction.
+#: The check of each structural option. Options are fixed at construction.
 OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
     "amsgrad": flag,
     "centered": flag,
@@ -71,7 +71,7 @@ def options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_decay(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments with `decay` in place of `decoupled_weight_decay`; ValueError if they contradict each other."""
+    """Return the arguments with `decay` instead of `decoupled_weight_decay`; raise ValueError if these two contradict."""
     others = dict(given)
     decoupled = others.pop("decoupled_weight_decay", None)
     if decoupled is None:
@@ -79,7 +79,7 @@ def with_decay(given: Mapping[str, Any]) -> dict[str, Any]:
     meant = "decoupled" if flag("decoupled_weight_decay", decoupled) else "l2"
     if others.setdefault("decay", meant) != meant:
         raise ValueError(
-            f"decay: got {safe_repr(others['decay'])} and decoupled_weight_decay={decoupled}; leave one of them out"
+            f"decay: got {safe_repr(others['decay'])} and decoupled_weight_decay={decoupled}; pass only one of them"
         )
     return others
 
@@ -87,12 +87,12 @@ def with_decay(given: Mapping[str, Any]) -> dict[str, Any]:
 def settings(
     owner: str, own: Mapping[str, Any], shared: Mapping[str, Any], defaults: Shared
 ) -> dict[str, Any]:
-    """Return the arguments of a class of its own, then those that all classes share, with `decay` as it is meant.
+    """Return the class's own arguments, then the shared ones, with `decoupled_weight_decay` resolved into `decay`.
 
     Raises
     ------
     TypeError
-        If `shared` has an argument that no class shares.
+        If `shared` has an unknown argument.
     ValueError
         If `decay` and `decoupled_weight_decay` contradict each other.
     """
@@ -100,7 +100,7 @@ def settings(
         if name not in defaults:
             if name in OF_ONE_STEP:
                 raise TypeError(
-                    f"{name}: {owner} takes no such argument, but each step does: opt.step({name}=...)"
+                    f"{name}: {owner} takes no such argument; pass it to each step: opt.step({name}=...)"
                 )
             raise unknown_argument(owner, name, ["params", "lr", *own, *defaults])
     own, shared = with_decay(own), with_decay(shared)
@@ -110,7 +110,7 @@ def settings(
 
 
 def full_signature(init: Callable[..., None], defaults: Shared) -> inspect.Signature:
-    """Return the signature of a class from its constructor, with the arguments that `shared` stands for."""
+    """Return the signature of a class from its constructor, with ``**shared`` expanded into the shared arguments."""
     _, *parameters = inspect.signature(init).parameters.values()
     if not parameters or parameters[-1].name != "shared":
         return inspect.Signature(parameters)
@@ -124,13 +124,15 @@ def full_signature(init: Callable[..., None], defaults: Shared) -> inspect.Signa
 
 
 def table_length(capturable: Any, max_steps: Any) -> int | None:
-    """Check the two arguments that go together; give the number of steps where both are there."""
+    """Check `capturable` and `max_steps` together; return the number of steps, or None if not capturable."""
     if not flag("capturable", capturable):
         if max_steps is not None:
             raise ValueError("max_steps: has no effect without capturable=True; leave it out")
         return None
     if max_steps is None:
-        raise ValueError("max_steps: a capturable optimizer needs the number of steps to make constants for")
+        raise ValueError(
+            "max_steps: a capturable optimizer needs the number of steps to compute constants for"
+        )
     steps = num_steps("max_steps", max_steps)
     if steps >= 2**53:
         raise ValueError(f"max_steps: expected at most 2**53 - 1, got {steps}")
@@ -138,7 +140,7 @@ def table_length(capturable: Any, max_steps: Any) -> int | None:
 
 
 def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
-    """ValueError where an argument is set that acts on a momentum that is not there."""
+    """Raise ValueError if any of the named arguments, which have an effect only with momentum, is set without it."""
     for name in names:
         if arguments[name] and not arguments["momentum"]:
             raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
@@ -149,7 +151,7 @@ _ASSIGNABLE = ("lr", "step_count", "hyper", "params", "grads")
 
 
 def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Container[str]) -> None:
-    """AttributeError if assigning an attribute of an optimizer would have no effect. A subclass may have its own."""
+    """Raise AttributeError if assigning an optimizer's attribute would have no effect; subclasses may add their own."""
     if name.startswith("_"):
         return
     if name in hyper:
@@ -165,19 +167,19 @@ def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Con
 
 
 def _meant(name: str) -> str:
-    """Return the end of a message about an attribute, which says where to assign instead, if that is known."""
+    """Return the end of a message about an attribute: the attribute to assign instead, if known."""
     meant = meant_by(name, _ASSIGNABLE)
     return f"; assign opt.{meant}" if meant else ""
 
 
 def require_bound(name: str, array: Any, bound: Any) -> None:
-    """AttributeError if another array than the bound one, which an operator in place gives back, is assigned."""
+    """Raise AttributeError unless the assigned array is the bound one, which in-place operators such as ``*=`` return."""
     if array is not bound:
         raise AttributeError(f"{name}: bound at construction; write into that array, or make a new optimizer")
 
 
 def flatten(values: Mapping[str, Value]) -> dict[str, float]:
-    """Return the numbers under the names of the rules, where `betas` is `beta1` and `beta2`."""
+    """Return the numbers by the names that the rules use: `betas` becomes `beta1` and `beta2`."""
     flat: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, tuple):

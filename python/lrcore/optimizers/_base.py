@@ -1,4 +1,4 @@
-"""The base of the optimizers: what all of them share, around the Stepper that owns the step."""
+"""The base class of the optimizers, derived from the Stepper, which performs the step."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _SHARED = inspect.cleandoc(str(Shared.__doc__))
 
 _PARAMS = """\
 params : array of float32
-    The parameters, updated in place: NumPy, CuPy, torch, or anything with DLPack, on the CPU or a CUDA device, 1-D or
-    any C-contiguous shape.
+    The parameters, updated in place: an array of NumPy, CuPy, PyTorch or another library that supports DLPack. It is on
+    the CPU or a CUDA device, and C-contiguous, with any number of dimensions.
 lr : float, schedule or callable
-    The learning rate. A schedule or a callable is called before each step with the number of steps taken so far, and again
-    only if that number has changed meanwhile."""
-"""The first two arguments of each class, for their docstrings."""
+    The learning rate. A schedule or a callable is called before each step with the number of steps taken so far. It is
+    called again only if that number has changed in the meantime."""
+"""The first two arguments of each class, for the docstrings."""
 
 _NONE: Shared = {}
 
 
 def _hyper_entries(opt: Any) -> dict[str, str]:
-    """Return how the numbers of an optimizer are written, if it has been made."""
+    """Return the expression that accesses each hyperparameter, by name; empty for an uninitialized optimizer."""
     return {name: f'opt.hyper["{name}"]' for name in (opt._hyperparameters if "_params" in vars(opt) else ())}
 
 
@@ -50,17 +50,18 @@ def _hyper_entries(opt: Any) -> dict[str, str]:
     "momentum", "eps", "observe", "get_last_lr", entries=_hyper_entries,
 )  # fmt: skip
 class Optimizer(Stepper):
-    """What all optimizers share. A subclass has its own arguments, and a table of the rules that they choose.
+    """The base class of all optimizers.
 
-    The defaults of shared arguments are changed by keywords of a class: ``class Mine(Adam, weight_decay=0.1)``.
+    A subclass has arguments of its own, and a table that maps them to an update rule. Class keywords change the
+    defaults of the shared arguments: ``class Mine(Adam, weight_decay=0.1)``.
     """
 
     _choices: ClassVar[tuple[str, ...]] = ()
-    """The arguments that choose the rule; a number does by being 0 or not."""
+    """The arguments that choose the rule. For a number, only whether it is 0 matters."""
     _rules: ClassVar[Mapping[tuple[Any, ...], str]] = {}
-    """From their values to the rule."""
+    """Maps the values of these arguments to the name of the rule."""
     _changed_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Those that this class changes itself."""
+    """The defaults that this class itself changes."""
     _defaults: ClassVar[Shared] = DEFAULTS
     __signature__: ClassVar[inspect.Signature]
 
@@ -70,7 +71,7 @@ class Optimizer(Stepper):
             if name not in cls._defaults:
                 raise unknown_argument(cls.__name__, name, cls._defaults)
         cls._changed_defaults = _arguments.with_decay(defaults)
-        changed = (vars(each).get("_changed_defaults", {}) for each in cls.__mro__)  # each may change others
+        changed = (vars(each).get("_changed_defaults", {}) for each in cls.__mro__)
         cls._defaults = cast(Shared, dict(ChainMap(*changed, dict(DEFAULTS))))
         cls.__signature__ = _arguments.full_signature(cls.__init__, cls._defaults)
         if cls.__doc__ is not None:
@@ -85,13 +86,13 @@ class Optimizer(Stepper):
         shared: Shared = _NONE,
         initial: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Check the arguments, choose the rule, and make the state.
+        """Check the arguments, choose the rule and create the states.
 
-        `own` are the arguments of the class, `shared` those of all classes that were given, and `initial` the values of
-        states that do not begin as zeros.
+        `own` has the class's own arguments, `shared` the shared arguments that were passed, and `initial` the initial
+        values of states that do not begin as zeros.
         """
         if "_params" in vars(self):
-            raise TypeError(f"{type(self).__name__}: this optimizer is made already; make another")
+            raise TypeError(f"{type(self).__name__}: this optimizer is already initialized; make another")
         require_environment()
         arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
         self._options = _arguments.options(arguments)
@@ -118,14 +119,14 @@ class Optimizer(Stepper):
     def _configuration(
         cls, arguments: Mapping[str, Any], options: dict[str, Any]
     ) -> tuple[str, _Hyperparameters]:
-        """Check numeric arguments; return the rule that they and checked options choose, and the numbers for the core."""
+        """Check the numeric arguments; return the rule that they and the options choose, and the numbers for the core."""
         hyper = _arguments.numbers(arguments)
         rule, flat = cls._choose_rule(hyper | options), _arguments.flatten(hyper)
         return rule, (hyper, [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"])
 
     @classmethod
     def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
-        """Return the name of the rule that checked arguments mean; ValueError if they do not go together."""
+        """Return the name of the rule that checked arguments choose; raise ValueError if they are incompatible."""
         if not cls._rules:
             raise TypeError(f"{cls.__name__} is abstract; use one of lrcore.optimizers.__all__")
         cls._check_together(arguments)
@@ -134,17 +135,20 @@ class Optimizer(Stepper):
 
     @classmethod
     def _check_together(cls, arguments: Mapping[str, Any]) -> None:
-        """ValueError if checked arguments do not go together."""
+        """Raise ValueError if checked arguments are incompatible."""
 
     @classmethod
     def _default_options(cls) -> dict[str, Any]:
-        """Return the structural options by default."""
+        """Return the default values of the structural options."""
         parameters = inspect.signature(cls).parameters
         return {name: parameters[name].default for name in parameters if name in _arguments.OPTIONS}
 
     @classmethod
     def _checked_options(cls, rule: Any, stored: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-        """Check stored options, which are those of the known names. Former versions stored two alone, and the others follow from the rule."""
+        """Check stored options, which must have the known names.
+
+        Earlier versions stored only two options; the others follow from the rule.
+        """
         if isinstance(stored, Mapping) and {*stored} == {"decoupled_weight_decay", "maximize"}:
             values = next((values for values, each in cls._rules.items() if each == rule), ())
             chosen = dict(zip(cls._choices, values, strict=False))
@@ -156,16 +160,16 @@ class Optimizer(Stepper):
         return _arguments.options(require_entries("options", stored, known))
 
     def _rate_of(self, schedule: schedules.Schedule) -> _Rate:
-        """Return a schedule, and what the Stepper asks: a number, or the formula without its checks of t."""
+        """Return the schedule, and the source of the Stepper's rates: a number, or the formula without its checks of t."""
         if self._max_steps is not None and stateful(schedule):
             raise ValueError(
-                "lr: the rates of a capturable optimizer are fixed, and a Plateau cannot change them"
+                "lr: the rates of a capturable optimizer are fixed, so a Plateau cannot change them"
             )
         return schedule, schedule.lr if type(schedule) is schedules.Constant else schedule._value
 
     @property
     def params(self) -> Any:
-        """The parameters, as they were passed. ``opt.params *= 2`` writes them in place."""
+        """The parameters, as passed to the constructor. ``opt.params *= 2`` modifies them in place."""
         return self._params
 
     @params.setter
@@ -174,7 +178,7 @@ class Optimizer(Stepper):
 
     @property
     def grads(self) -> Any:
-        """The gradients that were bound at construction, or None. ``opt.grads *= 2`` writes them in place."""
+        """The gradients bound at construction, or None. ``opt.grads *= 2`` modifies them in place."""
         return self._grads
 
     @grads.setter
@@ -183,16 +187,16 @@ class Optimizer(Stepper):
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """The optimizer's state, from names to flat float32 arrays of the kind of the parameters.
+        """The states by name: flat float32 arrays of the same library and device as the parameters.
 
-        The arrays are the memory that a step reads and writes; writing them in place, also as ``opt.state[name] *= 2``,
-        changes the optimizer.
+        A step reads and writes these arrays themselves, so modifying them in place changes the optimizer;
+        ``opt.state[name] *= 2`` works as well.
         """
         return self._state
 
     @property
     def lr(self) -> float:
-        """The learning rate that the next step will use. Assigning a number, a schedule or a callable replaces it."""
+        """The learning rate of the next step. Assign a number, a schedule or a callable to replace it."""
         return self._rate_after(self.step_count, self.schedule)
 
     @lr.setter
@@ -200,19 +204,20 @@ class Optimizer(Stepper):
         self._set_rate(self._rate_of(schedules.as_schedule(lr)))
 
     def _rate_after(self, t: int, schedule: schedules.Schedule) -> float:
-        """Return the rate of the step after t steps."""
+        """Return the rate of the step that follows t steps."""
         return schedule(t if self._max_steps is None else min(t, self._max_steps - 1))
 
     @property
     def options(self) -> Mapping[str, bool | str]:
-        """The structural options by name, fixed at construction."""
+        """The structural options by name. They are fixed at construction."""
         return MappingProxyType(self._options)
 
     @property
     def hyper(self) -> Hyper:
-        """The numeric arguments of the constructor by name, `betas` a pair. Assignable between steps, and checked.
+        """The numeric arguments of the constructor by name; `betas` is a pair. They can be assigned between steps.
 
-        ``opt.hyper["eps"] = 1e-6`` changes one, ``opt.hyper.update(...)`` or ``opt.hyper = {...}`` several.
+        ``opt.hyper["eps"] = 1e-6`` changes one of them, ``opt.hyper.update(...)`` or ``opt.hyper = {...}`` several. New
+        values are checked like the constructor's arguments.
         """
         return Hyper(self)
 
@@ -220,10 +225,10 @@ class Optimizer(Stepper):
     def hyper(self, changes: Mapping[str, Any]) -> None:
         self._change_hyper(dict(changes))
 
-    if TYPE_CHECKING:  # type checkers know the attributes that there are
+    if TYPE_CHECKING:  # with __setattr__, type checkers would accept every attribute
 
         @property
-        def schedule(self) -> schedules.Schedule: ...  # any object to the core
+        def schedule(self) -> schedules.Schedule: ...  # narrower than in the Stepper
     else:
 
         def __setattr__(self, name: str, value: Any) -> None:
@@ -232,7 +237,7 @@ class Optimizer(Stepper):
             super().__setattr__(name, value)
 
     def _checked_hyper(self, values: Mapping[str, Any]) -> _Hyperparameters:
-        """Check a full set of numeric arguments; ValueError where they would mean another rule."""
+        """Check a full set of numeric arguments; raise ValueError if they would choose another rule."""
         rule, numbers = self._configuration(values, self._options)
         if rule != self.rule:
             raise ValueError(
@@ -241,22 +246,22 @@ class Optimizer(Stepper):
         return numbers
 
     def _change_hyper(self, changes: Mapping[str, Any]) -> None:
-        """Change some of the numeric arguments: all of these, or none when one is refused."""
+        """Change some of the numeric arguments; if one of the changes is invalid, change nothing."""
         for name in changes:
             if name not in self._hyperparameters:
                 raise unknown_key(name, self._hyperparameters)
-        checked = _arguments.numbers(changes)  # once: converting a number may run code of the caller's
+        checked = _arguments.numbers(changes)  # once: it may run the caller's code
         while True:
             before = self._hyperparameters
             if self._replace_hyperparameters(before, self._checked_hyper(before | checked)):
-                return  # no other thread has changed them since
+                return  # no other thread has changed them in the meantime
 
     def _snapshot_all(
         self, on_host: bool = False
     ) -> tuple[int, dict[str, Any], schedules.Schedule, dict[str, Any]]:
-        """Return step count, numeric arguments, schedule and copies of the states, all of one moment.
+        """Return a consistent snapshot: step count, numeric arguments, schedule and copies of the states.
 
-        The copies lie where the parameters do, or are arrays of NumPy.
+        The copies are arrays like the parameters or, if `on_host`, NumPy arrays.
         """
         copies = [aligned_zeros(self.size) if on_host else allocate(self._memory) for _ in self._state]
         step_count, hyper, schedule = self._snapshot(copies)
@@ -264,19 +269,19 @@ class Optimizer(Stepper):
         return step_count, hyper, schedule, dict(zip(self._state, offered, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of everything that a resumed run needs beside the parameters.
+        """Return a copy of everything, except the parameters, that a resumed run needs.
 
         Returns
         -------
         dict
-            `rule`, `options`, `hyper`, `step_count`, `state` (name -> array) and, unless the rate comes from an opaque
-            callable or a schedule of the caller's own, `schedule` (see `lrcore.schedules.from_dict`). Where the schedule
-            has a `Plateau`, `schedule_state` is a list of the state of each.
+            `rule`, `options`, `hyper`, `step_count` and `state` (name -> array). `schedule` is included unless the rate
+            comes from an opaque callable or from a schedule class of your own; see `lrcore.schedules.from_dict`. If the
+            schedule contains a `Plateau`, `schedule_state` is a list with the state of each `Plateau`.
         """
         return self._dictionary()
 
     def _dictionary(self, on_host: bool = False) -> dict[str, Any]:
-        """Return the state dictionary, its arrays where the parameters lie or as NumPy's."""
+        """Return the state dictionary, with arrays like the parameters or, if `on_host`, NumPy arrays."""
         step_count, hyper, schedule, state = self._snapshot_all(on_host)
         dictionary = {
             "rule": self.rule,
@@ -285,30 +290,30 @@ class Optimizer(Stepper):
             "step_count": step_count,
             "state": state,
         }
-        with contextlib.suppress(TypeError):  # it may have no dictionary form
+        with contextlib.suppress(TypeError):  # a schedule may have no dictionary form
             dictionary["schedule"] = schedule.to_dict()
         if states := states_of(schedule):
             dictionary["schedule_state"] = states
         return dictionary
 
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
-        """Replace hyperparameters, step count, state and, when the dictionary has one, the schedule.
+        """Replace the hyperparameters, the step count, the state and, if the dictionary has one, the schedule.
 
-        A rate that came from a callable cannot be stored; this optimizer's own stays then. It stays as well where it equals
-        the stored one, so that a `Plateau` which the caller holds goes on steering; another is replaced, and then
-        those of ``lrcore.schedules.plateaus(opt.schedule)`` are the ones to tell.
+        A rate from a callable is not stored; this optimizer then keeps its own schedule. It also keeps its own schedule
+        if that equals the stored one, so a `Plateau` that you hold stays in effect. Any other schedule is replaced;
+        pass metrics to the plateaus of the new one then, ``lrcore.schedules.plateaus(opt.schedule)``.
 
         Raises
         ------
         TypeError, ValueError
-            When the dictionary is of another rule or other options, or has a missing, unknown or wrong entry. Nothing
-            is changed then.
+            If the dictionary belongs to another rule or other options, or has a missing, unknown or invalid entry.
+            Nothing is changed then.
         """
         change, plateaus_to_set = self._change_to(dictionary)
         commit([change], plateaus_to_set)
 
     def _change_to(self, dictionary: Mapping[str, Any]) -> tuple[_Change, list[tuple[Any, str, Any]]]:
-        """Check a state dictionary; return what `commit` makes of this optimizer, and assigns to its schedule."""
+        """Check a state dictionary; return the change for `commit`, and the attributes of plateaus to assign with it."""
         entries = require_entries(
             "state_dict",
             dictionary,
@@ -323,7 +328,7 @@ class Optimizer(Stepper):
             raise ValueError(f"options: expected {self._options}, got {options}")
         numbers = self._checked_hyper(require_entries("hyper", entries["hyper"], self._hyperparameters))
         state = require_entries("state", entries["state"], self._state)
-        if entries["step_count"] is None:  # which would leave this optimizer's own
+        if entries["step_count"] is None:  # `commit` would keep this optimizer's own
             raise TypeError("step_count: expected an integer, got None")
         schedule = self.schedule
         if "schedule" in entries:
@@ -334,29 +339,31 @@ class Optimizer(Stepper):
         return (self, states, entries["step_count"], numbers, self._rate_of(schedule), None), plateaus_to_set
 
     def save(self, path: FilePath) -> None:
-        """Write what `state_dict` gives to a file, for `load` and `lrcore.load`; save the parameters beside it.
+        """Write the state dictionary to a file, for `load` and `lrcore.load`. Save the parameters separately.
 
-        The file is in the format safetensors. It takes the place of one of that name in one move, after all of it is on
-        the disk: whatever happens, there is the old file or the new one, whole. A link goes on pointing to its target,
-        which is replaced. A process that is killed may leave a hidden file ``.lrcore-*.tmp`` beside it, which the next
-        save of that path removes.
+        The file is in safetensors format. It atomically replaces an existing file of that name once all data is on
+        disk: whatever happens, the path holds either the old file or the complete new one. A symbolic link keeps
+        pointing to its target, which is replaced. A process that is killed may leave a hidden file ``.lrcore-*.tmp`` in
+        the same directory; the next save to that path removes it.
 
         Raises
         ------
         OSError, TypeError, ValueError
-            When the file cannot be written, or `path` is a directory, say. What was there is unchanged then.
+            If the file cannot be written, for example because `path` is a directory. An existing file is unchanged
+            then.
         """
         _file.write(file_path(path), self._public_class().__name__, self._dictionary(on_host=True))
 
     def load(self, path: FilePath) -> None:
-        """Go on where `save` was called: `load_state_dict` with what is in the file.
+        """Resume from a file that `save` wrote: pass its contents to `load_state_dict`.
 
         Raises
         ------
         OSError
-            When the file cannot be read.
+            If the file cannot be read.
         TypeError, ValueError
-            When it is damaged or of a later version, or holds what `load_state_dict` refuses. Nothing is changed then.
+            If the file is damaged or was written by a later version, or if `load_state_dict` rejects its contents.
+            Nothing is changed then.
         """
         path = file_path(path)
         _, dictionary = _file.read(path, self.size)
@@ -366,20 +373,21 @@ class Optimizer(Stepper):
     def torch_state_dict(self, shapes: Sequence[Any] | None = None) -> dict[str, Any]:
         """Return a dictionary for ``load_state_dict`` of the optimizer of the same name in ``torch.optim``.
 
-        Its tensors lie on the CPU; PyTorch moves them. Its rate is `lr`, and the flags that choose how PyTorch computes
-        (``fused``, ``capturable``, ...) are PyTorch's defaults.
+        Its tensors are on the CPU; PyTorch moves them. Its learning rate is `lr`. The flags that select PyTorch's
+        implementation (``fused``, ``capturable``, ...) have PyTorch's defaults.
 
         Parameters
         ----------
         shapes : sequence of shapes or arrays, optional
-            PyTorch's parameters in their order, which together have as many elements; by default one like `params`.
+            The shapes of PyTorch's parameters, in order. Together they have as many elements as `params`. By default,
+            there is one parameter with the shape of `params`.
 
         Raises
         ------
         ImportError
-            When PyTorch is not installed.
+            If PyTorch is not installed.
         TypeError, ValueError
-            When PyTorch has no such optimizer, or the shapes do not fit.
+            If PyTorch has no such optimizer or option, or the shapes do not match.
         """
         if shapes is None:
             shapes = [getattr(self._params, "shape", self.size)]
@@ -388,35 +396,36 @@ class Optimizer(Stepper):
         return _torch_state.exported(self._kind(), shapes, step_count, lr, hyper, state)
 
     def load_torch_state_dict(self, dictionary: Mapping[str, Any], *, step_count: int | None = None) -> None:
-        """Go on where the optimizer of the same name in ``torch.optim`` gave its ``state_dict()``.
+        """Resume from the ``state_dict()`` of the optimizer of the same name in ``torch.optim``.
 
-        Replaces state, step count, hyperparameters and the rate, which becomes the number that PyTorch's group has; for a
-        schedule assign `lr` afterwards.
+        This replaces the state, the step count, the hyperparameters and the learning rate. The rate becomes the number
+        in PyTorch's group; to use a schedule, assign `lr` afterwards.
 
         Parameters
         ----------
         dictionary : dict
-            With one parameter group, whose parameters one after another, each in C order, are `params`.
+            A state dictionary with one parameter group. Its parameters, each flattened in C order and then
+            concatenated, correspond to `params`.
         step_count : int, optional
-            How many steps were taken, for SGD alone: PyTorch does not count them. By default 0 or, where a momentum has
-            begun with dampening, 1, since the first gradient is not damped.
+            Number of steps taken. Only accepted for SGD, because PyTorch does not count SGD's steps. The default is 0,
+            or 1 if a momentum with dampening has begun, because the first gradient is not damped.
 
         Raises
         ------
         TypeError, ValueError
-            When it is of another optimizer or other options, has several groups, parameters that have taken different
-            numbers of steps, or anything that has no form here. Nothing is changed then.
+            If the dictionary belongs to another optimizer or other options, has several groups or parameters with
+            different step counts, or contains anything that lrcore cannot represent. Nothing is changed then.
         """
         self.load_state_dict(_torch_state.converted(self._kind(), dictionary, step_count))
 
     @classmethod
     def _public_class(cls) -> type[Optimizer]:
-        """Return the class of `lrcore.optimizers` that this is or derives from."""
+        """Return this class if it is one of `lrcore.optimizers`, else the one that it derives from."""
         own = (each for each in cls.__mro__ if each.__module__.startswith(f"{__package__}."))
         return next((each for each in own if each is not Optimizer), cls)
 
     def _kind(self) -> _torch_state.Kind:
-        """Return what conversions to and from PyTorch's dictionaries know of this optimizer."""
+        """Return the properties of this optimizer that conversions to and from PyTorch's dictionaries need."""
         public = self._public_class()
         defaults = public._default_options()
         return _torch_state.Kind(
@@ -457,7 +466,7 @@ class Optimizer(Stepper):
         return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
 
     def __copy__(self) -> Self:
-        """Return an optimizer of the same arrays that goes on from here with states of its own."""
+        """Return an optimizer of the same parameters and gradients that continues from here with its own states."""
         copied = type(self).__new__(type(self))
         copied.__setstate__(self.__getstate__())
         return copied

@@ -1,6 +1,6 @@
-"""The file of an optimizer's state: its state dictionary in the format safetensors.
+"""The file of an optimizer's state: its state dictionary in safetensors format.
 
-Each state is a tensor, F32 and flat. All other entries are in the text, as `lrcore._files.format` says.
+Each state is a flat tensor of dtype F32. All other entries are in the text that `lrcore._files.format` describes.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from lrcore._files import safetensors
 from lrcore._files.format import OWN, TEXT, entries_of, require_known
 
 ENTRIES = ("rule", "options", "hyper", "step_count", "schedule", "schedule_state")
-"""The entries of a state dictionary beside the states. Former versions wrote two of the options alone."""
+"""The entries of a state dictionary other than the states. Earlier versions wrote only two of the options."""
 
 
 def write(path: str, class_name: str, dictionary: Mapping[str, Any]) -> None:
-    """Write a state dictionary whose states are arrays of NumPy."""
+    """Write a state dictionary whose states are NumPy arrays."""
     others = {name: value for name, value in dictionary.items() if name != "state"}
     safetensors.write(path, class_name, others, dictionary["state"])
 
 
 def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
-    """Return the name of the class that a file is of, and its state dictionary, for parameters of `size` elements.
+    """Return the class name and the state dictionary in a file, for parameters of `size` elements.
 
-    The name and the entries are as they were found: `Optimizer.load_state_dict` checks them.
+    The caller checks the name, and `Optimizer.load_state_dict` the entries.
     """
     with safetensors.reading(path) as opened:
         if TEXT not in opened.metadata:
-            raise ValueError(f"not a state of lrcore: its metadata has no {TEXT!r}")
+            raise ValueError(f"not an optimizer state of lrcore: its metadata has no entry {TEXT!r}")
         entries = entries_of(opened.metadata[TEXT])
         if entries["class"] == "Pack" and "rule" not in entries:
             raise ValueError(
-                "class: expected the name of an optimizer, got 'Pack'; lrcore.Pack.from_file reads it"
+                "class: expected the name of an optimizer, got 'Pack'; read this file with lrcore.Pack.from_file"
             )
         require_known(entries, ENTRIES)
         state = safetensors.read_arrays(opened, dict.fromkeys(opened.tensors, (size,)))

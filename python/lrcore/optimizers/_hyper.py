@@ -1,4 +1,4 @@
-"""The view on an optimizer's numbers."""
+"""The mapping of an optimizer's hyperparameters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lrcore.optimizers._arguments import Value
 _Single: TypeAlias = Literal[
     "alpha", "dampening", "eps", "lr_decay", "momentum", "momentum_decay", "rho", "weight_decay"
 ]
-"""The names that stand for one number."""
+"""The hyperparameters that are a single number."""
 
 
 class _Numbered(Protocol):
-    """What has numbers, and can change them: all of some changes, or none when one is refused."""
+    """An object with numeric arguments; if one of several changes is invalid, it changes none of them."""
 
     @property
     def _hyperparameters(self) -> Mapping[str, Any]: ...
@@ -24,10 +24,11 @@ class _Numbered(Protocol):
 
 
 class Hyper(MutableMapping[str, Value]):
-    """An optimizer's numeric arguments by name: read, or assigned between steps.
+    """An optimizer's numeric arguments by name. They can be read, and assigned between steps.
 
-    Every assignment is checked as the constructor's arguments are. A change that would need another rule, such as
-    momentum to or from 0, is a ValueError. Names cannot be added or removed. `update` changes all or nothing.
+    Every assignment is checked like the constructor's arguments. A change that would require another rule, such as
+    momentum to or from 0, raises ValueError. Names cannot be added or removed. `update` changes all given values or
+    none.
     """
 
     def __init__(self, optimizer: _Numbered) -> None:
@@ -56,7 +57,7 @@ class Hyper(MutableMapping[str, Value]):
         raise TypeError(f"{name}: hyperparameters cannot be removed")
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Assign several at once: all or, when one is refused, none."""
+        """Assign several values at once; if one of them is invalid, none is changed."""
         self._optimizer._change_hyper(dict(*args, **kwargs))
 
     def __iter__(self) -> Iterator[str]:
@@ -69,4 +70,4 @@ class Hyper(MutableMapping[str, Value]):
         return repr(self._optimizer._hyperparameters)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)  # a copy, or a pickle, is of the numbers
+        return dict, (dict(self),)  # copies and pickles are plain dictionaries

@@ -1,4 +1,4 @@
-"""Making the optimizer that a file holds."""
+"""Creating an optimizer from a state file."""
 
 from __future__ import annotations
 
@@ -25,36 +25,38 @@ def load(
     capturable: bool = False,
     max_steps: int | None = None,
 ) -> Optimizer:
-    """Return the optimizer that `Optimizer.save` wrote, on these parameters.
+    """Return the optimizer that `Optimizer.save` wrote, for the given parameters.
 
-    It is of the stored class, with the stored options, hyperparameters, step count, states and schedule. From a class of
-    the caller's own, it is of the one in `lrcore` that this derives from; for another make it, and call its ``load``.
+    It has the stored class, options, hyperparameters, step count, states and schedule. If `save` was called on an
+    instance of your own subclass, the result is an instance of the `lrcore` class that it derives from. To get your
+    subclass, create an instance and call its ``load`` method.
 
     Parameters
     ----------
     path : str, bytes or path
         The file.
     params : array of float32
-        The parameters, as they were when it was written: they are not in it.
+        The parameters, with the values they had when the file was written; the file does not contain them.
     grads : array of float32, optional
-        Gradients bound once; ``step()`` then needs none.
+        Gradients to bind, so that ``step()`` needs no argument.
     lr : float, schedule or callable
-        The rate, where the stored one came from a callable, which no file holds. Refused where there is a schedule in the
-        file; assign ``opt.lr`` afterwards to replace that.
+        The learning rate. Required if the optimizer was saved with a callable, which is not stored. An error if the
+        file contains a schedule; to replace that schedule, assign ``opt.lr`` afterwards.
     capturable, max_steps
         As in the constructor.
 
     Returns
     -------
     Optimizer
-        Of the stored class.
+        An instance of the stored class.
 
     Raises
     ------
     OSError
-        When the file cannot be read.
+        If the file cannot be read.
     TypeError, ValueError
-        When the file is damaged or of a later version, does not fit the parameters, or an argument is refused.
+        If the file is damaged, was written by a later version or does not match the parameters, or if an argument is
+        invalid.
     """
     path = file_path(path)
     name, dictionary = _file.read(path, describe(params).size)
@@ -64,7 +66,7 @@ def load(
         cls: type[Any] = getattr(optimizers, name)
         arguments = _arguments_for(cls, dictionary)
     if lr is None and "schedule" not in dictionary:
-        raise ValueError(f"lr: {path} has no schedule, since the rate came from a callable; pass lr")
+        raise ValueError(f"lr: {path} has no schedule, because the rate came from a callable; pass lr")
     if lr is not None and "schedule" in dictionary:
         raise ValueError(f"lr: {path} has a schedule; leave lr out, and assign opt.lr afterwards")
     rate = 0.0 if lr is None else lr
@@ -75,7 +77,7 @@ def load(
 
 
 def _arguments_for(cls: type[Any], dictionary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a class that choose the rule of a state dictionary."""
+    """Return the arguments with which a class chooses the rule of a state dictionary."""
     rule = dictionary.get("rule")
     names = tuple(name for name in inspect.signature(cls).parameters if name in _arguments.NUMBERS)
     hyper = _arguments.numbers(require_entries("hyper", dictionary.get("hyper"), names))

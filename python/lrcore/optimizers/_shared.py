@@ -1,7 +1,7 @@
 """The arguments that all optimizers share: their names, types, defaults and meanings, each in one place.
 
-A *setting* is an argument of the constructor, and holds until it is changed. An argument of one step is `Stepper.step`'s.
-Gradients alone are both: bound once, or passed to each step.
+A *setting* is an argument of the constructor and applies until it is changed. The arguments of a single step are those
+of `Stepper.step`. Only the gradients can be either: bound at construction or passed to each step.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ class Shared(TypedDict, total=False):
     """
     weight_decay : float
         With decay "l2", ``weight_decay * params`` is added to the gradient. With "decoupled", the parameters are first
-        multiplied by ``1 - lr * weight_decay``, which float32 cannot tell from 1 once ``lr * weight_decay <= 2**-25``.
+        multiplied by ``1 - lr * weight_decay``, which rounds to 1 in float32 if ``lr * weight_decay <= 2**-25``.
     decay : {"l2", "decoupled"}
-        How `weight_decay` acts.
+        How `weight_decay` is applied.
     decoupled_weight_decay : bool, optional
         PyTorch's name for ``decay="decoupled"``, or for ``decay="l2"`` if it is False.
     maximize : bool
         Ascend instead of descend.
     grads : array of float32, optional
-        Gradients bound once; ``step()`` then needs none.
+        Gradients to bind, so that ``step()`` needs no argument.
     capturable : bool
         Keep the step number and the constants of `max_steps` steps on the CUDA device, for steps that are captured in a
-        CUDA graph and replayed. Needs bound `grads`; `lr` and `hyper` are fixed then.
+        CUDA graph and replayed. Requires bound `grads`; `lr` and `hyper` cannot be changed then.
     max_steps : int, optional
-        The number of steps for which a capturable optimizer stores constants, 48 bytes each. Later steps use the last
-        ones.
+        Number of steps for which a capturable optimizer stores constants, 48 bytes each. Later steps use the constants
+        of the last one.
     """  # noqa: D205
 
     weight_decay: float
@@ -50,7 +50,7 @@ DEFAULTS: Shared = {
     "capturable": False,
     "max_steps": None,
 }
-"""The settings. A class's other defaults are keywords of its declaration: ``class AdamW(Adam, weight_decay=0.01)``."""
+"""The settings. A class changes their defaults by keywords of its declaration: ``class AdamW(Adam, weight_decay=0.01)``."""
 
 OF_ONE_STEP = ("grads", "grad_scale", "stream")
 """The arguments of `Stepper.step`."""

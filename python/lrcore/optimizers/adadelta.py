@@ -10,7 +10,7 @@ from lrcore.schedules import Rate
 
 
 class Adadelta(Optimizer):
-    """Adadelta: steps in the parameters' own unit, from the ratio of two running roots.
+    """Adadelta: steps in the unit of the parameters, from the ratio of two running root mean squares.
 
     ::
 
@@ -19,16 +19,16 @@ class Adadelta(Optimizer):
         u = rho u + (1 - rho) d^2
         p = p - lr d
 
-    Some tutorials print the step without its factor g; that form ignores the gradient's sign and is no descent. State:
-    ``square_avg`` (v), ``acc_delta`` (u).
+    Some tutorials print the step without the factor g; that form ignores the gradient's sign and does not descend.
+    State: ``square_avg`` (v), ``acc_delta`` (u).
 
     Parameters
     ----------
     {params}
     rho : float
-        The averages' memory, in [0, 1).
+        Decay rate of the running averages, in [0, 1).
     eps : float
-        Starts the steps off and keeps the division finite.
+        Makes the first steps nonzero and keeps the division finite.
     {shared}
 
     References

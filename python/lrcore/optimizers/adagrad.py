@@ -11,7 +11,7 @@ from lrcore.schedules import Rate
 
 
 class Adagrad(Optimizer):
-    """Adagrad: each parameter's own rate falls with the squares it has seen.
+    """Adagrad: each parameter has its own rate, which falls with the sum of its squared gradients.
 
     ::
 
@@ -27,11 +27,11 @@ class Adagrad(Optimizer):
     eps : float
         Keeps the division finite.
     initial_accumulator_value : float
-        Where ``sum`` starts.
+        Initial value of ``sum``.
     lr_decay : float
-        Lowers the rate with the step number.
+        Lowers the rate as the step number grows.
     eps_inside_sqrt : bool
-        Divide by ``sqrt(s + eps)`` instead, as Keras and optax do.
+        Divide by ``sqrt(s + eps)``, as Keras and optax do.
     {shared}
 
     References

@@ -10,7 +10,7 @@ from lrcore.schedules import Rate
 
 
 class Adam(Optimizer):
-    """Adam: running averages of the gradient and of its square, corrected for their start at 0.
+    """Adam: running averages of the gradient and of its square, corrected for their initialization at 0.
 
     ::
 
@@ -18,20 +18,20 @@ class Adam(Optimizer):
         v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 
-    State: ``exp_avg`` (m), ``exp_avg_sq`` (v), ``max_exp_avg_sq`` with amsgrad.
+    State: ``exp_avg`` (m), ``exp_avg_sq`` (v), and ``max_exp_avg_sq`` with amsgrad.
 
     Parameters
     ----------
     {params}
     betas : pair of float
-        The averages' memories, in [0, 1).
+        Decay rates of the two running averages, in [0, 1).
     eps : float
         Keeps the division finite.
     eps_placement : {"corrected", "hat"}
-        "hat" adds epsilon to the root before its correction, as at the end of the paper's section 2 and in Keras:
-        ``lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)``.
+        "corrected" adds epsilon to the bias-corrected root, as above. "hat" adds it before the correction, as in Keras
+        and at the end of the paper's section 2: ``lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)``.
     amsgrad : bool
-        Put the largest v so far in place of v.
+        Use the largest v so far instead of v.
     {shared}
 
     References
@@ -63,7 +63,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam, weight_decay=1e-2, decay="decoupled"):
-    """Adam with weight decay decoupled from the gradient: `Adam` with other defaults.
+    """Adam with weight decay decoupled from the gradient: `Adam` with different defaults.
 
     ::
 
@@ -72,7 +72,7 @@ class AdamW(Adam, weight_decay=1e-2, decay="decoupled"):
         v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 
-    State: as `Adam`, ``exp_avg`` (m), ``exp_avg_sq`` (v), ``max_exp_avg_sq`` with amsgrad.
+    State, as in `Adam`: ``exp_avg`` (m), ``exp_avg_sq`` (v), and ``max_exp_avg_sq`` with amsgrad.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from lrcore.schedules import Rate
 
 
 class Adamax(Optimizer):
-    """Adamax: Adam with the infinity norm in place of the root.
+    """Adamax: Adam with the infinity norm instead of the root mean square.
 
     ::
 
@@ -24,7 +24,7 @@ class Adamax(Optimizer):
     ----------
     {params}
     betas : pair of float
-        The averages' memories, in [0, 1).
+        Decay rates of the running average and of the running maximum, in [0, 1).
     eps : float
         Keeps the division finite.
     {shared}

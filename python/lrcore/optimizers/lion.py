@@ -10,7 +10,7 @@ from lrcore.schedules import Rate
 
 
 class Lion(Optimizer, decay="decoupled"):
-    """Lion: steps of one length, along the sign of an interpolated momentum.
+    """Lion: steps of fixed length, in the direction of the sign of an interpolated momentum.
 
     ::
 
@@ -18,13 +18,13 @@ class Lion(Optimizer, decay="decoupled"):
         p = p - lr sign(c)
         m = beta2 m + (1 - beta2) g
 
-    Its decay is decoupled by default. State: ``exp_avg`` (m).
+    Weight decay is decoupled by default. State: ``exp_avg`` (m).
 
     Parameters
     ----------
     {params}
     betas : pair of float
-        The weights of m in the step and in the average, in [0, 1).
+        Weights of m in the step and in its own running average, in [0, 1).
     {shared}
 
     References

@@ -10,7 +10,7 @@ from lrcore.schedules import Rate
 
 
 class NAdam(Optimizer):
-    """NAdam: Adam with Nesterov's look-ahead, its momentum warmed up.
+    """NAdam: Adam with Nesterov's look-ahead and a momentum that warms up.
 
     ::
 
@@ -26,7 +26,7 @@ class NAdam(Optimizer):
     ----------
     {params}
     betas : pair of float
-        The averages' memories, in [0, 1).
+        Decay rates of the two running averages, in [0, 1).
     eps : float
         Keeps the division finite.
     momentum_decay : float

@@ -10,7 +10,7 @@ from lrcore.schedules import Rate
 
 
 class RAdam(Optimizer):
-    """RAdam: Adam that waits with adapting until the variance of its root is tractable.
+    """RAdam: Adam that starts adapting its rates when the variance of the adaptive rate becomes tractable.
 
     ::
 
@@ -27,7 +27,7 @@ class RAdam(Optimizer):
     ----------
     {params}
     betas : pair of float
-        The averages' memories, in [0, 1).
+        Decay rates of the two running averages, in [0, 1).
     eps : float
         Keeps the division finite.
     {shared}

@@ -12,7 +12,7 @@ from lrcore.schedules import Rate
 
 
 class RMSprop(Optimizer):
-    """RMSprop: the gradient over the root of a running average of its square.
+    """RMSprop: the gradient divided by the root of a running average of its square.
 
     ::
 
@@ -24,23 +24,23 @@ class RMSprop(Optimizer):
         momentum          b = momentum b + d,      p = p - lr b
         lr_in_velocity    b = momentum b + lr d,   p = p - b
 
-    State: ``square_avg`` (v), ``grad_avg`` (a) when centered, ``momentum_buffer`` (b) with momentum.
+    State: ``square_avg`` (v), ``grad_avg`` (a) if centered, and ``momentum_buffer`` (b) with momentum.
 
     Parameters
     ----------
     {params}
     alpha : float
-        The average's memory, in [0, 1).
+        Decay rate of the running averages, in [0, 1).
     eps : float
         Keeps the division finite.
     centered : bool
-        Divide by an estimate of the standard deviation instead.
+        Divide by an estimate of the gradient's standard deviation.
     momentum : float
-        In [0, 1).
+        Momentum factor, in [0, 1).
     eps_inside_sqrt : bool
-        Divide by ``sqrt(w + eps)`` instead, as Keras and optax do.
+        Divide by ``sqrt(w + eps)``, as Keras and optax do.
     lr_in_velocity : bool
-        Accumulate ``lr * d``, as Keras and optax do. Needs momentum.
+        Accumulate ``lr * d``, as Keras and optax do. Requires momentum.
     {shared}
 
     References

@@ -22,18 +22,18 @@ class SGD(Optimizer):
         lr_in_velocity               b = momentum b + lr g,                p = p - b
         nesterov, lr_in_velocity     b = momentum b + lr g,                p = p - (momentum b + lr g)
 
-    The first b is g without dampening. The velocity forms agree with the others at a constant rate and part from them
-    when the rate changes. State: ``momentum_buffer`` (b), none when plain.
+    The first b is g, without dampening. The velocity forms are equivalent to the others at a constant rate and differ
+    from them when the rate changes. State: ``momentum_buffer`` (b) with momentum, otherwise none.
 
     Parameters
     ----------
     {params}
     momentum, dampening : float
-        In [0, 1). Dampening needs momentum, and is refused with nesterov and lr_in_velocity.
+        In [0, 1). Dampening requires momentum, and cannot be combined with nesterov or lr_in_velocity.
     nesterov : bool
-        Look ahead along the velocity. Needs momentum.
+        Look ahead along the velocity. Requires momentum.
     lr_in_velocity : bool
-        Accumulate ``lr * g``, as most texts and Keras do. Needs momentum.
+        Accumulate ``lr * g``, as Keras and most textbooks do. Requires momentum.
     {shared}
 
     References
