@@ -124,7 +124,7 @@ def test_a_device_that_is_changed_alone_is_refused(change: Callable[[Any], objec
     change(opt.optimizers[i])
     before = [each.params.clone() for each in opt.optimizers]
     for attempt in (opt.step, opt.state_dict):
-        with pytest.raises(ValueError, match=r"^optimizers\[1\]: expected rate, hyperparameters and"):
+        with pytest.raises(ValueError, match=r"^optimizers\[1\]: expected the rate, hyperparameters and"):
             attempt()
     assert all(torch.equal(each.params, a) for each, a in zip(opt.optimizers, before, strict=True))
     opt.lr = 0.25

@@ -139,10 +139,10 @@ def test_states_that_are_assigned(way: str) -> None:
     given.zero_()
     for wrong, error, message in (
         (torch.zeros(4), ValueError, r"expected shape \(2, 2\), got \(4,\)"),
-        (expected.double(), TypeError, "expected a tensor of float32, got float64"),
+        (expected.double(), TypeError, "expected a float32 tensor, got float64"),
         (expected.to_sparse(), TypeError, "expected a dense tensor"),
-        (None, TypeError, "expected a tensor of float32, got NoneType"),
-        (0.0, TypeError, "expected a tensor of float32, got float"),
+        (None, TypeError, "expected a float32 tensor, got NoneType"),
+        (0.0, TypeError, "expected a float32 tensor, got float"),
     ):
         with pytest.raises(error, match=rf"^state\[(two|1)\].*: {message}"):
             put(way, opt, two, wrong)

@@ -55,13 +55,13 @@ SHARED = r"params\[1\]: shares memory with params\[0\]; pass one"
             f"{FIRST}expected dtype float32, got .*bfloat16; .*auto",
         ),
         ([("w", ones(3)), ("v", ones(3, dtype=torch.float64))], TypeError, "v: expected dtype float32"),
-        ([torch.ones(3)], ValueError, f"{FIRST}does not require its gradient; pass"),
-        ([ones(3) * 2], ValueError, f"{FIRST}expected a leaf"),
+        ([torch.ones(3)], ValueError, f"{FIRST}does not require a gradient; pass"),
+        ([ones(3) * 2], ValueError, f"{FIRST}expected a leaf tensor"),
         ([np.ones(3)], TypeError, f"{FIRST}expected a tensor, got ndarray"),
         ([torch.ones(3).to_sparse().requires_grad_()], TypeError, f"{FIRST}expected a dense tensor"),
         ([ones(3, device="meta")], ValueError, f"{FIRST}expected a tensor on a CPU or CUDA device, got meta"),
         ([made_in_inference_mode()], ValueError, f"{FIRST}.*inference_mode"),
-        ([in_shared_memory()], ValueError, f"{FIRST}lies in shared memory"),
+        ([in_shared_memory()], ValueError, f"{FIRST}expected unshared memory"),
         ([{"params": [ones(3)]}] * 2, TypeError, "params: expected parameters, got a group"),
         (ones(3), TypeError, "params: expected an iterable of parameters, got a tensor"),
         ([], ValueError, "params: expected at least one parameter, got none"),
@@ -113,7 +113,7 @@ def send(weight: Any) -> Any:
 
 
 MOVED = r"its storage has moved.*make a new FusedOptimizer .*send clones: .*v\.clone"
-FROZEN = "does not require its gradient any more"
+FROZEN = "no longer requires a gradient"
 
 
 @pytest.mark.parametrize(

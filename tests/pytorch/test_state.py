@@ -236,30 +236,30 @@ def split(saved: Any, **of_second: Any) -> None:
         (lambda saved: saved["state"].update({0: 3}), "state: expected a dictionary of dictionaries"),
         (
             lambda saved: saved["state"].update({1: {}}),
-            r"state: expected the parameters \[0\], got \[1\] too",
+            r"state: expected only the parameters \[0\], but also got \[1\]",
         ),
         (lambda saved: saved["state"][0].pop("exp_avg_sq"), r"state\[0\]: expected the entries"),
         (lambda saved: set_state(saved, 0, more=torch.ones(N)), r"state\[0\]: expected the entries"),
-        (lambda saved: set_state(saved, 0, step=2.5), "step: expected a number of steps"),
-        (lambda saved: set_state(saved, 0, step=float("nan")), "step: expected a number of steps"),
+        (lambda saved: set_state(saved, 0, step=2.5), "step: expected a whole number of steps"),
+        (lambda saved: set_state(saved, 0, step=float("nan")), "step: expected a whole number of steps"),
         (lambda saved: set_state(saved, 0, step=-1.0), "step_count: expected"),
         (lambda saved: set_state(saved, 0, step=2.0**60), "step_count: expected"),
         (
             lambda saved: set_state(saved, 0, exp_avg=HALF),
             "exp_avg: expected 21 elements like params, got 10",
         ),
-        (lambda saved: set_state(saved, 0, exp_avg=HALF.double()), "exp_avg: .* float32, got float64"),
+        (lambda saved: set_state(saved, 0, exp_avg=HALF.double()), "exp_avg: .* float32 tensor, got float64"),
         (lambda saved: set_state(saved, 0, exp_avg=HALF.bfloat16()), "exp_avg: .* got bfloat16"),
         (lambda saved: set_state(saved, 0, exp_avg=HALF.to_sparse()), "exp_avg: expected a dense tensor"),
-        (lambda saved: set_state(saved, 0, exp_avg=3), "exp_avg: expected a tensor of float32, got int"),
+        (lambda saved: set_state(saved, 0, exp_avg=3), "exp_avg: expected a float32 tensor, got int"),
         (maximum, "rule: expected adam, got adam_amsgrad"),
-        (split, "step: expected as many steps of every parameter, got from 0 to 3"),
-        (lambda saved: split(saved, step=torch.tensor(4.0)), "step: expected as many .* from 3 to 4"),
+        (split, "step: expected the same step count for all parameters, got counts from 0 to 3"),
+        (lambda saved: split(saved, step=torch.tensor(4.0)), "step: expected the same .* from 3 to 4"),
         (lambda saved: saved["param_groups"].append({}), "param_groups: expected one group, got 2"),
         (lambda saved: saved["param_groups"].clear(), "param_groups: expected one group, got 0"),
         (lambda saved: saved.update(param_groups=[3]), "param_groups: expected a list of dictionaries"),
         (lambda saved: saved.update(param_groups={}), "param_groups: expected a list of dictionaries"),
-        (lambda saved: set_group(saved, params=None), "param_groups: expected a list of the parameters"),
+        (lambda saved: set_group(saved, params=None), "param_groups: expected the entry params to be a list"),
         (lambda saved: saved["param_groups"][0].pop("amsgrad"), "param_groups: expected the entries"),
         (lambda saved: saved["param_groups"][0].pop("betas"), "param_groups: expected the entries"),
         (lambda saved: saved["param_groups"][0].pop("lr"), "lr: expected a number, got None$"),
@@ -311,7 +311,7 @@ def test_the_steps_of_sgd() -> None:
     fresh = opt.torch_state_dict()
     run(begun, 2)
     for dictionary, count, message in (
-        (begun.torch_state_dict(), 0, "step_count: expected at least 1, since the momentum has begun"),
+        (begun.torch_state_dict(), 0, "step_count: expected at least 1, because the momentum has begun"),
         (fresh, 2, r"state\[0\]: expected the entries \['momentum_buffer'\]"),
         (fresh, -1, "step_count: expected an integer >= 0"),
     ):
@@ -377,7 +377,7 @@ def test_momenta_that_changed() -> None:
     run(opt, 3)
     dictionary = opt.torch_state_dict()
     dictionary["param_groups"][0]["betas"] = (0.5, 0.999)
-    message = "^mu_product: expected 0.0[0-9]+, got 0.[0-9]+; betas or momentum_decay"
+    message = "^mu_product: expected 0.0[0-9]+, got 0.[0-9]+; betas and momentum_decay"
     with pytest.raises(ValueError, match=message):
         opt.load_torch_state_dict(dictionary)
 
@@ -388,7 +388,7 @@ def test_counts_that_float32_has_not_are_refused() -> None:
         opt.step_count = count
         assert int(opt.torch_state_dict()["state"][0]["step"]) == count
     opt.step_count = sgd.step_count = count = 2**24 + 1
-    message = f"^step_count: PyTorch counts in float32.*for {count}; use state_dict"
+    message = f"^step_count: PyTorch counts in float32.* rounds {count} to .*; use state_dict"
     with pytest.raises(ValueError, match=message):
         opt.torch_state_dict()
     assert "step" not in sgd.torch_state_dict()["state"][0]
@@ -405,7 +405,7 @@ def test_shapes() -> None:
     given = opt.torch_state_dict(shapes=layers)
     assert [each["exp_avg"].shape for each in given["state"].values()] == [(2, 5), (4,), (7,)]
     assert given["param_groups"][0]["params"] == [0, 1, 2]
-    with pytest.raises(ValueError, match="^shapes: expected 21 elements together, got 20"):
+    with pytest.raises(ValueError, match="^shapes: expected 21 elements in total, got 20"):
         opt.torch_state_dict(shapes=[20])
     with pytest.raises(ValueError, match=r"^shapes\[1\]: expected extents >= 0"):
         opt.torch_state_dict(shapes=[21, (-1,)])

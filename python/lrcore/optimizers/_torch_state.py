@@ -1,7 +1,8 @@
-"""The state dictionaries of `torch.optim`, to and from those of the optimizers here.
+"""Conversion of the state dictionaries of `torch.optim` to and from those of lrcore.
 
-States, hyperparameters and options bear PyTorch's names, so what differs is one table. Beside the states PyTorch has for
-each parameter a ``step``, but not in SGD, and in NAdam the product of the momenta, which here follows from the step.
+States, hyperparameters and options have PyTorch's names, so a single table holds the differences. In addition to the
+states, PyTorch stores a ``step`` for each parameter, except in SGD. For NAdam, it also stores the product of the
+momenta, which lrcore computes from the step number.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from lrcore.schedules import Constant
 
 
 class Kind(NamedTuple):
-    """What the conversions know of an optimizer: nothing of this changes."""
+    """The properties of an optimizer that the conversions need. They never change."""
 
     name: str
-    """Of its public class."""
+    """The name of its public class."""
     size: int
     hyper: tuple[str, ...]
-    """The names of its numbers."""
+    """The names of its hyperparameters."""
     options: Mapping[str, Any]
     default_options: Mapping[str, Any]
-    """Of its public class."""
+    """The default options of its public class."""
     choose_rule: Callable[[Mapping[str, Any]], str]
-    """From numbers and options to the name of the rule."""
+    """Returns the name of the rule for given hyperparameters and options."""
 
 
 class _Peer(NamedTuple):
-    """What the class of the same name has in `torch.optim`."""
+    """The properties of the class of the same name in `torch.optim`."""
 
     options: tuple[str, ...]
-    """Its options. One that it lacks has the value here that is the default."""
+    """Its options. An option that it lacks must have its default value in lrcore."""
     others: dict[str, Any]
-    """What else is in its parameter group, by default; none of it changes what a step is."""
+    """The other entries of its parameter group, with their defaults. None of them affects the result of a step."""
 
 
 _ANY = {"foreach": None, "differentiable": False}
@@ -65,19 +66,19 @@ _PEERS = {
 
 
 OWN = "lrcore"
-"""The entry of a parameter group that says, as JSON, what PyTorch's state dictionaries have no place for."""
+"""The entry of a parameter group that holds, as JSON text, everything that PyTorch's state dictionaries lack."""
 _OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
-"""What it says; the last two where there are any."""
+"""The entries of that text; the last two are optional."""
 
 FIXED = frozenset(_arguments.OPTIONS) | {DECOUPLED}
-"""The names of structural options in constructors and in groups, which have `decoupled_weight_decay` alone for `decay`."""
+"""The names of structural options in constructors and groups; groups have `decoupled_weight_decay`, never `decay`."""
 
 FLAGS = frozenset(flag for peer in _PEERS.values() for flag in peer.others)
-"""What may be in a parameter group of PyTorch's and says nothing here."""
+"""The entries of PyTorch's parameter groups that have no meaning in lrcore."""
 
 
 def options_in_group(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return structural options as a group of PyTorch's has them, where `decay` is `decoupled_weight_decay`."""
+    """Return structural options as entries of a PyTorch group, with `decoupled_weight_decay` instead of `decay`."""
     return {
         DECOUPLED if name == "decay" else name: value == "decoupled" if name == "decay" else value
         for name, value in options.items()
@@ -85,7 +86,7 @@ def options_in_group(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_of_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the structural options that are in a group of PyTorch's, checked."""
+    """Return the structural options in a PyTorch group, checked."""
     found = {name: group[name] for name in group if name in _arguments.OPTIONS and name != "decay"}
     if DECOUPLED in group:
         found["decay"] = "decoupled" if flag(DECOUPLED, group[DECOUPLED]) else "l2"
@@ -93,7 +94,7 @@ def options_of_group(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _peer(name: str) -> _Peer:
-    """Return what PyTorch's class of that name has."""
+    """Return the properties of PyTorch's class of that name; raise ValueError if there is none."""
     if name not in _PEERS:
         raise ValueError(f"{name}: torch.optim has no such optimizer; it has {', '.join(_PEERS)}")
     return _PEERS[name]
@@ -105,12 +106,12 @@ def flags_of(name: str) -> dict[str, Any]:
 
 
 def _momentum_product(step_count: int, hyper: Mapping[str, Any]) -> float:
-    """Return NAdam's ``mu(1) ... mu(t)``; 0 once it is too small to count."""
+    """Return NAdam's product ``mu(1) ... mu(t)``, or 0 once it is negligible."""
     return nadam_momentum_product(step_count, hyper["betas"][0], hyper["momentum_decay"])
 
 
 COUNTS = ("step", "mu_product")
-"""What PyTorch has beside the states of a parameter."""
+"""PyTorch's entries for a parameter in addition to its states."""
 
 
 def as_float32(step_count: Any) -> float:
@@ -119,24 +120,24 @@ def as_float32(step_count: Any) -> float:
 
 
 def require_step_count(name: str, entries: Mapping[str, Any], step_count: Any) -> None:
-    """ValueError where a parameter has taken another number of steps than the optimizer."""
+    """Raise ValueError if a parameter's step count differs from the optimizer's."""
     if "step" in entries and as_float32(entries["step"]) != as_float32(step_count):
         raise ValueError(f"{name}: step: expected {step_count}, got {float(entries['step'])}")
 
 
 def own_text(entries: Mapping[str, Any]) -> str:
-    """Return what a state dictionary of the optimizers here has and PyTorch's lacks, as every tool that saves groups keeps it."""
+    """Return the entries that PyTorch's state dictionaries lack, as a text that every tool that saves groups keeps."""
     return json.dumps({name: entries[name] for name in _OWN_ENTRIES if name in entries}, allow_nan=False)
 
 
 def own_entry(
     dictionary: Mapping[str, Any], group: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Return what `own_text` was given; None for a dictionary of PyTorch's.
+    """Return the entries that `own_text` wrote, or None for a dictionary of PyTorch's.
 
-    PyTorch's optimizers carry the text along when they have loaded it, while their step count goes on.
+    PyTorch's optimizers keep a text that they have loaded, but their step count advances. An outdated text is ignored.
     """
-    entries = dictionary.get(OWN)  # as it was written once, beside the groups
+    entries = dictionary.get(OWN)  # earlier versions wrote it next to the groups
     if entries is None:
         text = group.get(OWN)
         if not isinstance(text, str) or not text:
@@ -152,7 +153,7 @@ def own_entry(
 
 
 def _group_of(kind: Kind, lr: float, hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return PyTorch's parameter group, except for the numbers of its parameters."""
+    """Return PyTorch's parameter group without the indices of its parameters."""
     peer, own = _peer(kind.name), options_in_group(kind.options)
     for option, default in options_in_group(kind.default_options).items():
         if option not in peer.options and own[option] != default:
@@ -167,7 +168,10 @@ def states_of(
     state: Mapping[str, Sequence[Any]],
     count: int,
 ) -> list[dict[str, Any]]:
-    """Return what PyTorch's class of that name has for each of `count` parameters, from each state's tensors in their order."""
+    """Return the entries of PyTorch's class of that name for each of `count` parameters.
+
+    `state` has the tensors of each state, in the order of the parameters.
+    """
     import torch
 
     numbers = {}
@@ -177,7 +181,7 @@ def states_of(
         numbers["mu_product"] = _momentum_product(step_count, hyper)
     return [
         {
-            each: torch.tensor(number, dtype=torch.float32, device="cpu")  # whatever the defaults are
+            each: torch.tensor(number, dtype=torch.float32, device="cpu")  # overrides global defaults
             for each, number in numbers.items()
         }
         | {each: tensors[i] for each, tensors in state.items()}
@@ -197,13 +201,14 @@ def exported(
     extents = [shape_of(f"shapes[{i}]", each) for i, each in enumerate(shapes)]
     ends = [0, *itertools.accumulate(map(math.prod, extents))]
     if ends[-1] != kind.size:
-        raise ValueError(f"shapes: expected {kind.size} elements together, got {ends[-1]}")
+        raise ValueError(f"shapes: expected {kind.size} elements in total, got {ends[-1]}")
     with optional_dependency("torch"):
         import torch
 
     if kind.name != "SGD" and as_float32(step_count) != step_count:
         raise ValueError(
-            f"step_count: PyTorch counts in float32, which has {as_float32(step_count):.0f} for {step_count}; use state_dict()"
+            f"step_count: PyTorch counts in float32, which rounds {step_count} to {as_float32(step_count):.0f}; "
+            "use state_dict()"
         )
     group = _group_of(kind, lr, hyper)
     tensors = {
@@ -214,7 +219,7 @@ def exported(
         for each, array in state.items()
     }
     if not step_count and hyper.get("dampening"):
-        tensors = {}  # PyTorch takes a buffer that is there for one that has begun, and damps the next gradient
+        tensors = {}  # given a buffer, PyTorch would damp the first gradient
     states = states_of(kind.name, step_count, hyper, tensors, len(extents))
     return {
         "state": {i: each for i, each in enumerate(states) if each},
@@ -223,7 +228,7 @@ def exported(
 
 
 def concatenated(name: str, tensors: Sequence[Any]) -> Any:
-    """Return the elements of a state's tensors one after another, each in C order, on the CPU."""
+    """Return a state's tensors, each flattened in C order, as one array on the CPU."""
     parts = [require_dense(name, each) for each in tensors]
     return np.concatenate(
         [np.asarray(each.detach().cpu() if hasattr(each, "detach") else each).reshape(-1) for each in parts]
@@ -236,9 +241,9 @@ def converted(
     step_count: int | None,
     join: Callable[[str, Sequence[Any]], Any] = concatenated,
 ) -> dict[str, Any]:
-    """Return a dictionary of `torch.optim` as one for `Optimizer.load_state_dict`, which checks what is in it.
+    """Return a dictionary of `torch.optim` as one for `Optimizer.load_state_dict`, which checks its entries.
 
-    `join` makes one flat array of a state's tensors, which come with the state's name.
+    `join` takes the name of a state and its tensors, and returns one flat array.
     """
     name, peer = kind.name, _peer(kind.name)
     entries = require_entries("state_dict", dictionary, ("state", "param_groups"))
@@ -246,10 +251,12 @@ def converted(
     defaults = options_in_group(kind.default_options)
     found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in FIXED}
     there = [each for each in peer.options if each not in _LATER]
-    # Options that PyTorch lacks are kept in the groups that it loads, and come back from there.
+    # PyTorch keeps options that it lacks in the groups that it loads, so they may be here.
     require_entries("param_groups", found, (*kind.hyper, *there), *_LATER, *(defaults.keys() - {*there}))
     if group.get("differentiable"):
-        raise ValueError("differentiable: no step here can be differentiated")
+        raise ValueError(
+            "differentiable: expected False, got True; the steps of lrcore cannot be differentiated"
+        )
 
     hyper = _arguments.numbers(found)
     options = options_of_group(defaults | found)
@@ -275,66 +282,66 @@ def converted(
 
 
 def only_group(groups: Any) -> Mapping[str, Any]:
-    """Return the parameter group, when it is one and names its parameters."""
+    """Return the only parameter group; raise an error if there are several or if it does not list its parameters."""
     if not isinstance(groups, (list, tuple)) or not all(isinstance(each, Mapping) for each in groups):
-        raise TypeError("param_groups: expected a list of dictionaries, as PyTorch has")
+        raise TypeError("param_groups: expected a list of dictionaries, as in PyTorch")
     if len(groups) != 1:
         raise ValueError(
-            f"param_groups: expected one group, got {len(groups)}; an optimizer here has one set of hyperparameters"
+            f"param_groups: expected one group, got {len(groups)}; an lrcore optimizer has one set of hyperparameters"
         )
     if not isinstance(groups[0].get("params"), (list, tuple)):
-        raise TypeError("param_groups: expected a list of the parameters' numbers as params")
+        raise TypeError("param_groups: expected the entry params to be a list of parameter indices")
     group: Mapping[str, Any] = groups[0]
     return group
 
 
 def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return what PyTorch has for each parameter, in the order of the group."""
+    """Return PyTorch's entries for each parameter, in the order of the group."""
     if not isinstance(states, Mapping) or not all(isinstance(each, Mapping) for each in states.values()):
-        raise TypeError("state: expected a dictionary of dictionaries, as PyTorch has")
+        raise TypeError("state: expected a dictionary of dictionaries, as in PyTorch")
     if more := [number for number in states if number not in numbers]:
-        raise ValueError(f"state: expected the parameters {[*numbers]}, got {more} too")
+        raise ValueError(f"state: expected only the parameters {[*numbers]}, but also got {more}")
     of_parameters = [states.get(number, {}) for number in numbers]
     return [{name: value for name, value in each.items() if value is not None} for each in of_parameters]
 
 
 def _sgd_step_count(given: int | None, begun: bool, own: Mapping[str, Any] | None) -> int:
-    """Return how many steps SGD has taken, which PyTorch does not count: 0, or 1 where the next gradient is to be damped."""
+    """Return the step count of SGD, which PyTorch does not store: by default 0, or 1 if the next gradient is damped."""
     if given is None:
         return int(begun) if own is None else own["step_count"]
     step_count = integer("step_count", given, 0)
     if begun and not step_count:
         raise ValueError(
-            "step_count: expected at least 1, since the momentum has begun and the next gradient is damped"
+            "step_count: expected at least 1, because the momentum has begun and the next gradient is damped"
         )
     return step_count
 
 
 def common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
-    """Return the number of steps that all parameters have taken."""
+    """Return the step count of all parameters; raise ValueError if they differ."""
     counts = {to_float("step", each.get("step", 0)) for each in of_parameters} or {0.0}
     count, *others = sorted(counts)
     if others:
         raise ValueError(
-            f"step: expected as many steps of every parameter, got from {count:g} to {others[-1]:g}; "
-            "make one optimizer for those that belong together"
+            f"step: expected the same step count for all parameters, got counts from {count:g} to {others[-1]:g}; "
+            "use a separate optimizer for each step count"
         )
     if not count.is_integer():
-        raise ValueError(f"step: expected a number of steps, got {count}")
+        raise ValueError(f"step: expected a whole number of steps, got {count}")
     return int(count)
 
 
 def _check_products(of_parameters: Sequence[Mapping[str, Any]], expected: float) -> None:
-    """ValueError where NAdam's product is of other momenta than those of now.
+    """Raise ValueError if NAdam's momentum product does not follow from the current momenta.
 
-    PyTorch's is rounded to float32 at every step. What acts is the difference from 1.
+    PyTorch rounds the product to float32 at every step. A step uses only its difference from 1.
     """
     for each in of_parameters:
         product = to_float("mu_product", each.get("mu_product", 1.0))
         if each and not abs(product - expected) <= 1e-4:
             raise ValueError(
-                f"mu_product: expected {expected:.6g}, got {product:.6g}; betas or momentum_decay must have been the same in "
-                "all steps, since here the product follows from their number"
+                f"mu_product: expected {expected:.6g}, got {product:.6g}; betas and momentum_decay must have been the same "
+                "in all steps, because lrcore computes the product from the step count"
             )
 
 
@@ -345,7 +352,7 @@ def _flat_states(
     step_count: int,
     join: Callable[[str, Sequence[Any]], Any],
 ) -> dict[str, Any]:
-    """Return each state as one array, all parameters one after another; zeros where none has taken a step."""
+    """Return each state as one array that concatenates all parameters; zeros if no step has been taken."""
     if not step_count and not any(of_parameters):
         return {name: np.zeros(kind.size, np.float32) for name in names}
     others = {"SGD": (), "NAdam": ("step", "mu_product")}.get(kind.name, ("step",))
@@ -355,10 +362,10 @@ def _flat_states(
 
 
 def require_dense(name: str, value: Any) -> Any:
-    """Return a tensor of float32 that is not sparse."""
+    """Return a tensor after checking that it is a dense float32 tensor with memory."""
     dtype = str(getattr(value, "dtype", type(value).__name__)).rpartition(".")[2]
     if dtype != "float32":
-        raise TypeError(f"{name}: expected a tensor of float32, got {dtype}")
+        raise TypeError(f"{name}: expected a float32 tensor, got {dtype}")
     if getattr(value, "is_sparse", False):
         raise TypeError(f"{name}: expected a dense tensor, got a sparse one")
     require_memory(name, value)

@@ -1,4 +1,4 @@
-"""Stepping the parameters of a PyTorch module in one call: ``pip install "lrcore[torch]"``.
+"""Stepping all parameters of a PyTorch module in one call: ``pip install "lrcore[torch]"``.
 
 ::
 
@@ -10,7 +10,7 @@
         loss(model(x), y).backward()
         opt.step()
 
-PyTorch is imported with this module and not with `lrcore`.
+Importing this module imports PyTorch; importing `lrcore` does not.
 """
 
 from lrcore.torch._fused import FusedOptimizer

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def fitting(name: str, given: Any, view: Any) -> Any:
-    """Return a state that is given for a parameter, as a tensor of its shape."""
+    """Return a given state as a tensor, after checking that it has the shape of the parameter's state."""
     values = _torch_state.require_dense(name, given)
     if values.shape != view.shape:
         raise ValueError(f"{name}: expected shape {tuple(view.shape)}, got {tuple(values.shape)}")
@@ -41,42 +41,42 @@ class Slot:
         self.place = grads
         self.address = grads.data_ptr()
         self.grads = with_own_storage(grads)
-        """What becomes the parameter's gradient. Others may give it other memory, so the place itself is kept."""
+        """The tensor that becomes the parameter's gradient. Callers may give it other memory; `place` stays."""
         self.unkept = self._references()
-        """How many references there are while it is nobody's gradient and no caller keeps it."""
+        """The number of references while it is no parameter's gradient and no caller keeps it."""
 
     def _references(self) -> int:
         return sys.getrefcount(self.grads)
 
     def is_attached(self) -> bool:
-        """Tell whether the parameter's gradient is its place in the buffer."""
+        """Return whether the parameter's gradient is its place in the buffer."""
         return self.parameter.grad is self.grads and self.grads.data_ptr() == self.address
 
     def attach(self) -> None:
-        """Make the place in the buffer the parameter's gradient, with the values that are there."""
+        """Make the place in the buffer the parameter's gradient, with its current values."""
         if self.grads.data_ptr() != self.address:
             self.grads = with_own_storage(self.place)
         self.parameter.grad = self.grads
 
     def takes_float32(self) -> bool:
-        """Tell whether the place can be the parameter's gradient: `grad_dtype` may ask for another dtype."""
+        """Return whether the place can be the parameter's gradient; `grad_dtype` may require another dtype."""
         return getattr(self.parameter, "grad_dtype", None) in (None, torch.float32)
 
     def let_go(self) -> None:
-        """Return a gradient that the caller keeps memory of its own, before the place is written for another."""
+        """Give a gradient that the caller keeps its own memory, before the place is overwritten."""
         if self._references() != self.unkept:
             if self.grads.data_ptr() == self.address:
                 give_own_memory(self.grads)
             self.grads = with_own_storage(self.place)
 
     def after_backward(self, parameter: Any) -> None:
-        """Take a new gradient into the buffer: the hook that a backward pass calls for each parameter.
+        """Copy a new gradient into the buffer and attach it. Backward passes call this hook for each parameter.
 
-        One that can be differentiated stays as it is, for what is computed of it, and so does one of another dtype, or
-        one that lies in a buffer of the caller's.
+        A differentiable gradient is left in place for later computations, and so is a view of a buffer of the caller's.
+        A gradient of another dtype is copied but not replaced.
         """
         found = parameter.grad
-        if found is None:  # another hook has taken it
+        if found is None:  # another hook has removed it
             return
         if found is self.grads and found.data_ptr() == self.address:
             return
@@ -92,7 +92,7 @@ class Slot:
 
 
 class Buffer:
-    """The parameters of one device in a flat buffer, their gradients in another, and the optimizer of both."""
+    """The parameters of one device in a flat buffer, their gradients in another, and the optimizer that steps them."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Buffer:
         self._starts, size = layout([tuple(each.shape) for each in parameters], pad=True)
         device = parameters[0].device
         with torch.no_grad():
-            # Those of the parameter where it is dense, channels last for instance.
+            # The strides of the parameter itself if it is dense, for example channels last.
             self._strides = [torch.empty_like(each, device="meta").stride() for each in parameters]
             self._params = torch.zeros(size, device=device, dtype=torch.float32)
             self._grads = torch.zeros_like(self._params)
@@ -119,11 +119,11 @@ class Buffer:
         }
         self._initial = {name: flat[0].item() if size else 0.0 for name, flat in self.optimizer.state.items()}
         self.state_is_shown = False
-        """Whether somebody may have taken the views of the states."""
+        """Whether a caller may hold views of the states."""
         self.handles: list[Any] = []
 
     def views(self, flat: Any) -> list[Any]:
-        """Return the part of a flat buffer that belongs to each parameter, in its shape."""
+        """Return each parameter's part of a flat buffer, in the parameter's shape."""
         places = zip(self.parameters, self._strides, self._starts, strict=True)
         return [flat.as_strided(each.shape, strides, start) for each, strides, start in places]
 
@@ -147,20 +147,20 @@ class Buffer:
             self.handles.append(slot.parameter.register_post_accumulate_grad_hook(_hook(slot)))
 
     def beginning(self) -> dict[str, Any]:
-        """Return the flat states as at construction."""
+        """Return flat states with their initial values."""
         return {
             name: torch.full_like(flat, self._initial[name]) for name, flat in self.optimizer.state.items()
         }
 
     def change_to(self, states: Mapping[str, Any], step_count: int) -> _Change:
-        """Return what `commit` makes of the optimizer: flat states, and the number of steps that go with them."""
+        """Return the change of the optimizer for `commit`: flat states and their step count."""
         flats = [states[name] for name in self.optimizer.state]
         return self.optimizer, flats, step_count, None, None, None
 
     def gather(self) -> None:
-        """See that the flat gradients are those of the parameters, and that all memory is where it was.
+        """Update the flat gradients from the parameters' gradients, after checking that no memory has moved.
 
-        A gradient that was assigned is copied and stays what it is, so that it is read again at the next step.
+        An assigned gradient is copied but stays the parameter's gradient, so it is read again at the next step.
         """
         self._watch.check()
         if self.state_is_shown:
@@ -170,7 +170,7 @@ class Buffer:
             parameter = slot.parameter
             if not parameter.requires_grad:
                 raise ValueError(
-                    f"{slot.name}: does not require its gradient any more; make a new FusedOptimizer of those that do"
+                    f"{slot.name}: no longer requires a gradient; make a new FusedOptimizer of the parameters that do"
                 )
             if parameter.grad is not slot.grads or slot.grads.data_ptr() != slot.address:
                 foreign.append(slot)
@@ -178,7 +178,7 @@ class Buffer:
             self._copy_gradients(foreign)
 
     def _copy_gradients(self, foreign: Sequence[Slot]) -> None:
-        """Copy gradients that are not in their places; zeros where there are none, which stay absent."""
+        """Copy gradients from other memory into their places. An absent gradient counts as zeros and stays absent."""
         begin = self._grads.data_ptr()
         end = begin + self._grads.nbytes
         found = [slot.parameter.grad for slot in foreign]
@@ -187,7 +187,7 @@ class Buffer:
                 dense(slot.name, grad)
         for grad in found:
             if grad is not None and begin <= grad.data_ptr() < end:
-                give_own_memory(grad)  # it lies in the place of another, which is written below
+                give_own_memory(grad)  # it lies in another parameter's place, which is written below
         for slot, grad in zip(foreign, found, strict=True):
             slot.let_go()
             if grad is None:
@@ -196,7 +196,7 @@ class Buffer:
                 slot.place.copy_(grad.detach())
 
     def zero_grad(self, set_to_none: bool) -> None:
-        """Do what `FusedOptimizer.zero_grad` says."""
+        """Implement `FusedOptimizer.zero_grad`."""
         for slot in self._slots:
             if set_to_none:
                 slot.parameter.grad = None
@@ -210,14 +210,14 @@ class Buffer:
         self._grads.zero_()
 
     def join(self, name: str, tensors: Sequence[Any]) -> Any:
-        """Return a flat state of the tensors of all parameters, those of other devices among them."""
+        """Return this buffer's flat state, given the tensors of the parameters of all devices."""
         flat = torch.zeros_like(self._params)
         for i, view in zip(self.indices, self.views(flat), strict=True):
             view.copy_(fitting(f"state[{i}]: {name}", tensors[i], view))
         return flat
 
     def join_all(self, of_parameters: Sequence[Mapping[str, Any]], step_count: Any) -> dict[str, Any]:
-        """Return the flat states of the dictionaries of all parameters; zeros where there are none yet."""
+        """Return the flat states, given the dictionary of each parameter; zeros if there are no states yet."""
         names = tuple(self.optimizer.state)
         for i, each in enumerate(of_parameters):
             _torch_state.require_step_count(f"state[{i}]", each, step_count)
@@ -238,9 +238,9 @@ class Buffer:
         step_count: int | None,
         keeps_schedule: bool,
     ) -> dict[str, Any]:
-        """Return what is in a state dictionary of PyTorch's form as one for the optimizer.
+        """Return a state dictionary of PyTorch's form as one for the optimizer.
 
-        Those that were written here have the numbers that are `shown` in their group.
+        In a dictionary that lrcore wrote, the group has the entries that are `shown`.
         """
         states = _torch_state.states_in_order(dictionary.get("state"), group["params"])
         stored = _torch_state.own_entry(dictionary, group, states)
@@ -249,7 +249,7 @@ class Buffer:
         if stored is None or step_count is not None:
             entries = _torch_state.converted(self.optimizer._kind(), dictionary, step_count, self.join)
             if keeps_schedule:
-                del entries["schedule"]  # which is the number that PyTorch's group has
+                del entries["schedule"]  # it is the number in PyTorch's group
             return entries
         found = {name: value for name, value in group.items() if name in shown or name in _torch_state.FIXED}
         require_entries("param_groups", found, shown)
@@ -265,26 +265,29 @@ class Buffer:
 
 
 def with_own_storage(view: Any) -> Any:
-    """Return a tensor that shares the memory of a view and whose storage is that memory alone, so it can be saved by itself."""
+    """Return a tensor over a view's memory whose storage is only that memory, so that it can be saved by itself."""
     if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False):  # DLPack gives a tensor of the mode, not of the view
+        with torch.inference_mode(False):  # from_dlpack would return an inference tensor
             return with_own_storage(view)
     if not view.numel():
         return torch.empty_like(view)
     tensor = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(view))
-    # A view, since a new gradient of a backward pass is told by being none. DLPack may change the strides of extents of 1.
+    # A view, because `after_backward` recognizes new gradients by not being views. It also restores the strides of
+    # dimensions of size 1, which DLPack may change.
     return tensor.as_strided(view.shape, view.stride())
 
 
 _MOVED = (
-    "its storage has moved since the optimizer was made, as .to(), .share_memory() and sending it to another process move it; "
-    "make a new FusedOptimizer after that, and send clones: {k: v.clone() for k, v in module.state_dict().items()}"
+    "its storage has moved since the optimizer was made, for example by .to(), .share_memory() or sending it to another "
+    "process; make a new FusedOptimizer after that, or send clones: {k: v.clone() for k, v in module.state_dict().items()}"
 )
-_STATE_MOVED = "its storage has moved; assign the values instead, opt.state[parameter][name] = values"
+_STATE_MOVED = (
+    "its storage has moved; to change a state, assign its values: opt.state[parameter][name] = values"
+)
 
 
 def dense(name: str, grad: Any) -> None:
-    """TypeError for a gradient that is sparse or has no memory of its own."""
+    """Raise TypeError if a gradient is sparse or has no memory of its own."""
     if grad.layout != torch.strided:
         raise TypeError(
             f"{name}: expected a dense gradient, got a sparse one; pass sparse=False to its layer"
@@ -293,7 +296,10 @@ def dense(name: str, grad: Any) -> None:
 
 
 def _hook(slot: Slot) -> Callable[[Any], None]:
-    """Return the hook of a slot, which does not hold it: PyTorch hides from the collector what hooks hold."""
+    """Return the hook of a slot.
+
+    It refers to the slot weakly, because the garbage collector does not see the objects that PyTorch's hooks hold.
+    """
     known = weakref.ref(slot)
 
     def after_backward(parameter: Any) -> None:
@@ -304,21 +310,19 @@ def _hook(slot: Slot) -> Callable[[Any], None]:
 
 
 def give_own_memory(tensor: Any) -> None:
-    """Move a tensor out of a buffer."""
+    """Move a tensor from a buffer to memory of its own."""
     with torch.inference_mode(False):
         tensor.data = tensor.detach().clone()
 
 
 def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
-    """Return the parameters and what the messages call them."""
+    """Return the names of the parameters in messages, and the parameters."""
     if isinstance(params, torch.Tensor):
         raise TypeError("params: expected an iterable of parameters, got a tensor; put it into a list")
     names, tensors = [], []
     for i, each in enumerate(params):
         if isinstance(each, Mapping):
-            raise TypeError(
-                "params: expected parameters, got a group; a FusedOptimizer has one, so make one for each group"
-            )
+            raise TypeError("params: expected parameters, got a group; make a FusedOptimizer for each group")
         name, tensor = each if isinstance(each, tuple) else (f"params[{i}]", each)
         names.append(name)
         tensors.append(tensor)
@@ -328,12 +332,12 @@ def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
 
 
 def place_of(tensor: Any) -> Any:
-    """Return what the parameters of one buffer have in common."""
+    """Return the device of a tensor; parameters with the same one share a buffer."""
     return tensor.device
 
 
 def check_parameters(names: Sequence[str], tensors: Sequence[Any]) -> None:
-    """Refuse what cannot become a view of a flat buffer of float32."""
+    """Raise TypeError or ValueError if a parameter cannot become a view of a flat float32 buffer."""
     for name, tensor in zip(names, tensors, strict=True):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
@@ -347,14 +351,16 @@ def check_parameters(names: Sequence[str], tensors: Sequence[Any]) -> None:
         if tensor.device.type not in ("cpu", "cuda"):
             raise ValueError(f"{name}: expected a tensor on a CPU or CUDA device, got {tensor.device}")
         if tensor.is_inference():
-            raise ValueError(f"{name}: expected a tensor that was made outside of torch.inference_mode()")
+            raise ValueError(f"{name}: expected a tensor that was created outside of torch.inference_mode()")
         if tensor.device.type == "cpu" and tensor.is_shared():
-            raise ValueError(f"{name}: lies in shared memory, which a flat buffer would take it out of")
+            raise ValueError(
+                f"{name}: expected unshared memory; a flat buffer would move it out of shared memory"
+            )
         if not tensor.is_leaf:
-            raise ValueError(f"{name}: expected a leaf, got the result of an operation")
+            raise ValueError(f"{name}: expected a leaf tensor, got the result of an operation")
         if not tensor.requires_grad:
             raise ValueError(
-                f"{name}: does not require its gradient; pass (p for p in model.parameters() if p.requires_grad)"
+                f"{name}: does not require a gradient; pass (p for p in model.parameters() if p.requires_grad)"
             )
         if tensor.grad is not None:
             dense(name, tensor.grad)

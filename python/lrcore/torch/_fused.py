@@ -1,4 +1,4 @@
-"""The optimizer of a module's parameters."""
+"""The optimizer for the parameters of a module."""
 
 from __future__ import annotations
 
@@ -26,62 +26,66 @@ with optional_dependency("torch"):
 class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     """Step all parameters of a module as one flat buffer, with an optimizer of lrcore.
 
-    The parameters become views of one flat buffer for each device, every one at a multiple of 64 bytes, and their
-    gradients views of another. `step` is then one pass over them, however many tensors there are. It is a
-    `torch.optim.Optimizer`: gradient scaling, clipping, the schedulers of ``torch.optim.lr_scheduler`` and step hooks go
-    on working.
+    The parameters become views of one flat buffer per device, each starting at a multiple of 64 bytes, and their
+    gradients become views of another. `step` is then a single pass over these buffers, regardless of the number of
+    tensors. The class is a `torch.optim.Optimizer`: gradient scaling, clipping, the schedulers of
+    ``torch.optim.lr_scheduler`` and step hooks work as usual.
 
-    - A parameter without a gradient counts as one whose gradient is zero: momentum and decay act on it. PyTorch's
-      optimizers leave it out. One that does not require its gradient any more is refused.
-    - A backward pass writes every gradient into the flat buffer. After ``zero_grad(set_to_none=True)``, or
-      ``model.zero_grad()``, a hook copies each new gradient there and attaches it; ``zero_grad(set_to_none=False)`` leaves the
-      gradients attached, and nothing has to be copied. A tensor that is assigned as a gradient is copied at every step until
-      the next backward pass. ``p.grad`` keeps its values when the parameter's gradient is set to None, but what shares its
-      memory, such as ``p.grad.detach()`` or ``p.grad.view(-1)``, does not: clone that.
-    - What is assigned acts at the next step or is refused: in `param_groups`, by `lr`, in `state` and in `optimizers`. A step
-      that raises changes no parameter, state or count, on any device.
-    - Make it after the module is on its device. `step` refuses parameters whose storage has moved since, as ``.to()`` moves
-      them. ``load_state_dict(assign=True)`` puts others in their place, which it cannot see.
-    - Each parameter, gradient and state has a storage of its own over that memory, so it is saved by itself.
+    - A parameter without a gradient is treated as if its gradient were zero, so momentum and weight decay act on it.
+      PyTorch's optimizers skip it. A parameter that no longer requires a gradient is an error.
+    - A backward pass writes every gradient into the flat buffer. After ``zero_grad(set_to_none=True)`` or
+      ``model.zero_grad()``, a hook copies each new gradient there and attaches it. ``zero_grad(set_to_none=False)``
+      leaves the gradients attached, so nothing has to be copied. A tensor that you assign as a gradient is copied at
+      every step until the next backward pass. If you keep ``p.grad``, it keeps its values when the parameter's gradient
+      is set to None. Tensors that share its memory, such as ``p.grad.detach()`` or ``p.grad.view(-1)``, do not; clone
+      them.
+    - Assignments in `param_groups`, `state` and `optimizers`, and to `lr`, take effect at the next step or raise an
+      error. A step that raises changes no parameter, state or step count on any device.
+    - Create the optimizer after the module is on its device. `step` rejects parameters whose storage has moved since,
+      for example by ``.to()``. It cannot detect that ``load_state_dict(assign=True)`` has replaced the parameters.
+    - Each parameter, gradient and state has its own storage over its part of a buffer, so it can be saved by itself.
 
     Parameters
     ----------
     params : iterable of tensors, or of pairs of a name and a tensor
-        float32 leaves that require their gradients: ``model.parameters()`` or ``model.named_parameters()``. One group.
+        float32 leaf tensors that require gradients, such as ``model.parameters()`` or ``model.named_parameters()``.
+        They form a single group.
     optimizer : class
         One of `lrcore.optimizers`, such as `lrcore.AdamW`.
     lr : float, schedule or callable, optional
-        As the class takes it, with its default. It is asked once at each step, for all devices. ``param_groups[0]["lr"]`` is
-        the rate of the next step where the rate is a number or a schedule of lrcore that holds no callable. With a callable,
-        or a schedule of the caller's own, it is the rate that the last step used, NaN before the first one. Unless the rate
-        comes from a schedule or a callable, a number can be assigned there, as PyTorch's schedulers do. A tensor is read at
-        each step.
+        The learning rate; the default is that of the class. A schedule or callable is called once per step, for all
+        devices. ``param_groups[0]["lr"]`` is the rate of the next step if the rate is a number or an lrcore schedule
+        without callables. With a callable, or a schedule class of your own, it is the rate of the last step, or NaN
+        before the first step. Unless the rate comes from a schedule or a callable, a number can be assigned there, as
+        PyTorch's schedulers do. A tensor is read at each step.
     **arguments
-        The other arguments of the class, but `grads`.
+        The other arguments of the class, except `grads`.
 
     Attributes
     ----------
     optimizers : tuple of lrcore.optimizers.Optimizer
-        One for each device, in the order of the first parameter there. Their `params` and `grads` are the flat buffers. With
-        several devices, one that was changed alone is refused by the step.
+        One optimizer per device, ordered by the first parameter on each device. Their `params` and `grads` are the flat
+        buffers. With several devices, a step raises ValueError if only one of these optimizers was changed.
     param_groups : list of dict
-        One group, with the numbers of the next step. Those that are assigned there are used by it; other entries are carried.
+        A list of one group, with the hyperparameters of the next step. Values assigned there take effect at that step.
+        Other entries are kept.
     state : dict
-        For each parameter its states, as views of the flat buffers: a tensor that was taken from it before a reset or a
-        load shows that too. A tensor that is assigned is copied there.
-        ``opt.state.clear()``, or an empty dictionary in its place, begins anew: with the states of the beginning and a step
-        count of 0. All parameters share that count, so removing the state of one alone is a ValueError.
+        The states of each parameter, as views of the flat buffers. A tensor taken from it still shows the current
+        values after a reset or a load. A tensor assigned to it is copied. ``opt.state.clear()``, or assigning an empty
+        dictionary, resets the states to their initial values and the step count to 0. All parameters share that count,
+        so removing the state of a single parameter raises ValueError.
 
     Raises
     ------
     TypeError
-        When a parameter is not float32, no dense tensor, or no tensor, or groups of parameters are given.
+        If a parameter is not a dense float32 tensor, or if groups of parameters are passed.
     ValueError
-        When a parameter is no leaf, does not require its gradient, comes twice or shares
-        memory with another; or as the class.
+        If a parameter is not a leaf, does not require a gradient, occurs twice or shares memory with another, or if the
+        class rejects an argument.
     """
 
-    _step_supports_amp_scaling = True  # GradScaler leaves gradients scaled, and tells scale and infinities
+    # GradScaler then leaves the gradients scaled, and sets the attributes `grad_scale` and `found_inf`.
+    _step_supports_amp_scaling = True
 
     def __init__(
         self, params: Iterable[Any], optimizer: type[Optimizer], lr: Rate | None = None, **arguments: Any
@@ -90,7 +94,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if not isinstance(given, type) or not issubclass(given, Optimizer):
             raise TypeError(f"optimizer: expected a class of lrcore.optimizers, got {optimizer!r}")
         if "grads" in arguments:
-            raise TypeError("grads: expected none; the gradients are those of the parameters")
+            raise TypeError("grads: expected no such argument; the parameters have their own gradients")
         names, tensors = named(params)
         check_parameters(names, tensors)
         if lr is not None:
@@ -107,10 +111,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             ]
         self._optimizers: tuple[Optimizer, ...] = tuple(each.optimizer for each in self._buffers)
         self._group = Group(self._optimizers, tensors)
-        # The entry is empty here. It is there for tools that restore the entries of these groups alone.
+        # The entry is empty. It exists because some tools restore only entries that a group already has.
         super().__init__([{"params": tensors}], self._group.numbers() | {_torch_state.OWN: ""})
         for buffer in self._buffers:
-            weakref.finalize(self, _remove, buffer.handles).atexit = False  # they hold the flat gradients
+            weakref.finalize(self, _remove, buffer.handles).atexit = False  # handles hold the gradients
             with torch.inference_mode(False):
                 buffer.move_in()
         self._state = States.over(self._buffers)
@@ -122,18 +126,18 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         super()._patch_step_function()
         cls: Any = type(self)
         if not getattr(cls.step, "leaves_no_scale", False):
-            cls.step = _leaving_no_scale(cls.step)  # around the hooks too
+            cls.step = _leaving_no_scale(cls.step)  # outside the hooks
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
-        """One for each device, with what was assigned in `param_groups`."""
-        with contextlib.suppress(TypeError, ValueError):  # which the step raises
+        """The optimizer of each device, with the values assigned in `param_groups`."""
+        with contextlib.suppress(TypeError, ValueError):  # the step raises it
             self._group.obey()
         return self._optimizers
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """One group."""
+        """The list with the only parameter group."""
         self._group.show()
         return self._group.list  # type: ignore[no-any-return]
 
@@ -143,7 +147,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def state(self) -> States:
-        """The states by name, for each parameter. What is assigned is copied; ``{}`` begins anew."""
+        """The states of each parameter by name. Assigned states are copied; assigning ``{}`` resets all states."""
         for buffer in self._buffers:
             buffer.state_is_shown = True
         return self._state
@@ -151,10 +155,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     @state.setter
     def state(self, states: Mapping[Any, Any]) -> None:
         if "_state" not in vars(self) or states is self._state:
-            return  # PyTorch's constructor begins with none
+            return  # PyTorch's constructor assigns an empty one
         former = self._state
         flat = former.checked(states)
-        kept = [(each, *each.values_of_now()) for each in former.values()]  # for who keeps the former mapping
+        kept = [(each, *each.values_of_now()) for each in former.values()]  # a caller may hold the mapping
         every = [each.beginning() for each in self._buffers] if flat is None else flat.states
         count = 0 if flat is None else flat.step_count
         commit(
@@ -174,7 +178,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def lr(self) -> float:
-        """The rate of the next step; a callable is asked for it. Assign a number, a schedule or a callable to replace it."""
+        """The learning rate of the next step.
+
+        Reading it calls the schedule or callable. Assign a number, a schedule or a callable to replace it.
+        """
         self._group.obey()
         return self._optimizers[0].lr
 
@@ -184,37 +191,38 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def schedule(self) -> Schedule:
-        """What gives the rate."""
+        """The schedule of the learning rate."""
         return self.optimizers[0].schedule
 
     @property
     def step_count(self) -> int:
-        """How many steps were applied. Those that GradScaler skips do not count."""
+        """The number of steps taken. Steps that GradScaler skips do not count."""
         return self._optimizers[0].step_count
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None, *, grad_scale: float = 1.0) -> Any:
-        """Step all parameters, in place.
+        """Take one step: update all parameters in place.
 
         Parameters
         ----------
         closure : callable, optional
-            Computes gradients and gives the loss, as PyTorch's optimizers take it.
+            A function that computes the gradients and returns the loss, as for PyTorch's optimizers.
         grad_scale : float
-            The gradients are multiplied by it, in the same pass.
+            A factor that the gradients are multiplied by, in the same pass.
 
         Returns
         -------
         object
-            What `closure` gave, or None.
+            The return value of `closure`, or None.
 
         Raises
         ------
         RuntimeError
-            When the storage of a parameter or a state has moved. Nothing is changed then.
+            If the storage of a parameter or a state has moved. Nothing is changed then.
         TypeError, ValueError
-            When a gradient is sparse or has no memory, when what was assigned in `param_groups` is refused, when its
-            parameters are others, or when the optimizer of one device was changed alone. Nothing is changed then.
+            If a gradient is sparse or has no memory, if a value assigned in `param_groups` is invalid, if the
+            parameters of the group were changed, or if the optimizer of only one device was changed. Nothing is changed
+            then.
         """
         loss = None
         if closure is not None:
@@ -223,7 +231,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for buffer in self._buffers:
             buffer.gather()
         self._group.obey()
-        told = vars(self)  # by GradScaler
+        told = vars(self)  # GradScaler sets attributes
         if told.get("found_inf") is not None and float(told["found_inf"]):
             return loss
         if told.get("grad_scale") is not None:
@@ -237,33 +245,34 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             else:
                 first.step(grad_scale=grad_scale)
         finally:
-            if first.step_count != before:  # an interrupt after the step is raised here as well
-                torch.autograd.graph.increment_version(self._group.parameters)  # backward passes notice
+            if first.step_count != before:  # even if an interrupt is raised after the step
+                torch.autograd.graph.increment_version(self._group.parameters)  # for later backward passes
                 self._group.after_step()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Let the next backward pass begin from gradients of zero.
+        """Set all gradients to zero before the next backward pass.
 
         Parameters
         ----------
         set_to_none : bool
-            Set each parameter's ``grad`` to None as well, which costs the next backward pass a copy of every gradient.
+            Also set each parameter's ``grad`` to None, which costs the next backward pass a copy of every gradient.
         """
         for buffer in self._buffers:
             buffer.zero_grad(set_to_none)
 
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of everything that a resumed run needs beside the parameters.
+        """Return a copy of everything, except the parameters, that a resumed run needs.
 
         Returns
         -------
         dict
-            `state` and `param_groups` as the optimizer of the same name in ``torch.optim`` has them, if there is one: it can
-            load them, but ignores options that it lacks, such as `eps_placement`. The group's entry `lrcore` is a text, JSON,
-            of what PyTorch's lack: `rule`, `step_count`, and the schedule as in `lrcore.optimizers.Optimizer.state_dict`. The
-            tensors are on the devices of the parameters. `step` is of float32, exact up to 2**24; the text always is.
+            `state` and `param_groups` in the form of the optimizer of the same name in ``torch.optim``, if there is
+            one. That optimizer can load them, but ignores options that it lacks, such as `eps_placement`. The group's
+            entry `lrcore` is a JSON text of what PyTorch's form lacks: `rule`, `step_count`, and the schedule as in
+            `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of the parameters. `step` is a
+            float32 number, exact up to 2**24; the count in the JSON text is always exact.
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
@@ -295,22 +304,24 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         return dictionary
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, step_count: int | None = None) -> None:
-        """Go on where `state_dict` was asked, or where the optimizer of the same name in ``torch.optim`` was.
+        """Resume from the state of a FusedOptimizer, or of the optimizer of the same name in ``torch.optim``.
 
         Parameters
         ----------
         state_dict : dict
-            From `state_dict` or from PyTorch, also from one of its optimizers that loaded ours. PyTorch's has no schedule: one
-            that this optimizer has stays, a rate that is a number becomes the group's.
+            A dictionary from `state_dict` or from PyTorch's optimizer, which may itself have loaded one from here.
+            PyTorch's dictionary has no schedule. If this optimizer has a schedule, it is kept; if its rate is a number,
+            the group's rate replaces it.
         step_count : int, optional
-            How many steps were taken, for PyTorch's SGD alone, which does not count them. By default 0 or, where a momentum
-            has begun with dampening, 1; and what ours had where it was loaded there.
+            Number of steps taken. Only accepted for PyTorch's SGD, which does not count its steps. The default is 0, or
+            1 if a momentum with dampening has begun. If PyTorch's SGD had loaded a dictionary from here, the default
+            is the count in that dictionary.
 
         Raises
         ------
         TypeError, ValueError
-            When it is of another optimizer, other options or other parameters, or has a wrong entry. Nothing is changed
-            then.
+            If the dictionary belongs to another optimizer, other options or other parameters, or has an invalid entry.
+            Nothing is changed then.
         """
         dictionary = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
@@ -332,10 +343,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             after(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Refuse: there is one group. Make another FusedOptimizer for other parameters."""
+        """Raise ValueError, because there is only one group. Make another FusedOptimizer for other parameters."""
         if self._group.list:
             raise ValueError(
-                "param_group: a FusedOptimizer has one group; make one for each set of hyperparameters"
+                "param_group: a FusedOptimizer has one group; make another FusedOptimizer for other parameters"
             )
         super().add_param_group(param_group)
 
@@ -344,20 +355,20 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             raise AttributeError("hyper: assign opt.param_groups[0][name]")
         if name in _torch_state.FIXED:
             raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
-        # PyTorch's tools may keep other names on an optimizer.
+        # PyTorch's tools may set other attributes on an optimizer.
         if name in FOREIGN or name in _arguments.NUMBERS:
             numbers = [each for each in self._group.shown if each in _arguments.NUMBERS]
             if (meant := meant_by(name, ("lr", *numbers))) is not None:
                 place = "opt.lr" if meant == "lr" else f'opt.param_groups[0]["{meant}"]'
                 raise AttributeError(f"{name}: assign {place}")
             if name in _arguments.NUMBERS:
-                raise AttributeError(f"{name}: expected one of {', '.join(numbers)}")
+                raise AttributeError(f"{name}: no such hyperparameter; expected one of {', '.join(numbers)}")
         super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
-            "a FusedOptimizer cannot be copied or pickled, since its parameters belong to a module; copy the module, make "
-            "another, and give it this one's state_dict()"
+            "a FusedOptimizer cannot be copied or pickled, because its parameters belong to a module; copy the module, "
+            "make a FusedOptimizer for the copy, and load this one's state_dict()"
         )
 
     def __repr__(self) -> str:
@@ -365,7 +376,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
 
 def _leaving_no_scale(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step that, where it raises, takes away what GradScaler has told the optimizer, as that does after a step."""
+    """Return a step that deletes the attributes set by GradScaler if it raises, as GradScaler does after a step."""
 
     @functools.wraps(step)
     def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The parameter group of a `lrcore.torch.FusedOptimizer`: what is assigned there acts, and what acts is shown there."""
+"""The parameter group of a `lrcore.torch.FusedOptimizer`: assignments take effect, and current values are shown."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ with optional_dependency("torch"):
 
 
 class Group:
-    """The numbers of the optimizers of all devices, and the group of PyTorch that has them."""
+    """The hyperparameters of the optimizers of all devices, and the PyTorch group that shows them."""
 
     def __init__(self, optimizers: Sequence[Optimizer], parameters: Sequence[Any]) -> None:
         self.optimizers, self.parameters = optimizers, parameters
         self.list: Any = []
         """The list of groups, which the caller may replace."""
         self.shown: dict[str, Any] = {}
-        """What was last written into the group; nothing before there is one."""
+        """The values last written into the group; empty before the group exists."""
         self.used = math.nan
-        """The last rate that is known."""
+        """The last known rate."""
         self._stamp = object()
-        """Another after each write, by which those who compare notice one of a signal handler in between."""
+        """Replaced by each write, so that a comparison notices a write by a signal handler in between."""
         self._seen = self._adopted()
 
     def show(self) -> None:
-        """Write into the group what has changed since, unless another number was assigned there."""
+        """Write changed values into the group, unless other values were assigned there."""
         if self.shown:
             with contextlib.suppress(ValueError):  # the step raises it
                 self._refresh(self.only())
@@ -46,9 +46,9 @@ class Group:
         self._write(self.only(), self._seen)
 
     def _write(self, group: dict[str, Any], seen: Any, *kept: str) -> None:
-        """Write the numbers into the group, except those to keep there, and what they were read of.
+        """Write the hyperparameters into the group, except the `kept` ones, and record their source as `seen`.
 
-        An interrupt comes before or after all of it, and what was not written is noticed later.
+        An interrupt comes before or after the whole write. Values that were not written then are noticed later.
         """
         numbers = self.numbers()
         shown = {name: value for name, value in numbers.items() if name not in kept}
@@ -58,30 +58,30 @@ class Group:
         return self, "_stamp", object()
 
     def after_step(self) -> None:
-        """Show the rate that follows, or the one that was used."""
+        """Show the rate of the next step, or the rate just used if the next one is unknown."""
         if self._asked.is_opaque:
             self.used = self._asked.rate
         self.show_rate()
 
     def set_rate(self, lr: Any) -> None:
-        """Replace what gives the rate, and show it."""
+        """Replace the source of the rate, and show the new rate."""
         group = self.only()
         self.use(schedules.as_schedule(lr), group)
         if isinstance(lr, torch.Tensor):
-            group["lr"] = lr  # to be read again
+            group["lr"] = lr  # read again at each step
 
     def numbers(self) -> dict[str, Any]:
-        """Return rate, hyperparameters and options, as a group has them."""
+        """Return the rate, the hyperparameters and the options as entries of a group."""
         first = self.optimizers[0]
         return {"lr": self.rate(), **first.hyper, **_torch_state.options_in_group(first._options)}
 
     def use(
         self, schedule: Schedule | None, group: dict[str, Any], changed: Mapping[str, Any] | None = None
     ) -> None:
-        """Take the rates of all devices from a schedule, and change their numbers; show it. All of it or nothing."""
+        """Set the schedule and change hyperparameters on all devices, and show both: all of it or nothing."""
         first = self.optimizers[0]
         if schedule is not None and first._max_steps is not None:
-            first.lr = schedule  # which says why this is refused
+            first.lr = schedule  # raises the error of a capturable optimizer
         numbers = [
             each._checked_hyper(each._hyperparameters | dict(changed)) if changed else None
             for each in self.optimizers
@@ -101,7 +101,7 @@ class Group:
         self._write(group, self._adopted(), *kept)
 
     def load(self, entries: Sequence[Mapping[str, Any]], loaded: Mapping[str, Any]) -> None:
-        """Take over a state dictionary for the optimizer of each device, and the group that goes with them."""
+        """Load a state dictionary for the optimizer of each device, and the group that belongs to them."""
         used = to_float("lr", loaded.get("lr", math.nan))
         checked = [
             optimizer._change_to(each) for optimizer, each in zip(self.optimizers, entries, strict=True)
@@ -113,13 +113,13 @@ class Group:
         commit(
             [(*change[:4], first[4], None) for change, _ in checked],  # one schedule for all devices
             [*attributes, (self, "used", used), self._stamped()],
-            [(group, carried | self.shown)],  # so that nothing is pending there
+            [(group, carried | self.shown)],  # so that no assignment is pending
         )
         self._write(group, self._adopted())
 
     def _adopted(self) -> tuple[dict[str, Any], Schedule]:
-        """Listen to what is asked for rates; return numbers and schedule, to notice when they are replaced."""
-        first = self.optimizers[0]  # it is asked for all devices
+        """Observe the current schedule; return it and the hyperparameters, to detect when they are replaced."""
+        first = self.optimizers[0]  # its schedule is called for all devices
         numbers, schedule = first._hyperparameters, first.schedule
         self._asked = _Asked(schedule)
         if self._asked.is_opaque and first._max_steps is None:
@@ -128,14 +128,14 @@ class Group:
         return numbers, schedule
 
     def rate(self) -> float:
-        """Return the rate to show: of the next step or, where only the caller's code knows that, of the last one."""
+        """Return the rate to show: that of the next step or, if only the caller's code can compute it, of the last step."""
         if not self._asked.is_opaque:
-            with contextlib.suppress(Exception):  # it is the next step that asks for it, and then raises
+            with contextlib.suppress(Exception):  # the next step raises it
                 self.used = self.optimizers[0].lr
         return self.used
 
     def show_rate(self) -> None:
-        """Write the rate of a schedule into the group, unless another was assigned there."""
+        """Write the rate of a schedule into the group, unless another rate was assigned there."""
         if not self.is_scheduled:
             return
         rate = self.rate()
@@ -146,7 +146,7 @@ class Group:
         commit([], [self._stamped()], [(each, {"lr": rate}) for each in (self.shown, *groups)])
 
     def _refresh(self, group: dict[str, Any]) -> None:
-        """Show what was assigned to the optimizers themselves; ValueError where other numbers were assigned in the group."""
+        """Show assignments to the optimizers themselves; raise ValueError if the group has conflicting assignments."""
         first = self.optimizers[0]
         numbers, schedule = self._seen
         if first._hyperparameters is numbers and first.schedule is schedule:
@@ -157,16 +157,16 @@ class Group:
         for name, value in pending.items():
             if new[name] != shown[name] and not _equal(value, new[name]):
                 raise ValueError(
-                    f"{name}: {value} was assigned in param_groups, and {new[name]} to an optimizer of "
-                    "`optimizers` itself; assign one of them again in param_groups"
+                    f"{name}: {value} was assigned in param_groups, and {new[name]} to an optimizer in opt.optimizers; "
+                    "assign the intended value in param_groups again"
                 )
         self._write(group, seen, *pending)
 
     def only(self) -> dict[str, Any]:
-        """Return the one group; ValueError where others have changed what it is of."""
+        """Return the only group; raise ValueError if the list or the group's parameters were changed."""
         groups: Any = self.list
         if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
-            raise ValueError("param_groups: expected the one group; make a FusedOptimizer for each group")
+            raise ValueError("param_groups: expected a single group; make a FusedOptimizer for each group")
         group: dict[str, Any] = groups[0]
         params = group.get("params")
         if (
@@ -175,12 +175,12 @@ class Group:
             or not all(map(operator.is_, params, self.parameters))
         ):
             raise ValueError(
-                "param_groups: its parameters were changed; make a FusedOptimizer for each group"
+                "param_groups: the group's parameters were changed; make another FusedOptimizer for other parameters"
             )
         return group
 
     def _pending(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return what was assigned in the group since it was last written."""
+        """Return the values that were assigned in the group since it was last written."""
         stamp = None
         while stamp is not self._stamp:
             stamp = self._stamp
@@ -195,7 +195,7 @@ class Group:
         return pending
 
     def obey(self) -> None:
-        """Use what was assigned in the group since it was last written: all of it or, where some is refused, none."""
+        """Apply the values assigned in the group since it was last written; if one of them is invalid, apply none."""
         group = self.only()
         self._refresh(group)
         changed = self._pending(group)
@@ -209,17 +209,21 @@ class Group:
         if "lr" in changed:
             if self.is_scheduled:
                 raise ValueError(
-                    f"lr: {changed['lr']} was assigned in param_groups, as a scheduler of PyTorch does, but the rate comes "
-                    f"from {self.optimizers[0].schedule!r}; give a number as lr, or assign opt.lr"
+                    f"lr: {changed['lr']} was assigned in param_groups, as PyTorch's schedulers do, but the rate comes from "
+                    f"{self.optimizers[0].schedule!r}; pass a number as lr, or assign opt.lr"
                 )
             rate = schedules.as_schedule(or_zero(to_float("lr", changed.pop("lr"))))
         given = {name: group[name] for name in self.shown}
         self.use(rate, group, changed)
-        # A tensor or a list stays, to be read again.
+        # Tensors and lists stay, and are read again.
         group.update({name: value for name, value in given.items() if _equal(value, self.shown[name])})
 
     def _refuse_other_momenta(self, changed: Mapping[str, Any]) -> None:
-        """ValueError where NAdam's momentum moves: PyTorch multiplies those of all steps, and here they follow from now's."""
+        """Raise ValueError if NAdam's momentum changes.
+
+        PyTorch multiplies the momenta of all steps, while lrcore computes that product from the current
+        hyperparameters.
+        """
         first = self.optimizers[0]
         if first._public_class().__name__ != "NAdam" or not first.step_count:
             return
@@ -231,11 +235,11 @@ class Group:
             if now != before:
                 raise ValueError(
                     f"{name}: the momentum of NAdam cannot change between steps, got {now} after {before}; the product of "
-                    "all momenta would be another than PyTorch's. Leave cycle_momentum out of the scheduler"
+                    "all momenta would differ from PyTorch's. Pass cycle_momentum=False to the scheduler"
                 )
 
     def require_alike(self) -> None:
-        """ValueError where the optimizer of one device was changed alone."""
+        """Raise ValueError if the optimizer of only one device was changed."""
         first, *others = self.optimizers
         for i, each in enumerate(others, 1):
             schedule = each.schedule
@@ -248,18 +252,18 @@ class Group:
                 )
             ):
                 raise ValueError(
-                    f"optimizers[{i}]: expected rate, hyperparameters and step count of optimizers[0]; assign opt.lr or "
-                    "opt.param_groups[0], which are those of all devices"
+                    f"optimizers[{i}]: expected the rate, hyperparameters and step count of optimizers[0]; to change all "
+                    "devices, assign opt.lr or opt.param_groups[0]"
                 )
 
 
 class _Asked:
-    """What asks a schedule, and keeps the last answer."""
+    """A function that calls a schedule and keeps the last rate."""
 
     def __init__(self, schedule: Schedule) -> None:
         self._ask = schedule._value
         self.is_opaque = any(each._holds_callable or not each._is_own for each in schedule._nested())
-        """Whether it runs code of the caller's."""
+        """Whether the schedule runs the caller's code."""
         self.rate = math.nan
 
     def __call__(self, t: int) -> float:
@@ -269,12 +273,12 @@ class _Asked:
 
 
 def _equal(found: Any, value: Any) -> bool:
-    """Tell whether what is in a group means a value. Tensors and lists, which others may change, are read."""
+    """Return whether an entry of a group equals a value; tensors and lists are compared by their current contents."""
     if found is value:
         return True
     try:
         if isinstance(found, torch.Tensor):
             found = found.item() if found.numel() == 1 else found.tolist()
         return bool((tuple(found) if isinstance(found, list) else found) == value)
-    except (RuntimeError, TypeError, ValueError):  # what cannot be compared is refused where it is used
+    except (RuntimeError, TypeError, ValueError):  # an invalid value is rejected when it is used
         return False

@@ -1,6 +1,6 @@
-"""The state of a `lrcore.torch.FusedOptimizer` as PyTorch shows it: a dictionary for each parameter, over the flat states.
+"""The state of a `lrcore.torch.FusedOptimizer` in PyTorch's form: a dictionary per parameter, over the flat states.
 
-What is assigned is copied into the flat states at once, or refused. A removal begins anew, where it is of everything.
+Assigned states are copied into the flat states immediately, or rejected. Removing all states resets them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lrcore._lrcore_core import commit
 from lrcore.optimizers import _torch_state
 from lrcore.torch._buffer import Buffer, fitting
 
-_BEGIN_ANEW = "opt.state.clear() begins anew for all parameters, which share one step count"
+_BEGIN_ANEW = "reset all parameters, which share one step count, with opt.state.clear()"
 _NOTHING = object()
 
 
@@ -22,12 +22,12 @@ class Flat(NamedTuple):
     """Checked states of all parameters."""
 
     states: list[dict[str, Any]]
-    """For each buffer its flat states by name."""
+    """The flat states of each buffer by name."""
     step_count: int
 
 
 class FormerStates(defaultdict[Any, Any]):
-    """A mapping whose place others have taken: a plain dictionary, also in its copies and pickles."""
+    """A replaced mapping: it behaves like a plain dictionary, and so do its copies and pickles."""
 
     def copy(self) -> Any:
         """Return a plain dictionary of the same entries."""
@@ -46,10 +46,10 @@ class FormerStates(defaultdict[Any, Any]):
 
 
 class States(FormerStates):
-    """From each parameter to its states by name."""
+    """A mapping from each parameter to its states by name."""
 
     _buffers: Sequence[Buffer]
-    """Whose states these are."""
+    """The buffers that these states belong to."""
 
     @classmethod
     def over(cls, buffers: Sequence[Buffer]) -> States:
@@ -62,14 +62,14 @@ class States(FormerStates):
         return states
 
     def retire(self) -> None:
-        """Become a plain dictionary, once others have taken its place."""
+        """Become a plain dictionary after another mapping has replaced this one."""
         self.__class__ = FormerStates  # type: ignore[assignment]
         del self._buffers
 
     def checked(self, given: Any) -> Flat | None:
-        """Check states of all parameters that are to take the place of these; None where all begin anew."""
+        """Check states that are to replace those of all parameters; return None if all are to be reset."""
         if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
-            raise TypeError("state: expected a dictionary of dictionaries, as PyTorch has")
+            raise TypeError("state: expected a dictionary of dictionaries, as in PyTorch")
         if not any(each or isinstance(each, FormerEntries) for each in given.values()):
             return None
         indices = {
@@ -79,7 +79,7 @@ class States(FormerStates):
         }
         if {*given} != {*indices}:
             raise ValueError(
-                f"state: expected the states of all {len(indices)} parameters, or {{}} to begin anew; got {len(given)}"
+                f"state: expected the states of all {len(indices)} parameters, or {{}} for a reset; got {len(given)}"
             )
         found = [given[parameter] for parameter in sorted(indices, key=indices.__getitem__)]
         every = [each.as_of_then() if isinstance(each, FormerEntries) else each for each in found]
@@ -93,32 +93,32 @@ class States(FormerStates):
             self[parameter].replace(entries)
 
     def __missing__(self, parameter: Any) -> Any:
-        raise KeyError("state: expected one of the parameters of this optimizer")
+        raise KeyError("state: expected a parameter of this optimizer")
 
     def __delitem__(self, parameter: Any) -> None:
         self[parameter].clear()
 
     def clear(self) -> None:
-        """Begin anew: all states as at construction, and a step count of 0."""
+        """Reset all states to their initial values, and the step count to 0."""
         reset(self._buffers)
 
     def pop(self, parameter: Any, default: Any = _NOTHING) -> Any:
-        """Remove the state of a parameter, where it is the only one, and return a copy."""
+        """Reset the state of the only parameter and return a copy of it; raise ValueError if there are several."""
         if parameter not in self and default is not _NOTHING:
             return default
         return self[parameter].taken()
 
     def popitem(self) -> tuple[Any, Any]:
-        """Remove the state of a parameter, where it is the only one, and return a copy."""
+        """Reset the state of the only parameter and return a copy of it; raise ValueError if there are several."""
         parameter = next(reversed(self))
         return parameter, self.pop(parameter)
 
     def setdefault(self, parameter: Any, default: Any = None) -> Any:  # noqa: ARG002
-        """Return the state of a parameter, which is always there."""
+        """Return the state of a parameter; it always exists."""
         return self[parameter]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Assign the states of parameters: all of these or, where one is refused, none."""
+        """Assign the states of several parameters; if one is invalid, assign none."""
         given = dict(*args, **kwargs)
         checked = [(self[each], self[each].checked(given[each])) for each in given]
         for entries, values in checked:
@@ -130,12 +130,12 @@ class States(FormerStates):
 
 
 class FormerEntries(dict[str, Any]):
-    """States of one parameter whose place others have taken: a plain dictionary, which keeps its step count."""
+    """Replaced states of one parameter: a plain dictionary that keeps its step count."""
 
     _step_count: int
 
     def as_of_then(self) -> Mapping[str, Any]:
-        """Return the states with the count that goes with them, where that is another than the optimizer's."""
+        """Return the states with their own step count, which may differ from the optimizer's."""
         return {"step": self._step_count, **self}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -146,11 +146,11 @@ class Entries(FormerEntries):
     """The states of one parameter by name, each a view of a flat state."""
 
     _buffer: Buffer
-    """Whose states these are."""
+    """The buffer that these states belong to."""
     _name: str
-    """What messages call them."""
+    """The name in messages."""
     _alone: bool
-    """Whether there is no other parameter."""
+    """Whether this is the only parameter."""
 
     @classmethod
     def over(cls, buffer: Buffer, index: int, only_buffer: bool) -> Entries:
@@ -161,28 +161,28 @@ class Entries(FormerEntries):
         return entries
 
     def values_of_now(self) -> tuple[int, dict[str, Any]]:
-        """Return the step count, and copies of what it shows."""
+        """Return the step count and copies of the states."""
         return self._buffer.optimizer.step_count, {name: values.clone() for name, values in self.items()}
 
     def retire(self, step_count: int, values: Mapping[str, Any]) -> None:
-        """Become a plain dictionary of what it has shown, once others have taken its place."""
+        """Become a plain dictionary of the last values after another mapping has replaced this one."""
         self._step_count = step_count
         self.__class__ = FormerEntries  # type: ignore[assignment]
         del self._buffer
         self.update(values)
 
     def as_of_then(self) -> Mapping[str, Any]:
-        """Return the states, whose count is the optimizer's."""
+        """Return the states without a step count, which is the optimizer's."""
         return self
 
     def checked(self, given: Any) -> dict[str, Any]:
-        """Check the states that are given by name; the step count, where it is given, must be that of all."""
+        """Check states given by name. A step count, if given, must equal the optimizer's."""
         for name in given:
             if name not in self and name not in _torch_state.COUNTS:
                 raise ValueError(f"{self._name}: expected the entries {[*self]}, got {name}")
         _torch_state.require_step_count(self._name, given, self._buffer.optimizer.step_count)
         return {
-            name: fitting(f"{self._name}: {name}", given[name], values).clone()  # it may be another state
+            name: fitting(f"{self._name}: {name}", given[name], values).clone()  # it may alias another state
             for name, values in self.items()
             if name in given
         }
@@ -193,13 +193,13 @@ class Entries(FormerEntries):
             self[name].copy_(values)
 
     def replace(self, given: Any) -> None:
-        """Take over all states of this parameter; none begin anew."""
+        """Replace all states of this parameter; an empty mapping resets them."""
         if not isinstance(given, Mapping):
             raise TypeError(f"{self._name}: expected a dictionary, got {type(given).__name__}")
         if type(given) is Entries:
             raise ValueError(
-                f"{self._name}: got the state of another parameter itself, which an assignment to that one would change; "
-                "assign clones: {name: values.clone() for name, values in opt.state[other].items()}"
+                f"{self._name}: got the state of another parameter itself, which changes with that parameter; assign clones: "
+                "{name: values.clone() for name, values in opt.state[other].items()}"
             )
         if not given:
             self.clear()
@@ -209,7 +209,7 @@ class Entries(FormerEntries):
         self.write(values)
 
     def taken(self) -> dict[str, Any]:
-        """Begin anew, and return a copy of what was there."""
+        """Reset the states, and return a copy of the former values."""
         _, before = self.values_of_now()
         self.clear()
         return before
@@ -222,31 +222,31 @@ class Entries(FormerEntries):
         raise ValueError(f"{self._name}: {name}: cannot be removed; assign zeros, or {_BEGIN_ANEW}")
 
     def clear(self) -> None:
-        """Begin anew, where this is the only parameter."""
+        """Reset the states, if this is the only parameter; otherwise raise ValueError."""
         if not self._alone:
             raise ValueError(f"{self._name}: cannot be removed alone; {_BEGIN_ANEW}, or assign zeros")
         reset([self._buffer])
 
     def pop(self, name: str, default: Any = _NOTHING) -> Any:
-        """Refuse to remove a state; return the default where there is none of that name."""
+        """Raise ValueError for a state, which cannot be removed; return the default for an unknown name."""
         if name in self:
             del self[name]
         return super().pop(name) if default is _NOTHING else super().pop(name, default)
 
     def popitem(self) -> tuple[str, Any]:
-        """Refuse to remove a state."""
+        """Raise ValueError, because a state cannot be removed."""
         if self:
             del self[next(reversed(self))]
         return super().popitem()
 
     def setdefault(self, name: str, default: Any = None) -> Any:
-        """Return a state, which is always there."""
+        """Return a state; it always exists."""
         if name not in self:
             self[name] = default
         return self[name]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Assign several states: all of these or, where one is refused, none."""
+        """Assign several states; if one is invalid, assign none."""
         self.write(self.checked(dict(*args, **kwargs)))
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
@@ -255,5 +255,5 @@ class Entries(FormerEntries):
 
 
 def reset(buffers: Sequence[Buffer]) -> None:
-    """Begin anew: states as at construction, no steps taken."""
+    """Reset all states of the buffers to their initial values, and the step count to 0."""
     commit([buffer.change_to(buffer.beginning(), 0) for buffer in buffers])
