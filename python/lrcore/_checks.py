@@ -1,6 +1,6 @@
-"""Checks of arguments that are alike in all modules. Each takes the argument's name first, for its message.
+"""Checks of arguments, shared by all modules. Each takes the argument's name first, for its message.
 
-A wrong type is a TypeError, a wrong value a ValueError.
+They raise TypeError for a wrong type and ValueError for a wrong value.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from lrcore._lrcore_core import to_float
 from lrcore._names import explain_keywords
 
 Check: TypeAlias = Callable[[str, Any], Any]
-"""Takes the name of an argument and its value, and returns the value to keep."""
+"""A function that takes the name of an argument and its value, and returns the value to keep."""
 
 FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def safe_repr(value: Any) -> str:
-    """Return the text of a value in a message: Python refuses to print an integer of thousands of digits."""
+    """Return the text of a value for a message; Python does not print integers of thousands of digits."""
     try:
         return repr(value)
     except ValueError:
         return type(value).__name__
 
 
-# What float32 makes of a number, by comparisons of float64: the caller's rounding and flushing change none of them.
+# The limits of float32, for comparisons in float64, which do not depend on the caller's rounding and flushing modes.
 _LARGEST = 2.0**128 - 2.0**103
-"""This number and all above it round to infinity in float32."""
+"""This number and all larger ones round to infinity in float32."""
 _SMALLEST = 2.0**-150
-"""This number and all below it round to 0 in float32."""
+"""This number and all smaller ones round to 0 in float32."""
 
 
 def nonnegative(name: str, value: Any) -> float:
@@ -45,11 +45,11 @@ def nonnegative(name: str, value: Any) -> float:
     number = to_float(name, value)
     if not 0 <= number < math.inf:
         raise ValueError(f"{name}: expected a finite number >= 0, got {number}")
-    return number + 0.0  # -0.0 is 0.0: equal arguments give equal bits
+    return number + 0.0  # turns -0.0 into 0.0, so that equal arguments give equal bits
 
 
 def nonnegative_float32(name: str, value: Any) -> float:
-    """Check a finite number >= 0 that float32 neither loses nor overflows."""
+    """Check a finite number >= 0 that neither overflows in float32 nor, unless it is 0, becomes 0."""
     number = nonnegative(name, value)
     if number >= _LARGEST or 0 < number <= _SMALLEST:
         raise ValueError(f"{name}: {number} becomes {'inf' if number > 1 else '0.0'} in float32")
@@ -63,7 +63,7 @@ def rate(name: str, value: Any) -> float:
 
 
 def or_zero(number: float) -> float:
-    """Return a number, or 0 if float32 loses it, as the rates of a long decay may."""
+    """Return a number, or 0 if it becomes 0 in float32, which may happen to the rates of a long decay."""
     return 0.0 if 0 <= number <= _SMALLEST else number
 
 
@@ -80,17 +80,17 @@ def fraction(name: str, value: Any) -> float:
     number = to_float(name, value)
     if not 0 <= number < 1:
         raise ValueError(f"{name}: expected a number in [0, 1), got {number}")
-    return number + 0.0  # as nonnegative
+    return number + 0.0  # as in `nonnegative`
 
 
 def integer(name: str, value: Any, least: int = 1, what: str = "an integer") -> int:
-    """Check an integer that is at least `least`, and that the messages call `what`.
+    """Check an integer that is at least `least`. Messages describe it as `what`.
 
-    A float that is a whole number counts as one, so that ``steps=1e4`` is 10,000.
+    A float that is a whole number is accepted, so ``steps=1e4`` means 10,000.
     """
     if isinstance(value, (float, np.floating)):
         if not float(value).is_integer():
-            share = "; a share of a training is round(share * steps)" if 0 < value < 1 else ""
+            share = "; for a fraction of a training, pass round(fraction * steps)" if 0 < value < 1 else ""
             raise ValueError(f"{name}: expected {what}, got {value}{share}")
         value = int(value)
     number = None
@@ -117,14 +117,14 @@ def num_steps_or_zero(name: str, value: Any) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Check a truth value."""
+    """Check a bool."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected True or False, got {safe_repr(value)}")
     return bool(value)
 
 
 def one_of(*known: str) -> Check:
-    """Return the check of a word."""
+    """Return a check that accepts only the given words."""
 
     def check(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in known:
@@ -135,7 +135,7 @@ def one_of(*known: str) -> Check:
 
 
 def optional(check: Check) -> Check:
-    """Return a check that lets None pass."""
+    """Return a check that also accepts None."""
     return lambda name, value: None if value is None else check(name, value)
 
 
@@ -147,7 +147,7 @@ def sequence(name: str, value: Any) -> tuple[Any, ...]:
 
 
 def vector(name: str, value: Any) -> NDArray[np.float64]:
-    """Check a real number for each step."""
+    """Check a one-dimensional sequence of real numbers, and return it as a float64 array."""
     try:
         array = np.asarray(value)
     except ValueError:
@@ -160,40 +160,40 @@ def vector(name: str, value: Any) -> NDArray[np.float64]:
 
 
 def is_array(entry: Any) -> bool:
-    """Return whether this is an array of any library, by the attributes that all of them have.
+    """Return whether this is an array of any library, judging by the attributes that all arrays have.
 
-    An integer of NumPy has them too, and is an integer.
+    NumPy's integers have these attributes as well, but count as integers.
     """
     return hasattr(entry, "dtype") and hasattr(entry, "shape") and not isinstance(entry, (type, np.integer))
 
 
 def is_list(entry: Any) -> TypeGuard[Sequence[Any]]:
-    """Return whether this is a sequence that is not a text or bytes."""
+    """Return whether this is a sequence other than text or bytes."""
     return isinstance(entry, Sequence) and not isinstance(entry, (str, bytes, bytearray))
 
 
 def is_integer(entry: Any) -> bool:
-    """Return whether this is an integer of Python or NumPy."""
+    """Return whether this is a Python or NumPy integer."""
     return isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
 
 
 @explain_keywords
 def shape_of(path: str, entry: Any) -> tuple[int, ...]:
-    """Return the shape that an entry has, as a float32 array, or is."""
+    """Return the shape of an entry that is either a float32 array or a shape."""
     if is_array(entry):
-        if str(entry.dtype).rpartition(".")[2] != "float32":  # torch says torch.float32
+        if str(entry.dtype).rpartition(".")[2] != "float32":  # PyTorch's is "torch.float32"
             raise TypeError(f"{path}: expected dtype float32, got {entry.dtype}; make a float32 array first")
         return tuple(int(extent) for extent in entry.shape)
     shape = (entry,) if is_integer(entry) else entry
     if not is_list(shape) or not all(map(is_integer, shape)):
-        raise TypeError(f"{path}: expected an array, or a shape of integers, got {reprlib.repr(entry)}")
+        raise TypeError(f"{path}: expected an array or a shape of integers, got {reprlib.repr(entry)}")
     if any(extent < 0 for extent in shape):
-        raise ValueError(f"{path}: expected extents >= 0, got {entry}")
+        raise ValueError(f"{path}: expected dimensions >= 0, got {entry}")
     return tuple(int(extent) for extent in shape)
 
 
 def file_path(value: Any) -> str:
-    """Check the path of a file."""
+    """Check the path of a file, and return it as a str."""
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise TypeError(f"path: expected str, bytes or os.PathLike, got {type(value).__name__}")
     path = os.fsdecode(value)
@@ -202,14 +202,14 @@ def file_path(value: Any) -> str:
     except UnicodeEncodeError:
         is_possible = False
     if not is_possible:
-        raise ValueError(f"path: expected the name of a file, got {path!r}")
+        raise ValueError(f"path: expected a valid file name, got {path!r}")
     return path
 
 
 def require_entries(
     what: str, mapping: Any, required: Mapping[str, Any] | tuple[str, ...], *optional: str
 ) -> Mapping[str, Any]:
-    """Check a mapping that has the required entries, and no others except optional ones."""
+    """Check that a mapping has all required entries, and no others except optional ones."""
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{what}: expected a dictionary, got {type(mapping).__name__}")
     if {*mapping} - {*optional} != {*required}:

@@ -1,4 +1,4 @@
-"""Refuse other interpreters of a process than its main one, before the core is loaded, which would wait for itself there."""
+"""Raise ImportError in a subinterpreter, before the core is loaded, because the core would deadlock there."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ _interpreters = importlib.import_module(
 )
 
 if _interpreters.get_current() != _interpreters.get_main():
-    raise ImportError("lrcore works in the main interpreter of a process, and in no other")
+    raise ImportError("lrcore only works in the main interpreter of a process, not in a subinterpreter")

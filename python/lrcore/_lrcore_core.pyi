@@ -1,24 +1,24 @@
-"""The C++ core. Not a public interface: `lrcore` is."""
+"""The C++ core. It is not a public interface; use `lrcore`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 _Hyperparameters: TypeAlias = tuple[dict[str, Any], Sequence[float], float]
-"""The numeric arguments as they are shown, those that the rule takes in its order, and the weight decay."""
+"""The numeric arguments for display, the rule's numbers in the rule's order, and the weight decay."""
 
 _Rate: TypeAlias = tuple[object, float | Callable[[int], float]]
-"""The schedule as it is shown, and the source of a step's rate: a float, or a callable of the step count."""
+"""The schedule for display, and the source of a step's rate: a float, or a callable of the step count."""
 
 _Change: TypeAlias = tuple[
     Stepper, Sequence[Any] | None, int | None, _Hyperparameters | None, _Rate | None, Any
 ]
-"""An optimizer, and what takes the place of its states, step count, hyperparameters, rate and parameters; None where they stay."""
+"""An optimizer and its new states, step count, hyperparameters, rate and parameters; None leaves one unchanged."""
 
 class _Metaclass(type):
-    """pybind11's, under whatever name."""
+    """The metaclass of pybind11, whose name is not fixed."""
 
 class RuleInfo(NamedTuple):
-    """An update rule: the names of its states and hyperparameters, in order, and the divisions and roots of an element."""
+    """An update rule: the names of its states and hyperparameters, in order, and its divisions and roots per element."""
 
     states: tuple[str, ...]
     hyper: tuple[str, ...]
@@ -26,14 +26,14 @@ class RuleInfo(NamedTuple):
     roots: int
 
 class MemoryInfo(NamedTuple):
-    """What states depend on: elements, number of the CUDA device or -1 for the CPU, bytes beyond a multiple of 256."""
+    """The memory of parameters: elements, CUDA device or -1 for the CPU, and offset from a multiple of 256 bytes."""
 
     size: int
     cuda_device: int
     offset: int
 
 class Snapshot(NamedTuple):
-    """The step count, the hyperparameters and the schedule that go with copied states."""
+    """The step count, the hyperparameters and the schedule that belong to copied states."""
 
     step_count: int
     hyperparameters: dict[str, Any]
@@ -93,14 +93,14 @@ class FunctionalStep(metaclass=_Metaclass):
     ) -> None: ...
 
 class Watch(metaclass=_Metaclass):
-    """Arrays of NumPy or torch, and what their memory was when this was made."""
+    """NumPy arrays or PyTorch tensors, and a record of their memory at construction."""
 
     def __init__(self, names: Sequence[str], arrays: Sequence[Any], why: str) -> None: ...
     def check(self) -> None:
-        """RuntimeError `name`: `why` for an array whose address, size or layout has changed."""
+        """Raise RuntimeError "name: why" if the address, size or layout of an array has changed."""
 
 class DeviceArray(metaclass=_Metaclass):
-    """Flat float32 memory of a CUDA device, for DLPack's consumers."""
+    """Flat float32 memory of a CUDA device, exported by DLPack."""
 
     def __init__(self, device: int, size: int, offset: int, value: float) -> None: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
@@ -126,7 +126,7 @@ def commit(
     attributes: Sequence[tuple[Any, str, Any]] = (),
     updates: Sequence[tuple[dict[str, Any], dict[str, Any]]] = (),
 ) -> None:
-    """Make all changes, or none; then assign attributes and update dictionaries, before any Python code runs."""
+    """Make all changes or none; then assign the attributes and update the dictionaries, before any Python code runs."""
 
 def step_together(steppers: Sequence[Stepper], grad_scale: float = 1.0) -> None: ...
 def run_stream_bound(params: Any, grads: Any, states: Sequence[Any], stream: Any = None) -> None: ...

@@ -1,6 +1,6 @@
-"""Names that other libraries use for what has another name here, and the errors for names that are unknown.
+"""The names that other libraries use for features of lrcore, and the errors for unknown names.
 
-An error says what is meant: a name that is known in that place, from the table or by its letters, or what to write.
+An error suggests a known name, which is found in the table or by its spelling, or describes what to write instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("end", "min_lr", "low", "lr_min", "lr_max"):
         "eta_min end_value end_lr lr_end final_lr end_learning_rate end_factor min_learning_rate min_lr "
         "lr_min",
-    ("write end=alpha * lr; it is a rate itself",): "alpha min_lr_ratio",
+    ("write end=alpha * lr; end is a rate",): "alpha min_lr_ratio",
     # numbers of steps
     ("steps", "step_count", "epochs"):
         "T_max T_0 total_steps num_steps n_steps num_training_steps decay_steps max_iters transition_steps "
@@ -49,9 +49,9 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("fn",): "lr_lambda",
     ("parts",): "schedulers schedules",
     ("threshold",): "min_delta",
-    ("leave it out; a schedule is passed to the optimizer, as lr",): "optimizer",
-    ("assign opt.step_count; a schedule holds no counter",): "last_epoch",
-    ('assign opt.hyper["momentum"] between steps; schedules are of the rate',):
+    ("leave it out; pass the schedule to the optimizer, as lr",): "optimizer",
+    ("assign opt.step_count; a schedule has no counter",): "last_epoch",
+    ('assign opt.hyper["momentum"] between steps; schedules only set the learning rate',):
         "cycle_momentum base_momentum max_momentum",
     # arguments of optimizers
     ("betas", "momentum"): "beta1 beta2 beta_1 beta_2 b1 b2 beta adam_beta1 adam_beta2 mom sqr_mom",
@@ -61,7 +61,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("nesterov",): "nesterovs nesterov_momentum use_nesterov",
     ("alpha",): "rho",
     ("leave it out; every step is fused",): "foreach fused differentiable jit_compile",
-    ("write opt.step(grad_scale=factor); the factor comes from the norm of the gradients",):
+    ("write opt.step(grad_scale=factor); compute the factor from the norm of the gradients",):
         "clipnorm clipvalue global_clipnorm max_grad_norm clip_grad_norm_ clip_grad_value_ "
         "clip_by_global_norm",
     # attributes and methods of optimizers
@@ -71,12 +71,12 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("hyper",): "hyperparameters hypers defaults",
     ("state",): "variables slots opt_state get_weights",
     ("step",): "apply_gradients apply_updates update minimize",
-    ("write grads[:] = 0; the gradients are yours, and a step only reads them",): "zero_grad zero_grads",
-    ('write opt.hyper["weight_decay"] and opt.lr; an optimizer has one group',): "param_groups",
-    ("make another optimizer; one has one group",): "add_param_group",
+    ("write grads[:] = 0; a step only reads the gradients",): "zero_grad zero_grads",
+    ('write opt.hyper["weight_decay"] or opt.lr; an optimizer has a single group',): "param_groups",
+    ("make another optimizer; an optimizer has a single group",): "add_param_group",
     ("write opt.lr",): "get_last_lr get_lr",
     ("write lrcore.schedules.plateaus(opt.schedule)[0].observe(metric)",): "observe",
-    ("observe", "write opt.step(); a schedule holds no counter"): "step",
+    ("observe", "write opt.step(); a schedule has no counter"): "step",
     ('write plateau.state_dict()["bad"]',): "num_bad_epochs",
     # methods of packs
     ("named_arrays",): "named_parameters",
@@ -87,7 +87,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("SGD",): "Momentum Nesterov FusedSGD",
     ("Adam",): "FusedAdam CPUAdam DeepSpeedCPUAdam",
     ("Lion",): "FusedLion",
-    ("see lrcore.optimizers.__all__ for what there is",):
+    ("see lrcore.optimizers.__all__ for the available optimizers",):
         "AdaBelief Adafactor ASGD Ftrl LAMB LARS LBFGS Muon NovoGrad Rprop Shampoo Sophia SparseAdam Yogi",
     ("Constant",): "ConstantLR constant_schedule get_constant_schedule",
     ("Cosine",): "CosineAnnealingLR CosineDecay cosine_decay_schedule SchedCos",
@@ -125,25 +125,28 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("name", 'write lrcore.info()["backend"]'): "backend get_backend",
     ("write import lrcore.torch",): "torch",
 }  # fmt: skip
-"""What may be meant here, by the names that others use for it: names, and what to write where none of them is known."""
+"""Maps possible meanings in lrcore to the names in other libraries.
+
+The meanings are names, followed by advice on what to write if none of these names is known where the error occurs.
+"""
 
 FOREIGN: dict[str, tuple[str, ...]] = {
     name: meant for meant, names in _MEANINGS.items() for name in names.split()
 }
-"""From a name in other libraries to what may be meant here."""
+"""Maps a name in other libraries to its possible meanings in lrcore."""
 
 
 _SLIP = 0.85
-"""How alike two names are, from 0 to 1, that differ by a slip of the pen alone."""
+"""The least similarity, from 0 to 1, of two names that differ only by a typo."""
 
 
 def is_name(meant: str) -> bool:
-    """Return whether an entry of the table is a name, and not words."""
+    """Return whether a meaning in the table is a name, not advice."""
     return meant.isidentifier()
 
 
 def meant_by(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that another library calls `name`, or that is the same but for case and underscores."""
+    """Return the known name that another library calls `name`, or that is equal except for case and underscores."""
     names = {each: each for each in known}
     alike = {_plain(each): each for each in names}
     meant = [name, *filter(is_name, FOREIGN.get(name, ()))]
@@ -155,9 +158,9 @@ def _plain(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is meant by another: by the table, else by its letters.
+    """Return the known name that `name` stands for in the table, or else one with a similar spelling.
 
-    They have to be almost the same where the table has another meaning: `minimize` is not `maximize`.
+    If the table has another meaning for the name, the spelling must be almost the same: `minimize` is not `maximize`.
     """
     names = [*known]
     close = difflib.get_close_matches(name, names, 1, _SLIP if name in FOREIGN else 0.6)
@@ -165,14 +168,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def remedy(name: str, *places: Mapping[str, str]) -> str:
-    """Return what a message about an unknown name ends with: what to write instead, or nothing.
+    """Return the end of a message about an unknown name: what to write instead, or an empty string.
 
     Parameters
     ----------
     name : str
         The unknown name.
     *places : mapping of str to str
-        The known names, and how each is written, in the places where what is meant may be: the likeliest first.
+        The known names of each place that may have the intended one, mapped to how they are written. The likeliest
+        place comes first.
     """
     words = [each for each in FOREIGN.get(name, ()) if not is_name(each) and _fits(each, places)]
     for look in (meant_by,) if words else (meant_by, nearest):
@@ -183,7 +187,7 @@ def remedy(name: str, *places: Mapping[str, str]) -> str:
 
 
 def _fits(words: str, places: Iterable[Mapping[str, str]]) -> bool:
-    """Return whether the argument that words are about, if they are about one, is known in any of the places."""
+    """Return whether the argument that the advice is about, if any, is known in one of the places."""
     argument = re.match(r"write (\w+)=", words)
     return argument is None or any(argument[1] in known for known in places)
 
@@ -193,7 +197,7 @@ def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
     names = {each: each for each in known}
     if (
         meant_by(name, names) is None
-    ):  # a slip comes before words, which may be about an attribute of that name
+    ):  # a typo takes precedence over advice, which may be about an attribute of that name
         name_or_slip = [*difflib.get_close_matches(name, names, 1, _SLIP), name][0]
     else:
         name_or_slip = name
@@ -202,8 +206,8 @@ def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
 
 
 def unknown_attribute(owner: Any, label: str, name: str, *places: Mapping[str, str]) -> AttributeError:
-    """Return the error for an attribute that `owner`, which a message calls `label`, does not have; see `remedy`."""
-    # With the object and without the name Python adds no suggestion of its own.
+    """Return the error for an attribute that `owner` does not have; the message calls `owner` by `label`. See `remedy`."""
+    # If it is given the object but not the name, Python does not add a suggestion of its own.
     return AttributeError(f"{name}: {label} has no such attribute{remedy(name, *places)}", obj=owner)
 
 
@@ -212,24 +216,24 @@ def unknown_key(key: Any, known: Iterable[Any]) -> KeyError:
     names = [*map(str, known)]
     listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
     hint = remedy(key, {each: each for each in names}) if isinstance(key, str) else ""
-    return KeyError(f"{key}: expected one of {listed}{hint}" if names else f"{key}: there are none")
+    return KeyError(f"{key}: expected one of {listed}{hint}" if names else f"{key}: there are no entries")
 
 
 _LISTED = 20
-"""Keys that a message lists at most."""
+"""The largest number of keys that a message lists."""
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 def explain_keywords(made: Made) -> Made:
-    """Return a function or class that refuses unknown keywords by `unknown_argument`.
+    """Return a function or class that raises `unknown_argument` for unknown keywords.
 
-    Not for what a training calls in each step: it takes 150 ns more.
+    It must not decorate functions that a training calls at each step, because it adds 150 ns per call.
     """
     if isinstance(made, type):
         made.__init__ = explain_keywords(made.__init__)  # type: ignore[misc]
         return made
-    code = inspect.unwrap(made).__code__  # a tenth of what a signature takes, at each import
+    code = inspect.unwrap(made).__code__  # ten times faster than inspect.signature, for the import time
     named = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
     known = [each for each in named if each not in ("self", "cls")]
     owner = made.__qualname__.removesuffix(".__init__")
@@ -245,7 +249,7 @@ def explain_keywords(made: Made) -> Made:
 
 
 def public_face(module: str) -> tuple[Callable[[str], NoReturn], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a public module: what is meant by an unknown name, and what is public."""
+    """Return `__getattr__` and `__dir__` of a public module, which explain unknown names and list the public ones."""
 
     def module_getattr(name: str) -> NoReturn:
         if name.startswith("_"):
@@ -263,41 +267,39 @@ def public_face(module: str) -> tuple[Callable[[str], NoReturn], Callable[[], li
 
 
 _PUBLIC = ("lrcore", "lrcore.schedules", "lrcore.tune", "lrcore.plot", "lrcore.functional")
-"""The modules in whose names one may be meant that is unknown in another."""
+"""The modules that are searched for a name that is unknown in another public module."""
 
 
 def _public_names(module: str) -> dict[str, str]:
-    """Return the public names of a module, and how each is written."""
-    names = vars(sys.modules.get(module, object)).get(
-        "__all__", ()
-    )  # of a module that is imported, and all of it
+    """Return the public names of a module, mapped to how they are written; none if it is not imported completely."""
+    names = vars(sys.modules.get(module, object)).get("__all__", ())
     return {each: f"{module}.{each}" for each in names}
 
 
 class _Elsewhere:
-    """An attribute that objects of other libraries have: an AttributeError that says what to write here.
+    """An attribute of other libraries' objects, whose AttributeError says what to write in lrcore.
 
-    A `__getattr__` would say it of each unknown name, and slow each lookup of a known one in Python 3.11.
+    A `__getattr__` would do so for every unknown name, and would slow every lookup of a known name in Python 3.11.
     """
 
     def __init__(self, name: str, entries: Callable[[Any], dict[str, str]]) -> None:
         self._name, self._entries = name, entries
-        self.__doc__ = "Of other libraries. The error says what to write here."
+        self.__doc__ = "An attribute of other libraries. The error says what to write in lrcore."
 
     def __get__(self, owner: Any, cls: type[Any]) -> NoReturn:
-        if owner is None:  # dataclasses look for defaults
+        if owner is None:  # dataclasses look up default values
             raise AttributeError(f"type object {cls.__name__!r} has no attribute {self._name!r}")
         known = {each: each for each in dir(cls) if not each.startswith("_") and not is_elsewhere(cls, each)}
         raise unknown_attribute(owner, cls.__name__, self._name, known | self._entries(owner))
 
 
 def is_elsewhere(cls: type[Any], name: str) -> bool:
-    """Tell whether a class has an attribute for the sake of its error alone."""
+    """Return whether an attribute of a class exists only for its error."""
     return isinstance(inspect.getattr_static(cls, name, None), _Elsewhere)
 
 
 def _dir_of_what_is_there(owner: Any) -> list[str]:
-    """Return what `dir` lists, which completion offers, without the attributes that are there for their errors."""
+    """Return the names for `dir`, which completion offers, without the attributes that exist only for their errors."""
     own = getattr(owner, "__dict__", {})
     return [each for each in object.__dir__(owner) if each in own or not is_elsewhere(type(owner), each)]
 
@@ -308,9 +310,9 @@ Class = TypeVar("Class", bound=type[Any])
 def explain_attributes(
     *names: str, entries: Callable[[Any], dict[str, str]] = lambda _: {}
 ) -> Callable[[Class], Class]:
-    """Let the objects of a class say what is meant by these attributes, which they do not have.
+    """Return a decorator of classes whose objects explain these attributes, which they do not have, by an error.
 
-    `entries` has further names of an object, and how each is written.
+    `entries` returns further names for an object, mapped to how they are written.
     """
 
     def explain(cls: Class) -> Class:

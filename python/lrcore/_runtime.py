@@ -1,4 +1,4 @@
-"""What is here and what is in use: rules, backends, threads."""
+"""The available rules, backends and devices, and the backend and threads in use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Rule(NamedTuple):
     Attributes
     ----------
     states, hyper : tuple of str
-        The names of its states and of the numbers it takes, in order.
+        The names of its states and of its hyperparameters, in order.
     divisions, roots : int
-        How many of each an element takes: the arithmetic that a step in cache waits for.
+        Number of divisions and square roots per element. They limit the speed of a step on data in cache.
     """
 
     states: tuple[str, ...]
@@ -34,32 +34,32 @@ class Rule(NamedTuple):
 
     @property
     def bytes_per_element(self) -> int:
-        """What a step has to read and write: p, g and each state; p and each state."""
+        """The bytes per element that a step reads (p, g and each state) and writes (p and each state)."""
         return 4 * (3 + 2 * len(self.states))
 
 
 def rules() -> dict[str, Rule]:
-    """Return every update rule by name. Variants of an optimizer are rules of their own."""
+    """Return every update rule by name. Each variant of an optimizer is a separate rule."""
     return {name: Rule(*info) for name, info in core.rules().items()}
 
 
 def backends() -> list[str]:
-    """Return the names of the backends that run here.
+    """Return the names of the backends that run on this machine.
 
-    First those for CPU arrays, best first, then `cuda`, if a device works. Arrays of a CUDA device are always stepped by
-    `cuda`.
+    The backends for CPU arrays come first, best first, followed by `cuda` if a CUDA device works. Arrays on a CUDA
+    device are always stepped by `cuda`.
     """
     devices, _ = _devices()
     return [*cpu_backends(), *(["cuda"] if devices else [])]
 
 
 def cpu_backends() -> list[str]:
-    """Return the names of the backends that step CPU arrays here, best first."""
+    """Return the names of the backends for CPU arrays that run on this machine, best first."""
     return core.backends()
 
 
 def _devices() -> tuple[list[str], str | None]:
-    """Return the CUDA devices that work, and why there are none."""
+    """Return the CUDA devices that work, and the reason if there are none."""
     try:
         return core.cuda_devices(), None
     except RuntimeError as error:
@@ -68,17 +68,17 @@ def _devices() -> tuple[list[str], str | None]:
 
 @dataclasses.dataclass(eq=False)
 class _Choice:
-    """A backend that was chosen: from outside, by a call of `use_backend` that may still begin a block, or by a block."""
+    """A backend chosen by the environment, by a call of `use_backend` that may still begin a block, or by a block."""
 
     name: str
     caller: Callable[[], object] | None = None
-    """For a call, what returns its `use_backend` object while there is one."""
+    """For a call, a function that returns its `use_backend` object, or None once that is gone."""
     errors: Sequence[Exception] = ()
-    """The errors of the environment variable, if it is wrong; `name` is the best backend then."""
+    """The errors of the environment variable if it is invalid; `name` is the best backend then."""
 
 
 def _apply_environment(variable: str, choose: Callable[[str], object]) -> list[Exception]:
-    """Apply an environment variable, if it is set; return the error if it is wrong."""
+    """Apply an environment variable if it is set; return its error if it is invalid."""
     value = os.environ.get(variable)
     try:
         if value:
@@ -99,20 +99,20 @@ def _use_threads(count: str) -> None:
 _backend_errors = _apply_environment("LRCORE_BACKEND", core.use_backend)
 
 _choices = [_Choice(core.active_backend(), lambda: None, _backend_errors)]
-"""The choices that stand, the latest last. Changed by atomic operations alone: there is no lock to wait for."""
+"""The choices in effect, the latest last. Only atomic operations change this list, so there is no lock to wait for."""
 
 _threads_errors = _apply_environment("LRCORE_NUM_THREADS", _use_threads)
-"""What is wrong with the number of threads from outside, until the program chooses one."""
+"""The error of an invalid ``LRCORE_NUM_THREADS``, until the program sets the number of threads."""
 
 
 def require_environment() -> None:
-    """Raise the error of a wrong environment variable in whose place the program has chosen nothing."""
+    """Raise the error of an invalid environment variable, unless the program has overridden it."""
     for error in (*_choices[-1].errors, *_threads_errors):
         raise type(error)(*error.args)
 
 
 def _use_latest_choice() -> None:
-    """Make the core use the latest choice, also where another thread chooses at the same time."""
+    """Make the core use the latest choice, even if another thread chooses at the same time."""
     while True:
         name = _choices[-1].name
         core.use_backend(name)
@@ -121,7 +121,7 @@ def _use_latest_choice() -> None:
 
 
 def _forget_former_calls() -> None:
-    """Remove the calls before the last one that can begin no block any more."""
+    """Remove the calls that precede the last call that can no longer begin a block."""
     calls = [each for each in _choices.copy() if each.caller is not None]
     final = [index for index, each in enumerate(calls) if each.caller is not None and each.caller() is None]
     for each in calls[: final[-1]]:
@@ -136,27 +136,27 @@ def _remove(choice: _Choice) -> None:
 class use_backend:
     """Step CPU arrays with the named backend from now on, or within a ``with`` block.
 
-    It holds for the whole process, all threads included, and is looked up at every step. Results do not depend on it.
-    The environment variable ``LRCORE_BACKEND`` is the choice before the first. It is read when lrcore is imported; a wrong
-    one is an error where an optimizer is made, a function of `lrcore.functional` is called or `info` is called, as long as
-    no call or block stands in its place.
+    The choice applies to all threads of the process, and is looked up at every step. Results do not depend on it. The
+    environment variable ``LRCORE_BACKEND`` makes the initial choice. It is read when lrcore is imported. If it is
+    invalid, creating an optimizer, calling a function of `lrcore.functional` or calling `info` raises an error, unless
+    a call or block of `use_backend` is in effect.
 
-    The latest choice that stands is in use. A call stands until the next one. A ``with`` block stands until it ends, and
-    takes its own choice back then, and no other: blocks may be nested, may overlap in several threads and may use one
-    object more than once, and after the last of them the backend is the one that was in use before the first. A call
-    within a block is in use at once, and stays in use after the block.
+    The latest choice in effect is used. A call stays in effect until the next call. A ``with`` block stays in effect
+    until it ends; it then withdraws its own choice and no other. Blocks may be nested, may overlap in several threads,
+    and may use the same object more than once. After the last of them, the backend is the one that was in use before
+    the first. A call within a block takes effect immediately, and stays in effect after the block.
 
     Parameters
     ----------
     name : str
-        One of `backends()`, `cuda` excepted.
+        One of `backends()`, except `cuda`.
 
     Raises
     ------
     ValueError
-        When no CPU backend has that name.
+        If no CPU backend has that name.
     RuntimeError
-        When this CPU cannot run it.
+        If this CPU cannot run the backend.
 
     Examples
     --------
@@ -187,26 +187,26 @@ class use_backend:
 
 @explain_keywords
 def set_num_threads(count: int) -> None:
-    """Let large steps use `count` threads, the calling one included.
+    """Set the number of threads that large steps use, including the calling thread.
 
-    The default is the number of CPUs that the process may use. Results do not depend on it. ``info()["threads"]`` tells how
-    many there are.
+    The default is the number of CPUs that the process may use. Results do not depend on the number of threads.
+    ``info()["threads"]`` is the current number.
 
-    The environment variable ``LRCORE_NUM_THREADS`` does the same from outside. It is read when lrcore is imported; a wrong
-    one is an error where an optimizer is made, a function of `lrcore.functional` is called or `info` is called, until this
-    is called or threadpoolctl sets the number.
+    The environment variable ``LRCORE_NUM_THREADS`` sets the initial number. It is read when lrcore is imported. If it
+    is invalid, creating an optimizer, calling a function of `lrcore.functional` or calling `info` raises an error,
+    until this function is called or threadpoolctl sets the number.
 
     Raises
     ------
     ValueError
-        When count is less than 1.
+        If count is less than 1.
     """
     core.set_num_threads(count)
     _threads_errors.clear()
 
 
 def register_threadpoolctl() -> None:
-    """Let `threadpoolctl` see and limit the threads of lrcore, as it does those of the BLAS libraries."""
+    """Let `threadpoolctl` inspect and limit the threads of lrcore, like the threads of BLAS libraries."""
     try:
         import threadpoolctl
     except ImportError as error:
@@ -242,21 +242,22 @@ def _cpu_name() -> str:
 
 
 def info() -> dict[str, Any]:
-    """Return what was built and what is here.
+    """Return information about the build and the machine.
 
     Returns
     -------
     dict
-        `version`, `compiler`, `fp_mode` ("default": steps round to nearest and keep subnormal numbers, whatever the caller's
-        mode; "caller's" on a processor whose mode lrcore cannot set), `architectures` (the CPU backends), `cuda` (whether it
-        was built) and `cuda_architectures` of the build; `cpu`, `backends`, `backend` (the one in use for CPU arrays),
-        `threads`, `devices` and `cuda_error` (why there is no CUDA device, else None) of this machine.
+        About the build: `version`, `compiler`, `fp_mode`, `architectures` (the CPU backends), `cuda` (whether CUDA was
+        built) and `cuda_architectures`. If `fp_mode` is "default", steps round to nearest and keep subnormal numbers,
+        regardless of the caller's mode. It is "caller's" on processors whose mode lrcore cannot set. About the machine:
+        `cpu`, `backends`, `backend` (the one in use for CPU arrays), `threads`, `devices` and `cuda_error` (the reason
+        why there is no CUDA device, or None).
 
     Raises
     ------
     ValueError, RuntimeError
-        When the environment variable ``LRCORE_BACKEND`` or ``LRCORE_NUM_THREADS`` is wrong and the program has chosen nothing
-        in its place.
+        If the environment variable ``LRCORE_BACKEND`` or ``LRCORE_NUM_THREADS`` is invalid and the program has not
+        overridden it.
     """
     require_environment()
     devices, error = _devices()

@@ -52,7 +52,7 @@ NAMES = ["", b"", "a\0b", b"a\0b", "\ud800"]
 def test_what_no_file_is_called(value: Any, kind: Kind) -> None:
     for use in kind.uses(value):
         if value in NAMES:
-            with pytest.raises(ValueError, match="^path: expected the name of a file, got "):
+            with pytest.raises(ValueError, match="^path: expected a valid file name, got "):
                 use()
         else:
             match = f"^path: expected str, bytes or os.PathLike, got {type(value).__name__}$"

@@ -97,7 +97,7 @@ def test_in_place_operators_write_and_bind_nothing_else() -> None:
         with pytest.raises(AttributeError, match=f"^{name}: bound at construction"):
             setattr(opt, name, start())
     for name in ("exp_avg", "more"):
-        with pytest.raises(TypeError, match=f"^{name}: a step writes the array that is there"):
+        with pytest.raises(TypeError, match=f"^{name}: the array cannot be replaced; write into it"):
             opt.state[name] = start()  # type: ignore[index]
     assert_bits(params, expected)
     assert list(opt.state) == ["exp_avg", "exp_avg_sq"]

@@ -80,7 +80,7 @@ def test_the_table_says_what_can_be_written() -> None:
         if each.startswith(("leave it out; ", "make another optimizer; ")):
             continue
         match = re.match(
-            r"(?:write|assign|see) (.+?)(?: between steps| for what there is)?(?:; [^;]+)?$", each
+            r"(?:write|assign|see) (.+?)(?: between steps| for the available optimizers)?(?:; [^;]+)?$", each
         )
         assert match, each
         if match[1] != "import lrcore.torch" or find_spec("torch"):
@@ -153,17 +153,17 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
         (schedules, "Warmup", "write schedule.warmup(steps)"),
         (schedules, "Cosin", "did you mean lrcore.schedules.Cosine?"),
         (schedules, "AdamW", "did you mean lrcore.AdamW?"),
-        (optimizers, "AdaBelief", "see lrcore.optimizers.__all__ for what there is"),
+        (optimizers, "AdaBelief", "see lrcore.optimizers.__all__ for the available optimizers"),
         (lrcore, "adam", "did you mean lrcore.Adam?"),
         (lrcore, "xyzzy", None),
         (plot, "schedulers", "did you mean lrcore.plot.schedules?"),
-        (OPT, "zero_grad", "write grads[:] = 0; the gradients are yours, and a step only reads them"),
+        (OPT, "zero_grad", "write grads[:] = 0; a step only reads the gradients"),
         (OPT, "learning_rate", "did you mean lr?"),
         (OPT, "betas", 'did you mean opt.hyper["betas"]?'),
         (OPT, "beta1", 'did you mean opt.hyper["betas"]?'),
         (OPT, "observe", "write lrcore.schedules.plateaus(opt.schedule)[0].observe(metric)"),
         (OPT.schedule, "step", "did you mean observe?"),
-        (COSINE, "step", "write opt.step(); a schedule holds no counter"),
+        (COSINE, "step", "write opt.step(); a schedule has no counter"),
         (PACK, "parameters", "did you mean flat?"),
         (PACK["layers"], "parameters", "did you mean flat?"),
     ],

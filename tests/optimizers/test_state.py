@@ -188,5 +188,5 @@ def test_unknown_states_are_named() -> None:
     ):
         _ = opt.state["exp_avgs"]
     assert "exp_avgs" not in opt.state
-    with pytest.raises(KeyError, match="^'exp_avg: there are none'$"):
+    with pytest.raises(KeyError, match="^'exp_avg: there are no entries'$"):
         _ = lrcore.SGD(start()).state["exp_avg"]

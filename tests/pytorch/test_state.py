@@ -407,7 +407,7 @@ def test_shapes() -> None:
     assert given["param_groups"][0]["params"] == [0, 1, 2]
     with pytest.raises(ValueError, match="^shapes: expected 21 elements in total, got 20"):
         opt.torch_state_dict(shapes=[20])
-    with pytest.raises(ValueError, match=r"^shapes\[1\]: expected extents >= 0"):
+    with pytest.raises(ValueError, match=r"^shapes\[1\]: expected dimensions >= 0"):
         opt.torch_state_dict(shapes=[21, (-1,)])
     with pytest.raises(TypeError, match=r"^shapes\[0\]: "):
         opt.torch_state_dict(shapes=["21"])

@@ -1,1 +1,1 @@
-"""Arrays of NumPy, CuPy, torch and others: state like them, and their streams."""
+"""Arrays of NumPy, CuPy, PyTorch and other libraries: allocating states like them, and finding their streams."""

@@ -1,4 +1,4 @@
-"""The memory of an optimizer's state: where it lies, and as which library's arrays it is offered."""
+"""The memory of an optimizer's state: its allocation, and its arrays in the library of the parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lrcore._names import unknown_key
 
 
 def aligned_zeros(size: int) -> NDArray[np.float32]:
-    """Return `size` float32 zeros that begin at a cache line."""
+    """Return an array of `size` float32 zeros that begins at a cache line."""
     line = 64
     memory = np.zeros(size * 4 + line, dtype=np.uint8)
     start = -memory.ctypes.data % line
@@ -22,10 +22,10 @@ def aligned_zeros(size: int) -> NDArray[np.float32]:
 
 
 def allocate(memory: MemoryInfo, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
-    """Return a flat array of one value, of as many elements as the parameters whose memory is described, on their device.
+    """Return a flat array filled with `value`, with the size and on the device that `memory` describes.
 
-    On a CUDA device it lies like the parameters with respect to 16 bytes, so that a step on a shifted view of a larger
-    buffer still moves 16 bytes at once.
+    On a CUDA device, it has the alignment of the parameters relative to 16 bytes, so that a step on a shifted view of a
+    larger buffer still accesses 16 bytes at once.
     """
     if memory.cuda_device >= 0:
         return DeviceArray(memory.cuda_device, memory.size, memory.offset, value)
@@ -36,9 +36,10 @@ def allocate(memory: MemoryInfo, value: float = 0.0) -> NDArray[np.float32] | De
 
 
 def wrap_like(params: Any, array: NDArray[np.float32] | DeviceArray) -> Any:
-    """Offer an array as one of the library of `params`, over the same memory.
+    """Return an array of the library of `params` over the same memory.
 
-    A device array of no such library is one of CuPy where that is installed, else of nobody: it speaks DLPack.
+    If that library has no `from_dlpack`, a device array is returned as a CuPy array if CuPy is installed, and otherwise
+    as a bare DLPack exporter.
     """
     for cls in type(params).__mro__:
         library = sys.modules.get(cls.__module__.partition(".")[0])
@@ -54,7 +55,7 @@ def wrap_like(params: Any, array: NDArray[np.float32] | DeviceArray) -> Any:
 
 
 class State(Mapping[str, Any]):
-    """An optimizer's state by name. An array is written in place; another cannot take its place."""
+    """An optimizer's states by name. The arrays can be written in place but not replaced."""
 
     def __init__(self, arrays: Iterable[tuple[str, Any]]) -> None:
         self._arrays = dict(arrays)
@@ -71,7 +72,7 @@ class State(Mapping[str, Any]):
     def __setitem__(self, name: str, array: Any) -> None:
         if array is not self._arrays.get(name):
             raise TypeError(
-                f"{name}: a step writes the array that is there; write into it: opt.state[{name!r}][:] = ..."
+                f"{name}: the array cannot be replaced; write into it: opt.state[{name!r}][:] = ..."
             )
 
     def __iter__(self) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""The streams of device steps: which one the caller works on, and what an exporter has to make safe.
+"""The streams of device steps: the stream that the caller uses, and the stream that an exporter must synchronize with.
 
-A stream is its raw handle here. 1 is the legacy default stream, for which libraries also write 0.
+This module represents a stream by its raw handle. 1 is the legacy default stream, for which libraries also use 0.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _CURRENT: dict[str, Callable[[Any, int], int]] = {
     "cupy": lambda cupy, device: cupy.cuda.get_current_stream(device).ptr,
     "torch": lambda torch, device: torch.cuda.current_stream(device).cuda_stream,
 }
-"""For each library that has a current stream: its handle on a device."""
+"""For each library with a current stream, a function that returns the handle of that stream on a device."""
 
 
 def library_of(array: Any) -> str | None:
-    """Return the name of the library that an array belongs to, if its current stream can be asked for."""
+    """Return the name of the array's library if that has a current stream, else None."""
     for cls in type(array).__mro__:
         name = cls.__module__.partition(".")[0]
         if name in _CURRENT:
@@ -29,7 +29,7 @@ def library_of(array: Any) -> str | None:
 
 
 def current(library: str | None, device: int) -> int | None:
-    """Return the library's current stream on a device; None without a library, or where it knows of no devices."""
+    """Return the library's current stream on a device; None without a library, or if it has no CUDA support."""
     if library is None:
         return None
     try:
@@ -39,9 +39,9 @@ def current(library: str | None, device: int) -> int | None:
 
 
 def device_context(array: Any, device: int) -> Any:
-    """Return a context in which a device is the current one of the array's library, or None where it already is.
+    """Return a context that makes a device current in the array's library, or None if no context is needed.
 
-    PyTorch keeps a current device of its own, beside that of the driver, and exports from no other.
+    PyTorch keeps its own current device in addition to the driver's, and only exports from that device.
     """
     if library_of(array) != "torch":
         return None
@@ -50,15 +50,15 @@ def device_context(array: Any, device: int) -> Any:
 
 
 def handle_of(stream: Any) -> int:
-    """Return the raw handle of a stream: a number, or the stream object of CuPy, torch or another library.
+    """Return the raw handle of a stream: an integer, or the stream object of CuPy, PyTorch or another library.
 
     Raises
     ------
     TypeError, ValueError
-        When it is no stream.
+        If the argument is not a stream.
     """
     if not isinstance(stream, bool):
-        if hasattr(stream, "__cuda_stream__"):  # the protocol of cuda.core: its version, and the handle
+        if hasattr(stream, "__cuda_stream__"):  # the protocol of cuda.core: a version and the handle
             _, stream = stream.__cuda_stream__()
         for name in ("ptr", "cuda_stream"):
             stream = getattr(stream, name, stream)
@@ -74,11 +74,11 @@ def handle_of(stream: Any) -> int:
 
 
 def resolve(device: int, library: str | None, asked: Any, grads: Any) -> tuple[int, int]:
-    """Return the stream of a step, and the stream that the exporter of `grads` is asked to make safe.
+    """Return the stream of a step, and the stream that the exporter of `grads` must synchronize with.
 
-    The step runs on `asked` where it is not None, else on the current stream of the parameters' library, else on the
-    legacy default stream. An exporter that works on that stream itself is asked for nothing, which is -1 in DLPack:
-    gradients and step are in order then, and a capture sees no other stream.
+    The step runs on `asked` if it is not None, else on the current stream of the parameters' library, else on the
+    legacy default stream. If the exporter uses that stream itself, it need not synchronize, which is -1 in DLPack: the
+    gradients and the step are then ordered, and a capture sees no other stream.
     """
     stream = (current(library, device) or LEGACY_DEFAULT) if asked is None else handle_of(asked)
     if grads is None or current(library_of(grads), device) == stream:
