@@ -49,7 +49,7 @@ def nonnegative(name: str, value: Any) -> float:
 
 
 def nonnegative_float32(name: str, value: Any) -> float:
-    """Check a finite number >= 0 that neither overflows in float32 nor, unless it is 0, becomes 0."""
+    """Check a finite number >= 0 that neither overflows nor underflows to 0 in float32."""
     number = nonnegative(name, value)
     if number >= _LARGEST or 0 < number <= _SMALLEST:
         raise ValueError(f"{name}: {number} becomes {'inf' if number > 1 else '0.0'} in float32")

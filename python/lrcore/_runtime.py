@@ -249,9 +249,10 @@ def info() -> dict[str, Any]:
     dict
         About the build: `version`, `compiler`, `fp_mode`, `architectures` (the CPU backends), `cuda` (whether CUDA was
         built) and `cuda_architectures`. If `fp_mode` is "default", steps round to nearest and keep subnormal numbers,
-        regardless of the caller's mode. It is "caller's" on processors whose mode lrcore cannot set. About the machine:
-        `cpu`, `backends`, `backend` (the one in use for CPU arrays), `threads`, `devices` and `cuda_error` (the reason
-        why there is no CUDA device, or None).
+        regardless of the caller's mode. It is "caller's" on processors whose mode lrcore cannot set.
+
+        About the machine: `cpu`, `backends`, `backend` (the one in use for CPU arrays), `threads`, `devices` and
+        `cuda_error` (the reason why there is no CUDA device, or None).
 
     Raises
     ------

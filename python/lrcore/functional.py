@@ -74,7 +74,7 @@ The other keywords are those of `lrcore.{name}`.
 Raises
 ------
 TypeError, ValueError, RuntimeError
-    If an argument is invalid. Nothing is changed then.
+    If an argument is invalid. No array is changed.
 """
 
 

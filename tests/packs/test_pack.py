@@ -320,7 +320,7 @@ def test_what_does_not_fit_is_not_written(wrong: Any, match: str) -> None:
 )
 def test_wrong_shapes(entry: Any) -> None:
     error = ValueError if entry in ((2, -1), -1) else TypeError
-    match = "expected (a float32 array, a shape|an array, or a shape|extents >= 0)"
+    match = "expected (a float32 array, a shape|an array or a shape|dimensions >= 0)"
     with pytest.raises(error, match=rf"^layers\.1\.w: {match}"):
         lrcore.Pack({"layers": [{"w": 3}, {"w": entry}]})
 

@@ -10,9 +10,9 @@ BufferError. Two cases cannot be detected. The map under a PyTorch tensor (``tor
 itself instead.
 
 An optimizer may be read, saved, copied, pickled and assigned to at any time: by another thread, by a signal handler, by
-a finalizer, and while its own schedule is being called. A schedule is called before the step begins. It is called again
-only if the step count or the schedule has been replaced in the meantime. A schedule that steps the optimizer that is
-calling it raises RuntimeError.
+a finalizer, and while its own schedule is being called. A schedule is called once before a step begins. It is called
+again only if the step count or the schedule has been replaced in the meantime. If a schedule steps the optimizer that
+is calling it, this raises RuntimeError.
 
 Invalid arrays raise the errors that `Stepper.step` documents. Numbers out of range raise ValueError, wrong types
 TypeError. In the equations, ``g``, ``p`` and ``t`` are the gradient, the parameter and the step number, counted from 1;

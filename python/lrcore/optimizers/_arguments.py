@@ -71,7 +71,7 @@ def options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_decay(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with `decay` instead of `decoupled_weight_decay`; raise ValueError if these two contradict."""
+    """Return the arguments with `decay` instead of `decoupled_weight_decay`; raise ValueError if the two contradict."""
     others = dict(given)
     decoupled = others.pop("decoupled_weight_decay", None)
     if decoupled is None:
@@ -173,7 +173,7 @@ def _meant(name: str) -> str:
 
 
 def require_bound(name: str, array: Any, bound: Any) -> None:
-    """Raise AttributeError unless the assigned array is the bound one, which in-place operators such as ``*=`` return."""
+    """Raise AttributeError unless the assigned array is the bound one, which operators such as ``*=`` return."""
     if array is not bound:
         raise AttributeError(f"{name}: bound at construction; write into that array, or make a new optimizer")
 

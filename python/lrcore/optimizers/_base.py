@@ -30,11 +30,11 @@ _SHARED = inspect.cleandoc(str(Shared.__doc__))
 
 _PARAMS = """\
 params : array of float32
-    The parameters, updated in place: an array of NumPy, CuPy, PyTorch or another library that supports DLPack. It is on
-    the CPU or a CUDA device, and C-contiguous, with any number of dimensions.
+    The parameters, updated in place: a C-contiguous array of any shape, on the CPU or a CUDA device, from NumPy, CuPy,
+    PyTorch or another library that supports DLPack.
 lr : float, schedule or callable
-    The learning rate. A schedule or a callable is called before each step with the number of steps taken so far. It is
-    called again only if that number has changed in the meantime."""
+    The learning rate. A schedule or callable is called once before each step, with the number of steps taken so far. It
+    is called again only if that number has changed in the meantime."""
 """The first two arguments of each class, for the docstrings."""
 
 _NONE: Shared = {}
@@ -250,7 +250,7 @@ class Optimizer(Stepper):
         for name in changes:
             if name not in self._hyperparameters:
                 raise unknown_key(name, self._hyperparameters)
-        checked = _arguments.numbers(changes)  # once: it may run the caller's code
+        checked = _arguments.numbers(changes)  # only once, because it may run the caller's code
         while True:
             before = self._hyperparameters
             if self._replace_hyperparameters(before, self._checked_hyper(before | checked)):
@@ -300,14 +300,14 @@ class Optimizer(Stepper):
         """Replace the hyperparameters, the step count, the state and, if the dictionary has one, the schedule.
 
         A rate from a callable is not stored; this optimizer then keeps its own schedule. It also keeps its own schedule
-        if that equals the stored one, so a `Plateau` that you hold stays in effect. Any other schedule is replaced;
-        pass metrics to the plateaus of the new one then, ``lrcore.schedules.plateaus(opt.schedule)``.
+        if that equals the stored one, so a `Plateau` that you hold stays in effect. Otherwise the schedule is replaced;
+        then pass metrics to the plateaus of the new schedule, ``lrcore.schedules.plateaus(opt.schedule)``.
 
         Raises
         ------
         TypeError, ValueError
-            If the dictionary belongs to another rule or other options, or has a missing, unknown or invalid entry.
-            Nothing is changed then.
+            If the dictionary belongs to another rule or other options, or has a missing, unknown or invalid entry. The
+            optimizer is left unchanged.
         """
         change, plateaus_to_set = self._change_to(dictionary)
         commit([change], plateaus_to_set)
@@ -362,8 +362,8 @@ class Optimizer(Stepper):
         OSError
             If the file cannot be read.
         TypeError, ValueError
-            If the file is damaged or was written by a later version, or if `load_state_dict` rejects its contents.
-            Nothing is changed then.
+            If the file is damaged or was written by a later version, or if `load_state_dict` rejects its contents. The
+            optimizer is left unchanged.
         """
         path = file_path(path)
         _, dictionary = _file.read(path, self.size)
@@ -414,7 +414,7 @@ class Optimizer(Stepper):
         ------
         TypeError, ValueError
             If the dictionary belongs to another optimizer or other options, has several groups or parameters with
-            different step counts, or contains anything that lrcore cannot represent. Nothing is changed then.
+            different step counts, or contains anything that lrcore cannot represent. The optimizer is left unchanged.
         """
         self.load_state_dict(_torch_state.converted(self._kind(), dictionary, step_count))
 

@@ -40,8 +40,8 @@ def load(
     grads : array of float32, optional
         Gradients to bind, so that ``step()`` needs no argument.
     lr : float, schedule or callable
-        The learning rate. Required if the optimizer was saved with a callable, which is not stored. An error if the
-        file contains a schedule; to replace that schedule, assign ``opt.lr`` afterwards.
+        The learning rate. It is required if the optimizer was saved with a callable, because callables are not stored.
+        It must be omitted if the file contains a schedule; to replace that schedule, assign ``opt.lr`` afterwards.
     capturable, max_steps
         As in the constructor.
 

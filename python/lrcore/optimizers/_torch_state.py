@@ -41,7 +41,7 @@ class _Peer(NamedTuple):
     """The properties of the class of the same name in `torch.optim`."""
 
     options: tuple[str, ...]
-    """Its options. An option that it lacks must have its default value in lrcore."""
+    """Its options. All other options must have their default values in lrcore."""
     others: dict[str, Any]
     """The other entries of its parameter group, with their defaults. None of them affects the result of a step."""
 
@@ -126,7 +126,7 @@ def require_step_count(name: str, entries: Mapping[str, Any], step_count: Any) -
 
 
 def own_text(entries: Mapping[str, Any]) -> str:
-    """Return the entries that PyTorch's state dictionaries lack, as a text that every tool that saves groups keeps."""
+    """Return the entries that PyTorch's state dictionaries lack, as a text, which all tools that save groups keep."""
     return json.dumps({name: entries[name] for name in _OWN_ENTRIES if name in entries}, allow_nan=False)
 
 
@@ -197,7 +197,7 @@ def exported(
     hyper: Mapping[str, Any],
     state: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the dictionary that `Optimizer.torch_state_dict` describes."""
+    """Return the dictionary that `Optimizer.torch_state_dict` documents."""
     extents = [shape_of(f"shapes[{i}]", each) for i, each in enumerate(shapes)]
     ends = [0, *itertools.accumulate(map(math.prod, extents))]
     if ends[-1] != kind.size:
@@ -251,12 +251,10 @@ def converted(
     defaults = options_in_group(kind.default_options)
     found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in FIXED}
     there = [each for each in peer.options if each not in _LATER]
-    # PyTorch keeps options that it lacks in the groups that it loads, so they may be here.
+    # PyTorch's optimizers keep unknown entries of the groups that they load, so options that PyTorch lacks may be here.
     require_entries("param_groups", found, (*kind.hyper, *there), *_LATER, *(defaults.keys() - {*there}))
     if group.get("differentiable"):
-        raise ValueError(
-            "differentiable: expected False, got True; the steps of lrcore cannot be differentiated"
-        )
+        raise ValueError("differentiable: expected False; the steps of lrcore cannot be differentiated")
 
     hyper = _arguments.numbers(found)
     options = options_of_group(defaults | found)

@@ -41,9 +41,9 @@ class Slot:
         self.place = grads
         self.address = grads.data_ptr()
         self.grads = with_own_storage(grads)
-        """The tensor that becomes the parameter's gradient. Callers may give it other memory; `place` stays."""
+        """The tensor to attach as the parameter's gradient. Callers may replace its memory, so `place` is kept."""
         self.unkept = self._references()
-        """The number of references while it is no parameter's gradient and no caller keeps it."""
+        """The reference count of `grads` while it is not attached and no caller holds it."""
 
     def _references(self) -> int:
         return sys.getrefcount(self.grads)
@@ -63,7 +63,7 @@ class Slot:
         return getattr(self.parameter, "grad_dtype", None) in (None, torch.float32)
 
     def let_go(self) -> None:
-        """Give a gradient that the caller keeps its own memory, before the place is overwritten."""
+        """Move a gradient that the caller holds to its own memory, before the place is overwritten."""
         if self._references() != self.unkept:
             if self.grads.data_ptr() == self.address:
                 give_own_memory(self.grads)
@@ -72,8 +72,8 @@ class Slot:
     def after_backward(self, parameter: Any) -> None:
         """Copy a new gradient into the buffer and attach it. Backward passes call this hook for each parameter.
 
-        A differentiable gradient is left in place for later computations, and so is a view of a buffer of the caller's.
-        A gradient of another dtype is copied but not replaced.
+        A differentiable gradient is left alone, because later computations may use it, and so is a view of a buffer of
+        the caller's. A gradient of another dtype is copied, but remains the parameter's gradient.
         """
         found = parameter.grad
         if found is None:  # another hook has removed it
@@ -240,7 +240,7 @@ class Buffer:
     ) -> dict[str, Any]:
         """Return a state dictionary of PyTorch's form as one for the optimizer.
 
-        In a dictionary that lrcore wrote, the group has the entries that are `shown`.
+        `shown` has the names of the entries that a group written by lrcore must have.
         """
         states = _torch_state.states_in_order(dictionary.get("state"), group["params"])
         stored = _torch_state.own_entry(dictionary, group, states)
@@ -272,8 +272,8 @@ def with_own_storage(view: Any) -> Any:
     if not view.numel():
         return torch.empty_like(view)
     tensor = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(view))
-    # A view, because `after_backward` recognizes new gradients by not being views. It also restores the strides of
-    # dimensions of size 1, which DLPack may change.
+    # The result is a view, because `after_backward` takes a tensor that is not a view for a new gradient. The strides
+    # are those of `view`, because DLPack may change the strides of dimensions of size 1.
     return tensor.as_strided(view.shape, view.stride())
 
 
@@ -316,7 +316,7 @@ def give_own_memory(tensor: Any) -> None:
 
 
 def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
-    """Return the names of the parameters in messages, and the parameters."""
+    """Return the names that messages use for the parameters, and the parameters."""
     if isinstance(params, torch.Tensor):
         raise TypeError("params: expected an iterable of parameters, got a tensor; put it into a list")
     names, tensors = [], []

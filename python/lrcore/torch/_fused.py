@@ -36,9 +36,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     - A backward pass writes every gradient into the flat buffer. After ``zero_grad(set_to_none=True)`` or
       ``model.zero_grad()``, a hook copies each new gradient there and attaches it. ``zero_grad(set_to_none=False)``
       leaves the gradients attached, so nothing has to be copied. A tensor that you assign as a gradient is copied at
-      every step until the next backward pass. If you keep ``p.grad``, it keeps its values when the parameter's gradient
-      is set to None. Tensors that share its memory, such as ``p.grad.detach()`` or ``p.grad.view(-1)``, do not; clone
-      them.
+      every step until the next backward pass. If you hold a reference to ``p.grad``, its values are preserved when the
+      parameter's gradient is set to None. Tensors that only share its memory, such as ``p.grad.detach()`` or
+      ``p.grad.view(-1)``, are not preserved; clone them.
     - Assignments in `param_groups`, `state` and `optimizers`, and to `lr`, take effect at the next step or raise an
       error. A step that raises changes no parameter, state or step count on any device.
     - Create the optimizer after the module is on its device. `step` rejects parameters whose storage has moved since,
@@ -67,8 +67,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         One optimizer per device, ordered by the first parameter on each device. Their `params` and `grads` are the flat
         buffers. With several devices, a step raises ValueError if only one of these optimizers was changed.
     param_groups : list of dict
-        A list of one group, with the hyperparameters of the next step. Values assigned there take effect at that step.
-        Other entries are kept.
+        A list with a single group, which has the hyperparameters of the next step. Values assigned there take effect at
+        that step. Other entries are kept.
     state : dict
         The states of each parameter, as views of the flat buffers. A tensor taken from it still shows the current
         values after a reset or a load. A tensor assigned to it is copied. ``opt.state.clear()``, or assigning an empty
@@ -114,7 +114,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         # The entry is empty. It exists because some tools restore only entries that a group already has.
         super().__init__([{"params": tensors}], self._group.numbers() | {_torch_state.OWN: ""})
         for buffer in self._buffers:
-            weakref.finalize(self, _remove, buffer.handles).atexit = False  # handles hold the gradients
+            weakref.finalize(self, _remove, buffer.handles).atexit = False  # hooks keep the gradients alive
             with torch.inference_mode(False):
                 buffer.move_in()
         self._state = States.over(self._buffers)
@@ -155,7 +155,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     @state.setter
     def state(self, states: Mapping[Any, Any]) -> None:
         if "_state" not in vars(self) or states is self._state:
-            return  # PyTorch's constructor assigns an empty one
+            return  # PyTorch's constructor assigns an empty state
         former = self._state
         flat = former.checked(states)
         kept = [(each, *each.values_of_now()) for each in former.values()]  # a caller may hold the mapping
@@ -201,7 +201,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None, *, grad_scale: float = 1.0) -> Any:
-        """Take one step: update all parameters in place.
+        """Take one step: update all parameters in place. The errors below leave everything unchanged.
 
         Parameters
         ----------
@@ -218,11 +218,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         Raises
         ------
         RuntimeError
-            If the storage of a parameter or a state has moved. Nothing is changed then.
+            If the storage of a parameter or a state has moved.
         TypeError, ValueError
             If a gradient is sparse or has no memory, if a value assigned in `param_groups` is invalid, if the
-            parameters of the group were changed, or if the optimizer of only one device was changed. Nothing is changed
-            then.
+            parameters of the group were changed, or if the optimizer of only one device was changed.
         """
         loss = None
         if closure is not None:
@@ -231,7 +230,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for buffer in self._buffers:
             buffer.gather()
         self._group.obey()
-        told = vars(self)  # GradScaler sets attributes
+        told = vars(self)  # includes the attributes set by GradScaler
         if told.get("found_inf") is not None and float(told["found_inf"]):
             return loss
         if told.get("grad_scale") is not None:
@@ -246,12 +245,12 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 first.step(grad_scale=grad_scale)
         finally:
             if first.step_count != before:  # even if an interrupt is raised after the step
-                torch.autograd.graph.increment_version(self._group.parameters)  # for later backward passes
+                torch.autograd.graph.increment_version(self._group.parameters)  # for autograd's checks
                 self._group.after_step()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Set all gradients to zero before the next backward pass.
+        """Reset all gradients to zero.
 
         Parameters
         ----------
@@ -313,15 +312,15 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             PyTorch's dictionary has no schedule. If this optimizer has a schedule, it is kept; if its rate is a number,
             the group's rate replaces it.
         step_count : int, optional
-            Number of steps taken. Only accepted for PyTorch's SGD, which does not count its steps. The default is 0, or
-            1 if a momentum with dampening has begun. If PyTorch's SGD had loaded a dictionary from here, the default
-            is the count in that dictionary.
+            Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is 0, or 1 if
+            a momentum with dampening has begun. If PyTorch's SGD had loaded a dictionary from here, the default is the
+            count in that dictionary.
 
         Raises
         ------
         TypeError, ValueError
             If the dictionary belongs to another optimizer, other options or other parameters, or has an invalid entry.
-            Nothing is changed then.
+            This optimizer is left unchanged.
         """
         dictionary = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():

@@ -48,7 +48,7 @@ class Group:
     def _write(self, group: dict[str, Any], seen: Any, *kept: str) -> None:
         """Write the hyperparameters into the group, except the `kept` ones, and record their source as `seen`.
 
-        An interrupt comes before or after the whole write. Values that were not written then are noticed later.
+        An interrupt takes effect before or after the whole write; values that were not written are detected later.
         """
         numbers = self.numbers()
         shown = {name: value for name, value in numbers.items() if name not in kept}
@@ -118,7 +118,7 @@ class Group:
         self._write(group, self._adopted())
 
     def _adopted(self) -> tuple[dict[str, Any], Schedule]:
-        """Observe the current schedule; return it and the hyperparameters, to detect when they are replaced."""
+        """Observe the current schedule; return the hyperparameters and the schedule, to detect their replacement."""
         first = self.optimizers[0]  # its schedule is called for all devices
         numbers, schedule = first._hyperparameters, first.schedule
         self._asked = _Asked(schedule)
@@ -280,5 +280,5 @@ def _equal(found: Any, value: Any) -> bool:
         if isinstance(found, torch.Tensor):
             found = found.item() if found.numel() == 1 else found.tolist()
         return bool((tuple(found) if isinstance(found, list) else found) == value)
-    except (RuntimeError, TypeError, ValueError):  # an invalid value is rejected when it is used
+    except (RuntimeError, TypeError, ValueError):  # incomparable values are rejected when they are used
         return False

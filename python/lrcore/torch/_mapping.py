@@ -79,7 +79,7 @@ class States(FormerStates):
         }
         if {*given} != {*indices}:
             raise ValueError(
-                f"state: expected the states of all {len(indices)} parameters, or {{}} for a reset; got {len(given)}"
+                f"state: expected the states of all {len(indices)} parameters, or {{}} to reset them; got {len(given)}"
             )
         found = [given[parameter] for parameter in sorted(indices, key=indices.__getitem__)]
         every = [each.as_of_then() if isinstance(each, FormerEntries) else each for each in found]
@@ -148,7 +148,7 @@ class Entries(FormerEntries):
     _buffer: Buffer
     """The buffer that these states belong to."""
     _name: str
-    """The name in messages."""
+    """The name of these states in messages."""
     _alone: bool
     """Whether this is the only parameter."""
 
