@@ -26,7 +26,7 @@ FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def safe_repr(value: Any) -> str:
-    """Return the text of a value for a message; Python does not print integers of thousands of digits."""
+    """Return the text of a value for a message; Python refuses to print integers with thousands of digits."""
     try:
         return repr(value)
     except ValueError:

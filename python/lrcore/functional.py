@@ -1,7 +1,7 @@
 """One function for each optimizer, for callers that keep their own state.
 
 ``adam(params, grads, exp_avg, exp_avg_sq, *, step, lr, ...)`` takes step number `step` in place, on arrays that the
-caller keeps. The keywords are those of the class of the same name, with the same defaults and checks. They choose the
+caller keeps. It takes the keywords of the class of that name, with the same defaults and checks. They choose the
 variant and thereby the states, which are passed in the order of ``lrcore.rules()`` and start as zeros.
 
 Slices of larger buffers are supported: pass ``table[256:512]`` with the same slice of each state. Index arrays are not:
@@ -69,7 +69,7 @@ grad_scale : float
 stream : optional
     The CUDA stream of a step on device arrays. By default, it is the current stream of the parameters' library.
 
-The other keywords are those of `lrcore.{name}`.
+All other keywords are documented at `lrcore.{name}`.
 
 Raises
 ------

@@ -140,7 +140,7 @@ def table_length(capturable: Any, max_steps: Any) -> int | None:
 
 
 def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
-    """Raise ValueError if any of the named arguments, which have an effect only with momentum, is set without it."""
+    """Raise ValueError if any of these arguments, which require momentum, is set without momentum."""
     for name in names:
         if arguments[name] and not arguments["momentum"]:
             raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
@@ -151,7 +151,7 @@ _ASSIGNABLE = ("lr", "step_count", "hyper", "params", "grads")
 
 
 def require_assignable(cls: type[Any], name: str, hyper: Iterable[str], own: Container[str]) -> None:
-    """Raise AttributeError if assigning an optimizer's attribute would have no effect; subclasses may add their own."""
+    """Raise AttributeError if assigning this attribute would have no effect. Subclasses may add attributes."""
     if name.startswith("_"):
         return
     if name in hyper:

@@ -41,7 +41,7 @@ _NONE: Shared = {}
 
 
 def _hyper_entries(opt: Any) -> dict[str, str]:
-    """Return the expression that accesses each hyperparameter, by name; empty for an uninitialized optimizer."""
+    """Return the expression for each hyperparameter by name; empty if the optimizer is not initialized."""
     return {name: f'opt.hyper["{name}"]' for name in (opt._hyperparameters if "_params" in vars(opt) else ())}
 
 
@@ -261,7 +261,7 @@ class Optimizer(Stepper):
     ) -> tuple[int, dict[str, Any], schedules.Schedule, dict[str, Any]]:
         """Return a consistent snapshot: step count, numeric arguments, schedule and copies of the states.
 
-        The copies are arrays like the parameters or, if `on_host`, NumPy arrays.
+        The copies are arrays of the same kind as the parameters or, if `on_host`, NumPy arrays.
         """
         copies = [aligned_zeros(self.size) if on_host else allocate(self._memory) for _ in self._state]
         step_count, hyper, schedule = self._snapshot(copies)
@@ -281,7 +281,7 @@ class Optimizer(Stepper):
         return self._dictionary()
 
     def _dictionary(self, on_host: bool = False) -> dict[str, Any]:
-        """Return the state dictionary, with arrays like the parameters or, if `on_host`, NumPy arrays."""
+        """Return the state dictionary, with arrays of the parameters' kind or, if `on_host`, NumPy arrays."""
         step_count, hyper, schedule, state = self._snapshot_all(on_host)
         dictionary = {
             "rule": self.rule,
@@ -328,7 +328,7 @@ class Optimizer(Stepper):
             raise ValueError(f"options: expected {self._options}, got {options}")
         numbers = self._checked_hyper(require_entries("hyper", entries["hyper"], self._hyperparameters))
         state = require_entries("state", entries["state"], self._state)
-        if entries["step_count"] is None:  # `commit` would keep this optimizer's own
+        if entries["step_count"] is None:  # `commit` would keep the current step count
             raise TypeError("step_count: expected an integer, got None")
         schedule = self.schedule
         if "schedule" in entries:
@@ -349,8 +349,8 @@ class Optimizer(Stepper):
         Raises
         ------
         OSError, TypeError, ValueError
-            If the file cannot be written, for example because `path` is a directory. An existing file is unchanged
-            then.
+            If the file cannot be written, for example because `path` is a directory. An existing file is left
+            unchanged.
         """
         _file.write(file_path(path), self._public_class().__name__, self._dictionary(on_host=True))
 
@@ -407,8 +407,8 @@ class Optimizer(Stepper):
             A state dictionary with one parameter group. Its parameters, each flattened in C order and then
             concatenated, correspond to `params`.
         step_count : int, optional
-            Number of steps taken. Only accepted for SGD, because PyTorch does not count SGD's steps. The default is 0,
-            or 1 if a momentum with dampening has begun, because the first gradient is not damped.
+            Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is 0. With
+            dampening and an existing momentum buffer it is 1, because only the first gradient is not damped.
 
         Raises
         ------

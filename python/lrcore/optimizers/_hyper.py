@@ -1,4 +1,4 @@
-"""The mapping of an optimizer's hyperparameters."""
+"""A mapping of an optimizer's hyperparameters."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ DEFAULTS: Shared = {
     "capturable": False,
     "max_steps": None,
 }
-"""The settings. A class changes their defaults by keywords of its declaration: ``class AdamW(Adam, weight_decay=0.01)``."""
+"""The defaults of the settings. Class keywords change them: ``class AdamW(Adam, weight_decay=0.01)``."""
 
 OF_ONE_STEP = ("grads", "grad_scale", "stream")
 """The arguments of `Stepper.step`."""

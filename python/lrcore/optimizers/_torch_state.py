@@ -1,4 +1,4 @@
-"""Conversion of the state dictionaries of `torch.optim` to and from those of lrcore.
+"""Conversion between the state dictionaries of `torch.optim` and lrcore.
 
 States, hyperparameters and options have PyTorch's names, so a single table holds the differences. In addition to the
 states, PyTorch stores a ``step`` for each parameter, except in SGD. For NAdam, it also stores the product of the
@@ -126,7 +126,7 @@ def require_step_count(name: str, entries: Mapping[str, Any], step_count: Any) -
 
 
 def own_text(entries: Mapping[str, Any]) -> str:
-    """Return the entries that PyTorch's state dictionaries lack, as a text, which all tools that save groups keep."""
+    """Return the entries that PyTorch's state dictionaries lack, as a text that any tool that saves groups preserves."""
     return json.dumps({name: entries[name] for name in _OWN_ENTRIES if name in entries}, allow_nan=False)
 
 
@@ -135,7 +135,7 @@ def own_entry(
 ) -> Mapping[str, Any] | None:
     """Return the entries that `own_text` wrote, or None for a dictionary of PyTorch's.
 
-    PyTorch's optimizers keep a text that they have loaded, but their step count advances. An outdated text is ignored.
+    A PyTorch optimizer keeps a text that it has loaded while its step count advances; an outdated text is ignored.
     """
     entries = dictionary.get(OWN)  # earlier versions wrote it next to the groups
     if entries is None:

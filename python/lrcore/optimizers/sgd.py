@@ -29,7 +29,8 @@ class SGD(Optimizer):
     ----------
     {params}
     momentum, dampening : float
-        In [0, 1). Dampening requires momentum, and cannot be combined with nesterov or lr_in_velocity.
+        Momentum and dampening factors, in [0, 1). Dampening requires momentum, and cannot be combined with nesterov or
+        lr_in_velocity.
     nesterov : bool
         Look ahead along the velocity. Requires momentum.
     lr_in_velocity : bool

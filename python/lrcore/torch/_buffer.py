@@ -63,7 +63,7 @@ class Slot:
         return getattr(self.parameter, "grad_dtype", None) in (None, torch.float32)
 
     def let_go(self) -> None:
-        """Move a gradient that the caller holds to its own memory, before the place is overwritten."""
+        """Move the gradient to memory of its own if a caller holds it, before its place is overwritten."""
         if self._references() != self.unkept:
             if self.grads.data_ptr() == self.address:
                 give_own_memory(self.grads)
@@ -72,8 +72,8 @@ class Slot:
     def after_backward(self, parameter: Any) -> None:
         """Copy a new gradient into the buffer and attach it. Backward passes call this hook for each parameter.
 
-        A differentiable gradient is left alone, because later computations may use it, and so is a view of a buffer of
-        the caller's. A gradient of another dtype is copied, but remains the parameter's gradient.
+        A differentiable gradient is left alone, because later computations may use it, and so is a view of a caller's
+        buffer. A gradient of another dtype is copied, but remains the parameter's gradient.
         """
         found = parameter.grad
         if found is None:  # another hook has removed it
@@ -170,7 +170,7 @@ class Buffer:
             parameter = slot.parameter
             if not parameter.requires_grad:
                 raise ValueError(
-                    f"{slot.name}: no longer requires a gradient; make a new FusedOptimizer of the parameters that do"
+                    f"{slot.name}: no longer requires a gradient; make a new FusedOptimizer for the parameters that do"
                 )
             if parameter.grad is not slot.grads or slot.grads.data_ptr() != slot.address:
                 foreign.append(slot)
@@ -272,8 +272,8 @@ def with_own_storage(view: Any) -> Any:
     if not view.numel():
         return torch.empty_like(view)
     tensor = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(view))
-    # The result is a view, because `after_backward` takes a tensor that is not a view for a new gradient. The strides
-    # are those of `view`, because DLPack may change the strides of dimensions of size 1.
+    # The result is a view, because `after_backward` takes a tensor that is not a view for a new gradient. It gets the
+    # strides of `view`, because DLPack may change the strides of dimensions of size 1.
     return tensor.as_strided(view.shape, view.stride())
 
 

@@ -24,7 +24,7 @@ with optional_dependency("torch"):
 
 
 class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
-    """Step all parameters of a module as one flat buffer, with an optimizer of lrcore.
+    """Step all parameters of a module as one flat buffer, with an lrcore optimizer.
 
     The parameters become views of one flat buffer per device, each starting at a multiple of 64 bytes, and their
     gradients become views of another. `step` is then a single pass over these buffers, regardless of the number of
@@ -84,7 +84,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         class rejects an argument.
     """
 
-    # GradScaler then leaves the gradients scaled, and sets the attributes `grad_scale` and `found_inf`.
+    # This makes GradScaler leave the gradients scaled, and set the attributes `grad_scale` and `found_inf`.
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -126,7 +126,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         super()._patch_step_function()
         cls: Any = type(self)
         if not getattr(cls.step, "leaves_no_scale", False):
-            cls.step = _leaving_no_scale(cls.step)  # outside the hooks
+            cls.step = _leaving_no_scale(cls.step)  # encloses the hooks as well
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
@@ -137,7 +137,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The list with the only parameter group."""
+        """A list with the single parameter group."""
         self._group.show()
         return self._group.list  # type: ignore[no-any-return]
 
@@ -312,9 +312,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             PyTorch's dictionary has no schedule. If this optimizer has a schedule, it is kept; if its rate is a number,
             the group's rate replaces it.
         step_count : int, optional
-            Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is 0, or 1 if
-            a momentum with dampening has begun. If PyTorch's SGD had loaded a dictionary from here, the default is the
-            count in that dictionary.
+            Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is 0, or 1
+            with dampening and an existing momentum buffer. If PyTorch's SGD had loaded a dictionary from here, the
+            default is the count in that dictionary.
 
         Raises
         ------

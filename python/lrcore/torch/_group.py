@@ -31,7 +31,7 @@ class Group:
         self.used = math.nan
         """The last known rate."""
         self._stamp = object()
-        """Replaced by each write, so that a comparison notices a write by a signal handler in between."""
+        """A token that every write replaces, so that a comparison detects a write by a signal handler in between."""
         self._seen = self._adopted()
 
     def show(self) -> None:
@@ -146,7 +146,7 @@ class Group:
         commit([], [self._stamped()], [(each, {"lr": rate}) for each in (self.shown, *groups)])
 
     def _refresh(self, group: dict[str, Any]) -> None:
-        """Show assignments to the optimizers themselves; raise ValueError if the group has conflicting assignments."""
+        """Show values assigned to the optimizers themselves; raise ValueError if they conflict with the group's values."""
         first = self.optimizers[0]
         numbers, schedule = self._seen
         if first._hyperparameters is numbers and first.schedule is schedule:

@@ -67,7 +67,7 @@ class States(FormerStates):
         del self._buffers
 
     def checked(self, given: Any) -> Flat | None:
-        """Check states that are to replace those of all parameters; return None if all are to be reset."""
+        """Check new states for all parameters; return None if all states are to be reset."""
         if not isinstance(given, Mapping) or not all(isinstance(each, Mapping) for each in given.values()):
             raise TypeError("state: expected a dictionary of dictionaries, as in PyTorch")
         if not any(each or isinstance(each, FormerEntries) for each in given.values()):
