@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the schedules and their arguments")
     parser.add_argument(
-        "--steps", type=whole_number, metavar="N", help="number of steps to draw (default: until the end of the schedules)"
+        "--steps",
+        type=whole_number,
+        metavar="N",
+        help="number of steps to draw (default: until the end of the schedules)",
     )
     parser.add_argument(
         "--log", action="store_true", help="make the axis of the rates logarithmic; needs --out"
