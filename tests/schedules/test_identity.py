@@ -176,7 +176,7 @@ def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
             saved["schedule_state"] = [state | {"reductions": i} for i in range(2)]
             if dictionary is None:
                 with pytest.raises(
-                    ValueError, match="^schedule_state: expected one for each Plateau, 1, got 2"
+                    ValueError, match="^schedule_state: expected one state per Plateau, 1 in total, got 2"
                 ):
                     opt.load_state_dict(saved)
             else:
@@ -214,7 +214,7 @@ def within_itself(dictionary: Any, name: str, value: Any) -> Any:
 
 
 ONE = {"schedule": "Constant", "lr": 1.0}
-ITSELF = "expected a dictionary that is not within itself"
+ITSELF = "expected a dictionary that does not contain itself"
 LISTS: list[Any] = []
 LISTS.append([LISTS, 1])
 
@@ -243,7 +243,7 @@ LISTS.append([LISTS, 1])
         (within_itself(around(None), "inner", lambda it: it), ITSELF),
         (within_itself(sequence(), "parts", lambda it: [it]), ITSELF),
         (within_itself(dict(ONE), "shared", lambda it: [it]), ITSELF),
-        (sequence(*LISTS), "expected at most 2 lists within one another"),
+        (sequence(*LISTS), "expected lists nested at most 2 deep, got more"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
@@ -298,6 +298,6 @@ def test_a_short_dictionary_cannot_mean_a_schedule_that_takes_hours() -> None:
         ONE,
         *({"schedule": "Product", "inner": {"shared": i}, "factors": [{"shared": i}]} for i in range(60)),
     ]
-    with pytest.raises(ValueError, match="^schedule: expected at most 1000000 schedules within one another"):
+    with pytest.raises(ValueError, match="^schedule: expected at most 1000000 nested schedules, got more"):
         schedules.from_dict(around({"shared": 60}, shared=doubled))
     assert schedules.from_dict(around({"shared": 10}, shared=doubled[:11]))(0) == 1.0

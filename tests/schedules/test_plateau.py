@@ -236,9 +236,7 @@ def test_refused_states_change_nothing(more: dict[str, Any], most: int) -> None:
         with pytest.raises((TypeError, ValueError), match=r"^[a-z_]+(\[\d+\])?: "):
             target.load_state_dict(state)
         assert stored(target) == before, state
-    with pytest.raises(
-        ValueError, match=f"^recent: expected the last {most} metrics at most, got {most + 1}$"
-    ):
+    with pytest.raises(ValueError, match=f"^recent: expected at most {most} metrics, got {most + 1}$"):
         target.load_state_dict(good | {"recent": [0.5] * (most + 1)})
     target.load_state_dict(good)
     assert stored(target) == good

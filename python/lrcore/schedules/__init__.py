@@ -1,12 +1,13 @@
 """Learning-rate schedules: pure functions of the number of steps already taken.
 
-``schedule(t)``, t = 0, 1, 2, ..., is the learning rate of the next step as a float. ``schedule(array)`` gives a float64
-array of the same shape that holds exactly those floats. Schedules are frozen values: they print as the code that makes
-them, compare equal, pickle, and go to a plain dictionary and back. They hold no counter; the optimizer's step count is
-the only clock. Past its end a schedule holds its last value, unless it says otherwise. `Plateau` alone depends on more
-than the step: on the metrics that it was told.
+``schedule(t)`` returns the learning rate of the step after t steps as a float, for t = 0, 1, 2, and so on.
+``schedule(array)`` returns a float64 array of the same shape with exactly the same values. Schedules are immutable
+values: their repr is the code that makes them, equal schedules compare equal, and they convert to a pickle or a plain
+dictionary and back. They hold no counter; the optimizer's step count is the only clock. Past its end, a schedule
+keeps its last value unless its documentation says otherwise. Only `Plateau` depends on more than the step number: it
+also depends on the metrics that it has observed.
 
-Schedules compose, and what comes out is a schedule again:
+Schedules can be composed, and a composition is again a schedule:
 
 >>> schedule = Cosine(1e-3, steps=1000).warmup(100)
 >>> schedule(49), schedule(99), schedule(100), schedule(1100)
@@ -68,5 +69,5 @@ __all__ = [
     "plateaus",
 ]
 
-if not TYPE_CHECKING:  # type checkers know the names that there are
+if not TYPE_CHECKING:  # type checkers see the imports
     __getattr__, __dir__ = _names.public_face(__name__)

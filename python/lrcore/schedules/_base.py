@@ -1,4 +1,4 @@
-"""The base of all schedules, and those that its methods make."""
+"""The base class of all schedules, and the schedules that its methods return."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from lrcore.schedules._formula import Formula, argument_names, as_rate, code_of,
 from lrcore.schedules._state import states_of, states_to_set
 
 _END = 2**64
-"""Numbers of steps are below it."""
+"""Step numbers are below this."""
 
 
 @explain_attributes("step", "get_last_lr", "last_epoch", "num_bad_epochs")
 class Schedule(Formula):
-    """The base of all schedules.
+    """The base class of all schedules.
 
     Examples
     --------
@@ -56,15 +56,16 @@ class Schedule(Formula):
 
     @explain_keywords
     def then(self, other: Rate, at: int) -> Schedule:
-        """Return this schedule for t < at, then `other` with a clock of its own from 0."""
+        """Return this schedule for t < at, followed by `other`, whose own t starts at 0."""
         return joined(self, num_steps("at", at), other)
 
     @explain_keywords
     def warmup(self, steps: int, start: float | None = None) -> Schedule:
-        """Return a ramp of `steps` steps up to the first rate of this schedule, then this schedule from its own t = 0.
+        """Return a ramp of `steps` steps up to the first rate of this schedule, followed by this schedule from t = 0.
 
-        Step t of the ramp is ``(t + 1) / steps`` of that rate, so no step is wasted at rate 0, and the ramp's last step
-        and this schedule's first have the full rate. With `start`, the ramp is ``start + (rate - start) t / steps``.
+        The rate of step t of the ramp is ``(t + 1) / steps`` of that first rate. So no step is wasted at rate 0, and
+        both the last step of the ramp and the first step of this schedule have the full rate. With `start`, the ramp
+        is ``start + (rate - start) t / steps``.
 
         References
         ----------
@@ -73,54 +74,54 @@ class Schedule(Formula):
         return Warmup(self, steps, start)
 
     def __mul__(self, other: Rate) -> Schedule:
-        """Return the product with a number or with another schedule."""
+        """Return the product of this schedule and a number or another schedule."""
         return multiplied(self, factor_or_schedule(other))
 
     __rmul__ = __mul__
 
     @explain_keywords
     def clip(self, low: float, high: float) -> Schedule:
-        """Return this schedule, with no rate below `low` or above `high`."""
+        """Return this schedule with its rates limited to the range from `low` to `high`."""
         return Clip(self, low, high)
 
     @explain_keywords
     def shift(self, n: int) -> Schedule:
-        """Return this schedule as it is n steps later."""
+        """Return this schedule advanced by `n` steps: the rate at t is this schedule's rate at ``t + n``."""
         return Shift(self, n)
 
     @explain_keywords
     def per_epoch(self, steps_per_epoch: int) -> Schedule:
-        """Return a schedule of steps from this one of epochs, which is called with ``t // steps_per_epoch``."""
+        """Return a per-step schedule that calls this per-epoch schedule with ``t // steps_per_epoch``."""
         return PerEpoch(self, steps_per_epoch)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe dictionary that `from_dict` turns back into this schedule.
 
-        A `Plateau` that stands in several places is one again. However deep a schedule is composed, the dictionary is nested a
-        few levels only.
+        A `Plateau` that occurs in several places becomes a single object again. However deeply a schedule is
+        composed, the dictionary is nested only a few levels deep.
 
         Raises
         ------
         TypeError
-            For a schedule that holds a callable, or one of a class that is not from this module.
+            If the schedule contains a callable, or a schedule whose class is not part of `lrcore.schedules`.
         ValueError
-            For more than a million schedules within one another, each counted in each of its places.
+            If there are more than a million nested schedules, counting each occurrence.
         """
         return _dictionary.encode(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the schedule: empty for a value, and with a list `states` if it is made of others with one."""
+        """Return the state: a dictionary with a list `states` if the schedule contains a `Plateau`, else empty."""
         states = states_of(self)
         return {"states": states} if states else {}
 
     @explain_keywords
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Restore a state that `state_dict` returned.
 
         Raises
         ------
         TypeError, ValueError
-            When an entry is missing, unknown or wrong. Nothing is changed then.
+            If an entry is missing, unknown or wrong. The schedule is then unchanged.
         """
         own = ("states",) if self.state_dict() else ()
         entries = require_entries("state_dict", dictionary, own)
@@ -137,15 +138,15 @@ _CHECKS: dict[str, Check] = (
     | dict.fromkeys(("stable", "n"), num_steps_or_zero)
     | dict.fromkeys(("staircase", "cycle", "three_phase"), flag)
 )
-"""The check of every argument that means the same wherever it is taken."""
+"""The check of each argument whose name means the same in every schedule."""
 
 
 class Checked(Schedule):
-    """A schedule whose arguments are checked by their names when it is made."""
+    """A schedule whose constructor checks its arguments by their names."""
 
     _in_text: ClassVar = True
     _checks: ClassVar[Mapping[str, Check]] = {}
-    """The checks of arguments that mean something else here, or that nothing else takes."""
+    """The checks of arguments that have another meaning in this class, or that only this class has."""
 
     def __post_init__(self) -> None:
         for name in argument_names(type(self)):
@@ -157,7 +158,7 @@ class Checked(Schedule):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Constant(Checked):
-    """Hold `lr` at every step.
+    """Use the rate `lr` at every step.
 
     ::
 
@@ -166,11 +167,11 @@ class Constant(Checked):
     Parameters
     ----------
     lr : float
-        The rate, finite and >= 0.
+        The rate; finite and >= 0.
 
     References
     ----------
-    Optax's ``constant_schedule``: the rate of plain stochastic gradient descent.
+    Optax's ``constant_schedule``. Plain stochastic gradient descent uses a constant rate.
 
     Examples
     --------
@@ -190,22 +191,23 @@ class Constant(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Function(Schedule):
-    """Call a function. Any callable is accepted wherever a schedule is, and becomes one of these.
+    """Call a function. A callable that is passed as a schedule is wrapped in a `Function`.
 
     ::
 
         s(t) = fn(t)
 
-    It has no dictionary form, and pickles only when `fn` does.
+    A `Function` has no dictionary form, and can be pickled only if `fn` can.
 
     Parameters
     ----------
     fn : callable
-        Takes the number of steps already taken and returns a rate.
+        A function that takes the number of steps already taken and returns the rate.
 
     References
     ----------
-    Optax's schedules are such callables; PyTorch's ``LambdaLR`` multiplies the optimizer's rate by what one gives.
+    Optax's schedules are callables of this kind. PyTorch's ``LambdaLR`` multiplies the optimizer's rate by the value
+    that its callable returns.
 
     Examples
     --------
@@ -229,11 +231,11 @@ class Function(Schedule):
 
 
 Rate: TypeAlias = float | Schedule | Callable[[int], float]
-"""What an optimizer takes as its learning rate."""
+"""The types that an optimizer accepts as its learning rate."""
 
 
 def as_schedule(lr: Rate) -> Schedule:
-    """Return a schedule for whatever is accepted as a learning rate: a number, a schedule or a callable."""
+    """Return a learning rate, given as a number, a schedule or a callable, as a schedule."""
     if isinstance(lr, Schedule):
         return lr
     if isinstance(lr, type):
@@ -250,51 +252,52 @@ def as_schedule(lr: Rate) -> Schedule:
 
 
 def rate_or_schedule(name: str, value: Any) -> float | Schedule:
-    """Check a rate or a schedule; a callable becomes a schedule."""
+    """Check a rate or a schedule. A callable is converted to a schedule."""
     return as_schedule(value) if callable(value) else rate(name, value)
 
 
 def factor_or_schedule(value: Any) -> float | Schedule:
-    """Check a factor or a schedule; a callable becomes a schedule."""
+    """Check a factor or a schedule. A callable is converted to a schedule."""
     return as_schedule(value) if callable(value) else nonnegative("factor", value)
 
 
 @explain_keywords
 def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
-    """Make the schedule that `Schedule.to_dict` described.
+    """Return the schedule described by a dictionary from `Schedule.to_dict`.
 
     Raises
     ------
     TypeError, ValueError
-        When it is no dictionary, names no schedule, or has arguments that it does not take or that are out of range.
+        If the argument is not a dictionary, names no schedule, or has arguments that are unknown or out of range.
     """
     schedule: Schedule = _dictionary.decode(dictionary)
     return schedule
 
 
-# ---- made from other schedules, any number of times; those of one kind become one when they are made
+# ---- compositions, to any depth; nested compositions of one kind are merged when they are made
 
 
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Sequence(Composed, Schedule):
-    """Follow one schedule after another, each with a clock of its own from 0.
+    """Run one schedule after another. The t of each part starts at 0.
 
     ::
 
         s(t) = s_i(t - t_i)
 
-    Part i is the one that t is in, and ``t_i`` its first step.
+    Part i is the part that contains t, and ``t_i`` is its first step.
 
     Parameters
     ----------
-    parts : sequence of (schedule, int), the last a schedule alone
-        The schedules, which may be numbers, and how many steps each but the last lasts.
+    parts : sequence of (schedule, int), ending with a schedule alone
+        The parts in order. Each part except the last has its number of steps. A schedule may also be a number or a
+        callable.
 
     References
     ----------
-    PyTorch's ``SequentialLR`` and optax's ``join_schedules``, with lengths in place of the steps at which the
-    parts begin.
+    PyTorch's ``SequentialLR`` and optax's ``join_schedules``, which take the first steps of the parts instead of
+    their lengths.
 
     Examples
     --------
@@ -316,7 +319,10 @@ class Sequence(Composed, Schedule):
             *pairs, last = self.parts
             checked: list[Any] = [(schedule, steps) for schedule, steps in pairs]
         except (TypeError, ValueError):
-            message = f"parts: expected pairs of a schedule and a length, and a schedule at last, got {self.parts!r}"
+            message = (
+                "parts: expected pairs of a schedule and a number of steps, ending with a schedule alone, "
+                f"got {self.parts!r}"
+            )
             raise TypeError(message) from None
         checked = [(_part(schedule), num_steps("parts", steps)) for schedule, steps in checked]
         schedules = (*(schedule for schedule, _ in checked), _part(last))
@@ -324,7 +330,7 @@ class Sequence(Composed, Schedule):
         set_fields(self, parts=(*checked, schedules[-1]), _ends=ends)
         self._consist_of(*schedules)
         if len(schedules) == 2 and any(type(each) is Sequence for each in schedules):
-            vars(self).update(vars(joined(schedules[0], ends[0], schedules[1])))  # as `then` makes it
+            vars(self).update(vars(joined(schedules[0], ends[0], schedules[1])))  # as `then` returns it
 
     def _asked(self, t: int) -> tuple[Schedule, int]:
         part = bisect_right(self._ends, t)
@@ -340,7 +346,7 @@ class Sequence(Composed, Schedule):
 
 
 def _part(value: Rate) -> Schedule:
-    """Check a part of a sequence."""
+    """Return the schedule of a part of a sequence."""
     try:
         return as_schedule(value)
     except TypeError as error:
@@ -348,7 +354,7 @@ def _part(value: Rate) -> Schedule:
 
 
 class _Parts(NamedTuple):
-    """The parts of a sequence, the schedules alone, and the steps at which all but the last end."""
+    """The parts of a sequence, their schedules, and the steps at which all parts except the last end."""
 
     parts: tuple[Any, ...]
     schedules: tuple[Schedule, ...]
@@ -357,18 +363,18 @@ class _Parts(NamedTuple):
 
     @classmethod
     def of(cls, schedule: Any, take_apart: bool) -> _Parts:
-        """Return the parts of a sequence that may be taken apart, or a schedule as the only part."""
+        """Return the parts of a sequence if `take_apart` is true, else the schedule as the only part."""
         if take_apart and type(schedule) is Sequence:
             return cls(schedule.parts, schedule._children, schedule._ends, schedule._extent_below())  # type: ignore[arg-type]
         return cls((schedule,), (schedule,), [], extent_of(schedule))
 
 
 def joined(first: Schedule, at: int, other: Rate) -> Sequence:
-    """Return the sequence of two schedules, the second of which begins at step `at`. Either may be a sequence itself."""
+    """Return a sequence of two schedules. The second begins at step `at`; either may itself be a sequence."""
     following = _part(other)
-    # Parts that are never asked stay, since they may have a state.
+    # Parts that are never reached are kept, because they may have a state.
     before = _Parts.of(first, not (isinstance(first, Sequence) and first._ends and first._ends[-1] >= at))
-    # Sequences that are joined to themselves time and again would grow exponentially.
+    # If its parts were merged, a sequence that is repeatedly joined to itself would grow exponentially.
     grows = len(before.schedules) > 1 and not {*map(id, following._children)}.isdisjoint(
         map(id, before.schedules)
     )
@@ -386,20 +392,20 @@ def joined(first: Schedule, at: int, other: Rate) -> Sequence:
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class _Around(Composed, Checked):
-    """A schedule around another."""
+    """A schedule that wraps another one."""
 
     inner: Schedule
 
-    _in_text: ClassVar = False  # texts have the methods
+    _in_text: ClassVar = False  # texts call the methods
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, Schedule):  # which a dictionary may say wrong
+        if not isinstance(self.inner, Schedule):  # possible in a dictionary
             raise TypeError(f"inner: expected a schedule, got {type(self.inner).__name__}")
         super().__post_init__()
         self._consist_of(self.inner)
 
     def _merge(self, **arguments: Any) -> None:
-        """Become one with the inner schedule, which is of the same kind."""
+        """Merge with the inner schedule, which is of the same class."""
         set_fields(self, inner=self._children[0]._children[0], **arguments)
         self._consist_of(self.inner)
 
@@ -408,19 +414,19 @@ class _Around(Composed, Checked):
         return _operand(self.inner, code) + self._operation()
 
     def _operation(self) -> str:
-        """Return the code that follows that of the inner schedule."""
+        """Return the code that follows the code of the inner schedule."""
         raise NotImplementedError
 
 
 def _operand(schedule: Schedule, code: str) -> str:
-    """Return the code of a schedule, in parentheses if a method or an operator cannot follow it otherwise."""
+    """Return the code of a schedule, in parentheses if a method or an operator could not follow it otherwise."""
     return f"({code})" if isinstance(schedule, Product) else code
 
 
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Warmup(_Around):
-    """A ramp before a schedule: `Schedule.warmup`."""
+    """A ramp followed by a schedule, as returned by `Schedule.warmup`."""
 
     steps: int
     start: float | None = None
@@ -447,7 +453,7 @@ class Warmup(_Around):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Product(_Around):
-    """A schedule times numbers or other schedules, from left to right: ``schedule * other``."""
+    """A schedule multiplied from left to right by numbers or other schedules: ``schedule * other``."""
 
     factors: Iterable[Rate]
 
@@ -459,7 +465,7 @@ class Product(_Around):
         self._multiply(self.inner, factors)
 
     def _multiply(self, schedule: Schedule, factors: tuple[Any, ...]) -> None:
-        """Become the product of a schedule, which may be a product, and of checked factors."""
+        """Make this the product of a schedule, which may itself be a product, and of checked factors."""
         added = [each for each in factors if isinstance(each, Schedule)]
         if type(schedule) is Product:
             set_fields(self, inner=schedule.inner, factors=(*schedule.factors, *factors))
@@ -486,9 +492,9 @@ class Product(_Around):
 
 
 def multiplied(schedule: Schedule, factor: float | Schedule) -> Product:
-    """Return the product of a schedule, which may be a product itself, and a checked factor."""
+    """Return the product of a schedule, which may itself be a product, and a checked factor."""
     if isinstance(factor, Schedule) and height_of(factor) > max(TALL, height_of(schedule)):
-        schedule, factor = factor, schedule  # the same bits; the inner schedule's levels take no stack
+        schedule, factor = factor, schedule  # bitwise identical; only the inner schedule needs no stack
     product = object.__new__(Product)
     product._multiply(schedule, (factor,))
     return product
@@ -497,7 +503,7 @@ def multiplied(schedule: Schedule, factor: float | Schedule) -> Product:
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Clip(_Around):
-    """A schedule within bounds: `Schedule.clip`."""
+    """A schedule limited to a range, as returned by `Schedule.clip`."""
 
     low: float
     high: float
@@ -520,7 +526,7 @@ class Clip(_Around):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Shift(_Around):
-    """A schedule as it is later: `Schedule.shift`."""
+    """A schedule advanced by some steps, as returned by `Schedule.shift`."""
 
     n: int
 
@@ -539,7 +545,7 @@ class Shift(_Around):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class PerEpoch(_Around):
-    """A schedule of epochs: `Schedule.per_epoch`."""
+    """A per-epoch schedule that is called with steps, as returned by `Schedule.per_epoch`."""
 
     steps_per_epoch: int
 

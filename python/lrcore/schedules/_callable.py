@@ -1,4 +1,4 @@
-"""The schedule of recurrences."""
+"""The schedule that a recurrence defines."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ __all__ = ["Function", "Recursive"]
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Recursive(Schedule):
-    """Make each rate of the one before: the callback ``lr_schedule(epoch, lr)`` of others.
+    """Compute each rate from the previous one, like the callback ``lr_schedule(epoch, lr)`` of other libraries.
 
     ::
 
         t = 0    s(t) = fn(0, lr)
         else     s(t) = fn(t, s(t - 1))
 
-    The values are remembered, so any t can be asked, in any order, and `fn` is called once for each. If several threads,
-    or a signal handler in the middle of `fn`, ask for a new value at the same moment, `fn` may be called more than once
-    for the same t, and the first result is kept; so `fn` should be a pure function of its arguments. A Recursive holds no
-    lock. It has no dictionary form, and pickles only when `fn` does.
+    The rates are cached, so they can be computed for any t in any order, and `fn` is called once for each t. If several
+    threads, or a signal handler that interrupts `fn`, need a new rate at the same time, `fn` may be called more than
+    once for the same t, and the first result is kept. So `fn` should be a pure function of its arguments. A `Recursive`
+    holds no lock. It has no dictionary form, and can be pickled only if `fn` can.
 
     Parameters
     ----------
     fn : callable
-        Takes t and the rate before, and gives a rate.
+        A function that takes t and the previous rate and returns the next rate.
     lr : float
-        The rate before the first.
+        The previous rate at t = 0.
 
     References
     ----------
-    Keras' ``LearningRateScheduler``, whose ``schedule(epoch, lr)`` is given the rate before.
+    Keras' ``LearningRateScheduler``, whose ``schedule(epoch, lr)`` receives the previous rate.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class Recursive(Schedule):
         if t in values:
             return values[t]
         if t > self.last:
-            raise ValueError(f"t: {self!r} remembers each value, and takes t up to {self.last}, got {t}")
+            raise ValueError(f"t: expected at most {self.last}, as {self!r} stores every rate, got {t}")
         while (following := len(values)) <= t:
             before = values[following - 1] if following else self.lr
             values.setdefault(following, as_rate(self.fn(following, before), following))

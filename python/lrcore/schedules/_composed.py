@@ -1,4 +1,4 @@
-"""What schedules that are made of others share: how they are asked, compared and copied at any depth."""
+"""The base of composed schedules: evaluation, comparison and copying at any depth."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from lrcore.schedules._depth import SLICE
 from lrcore.schedules._formula import Formula, set_fields
 
 TALL = 30
-"""Levels that are asked by recursion."""
+"""Largest number of levels that are evaluated by recursion."""
 
 
 def height_of(schedule: Formula) -> int:
-    """Return how many levels a schedule has; those of the caller's own classes are not looked into."""
+    """Return the number of levels in a schedule. User-defined schedules are not searched and have none."""
     return schedule._height if isinstance(schedule, Composed) else 0
 
 
 Extent: TypeAlias = tuple[int, Formula]
-"""The size of some schedules together, and the one with the most levels."""
+"""The total size of several schedules, and the one of them with the most levels."""
 
 
 def extent_of(schedule: Formula) -> Extent:
@@ -26,13 +26,13 @@ def extent_of(schedule: Formula) -> Extent:
 
 
 class Composed(Formula):
-    """A schedule that is made of others. One of them is asked first, and its rate is changed."""
+    """A schedule made of others. It evaluates one of them first, and then changes the resulting rate."""
 
     _highest: Formula
-    """Of the schedules that this one is made of, the first with the most levels."""
+    """The first child with the most levels."""
 
     def _consist_of(self, *children: Formula, among: Iterable[Extent] | None = None) -> None:
-        """Note the schedules that this one is made of, in the order in which they print, or what they are among."""
+        """Store the children in the order of the repr. `among` has their extents, if they are already known."""
         extents = [*(map(extent_of, children) if among is None else among)]
         set_fields(self, _children=children, _size=1 + sum(size for size, _ in extents))
         if children:
@@ -40,15 +40,15 @@ class Composed(Formula):
             set_fields(self, _highest=highest, _height=height_of(highest) + 1)
 
     def _extent_below(self) -> Extent:
-        """Return the extent of the schedules that this one is made of."""
+        """Return the extent of the children."""
         return self._size - 1, self._highest
 
     def _asked(self, t: int) -> tuple[Formula, int]:
-        """Return the schedule that is asked, and for which t."""
+        """Return the schedule to evaluate, and its t."""
         return self._children[0], t
 
     def _changed(self, rate: float, t: int) -> float:  # noqa: ARG002
-        """Return the rate, made of that of the schedule that was asked."""
+        """Return the rate at t from the rate of the schedule that was evaluated."""
         return rate
 
     def _value(self, t: int) -> float:
@@ -58,7 +58,7 @@ class Composed(Formula):
         return self._changed(schedule._value(at), t)
 
     def _value_from_below(self, t: int) -> float:
-        """Do what `_value` does, with a loop in place of the recursion."""
+        """Return the same as `_value`, with a loop instead of recursion."""
         path: list[tuple[Any, int]] = [(self, t)]
         schedule, t = self._asked(t)
         while isinstance(schedule, Composed) and schedule._height > TALL and schedule._is_own:
@@ -70,7 +70,7 @@ class Composed(Formula):
         return rate
 
     def _leaves(self) -> Iterator[Any]:
-        """Yield the arguments, those in tuples one by one."""
+        """Yield the arguments, with tuples flattened."""
         waiting = [value for _, value in self._arguments()][::-1]
         while waiting:
             value = waiting.pop()
@@ -93,16 +93,18 @@ class Composed(Formula):
                 leaves = [*composed._leaves()]
                 waiting += (each for each in leaves if isinstance(each, Composed) and each._is_own)
                 hashes.add(hash((type(composed), *map(_plain, leaves))))
-        return hash(frozenset(hashes))  # which does not tell one in two places from two that are equal
+        return hash(frozenset(hashes))  # the same for one schedule in two places and two equal ones
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Store lower levels first, from the bottom: copy and pickle recurse down to those that they have met."""
+        """Store lower levels first, from the bottom, because copy and pickle do not recurse into known objects."""
         return _unfilled, (tuple(self._lower_levels())[::-1], type(self)), self.__getstate__()
 
     def _lower_levels(self) -> Iterator[Formula]:
-        """Yield every tenth level below a tenth level, down to a hundredth; and below a hundredth every hundredth.
+        """Yield the lower levels to store first, if the height of this schedule is a multiple of 10.
 
-        Those of the highest part alone: where the others are nearly as high at every level, copies recurse as deep.
+        At a multiple of 100, they are all multiples of 100 below; otherwise the multiples of 10 below, down to the next
+        multiple of 100. Only the child with the most levels is followed. If other children have nearly as many at every
+        level, copies recurse deeply.
         """
         if self._height == 0 or self._height % SLICE:
             return
@@ -116,7 +118,7 @@ class Composed(Formula):
 
 
 def _plain(value: Any) -> Any:
-    """Return what stands for an argument in a hash: for what may recurse, or have no hash, its class."""
+    """Return an argument to hash, or its class if hashing the argument might recurse or fail."""
     is_plain = not isinstance(value, Formula) or (
         value._is_own and not isinstance(value, Composed) and not value._holds_callable
     )
@@ -124,12 +126,16 @@ def _plain(value: Any) -> Any:
 
 
 def _unfilled(first: tuple[Formula, ...], cls: type[Composed]) -> Composed:  # noqa: ARG001
-    """Make what a copy or a pickle fills."""
+    """Return an empty object for copy or pickle to fill."""
     return object.__new__(cls)
 
 
 def are_alike(one: Any, other: Any, places: bool = True) -> bool:
-    """Compare compositions of one class by their arguments, and by whether what has a state is the same in the same `places`."""
+    """Return whether two compositions of one class have equal arguments.
+
+    If `places` is true, a stateful schedule that one of them has in several places must be shared in the same places
+    of the other.
+    """
     waiting, met = _pairs(one, other), {(id(one), id(other))}
     partners: tuple[dict[int, int], dict[int, int]] = ({}, {})
     _partnered(partners, one, other)
@@ -145,7 +151,7 @@ def are_alike(one: Any, other: Any, places: bool = True) -> bool:
             if type(one).__eq__ is Composed.__eq__:
                 waiting += _pairs(one, other)
                 continue
-        if one is not other and one != other:  # numbers, or as a class of the caller's own compares
+        if one is not other and one != other:  # numbers, or objects with their own __eq__
             return False
     return True
 
@@ -157,7 +163,7 @@ def _pairs(one: Composed, other: Composed) -> list[tuple[Any, Any]]:
 
 
 def _partnered(partners: tuple[dict[int, int], dict[int, int]], one: Composed, other: Composed) -> bool:
-    """Return whether two schedules that have a state stand in the same places."""
+    """Record two stateful schedules as partners; return False if either already has another partner."""
     ids = id(one), id(other)
     return not one._has_state or all(
         known.setdefault(each, its) == its for known, each, its in zip(partners, ids, ids[::-1], strict=True)

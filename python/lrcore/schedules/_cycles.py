@@ -1,4 +1,4 @@
-"""Schedules that rise and fall again and again."""
+"""Schedules that rise and fall repeatedly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CyclicMode: TypeAlias = Literal["triangular", "triangular2", "exp_range"]
 
 
 def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
-    """Return where the cycles of `CosineRestarts` begin, up to the first that begins after t = last."""
+    """Return the first steps of the cycles of `CosineRestarts`, up to the first cycle that begins after `last`."""
     starts = [0]
     while starts[-1] <= last:
         starts.append(starts[-1] + steps)
@@ -28,7 +28,7 @@ def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class CosineRestarts(Checked):
-    """Fall along half a cosine to `end`, again and again: warm restarts.
+    """Decay to `end` along half a cosine, repeatedly (warm restarts).
 
     ::
 
@@ -36,21 +36,21 @@ class CosineRestarts(Checked):
         peak = max(lr peak_mult^i, min(lr, end))
         s(t) = end + (peak - end) (1 + cos(pi z)) / 2
 
-    The cycles are counted by i, from 0, and ``t_i`` is the first step of cycle i. Peaks that `peak_mult` would take below
-    `end` are `end`, which the schedule then holds.
+    Cycles are numbered i = 0, 1, and so on; ``t_i`` is the first step of cycle i. If `peak_mult` would reduce a peak
+    below `end`, the schedule holds `end` from then on.
 
     Parameters
     ----------
     lr : float
         The rate at t = 0.
     steps : int
-        The number of steps of the first cycle.
+        Number of steps of the first cycle.
     cycle_mult : int
-        How many times longer each cycle is than the one before.
+        Ratio of the length of each cycle to the length of the previous one.
     peak_mult : float
-        What the peak is multiplied by from cycle to cycle, > 0.
+        Factor by which the peak is multiplied after each cycle, > 0.
     end : float
-        What each cycle falls to. If it is above `lr`, the cycles rise to it, from `lr` or more.
+        The rate at the end of each cycle. If `end` is above `lr`, the cycles rise to it, from `lr` or more.
 
     References
     ----------
@@ -59,9 +59,9 @@ class CosineRestarts(Checked):
     Examples
     --------
     >>> rates = CosineRestarts(0.1, steps=10, cycle_mult=2)
-    >>> rates(0), rates(5)  # 10 steps
+    >>> rates(0), rates(5)  # a cycle of 10 steps
     (0.1, 0.05)
-    >>> rates(10), rates(20), rates(30)  # 20 steps, and the next
+    >>> rates(10), rates(20), rates(30)  # a cycle of 20 steps, and the next one
     (0.1, 0.05, 0.1)
     """
 
@@ -98,7 +98,7 @@ class CosineRestarts(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cyclic(Checked):
-    """Rise from `low` to `high` along a line and fall back, forever.
+    """Rise linearly from `low` to `high` and fall back, forever.
 
     ::
 
@@ -112,14 +112,14 @@ class Cyclic(Checked):
     Parameters
     ----------
     low, high : float
-        The rates at the ends of the lines.
+        The rates at the two ends of each line.
     up, down : int
-        How many steps it rises and falls; `down` is `up` if it is left out.
+        Number of steps of the rise and of the fall. `down` defaults to `up`.
     mode : {"triangular", "triangular2", "exp_range"}
-        What the height is multiplied by: 1; 1/2 from cycle to cycle; ``gamma^t``.
+        Whether the height ``high - low`` stays the same, is halved after each cycle, or is multiplied by ``gamma^t``.
     gamma : float
-        > 0. Only used if mode is "exp_range". Above 1 the height grows without bound, and the rate overflows in the end;
-        with `high` below `low` it would become negative, and is refused.
+        Base of ``gamma^t``, > 0. Only used if `mode` is "exp_range". Above 1, the height grows without bound and the
+        rate finally overflows; with `high` below `low` the rate would become negative, so ValueError is raised.
 
     References
     ----------
@@ -181,22 +181,22 @@ def _pairs(name: str, value: Any) -> tuple[tuple[float, int], ...]:
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class CyclicStages(Checked):
-    """Take the rate of one stage after another for as many steps as it lasts, then again from the first.
+    """Hold the rate of each stage for its number of steps, then start again from the first stage.
 
     ::
 
         s(t) = lr_i
 
-    Stage i is the one that t is in.
+    Stage i is the stage that contains t.
 
     Parameters
     ----------
     stages : sequence of (float, int)
-        The rate and the number of steps of each.
+        The rate and the number of steps of each stage.
 
     References
     ----------
-    None known. The values of `PiecewiseConstant`, again and again.
+    None known. This is a `PiecewiseConstant` that repeats.
 
     Examples
     --------
@@ -226,7 +226,7 @@ class CyclicStages(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class PeriodicPulse(Checked):
-    """Take the rate of the first pulse whose period divides t, else `base`.
+    """Use the rate of the first pulse whose period divides t, otherwise `base`.
 
     ::
 
@@ -238,11 +238,11 @@ class PeriodicPulse(Checked):
     base : float
         The rate between the pulses.
     pulses : sequence of (float, int)
-        The rate and the period of each.
+        The rate and the period, in steps, of each pulse.
 
     References
     ----------
-    None known. It is "every T_i steps take lr_i", taken literally.
+    None known. This is a literal reading of "use lr_i every T_i steps".
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Schedules that fall, most of them to an end that they hold."""
+"""Schedules that decay, most of them to a final rate that they then hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lrcore.schedules._base import Checked
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Exponential(Checked):
-    """Multiply by `rate` in `steps` steps. It holds no end.
+    """Decay exponentially, by the factor `rate` every `steps` steps. There is no final rate.
 
     ::
 
@@ -27,11 +27,11 @@ class Exponential(Checked):
     lr : float
         The rate at t = 0.
     rate : float
-        What the learning rate is multiplied by in `steps` steps, > 0.
+        Factor by which the learning rate is multiplied every `steps` steps, > 0.
     steps : int
-        With 1 the textbooks' ``lr rate^t``.
+        Number of steps per factor `rate`. With 1, this is the textbook form ``lr rate^t``.
     staircase : bool
-        Take the floor of the exponent.
+        Whether to take the floor of the exponent.
 
     References
     ----------
@@ -59,7 +59,7 @@ class Exponential(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class NaturalExponential(Checked):
-    """Fall as the exponential function does. It holds no end.
+    """Decay as the exponential function of t. There is no final rate.
 
     ::
 
@@ -70,7 +70,7 @@ class NaturalExponential(Checked):
     lr : float
         The rate at t = 0.
     k : float
-        >= 0.
+        Decay constant, >= 0.
 
     References
     ----------
@@ -93,7 +93,7 @@ class NaturalExponential(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class InverseTime(Checked):
-    """Divide by a number that grows along a line. It holds no end.
+    """Divide `lr` by a linearly growing number. There is no final rate.
 
     ::
 
@@ -105,11 +105,11 @@ class InverseTime(Checked):
     lr : float
         The rate at t = 0.
     k : float
-        >= 0.
+        Growth of the denominator every `steps` steps, >= 0.
     steps : int
-        Steps in which the denominator grows by k.
+        Number of steps in which the denominator grows by `k`.
     staircase : bool
-        Take the floor of ``t / steps``.
+        Whether to take the floor of ``t / steps``.
 
     References
     ----------
@@ -137,7 +137,7 @@ class InverseTime(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Linear(Checked):
-    """Go from `lr` to `end` along a line, then hold `end`.
+    """Change linearly from `lr` to `end`, then hold `end`.
 
     ::
 
@@ -149,9 +149,9 @@ class Linear(Checked):
     lr : float
         The rate at t = 0.
     end : float
-        The last rate.
+        The final rate.
     steps : int
-        The number of steps until `end`.
+        Number of steps until the rate is `end`.
 
     References
     ----------
@@ -175,7 +175,7 @@ class Linear(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Polynomial(Checked):
-    """Fall from `lr` to `end` as a power of the steps that are left, then hold `end`.
+    """Decay from `lr` to `end` as a power of the remaining steps, then hold `end`.
 
     ::
 
@@ -187,18 +187,18 @@ class Polynomial(Checked):
     lr : float
         The rate at t = 0.
     steps : int
-        The number of steps until `end`.
+        Number of steps until the rate is `end`.
     power : float
-        >= 0.
+        Exponent, >= 0.
     end : float
-        The last rate.
+        The final rate.
     cycle : bool
-        In place of holding `end`, let `steps` grow to its next multiple at or above t.
+        Whether to replace `steps` by its next multiple at or above t instead of holding `end`.
 
     References
     ----------
     Chen et al. 2018, "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully
-    Connected CRFs", the "poly" policy, with power 0.9. `cycle` is that of Keras' ``PolynomialDecay``.
+    Connected CRFs", the "poly" policy, with power 0.9. `cycle` works as in Keras' ``PolynomialDecay``.
 
     Examples
     --------
@@ -227,7 +227,7 @@ class Polynomial(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class PolynomialProduct(Checked):
-    """Fall to 0 as a product of two powers, then hold 0.
+    """Decay from `lr` to 0 as a product of two powers, then hold 0.
 
     ::
 
@@ -239,13 +239,13 @@ class PolynomialProduct(Checked):
     lr : float
         The rate at t = 0.
     steps : int
-        >= 2.
+        Number of steps, >= 2. The rate is 0 from ``t = steps - 1`` on.
     power, power2 : float
-        >= 0.
+        Exponents, >= 0.
 
     References
     ----------
-    None known. A product of two falls as in `Polynomial`; the second ends one step earlier.
+    None known. This is the product of two `Polynomial` decays, the second of which ends one step earlier.
 
     Examples
     --------
@@ -272,7 +272,7 @@ class PolynomialProduct(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cosine(Checked):
-    """Fall from `lr` to `end` along half a cosine, then hold `end`.
+    """Decay from `lr` to `end` along half a cosine, then hold `end`.
 
     ::
 
@@ -284,13 +284,13 @@ class Cosine(Checked):
     lr : float
         The rate at t = 0.
     steps : int
-        The number of steps until `end`.
+        Number of steps until the rate is `end`.
     end : float
-        The last rate.
+        The final rate.
 
     References
     ----------
-    Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", one cycle.
+    Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts": one cycle of their schedule.
 
     Examples
     --------
@@ -311,7 +311,7 @@ class Cosine(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Rex(Checked):
-    """Fall from `lr` to `end`, slowly at first and steeply at last, then hold `end`.
+    """Decay from `lr` to `end`, slowly at first and steeply towards the end, then hold `end`.
 
     ::
 
@@ -323,9 +323,9 @@ class Rex(Checked):
     lr : float
         The rate at t = 0.
     steps : int
-        The number of steps until `end`.
+        Number of steps until the rate is `end`.
     end : float
-        The last rate.
+        The final rate.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Recursion that takes no stack, since a schedule may be composed anew in each of ten thousand epochs."""
+"""Recursion without the call stack, because a schedule may be composed again in each of ten thousand epochs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Generator
 from typing import Any, TypeAlias
 
 Steps: TypeAlias = Generator[Any, Any, Any]
-"""A function that yields the calls it needs, as generators too, and is sent what each returns."""
+"""A generator that yields the calls it needs, as generators of the same kind, and is sent their results."""
 
 SLICE = 10
-"""How many levels are stored within one another, where a reader or writer of others recurses."""
+"""Number of levels that are stored nested, because json, pickle and copy recurse into them."""
 
 
 def unrolled(call: Steps) -> Any:
-    """Return what a generator returns, with those that it yields run in its place.
+    """Run a generator and all generators that it yields, without recursion, and return its result.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Schedules as JSON-safe dictionaries, and back.
+"""Conversion of schedules to JSON-safe dictionaries and back.
 
-A schedule within another is a dictionary within its arguments. One that stands in several places, and what is at a tenth
-level of a deep nest or skips one, is an entry of the list `shared` of the outermost dictionary. ``{"shared": index}``
-stands for it.
+A schedule inside another is a dictionary among its arguments. Some schedules are instead entries of the list `shared`
+of the outermost dictionary, and ``{"shared": index}`` refers to them: those that occur in several places, and, in deep
+compositions, those in a lower group of ten levels than the schedule around them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from lrcore.schedules._formula import Formula
 
 _SHARED = "shared"
 _MOST = 10**6
-"""Of schedules within one another, each counted in each of its places: a short list of shared ones can mean any number."""
+"""Largest number of nested schedules, counting each occurrence: a short `shared` list can represent any number."""
 
 _FORMERLY_WARMUP = ("InverseSqrt", "Noam", "WarmupStableDecay")
-"""Classes whose argument `warmup_steps` was written as `warmup`."""
+"""Classes whose argument `warmup_steps` was formerly stored as `warmup`."""
 
 _LISTS = 2
-"""Lists within one another: of parts, which are pairs."""
+"""Largest depth of nested lists: a list of parts, which are pairs."""
 
 
 def encode(schedule: Formula) -> dict[str, Any]:
-    """Return the dictionary of a schedule, as `Schedule.to_dict` describes it."""
+    """Return a schedule as a dictionary, as described by `Schedule.to_dict`."""
     _require_size(schedule)
     for each in schedule._nested():
         if each._holds_callable:
@@ -44,11 +44,11 @@ def encode(schedule: Formula) -> dict[str, Any]:
 
 def _require_size(schedule: Formula) -> None:
     if schedule._size > _MOST:
-        raise ValueError(f"schedule: expected at most {_MOST} schedules within one another")
+        raise ValueError(f"schedule: expected at most {_MOST} nested schedules, got more")
 
 
 class _Writer:
-    """Turns a schedule into a dictionary, and lists what is shared there."""
+    """Converts a schedule to a dictionary, and collects its shared schedules."""
 
     def __init__(self, schedule: Formula) -> None:
         self.shared: list[dict[str, Any]] = []
@@ -62,7 +62,7 @@ class _Writer:
         return dictionary
 
     def _encoded(self, value: Any, height: int) -> Steps:
-        """Return an argument of a schedule of this height in terms of JSON."""
+        """Return an argument as JSON-safe data. `height` is the height of its schedule."""
         if isinstance(value, tuple):
             entries = []
             for each in value:
@@ -82,7 +82,7 @@ class _Writer:
 
 
 def _repeated(schedule: Formula) -> set[int]:
-    """Return the ids of what stands in several places, but for schedules that are of numbers alone and have no state."""
+    """Return the ids of schedules in several places, except those that have neither children nor a state."""
     met, repeated, waiting = set(), set(), [schedule]
     while waiting:
         each = waiting.pop()
@@ -95,7 +95,7 @@ def _repeated(schedule: Formula) -> set[int]:
 
 
 def decode(dictionary: Mapping[str, Any]) -> Any:
-    """Return the schedule of a dictionary, as `from_dict` describes it."""
+    """Return the schedule described by a dictionary, as documented in `from_dict`."""
     if not isinstance(dictionary, Mapping):
         raise TypeError(f"schedule: expected a dictionary, got {type(dictionary).__name__}")
     reader = _Reader()
@@ -108,23 +108,23 @@ def decode(dictionary: Mapping[str, Any]) -> Any:
 
 
 def _class_of(name: Any) -> type[Any] | None:
-    """Return the class that a dictionary may name, which is not a base of others."""
+    """Return the schedule class of this name, or None if a dictionary may not name it."""
     cls = Formula._classes.get(name) if isinstance(name, str) and not name.startswith("_") else None
     return None if cls is None or cls._holds_callable or not dataclasses.is_dataclass(cls) else cls
 
 
 class _Reader:
-    """Turns dictionaries into schedules."""
+    """Converts dictionaries to schedules."""
 
     def __init__(self) -> None:
         self.shared: list[Formula] = []
-        """Those that later dictionaries may refer to."""
+        """Schedules that later dictionaries may refer to."""
         self._open: set[int] = set()
-        """The ids of the dictionaries that are being read."""
+        """The ids of the dictionaries being read."""
 
     def schedule_of(self, dictionary: Mapping[str, Any]) -> Steps:
         if id(dictionary) in self._open:
-            raise ValueError("schedule: expected a dictionary that is not within itself")
+            raise ValueError("schedule: expected a dictionary that does not contain itself")
         self._open.add(id(dictionary))
         arguments = dict(dictionary)
         name = arguments.pop("schedule", None)
@@ -139,7 +139,7 @@ class _Reader:
             arguments[each] = yield self._decoded(value)
         self._open.remove(id(dictionary))
         if name == "Product" and "other" in arguments and "factors" not in arguments:
-            # as it was written when a product had one factor
+            # from versions in which a product had one factor
             arguments["factors"] = [arguments.pop("other")]
         if name in _FORMERLY_WARMUP and "warmup" in arguments and "warmup_steps" not in arguments:
             arguments["warmup_steps"] = arguments.pop("warmup")
@@ -155,7 +155,7 @@ class _Reader:
         return schedule
 
     def _decoded(self, value: Any, lists: int = 0) -> Steps:
-        """Return the argument that a value within this many lists stands for."""
+        """Return the argument that a value represents. `lists` is the number of lists around the value."""
         if isinstance(value, Mapping):
             if {*value} != {_SHARED}:
                 return (yield self.schedule_of(value))
@@ -165,7 +165,7 @@ class _Reader:
             return self.shared[index]
         if isinstance(value, (list, tuple)):
             if lists == _LISTS:
-                raise ValueError(f"schedule: expected at most {_LISTS} lists within one another")
+                raise ValueError(f"schedule: expected lists nested at most {_LISTS} deep, got more")
             entries = []
             for each in value:
                 entries.append((yield self._decoded(each, lists + 1)))

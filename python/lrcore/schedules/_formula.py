@@ -1,4 +1,4 @@
-"""A function of the step number, and a value: called, printed, compared and looked into."""
+"""The base of schedules as functions of the step number and as values: calls, repr and traversal."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from lrcore.schedules._depth import Steps, unrolled
 
 
 class Formula(ABC):
-    """What a schedule is apart from the methods that compose it."""
+    """A schedule without the methods that compose schedules."""
 
     _classes: ClassVar[dict[str, type[Any]]] = {}
-    """The classes of this library by name."""
+    """The schedule classes of this library by name."""
     _holds_callable: ClassVar[bool] = False
     _has_state: ClassVar[bool] = False
     _is_own: ClassVar[bool] = True
-    """Whether the class is of this library."""
+    """Whether the class is part of this library."""
     _in_text: ClassVar[bool] = False
-    """Whether a text may name the class."""
+    """Whether `parse` accepts the class."""
 
     _children: tuple[Any, ...] = ()
-    """The schedules that this one is made of, where its class is of this library."""
+    """The schedules directly inside this one, if its class is part of this library."""
     _height: int = 0
-    """How many levels of those there are."""
+    """Number of levels of schedules inside this one."""
     _size: int = 1
-    """How many schedules are written in the code that makes this one."""
+    """Number of schedules in the code that makes this one, counting each occurrence."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -51,20 +51,21 @@ class Formula(ABC):
         """Return the rate for a checked t."""
 
     @overload
-    def __call__(self, t: NDArray[Any] | Sequence[int]) -> NDArray[np.float64]: ...  # type: ignore[overload-overlap]  # arrays of no dimension are indices
+    def __call__(self, t: NDArray[Any] | Sequence[int]) -> NDArray[np.float64]: ...  # type: ignore[overload-overlap]  # zero-dimensional arrays are indices
     @overload
     def __call__(self, t: SupportsIndex) -> float: ...
     def __call__(self, t: SupportsIndex | NDArray[Any] | Sequence[int]) -> float | NDArray[np.float64]:
-        """Return the learning rate of the step after `t` steps, for an integer or an array of them.
+        """Return the learning rate of the step after `t` steps, where `t` is an integer or an array of integers.
 
-        The array may be of any library that NumPy can read, or a list. An array without dimensions is an integer.
+        The array may be a list, or an array of any library that NumPy can read. A zero-dimensional array counts as an
+        integer.
 
         Raises
         ------
         TypeError
-            When t is neither an integer nor integers.
+            If `t` is neither an integer nor an array of integers.
         ValueError
-            When t is negative, or a float that is not a whole number.
+            If `t` is negative, or a float that is not a whole number.
         """
         if type(t) is not int:
             steps = as_steps(t)
@@ -76,11 +77,11 @@ class Formula(ABC):
             raise ValueError(f"t: expected a number of steps >= 0, got {safe_repr(t)}")
         rate = to_float("lr", self._value(t))
         if math.isinf(rate) or (math.isnan(rate) and not self._holds_callable):
-            raise self._overflow(t)  # NaN: infinity times 0, or less infinity
+            raise self._overflow(t)  # NaN: infinity times 0, or infinity minus infinity
         return rate
 
     def _arguments(self) -> Iterator[tuple[str, Any]]:
-        """Yield the constructor's arguments by name."""
+        """Yield the name and the value of each argument of the constructor."""
         for name in argument_names(type(self)):
             yield name, getattr(self, name)
 
@@ -90,7 +91,7 @@ class Formula(ABC):
 
     def _code(self) -> Steps:
         """Return the code that makes this schedule."""
-        if not dataclasses.is_dataclass(type(self)):  # its arguments are not known
+        if not dataclasses.is_dataclass(type(self)):  # the arguments are unknown
             return object.__repr__(self)
         defaults = _defaults(type(self))
         shown = []
@@ -101,7 +102,7 @@ class Formula(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _nested(self, in_each_place: bool = False) -> Iterator[Any]:
-        """Yield this schedule and those that it is made of, in the order in which they print: each once, or in each place."""
+        """Yield this schedule and all schedules inside it in the order of the repr, once each or once per occurrence."""
         waiting: list[Any] = [self]
         met = set()
         while waiting:
@@ -132,7 +133,7 @@ _STEPS = "t: expected an integer or an array of integers"
 
 
 def as_steps(t: Any) -> int | NDArray[Any]:
-    """Check the numbers of steps that a schedule is called with, which may be negative yet."""
+    """Check the type of the step numbers that a schedule is called with. Their sign is not checked."""
     if isinstance(t, (float, np.floating)):
         if not float(t).is_integer():
             raise ValueError(f"{_STEPS}, got {t}")
@@ -168,12 +169,12 @@ def code_of(value: Any) -> Steps:
 
 
 def as_rate(value: Any, t: int) -> float:
-    """Return a rate from the caller's own code as a Python float, so that arithmetic with it is in float64."""
+    """Convert a rate returned by user code to a Python float, so that arithmetic with it is in float64."""
     return value if type(value) is float else to_float(f"lr from the schedule at t = {t}", value)
 
 
 def _converted(formula: Callable[[Any, int], Any]) -> Callable[[Any, int], float]:
-    """Return the formula of a class of the caller's own, with its results as Python floats."""
+    """Wrap the `_value` of a user-defined class so that it returns Python floats."""
 
     @functools.wraps(formula)
     def value(self: Formula, t: int) -> float:
@@ -190,7 +191,7 @@ def argument_names(cls: type[Any]) -> tuple[str, ...]:
 
 @functools.cache
 def _defaults(cls: type[Formula]) -> dict[str, Any]:
-    """Return the defaults of a constructor's arguments by name."""
+    """Return the default values of a constructor's arguments by name."""
     parameters = inspect.signature(cls).parameters.values()
     return {each.name: each.default for each in parameters if each.default is not each.empty}
 

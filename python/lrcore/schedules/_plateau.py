@@ -1,4 +1,4 @@
-"""The schedule that listens: it falls when a metric no longer improves."""
+"""The schedule that reduces the rate when a metric stops improving."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ NanPolicy: TypeAlias = Literal["error", "bad"]
 
 
 class _Seen(NamedTuple):
-    """The state that the observations so far have left."""
+    """The state after the observations so far."""
 
     reductions: int = 0
     best: float | None = None
     bad: int = 0
-    """Observations in a row without improvement."""
+    """Number of consecutive observations without improvement."""
     cooldown: int = 0
-    """Observations to come that are not counted."""
+    """Number of upcoming observations that will not be counted."""
     recent: tuple[float, ...] = ()
-    """The last metrics, for their mean."""
+    """The most recent metrics, for their mean."""
 
 
 class _State:
-    """One state in a history, and a cell for the next, which is written once."""
+    """A state in a history, and a cell for the next state, which is written once."""
 
     __slots__ = ("following", "seen")
 
@@ -48,9 +48,9 @@ class _State:
 
 
 class _History:
-    """The states of a Plateau, each leading to the next.
+    """The successive states of a Plateau, as a linked list.
 
-    It only grows, by one atomic operation on its last state, so it needs no lock. Former states are not kept.
+    The list only grows, by one atomic operation on its last state, so it needs no lock. Earlier states are not kept.
     """
 
     __slots__ = ("_last",)
@@ -66,18 +66,18 @@ class _History:
         return state
 
     def append(self, follow: Callable[[_Seen], _Seen]) -> None:
-        """Append the state that follows the last one."""
+        """Append the state that `follow` returns for the last state."""
         while True:
             last = self.last()
             state = _State(follow(last.seen))
             if last.following.setdefault("state", state) is state:
-                return  # otherwise another thread or a signal handler came first
+                return  # otherwise another thread or a signal handler was faster
 
 
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Plateau(Composed, Checked):
-    """Fall when a metric has stopped improving.
+    """Reduce the rate when a metric has stopped improving.
 
     ::
 
@@ -85,38 +85,39 @@ class Plateau(Composed, Checked):
 
     k is the number of reductions so far.
 
-    Call `observe` after each evaluation. An observation improves when it beats the best by more than the threshold; the
-    first always does, and any finite metric beats an infinite best. More than `patience` observations in a row without
-    improvement make a reduction.
+    Call `observe` after each evaluation. An observation is an improvement if it is better than the best one so far by
+    more than the threshold. The first one that is not NaN always is, and any finite metric improves on an infinite
+    best. More than `patience` observations in a row without improvement cause a reduction.
 
-    This is the one schedule with a state. Equality, `repr` and `to_dict` are about the arguments; the state is in
-    `state_dict`, and an optimizer's `state_dict` holds it too. Several threads and signal handlers may observe and ask at
-    the same time: each observation is counted once, and nothing waits for a lock.
+    `Plateau` is the only schedule with a state. Equality, `repr` and `to_dict` depend only on the arguments; the state
+    is in `state_dict`, and also in the optimizer's `state_dict`. Threads and signal handlers may call a `Plateau` and
+    its `observe` concurrently: each observation is counted once, and there is no lock to wait for.
 
     Parameters
     ----------
     lr : float, schedule or callable
-        What is reduced. ``Plateau(Constant(0.1).warmup(100))`` rises first.
+        The rate to reduce. ``Plateau(Constant(0.1).warmup(100))`` warms up first.
     factor : float
-        What a reduction multiplies the rate by, between 0 and 1.
+        Factor by which a reduction multiplies the rate, between 0 and 1.
     patience : int
-        How many observations in a row may fail to improve.
+        Number of observations in a row that may fail to improve.
     mode : {"min", "max"}
-        Whether less is better, or more.
+        Whether smaller or larger metrics are better.
     threshold : float
-        How much better an improvement is than the best.
+        The margin by which an improvement must exceed the best metric so far.
     threshold_mode : {"rel", "abs"}
-        ``threshold * |best|``, also for negative metrics, or `threshold` itself.
+        Whether the margin is ``threshold * |best|``, also for negative metrics, or `threshold` itself.
     cooldown : int
-        How many observations after a reduction are not counted. They may set the best.
+        Number of observations after a reduction that are not counted. They may still set the best.
     min_lr : float
-        Reductions go no lower. Where `lr` itself is lower, they have no effect.
+        Lower limit for reductions. If `lr` itself is lower, reductions have no effect.
     statistic : {"best", "mean"}
-        Look at each metric, or at the mean of the last `window`; before there are so many nothing is counted.
+        Whether to observe each metric, or the mean of the last `window` metrics. Until there are that many, nothing is
+        counted.
     window : int
-        The number of metrics in the mean. Only used if `statistic` is "mean".
+        Number of metrics in the mean. Only used if `statistic` is "mean".
     nan : {"error", "bad"}
-        Refuse a metric that is NaN, or count it as one that does not improve; it stays out of the mean.
+        Whether a NaN metric raises ValueError, or counts as an observation without improvement. The mean excludes it.
 
     References
     ----------
@@ -186,20 +187,20 @@ class Plateau(Composed, Checked):
 
     @explain_keywords
     def observe(self, metric: float) -> None:
-        """Take in the metric of an evaluation: a loss, say.
+        """Record the metric of an evaluation, such as a loss.
 
         Raises
         ------
         TypeError, ValueError
-            When it is no number, or NaN where that is not counted as bad. Nothing is changed then.
+            If `metric` is not a number, or is NaN while `nan` is "error". The state is then unchanged.
         """
         value = to_float("metric", metric)
         if math.isnan(value) and self.nan == "error":
-            raise ValueError('metric: got nan; nan="bad" counts it as an observation that does not improve')
+            raise ValueError('metric: expected a number, got nan; nan="bad" counts it as no improvement')
         self._history.append(lambda seen: self._after(seen, value))
 
     def _after(self, seen: _Seen, value: float) -> _Seen:
-        """Return the state after a metric."""
+        """Return the state that follows `seen` after a metric."""
         if self.statistic == "mean":
             if not math.isnan(value):
                 seen = seen._replace(recent=(*seen.recent, value)[-self.window :])
@@ -209,7 +210,7 @@ class Plateau(Composed, Checked):
         return self._counted(seen, value)
 
     def _counted(self, seen: _Seen, value: float) -> _Seen:
-        """Return the state after an observation that counts, or would count except for the cooldown."""
+        """Return the state after an observation that is counted, unless a cooldown is in progress."""
         bad = seen.bad + 1
         if self._improves(value, seen.best):
             seen, bad = seen._replace(best=value), 0
@@ -229,31 +230,31 @@ class Plateau(Composed, Checked):
         return value < best - margin if self.mode == "min" else value > best + margin
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that the observations have left, as a JSON-safe dictionary. Infinite metrics are strings there."""
+        """Return the state as a JSON-safe dictionary, in which infinite metrics are strings."""
         seen = self._seen
         best = None if seen.best is None else _encoded(seen.best)
         return seen._asdict() | {"best": best, "recent": [_encoded(each) for each in seen.recent]}
 
     @explain_keywords
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Restore a state that `state_dict` returned.
 
         Raises
         ------
         TypeError, ValueError
-            When an entry is missing, unknown or wrong. Nothing is changed then.
+            If an entry is missing, unknown or wrong. The state is then unchanged.
         """
         object.__setattr__(*self._to_set(dictionary))
 
     def _to_set(self, dictionary: Any) -> tuple[Plateau, str, _History]:
-        """Check a dictionary; return the object, the name of its attribute and the value that loads it."""
+        """Check a state; return the object, attribute and value of the assignment that restores it."""
         require_entries("plateau", dictionary, _Seen._fields)
         counts = {name: _count(name, dictionary[name]) for name in ("reductions", "bad", "cooldown")}
         best = dictionary["best"]
         recent = tuple(_decoded("recent", each) for each in sequence("recent", dictionary["recent"]))
         most = self.window if self.statistic == "mean" else 0
         if len(recent) > most:
-            raise ValueError(f"recent: expected the last {most} metrics at most, got {len(recent)}")
+            raise ValueError(f"recent: expected at most {most} metrics, got {len(recent)}")
         seen = _Seen(best=None if best is None else _decoded("best", best), recent=recent, **counts)
         return self, "_history", _History(seen)
 
@@ -265,12 +266,12 @@ class Plateau(Composed, Checked):
 
 
 def _encoded(metric: float) -> float | str:
-    """Return a metric as strict JSON has it."""
+    """Return a metric in a form that strict JSON allows."""
     return str(metric) if math.isinf(metric) else metric
 
 
 def _decoded(name: str, value: Any) -> float:
-    """Return the metric that `_encoded` was given."""
+    """Return a metric from the form that `_encoded` returns."""
     metric = float(value) if value in ("inf", "-inf") else to_float(name, value)
     if math.isnan(metric):
         raise ValueError(f"{name}: expected a number, got nan")
@@ -279,10 +280,10 @@ def _decoded(name: str, value: Any) -> float:
 
 @explain_keywords
 def plateaus(schedule: Schedule) -> list[Plateau]:
-    """Return each `Plateau` that a schedule is made of, once, in the order in which they print, for `Plateau.observe`.
+    """Return each distinct `Plateau` in a schedule, in the order of the schedule's repr, to call `Plateau.observe`.
 
-    One that stands in several places is listed, and told, once; its copies, dictionaries and files make one of it again.
-    One inside of a callable is not found.
+    A `Plateau` that occurs in several places is listed once, and should observe each metric once. It remains a single
+    object in copies, dictionaries and files. A `Plateau` inside a callable is not found.
 
     Examples
     --------

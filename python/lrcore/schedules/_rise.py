@@ -1,4 +1,4 @@
-"""Schedules that rise once, and then fall."""
+"""Schedules that rise once and then decay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lrcore.schedules._formula import set_fields
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class InverseSqrt(Checked):
-    """Rise to `peak` and fall with the root. It holds no end.
+    """Rise linearly to `peak`, then decay with the inverse square root of the step. There is no final rate.
 
     ::
 
@@ -28,12 +28,12 @@ class InverseSqrt(Checked):
     peak : float
         The largest rate, at t = warmup_steps - 1.
     warmup_steps : int
-        The number of steps of the rise.
+        Number of steps during which the rate rises.
 
     References
     ----------
-    Vaswani et al. 2017, "Attention Is All You Need", section 5.3, with a peak in place of the model's width; fairseq's
-    ``inverse_sqrt`` falls like this.
+    Vaswani et al. 2017, "Attention Is All You Need", section 5.3, with a peak instead of the model's width. fairseq's
+    ``inverse_sqrt`` decays in the same way.
 
     Examples
     --------
@@ -52,20 +52,22 @@ class InverseSqrt(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Noam(Checked):
-    """Rise along a line and fall with the root, to a height that the model's width gives. It holds no end.
+    """Rise linearly, then decay with the inverse square root of the step; the model's width determines the peak.
 
     ::
 
         s(t) = scale model_dim^-0.5 min((t + 1)^-0.5, (t + 1) warmup_steps^-1.5)
 
+    There is no final rate.
+
     Parameters
     ----------
     model_dim : int
-        The width of the model.
+        Width of the model.
     warmup_steps : int
-        The number of steps of the rise.
+        Number of steps during which the rate rises.
     scale : float
-        >= 0.
+        Factor of all rates, >= 0.
 
     References
     ----------
@@ -114,7 +116,7 @@ _CURVES: dict[DecayShape, _Curve] = {
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class OneCycle(Checked):
-    """Rise from ``peak / div`` to `peak` and fall to ``peak / div / final_div``, then hold that.
+    """Rise from ``peak / div`` to `peak`, decay to ``peak / div / final_div``, then hold that rate.
 
     ::
 
@@ -124,23 +126,23 @@ class OneCycle(Checked):
         t <= a    s(t) = peak + (start - peak) f(t / a)
         else      s(t) = end + (peak - end) f(min((t - a) / (steps - 1 - a), 1))
 
-    The phases meet where PyTorch's do. With `three_phase` it falls to `start` first, until ``2 pct_start steps - 2``, and
-    then to `end`.
+    The phases meet at the same t as in PyTorch. With `three_phase`, the rate decays first to `start`, until
+    ``t = 2 pct_start steps - 2``, and then to `end`.
 
     Parameters
     ----------
     peak : float
         The largest rate.
     steps : int
-        The number of steps of the whole cycle.
+        Total number of steps.
     pct_start : float
-        The share of the rise. Refused where a phase would have no length.
+        Fraction of the steps spent rising. ValueError is raised if a phase would have no length.
     div, final_div : float
-        > 0.
+        Divisors of `peak` and of `start`, > 0.
     shape : {"cosine", "linear"}
-        Half a cosine for each phase, or a line.
+        Whether each phase is half a cosine or a line.
     three_phase : bool
-        Fall in two phases.
+        Whether to decay in two phases.
 
     References
     ----------
@@ -177,7 +179,8 @@ class OneCycle(Checked):
             joints.insert(2, 2 * self.pct_start * self.steps - 2)
         if any(later <= earlier for earlier, later in itertools.pairwise(joints)):
             raise ValueError(
-                f"pct_start: {self.pct_start} of {self.steps} steps leaves a phase without length: joints at {joints}"
+                f"pct_start: expected phases of positive length, got {self.pct_start} of {self.steps} steps, "
+                f"with phases from t = {' to '.join(map(str, joints))}"
             )
         phases = [
             (*span, *ends)
@@ -187,7 +190,7 @@ class OneCycle(Checked):
 
     def _value(self, t: int) -> float:
         for begin, end, start, last in self._phases:
-            if t < end:  # the joints are exact
+            if t < end:  # exact where two phases meet
                 return self._shape(start, last, (t - begin) / (end - begin)) if t != begin else start
             if t == end:
                 return last
@@ -197,7 +200,7 @@ class OneCycle(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class WarmupStableDecay(Checked):
-    """Rise to `peak`, stay there, fall to `end`, and hold that.
+    """Rise linearly to `peak`, stay there, decay to `end`, and hold `end`.
 
     ::
 
@@ -214,11 +217,11 @@ class WarmupStableDecay(Checked):
     peak : float
         The largest rate.
     warmup_steps, stable, decay : int
-        How many steps each part takes; the first two may be 0.
+        Number of steps of each part. The first two may be 0.
     end : float
-        The last rate.
+        The final rate.
     shape : {"1-sqrt", "linear", "cosine"}
-        f: ``1 - sqrt(z)``, ``1 - z``, ``(1 + cos(pi z)) / 2``.
+        The function f of the decay: ``1 - sqrt(z)``, ``1 - z`` or ``(1 + cos(pi z)) / 2``.
 
     References
     ----------

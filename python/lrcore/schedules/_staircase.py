@@ -1,4 +1,4 @@
-"""Schedules that stay at one rate for a while, and step to the next."""
+"""Schedules that hold each rate for a number of steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lrcore.schedules._formula import set_fields
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class PiecewiseConstant(Checked):
-    """Take one value after another; the i-th once i boundaries are <= t.
+    """Use one value after another: value i, counted from 0, as soon as i boundaries are <= t.
 
     ::
 
@@ -25,9 +25,9 @@ class PiecewiseConstant(Checked):
     Parameters
     ----------
     boundaries : sequence of int
-        Increasing; at t = boundary the next value starts.
+        Increasing step numbers. The next value begins at t = boundary.
     values : sequence of float
-        One more than boundaries.
+        The rates, one more than there are boundaries.
 
     References
     ----------
@@ -51,7 +51,7 @@ class PiecewiseConstant(Checked):
             raise ValueError(f"boundaries: expected increasing numbers, got {boundaries}")
         if len(values) != len(boundaries) + 1:
             raise ValueError(
-                f"values: expected {len(boundaries) + 1}, one more than boundaries, got {len(values)}"
+                f"values: expected {len(boundaries) + 1} values, one more than boundaries, got {len(values)}"
             )
         set_fields(self, boundaries=boundaries, values=values)
 
@@ -62,7 +62,7 @@ class PiecewiseConstant(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class StepDecay(Checked):
-    """Multiply by `factor` after every so many steps: a staircase.
+    """Multiply the rate by `factor` once per `every` steps, as a staircase.
 
     ::
 
@@ -73,14 +73,14 @@ class StepDecay(Checked):
     lr : float
         The rate at t = 0.
     every : int
-        Steps between two falls.
+        Number of steps between two changes.
     factor : float
-        What the rate is multiplied by, > 0.
+        Factor by which the rate is multiplied, > 0.
 
     References
     ----------
-    Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: 4 % less every 8 epochs. It is PyTorch's
-    ``StepLR``.
+    Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: a rate that falls by 4 % every 8 epochs.
+    PyTorch's ``StepLR`` is the same.
 
     Examples
     --------

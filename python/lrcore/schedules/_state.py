@@ -1,4 +1,4 @@
-"""The states of what has one in a schedule: read, checked, and matched with those of a stored schedule."""
+"""The states of the stateful schedules inside a schedule: reading, checking, and matching with stored ones."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from lrcore.schedules._dictionary import decode
 from lrcore.schedules._formula import Formula
 
 _MOST_PLACES = 10**6
-"""Places of schedules in another that are looked at."""
+"""Largest number of occurrences of schedules that are visited."""
 
 
 def stateful(schedule: Formula) -> list[Any]:
-    """Return each schedule with a state that a schedule is made of, once, in the order in which they print."""
+    """Return each distinct stateful schedule inside a schedule, in the order of the repr."""
     return [each for each in schedule._nested() if each._has_state]
 
 
 def states_of(schedule: Formula) -> list[dict[str, Any]]:
-    """Return the state of each schedule with one."""
+    """Return the state of each stateful schedule inside a schedule."""
     return [each.state_dict() for each in stateful(schedule)]
 
 
 def states_to_set(schedule: Formula, states: Iterable[Any]) -> list[tuple[Any, str, Any]]:
-    """Check a state for each schedule with one; return the object, attribute and value of each assignment.
+    """Check a state for each stateful schedule; return the object, attribute and value of each assignment.
 
-    They are to be assigned by ``object.__setattr__``, since schedules are frozen.
+    The caller must assign them with ``object.__setattr__``, because schedules are frozen.
     """
     found, states = stateful(schedule), sequence("schedule_state", states)
     if len(states) != len(found):
@@ -38,21 +38,23 @@ def states_to_set(schedule: Formula, states: Iterable[Any]) -> list[tuple[Any, s
 
 
 def _once(schedule: Formula, found: list[Any], states: tuple[Any, ...]) -> list[Any]:
-    """Return the state of each Plateau, of those that former versions listed: one for each of its places."""
+    """Return one state per Plateau from a list by an earlier version, which has one per occurrence."""
     nested = itertools.islice(schedule._nested(in_each_place=True), _MOST_PLACES)
     places = [id(each) for each in nested if each._has_state]
     first = dict(zip(reversed(places), reversed(states), strict=False))
     if len(places) != len(states) or any(
         first[each] != state for each, state in zip(places, states, strict=True)
     ):
-        raise ValueError(f"schedule_state: expected one for each Plateau, {len(found)}, got {len(states)}")
+        raise ValueError(
+            f"schedule_state: expected one state per Plateau, {len(found)} in total, got {len(states)}"
+        )
     return [first[id(each)] for each in found]
 
 
 def kept_or_stored(own: Formula, dictionary: Any, states: Any) -> Any:
-    """Return the optimizer's own schedule if it equals a stored one, so that a Plateau which the caller holds goes on steering.
+    """Return the optimizer's own schedule if it equals a stored one, so that the caller's Plateau stays in use.
 
-    Former versions stored one Plateau in two places as two, with equal states.
+    Earlier versions stored a Plateau in two places as two schedules with equal states.
     """
     stored = decode(dictionary)
     if own == stored:
