@@ -231,7 +231,7 @@ def test_odd_rates(lrs: Any) -> None:
     assert diagnose(losses, lrs).evidence == diagnose(losses).evidence
 
 
-NO_ADVICE = "Look at the curve and at the gradients: the losses alone say nothing about the rate."
+NO_ADVICE = "Look at the curve and at the gradients; the losses alone do not show whether the rate is sound."
 SCHEDULED = "Try a schedule with a highest rate of 0.02, a tenth of 0.2."
 ADVICE: list[tuple[str, Any, str]] = [
     ("dead after one step", 0.01, "Try 0.001, a tenth of 0.01."),
@@ -240,10 +240,10 @@ ADVICE: list[tuple[str, Any, str]] = [
     ("falls, then rises", 0.3, "Try 0.1, a third of 0.3."),
     ("line", 0.01, "Try 0.1, ten times 0.01."),
     ("exponential", 0.3, "Keep 0.3; to refine it, compare 0.1 and 0.9."),
-    ("exponential", None, "Keep the rate; to refine it, compare a third and three times it."),
-    ("peak while it warms up", 0.3, "Keep 0.3, and let it warm up: that spares the peak of the loss."),
+    ("exponential", None, "Keep the rate; to refine it, compare a third of it and three times it."),
+    ("peak while it warms up", 0.3, "Keep 0.3, and add a warm-up to avoid the peak of the loss."),
     ("constant", 0.3, NO_ADVICE),
-    ("constant", 0.0, "Every rate was 0: take one above it."),
+    ("constant", 0.0, "Every rate was 0; use a rate above 0."),
 ]
 
 
@@ -277,7 +277,12 @@ LINE = list(np.linspace(2.0, 1.0, LEAST))
             ([each] * LEAST, None, TypeError, "losses: expected real numbers, got")
             for each in ("a", 1j, None, True)
         ),
-        (LINE, [0.1] * 19, ValueError, r"lrs: expected a number or 20 rates, one a loss, got shape \(19,\)"),
+        (
+            LINE,
+            [0.1] * 19,
+            ValueError,
+            r"lrs: expected a number or 20 rates, one per loss, got shape \(19,\)",
+        ),
         (LINE, [[0.1] * LEAST], ValueError, "lrs: expected one dimension, got 2"),
         *(
             (LINE, each, ValueError, "lrs: expected finite rates >= 0")
@@ -303,7 +308,7 @@ def test_a_loss_that_does_not_move(loss: float, kind: type[np.floating[Any]]) ->
     for each in (losses, uneven) if loss else (losses,):
         found = diagnose(each, 0.1)
         assert found.verdict == "unclear"
-        assert found.reason.endswith("it did not move at all, and the gradients may not arrive.")
+        assert found.reason.endswith(" at every step; the gradients may not reach the optimizer.")
 
 
 @pytest.mark.parametrize(

@@ -214,16 +214,16 @@ def test_steepest_is_where_a_line_falls_fastest() -> None:
 
 ROUNDED = np.tile([2.3, float(np.nextafter(np.float32(2.3), np.float32(0)))], 50)
 REFUSED: list[tuple[Any, str]] = [
-    ([], "0 losses tell too little"),
-    ([4, 3, 2, 1], "4 losses tell too little"),
+    ([], "expected at least 5 losses, got 0; start at a smaller rate"),
+    ([4, 3, 2, 1], "expected at least 5 losses, got 4; start at a smaller rate"),
     ([1, 2, 3, 4, 5, 6], "the loss never fell by more than its noise; start at a"),
     ([4, 3.9, 4.1, 4, 3.8, 4.2, 3.8, 4.1], "the loss never fell by more than its noise"),
     # one easier batch: it is the only noise, because the other losses are equal
     ([1.0] * 60 + [0.8] + [1.0] * 39, "the loss never fell by more than its noise"),
     ([10] * 60 + [9] + [10] * 39, "the loss never fell by more than its noise"),
-    ([1] * 6, "the loss did not move; check that the gradients arrive$"),
-    ([0] * 6, "the loss did not move"),
-    (ROUNDED, "the loss did not move"),
+    ([1] * 6, "the loss did not change; check that the closure fills the bound gradients$"),
+    ([0] * 6, "the loss did not change"),
+    (ROUNDED, "the loss did not change"),
 ]
 
 
@@ -233,7 +233,7 @@ def test_suggestions_are_refused(method: Any) -> None:
         with pytest.raises(ValueError, match=f"^suggest: {message}"):
             curve(losses).suggest(method)
     still, _ = told([2.302585] * 100, steps=100, smoothing=0.9)  # rounding makes the average seem to fall
-    with pytest.raises(ValueError, match="^suggest: the loss did not move"):
+    with pytest.raises(ValueError, match="^suggest: the loss did not change"):
         still.suggest(method)
     with pytest.raises(ValueError, match="^method: expected one of steepest, valley, minimum/10, got 'best'"):
         curve([5, 4, 3, 2, 1]).suggest("best")  # type: ignore[arg-type]

@@ -137,14 +137,16 @@ def test_results_that_are_not_finite(wrong: float, sampler: Any, direction: Any,
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_without_a_finite_result_there_is_none(wrong: float) -> None:
-    with pytest.raises(ValueError, match=r"^search: no rate from 0.1 to 1.0 gave a finite result"):
+    with pytest.raises(
+        ValueError, match=r"^search: expected a finite result, got none for rates from 0.1 to 1.0; try"
+    ):
         search(lambda *_: wrong, 0.1, 1.0, 3)
 
     def train(_: float, report: Callable[[float], None]) -> float:
         report(wrong)
         return 1.0
 
-    with pytest.raises(ValueError, match="^search: no rate"):
+    with pytest.raises(ValueError, match="^search: expected a finite result"):
         search(train, 0.1, 1.0, 3)
 
 
@@ -160,7 +162,9 @@ def test_an_interrupted_search_goes_on(error: type[BaseException], tmp_path: Pat
     assert len(set(rates(found))) == 7
     again = search(third, 1e-5, 1.0, 7, storage=str(path), seed=1)
     assert again.trials == found.trials
-    with pytest.raises(ValueError, match="^direction: the study 'lrcore' is there, and is to minimize"):
+    with pytest.raises(
+        ValueError, match="^direction: expected minimize, as in the stored study 'lrcore', got maximize"
+    ):
         search(third, 1e-5, 1.0, 7, storage=path, direction="maximize")
     assert (again.lr, again.value, third.rates) == (found.lr, found.value, [])
 

@@ -1,10 +1,10 @@
-"""Finding a learning rate, and telling whether one is sound.
+"""Finding a learning rate, and judging whether a rate is sound.
 
-range_test     a short training at rates from small to large: help(lrcore.tune.range_test)
-diagnose       what a training's losses say about its rate
+range_test     a short training at increasing rates: help(lrcore.tune.range_test)
+diagnose       a verdict on the rate from a training's losses
 search         Bayesian search with Optuna
-scale_lr       from one batch size to another
-update_ratio   how far a step moves the parameters, for their size
+scale_lr       the rate for another batch size
+update_ratio   the size of an update relative to the parameters
 """
 
 from typing import TYPE_CHECKING
@@ -27,5 +27,5 @@ __all__ = [
     "update_ratio",
 ]
 
-if not TYPE_CHECKING:  # type checkers know the names that there are
+if not TYPE_CHECKING:  # type checkers see the imports
     __getattr__, __dir__ = _names.public_face(__name__)

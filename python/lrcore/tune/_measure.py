@@ -1,4 +1,4 @@
-"""How far a step moves the parameters, and how a rate goes with the size of a batch."""
+"""The relative size of an update, and the learning rate for another batch size."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def scale_lr(
     lr : float or schedule
         The rate that suits `base_batch_size`.
     batch_size, base_batch_size : float
-        In samples, > 0.
+        Batch sizes in samples, > 0.
     rule : {"linear", "sqrt"}
-        Multiply by ``batch_size / base_batch_size``, or by its root.
+        Whether to multiply by ``batch_size / base_batch_size`` or by its square root.
 
     References
     ----------
     Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", section 2.1: linear, with a warm-up.
-    Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks", section 5: the root keeps the
-    variance of an update.
+    Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks", section 5: the root
+    keeps the variance of an update.
 
     Examples
     --------
@@ -62,33 +62,33 @@ def scale_lr(
 
 
 def update_ratio(opt: Optimizer, grads: Any = None, **arguments: Any) -> float:
-    """Take a step, and return ``||update|| / ||params||``: how far it moved the parameters, for their size.
+    """Take a step and return ``||update|| / ||params||``, the size of the update relative to the parameters.
 
-    About 1e-3 is common in sound trainings; 1e-6 says that hardly anything moves, 0.1 that a few steps replace what was
-    learned. The parameters are copied to NumPy twice, which takes many times longer than the step: measure one in a
-    hundred.
+    A ratio of about 1e-3 is common in sound trainings. At 1e-6 hardly any parameter changes; at 0.1 a few steps replace
+    everything that was learned. The parameters are copied to NumPy twice, which takes many times longer than the step,
+    so measure about one step in a hundred.
 
     Parameters
     ----------
     opt : Optimizer
-        On the CPU or a CUDA device.
+        An optimizer on the CPU or a CUDA device.
     grads, **arguments
-        As in ``opt.step``.
+        The arguments of ``opt.step``.
 
     Returns
     -------
     float
-        Of Euclidean norms; infinite where parameters that were all 0 moved, 0 where nothing did, and NaN where there are
-        parameters that are infinite or NaN.
+        The ratio of Euclidean norms. It is infinite if the parameters were all 0 and the step changed them, 0 if nothing
+        changed, and NaN if a parameter is NaN or was infinite before the step.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        When the step is refused.
+        If ``opt.step`` raises it.
 
     References
     ----------
-    Karpathy's notes for CS231n, "Neural Networks Part 3: Learning and Evaluation", ratio of weights and updates.
+    Karpathy's notes for CS231n, "Neural Networks Part 3: Learning and Evaluation", the ratio of updates to weights.
 
     Examples
     --------

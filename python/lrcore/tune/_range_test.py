@@ -1,4 +1,4 @@
-"""The learning-rate range test: a short training at rates from small to large, whose effects are undone afterwards."""
+"""The learning-rate range test: a short training at increasing rates whose effects are undone afterwards."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ _SPACES: dict[Growth, Callable[[float, float, int], NDArray[np.float64]]] = {
 @explain_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
 class RangeTest:
-    """What a range test found.
+    """The result of a range test.
 
     Attributes
     ----------
     rates : array of float64, (n,)
-        The learning rate of each step. After "divergence" the last of them was not taken.
+        The learning rate of each step. If `stopped_by` is "divergence", the last step was not taken.
     losses : array of float64, (n,)
-        The loss before each of them.
+        The loss before each step.
     smoothed : array of float64, (n,)
-        The exponential moving average of the losses, corrected for its start.
+        The exponential moving average of the losses, with bias correction.
     mode : str
-        Whether the rates grew by a factor, "exponential", or by an addend, "linear".
+        "exponential" if the rates grew by a constant factor, "linear" if they grew by a constant difference.
     stopped_by : str
-        "steps" when all were taken, "divergence" when the smoothed loss left its minimum by `stop_factor`, "not finite"
-        when a loss was infinite or NaN; that loss is not among `losses`.
+        "steps" if all steps were taken, "divergence" if the smoothed loss exceeded its minimum by too much (see
+        `stop_factor`), or "not finite" if a loss was infinite or NaN. That loss is not in `losses`.
     """
 
     rates: NDArray[np.float64]
@@ -61,7 +61,7 @@ class RangeTest:
     stopped_by: End
 
     METHODS: ClassVar[tuple[SuggestionMethod, ...]] = get_args(SuggestionMethod)
-    """The methods of `suggest`."""
+    """The methods that `suggest` accepts."""
 
     @explain_keywords
     def suggest(self, method: SuggestionMethod = "steepest") -> float:
@@ -70,56 +70,63 @@ class RangeTest:
         Parameters
         ----------
         method : {"steepest", "valley", "minimum/10"}
-            Where the smoothed loss falls steepest over the logarithm of the rate, or over the rate itself where that
-            grew linearly, on its way to the minimum, as the slope of a line through a tenth of the points; or before the end of the longest decreasing subsequence of the
-            smoothed loss, by half its length; or a tenth of the rate at which the smoothed loss is lowest.
+            - "steepest": the rate at which the smoothed loss falls most steeply on its way to the minimum. The slope is
+              that of a line through a tenth of the points, over the logarithm of the rate, or over the rate itself if
+              `mode` is "linear".
+            - "valley": the rate that lies before the end of the longest decreasing subsequence of the smoothed loss, by
+              half the length of that subsequence.
+            - "minimum/10": a tenth of the rate at which the smoothed loss is lowest.
 
         Raises
         ------
         ValueError
-            When there are fewer than five losses, when they did not move, or when they fell by no more than may be chance:
-            the mean of the tenth of them that ends at the minimum is not three standard errors below that of the first.
+            If there are fewer than five losses, if they did not change, or if their fall may be chance: the mean of the
+            tenth that ends at the minimum must be more than three standard errors below the mean of the first tenth.
 
         References
         ----------
-        Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. The valley is fastai's.
+        Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3. "valley" is fastai's method.
         """
         suggestion = _SUGGESTIONS[one_of(*self.METHODS)("method", method)]
         if len(self.losses) < 5:
-            raise ValueError(f"suggest: {len(self.losses)} losses tell too little; start at a smaller rate")
+            raise ValueError(
+                f"suggest: expected at least 5 losses, got {len(self.losses)}; start at a smaller rate"
+            )
         if np.ptp(_scaled(self.losses)) <= ROUNDING:
-            raise ValueError("suggest: the loss did not move; check that the gradients arrive")
+            raise ValueError(
+                "suggest: the loss did not change; check that the closure fills the bound gradients"
+            )
         if not _fell(self):
             raise ValueError(
-                "suggest: the loss never fell by more than its noise; start at a smaller rate, take more steps, or check "
-                "that the gradients arrive"
+                "suggest: the loss never fell by more than its noise; start at a smaller rate, take more steps, or "
+                "check that the closure fills the bound gradients"
             )
         return suggestion(self)
 
     @explain_keywords
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the losses over the rates: `lrcore.plot.range_test`."""
+        """Draw the losses over the rates with `lrcore.plot.range_test`."""
         return plot.range_test(self, ax)
 
 
 def _scaled(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return losses over the largest magnitude among them, so that no difference overflows."""
+    """Return the losses divided by their largest magnitude, so that no difference overflows."""
     return losses / (abs(losses).max() or 1.0)
 
 
 def _width(found: RangeTest) -> int:
-    """Return how many points are a tenth of them."""
+    """Return a tenth of the number of points, at least 3."""
     return max(3, len(found.rates) // 10)
 
 
 def _fell(found: RangeTest) -> bool:
-    """Return whether the losses fell until the minimum by more than may be chance."""
+    """Return whether the fall of the losses up to the minimum is larger than chance explains."""
     lowest = int(np.argmin(found.smoothed))
     if lowest == 0:
         return False
     losses, width = _scaled(found.losses), _width(found)
     before, after = losses[:width], losses[: lowest + 1][-width:]
-    # second differences are free of a steady fall
+    # second differences cancel a steady fall
     error = noise_of(losses, 2) * math.hypot(1 / math.sqrt(len(before)), 1 / math.sqrt(len(after)))
     return float(before.mean() - after.mean()) > FLAT * error
 
@@ -139,7 +146,7 @@ def _steepest(found: RangeTest) -> float:
 
 def _valley(found: RangeTest) -> float:
     smoothed = found.smoothed
-    lengths = np.ones(len(smoothed), int)  # of the longest decreasing subsequences, by where they end
+    lengths = np.ones(len(smoothed), int)  # of the longest decreasing subsequence ending at i
     for i in range(1, len(smoothed)):
         lengths[i] += np.max(lengths[:i], where=smoothed[:i] > smoothed[i], initial=0)
     end = int(np.argmax(lengths))
@@ -158,9 +165,9 @@ _SUGGESTIONS: dict[SuggestionMethod, Callable[[RangeTest], float]] = {
 
 
 def _restorer(opt: Optimizer) -> Callable[[], None]:
-    """Return what puts parameters, states, step count, numbers and schedule back to what they are now.
+    """Return a function that restores the current parameters, states, step count, hyperparameters and schedule.
 
-    It is one call of the extension, which Ctrl-C comes before or after, and never into.
+    The function is a single call into the extension module, which Ctrl-C cannot interrupt.
     """
     params = allocate(opt._memory)
     copy(opt.params, params)
@@ -184,37 +191,39 @@ def range_test(
     *,
     progress: bool = False,
 ) -> RangeTest:
-    """Take steps at growing learning rates, and put everything back.
+    """Take steps at increasing learning rates, then undo them.
 
-    In the end, after an exception and after Ctrl-C as well, the parameters and the optimizer's states, step count and
-    schedule, with what a `Plateau` in it has observed, are again what they were, to the last bit. The gradients are left as the last closure filled them.
+    Finally, even after an exception or Ctrl-C, the test restores the exact parameters and the optimizer's states, step
+    count and schedule, including the observations of a `Plateau`. The gradients keep their values from the last call
+    of `closure`.
 
     Parameters
     ----------
     opt : Optimizer
-        With bound gradients, ``lrcore.Adam(params, grads=grads)``.
+        An optimizer with bound gradients, such as ``lrcore.Adam(params, grads=grads)``.
     closure : callable
-        Takes nothing, fills the bound gradients on the next batch, and returns its loss.
+        A function without arguments that fills the bound gradients for the next batch and returns the loss.
     lr_min, lr_max : float
-        The first rate and the last.
+        The first and the last rate.
     steps : int
-        How many there are.
+        Number of rates.
     mode : {"exponential", "linear"}
-        Whether the rate grows by a factor from step to step, or by an addend.
+        Whether the rate grows by a constant factor or by a constant difference at each step.
     smoothing : float
-        The share of the moving average of losses that stays at each step, in [0, 1).
+        Weight of the previous value in the moving average of the losses, in [0, 1).
     stop_factor : float
-        The test ends early where the smoothed loss exceeds its minimum so far by ``(stop_factor - 1) |minimum|``, where
-        it is larger by this factor, for losses > 0; and, since a minimum may be close to 0, by a tenth of what it fell.
+        The test ends early if the smoothed loss exceeds its minimum so far by more than
+        ``(stop_factor - 1) |minimum|``; for losses > 0, that is more than `stop_factor` times the minimum. Because the
+        minimum may be close to 0, the excess must also be more than a tenth of the fall so far.
     progress : bool
-        Show a progress bar on stderr.
+        Whether to show a progress bar on stderr.
 
     Raises
     ------
     TypeError, ValueError
-        When an argument is refused, or the closure returns no number.
+        If an argument is invalid, or `closure` does not return a number.
     ImportError
-        When `progress` is set and tqdm is not installed.
+        If `progress` is true and tqdm is not installed.
 
     References
     ----------
@@ -280,6 +289,8 @@ def _check_optimizer(opt: Any) -> None:
     if not isinstance(opt, Optimizer):
         raise TypeError(f"opt: expected an optimizer, got {type(opt).__name__}")
     if opt.grads is None:
-        raise ValueError("opt: expected bound gradients for the closure to fill; make it with grads=")
+        raise ValueError(
+            "opt: expected bound gradients, which the closure fills; pass grads= to the constructor"
+        )
     if opt._max_steps is not None:
-        raise ValueError("opt: the rates of a capturable optimizer are fixed; make one without capturable")
+        raise ValueError("opt: expected an optimizer that is not capturable, because its rates are fixed")

@@ -1,4 +1,4 @@
-"""Bayesian search of the learning rate, with Optuna."""
+"""Bayesian search for a learning rate with Optuna."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Sampler: TypeAlias = Literal["tpe", "gp", "random"]
 Direction: TypeAlias = Literal["minimize", "maximize"]
 
 _PATIENCE = 10.0
-"""For how many seconds the creation of a storage is tried again while others are creating the same one."""
+"""Seconds for which to retry the creation of a storage while other processes are creating it."""
 
 
 @explain_keywords
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A training of a search.
+    """One training of a search.
 
     Attributes
     ----------
     lr : float
         The learning rate.
     value : float or None
-        What the training returned; infinite where that was not finite; None where it was pruned.
+        The result of the training. It is infinite if the result was not finite, and None if the training was pruned.
     pruned : bool
-        Whether it was given up early.
+        Whether the training was stopped early.
     """
 
     lr: float
@@ -51,18 +51,18 @@ class Trial:
 @explain_keywords
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a search found.
+    """The result of a search.
 
     Attributes
     ----------
     lr : float
         The rate of the best training.
     value : float
-        What that training returned.
+        The result of that training.
     trials : tuple of Trial
-        All that were completed or pruned, in their order.
+        All completed or pruned trainings, in order.
     study : optuna.Study
-        For Optuna's own plots and analyses.
+        The study, for Optuna's own plots and analyses.
     """
 
     lr: float
@@ -85,41 +85,41 @@ def search(
     seed: int | None = None,
     progress: bool = False,
 ) -> Search:
-    """Search a learning rate, on a logarithmic scale.
+    """Search for a learning rate on a logarithmic scale.
 
     Parameters
     ----------
     train : callable
-        Takes a rate and `report`, and returns the result of a training, such as its validation loss. It may call
-        ``report(loss)`` after each epoch: that ends the training, by an exception, where the loss is not finite, or, once
-        five trainings are completed, worse than their median at that epoch.
+        A function that takes a rate and a callable `report`, and returns the result of a training, such as the
+        validation loss. It may call ``report(loss)`` after each epoch. `report` ends the training with an exception if
+        the loss is not finite or, once five trainings are completed, if it is worse than their median at that epoch.
     low, high : float
-        The bounds, > 0.
+        Bounds of the rate, > 0.
     trials : int
-        How many trainings, completed or pruned. Those that the storage has already between `low` and `high` are counted,
-        before each training anew: several processes that search with one storage at the same time run `trials` together,
-        and at most one more each, which was under way.
+        Number of completed or pruned trainings. Trainings in the storage with a rate between `low` and `high` are
+        included, and are counted again before each training. So several processes that share a storage run `trials`
+        trainings together, plus at most one training each that had already begun.
     sampler : {"tpe", "gp", "random"}
-        Tree-structured Parzen estimator; Gaussian process, for which PyTorch has to be installed; or no model.
+        A tree-structured Parzen estimator, a Gaussian process (which needs PyTorch), or no model.
     direction : {"minimize", "maximize"}
-        What is wanted of the result.
+        Whether a smaller or a larger result is better.
     storage : str or path, optional
-        An SQLite file, or the URL of another storage of Optuna. A search that was interrupted goes on there when it is
-        called again.
+        An SQLite file, or the URL of another Optuna storage. An interrupted search continues from the storage when it
+        is called again.
     name : str
-        Of the study in the storage.
+        Name of the study in the storage.
     seed : int, optional
-        For a search that can be repeated. Searches that run at the same time need seeds of their own; with equal seeds they
-        try equal rates.
+        Seed for a repeatable search. Searches that run at the same time need different seeds; with equal seeds they try
+        the same rates.
     progress : bool
-        Show Optuna's progress bar.
+        Whether to show Optuna's progress bar.
 
     Raises
     ------
     TypeError, ValueError
-        When an argument is refused, the storage cannot be used, or no training came to a finite result.
+        If an argument is invalid, the storage cannot be used, or no training has a finite result.
     ImportError
-        When Optuna, or what the sampler needs, is not installed.
+        If Optuna, or a package that the sampler needs, is not installed.
 
     References
     ----------
@@ -155,12 +155,12 @@ def search(
     study = _study(name, storage, direction)
     if [each.name for each in study.directions] != [direction.upper()]:
         found = ", ".join(each.name.lower() for each in study.directions)
-        raise ValueError(f"direction: the study {name!r} is there, and is to {found}")
+        raise ValueError(f"direction: expected {found}, as in the stored study {name!r}, got {direction}")
     study.sampler = _sampler(sampler, None if seed is None else (seed + len(study.trials)) % 2**32)
     missing = trials - len(_finished(study, low, high))
 
     def stop_if_done(study: optuna.Study, _: optuna.trial.FrozenTrial) -> None:
-        if len(_finished(study, low, high)) >= trials:  # by others as well
+        if len(_finished(study, low, high)) >= trials:  # including those of other processes
             study.stop()
 
     if missing > 0:
@@ -169,14 +169,16 @@ def search(
     finished = _finished(study, low, high)
     results = [each.value for each in finished if each.value is not None and math.isfinite(each.value)]
     if not results:
-        raise ValueError(f"search: no rate from {low} to {high} gave a finite result; try a smaller high")
+        raise ValueError(
+            f"search: expected a finite result, got none for rates from {low} to {high}; try a smaller high"
+        )
     value = min(results) if direction == "minimize" else max(results)
     lr = next(each.lr for each in finished if each.value == value)
     return Search(lr, value, finished, study)
 
 
 def _study(name: str, storage: str | Path | None, direction: Direction) -> optuna.Study:
-    """Return the study of that name, from the storage where there is one, else a new one."""
+    """Return the study of this name from the storage if it has one, else a new study."""
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -194,23 +196,23 @@ def _study(name: str, storage: str | Path | None, direction: Direction) -> optun
 
 
 def _is_race(error: Exception) -> bool:
-    """Return whether a storage could not be created because others were creating it at the same moment."""
+    """Return whether a storage could not be created because another process was creating it at the same time."""
     from sqlalchemy.exc import IntegrityError
 
     return any(
         isinstance(each, IntegrityError) or "already exists" in str(each) or "is locked" in str(each)
-        for each in (error, error.__cause__)  # Optuna wraps some
+        for each in (error, error.__cause__)  # Optuna wraps some of these errors
     )
 
 
 def _url(storage: str | Path | None) -> str | None:
-    """Return the URL by which Optuna knows a storage."""
+    """Return the URL of a storage for Optuna."""
     if storage is None:
         return None
     if not isinstance(storage, (str, Path)):
         raise TypeError(f"storage: expected the path of a file or a URL, got {type(storage).__name__}")
     if not str(storage):
-        raise ValueError("storage: expected the path of a file or a URL, got nothing")
+        raise ValueError("storage: expected the path of a file or a URL, got an empty one")
     if "://" in str(storage):
         return str(storage)
     if "?" in str(storage):
@@ -236,7 +238,7 @@ def _sampler(name: Sampler, seed: int | None) -> optuna.samplers.BaseSampler:
 
 
 def _finished(study: optuna.Study, low: float, high: float) -> tuple[Trial, ...]:
-    """Return the trials in the bounds that were completed or pruned; others were interrupted, or run elsewhere."""
+    """Return the completed or pruned trials within the bounds; others were interrupted or are still running."""
     return tuple(
         Trial(
             each.params["lr"],
