@@ -133,13 +133,13 @@ HEADERS: dict[str, tuple[Any, str]] = {
     "shape 2": ({"w": entry(shape=2)}, "w: shape: expected a list"),
     "shape True": ({"w": entry(shape=[2, True])}, "w: shape: expected integers"),
     "shape -2": ({"w": entry(shape=[-2, -1])}, "w: shape: expected integers >= 0"),
-    "another shape": ({"w": entry(shape=[3])}, r"w: 8 bytes of data do not have shape \[3\]"),
-    "a smaller shape": ({"w": entry(shape=[1])}, r"w: 8 bytes of data do not have shape \[1\]"),
+    "another shape": ({"w": entry(shape=[3])}, r"w: 8 bytes of data do not match shape \[3\]"),
+    "a smaller shape": ({"w": entry(shape=[1])}, r"w: 8 bytes of data do not match shape \[1\]"),
     "many extents": ({"w": entry(shape=[1] * 65)}, "w: shape: expected a list of at most 64"),
     "one offset": ({"w": entry(data_offsets=[8])}, "w: .*values to unpack"),
     "three offsets": ({"w": entry(data_offsets=[0, 8, 8])}, "w: data_offsets: expected a list of at most 2"),
     "offsets -8": ({"w": entry(data_offsets=[-8, 0])}, "w: data_offsets: expected integers >= 0"),
-    "reversed": ({"w": entry(data_offsets=[8, 0])}, "w: -8 bytes of data do not have shape|w: expected data_offsets"),
+    "reversed": ({"w": entry(data_offsets=[8, 0])}, "w: -8 bytes of data do not match shape|w: expected data_offsets"),
     "a hole before": ({"w": entry(data_offsets=[4, 8], shape=[1])}, "w: expected data_offsets from 0"),
     "a hole after": ({"w": entry(data_offsets=[0, 4], shape=[1])}, "expected 4 bytes of data after it, got 8"),
     "beyond the end": ({"v": entry(), "w": entry(data_offsets=[8, 16])}, "expected 16 bytes of data after it, got 8"),
@@ -172,7 +172,7 @@ def test_names_that_stand_twice(level: str, kind: Kind, path: Path) -> None:
     name = next(iter(kind.tensors)) if level == "tensor" else level
     header, data = split(put_small(path, kind))
     put(path, header.replace(f'"{name}": '.encode(), f'"{name}": 0, "{name}": '.encode(), 1), data)
-    assert_refused(path, kind, f"the entry '{name}' stands twice")
+    assert_refused(path, kind, f"expected distinct names, got '{name}' twice")
 
 
 @pytest.mark.parametrize("part", ["[],", '{"a":1},', "1,"])
@@ -243,15 +243,15 @@ def replaced(former: str, new: str) -> Callable[[str], str]:
 
 
 TEXTS_OF_BOTH: list[tuple[Any, str]] = [
-    ({"format": 3}, "format 3, written by lrcore 0.1.0; .*install a later one"),
+    ({"format": 3}, "format: expected at most 2 .*, got 3, written by lrcore 0.1.0; install a later version"),
     ({"format": 0}, "format: expected a number from 1 to 2, got 0"),
     ({"format": True}, "format: expected a number from 1 to 2, got True"),
     ({"format": ...}, "format: expected a number from 1 to 2, got None"),
     ({"version": ...}, "expected the entry 'version'"),
     ({"class": ...}, "expected the entry 'class'"),
-    ({"groups": []}, "entry 'groups': unknown to lrcore .*; the file was written by lrcore 0.1.0"),
+    ({"groups": []}, "entry 'groups': unknown to lrcore .*, written by lrcore 0.1.0; install"),
     ({"groups": math.nan}, "finite numbers, got NaN"),
-    (replaced('"class"', '"class": 0, "class"'), "the entry 'class' stands twice"),
+    (replaced('"class"', '"class": 0, "class"'), "expected distinct names, got 'class' twice"),
     (lambda _: "[" * 100_000, "recursion|overflow"),
     (lambda _: '{"a":' * 100_000, "recursion|overflow"),
     (lambda _: "[]", "expected a JSON object, got list"),
@@ -296,7 +296,7 @@ TEXTS: dict[str, list[tuple[Any, str]]] = {
         ({"structure": structure(a=[{"w": [2]}])}, r"a\.0\.w\.0: missing|a\.0\.w: missing"),
         (replaced('"[]"', '{"a":' * 50_000), "recursion|overflow"),
         (replaced('"[]"', '{"a":' * 900 + "{}" + "}" * 900), "recursion|missing|unknown"),
-        (replaced('"b"', '"a"'), "the entry 'a' stands twice"),
+        (replaced('"b"', '"a"'), "expected distinct names, got 'a' twice"),
     ],
 }  # fmt: skip
 
@@ -366,7 +366,7 @@ def test_each_kind_says_what_reads_the_other(path: Path) -> None:
     pack.make(1).save(path)
     assert_refused(path, state, "class: .*got 'Pack'; read this file with lrcore.Pack.from_file")
     state.make(1).save(path)
-    assert_refused(path, pack, "class: expected 'Pack', got 'Adam'; lrcore.load reads")
+    assert_refused(path, pack, "class: expected 'Pack', got 'Adam'; use lrcore.load")
 
 
 # ---- damaged files, and others

@@ -305,7 +305,7 @@ def test_wrong_ties(structure: dict[str, Any], ties: Any, match: str, path: Path
 def test_a_long_name_does_not_fill_the_memory(part: Any, path: Path) -> None:
     """It is in the path of each part below it: a few kilobytes would become the square of that."""
     entries = {"x" * 50_000: [part] * 2_000}
-    refusal = f"^{path}: structure: expected paths of at most 99000000 characters together"
+    refusal = f"^{path}: structure: expected paths of at most 99000000 characters in total"
     assert_refused(put_small(path, PACK, json.dumps(PACK.text | {"structure": entries})), PACK, refusal)
     path.unlink()
     if not isinstance(part, (str, int)):

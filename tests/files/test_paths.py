@@ -38,7 +38,7 @@ def test_what_is_no_file_is_not_replaced(kind: Kind, tmp_path: Path) -> None:
         "/dev/null",
         *(f"{tmp_path}/{name}" for name in ("new/", "link", "")),
     ):
-        with pytest.raises(ValueError, match="expected a file, or a name that is free"):
+        with pytest.raises(ValueError, match="expected a file or an unused name"):
             kind.make(1).save(each)
     with pytest.raises(FileNotFoundError):
         kind.make(1).save(tmp_path / "missing" / "file")

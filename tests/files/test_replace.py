@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_the_old_file(saved: Path, kind: Kind) -> None:
 def test_a_mounted_file(saved: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system refuses to move another over it."""
     monkeypatch.setattr(os, "replace", failing(OSError(errno.EBUSY, "busy")))
-    match = "mount point cannot be replaced in one move; mount its folder"
+    match = "mount point cannot be replaced atomically; mount its folder"
     with untouched(saved), pytest.raises(OSError, match=match) as raised:
         small.save(saved)
     assert (raised.value.errno, raised.value.filename) == (errno.EBUSY, str(saved))

@@ -726,9 +726,7 @@ def test_values_for_the_names_of_one_array_have_the_same_bits(one: Any, other: A
             pack.assign(tree)
             assert_bits(pack.flat, np.array([5, *one], np.float32))
         else:
-            match = (
-                f"^{name}: expected the values of embed, which is the same array, got others; .* their sum"
-            )
+            match = f"^{name}: expected the values of embed, which is the same array, got different ones; .* their sum"
             with pytest.raises(ValueError, match=match):
                 pack.assign(tree)
             assert_bits(pack.flat, before)

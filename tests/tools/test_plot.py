@@ -230,7 +230,7 @@ def test_what_is_wrong_opens_no_figure(
 
 
 def test_a_training_needs_axes_of_a_grid(plt: Any) -> None:
-    with pytest.raises(ValueError, match="^ax: expected one of a grid"):
+    with pytest.raises(ValueError, match="^ax: expected axes in a grid"):
         plot.training([1.0], [1.0], plt.figure().add_axes((0, 0, 1, 1)))
 
 

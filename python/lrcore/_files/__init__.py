@@ -1,1 +1,1 @@
-"""The format of the files, and how one is replaced as a whole."""
+"""The formats of files, and the atomic replacement of files."""

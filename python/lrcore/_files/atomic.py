@@ -1,8 +1,9 @@
-"""Replacing a file as a whole: whatever happens, there is the old one or the new one.
+"""Atomic replacement of a file: at any time, either the old file or the new one exists.
 
-The new one is written under the temporary name `.lrcore-<CRC-32 of the file's name>-<number>.tmp` in the same folder. Its
-writer holds a lock on it, which the system releases when the writer ends in any way. So the next writer recognizes what a
-killed one has left, and removes it. It does not write into it: the file may be a link that someone else has made.
+The new file is written under the temporary name `.lrcore-<CRC-32 of the file's name>-<number>.tmp` in the same folder.
+The writer holds a lock on it, which the system releases when the writer ends in any way. So the next writer recognizes
+the leftovers of a killed writer and removes them. It does not write into a leftover, which may be a link that another
+user has made.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from functools import partial
 from io import FileIO
 
 _MOST_LINKS = 40
-"""Links that are followed one after another, as by the system."""
+"""Largest number of links to follow in a row, the same as the limit of the system."""
 _TRIES = 10_000
-"""Of making a temporary file before an error."""
+"""Number of attempts to make a temporary file."""
 
 
 def replace_file(path: str, write: Callable[[FileIO], None]) -> None:
-    """Have `write` fill a file of a temporary name, and move it to `path` when all of it is on the disk.
+    """Call `write` on a temporary file, and move the file to `path` when all its data is on the disk.
 
-    It gets the permissions of the file that it replaces, or those that any new file gets. If `path` is a link, its target
-    is replaced. Names are relative to the open folder, which may be deeper than a path can say.
+    The file gets the permissions of the file that it replaces, or those of any new file. If `path` is a link, the
+    target is replaced. Names are relative to an open folder, which may be nested too deeply for an absolute path.
     """
     with os_errors_naming(path), _followed(path) as (folder, name):
         former = _permissions(folder, name, path)
-        with _temporary(folder, name, 0o666 if former is None else 0o600) as file:  # less the process's umask
+        with _temporary(
+            folder, name, 0o666 if former is None else 0o600
+        ) as file:  # minus the process's umask
             write(file)
             if former is not None:
                 os.fchmod(file.fileno(), former)
@@ -43,7 +46,7 @@ def replace_file(path: str, write: Callable[[FileIO], None]) -> None:
 
 @contextmanager
 def os_errors_naming(path: str) -> Iterator[None]:
-    """Have each OSError in the block name the path that the caller knows."""
+    """Raise each OSError in the block with the path that the caller knows."""
     try:
         yield
     except OSError as error:
@@ -54,21 +57,19 @@ def os_errors_naming(path: str) -> Iterator[None]:
 
 @contextmanager
 def _followed(path: str) -> Iterator[tuple[int, str]]:
-    """Open the folder of a file, or of the target of a link, and yield it with the name there, which may be free."""
+    """Open the folder of a file, or of the target of a link; yield it and the name there, which may be unused."""
     folder, target = None, path
     with ExitStack() as opened:
         for _ in range(_MOST_LINKS + 1):
             parent, name = os.path.split(target)
             if not name:
-                raise ValueError(
-                    f"{path}: expected a file, or a name that is free, got a path that ends in no name"
-                )
+                raise ValueError(f"{path}: expected a file or an unused name, got a path without a file name")
             folder = os.open(parent or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
             opened.callback(os.close, folder)
             try:
                 target = os.readlink(name, dir_fd=folder)
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOENT):  # not a link, or a name that is free
+                if error.errno not in (errno.EINVAL, errno.ENOENT):  # not a link, or an unused name
                     raise
                 break
         else:
@@ -77,13 +78,13 @@ def _followed(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _permissions(folder: int, name: str, path: str) -> int | None:
-    """Return the permissions of the file that is replaced, or None if the name is free."""
+    """Return the permissions of the file to replace, or None if the name is unused."""
     try:
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{path}: expected a file, or a name that is free, got a directory or a device")
+        raise ValueError(f"{path}: expected a file or an unused name, got a directory or a device")
     return stat.S_IMODE(mode)
 
 
@@ -92,13 +93,13 @@ def _move(folder: int, temporary: str, name: str) -> None:
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            text = "a file that is a mount point cannot be replaced in one move; mount its folder instead"
+            text = "a file that is a mount point cannot be replaced atomically; mount its folder instead"
             raise OSError(error.errno, text) from error
         raise
 
 
 def _sync_folder(folder: int) -> None:
-    """Wait until the new name is on the disk, on file systems that can."""
+    """Wait until the new name is on the disk, if the file system supports that."""
     try:
         os.fsync(folder)
     except OSError as error:
@@ -111,11 +112,11 @@ def _sync_folder(folder: int) -> None:
 
 @contextmanager
 def _temporary(folder: int, name: str, permissions: int) -> Iterator[FileIO]:
-    """Make a temporary file that is locked, and remove what killed writers of the same name have left."""
+    """Make a locked temporary file, and remove the leftovers of killed writers of the same file."""
     names = (f".lrcore-{zlib.crc32(os.fsencode(name)):08x}-{number}.tmp" for number in itertools.count())
     with _created(folder, names, permissions) as file:
         try:
-            with suppress(FileNotFoundError):  # up to the first number that is free
+            with suppress(FileNotFoundError):  # up to the first unused number
                 for each in names:
                     os.stat(each, dir_fd=folder, follow_symlinks=False)
                     _remove_leftover(folder, each)
@@ -126,7 +127,7 @@ def _temporary(folder: int, name: str, permissions: int) -> Iterator[FileIO]:
 
 
 def _created(folder: int, names: Iterator[str], permissions: int) -> FileIO:
-    """Make a file, locked, of the first name that no living writer has."""
+    """Make and lock a file with the first name that no running writer uses."""
     opener = partial(os.open, mode=permissions, dir_fd=folder)
     name = next(names)
     for _ in range(_TRIES):
@@ -140,19 +141,19 @@ def _created(folder: int, names: Iterator[str], permissions: int) -> FileIO:
         if _lock(file, without=True) and _has_its_name(folder, file):
             return file
         file.close()
-    raise OSError(errno.EAGAIN, "other writers take the temporary file away, time and again")
+    raise OSError(errno.EAGAIN, "other writers repeatedly removed the temporary file")
 
 
 def _remove_leftover(folder: int, name: str) -> bool:
-    """Remove a temporary file, if its writer has ended; return whether the name may be free now."""
+    """Remove a temporary file if its writer has ended; return whether the name may be unused now."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
 
     try:
-        try:  # for writing, as NFS locks no other file
+        try:  # for writing, because NFS locks only such files
             file = open(name, "r+b", buffering=0, opener=opener)  # noqa: SIM115
-        except PermissionError:  # it has the permissions of a file that may only be read
+        except PermissionError:  # the file is read-only, like the one to replace
             file = open(name, "rb", buffering=0, opener=opener)  # noqa: SIM115
         with file:
             ended = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and _lock(file, without=False)
@@ -166,7 +167,7 @@ def _remove_leftover(folder: int, name: str) -> bool:
 
 
 def _lock(file: FileIO, *, without: bool) -> bool:
-    """Return whether the file could be locked, or `without` on a file system without locks."""
+    """Lock the file and return whether that succeeded, or return `without` on a file system without locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -177,7 +178,7 @@ def _lock(file: FileIO, *, without: bool) -> bool:
 
 
 def _remove(folder: int, file: FileIO) -> None:
-    """Remove a file that this writer has locked, unless its name has gone to another one."""
+    """Remove a file that this writer has locked, unless its name now belongs to another file."""
     if _has_its_name(folder, file):
         os.unlink(str(file.name), dir_fd=folder)
 

@@ -1,14 +1,16 @@
-"""Files in the format safetensors that are replaced as a whole and checked when they are read.
+"""Files in safetensors format that are replaced atomically and checked when they are read.
 
-Such a file is the length of the header in 8 bytes, the header, and the bytes of the tensors. The header is a JSON object
-that has the dtype, the shape and the place of each tensor under its name, and a dictionary of texts under
-``__metadata__``. The format is at https://github.com/huggingface/safetensors#format; here each tensor is F32.
+A file consists of the length of the header in 8 bytes, the header, and the data of the tensors. The header is a JSON
+object with the dtype, the shape and the position of each tensor under its name, and a dictionary of strings under
+``__metadata__``. The format is specified at https://github.com/huggingface/safetensors#format; here, each tensor is
+F32.
 
-The metadata `lrcore` is the text that `lrcore._files.format` describes. The metadata `lrcore.crc32` is the CRC-32 of that
-text and of the tensors in the order of their names, 8 hexadecimal digits: it finds what the other checks cannot, such as a
-digit that has changed. Files by others have neither.
+The metadata entry `lrcore` is the text described in `lrcore._files.format`. The metadata entry `lrcore.crc32` is the
+CRC-32 of that text and of the tensors in the order of their names, as 8 hexadecimal digits. It detects errors that the
+other checks cannot find, such as a changed digit. Files from other programs have neither entry.
 
-A file is read into memory and never mapped: if another process truncates a file, to touch its map kills the reader.
+A file is read into memory and never memory-mapped: if another process truncated a mapped file, the next access to the
+mapping would kill the reader.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ from lrcore._files.strict_json import MOST_MARKS, marks, parse
 
 _SUM = "lrcore.crc32"
 _LONGEST = 99_000_000
-"""Length of a header that is written, in bytes; safetensors reads up to 100 MB."""
+"""Largest length of a header to write, in bytes; safetensors reads up to 100 MB."""
 _LONGEST_READ = 100_000_000
 _BLOCK = 2**20
-"""Bytes that are read at once, so that they are in the cache for the checksum."""
+"""Number of bytes to read at once, so that they are still in the cache for the checksum."""
 
 
 class Tensor(NamedTuple):
-    """The entry of a tensor in a header. Its bytes begin at `begin` of the file."""
+    """The entry of a tensor in a header. Its data begins at byte `begin` of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -47,7 +49,7 @@ class Tensor(NamedTuple):
 
 
 class TensorFile(NamedTuple):
-    """An open file, its header checked. The tensors are in the order of their names."""
+    """An open file whose header has been checked. The tensors are in the order of their names."""
 
     file: FileIO
     state: os.stat_result
@@ -59,14 +61,14 @@ class TensorFile(NamedTuple):
 
 
 def write(path: str, class_name: str, entries: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write contiguous float32 arrays of NumPy, and a text of `entries` and of those that each text has."""
+    """Write contiguous float32 NumPy arrays, and a text with `entries` and the entries of every text."""
     text = text_of(class_name, entries)
     header = _header({TEXT: text, _SUM: _checksum(text, arrays)}, arrays)
     if len(header) > _LONGEST or marks(header.decode()) > MOST_MARKS:
         longest = max(entries, key=lambda name: len(json.dumps(entries[name])))
         raise ValueError(
-            f"{path}: the {longest} is too long for the file's header, which has at most {_LONGEST} bytes, and "
-            f"{MOST_MARKS} brackets, colons and commas"
+            f"{path}: the {longest} is too long for the file's header, which may have at most {_LONGEST} bytes "
+            f"and {MOST_MARKS} brackets, colons and commas"
         )
 
     def write_to(file: FileIO) -> None:
@@ -78,7 +80,7 @@ def write(path: str, class_name: str, entries: Mapping[str, Any], arrays: Mappin
 
 
 def _header(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return the header of arrays that lie in the order of their names."""
+    """Return the header for arrays stored in the order of their names."""
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name in sorted(arrays):
@@ -120,7 +122,7 @@ def reading(path: str) -> Iterator[TensorFile]:
 
 @contextmanager
 def naming_file(what: str) -> Iterator[None]:
-    """Raise errors about the contents of a file, or of a part of it, as a ValueError that names it."""
+    """Raise errors about the contents of a file, or a part of it, as ValueError that names it."""
     try:
         yield
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -130,9 +132,9 @@ def naming_file(what: str) -> Iterator[None]:
 def read_arrays(
     opened: TensorFile, shapes: Mapping[str, tuple[int, ...] | None]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the tensors, if they are F32 and, unless it is None, of the shape under their name, and the checksum is right.
+    """Return the tensors after checking that they are F32 and have these shapes, and that the checksum is right.
 
-    Shapes and dtypes are checked before memory is allocated.
+    A shape of None is not checked. Shapes and dtypes are checked before memory is allocated.
     """
     for name, found in opened.tensors.items():
         shape = shapes[name]
@@ -151,27 +153,27 @@ def read_arrays(
             checksum = zlib.crc32(block, checksum)
     now = os.fstat(opened.file.fileno())
     if (now.st_size, now.st_mtime_ns) != (opened.state.st_size, opened.state.st_mtime_ns):
-        raise ValueError("changed while it was read")
+        raise ValueError("changed while it was being read")
     if text is not None and opened.metadata.get(_SUM) != f"{checksum:08x}":
-        raise ValueError("damaged: it does not have the checksum that it was written with")
+        raise ValueError("damaged: the checksum does not match the contents")
     return arrays
 
 
 def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe without a writer would wait for one
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would block until it has a writer
 
 
 def _read(file: FileIO, begin: int, into: memoryview) -> None:
-    """Fill memory with the bytes of a file from `begin` on."""
+    """Fill a buffer with the bytes of a file from `begin` on."""
     while into:
         count = os.preadv(file.fileno(), [into], begin)
         if count == 0:
-            raise ValueError("truncated while it was read")
+            raise ValueError("truncated while it was being read")
         into, begin = into[count:], begin + count
 
 
 def _read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return the metadata and the tensors of the header of a file of `size` bytes."""
+    """Return the metadata and the tensors in the header of a file of `size` bytes."""
     with naming_file("header"):
         if size < 8:
             raise ValueError(f"expected 8 bytes with its length, got a file of {size} bytes")
@@ -190,7 +192,7 @@ def _read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Ten
 
 
 def _tensors(header: Mapping[str, Any], first: int, size: int) -> dict[str, Tensor]:
-    """Return the tensors of a header, if they fill the file from `first` to `size` without holes and overlaps."""
+    """Return the tensors of a header after checking that they fill the file from `first` to `size` exactly."""
     places = {name: _place(name, entry) for name, entry in header.items()}
     found, end = {}, first
     for name in sorted(places, key=places.__getitem__):
@@ -199,7 +201,7 @@ def _tensors(header: Mapping[str, Any], first: int, size: int) -> dict[str, Tens
         if begin != end:
             raise ValueError(f"{name}: expected data_offsets from {end - first}, got {[*places[name]]}")
         if tensor.dtype == "F32" and after - begin != 4 * math.prod(tensor.shape):
-            raise ValueError(f"{name}: {after - begin} bytes of data do not have shape {[*tensor.shape]}")
+            raise ValueError(f"{name}: {after - begin} bytes of data do not match shape {[*tensor.shape]}")
         found[name], end = tensor, after
     if end != size:
         raise ValueError(f"expected {end - first} bytes of data after it, got {size - first}")
@@ -207,8 +209,8 @@ def _tensors(header: Mapping[str, Any], first: int, size: int) -> dict[str, Tens
 
 
 def _place(name: str, entry: Any) -> tuple[int, int]:
-    """Return the offsets of a tensor, if its entry is formed as the format says."""
-    name.encode()  # UnicodeEncodeError, a ValueError, for a name that UTF-8 does not hold
+    """Return the offsets of a tensor after checking that its entry conforms to the format."""
+    name.encode()  # UnicodeEncodeError, a ValueError, for a name that UTF-8 cannot encode
     with naming_file(name):
         if type(entry) is not dict or {*entry} != {"dtype", "shape", "data_offsets"}:
             raise ValueError("expected the entries dtype, shape and data_offsets")

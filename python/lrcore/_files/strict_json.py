@@ -1,4 +1,4 @@
-"""Strict JSON of a bounded number of values, as headers and texts of files have it."""
+"""Strict JSON with a limited number of values, for headers and texts of files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import json
 from typing import Any, NoReturn
 
 MOST_MARKS = 5_000_000
-"""Opening brackets, colons and commas in a header, of which an array has 13 or more. Each takes up to a microsecond and 200
-bytes of memory when it is parsed."""
+"""Largest number of opening brackets, colons and commas in a header. An array has 13 or more of them. Parsing takes up
+to a microsecond and 200 bytes of memory for each."""
 
 
 def marks(text: str) -> int:
-    """Count what begins or parts values in JSON, so what its values take when they are parsed."""
+    """Count the characters that begin or separate values in JSON. The cost of parsing is proportional to them."""
     return sum(map(text.count, "[{:,"))
 
 
 def parse(text: str) -> Any:
-    """Parse strict JSON, in which no name stands twice, unless it has too many values."""
+    """Parse JSON, rejecting duplicate names, NaN and infinities, and too many values."""
     if (found := marks(text)) > MOST_MARKS:
         raise ValueError(f"expected at most {MOST_MARKS} brackets, colons and commas, got {found}")
     return json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
@@ -26,7 +26,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"the entry {name!r} stands twice")
+            raise ValueError(f"expected distinct names, got {name!r} twice")
         found[name] = value
     return found
 

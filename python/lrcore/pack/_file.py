@@ -1,8 +1,9 @@
-"""The file of a pack: its arrays in the format safetensors, under their names, such as layers.0.w.
+"""The file of a pack: its arrays in safetensors format, under names such as layers.0.w.
 
-The entry `structure` of the text, which `lrcore._files.format` describes, is the tree of dictionaries and lists with the arrays'
-shapes as text at the leaves, such as "[3, 4]". An array under several paths is stored once, under the first: the optional
-entry `ties` has each other path with the one of the tensor. A file without a text is one by others.
+The text of the file is described in `lrcore._files.format`. Its entry `structure` is the tree of dictionaries and
+lists, with the shapes of the arrays as strings at the leaves, such as "[3, 4]". An array with several paths is stored once,
+under its first path; the optional entry `ties` maps each other path to that of the tensor. A file without a text is
+from another program.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from lrcore._files.safetensors import naming_file
 from lrcore.pack._tree import require_names, tree_leaves, tree_map
 
 _LONGEST = 99_000_000
-"""Of the paths of all parts together, in characters: those of the arrays alone fill a header then."""
+"""Largest total length of the paths of all parts, in characters. Paths of arrays of this length would fill a header."""
 
 
 def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapping[str, str]) -> None:
-    """Write arrays of NumPy, whose shapes are this tree. `ties` has each later path of a tied array, with its first."""
+    """Write NumPy arrays with a tree of shapes. `ties` maps each later path of a tied array to its first path."""
     with naming_file(path):
         for name in arrays:
             _require_place(name)
@@ -35,11 +36,12 @@ def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapp
 
 
 def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
-    """Return the arrays of a file in their tree.
+    """Return the arrays of a file as a tree.
 
-    Where a tree of shapes is given, the arrays must have those names and shapes, and those of a file by others come in
-    that tree; of names that `ties` makes one array, such a file may have some alone. The tree of another file is as it
-    was found: `Pack` and `Pack.assign` check it. An array that the file has under several names is the same object.
+    If a tree of shapes is given, the arrays must have these names and shapes. The arrays of a file from another program
+    are returned in this tree, and the file may lack some of the names that `ties` gives to one array. Otherwise the
+    tree is returned as it was stored; `Pack` and `Pack.assign` check it. An array with several names in the file is the same
+    object under each name.
     """
     with safetensors.reading(path) as opened:
         metadata, stored = opened.metadata, dict.fromkeys(opened.tensors)
@@ -60,7 +62,7 @@ def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -
 
 
 def _dropped(ties: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, str]:
-    """Return which names a file lacks of arrays that it has under another name, by that name."""
+    """Return the names that a file lacks but whose arrays it has under another name, mapped to that name."""
     kept = {ties.get(name, name): name for name in stored}
     every = {first: first for first in ties.values()} | dict(ties)
     return {name: kept[first] for name, first in every.items() if name not in stored and first in kept}
@@ -69,13 +71,13 @@ def _dropped(ties: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, st
 def _structure(
     metadata: Mapping[str, str], stored: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the tree of the text, whose leaves are unchecked, and its ties."""
+    """Return the tree and the ties in the text. The leaves of the tree are not checked."""
     if TEXT not in metadata:
-        raise ValueError(f"damaged: its metadata has no {TEXT!r}")
+        raise ValueError(f"damaged: the metadata has no {TEXT!r}")
     entries = entries_of(metadata[TEXT])
     if entries.get("class") != "Pack":
         raise ValueError(
-            f"class: expected 'Pack', got {entries.get('class')!r}; lrcore.load reads the state of an optimizer"
+            f"class: expected 'Pack', got {entries.get('class')!r}; use lrcore.load to read an optimizer"
         )
     require_known(entries, ("structure", "ties"))
     structure = require_entries(TEXT, entries, (*OWN, "structure"), "ties")["structure"]
@@ -88,7 +90,7 @@ def _structure(
 
 
 def _require_ties(ties: Any, shapes: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """TypeError or ValueError if ties are not names of arrays of a text that a file lacks, each with one that it has."""
+    """Raise TypeError or ValueError unless each tie maps the name of an array that is not stored to one that is."""
     if not isinstance(ties, dict):
         raise TypeError(f"ties: expected a dictionary, got {type(ties).__name__}")
     for name, kept in ties.items():
@@ -103,7 +105,7 @@ def _require_ties(ties: Any, shapes: Mapping[str, Any], stored: Mapping[str, Any
 
 
 def _require_short(structure: Any) -> None:
-    """ValueError where the paths of the parts of a tree, each with all names above it, would fill the memory."""
+    """Raise ValueError if the full paths of all parts of a tree would fill the memory."""
     total, open_ones = 0, [(structure, 0)]
     while open_ones:
         tree, length = open_ones.pop()
@@ -114,20 +116,20 @@ def _require_short(structure: Any) -> None:
             open_ones += parts
     if total > _LONGEST:
         raise ValueError(
-            f"structure: expected paths of at most {_LONGEST} characters together, got {total}; shorten the names"
+            f"structure: expected paths of at most {_LONGEST} characters in total, got {total}; shorten the names"
         )
 
 
 def _array(name: str, array: NDArray[Any], shape: Any) -> NDArray[Any]:
-    """Return an array, if it has the shape that the text says."""
+    """Return an array after checking that it has the shape in the text."""
     if shape != str([*array.shape]):
         raise ValueError(f"structure: {name}: expected {str([*array.shape])!r}, got {shape!r}")
     return array
 
 
 def _require_place(name: str) -> None:
-    """ValueError where the format has no place for a name."""
+    """Raise ValueError if the format does not allow a name."""
     if name == "__metadata__":
-        raise ValueError(f"{name}: the format keeps this name for itself; rename the array")
+        raise ValueError(f"{name}: the safetensors format reserves this name; rename the array")
     if not name.isprintable() and any("\ud800" <= each <= "\udfff" for each in name):
-        raise ValueError(f"{name!r}: expected a name that UTF-8 holds; rename the array")
+        raise ValueError(f"{name!r}: expected a name that UTF-8 can encode; rename the array")

@@ -1,4 +1,4 @@
-"""The nodes of a pack: what lies over a part of its flat buffer, and where each array begins in it."""
+"""The nodes of a pack, which cover parts of its flat buffer, and the layout of the arrays in the buffer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from lrcore.pack._tree import (
 )
 
 _CACHE_LINE = 64
-"""In bytes."""
+"""Size of a cache line in bytes."""
 
 
 class _Buffer(NamedTuple):
-    """A flat buffer, the paths of tied arrays, and by each path its slice, if it is the first, and its view."""
+    """A flat buffer, the paths of tied arrays, the slice of each first path, and the view of each path."""
 
     flat: Any
     xp: ModuleType
@@ -37,15 +37,15 @@ class _Buffer(NamedTuple):
 
 
 def _entries(node: Any) -> dict[str, str]:
-    """Return how the entries of a node are written."""
+    """Return the code that accesses each entry of a node."""
     return {name: f'pack["{name}"]' for name in vars(node).get("_parts", ()) if isinstance(name, str)}
 
 
 @explain_attributes("parameters", "named_parameters", "clone", "data", entries=_entries)
 class Node:
-    """What a pack and the lists in it share: a flat buffer, and the views and nodes that lie over it.
+    """The base class of packs and their lists: a flat buffer, and the views and nodes over it.
 
-    A class that names a type with `over` is that of the nodes whose parts are in one, dict or list.
+    A subclass is registered for nodes whose parts are in the type `over`, which is dict or list.
     """
 
     _kinds: ClassVar[dict[type, type[Node]]] = {}
@@ -56,7 +56,7 @@ class Node:
             cls._kinds[over] = cls
 
     def _adopt(self, flat: Any, shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Self:
-        """Lay the views over a flat buffer of `xp`. `ties` has each later path of a tied array, with its first."""
+        """Make views of a flat buffer of `xp`. `ties` maps each later path of a tied array to its first path."""
         own = own_shapes(shapes, ties)
         starts, _ = layout([*own.values()], pad)
         spans = {
@@ -67,7 +67,7 @@ class Node:
         return self._lie_over(_Buffer(flat, xp, pad, ties, spans, views), shapes, "")
 
     def _lie_over(self, buffer: _Buffer, shapes: Any, path: str) -> Self:
-        """Become the node at this path of what lies over a buffer."""
+        """Make this the node at a path in a buffer."""
         self._shapes, self._path, self._xp, self._pad = shapes, path, buffer.xp, buffer.pad
         self._parts: Any = {} if isinstance(shapes, dict) else [None] * len(shapes)
         for name, part in shapes.items() if isinstance(shapes, dict) else enumerate(shapes):
@@ -79,10 +79,10 @@ class Node:
                 self._parts[name] = node.__new__(node)._lie_over(buffer, part, where)
         inside = dict.fromkeys(join(path, name) for name in tree_leaves(shapes))
         self._views = [buffer.views[name] for name in inside]
-        # An array here whose memory lies elsewhere, by its path and the one there.
+        # The first array here whose memory is outside this node: its path, and its first path.
         outside = ((name, first) for name in inside if (first := buffer.ties.get(name, name)) not in inside)
         self._outside = next(outside, None)
-        # The arrays' slice of the buffer; all of it, if one of them lies outside of the others' slice.
+        # The slice of the buffer with the arrays; the whole buffer if one of the arrays is outside this slice.
         self._flat = buffer.flat
         if path and self._outside is None:
             own = [buffer.spans[name] for name in inside if name in buffer.spans] or [slice(0, 0)]
@@ -91,16 +91,16 @@ class Node:
 
     @property
     def flat(self) -> Any:
-        """The whole buffer: a 1-D float32 array, the arrays one after another, with the padding between.
+        """The whole buffer: a 1-D float32 array of the arrays one after another, with the padding between them.
 
         ``pack.flat *= x`` and ``pack.flat = values`` write in place. A part with an array that is tied to one outside
-        of the part has no `flat`: reading it is a ValueError.
+        the part has no `flat`: reading it raises ValueError.
         """
         if self._outside is not None:
             name, first = self._outside
             raise ValueError(
-                f"{join(self._path, 'flat')}: expected arrays that lie one after another, got {name}, whose memory is "
-                f"that of {first}, outside of {self._path}; step the flat of the whole pack"
+                f"{join(self._path, 'flat')}: expected contiguous arrays, got {name}, which is tied to {first}, "
+                f"outside of {self._path}; step the flat of the whole pack"
             )
         return self._flat
 
@@ -110,22 +110,22 @@ class Node:
 
     @property
     def _ties(self) -> dict[str, str]:
-        """Each later path, from this node on, of an array that is here under several; with the first of them."""
+        """Each later path of an array with several paths in this node, mapped to the first, relative to this node."""
         firsts: dict[int, str] = {}
         same = {path: firsts.setdefault(id(view), path) for path, view in self.named_arrays().items()}
         return {path: first for path, first in same.items() if first != path}
 
     def like(self) -> Self:
-        """Return a new node of zeros with the same names, shapes and ties, as for the gradients.
+        """Return a new node of zeros with the same names, shapes and ties, for example for the gradients.
 
-        An array that is tied to one outside of this part has memory of its own there.
+        An array that is tied to one outside this part has separate memory in the new node.
         """
         ties = self._ties
         flat = zeros_for(self._shapes, self._xp, self._pad, ties)
         return type(self).__new__(type(self))._adopt(flat, self._shapes, self._xp, self._pad, ties)
 
     def tree(self) -> Any:
-        """Return the views in plain dictionaries and lists, as for ``jax.grad``."""
+        """Return the views in plain dictionaries and lists, for example for ``jax.grad``."""
         views = iter(self._views)
         return tree_map(lambda *_: next(views), self._shapes)
 
@@ -139,38 +139,38 @@ class Node:
         Parameters
         ----------
         tree : nested dictionaries and lists
-            Built as this is, tuples being lists; at its leaves arrays, or what becomes one, of the same shapes. Values
-            are converted as by ``view[...] = values``, those of NumPy moved to the device of `xp`. Values for several
-            names of one array have the same bits, or NaN in the same places. The gradient of a tied array is the sum
-            of the gradients under its names.
+            A tree with the same structure, in which tuples count as lists. Its leaves are arrays of the same shapes, or
+            objects that NumPy converts to such arrays. Values are converted as by ``view[...] = values``, and NumPy
+            values are moved to the device of `xp`. Values for several names of one array must be bitwise identical, or
+            NaN in the same places. The gradient of a tied array is the sum of the gradients under its names.
 
         Raises
         ------
         TypeError, ValueError
-            When a name is missing or unknown, a list is of another length, a shape differs, values for names of the
-            same array differ, or something does not become an array. The message names the path, and nothing has been
-            written then.
+            If a name is missing or unknown, a list has another length, a shape differs, the values for several names of
+            one array differ, or a value cannot be converted to an array. The message names the path, and nothing is
+            written.
         """
-        firsts: dict[int, tuple[str, Any, Any]] = {}  # by the view
+        firsts: dict[int, tuple[str, Any, Any]] = {}  # by the id of the view
         for path, view, values in tree_zip(self.tree(), tree, self._path):
             checked = self._checked(path, view, values)
             first, _, former = firsts.setdefault(id(view), (path, view, checked))
             if former is not checked and not self._same_bits(former, checked):
                 raise ValueError(
-                    f"{path}: expected the values of {first}, which is the same array, got others; give both the same, for "
-                    "gradients their sum"
+                    f"{path}: expected the values of {first}, which is the same array, got different ones; pass the "
+                    "same values for both, or for gradients their sum"
                 )
         for _, view, values in firsts.values():
             if values is not view:
                 view[...] = values
 
     def _same_bits(self, one: Any, other: Any) -> bool:
-        """Return whether two float32 arrays of one shape have the same bits, or NaN, in each place."""
+        """Return whether two float32 arrays of the same shape have the same bits, or NaN, in each place."""
         a, b = (each if self._xp is np else self._xp.asnumpy(each) for each in (one, other))
         return bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
 
     def _checked(self, path: str, view: Any, values: Any) -> Any:
-        """Return values as an array that goes into a view as it is, and that no other write changes before."""
+        """Return values as an array that can be copied to a view and that earlier writes do not change."""
         if values is view:
             return view
         array = array_from(lambda values: self._xp.asarray(values, dtype=self._xp.float32), values, path)
@@ -179,7 +179,7 @@ class Node:
         return array.copy() if self._xp.may_share_memory(array, self._flat) else array
 
     def _on_host(self) -> Self:
-        """Return the same over memory of the host: a copy where this is of a device."""
+        """Return this node, or a copy of it in host memory if it is on a device."""
         if self._xp is np:
             return self
         alone = self._alone()
@@ -187,7 +187,7 @@ class Node:
         return type(self).__new__(type(self))._adopt(host, self._shapes, np, self._pad, alone._ties)
 
     def _alone(self) -> Self:
-        """Return this node, or a copy of it if an array is tied to one outside of it."""
+        """Return this node, or a copy of it if an array is tied to one outside it."""
         if self._outside is None:
             return self
         copied = self.like()
@@ -209,11 +209,11 @@ class Node:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and name != "flat":
-            raise AttributeError(f'{name}: a pack has no attributes of its own; write pack["{name}"] = ...')
+            raise AttributeError(f'{name}: cannot set an attribute of a pack; write pack["{name}"] = ...')
         super().__setattr__(name, value)
 
     def _write(self, view: Any, values: Any, path: str) -> None:
-        """Write a number, or values of the same shape, into one array, as it does itself."""
+        """Write a number, or values of the same shape, into one array, as its own assignment does."""
         if values is not view:
             array = array_from(lambda values: self._numbers(view, values), values, path)
             shape = tuple(getattr(array, "shape", ()))  # a number has none
@@ -222,7 +222,7 @@ class Node:
             view[...] = array
 
     def _numbers(self, view: Any, values: Any) -> Any:
-        """Return values as what can be assigned to a view; NumPy makes float32 of them when it does."""
+        """Return values in a form that can be assigned to a view. NumPy converts them to float32 in the assignment."""
         if isinstance(values, (int, float, type(view))):
             return values
         return np.asarray(values) if self._xp is np else self._xp.asarray(values, dtype=self._xp.float32)
@@ -271,19 +271,19 @@ class Node:
 
 @explain_keywords
 def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int]:
-    """Lay arrays of these shapes one after another in a flat buffer.
+    """Return the layout of arrays of these shapes, one after another in a flat buffer.
 
     Parameters
     ----------
     shapes : sequence of tuples of int
-        Their shapes, in order.
+        The shapes of the arrays, in order.
     pad : bool
-        Whether each begins at a multiple of 64 bytes from the beginning; what lies between belongs to no array.
+        Whether each array begins at a multiple of 64 bytes from the beginning, with padding between the arrays.
 
     Returns
     -------
     list of int, int
-        Where each array begins, in elements, and how many elements there are in all. Nothing follows the last one.
+        The offset of each array in elements, and the total number of elements. No padding follows the last array.
     """
     step = _CACHE_LINE // 4 if pad else 1
     starts, end = [], 0
@@ -294,18 +294,18 @@ def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int
 
 
 def own_shapes(shapes: Any, ties: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Return, by their first paths, the shapes of the arrays that a tree of shapes and its ties stand for."""
+    """Return the shapes of the distinct arrays of a tree of shapes with these ties, by their first paths."""
     return {path: shape for path, shape in tree_leaves(shapes).items() if path not in ties}
 
 
 def zeros_for(shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Any:
-    """Return a buffer for arrays of a tree of shapes with these ties."""
+    """Return a buffer of zeros for the arrays of a tree of shapes with these ties."""
     _, size = layout([*own_shapes(shapes, ties).values()], pad)
     return aligned_zeros(size) if xp is np else xp.zeros(size, dtype=xp.float32)
 
 
 def library(xp: Any) -> ModuleType:
-    """Check an array library: its arrays are written in place and can be compared by their memory."""
+    """Check an array library: writing its arrays in place and comparing their memory must be possible."""
     if xp is not np:
         try:
             probe = xp.zeros(1, dtype=xp.float32)

@@ -1,4 +1,4 @@
-"""The pack, and its lists."""
+"""Packs and their lists."""
 
 from __future__ import annotations
 
@@ -18,41 +18,44 @@ from lrcore.pack._tree import require_plain, shapes_of, ties_among
 
 
 class Pack(Node, Mapping[str, Any], over=dict):
-    """Named arrays in one flat float32 buffer, also in dictionaries and lists within one another.
+    """Named arrays in one flat float32 buffer, optionally in nested dictionaries and lists.
 
-    ``pack["w1"]`` is a view of `flat`: writing either changes both. ``pack["w1"] -= x`` and ``pack["w1"] = values``
-    write in place; `values` are a number, or have the same shape. ``pack["head"]``, of a dictionary, is a pack over its
-    part of the same buffer, and ``pack["layers"]``, of a list, a sequence of views and packs; ``pack["layers"][0].flat``
-    can be stepped by itself, and ``pack["layers"] = values`` writes in place as `assign` does. A pickle or deep copy of a pack beside an optimizer on
-    ``pack.flat`` goes on sharing that memory; one on the flat of a part becomes an optimizer of its own.
+    ``pack["w1"]`` is a view of `flat`: writing to either changes both. ``pack["w1"] -= x`` and ``pack["w1"] = values``
+    write in place; `values` must be a number or have the same shape. If the entry "head" is a dictionary,
+    ``pack["head"]`` is a pack over its part of the same buffer. If the entry "layers" is a list, ``pack["layers"]`` is
+    a sequence of views and packs; ``pack["layers"][0].flat`` can be stepped by itself, and ``pack["layers"] = values``
+    writes in place like `assign`. If a pack and an optimizer on ``pack.flat`` are pickled or deep-copied together, the
+    new ones share their memory too. An optimizer on the `flat` of a part becomes independent of the pack.
 
-    Arrays that stand under several names (tied weights) stay so in packs made by `like`, in copies, pickles and files.
-    A part with an array whose first name is outside of the part has no `flat`, and a copy of such a part has memory of
-    its own for that array.
+    Arrays with several names (tied weights) stay tied in packs made by `like`, and in copies, pickles and files. A part
+    with an array whose first name is outside the part has no `flat`, and a copy of such a part has separate memory for
+    that array.
 
     Parameters
     ----------
     entries : mapping of str to entries
-        An entry is a shape (an integer, or a tuple or list of them), whose array begins as zeros; a float32 array, whose
-        values are copied in; or a mapping or a list of entries. An empty list holds no arrays, ``()`` is the shape of a
-        scalar. Names are not empty, and no two arrays have the same path, as "a.b" and {"a": {"b": ...}} would. An array
-        under several paths, as one object or as equal views of its memory, is one array in the buffer too: it lies where
-        its first path does, and the others are names of the same view. Arrays that overlap otherwise are refused; so are
-        arrays with a mask, and tensors of torch without memory or that override dispatch.
+        Each entry is a shape (an integer, or a tuple or list of integers), whose array begins as zeros; a float32
+        array, whose values are copied; or a mapping or list of entries. An empty list has no arrays, and ``()`` is the
+        shape of a scalar. Names must not be empty, and no two arrays may have the same path, as "a.b" and
+        {"a": {"b": ...}} would. An array with several paths, given as one object or as equal views of its memory, is
+        one array in the buffer too: it is located at its first path, and the other paths are names of the same view. Arrays
+        that overlap in other ways are rejected, and so are masked arrays, and PyTorch tensors that have no memory or
+        override dispatch.
     xp : module
-        The array library of the buffer: numpy, or one with its interface such as cupy. torch and jax.numpy are refused.
+        The array library of the buffer: numpy, or a module with its interface such as cupy. torch and jax.numpy are
+        rejected.
     pad : bool
-        Whether each array begins at a multiple of 64 bytes of the buffer, which in NumPy begins at one itself; a pickle
-        of it lies where unpickling puts it. What lies between is zeros, which a step passes over like parameters without
-        a gradient. With an eps of 0 they may become NaN, which touches no array.
+        Whether each array begins at a multiple of 64 bytes from the beginning of the buffer. A NumPy buffer is itself
+        aligned to 64 bytes, except after unpickling. The padding between arrays is zeros, and a step treats it like
+        parameters whose gradient is 0. If `eps` is 0 the padding may become NaN, which does not affect the arrays.
 
     Raises
     ------
     TypeError
-        When an array is not float32 in the machine's byte order or has a mask, an entry is none of these, or `xp` is no such
-        module.
+        If an array is masked or not float32 in the machine's byte order, an entry has another type, or `xp` is not a
+        suitable module.
     ValueError
-        When an extent is negative, a name is refused, or two arrays overlap.
+        If an extent is negative, a name is invalid, or two arrays overlap.
 
     Examples
     --------
@@ -101,24 +104,24 @@ class Pack(Node, Mapping[str, Any], over=dict):
     @classmethod
     @explain_keywords
     def from_file(cls, path: FilePath, xp: ModuleType = np, *, pad: bool = False) -> Self:
-        """Make a pack of the arrays in a file that `save` wrote, nested as they were.
+        """Return a pack with the arrays and the nesting of a file that `save` wrote.
 
-        Of a safetensors file by others, whose tensors must be F32, the names are taken as they are, dots and all. Arrays
-        that were tied when they were saved are tied again.
+        The tensors of a safetensors file from another program must be F32. Their names, including dots, are used
+        unchanged. Arrays that were tied when they were saved are tied again.
 
         Parameters
         ----------
         path : str, bytes or path
-            The file.
+            The path of the file.
         xp, pad
-            As in the constructor: neither is in the file.
+            As in the constructor. They are not stored in the file.
 
         Raises
         ------
         OSError
-            When the file cannot be read.
+            If the file cannot be read.
         ValueError
-            When it is damaged or of a later version, or holds something else.
+            If the file is damaged, is from a later version, or does not contain a pack.
         """
         path, xp, pad = file_path(path), library(xp), flag("pad", pad)
         entries = _pack_file.read(path)
@@ -127,32 +130,33 @@ class Pack(Node, Mapping[str, Any], over=dict):
 
     @explain_keywords
     def save(self, path: FilePath) -> None:
-        """Write the arrays to a safetensors file, under their names as in `named_arrays`, for `load` and `from_file`.
+        """Write the arrays to a safetensors file, under their names from `named_arrays`, for `load` and `from_file`.
 
-        It takes the place of one of that name as the file of ``opt.save`` does. Nothing may write the arrays meanwhile. An
-        array under several names is stored once, under the first of them.
+        An existing file is replaced in the same way as by ``opt.save``. The arrays must not change while they are
+        written. An array with several names is stored once, under its first name.
 
         Raises
         ------
         OSError, TypeError, ValueError
-            When the file cannot be written, or has no place for a name. What was there is unchanged then.
+            If the file cannot be written, or the format does not allow a name. An existing file is then unchanged.
         """
         _pack_file.write(file_path(path), self._shapes, self._on_host().named_arrays(), self._ties)
 
     @explain_keywords
     def load(self, path: FilePath) -> None:
-        """Write the arrays of a file that `save` wrote into these, in place.
+        """Copy the arrays of a file that `save` wrote into the arrays of this pack, in place.
 
-        Names, nesting and shapes must be the same; of a safetensors file by others, the names with their dots. Either the
-        file or this pack may have tied arrays which the other has apart; for the names of one array here the file must
-        have the same values, as for `assign`. A file by others may lack all but one of these names.
+        Names, nesting and shapes must be the same; for a safetensors file from another program, the names with dots and
+        the shapes. Arrays that are tied in either the file or this pack may be separate in the other. If they are tied
+        here, the file must have the same values under all their names, as for `assign`; a file from another program may
+        have only one of these names.
 
         Raises
         ------
         OSError
-            When the file cannot be read.
+            If the file cannot be read.
         ValueError
-            When it is damaged or of a later version, or does not fit. Nothing is changed then.
+            If the file is damaged, is from a later version, or does not match. The pack is then unchanged.
         """
         path = file_path(path)
         entries = _pack_file.read(path, self._shapes, self._ties)
@@ -161,7 +165,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
 
 
 class PackList(Node, Sequence[Any], over=list):
-    """The arrays, packs and lists of a list in a `Pack`, over one part of its buffer. A slice of it is a plain list."""
+    """A list of arrays, packs and lists in a `Pack`, over one part of its buffer. A slice of it is a plain list."""
 
     def __setitem__(self, index: int, values: Any) -> None:
         super().__setitem__(operator.index(index), values)

@@ -1,4 +1,4 @@
-"""Trees: nested dictionaries and lists, with anything else at the leaves. The path of a leaf is like layers.0.w."""
+"""Trees: nested dictionaries and lists, with any other objects as leaves. A path of a leaf looks like layers.0.w."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lrcore._lrcore_core import require_memory
 
 
 def tree_map(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> Any:
-    """Return the same tree with ``function(path, leaf)`` at each leaf."""
+    """Return a tree of the same structure with ``function(path, leaf)`` at each leaf."""
     if isinstance(tree, dict):
         return {name: tree_map(function, part, join(path, name)) for name, part in tree.items()}
     if isinstance(tree, list):
@@ -32,14 +32,14 @@ def tree_leaves(tree: Any) -> dict[str, Any]:
 
 
 def join(path: str, name: str | int) -> str:
-    """Return the path of the part with this name or index, in the part at a path."""
+    """Return the path of a part from the path of its parent and its own name or index."""
     return f"{path}.{name}" if path else str(name)
 
 
 def shapes_of(entry: Any, path: str, found: dict[str, Any]) -> Any:
-    """Return the tree of the shapes of an entry: a shape, an array, or a mapping or list of entries.
+    """Return the tree of shapes of an entry, which is a shape, an array, or a mapping or list of entries.
 
-    Each shape or array is put into `found` under its path.
+    Each shape or array is stored in `found` under its path.
     """
     if isinstance(entry, Mapping):
         for name in entry:
@@ -59,7 +59,7 @@ def shapes_of(entry: Any, path: str, found: dict[str, Any]) -> Any:
 
 
 def tree_zip(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield path, leaf and value for each leaf of `own`, from values in a tree that is built the same way."""
+    """Yield the path, the leaf and the value for each leaf of `own`; `values` must have the same structure."""
     where = path or "tree"
     if isinstance(own, dict):
         if not isinstance(values, Mapping):
@@ -79,7 +79,7 @@ def tree_zip(own: Any, values: Any, path: str = "") -> Iterator[tuple[str, Any, 
 
 
 def require_names(own: Mapping[str, Any], values: Mapping[str, Any], path: str = "") -> None:
-    """ValueError where `values` has other names than `own`."""
+    """Raise ValueError if the names of `values` differ from those of `own`."""
     for name in own:
         if name not in values:
             raise ValueError(f"{join(path, name)}: missing")
@@ -89,8 +89,8 @@ def require_names(own: Mapping[str, Any], values: Mapping[str, Any], path: str =
 
 
 def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
-    """Return ``make(values)``, an array or a number; TypeError that names the path if real numbers do not become one."""
-    wrong = f"{path}: expected an array, or what becomes one of float32, got {_kind(values)}"
+    """Return ``make(values)``, an array or a number. Raise TypeError, naming the path, if they are not real numbers."""
+    wrong = f"{path}: expected an array, or values that can be converted to float32, got {_kind(values)}"
     if values is None or isinstance(values, Mapping):
         raise TypeError(wrong)
     require_plain(values, path)
@@ -102,14 +102,17 @@ def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
             raise TypeError(f"{wrong}: {error}") from error
 
     dtype = (values if is_array(values) else tried(np.asarray)).dtype
-    # What NumPy would make numbers of: texts, times, objects. Other libraries' dtypes have no kind.
+    # NumPy would convert strings, times and objects to numbers. Dtypes of other libraries have no kind.
     if getattr(dtype, "kind", "f") in "cOSUTMm":
         raise TypeError(f"{path}: expected real numbers, got {_kind(values)} of {dtype}")
     return tried(make)
 
 
 def require_plain(values: Any, path: str) -> None:
-    """TypeError or ValueError that names the path for an array, also in a list, which is not its memory or has none."""
+    """Raise TypeError or ValueError if an array, or one in a list, has no memory or is more than its memory.
+
+    A masked array is more than its memory, for example. The message names the path.
+    """
     if isinstance(values, (list, tuple)):
         for each in values:
             require_plain(each, path)
@@ -118,9 +121,9 @@ def require_plain(values: Any, path: str) -> None:
 
 
 def ties_among(arrays: Mapping[str, Any]) -> dict[str, str]:
-    """Return the paths of arrays that an earlier path has too, each with the first path of the same array.
+    """Return the paths of arrays that also have an earlier path, mapped to the first path of the same array.
 
-    ValueError that names two arrays which share memory and are not the same.
+    Raise ValueError that names two arrays if they share memory without being the same.
     """
     firsts: dict[Any, str] = {}
     same = {path: firsts.setdefault(_identity(array), path) for path, array in arrays.items()}
@@ -135,9 +138,9 @@ def ties_among(arrays: Mapping[str, Any]) -> dict[str, str]:
 
 
 def sharing(arrays: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    """Yield the indices of each two arrays that share an element."""
+    """Yield the indices of each pair of arrays that share an element."""
     places = [(i, place) for i, array in enumerate(arrays) if (place := _place(array)) is not None]
-    reaching: list[tuple[int, int, NDArray[Any]]] = []  # the end of each in bytes
+    reaching: list[tuple[int, int, NDArray[Any]]] = []  # end in bytes, index and place of each
     for i, place in sorted(places, key=lambda each: byte_bounds(each[1])[0]):
         begin, end = byte_bounds(place)
         reaching = [each for each in reaching if each[0] > begin]
@@ -148,16 +151,16 @@ def sharing(arrays: Sequence[Any]) -> Iterator[tuple[int, int]]:
 
 
 def _place(array: Any) -> NDArray[Any] | None:
-    """Return an array of NumPy that lies where a float32 array does, and must not be read: it may be on a device.
+    """Return a NumPy array over the memory of a float32 array. It must not be read: it may be on a device.
 
-    None for an array without elements, and where the address cannot be told.
+    Return None if the array has no elements or its address is not available.
     """
     if isinstance(array, np.ndarray):
         return array if array.size else None
     if hasattr(array, "data_ptr"):  # of torch
         try:
             address, strides = array.data_ptr(), [4 * each for each in array.stride()]
-        except RuntimeError:  # a sparse tensor, say, which is refused as an array
+        except RuntimeError:  # for example a sparse tensor, which is rejected as an array
             return None
     elif hasattr(array, "data") and hasattr(array.data, "ptr"):  # of CuPy
         address, strides = array.data.ptr, array.strides
@@ -174,9 +177,9 @@ def _place(array: Any) -> NDArray[Any] | None:
 
 
 def _identity(array: Any) -> Any:
-    """Return a key that two entries have in common if they are the same array.
+    """Return a key that is equal for two entries if they are the same array.
 
-    An array without elements is the same as no other, and neither is a scalar of NumPy, which is a value.
+    An array without elements is never the same as another, and neither is a NumPy scalar, which is a value.
     """
     if isinstance(array, np.generic) or 0 in array.shape:
         return object()
@@ -199,9 +202,9 @@ def _check_name(name: Any, where: str) -> None:
 
 
 def _is_meant_as_shape(entry: Sequence[Any]) -> bool:
-    """Return whether a sequence is a shape, right or wrong, rather than a list of entries.
+    """Return whether a sequence is meant as a shape, valid or not, rather than as a list of entries.
 
-    A shape has integers, and nothing that is an entry otherwise.
+    A shape contains integers, and no array, mapping or list.
     """
     if not entry:
         return isinstance(entry, tuple)

@@ -1,6 +1,6 @@
-"""Pictures of schedules, range tests and trainings, with matplotlib: ``pip install "lrcore[plot]"``.
+"""Figures of schedules, range tests and trainings with matplotlib: ``pip install "lrcore[plot]"``.
 
-Each function takes an `ax` to draw on, or makes a figure with pyplot, and returns the Axes.
+Each function draws on `ax`, or on a new pyplot figure if `ax` is not given, and returns the Axes.
 
 >>> import lrcore
 >>> cosine = lrcore.schedules.Cosine(1e-3, steps=1000)
@@ -17,5 +17,5 @@ from lrcore.plot._figures import range_test, schedules, training
 
 __all__ = ["range_test", "schedules", "training"]
 
-if not TYPE_CHECKING:  # type checkers know the names that there are
+if not TYPE_CHECKING:  # type checkers see the imports
     __getattr__, __dir__ = _names.public_face(__name__)

@@ -1,4 +1,4 @@
-"""The figures."""
+"""Figures of schedules, range tests and trainings."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 _POINTS = 10_000
-"""How many steps are drawn at most; of more, evenly spaced ones."""
+"""Largest number of steps to draw. If there are more, evenly spaced steps are drawn."""
 
 _LARGEST = 1e150
-"""The largest magnitude on an axis: matplotlib overflows at larger ones, its margins on logarithmic axes included."""
+"""Largest magnitude on an axis. Above it matplotlib overflows, for example in the margins of logarithmic axes."""
 
 
 SuggestionMethod: TypeAlias = Literal["steepest", "valley", "minimum/10"]
-"""How `lrcore.tune.RangeTest.suggest` finds a rate."""
+"""The methods of `lrcore.tune.RangeTest.suggest`."""
 
 
 class _RangeTest(Protocol):
-    """What is drawn of a `lrcore.tune.RangeTest`."""
+    """The part of `lrcore.tune.RangeTest` that is drawn."""
 
     @property
     def rates(self) -> NDArray[np.float64]: ...
@@ -56,22 +56,22 @@ def schedules(
     Parameters
     ----------
     *rates : float, schedule or callable
-        What an optimizer takes as `lr`.
+        Rates in any form that an optimizer accepts as `lr`.
     steps : int
-        How many steps are drawn.
+        Number of steps to draw.
     labels : sequence of str, optional
-        For the legend. Default: the code of each schedule.
+        Labels for the legend. The default is the repr of each schedule.
     log : bool
-        Whether the axis of the rates is logarithmic. Rates of 0 are left out there.
+        Whether the axis of the rates is logarithmic. Rates of 0 are then left out.
     ax : Axes, optional
-        Where to draw.
+        Axes to draw on.
 
     Raises
     ------
     TypeError, ValueError
-        When an argument is refused.
+        If an argument is invalid.
     ImportError
-        When matplotlib is not installed.
+        If matplotlib is not installed.
     """
     steps, log = steps_to_draw("steps", steps), flag("log", log)
     if not rates:
@@ -86,7 +86,7 @@ def schedules(
     for values, label in zip(lines, labels, strict=True):
         if log:
             values[values == 0] = np.nan
-        marker = "o" if steps == 1 else None  # a line of one point would not show
+        marker = "o" if steps == 1 else None  # a line with one point would be invisible
         ax.plot(
             t, values, drawstyle="steps-post", linewidth=1.8, marker=marker, label=textwrap.fill(label, 90)
         )
@@ -99,7 +99,7 @@ def schedules(
 
 
 def steps_to_draw(name: str, value: Any) -> int:
-    """Check a number of steps that float64 counts."""
+    """Check a number of steps that float64 can count exactly."""
     steps = num_steps(name, value)
     if steps > 2**53:
         raise ValueError(f"{name}: expected at most 2**53 steps, got {steps}")
@@ -117,23 +117,25 @@ def range_test(
     Parameters
     ----------
     found : lrcore.tune.RangeTest
-        From `lrcore.tune.range_test`.
+        The result of `lrcore.tune.range_test`.
     ax : Axes, optional
-        Where to draw.
+        Axes to draw on.
     suggestions : sequence of str
-        Which of the methods of `RangeTest.suggest` are marked; none where the test has nothing to suggest.
+        The methods of `RangeTest.suggest` whose rates are marked. No rate is marked if `suggest` raises ValueError.
 
     Raises
     ------
     TypeError, ValueError
-        When an argument is refused.
+        If an argument is invalid.
     ImportError
-        When matplotlib is not installed.
+        If matplotlib is not installed.
     """
     check = one_of(*get_args(SuggestionMethod))
     methods = [check("suggestions", each) for each in sequence("suggestions", suggestions)]
     fallen = int(found.smoothed.argmin()) if found.smoothed.size else 0
-    before = found.losses[: fallen + 1] if fallen else found.losses  # what diverges would flatten the rest
+    before = (
+        found.losses[: fallen + 1] if fallen else found.losses
+    )  # diverging losses would flatten the others
     if before.size:
         lowest, highest = _drawable("found", np.array([found.losses.min(), before.max()]))
     ax = _axes(ax)
@@ -156,26 +158,26 @@ def range_test(
 
 @explain_keywords
 def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
-    """Draw the loss of a training over its steps, and below it the learning rate.
+    """Draw the loss of a training over its steps, and the learning rate below it.
 
     Parameters
     ----------
     losses, lrs : array of float, (n,)
-        The loss of each step, and its learning rate. The axis of losses is logarithmic where all of them are > 0.
+        The loss and the learning rate of each step. The axis of the losses is logarithmic if all losses are > 0.
     ax : Axes, optional
-        Where to draw, one of a grid as ``plt.subplots`` makes it. Its lower third goes to the axes of the rates.
+        Axes to draw on, in a grid such as ``plt.subplots`` makes. Their lower third becomes the axes of the rates.
 
     Returns
     -------
     Axes
-        Those of the losses. Those of the rates are the last of ``ax.figure.axes``.
+        The axes of the losses. The axes of the rates are the last of ``ax.figure.axes``.
 
     Raises
     ------
     TypeError, ValueError
-        When an argument is refused.
+        If an argument is invalid.
     ImportError
-        When matplotlib is not installed.
+        If matplotlib is not installed.
     """
     loss, rate = vector("losses", losses), vector("lrs", lrs)
     if not loss.size:
@@ -186,7 +188,7 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     above = _axes(ax)
     grid = above.get_subplotspec()
     if grid is None:
-        raise ValueError("ax: expected one of a grid, as plt.subplots makes it")
+        raise ValueError("ax: expected axes in a grid, such as plt.subplots makes")
     rows = grid.subgridspec(2, 1, height_ratios=(2, 1))
     above.set_subplotspec(rows[0])
     below = above.figure.add_subplot(rows[1], sharex=above)
@@ -209,7 +211,7 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
 
 
 def _labels(labels: Any) -> tuple[str, ...]:
-    """Check labels; any iterable of strings will do but a string."""
+    """Check labels, which may be any iterable of strings except a string."""
     checked = sequence("labels", labels)
     for label in checked:
         if not isinstance(label, str):
@@ -218,7 +220,7 @@ def _labels(labels: Any) -> tuple[str, ...]:
 
 
 def _drawable(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Check that matplotlib can draw the finite ones of these values."""
+    """Check that matplotlib can draw the finite values."""
     too_large = values[np.isfinite(values) & (abs(values) > _LARGEST)]
     if too_large.size:
         raise ValueError(f"{name}: expected magnitudes up to {_LARGEST:g} to draw, got {too_large[0]:g}")
@@ -236,7 +238,7 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _finish(ax: Any, x: str, y: str, **legend: Any) -> None:
-    """Label the axes, and add a grid and a legend, placed as `legend` says."""
+    """Label the axes, and add a grid and a legend with the options in `legend`."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.grid(alpha=0.3)

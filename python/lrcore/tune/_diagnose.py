@@ -55,8 +55,8 @@ LATE_SHARE = 0.35
 """Late share above which a curve may still be falling. A straight line has 0.5, and an exponential that falls to a
 tenth has 0.32."""
 LATE_PACE = (0.25, 2.0)
-"""Range of the late pace in which a curve may still be falling. A straight line has 1, the same exponential 0.43, and a plateau
-after a late fall 0. Above 2, the fall has only begun."""
+"""Range of the late pace in which a curve may still be falling. A straight line has 1, the same exponential 0.43, and a
+plateau after a late fall 0. Above 2, the fall has only begun."""
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 """Relative rounding error of a loss in float32 arithmetic."""
 NAMES = (
@@ -266,7 +266,8 @@ def _judge(found: dict[str, float]) -> tuple[Verdict, str]:
     if overshot:
         return (
             "unclear",
-            f"{over_peak}, which may be an outlier: it is {told['overshoot_noises']} times the noise above the first loss.",
+            f"{over_peak}, which may be an outlier: it is {told['overshoot_noises']} times the noise above the first "
+            "loss.",
         )
     if found["fall"] < FLAT and found["alternation"] < TO_AND_FRO:
         return "oscillating", f"The loss went {path}, and kept jumping back and forth by {told['noise']}."
@@ -301,7 +302,7 @@ FACTORS: dict[Verdict, tuple[float, str]] = {
     "oscillating": (1 / 3, "a third of"),
     "barely moving": (10.0, "ten times"),
 }
-"""The factor for the next rate, and its name. A diverging rate may be far too large, an oscillating one only slightly."""
+"""The factor for the next rate, and its name. A diverging rate may be far too large, an oscillating one slightly."""
 
 
 def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:

@@ -43,7 +43,7 @@ def scale_lr(
     ----------
     Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", section 2.1: linear, with a warm-up.
     Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks", section 5: the root
-    keeps the variance of an update.
+    preserves the variance of an update.
 
     Examples
     --------
@@ -78,8 +78,8 @@ def update_ratio(opt: Optimizer, grads: Any = None, **arguments: Any) -> float:
     Returns
     -------
     float
-        The ratio of Euclidean norms. It is infinite if the parameters were all 0 and the step changed them, 0 if nothing
-        changed, and NaN if a parameter is NaN or was infinite before the step.
+        The ratio of Euclidean norms. It is infinite if the parameters were all 0 and the step changed them, 0 if
+        nothing changed, and NaN if a parameter is NaN or was infinite before the step.
 
     Raises
     ------
