@@ -1,9 +1,9 @@
 """Atomic replacement of a file: at any time, either the old file or the new one exists.
 
-The new file is written under the temporary name `.lrcore-<CRC-32 of the file's name>-<number>.tmp` in the same folder.
-The writer holds a lock on it, which the system releases when the writer ends in any way. So the next writer recognizes
-the leftovers of a killed writer and removes them. It does not write into a leftover, which may be a link that another
-user has made.
+The new file is written under the temporary name `.lrcore-<CRC-32 of the file's name>-<number>.tmp` in the
+same folder. The writer holds a lock on it, which the system releases when the writer ends in any way. So the
+next writer recognizes the leftovers of a killed writer and removes them. It does not write into a leftover,
+which may be a link that another user has made.
 """
 
 from __future__ import annotations

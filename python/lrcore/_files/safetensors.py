@@ -5,9 +5,10 @@ object with the dtype, the shape and the position of each tensor under its name,
 ``__metadata__``. The format is specified at https://github.com/huggingface/safetensors#format; here, each tensor is
 F32.
 
-The metadata entry `lrcore` is the text described in `lrcore._files.format`. The metadata entry `lrcore.crc32` is the
-CRC-32 of that text and of the tensors in the order of their names, as 8 hexadecimal digits. It detects errors that the
-other checks cannot find, such as a changed digit. Files from other programs have neither entry.
+The metadata entry `lrcore` is the text described in `lrcore._files.format`. The metadata entry `lrcore.crc32`
+is the CRC-32 of that text and of the tensors in the order of their names, as 8 hexadecimal digits. It detects
+errors that the other checks cannot find, such as a changed digit. Files from other programs have neither
+entry.
 
 A file is read into memory and never memory-mapped: if another process truncated a mapped file, the next access to the
 mapping would kill the reader.

@@ -1,9 +1,9 @@
 """The file of a pack: its arrays in safetensors format, under names such as layers.0.w.
 
-The text of the file is described in `lrcore._files.format`. Its entry `structure` is the tree of dictionaries and
-lists, with the shapes of the arrays as strings at the leaves, such as "[3, 4]". An array with several paths is stored once,
-under its first path; the optional entry `ties` maps each other path to that of the tensor. A file without a text is
-from another program.
+The text of the file is described in `lrcore._files.format`. Its entry `structure` is the tree of dictionaries
+and lists, with the shapes of the arrays as strings at the leaves, such as "[3, 4]". An array with several
+paths is stored once, under its first path; the optional entry `ties` maps each other path to that of the
+tensor. A file without a text is from another program.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapp
 def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
     """Return the arrays of a file as a tree.
 
-    If a tree of shapes is given, the arrays must have these names and shapes. The arrays of a file from another program
-    are returned in this tree, and the file may lack some of the names that `ties` gives to one array. Otherwise the
-    tree is returned as it was stored; `Pack` and `Pack.assign` check it. An array with several names in the file is the same
-    object under each name.
+    If a tree of shapes is given, the arrays must have these names and shapes. The arrays of a file from
+    another program are returned in this tree, and the file may lack some of the names that `ties` gives to
+    one array. Otherwise the tree is returned as it was stored; `Pack` and `Pack.assign` check it. An array
+    with several names in the file is the same object under each name.
     """
     with safetensors.reading(path) as opened:
         metadata, stored = opened.metadata, dict.fromkeys(opened.tensors)

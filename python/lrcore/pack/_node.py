@@ -139,17 +139,18 @@ class Node:
         Parameters
         ----------
         tree : nested dictionaries and lists
-            A tree with the same structure, in which tuples count as lists. Its leaves are arrays of the same shapes, or
-            objects that NumPy converts to such arrays. Values are converted as by ``view[...] = values``, and NumPy
-            values are moved to the device of `xp`. Values for several names of one array must be bitwise identical, or
-            NaN in the same places. The gradient of a tied array is the sum of the gradients under its names.
+            A tree with the same structure, in which tuples count as lists. Its leaves are arrays of the same
+            shapes, or objects that NumPy converts to such arrays. Values are converted as by
+            ``view[...] = values``, and NumPy values are moved to the device of `xp`. Values for several names of one array
+            must be bitwise identical, or NaN in the same places. The gradient of a tied array is the sum of
+            the gradients under its names.
 
         Raises
         ------
         TypeError, ValueError
-            If a name is missing or unknown, a list has another length, a shape differs, the values for several names of
-            one array differ, or a value cannot be converted to an array. The message names the path, and nothing is
-            written.
+            If a name is missing or unknown, a list has another length, a shape differs, the values for
+            several names of one array differ, or a value cannot be converted to an array. The message names
+            the path, and nothing is written.
         """
         firsts: dict[int, tuple[str, Any, Any]] = {}  # by the id of the view
         for path, view, values in tree_zip(self.tree(), tree, self._path):

@@ -20,27 +20,29 @@ from lrcore.pack._tree import require_plain, shapes_of, ties_among
 class Pack(Node, Mapping[str, Any], over=dict):
     """Named arrays in one flat float32 buffer, optionally in nested dictionaries and lists.
 
-    ``pack["w1"]`` is a view of `flat`: writing to either changes both. ``pack["w1"] -= x`` and ``pack["w1"] = values``
-    write in place; `values` must be a number or have the same shape. If the entry "head" is a dictionary,
-    ``pack["head"]`` is a pack over its part of the same buffer. If the entry "layers" is a list, ``pack["layers"]`` is
-    a sequence of views and packs; ``pack["layers"][0].flat`` can be stepped by itself, and ``pack["layers"] = values``
-    writes in place like `assign`. If a pack and an optimizer on ``pack.flat`` are pickled or deep-copied together, the
-    new ones share their memory too. An optimizer on the `flat` of a part becomes independent of the pack.
+    ``pack["w1"]`` is a view of `flat`: writing to either changes both. ``pack["w1"] -= x`` and
+    ``pack["w1"] = values`` write in place; `values` must be a number or have the same shape. If the entry
+    "head" is a dictionary, ``pack["head"]`` is a pack over its part of the same buffer. If the entry "layers"
+    is a list, ``pack["layers"]`` is a sequence of views and packs; ``pack["layers"][0].flat`` can be stepped
+    by itself, and ``pack["layers"] = values`` writes in place like `assign`.
 
-    Arrays with several names (tied weights) stay tied in packs made by `like`, and in copies, pickles and files. A part
-    with an array whose first name is outside the part has no `flat`, and a copy of such a part has separate memory for
-    that array.
+    If a pack and an optimizer on ``pack.flat`` are pickled or deep-copied together, the copies share memory
+    too. In this case, an optimizer on the `flat` of a part becomes independent of the pack.
+
+    Arrays with several names (tied weights) stay tied in packs made by `like`, and in copies, pickles and
+    files. A part with an array whose first name is outside the part has no `flat`, and a copy of such a part
+    has separate memory for that array.
 
     Parameters
     ----------
     entries : mapping of str to entries
-        Each entry is a shape (an integer, or a tuple or list of integers), whose array begins as zeros; a float32
-        array, whose values are copied; or a mapping or list of entries. An empty list has no arrays, and ``()`` is the
-        shape of a scalar. Names must not be empty, and no two arrays may have the same path, as "a.b" and
-        {"a": {"b": ...}} would. An array with several paths, given as one object or as equal views of its memory, is
-        one array in the buffer too: it is located at its first path, and the other paths are names of the same view. Arrays
-        that overlap in other ways are rejected, and so are masked arrays, and PyTorch tensors that have no memory or
-        override dispatch.
+        Each entry is a shape (an integer, or a tuple or list of integers), whose array begins as zeros; a
+        float32 array, whose values are copied; or a mapping or list of entries. An empty list has no arrays,
+        and ``()`` is the shape of a scalar. Names must not be empty, and no two arrays may have the same
+        path, as "a.b" and {"a": {"b": ...}} would. An array with several paths, given as one object or as
+        equal views of its memory, is one array in the buffer too: it is located at its first path, and the
+        other paths are names of the same view. Arrays that overlap in other ways are rejected, and so are
+        masked arrays, and PyTorch tensors that have no memory or override dispatch.
     xp : module
         The array library of the buffer: numpy, or a module with its interface such as cupy. torch and jax.numpy are
         rejected.
@@ -146,10 +148,10 @@ class Pack(Node, Mapping[str, Any], over=dict):
     def load(self, path: FilePath) -> None:
         """Copy the arrays of a file that `save` wrote into the arrays of this pack, in place.
 
-        Names, nesting and shapes must be the same; for a safetensors file from another program, the names with dots and
-        the shapes. Arrays that are tied in either the file or this pack may be separate in the other. If they are tied
-        here, the file must have the same values under all their names, as for `assign`; a file from another program may
-        have only one of these names.
+        Names, nesting and shapes must be the same; for a safetensors file from another program, the names
+        with dots and the shapes. Arrays that are tied in either the file or this pack may be separate in the
+        other. If they are tied here, the file must have the same values under all their names, as for
+        `assign`; a file from another program may have only one of these names.
 
         Raises
         ------

@@ -110,7 +110,10 @@ class Schedule(Formula):
         return _dictionary.encode(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state: a dictionary with a list `states` if the schedule contains a `Plateau`, else empty."""
+        """Return the state as a dictionary.
+
+        It has a list `states` if the schedule contains a `Plateau`, and is empty otherwise.
+        """
         states = states_of(self)
         return {"states": states} if states else {}
 
@@ -191,7 +194,7 @@ class Constant(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class Function(Schedule):
-    """Call a function. A callable that is passed as a schedule is wrapped in a `Function`.
+    """Call a function. A callable that is passed where a schedule is expected becomes a `Function`.
 
     ::
 
@@ -235,7 +238,7 @@ Rate: TypeAlias = float | Schedule | Callable[[int], float]
 
 
 def as_schedule(lr: Rate) -> Schedule:
-    """Return a learning rate, given as a number, a schedule or a callable, as a schedule."""
+    """Return the schedule for a learning rate, which may be a number, a schedule or a callable."""
     if isinstance(lr, Schedule):
         return lr
     if isinstance(lr, type):
@@ -268,13 +271,14 @@ def from_dict(dictionary: Mapping[str, Any]) -> Schedule:
     Raises
     ------
     TypeError, ValueError
-        If the argument is not a dictionary, names no schedule, or has arguments that are unknown or out of range.
+        If the argument is not a dictionary, does not name a schedule, or has entries that are unknown or out
+        of range.
     """
     schedule: Schedule = _dictionary.decode(dictionary)
     return schedule
 
 
-# ---- compositions, to any depth; nested compositions of one kind are merged when they are made
+# ---- compositions, to any depth; nested compositions of the same kind are merged when they are made
 
 
 @explain_keywords
@@ -291,8 +295,8 @@ class Sequence(Composed, Schedule):
     Parameters
     ----------
     parts : sequence of (schedule, int), ending with a schedule alone
-        The parts in order. Each part except the last has its number of steps. A schedule may also be a number or a
-        callable.
+        The parts in order. Each part except the last is a pair of a schedule and its number of steps. A number or a
+        callable is also accepted as a schedule.
 
     References
     ----------
@@ -399,7 +403,7 @@ class _Around(Composed, Checked):
     _in_text: ClassVar = False  # texts call the methods
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, Schedule):  # possible in a dictionary
+        if not isinstance(self.inner, Schedule):  # a dictionary may contain another value
             raise TypeError(f"inner: expected a schedule, got {type(self.inner).__name__}")
         super().__post_init__()
         self._consist_of(self.inner)

@@ -24,10 +24,11 @@ class Recursive(Schedule):
         t = 0    s(t) = fn(0, lr)
         else     s(t) = fn(t, s(t - 1))
 
-    The rates are cached, so they can be computed for any t in any order, and `fn` is called once for each t. If several
-    threads, or a signal handler that interrupts `fn`, need a new rate at the same time, `fn` may be called more than
-    once for the same t, and the first result is kept. So `fn` should be a pure function of its arguments. A `Recursive`
-    holds no lock. It has no dictionary form, and can be pickled only if `fn` can.
+    The rates are cached, so they can be computed for any t in any order, and `fn` is called once for each t.
+    If several threads, or a signal handler that interrupts `fn`, need a new rate at the same time, `fn` may
+    be called more than once for the same t, and the first result is kept. So `fn` should be a pure function
+    of its arguments. A `Recursive` holds no lock. It has no dictionary form, and can be pickled only if `fn`
+    can.
 
     Parameters
     ----------

@@ -102,9 +102,9 @@ class Composed(Formula):
     def _lower_levels(self) -> Iterator[Formula]:
         """Yield the lower levels to store first, if the height of this schedule is a multiple of 10.
 
-        At a multiple of 100, they are all multiples of 100 below; otherwise the multiples of 10 below, down to the next
-        multiple of 100. Only the child with the most levels is followed. If other children have nearly as many at every
-        level, copies recurse deeply.
+        If it is a multiple of 100, these are the levels at all lower multiples of 100; otherwise those at the lower
+        multiples of 10, down to the next multiple of 100. Only the child with the most levels is followed. If other
+        children have nearly as many levels everywhere, copies recurse through all of them.
         """
         if self._height == 0 or self._height % SLICE:
             return

@@ -59,7 +59,7 @@ class Exponential(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class NaturalExponential(Checked):
-    """Decay as the exponential function of t. There is no final rate.
+    """Decay as the natural exponential function of t. There is no final rate.
 
     ::
 
@@ -197,8 +197,9 @@ class Polynomial(Checked):
 
     References
     ----------
-    Chen et al. 2018, "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully
-    Connected CRFs", the "poly" policy, with power 0.9. `cycle` works as in Keras' ``PolynomialDecay``.
+    Chen et al. 2018, "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution,
+    and Fully Connected CRFs", the "poly" policy, with power 0.9. `cycle` works as in Keras'
+    ``PolynomialDecay``.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Conversion of schedules to JSON-safe dictionaries and back.
 
-A schedule inside another is a dictionary among its arguments. Some schedules are instead entries of the list `shared`
-of the outermost dictionary, and ``{"shared": index}`` refers to them: those that occur in several places, and, in deep
-compositions, those in a lower group of ten levels than the schedule around them.
+A schedule inside another is a dictionary among its arguments. Some schedules are instead entries of the list
+`shared` of the outermost dictionary, and ``{"shared": index}`` refers to them: those that occur in several
+places, and, in deep compositions, those in a lower group of ten levels than the schedule around them.
 """
 
 from __future__ import annotations

@@ -89,9 +89,10 @@ class Plateau(Composed, Checked):
     more than the threshold. The first one that is not NaN always is, and any finite metric improves on an infinite
     best. More than `patience` observations in a row without improvement cause a reduction.
 
-    `Plateau` is the only schedule with a state. Equality, `repr` and `to_dict` depend only on the arguments; the state
-    is in `state_dict`, and also in the optimizer's `state_dict`. Threads and signal handlers may call a `Plateau` and
-    its `observe` concurrently: each observation is counted once, and there is no lock to wait for.
+    `Plateau` is the only schedule with a state. Equality, `repr` and `to_dict` depend only on the arguments;
+    the state is in `state_dict`, and also in the optimizer's `state_dict`. `Plateau` is thread-safe: threads
+    and signal handlers may call it and its `observe` concurrently. Each observation is counted once, and
+    there is no lock to wait for.
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ class Plateau(Composed, Checked):
     mode : {"min", "max"}
         Whether smaller or larger metrics are better.
     threshold : float
-        The margin by which an improvement must exceed the best metric so far.
+        The margin by which an improvement must be better than the best metric so far.
     threshold_mode : {"rel", "abs"}
         Whether the margin is ``threshold * |best|``, also for negative metrics, or `threshold` itself.
     cooldown : int
@@ -112,17 +113,17 @@ class Plateau(Composed, Checked):
     min_lr : float
         Lower limit for reductions. If `lr` itself is lower, reductions have no effect.
     statistic : {"best", "mean"}
-        Whether to observe each metric, or the mean of the last `window` metrics. Until there are that many, nothing is
-        counted.
+        Whether an observation is each metric itself or the mean of the last `window` metrics. The mean is not counted
+        until there are `window` metrics.
     window : int
         Number of metrics in the mean. Only used if `statistic` is "mean".
     nan : {"error", "bad"}
-        Whether a NaN metric raises ValueError, or counts as an observation without improvement. The mean excludes it.
+        Whether a NaN metric raises ValueError, or counts as no improvement and is left out of the mean.
 
     References
     ----------
-    He et al. 2016, "Deep Residual Learning for Image Recognition", section 3.4, divides the rate by 10 at a plateau of
-    the error. The arguments are named as in PyTorch's ``ReduceLROnPlateau``.
+    He et al. 2016, "Deep Residual Learning for Image Recognition", section 3.4, divides the rate by 10 at a
+    plateau of the error. The arguments are named as in PyTorch's ``ReduceLROnPlateau``.
 
     Examples
     --------
@@ -196,7 +197,9 @@ class Plateau(Composed, Checked):
         """
         value = to_float("metric", metric)
         if math.isnan(value) and self.nan == "error":
-            raise ValueError('metric: expected a number, got nan; nan="bad" counts it as no improvement')
+            raise ValueError(
+                'metric: expected a number, got nan; use nan="bad" to count it as no improvement'
+            )
         self._history.append(lambda seen: self._after(seen, value))
 
     def _after(self, seen: _Seen, value: float) -> _Seen:

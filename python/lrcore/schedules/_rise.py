@@ -138,7 +138,7 @@ class OneCycle(Checked):
     pct_start : float
         Fraction of the steps spent rising. ValueError is raised if a phase would have no length.
     div, final_div : float
-        Divisors of `peak` and of `start`, > 0.
+        Ratio of `peak` to the first rate, and of the first rate to the last one, > 0.
     shape : {"cosine", "linear"}
         Whether each phase is half a cosine or a line.
     three_phase : bool

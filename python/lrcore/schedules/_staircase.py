@@ -16,7 +16,7 @@ from lrcore.schedules._formula import set_fields
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class PiecewiseConstant(Checked):
-    """Use one value after another: value i, counted from 0, as soon as i boundaries are <= t.
+    """Use one value after another: value i, counted from 0, when i boundaries are <= t.
 
     ::
 
@@ -62,7 +62,7 @@ class PiecewiseConstant(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class StepDecay(Checked):
-    """Multiply the rate by `factor` once per `every` steps, as a staircase.
+    """Multiply the rate by `factor` each time that `every` steps have passed.
 
     ::
 

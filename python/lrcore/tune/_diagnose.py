@@ -47,7 +47,7 @@ TO_AND_FRO = 0.1
 """Alternation below which a loss jumps between two levels. With ten noisy differences it is never this small."""
 LIFTED = 10.0
 """Height of the peak above both the first and the last level, in units of the noise. If the rate is too small, the peak
-never exceeds it."""
+is never higher."""
 TAILS = (2.5, 30.0)
 """Limits of the tail, in units of the noise: short curves show little of the tail, and a batch of hard examples does
 not reach the upper limit. A peak below the upper limit is not judged an overshoot either."""
@@ -102,14 +102,15 @@ class Diagnosis:
         - ``sag``: the midpoint of start and end minus the mean of all losses, divided by half the standard error of
           start - end; about 0 for a straight line, positive if the loss levels off.
         - ``overshoot``: the peak minus the first loss, divided by the larger of first - last and the tail.
-        - ``overshoot_noises``: the peak minus the first loss, divided by the noise of the half that contains the peak.
+        - ``overshoot_noises``: the peak minus the first loss, divided by the noise of the half that contains
+          the peak.
         - ``rebound``: last - lowest, divided by the larger of first - lowest and the noise.
         - ``rebound_errors``: last - lowest, divided by the standard error of the median of an eighth.
         - ``late_share``: the fall of the median from the middle third to the last, divided by its fall from the first
           third to the last, or by a quarter of first - last if that is larger; 0.5 for a straight line, 0 if nothing
           fell.
         - ``late_pace``: the slope of a line through the last third, divided by the mean slope between the first third
-          and the last, for the larger of the same two falls; 1 for a straight line, 0 if nothing fell.
+          and the last, computed from the larger of the same two falls; 1 for a straight line, 0 if nothing fell.
         - ``alternation``: the median difference between losses two steps apart, divided by that between neighbours,
           in the second half; 1 for noise, 0 for a loss that jumps between two levels.
         - ``turns``: how often the loss turns from falling to rising or back in the second half, divided by how often
@@ -154,8 +155,8 @@ def _ratio(top: float, bottom: float) -> float:
 def noise_of(losses: Floats, order: int) -> float:
     """Return the standard deviation of losses around their curve, from their differences of this order.
 
-    It is computed from the median difference, which outliers do not affect, or from the mean square if most differences
-    are 0.
+    It is computed from the median difference, which outliers do not affect, or from the mean square if most
+    differences are 0.
     """
     differences = np.diff(losses, order)
     # standard deviation of such differences of independent numbers with standard deviation 1
@@ -264,10 +265,9 @@ def _judge(found: dict[str, float]) -> tuple[Verdict, str]:
             f"a rebound of {told['rebound']}; it ended at {told['final']}."
         )
     if overshot:
-        return (
-            "unclear",
-            f"{over_peak}, which may be an outlier: it is {told['overshoot_noises']} times the noise above the first "
-            "loss.",
+        return "unclear", (
+            f"{over_peak}, which may be an outlier: it is {told['overshoot_noises']} times the noise above the "
+            "first loss."
         )
     if found["fall"] < FLAT and found["alternation"] < TO_AND_FRO:
         return "oscillating", f"The loss went {path}, and kept jumping back and forth by {told['noise']}."
@@ -302,7 +302,7 @@ FACTORS: dict[Verdict, tuple[float, str]] = {
     "oscillating": (1 / 3, "a third of"),
     "barely moving": (10.0, "ten times"),
 }
-"""The factor for the next rate, and its name. A diverging rate may be far too large, an oscillating one slightly."""
+"""The factor for the next rate, and its name. A diverging rate may be far too large, an oscillating one is near."""
 
 
 def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:
@@ -335,15 +335,15 @@ def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:
 def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
     """Judge from a training's losses whether its learning rate looks too large, too small, sound or unclear.
 
-    The losses may have any scale and sign, and the noise of small batches. Multiplying them by a positive number does
-    not change the verdict. Adding a constant does not either, unless the changes become smaller than the resolution of
-    float32 for losses of that size, 5e-7 of the median: they then count as rounding errors, because losses are usually
-    computed in float32.
+    The losses may have any scale and sign, and the noise of small batches. Multiplying them by a positive
+    number does not change the verdict. Adding a constant does not either, unless the changes become smaller
+    than the resolution of float32 for losses of that size, 5e-7 of the median: they then count as rounding
+    errors, because losses are usually computed in float32.
 
     The curve of a rate that is too small looks like that of a training that had converged before its first step; both
     are "barely moving". The verdict "unclear" comes without advice on the rate. It means that the loss did not change
     at all, that outliers or the noise of single losses hide how it changed, or that it fell without any noise and
-    levelled off. The last also happens at the limit of stability, where some parameters only jump back and forth.
+    levelled off. The last case also occurs at the limit of stability, where some parameters only jump back and forth.
     Without `lrs`, a rate that decays during the training hides that it was too small, because the loss levels off
     anyway.
 
@@ -352,8 +352,8 @@ def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
     losses : sequence or array of float, (steps,)
         The loss of each step, in order; at least 20. NaN and infinities are evidence of divergence.
     lrs : float, or sequence or array of float, (steps,), optional
-        The learning rate, or that of each step, >= 0. If it is given, the advice names rates, and the pace is measured
-        over the sum of the rates instead of the number of steps.
+        The learning rate, or that of each step, >= 0. If it is given, the advice names rates, and the pace is
+        measured over the sum of the rates instead of the number of steps.
 
     Raises
     ------

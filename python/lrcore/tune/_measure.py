@@ -41,9 +41,9 @@ def scale_lr(
 
     References
     ----------
-    Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", section 2.1: linear, with a warm-up.
-    Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks", section 5: the root
-    preserves the variance of an update.
+    Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", section 2.1: linear, with
+    a warm-up. Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks", section 5:
+    the square root preserves the variance of an update.
 
     Examples
     --------
@@ -64,9 +64,9 @@ def scale_lr(
 def update_ratio(opt: Optimizer, grads: Any = None, **arguments: Any) -> float:
     """Take a step and return ``||update|| / ||params||``, the size of the update relative to the parameters.
 
-    A ratio of about 1e-3 is common in sound trainings. At 1e-6 hardly any parameter changes; at 0.1 a few steps replace
-    everything that was learned. The parameters are copied to NumPy twice, which takes many times longer than the step,
-    so measure about one step in a hundred.
+    A ratio of about 1e-3 is common in sound trainings. At 1e-6 hardly any parameter changes; at 0.1 a few
+    steps replace everything that was learned. The parameters are copied to NumPy twice, which takes many
+    times longer than the step, so measure about one step in a hundred.
 
     Parameters
     ----------

@@ -70,18 +70,19 @@ class RangeTest:
         Parameters
         ----------
         method : {"steepest", "valley", "minimum/10"}
-            - "steepest": the rate at which the smoothed loss falls most steeply on its way to the minimum. The slope is
-              that of a line through a tenth of the points, over the logarithm of the rate, or over the rate itself if
-              `mode` is "linear".
-            - "valley": the rate that lies before the end of the longest decreasing subsequence of the smoothed loss, by
-              half the length of that subsequence.
+            - "steepest": the rate at which the smoothed loss falls most steeply on its way to the minimum.
+              The slope is that of a line through a tenth of the points, over the logarithm of the rate, or
+              over the rate itself if `mode` is "linear".
+            - "valley": the rate that lies before the end of the longest decreasing subsequence of the
+              smoothed loss, by half the length of that subsequence.
             - "minimum/10": a tenth of the rate at which the smoothed loss is lowest.
 
         Raises
         ------
         ValueError
-            If there are fewer than five losses, if they did not change, or if their fall may be chance: the mean of the
-            tenth that ends at the minimum must be more than three standard errors below the mean of the first tenth.
+            If there are fewer than five losses, if they did not change, or if their fall may be chance: the
+            mean of the tenth that ends at the minimum must be more than three standard errors below the mean
+            of the first tenth.
 
         References
         ----------
@@ -193,9 +194,9 @@ def range_test(
 ) -> RangeTest:
     """Take steps at increasing learning rates, then undo them.
 
-    Finally, even after an exception or Ctrl-C, the test restores the exact parameters and the optimizer's states, step
-    count and schedule, including the observations of a `Plateau`. The gradients keep their values from the last call
-    of `closure`.
+    At the end, even after an exception or Ctrl-C, the parameters and the optimizer's states, step count and
+    schedule, including the observations of a `Plateau`, are restored bitwise. The gradients keep their values
+    from the last call of `closure`.
 
     Parameters
     ----------
@@ -213,8 +214,8 @@ def range_test(
         Weight of the previous value in the moving average of the losses, in [0, 1).
     stop_factor : float
         The test ends early if the smoothed loss exceeds its minimum so far by more than
-        ``(stop_factor - 1) |minimum|``; for losses > 0, that is more than `stop_factor` times the minimum. Because the
-        minimum may be close to 0, the excess must also be more than a tenth of the fall so far.
+        ``(stop_factor - 1) |minimum|``; for losses > 0, that is more than `stop_factor` times the minimum.
+        Because the minimum may be close to 0, the excess must also be more than a tenth of the fall so far.
     progress : bool
         Whether to show a progress bar on stderr.
 

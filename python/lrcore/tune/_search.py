@@ -90,9 +90,10 @@ def search(
     Parameters
     ----------
     train : callable
-        A function that takes a rate and a callable `report`, and returns the result of a training, such as the
-        validation loss. It may call ``report(loss)`` after each epoch. `report` ends the training with an exception if
-        the loss is not finite or, once five trainings are completed, if it is worse than their median at that epoch.
+        A function that takes a rate and a callable `report`, and returns the result of a training, such as
+        the validation loss. It may call ``report(loss)`` after each epoch. `report` ends the training with an
+        exception if the loss is not finite or, once five trainings are completed, if it is worse than their
+        median at that epoch.
     low, high : float
         Bounds of the rate, > 0.
     trials : int
@@ -109,8 +110,8 @@ def search(
     name : str
         Name of the study in the storage.
     seed : int, optional
-        Seed for a repeatable search. Searches that run at the same time need different seeds; with equal seeds they try
-        the same rates.
+        Seed for a repeatable search. Searches that run at the same time need different seeds; with equal
+        seeds they try the same rates.
     progress : bool
         Whether to show Optuna's progress bar.
 
