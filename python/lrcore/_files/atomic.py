@@ -33,9 +33,8 @@ def replace_file(path: str, write: Callable[[FileIO], None]) -> None:
     """
     with os_errors_naming(path), _followed(path) as (folder, name):
         former = _permissions(folder, name, path)
-        with _temporary(
-            folder, name, 0o666 if former is None else 0o600
-        ) as file:  # minus the process's umask
+        # The process's umask is removed from these permissions.
+        with _temporary(folder, name, 0o666 if former is None else 0o600) as file:
             write(file)
             if former is not None:
                 os.fchmod(file.fileno(), former)

@@ -1,14 +1,13 @@
 """Files in safetensors format that are replaced atomically and checked when they are read.
 
 A file consists of the length of the header in 8 bytes, the header, and the data of the tensors. The header is a JSON
-object with the dtype, the shape and the position of each tensor under its name, and a dictionary of strings under
-``__metadata__``. The format is specified at https://github.com/huggingface/safetensors#format; here, each tensor is
-F32.
+object with the dtype, the shape and the position of each tensor under its name, and a dictionary of strings
+under ``__metadata__``. The format is specified at https://github.com/huggingface/safetensors#format; here,
+each tensor is F32.
 
-The metadata entry `lrcore` is the text described in `lrcore._files.format`. The metadata entry `lrcore.crc32`
-is the CRC-32 of that text and of the tensors in the order of their names, as 8 hexadecimal digits. It detects
-errors that the other checks cannot find, such as a changed digit. Files from other programs have neither
-entry.
+The metadata entry `lrcore` is the text described in `lrcore._files.format`. The entry `lrcore.crc32` is the
+CRC-32 of that text and of the tensors in the order of their names, as 8 hexadecimal digits. It detects errors
+that the other checks cannot find, such as a changed digit. Files from other programs have neither entry.
 
 A file is read into memory and never memory-mapped: if another process truncated a mapped file, the next access to the
 mapping would kill the reader.
@@ -123,7 +122,7 @@ def reading(path: str) -> Iterator[TensorFile]:
 
 @contextmanager
 def naming_file(what: str) -> Iterator[None]:
-    """Raise errors about the contents of a file, or a part of it, as ValueError that names it."""
+    """Raise errors about the contents of a file, or of a part of it, as a ValueError that names it."""
     try:
         yield
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -20,7 +20,7 @@ from lrcore._files.safetensors import naming_file
 from lrcore.pack._tree import require_names, tree_leaves, tree_map
 
 _LONGEST = 99_000_000
-"""Largest total length of the paths of all parts, in characters. Paths of arrays of this length would fill a header."""
+"""Largest total length of the paths of all parts, in characters. The paths of the arrays alone then fill a header."""
 
 
 def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapping[str, str]) -> None:

@@ -45,7 +45,7 @@ def _entries(node: Any) -> dict[str, str]:
 class Node:
     """The base class of packs and their lists: a flat buffer, and the views and nodes over it.
 
-    A subclass is registered for nodes whose parts are in the type `over`, which is dict or list.
+    A subclass is registered for nodes whose parts are in a container of type `over`, dict or list.
     """
 
     _kinds: ClassVar[dict[type, type[Node]]] = {}
@@ -140,10 +140,10 @@ class Node:
         ----------
         tree : nested dictionaries and lists
             A tree with the same structure, in which tuples count as lists. Its leaves are arrays of the same
-            shapes, or objects that NumPy converts to such arrays. Values are converted as by
-            ``view[...] = values``, and NumPy values are moved to the device of `xp`. Values for several names of one array
-            must be bitwise identical, or NaN in the same places. The gradient of a tied array is the sum of
-            the gradients under its names.
+            shapes, or objects that can be converted to such arrays. Values are converted as by
+            ``view[...] = values``, and NumPy values are moved to the device of `xp`. Values for several names
+            of one array must be bitwise identical, or NaN in the same places. The gradient of a tied array is
+            the sum of the gradients under its names.
 
         Raises
         ------
@@ -279,7 +279,7 @@ def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int
     shapes : sequence of tuples of int
         The shapes of the arrays, in order.
     pad : bool
-        Whether each array begins at a multiple of 64 bytes from the beginning, with padding between the arrays.
+        Whether each array begins at a multiple of 64 bytes from the beginning of the buffer, after padding if needed.
 
     Returns
     -------
@@ -306,7 +306,7 @@ def zeros_for(shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -
 
 
 def library(xp: Any) -> ModuleType:
-    """Check an array library: writing its arrays in place and comparing their memory must be possible."""
+    """Check that the arrays of a library can be written in place and compared by their memory."""
     if xp is not np:
         try:
             probe = xp.zeros(1, dtype=xp.float32)

@@ -111,7 +111,7 @@ def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
 def require_plain(values: Any, path: str) -> None:
     """Raise TypeError or ValueError if an array, or one in a list, has no memory or is more than its memory.
 
-    A masked array is more than its memory, for example. The message names the path.
+    An example is a masked array. The message names the path.
     """
     if isinstance(values, (list, tuple)):
         for each in values:

@@ -133,9 +133,8 @@ def range_test(
     check = one_of(*get_args(SuggestionMethod))
     methods = [check("suggestions", each) for each in sequence("suggestions", suggestions)]
     fallen = int(found.smoothed.argmin()) if found.smoothed.size else 0
-    before = (
-        found.losses[: fallen + 1] if fallen else found.losses
-    )  # diverging losses would flatten the others
+    # Diverging losses would flatten the others.
+    before = found.losses[: fallen + 1] if fallen else found.losses
     if before.size:
         lowest, highest = _drawable("found", np.array([found.losses.min(), before.max()]))
     ax = _axes(ax)

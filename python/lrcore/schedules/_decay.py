@@ -36,7 +36,7 @@ class Exponential(Checked):
     References
     ----------
     Senior et al. 2013, "An Empirical Study of Learning Rates in Deep Neural Networks for Speech Recognition",
-    section 2.1. The arguments are those of Keras' ``ExponentialDecay``.
+    section 2.1. The arguments correspond to those of Keras' ``ExponentialDecay``.
 
     Examples
     --------
@@ -114,7 +114,7 @@ class InverseTime(Checked):
     References
     ----------
     Darken & Moody 1991, "Note on Learning Rate Schedules for Stochastic Optimization": ``lr / (1 + t / tau)``. The
-    arguments are those of Keras' ``InverseTimeDecay``.
+    arguments correspond to those of Keras' ``InverseTimeDecay``.
 
     Examples
     --------

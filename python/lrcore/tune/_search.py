@@ -38,7 +38,7 @@ class Trial:
     lr : float
         The learning rate.
     value : float or None
-        The result of the training. It is infinite if the result was not finite, and None if the training was pruned.
+        The result of the training; infinite if it was not finite, and None if the training was pruned.
     pruned : bool
         Whether the training was stopped early.
     """
@@ -213,7 +213,7 @@ def _url(storage: str | Path | None) -> str | None:
     if not isinstance(storage, (str, Path)):
         raise TypeError(f"storage: expected the path of a file or a URL, got {type(storage).__name__}")
     if not str(storage):
-        raise ValueError("storage: expected the path of a file or a URL, got an empty one")
+        raise ValueError("storage: expected the path of a file or a URL, got an empty string")
     if "://" in str(storage):
         return str(storage)
     if "?" in str(storage):
