@@ -608,7 +608,7 @@ def test_arrays_that_overlap_are_refused(case: str, w_and_xp: tuple[Any, Any]) -
             ({"u": 3, "a": [{"w": a}, W.copy()], "v": w[:0], "b": {"w": [b]}}, "a.0.w", "b.w.0"),
             ({"a": a, "x": {"w": a}, "b": b}, "a", "b"),
         ):
-            match = f"^{second}: expected memory of its own, .* shares memory with {first}; pass a copy"
+            match = f"^{second}: expected separate memory, .* shares memory with {first}; pass a copy"
             with pytest.raises(ValueError, match=match):
                 lrcore.Pack(entries, xp)
 

@@ -131,7 +131,7 @@ def ties_among(arrays: Mapping[str, Any]) -> dict[str, str]:
     paths = [path for path in arrays if path not in ties]
     for first, second in sharing([arrays[path] for path in paths]):
         raise ValueError(
-            f"{paths[second]}: expected memory of its own, got an array that shares memory with {paths[first]}; "
+            f"{paths[second]}: expected separate memory, got an array that shares memory with {paths[first]}; "
             "pass a copy of one"
         )
     return ties
@@ -157,12 +157,12 @@ def _place(array: Any) -> NDArray[Any] | None:
     """
     if isinstance(array, np.ndarray):
         return array if array.size else None
-    if hasattr(array, "data_ptr"):  # of torch
+    if hasattr(array, "data_ptr"):  # PyTorch
         try:
             address, strides = array.data_ptr(), [4 * each for each in array.stride()]
         except RuntimeError:  # for example a sparse tensor, which is rejected as an array
             return None
-    elif hasattr(array, "data") and hasattr(array.data, "ptr"):  # of CuPy
+    elif hasattr(array, "data") and hasattr(array.data, "ptr"):  # CuPy
         address, strides = array.data.ptr, array.strides
     else:
         return None

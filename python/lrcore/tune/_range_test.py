@@ -248,7 +248,7 @@ def range_test(
     if lr_min == 0:
         raise ValueError("lr_min: expected a number > 0, got 0")
     if lr_min >= lr_max:
-        raise ValueError(f"lr_min: expected less than lr_max = {lr_max}, got {lr_min}")
+        raise ValueError(f"lr_min: expected a number less than lr_max = {lr_max}, got {lr_min}")
     steps = num_steps("steps", steps, least=2)
     space = _SPACES[one_of(*get_args(Growth))("mode", mode)]
     smoothing, stop_factor = fraction("smoothing", smoothing), positive("stop_factor", stop_factor)

@@ -129,7 +129,7 @@ def search(
     """
     low, high = positive("low", low), positive("high", high)
     if low >= high:
-        raise ValueError(f"low: expected less than high = {high}, got {low}")
+        raise ValueError(f"low: expected a number less than high = {high}, got {low}")
     trials = integer("trials", trials)
     one_of(*get_args(Sampler))("sampler", sampler)
     worst = math.inf if one_of(*get_args(Direction))("direction", direction) == "minimize" else -math.inf
