@@ -245,7 +245,8 @@ def test_command_lists_the_schedules(capsys: pytest.CaptureFixture[str]) -> None
     assert listed == sorted(
         {each for each in schedules.__all__ if each[0].isupper()} - not_in_text - {"Rate"}
     )
-    assert "\nCosine(lr, steps, end=0.0)\n    Fall" in out
+    summary = str(schedules.Cosine.__doc__).partition("\n")[0]
+    assert f"\nCosine(lr, steps, end=0.0)\n    {summary}\n" in out
 
 
 @pytest.mark.parametrize(
