@@ -1,8 +1,8 @@
-"""Print the backend in use and a digest of what it makes of the same numbers; machines with equal bits print the same.
+"""Print the backend in use and a digest of its results; machines with equal bits print the same digest.
 
     python tests/bits.py [BACKEND DIGEST]
 
-With arguments, fails unless these are what it prints.
+With arguments, exit with an error unless the output equals them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def digest() -> str:
 
 
 def main() -> None:
-    """Print them, and compare them with what the command line says."""
+    """Print the backend and the digest, and compare them with the command line."""
     found = [str(lrcore.info()["backend"]), digest()]
     print(*found)
     if sys.argv[1:] not in ([], found):

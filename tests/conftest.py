@@ -1,6 +1,6 @@
-"""Fixtures: every rule, every backend. Tests marked `gpu` are skipped where no CUDA device works.
+"""Fixtures: every rule, every backend. Tests marked `gpu` are skipped if no CUDA device works.
 
-With ``--no-skips`` a test that is skipped has failed, for environments that have all that the tests need.
+``--no-skips`` turns every skip into a failure, for environments that have everything the tests need.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU, by name, where none works."""
+    """Skip the tests that need a GPU, with a reason, if none works."""
     error = lrcore.info()["cuda_error"]
     if error is not None:
         for item in items:
@@ -27,14 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--no-skips``."""
-    parser.addoption("--no-skips", action="store_true", help="a test that is skipped has failed")
+    parser.addoption("--no-skips", action="store_true", help="report skipped tests as failures")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make a failure of a skip."""
+    """Turn the skip of a test into a failure."""
     report = yield
     return _without_skip(report, item.config)
 
@@ -43,7 +43,7 @@ def pytest_runtest_makereport(
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Make a failure of a module that is skipped."""
+    """Turn the skip of a module into a failure."""
     report = yield
     return _without_skip(report, collector.config)
 
@@ -57,20 +57,20 @@ def _without_skip(report: Report, config: pytest.Config) -> Report:
 
 @pytest.fixture(params=lrcore.rules())
 def rule(request: pytest.FixtureRequest) -> str:
-    """Each rule in turn."""
+    """Return each rule in turn."""
     return str(request.param)
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each backend that runs here in turn, in use during the test."""
+    """Yield each backend that runs here in turn; it is in use during the test."""
     with lrcore.use_backend(request.param):
         yield str(request.param)
 
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """Put the number of threads back after a test that changes it."""
+    """Restore the number of threads after a test that changes it."""
     before = lrcore.info()["threads"]
     yield
     lrcore.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""What a signal handler may do: run, or raise, before any opcode of the library."""
+"""Run code, or raise, before any opcode of the library, as a signal handler may."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LIBRARY = str(Path(lrcore.__file__).parent)
 
 
 def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) -> Iterator[int]:
-    """Run `action` again and again, with `intrude` before its first opcode in the library, its second, and so on.
+    """Yield n = 0, 1, ..., each after a run of `action` that calls `intrude` after n opcodes of the library.
 
-    It yields the number of opcodes before after each run that was intruded upon. Where `intrude` raises, so does the
-    action, and the exception ends there. Garbage waits meanwhile: what other tests left would be finalized in the middle of
-    `action`, and Python only prints what is raised there.
+    If `intrude` raises Intrusion, so does `action`, and the exception ends here. Garbage is not collected during
+    a run: what other tests left would be finalized in the middle of `action`, and Python only prints exceptions
+    that are raised there.
     """
     for number in itertools.count():
         left = number
@@ -30,18 +30,18 @@ def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) 
             nonlocal left, intruded
             if not frame.f_code.co_filename.startswith(LIBRARY):
                 return None
-            frame.f_trace = trace  # Python 3.13 looks for the opcodes of a frame that is traced already
+            frame.f_trace = trace  # Python 3.13 traces opcodes only in a frame that is already traced
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
             if event == "opcode":
                 left -= 1
                 if left < 0 and not intruded:
                     intruded = True
-                    intrude()  # which is not traced
+                    intrude()  # not traced
             return trace
 
         before = sys.gettrace()
         sys._getframe().f_trace_opcodes = (
-            True  # Python 3.12 looks for opcodes once a frame has asked for them
+            True  # Python 3.12 traces opcodes only once a frame has requested them
         )
         collects = gc.isenabled()
         gc.disable()
@@ -61,9 +61,9 @@ def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) 
 
 
 class Intrusion(BaseException):
-    """What an intrusion raises, as Ctrl-C raises KeyboardInterrupt."""
+    """Raised by an intrusion, as KeyboardInterrupt is raised by Ctrl-C."""
 
 
 def interrupt() -> None:
-    """Raise in the middle of whatever runs."""
+    """Raise in the middle of the running code."""
     raise Intrusion

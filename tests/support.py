@@ -1,4 +1,4 @@
-"""What the tests share: how each rule is reached from Python, problems to step on, and what "equal bits" means."""
+"""Helpers of all tests: how Python reaches each rule, problems to step on, and what "equal bits" means."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ CLASSES: dict[str, type[Any]] = {
 }
 
 BACKENDS = [*_lrcore_core.backends(), "emulated"]
-"""The backends that step CPU arrays here, best first, and the one for tests: the code of the CUDA kernels on the host."""
+"""The backends that step CPU arrays here, best first, then one for tests: the CUDA kernels on the host."""
 
 STAGES = (*typing.get_type_hints(Shared),)
-"""Arguments that every class has and that choose no rule."""
+"""Arguments that every class has and that do not affect the choice of a rule."""
 
 NUMBERS = {"momentum": (0.0, 0.9), "dampening": (0.3, 0.0), "lr_decay": (0.1,)}
-"""Numbers that are 0 by default and then change nothing, with what to try instead, in order of preference."""
+"""Numbers that are 0 by default and then have no effect, with the values to try, in order of preference."""
 
 
 def slow_but_first(cases: Iterable[Any]) -> list[Any]:
-    """Return cases of a test, of which the quick selection runs the first alone."""
-    import pytest  # which the scripts that make pages do without
+    """Return the cases of a test, all except the first marked as slow."""
+    import pytest  # imported here because the scripts that make pages run without it
 
     first, *others = (each if isinstance(each, tuple) else (each,) for each in cases)
     return [pytest.param(*first), *(pytest.param(*each, marks=pytest.mark.slow) for each in others)]
@@ -54,7 +54,7 @@ class Configuration(NamedTuple):
 
 
 def choices(cls: type[Any]) -> dict[str, Sequence[Any]]:
-    """Return for each argument that chooses a rule, or is 0 by default, the values to try."""
+    """Return the values to try for each argument that chooses a rule or is 0 by default."""
     hints = typing.get_type_hints(cls.__init__)
     tried: dict[str, Sequence[Any]] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
@@ -70,7 +70,7 @@ def choices(cls: type[Any]) -> dict[str, Sequence[Any]]:
 
 
 def all_configurations() -> Iterator[tuple[str, Configuration]]:
-    """Yield every rule that the classes choose, by trying all their options together."""
+    """Yield a rule and its configuration for each valid combination of the classes' options."""
     for cls in CLASSES.values():
         tried = choices(cls)
         for values in itertools.product(*tried.values()):
@@ -78,16 +78,16 @@ def all_configurations() -> Iterator[tuple[str, Configuration]]:
             try:
                 opt = cls(np.zeros(0, np.float32), **arguments)
             except ValueError:
-                continue  # a refused combination
+                continue  # an invalid combination
             yield opt.rule, Configuration(cls, arguments)
 
 
 CONFIGURATIONS: dict[str, Configuration] = dict(reversed(list(all_configurations())))
-"""For each rule the first class and arguments that choose it."""
+"""The first class and arguments that choose each rule."""
 
 
 def make(rule: str, params: Any, lr: Any = 0.01, **arguments: Any) -> Optimizer:
-    """Make an optimizer that steps with `rule`."""
+    """Return an optimizer that steps with `rule`."""
     cls, chosen = CONFIGURATIONS[rule]
     optimizer: Optimizer = cls(params, lr, **chosen | arguments)
     return optimizer
@@ -107,21 +107,21 @@ def flat_hyper(optimizer: Optimizer) -> dict[str, float]:
 def oracle_step(
     optimizer: Optimizer, p: Array, g: Array, states: Sequence[Array], *, t: int, lr: float, **stages: Any
 ) -> tuple[Array, list[Array]]:
-    """Return what the oracle makes of step t under this optimizer's rule and numbers."""
+    """Return the oracle's parameters and states after step t under this optimizer's rule and numbers."""
     hyper = flat_hyper(optimizer)
     decay = hyper.pop("weight_decay")
     return oracle.step32(optimizer.rule, p, g, states, t=t, lr=lr, hyper=hyper, weight_decay=decay, **stages)
 
 
 def gradients(rng: np.random.Generator, n: int) -> Array:
-    """Return gradients over nine decades, some of them 0."""
+    """Return gradients that span nine decades; some are 0."""
     g = rng.standard_normal(n) * 10.0 ** rng.uniform(-6, 3, n)
     g[rng.random(n) < 0.05] = 0
     return g.astype(np.float32)
 
 
 def assert_bits(actual: Any, expected: Any, what: str = "") -> None:
-    """Assert equality to the last bit, the sign of zero included, and NaN at equal positions."""
+    """Assert that the bits are equal, including the sign of zero, and that NaN is at the same positions."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype == np.float32
     assert actual.shape == expected.shape
@@ -142,27 +142,27 @@ def assert_same(optimizer: Optimizer, p: Array, states: Sequence[Array], what: s
 
 
 N = 21
-"""Elements of the problem below: an AVX-512 lane and a remainder."""
+"""Number of elements of the problem below: one AVX-512 lane and a remainder."""
 
 
 ONES = np.ones(N, np.float32)
-"""Gradients for it."""
+"""Gradients for the problem below."""
 
 
 def start() -> Array:
-    """Return the same parameters every time."""
+    """Return the initial parameters, which are always the same."""
     return np.random.default_rng(1).standard_normal(N).astype(np.float32)
 
 
 def run(optimizer: Any, steps: int) -> Array:
-    """Step on the same gradients every time, chosen by the step number; give a copy of the parameters."""
+    """Return a copy of the parameters after steps on gradients that depend on the step number alone."""
     for _ in range(steps):
         optimizer.step(gradients(np.random.default_rng([2, optimizer.step_count]), optimizer.size))
     return np.array(optimizer.params)
 
 
 def assert_goes_on(resumed: Any, uninterrupted: Any, steps: int) -> None:
-    """Assert that after so many steps more it is in all what the uninterrupted one is: bits, rate, hyperparameters."""
+    """Assert that after more steps `resumed` equals `uninterrupted` in bits, rate and hyperparameters."""
     run(resumed, steps)
     assert_same(resumed, uninterrupted.params, [np.array(state) for state in uninterrupted.state.values()])
     assert resumed.lr == uninterrupted.lr
@@ -170,11 +170,11 @@ def assert_goes_on(resumed: Any, uninterrupted: Any, steps: int) -> None:
 
 
 LARGE = 300_000
-"""Elements of a problem that is large enough for the pool to cut."""
+"""Number of elements of a problem that is large enough for the thread pool to divide."""
 
 
 def run_in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run `work` in several threads at once; fail when one has not ended within a minute."""
+    """Run `work` in `count` threads at once; fail if a thread has not ended within a minute."""
     gate = threading.Barrier(count)
     failures: list[BaseException] = []
 
@@ -195,14 +195,14 @@ def run_in_threads(count: int, work: Callable[[int], None]) -> None:
 
 
 def python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a fresh interpreter, with these variables added to the environment."""
+    """Return the result of a program run in a new interpreter, with `env` added to the environment."""
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
     environment = os.environ | env
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
 
 
 def assert_runs(program: str, **env: str) -> str:
-    """Run a program, which has NumPy and lrcore, in a fresh interpreter; assert that it ends well, return what it printed."""
+    """Return the output of a program run in a new interpreter with NumPy and lrcore; it must succeed."""
     done = python("import numpy as np, lrcore\n" + textwrap.dedent(program), **env)
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
     return done.stdout

@@ -1,4 +1,4 @@
-"""DLPack's capsules seen through ctypes: moved to another device by name, and consumed."""
+"""DLPack capsules through ctypes: setting their device, and consuming them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 CPU, CUDA, CUDA_HOST, ROCM_HOST = 1, 2, 3, 11
-"""Types of devices."""
+"""DLPack's device types."""
 
-# The names are kept here: a capsule only points to its own.
+# Kept here because a capsule only points to its name.
 VERSIONED, LEGACY = b"dltensor_versioned", b"dltensor"
 USED_VERSIONED = b"used_dltensor_versioned"
 
@@ -28,7 +28,7 @@ _new = _api("PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p,
 
 
 class DLTensor(ctypes.Structure):
-    """What is exported."""
+    """DLPack's tensor."""
 
     _fields_ = [
         ("data", ctypes.c_void_p),
@@ -45,13 +45,13 @@ class DLTensor(ctypes.Structure):
 
 
 class Managed(ctypes.Structure):
-    """What a legacy capsule points to."""
+    """DLPack's managed tensor, to which a legacy capsule points."""
 
     _fields_ = [("tensor", DLTensor), ("manager_ctx", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
 
 
 class ManagedVersioned(ctypes.Structure):
-    """What a versioned capsule points to."""
+    """DLPack's versioned managed tensor, to which a versioned capsule points."""
 
     _fields_ = [
         ("major", ctypes.c_uint32),
@@ -64,32 +64,32 @@ class ManagedVersioned(ctypes.Structure):
 
 
 def make_capsule(address: int, name: bytes) -> Any:
-    """Return a capsule without a destructor. The name has to outlive it."""
+    """Return a capsule without a destructor. The name must outlive it."""
     return _new(address, name, None)
 
 
 def managed_of(capsule: Any) -> Managed | ManagedVersioned:
-    """Return the managed tensor of an unused capsule, in place."""
+    """Return the managed tensor of an unused capsule, without a copy."""
     if _is_valid(capsule, VERSIONED):
         return ManagedVersioned.from_address(_get_pointer(capsule, VERSIONED))
     return Managed.from_address(_get_pointer(capsule, LEGACY))
 
 
 def take(capsule: Any) -> int:
-    """Mark a versioned capsule as consumed; return the address of its managed tensor, which the caller has to delete."""
+    """Mark a versioned capsule as consumed; return the address of its managed tensor, which the caller deletes."""
     _set_name(capsule, USED_VERSIONED)
     return int(_get_pointer(capsule, USED_VERSIONED))
 
 
 def move(capsule: Any, device_type: int, device_id: int) -> Any:
-    """Return the same capsule, which now says that its tensor is on that device."""
+    """Return the capsule after setting its tensor's device."""
     tensor = managed_of(capsule).tensor
     tensor.device_type, tensor.device_id = device_type, device_id
     return capsule
 
 
 class Exported:
-    """An exporter of one capsule, as of memory of the CPU."""
+    """An exporter of one capsule that reports the memory as the CPU's."""
 
     def __init__(self, capsule: Any) -> None:
         self.capsule = move(capsule, CPU, 0)
@@ -102,12 +102,12 @@ class Exported:
 
 
 def on_the_host(capsule: Any) -> NDArray[Any]:
-    """Return NumPy's array over the memory of an unused capsule, whichever device it names."""
+    """Return a NumPy array over the memory of an unused capsule, regardless of the capsule's device."""
     managed = managed_of(capsule)
     is_read_only = isinstance(managed, ManagedVersioned) and managed.flags & 1
     array = np.from_dlpack(Exported(capsule))
     if is_read_only or array.flags.writeable:
         return array
-    # NumPy 2.1 takes every capsule's memory for read-only.
+    # NumPy 2.1 treats every capsule's memory as read-only.
     interface = array.__array_interface__ | {"data": (array.ctypes.data, False)}
     return np.asarray(SimpleNamespace(__array_interface__=interface, owner=array))

@@ -1,7 +1,8 @@
-"""What may come to the boundary, and what must become of it: a model of the contract that knows nothing of the code.
+"""A model of the boundary's contract, independent of the code: what is accepted, and with which result.
 
-An array that the model takes is float32 in native order, C-contiguous, aligned, of the right size and shape, where it is
-written writable and sharing memory with nothing else. A number is real and in its argument's range.
+An array is accepted if it is float32 in native byte order, C-contiguous, aligned and of the right size and
+shape. If it is written, it must also be writable and share no memory with another operand. A number must be
+real and in its argument's range.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from boundary import capsules
 from support import CONFIGURATIONS, Array
 
 Problem = tuple[str, type[Exception]]
-"""Which argument is to blame, and with which error."""
+"""The name of the invalid argument, and the expected error."""
 
 LARGEST = float(np.finfo(np.float32).max)
 
 # ---- arrays
 
 WORDS = 1024
-"""Floats of the one memory in which all operands of a call lie."""
+"""Number of floats in the buffer that holds all operands of a call."""
 SLOTS = 5
 ROOM = WORDS // SLOTS
 
@@ -42,7 +43,7 @@ RIGHT_DTYPES = [np.dtype("f4"), np.dtype("=f4"), np.dtype("f4", metadata={"of": 
 
 
 def fresh_memory() -> Array:
-    """Return a memory of ordinary numbers that begins at a multiple of 64 bytes."""
+    """Return a buffer of ordinary numbers, aligned to 64 bytes."""
     memory = np.zeros(WORDS + 16, np.float32)
     begin = (-memory.ctypes.data % 64) // 4
     memory = memory[begin : begin + WORDS]
@@ -51,7 +52,7 @@ def fresh_memory() -> Array:
 
 
 class View(NamedTuple):
-    """How an operand lies in the memory; strides and offset in bytes."""
+    """The layout of an operand in the buffer; strides and offset are in bytes."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -66,7 +67,7 @@ class View(NamedTuple):
 
     @property
     def span(self) -> tuple[int, int]:
-        """The bytes from the first to the end of the last."""
+        """The range of bytes from the first element to the end of the last."""
         if not self.size:
             return self.offset, self.offset
         far = [stride * (extent - 1) for extent, stride in zip(self.shape, self.strides, strict=True)]
@@ -74,7 +75,7 @@ class View(NamedTuple):
         return self.offset + low, self.offset + high + self.dtype.itemsize
 
     def of(self, memory: Array) -> Any:
-        """Return the array."""
+        """Return the array that this view describes."""
         low, high = self.span
         assert 0 <= low <= high <= memory.nbytes
         array = np.ndarray(self.shape, self.dtype, memory.view(np.uint8).data, self.offset, self.strides)
@@ -82,7 +83,7 @@ class View(NamedTuple):
         return array
 
     def problems(self, name: str, written: bool) -> Iterator[Problem]:
-        """Yield what is wrong with the operand by itself."""
+        """Yield the problems of the operand by itself."""
         if self.dtype.kind != "f" or self.dtype.itemsize != 4 or not self.dtype.isnative:
             yield name, TypeError
         expected = 4
@@ -90,7 +91,7 @@ class View(NamedTuple):
             if self.size and extent != 1 and stride != expected:
                 yield name, ValueError
                 if any(each % 4 for each in self.strides):
-                    yield name, TypeError  # NumPy exports no such strides; its own error is chained
+                    yield name, TypeError  # NumPy does not export these strides; its own error is chained
             expected *= extent
         if self.size and self.offset % 4:
             yield name, ValueError
@@ -99,7 +100,7 @@ class View(NamedTuple):
 
 
 def between(views: Mapping[str, View]) -> Iterator[Problem]:
-    """Yield what is wrong with the operands together; the first is the parameters."""
+    """Yield the problems of the operands in relation to each other; the first operand is the parameters."""
     first = next(iter(views.values()))
     for name, view in views.items():
         if view.size != first.size or not same_shape(view.shape, first.shape):
@@ -112,7 +113,7 @@ def between(views: Mapping[str, View]) -> Iterator[Problem]:
 
 
 def same_shape(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
-    """Tell whether elements mean the same: one is flat, or they differ in extents of 1 alone."""
+    """Return whether elements correspond: one shape is flat, or the shapes differ only in extents of 1."""
     if len(one) <= 1 or len(two) <= 1:
         return True
     return [extent for extent in one if extent != 1] == [extent for extent in two if extent != 1]
@@ -135,7 +136,7 @@ def shapes(n: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 @st.composite
 def placed(draw: st.DrawFn, n: int, slot: int, wrong: bool) -> View:
-    """Return an operand in its slot of the memory; or one with something that may be wrong about it."""
+    """Return a valid operand in its slot of the buffer, or one that may be invalid if `wrong`."""
     shape, dtype = draw(shapes(n)), draw(st.sampled_from(RIGHT_DTYPES))
     offset = 4 * (slot * ROOM + draw(st.integers(0, 15)))
     strides, writable = list(contiguous(shape)), True
@@ -162,7 +163,7 @@ def placed(draw: st.DrawFn, n: int, slot: int, wrong: bool) -> View:
         writable = False
     view = View(shape, tuple(strides), offset, dtype, writable)
     low, high = view.span
-    offset += max(0, -low) - max(0, high - 4 * WORDS)  # as far as the memory goes
+    offset += max(0, -low) - max(0, high - 4 * WORDS)  # clamp to the buffer
     return view._replace(offset=offset)
 
 
@@ -170,7 +171,7 @@ def placed(draw: st.DrawFn, n: int, slot: int, wrong: bool) -> View:
 
 
 def scalars() -> st.SearchStrategy[Any]:
-    """Return numbers of every kind, in and out of every range, and what is none."""
+    """Return numbers of every kind, in and out of every range, and values that are not numbers."""
     floats = (
         st.floats()
         | st.floats(0, 1)
@@ -189,7 +190,7 @@ def scalars() -> st.SearchStrategy[Any]:
 
 
 def real(value: Any) -> float | type[Exception]:
-    """Return the float that a value stands for, or the error that is due."""
+    """Return a value as a float, or the expected error."""
     if isinstance(value, (bool, np.bool_, np.timedelta64)):
         return TypeError
     known = (int, float, np.integer, np.floating, Fraction, Decimal)
@@ -207,7 +208,7 @@ AVERAGES = ("alpha", "rho", "betas")
 
 
 def number(name: str, value: Any) -> float | type[Exception]:
-    """Return the float that an argument of an optimizer takes, or the error that is due."""
+    """Return the value of an optimizer's argument as a float, or the expected error."""
     found = real(value)
     if isinstance(found, type):
         return found
@@ -217,17 +218,17 @@ def number(name: str, value: Any) -> float | type[Exception]:
         fits = 0 <= found < 1 and (name in FRACTIONS or single != 1)
     else:
         fits = found >= 0 and math.isfinite(single) and (single == 0) == (found == 0)
-    return found + 0.0 if fits else ValueError  # -0.0 is 0.0
+    return found + 0.0 if fits else ValueError  # -0.0 becomes 0.0
 
 
 def rate(value: Any) -> float | type[Exception]:
-    """Return the rate of one step, which may be too small for float32, or the error that is due."""
+    """Return the rate of one step, which may be too small for float32, or the expected error."""
     found = real(value)
     return found if isinstance(found, type) or 0 <= found <= LARGEST else ValueError
 
 
 def scale(value: Any) -> float | type[Exception]:
-    """Return what the gradients are multiplied by, or the error that is due."""
+    """Return the factor of the gradients, or the expected error."""
     found = real(value)
     if isinstance(found, type) or found == 0:
         return found
@@ -240,11 +241,11 @@ COUNTS = st.one_of(
     st.integers(0, 9).map(np.int64), st.integers(0, 9).map(np.array), st.floats(), st.booleans(),
     st.sampled_from(["3", None, np.True_, Fraction(3), np.float32(3), [3], np.timedelta64(3, "ns")]),
 )  # fmt: skip
-"""Step numbers of every kind."""
+"""Step numbers of every kind, valid and invalid."""
 
 
 def count(value: Any, least: int) -> int | type[Exception]:
-    """Return the integer that a step number is, or the error that is due."""
+    """Return a step number as an integer, or the expected error."""
     array = isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iu"
     if isinstance(value, (bool, np.timedelta64)) or not (isinstance(value, (int, np.integer)) or array):
         return TypeError
@@ -255,7 +256,7 @@ def count(value: Any, least: int) -> int | type[Exception]:
 
 
 def defaults(rule: str) -> dict[str, Any]:
-    """Return all arguments of the class under which it chooses a rule, with their values."""
+    """Return all arguments except lr and grads with which a class chooses a rule."""
     cls, chosen = CONFIGURATIONS[rule]
     taken = inspect.signature(cls).parameters.values()
     values = {each.name: each.default for each in taken if each.default is not each.empty}
@@ -263,7 +264,7 @@ def defaults(rule: str) -> dict[str, Any]:
 
 
 def numbers(rule: str) -> list[str]:
-    """Return the numbers that may be anything in their range while the rule stays: no momentum that comes or goes."""
+    """Return the numbers that can change while the rule stays: momentum and dampening only if not 0."""
     values = defaults(rule)
     changeable = [*AVERAGES, "eps", "weight_decay", "lr_decay", "momentum_decay"]
     return [name for name in values if name in changeable or (name in FRACTIONS and values[name])]
@@ -271,7 +272,7 @@ def numbers(rule: str) -> list[str]:
 
 @st.composite
 def changed_numbers(draw: st.DrawFn, rule: str) -> tuple[dict[str, Any], dict[str, float], list[Problem]]:
-    """Return arguments of a rule, what they are as numbers under the oracle's names, and what is wrong with them."""
+    """Return arguments of a rule, their values under the oracle's names, and their problems."""
     given: dict[str, Any] = {}
     names = draw(st.lists(st.sampled_from(numbers(rule)), max_size=2, unique=True))
     for name in names:
@@ -285,12 +286,12 @@ def changed_numbers(draw: st.DrawFn, rule: str) -> tuple[dict[str, Any], dict[st
             and not isinstance(value := number(name, given[name]), type)
             and value > 1
         ):
-            given[name] = 0.5  # a large one makes the product of all steps before long
+            given[name] = 0.5  # a large one makes the product over all earlier steps slow
     return given, *judged(given)
 
 
 def judged(given: Mapping[str, Any]) -> tuple[dict[str, float], list[Problem]]:
-    """Return arguments as numbers under the oracle's names, and what is wrong with them."""
+    """Return the values of arguments under the oracle's names, and their problems."""
     taken: dict[str, float] = {}
     problems: list[Problem] = []
     for name, value in given.items():
@@ -321,7 +322,7 @@ def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
 
 
 class Liar:
-    """An array whose exporter says something else than what is there: of its device, and in fields of DLPack's tensor.
+    """An array whose exporter reports a false device, or false values in fields of DLPack's tensor.
 
     A field may be a function of the tensor; ``extents`` are written into its shape, ``major`` into its version.
     """
@@ -348,7 +349,10 @@ class Liar:
 
 
 def roles(ones: Callable[[], Array]) -> dict[str, Callable[[Any], object]]:
-    """Return everywhere that an array is taken, beside others of ones; the first word is the argument's name."""
+    """Return a call for each argument that takes an array; the first word of its name is the argument's.
+
+    The other arrays of the call are ones.
+    """
     return {
         "params": lrcore.Adam,
         "grads": lambda array: lrcore.Adam(ones()).step(array),

@@ -1,4 +1,4 @@
-"""Arrays of other libraries, as they are: PyTorch on the CPU, JAX. Skipped by name where they are not installed."""
+"""Arrays of other libraries, unconverted: PyTorch on the CPU, and JAX. A skip names the missing library."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ROLES = roles(lambda: np.ones(SHAPE, np.float32))
 
 @pytest.fixture
 def torch() -> Any:
-    """PyTorch."""
+    """Return PyTorch, or skip the test if it is not installed."""
     return pytest.importorskip("torch")
 
 
 def test_torch_tensors_step_like_numpy_arrays(torch: Any, rule: str) -> None:
-    """Same bits; the state comes as tensors over the memory that is stepped."""
+    """The bits are the same, and the states are tensors over the memory that is stepped."""
     ours = np.linspace(-1, 1, 21, dtype=np.float32)
     theirs = torch.from_numpy(ours.copy())
     in_numpy, in_torch = make(rule, ours), make(rule, theirs)
@@ -44,7 +44,7 @@ def test_torch_tensors_step_like_numpy_arrays(torch: Any, rule: str) -> None:
     assert_equal_states(in_torch.state_dict()["state"])
 
 
-# ---- tensors that are not float32 in memory of their own
+# ---- tensors without float32 memory of their own
 
 
 def with_storage_of(torch: Any, size: int) -> Any:
@@ -95,15 +95,15 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         "expected a float32 array, but this UninitializedParameter",
     ),
 }  # fmt: skip
-"""For each wrong tensor the error that is due, and some of its words."""
+"""The expected error for each wrong tensor, and some of its words."""
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors:UserWarning")
 @pytest.mark.parametrize(
     "wrong", [pytest.param(each, marks=[pytest.mark.slow] * (each == "fake")) for each in WRONG]
-)  # PyTorch imports a compiler for a fake one
+)  # PyTorch imports a compiler for a fake tensor
 def test_wrong_tensors(torch: Any, wrong: str) -> None:
-    """Wherever one is taken."""
+    """Every argument that takes an array refuses them."""
     made, error, words = WRONG[wrong]
     for role, call in ROLES.items():
         with pytest.raises(error, match=f"^{role.partition(' ')[0]}: .*{words}") as refused:
@@ -115,7 +115,7 @@ def test_wrong_tensors(torch: Any, wrong: str) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_distributed_tensor(torch: Any) -> None:
-    """It is refused; its local part is stepped."""
+    """The distributed tensor is refused; its local part can be stepped."""
     distributed = pytest.importorskip("torch.distributed")
     from torch.distributed.tensor import distribute_tensor
 
@@ -133,7 +133,7 @@ def test_a_distributed_tensor(torch: Any) -> None:
 
 
 def test_torch_subclasses_have_torch_state(torch: Any) -> None:
-    """One that keeps dispatch is its memory."""
+    """A subclass that does not override dispatch is stepped like a plain tensor."""
     parameter = torch.nn.Parameter(torch.ones(3), requires_grad=False)
     own = torch.ones(3).as_subclass(type("Own", (torch.Tensor,), {}))
     for params in (parameter, own):
@@ -144,7 +144,7 @@ def test_torch_subclasses_have_torch_state(torch: Any) -> None:
 
 
 def test_jax_arrays_are_gradients_and_no_parameters() -> None:
-    """They are immutable."""
+    """JAX arrays are immutable."""
     g = pytest.importorskip("jax.numpy").ones(4)
     params = np.ones(4, np.float32)
     lrcore.SGD(params, lr=0.5).step(g)
@@ -158,7 +158,7 @@ def test_jax_arrays_are_gradients_and_no_parameters() -> None:
 
 
 def test_versions_count_every_write_and_nothing_else(torch: Any, rule: str) -> None:
-    """So that a backward pass over what a step has changed is refused, as after in-place operations of torch's own."""
+    """Backward passes over memory that a step has changed are refused, as after PyTorch's in-place operations."""
     params, grads = torch.ones(3), torch.ones(3)
     opt = make(rule, params, grads=grads)
     written = [params, *opt.state.values()]

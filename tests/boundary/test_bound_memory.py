@@ -1,6 +1,6 @@
-"""Memory that is bound and then replaced, shrunk, closed or made read-only: the step writes none of it, and says so.
+"""Bound memory that is replaced, shrunk, closed or made read-only: the step raises, and writes none of it.
 
-What is refused leaves every array and the step count as they were. Equal means equal bits.
+A refused call leaves every array and the step count unchanged. "Equal" means equal bits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def ones() -> Array:
 
 
 class Doing:
-    """An array whose export does something before."""
+    """An array that runs an action before each export."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         self.array, self.action = ones(), action
@@ -43,7 +43,7 @@ class Doing:
 
 
 def rate_after(action: Callable[[], object]) -> Callable[[int], float]:
-    """Return a schedule that does something before."""
+    """Return a schedule that runs an action before it returns the rate."""
 
     def rate(_: int) -> float:
         action()
@@ -61,7 +61,7 @@ def test_an_array_that_becomes_read_only(name: str) -> None:
         opt.step()
     assert opt.step_count == 0
     array.flags.writeable = True
-    opt.grads.flags.writeable = False  # which is only read
+    opt.grads.flags.writeable = False  # gradients are only read
     opt.step()
     assert opt.step_count == 1
 
@@ -78,7 +78,7 @@ def test_what_is_put_back_is_not_written_to_memory_that_moved() -> None:
 
 
 def of_shared_memory(_: Path) -> Iterator[tuple[Any, list[Callable[[], object]]]]:
-    """Yield an array in memory that it does not own, and what would take the memory away; then let go of the memory."""
+    """Yield an array over memory of another owner, and calls that would invalidate it; then release the memory."""
     memory = SharedMemory(create=True, size=4096)
     yield np.ndarray(SHAPE, np.float32, buffer=memory.buf)[1:], [memory.close]
     memory.close()
@@ -97,7 +97,7 @@ def of_a_file(path: Path) -> Iterator[tuple[Any, list[Callable[[], object]]]]:
 @pytest.mark.parametrize("role", ["params", "grads"])
 @pytest.mark.parametrize("owner", [of_shared_memory, of_a_file])
 def test_memory_is_not_taken_away_under_an_optimizer(tmp_path: Path, owner: Any, role: str) -> None:
-    """Nor does the optimizer hold it afterwards."""
+    """The optimizer does not hold the memory after its own end either."""
     owned = owner(tmp_path / "weights")
     array, takers = next(owned)
     other = np.ones_like(array, subok=False)
@@ -115,7 +115,7 @@ def test_memory_is_not_taken_away_under_an_optimizer(tmp_path: Path, owner: Any,
 
 @pytest.mark.parametrize("call", ["step", "function", "load"])
 def test_a_map_is_not_closed_during_a_call(tmp_path: Path, call: str) -> None:
-    """What is only passed is held as long as the call lasts. One that was closed before is refused."""
+    """A passed array is held for the duration of the call. A map that was closed before is refused."""
     array, (close, _) = next(of_a_file(tmp_path / "weights"))
     refused = []
 
@@ -157,7 +157,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 }  # fmt: skip
 
 FIXED = ("numpy: larger", "numpy: smaller", "torch: larger", "torch: freed", "torch: transposed")
-"""What a library refuses for a state, whose memory is not its own, or what leaves a flat tensor as it is."""
+"""Changes that a library refuses for a state, whose memory it does not own, or that do not affect flat tensors."""
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_memory_that_is_replaced(role: str, way: str) -> None:
         assert np.array(each).tobytes() == bits.tobytes()
     if role == "exp_avg":
         with pytest.raises(RuntimeError, match=f"^exp_avg: {MOVED}"):
-            opt.state_dict()  # what is shown would not be what acts
+            opt.state_dict()  # the visible state would not be the one in use
     else:
         assert opt.state_dict()["step_count"] == 1
 
 
 class Owned(np.ndarray[Any, Any]):
-    """An array with attributes."""
+    """An array that can have attributes."""
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
@@ -203,7 +203,7 @@ def test_an_array_that_holds_its_optimizer_is_collected(library: str) -> None:
         opt = lrcore.Adam(params, lr=lambda _: 0.5, grads=grads)
         owners = {"params": params, "grads": grads, "schedule": opt.schedule.fn}  # type: ignore[attr-defined]
         owner = owners.get(role, opt.state["exp_avg"])
-        if type(owner) is not np.ndarray:  # a state, which has no attributes
+        if type(owner) is not np.ndarray:  # a state is a plain array, which cannot have attributes
             owner.opt = opt
         opt.step()
         alive += [weakref.ref(opt), weakref.ref(owner)]
@@ -214,7 +214,7 @@ def test_an_array_that_holds_its_optimizer_is_collected(library: str) -> None:
 
 @pytest.mark.parametrize("way", ["numpy: larger", "torch: data", "torch: freed"])
 def test_memory_that_is_replaced_during_a_call(way: str) -> None:
-    """The look is the last thing before the step."""
+    """The memory is compared immediately before the step."""
     library = pytest.importorskip(way.partition(":")[0])
 
     def victim() -> tuple[Any, Callable[[], object]]:

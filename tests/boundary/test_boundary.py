@@ -1,4 +1,4 @@
-"""What the boundary refuses, with which error and which words; nothing is changed by a refused call."""
+"""Inputs that the boundary refuses, and the type and words of each error; a refused call changes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ones(n: int = 8) -> Array:
 
 
 def read_only(array: Array) -> Array:
-    """Return the array, no longer writable."""
+    """Return the array after making it read-only."""
     array.setflags(write=False)
     return array
 
@@ -34,7 +34,7 @@ ROLES = roles(ones)
 
 
 class Exporter:
-    """Gives what it is told as its device and as its capsule, or raises it."""
+    """An exporter that returns the given device, and returns the given result as its capsule or raises it."""
 
     def __init__(self, result: Any, device: Any = (capsules.CPU, 0)) -> None:
         self.result, self.device = result, device
@@ -49,7 +49,7 @@ class Exporter:
 
 
 class Legacy:
-    """An exporter that knows only the DLPack of before versions."""
+    """An exporter that only supports unversioned DLPack."""
 
     def __init__(self, array: Array) -> None:
         self.array = array
@@ -79,7 +79,7 @@ def assert_unchanged(opt: Any, call: Callable[[], object], error: type[BaseExcep
     assert opt.step_count == count
 
 
-# ---- what is no array of floats that a step can read
+# ---- objects that are not float32 arrays that a step can read
 
 NO_POINTER = "expected an array with memory, got a null pointer"
 NO_SHAPE = "the exporter of this array returned an invalid shape"
@@ -92,12 +92,12 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         for dtype in ("float64", "int32", "bool", "complex64", "object", ">f4")
     },
     **{
-        f"no array but {type(value).__name__}": (value, TypeError, f"{NO_ARRAY} {type(value).__name__}$")
+        f"not an array but {type(value).__name__}": (value, TypeError, f"{NO_ARRAY} {type(value).__name__}$")
         for value in NO_ARRAYS
     },
     "class": (np.ndarray, TypeError, "expected a float32 array, but this type cannot be exported"),
-    "mock": (unittest.mock.Mock(), TypeError, NO_ARRAY),  # which has something to say, whatever it is asked
-    "scalar": (np.float32(0), TypeError, "got float32; scalars cannot be updated in place: pass an array"),
+    "mock": (unittest.mock.Mock(), TypeError, NO_ARRAY),  # a Mock has every ordinary attribute
+    "scalar": (np.float32(0), TypeError, "got float32; pass an array, whose memory can be written"),
     "masks": (np.ma.array(ones(), mask=[True, False] * 4), TypeError, r"got MaskedArray.*filled\(0\)"),
     # layouts
     "every other": (np.ones(16, np.float32)[::2], ValueError, "expected a C-contiguous array, got shape .*strides"),
@@ -106,7 +106,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "broadcast": (np.ndarray(8, "f4", bytearray(4), strides=(0,)), ValueError, "expected a C-contiguous array"),
     "off by a byte": (np.zeros(33, np.uint8)[1:].view("f4"), ValueError, "expected data aligned to 4 bytes, got address 0x"),
     **{
-        f"on {name}": (Exporter(AssertionError("is not asked"), device), RuntimeError, f"the array is on {name}, but lrcore supports")
+        f"on {name}": (Exporter(AssertionError("must not be called"), device), RuntimeError, f"the array is on {name}, and lrcore steps")
         for device, name in (((10, 1), "rocm:1"), ((8, 0), "metal:0"), ((14, 2), "DLPack device type 14"))
     },
     # exporters that misbehave
@@ -124,11 +124,11 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         f"device {device!r}": (Exporter(3, device), TypeError, "cannot be exported: .*integer")
         for device in ((1.5, 0), (1, None), ("cpu", 0))
     },
-    # exporters that lie: none of it is believed, where it can be seen to be wrong
+    # exporters that lie: lies that can be detected are refused
     "no memory": (Liar(ones(), data=None), ValueError, NO_POINTER),
     "no memory at its offset": (Liar(ones(), byte_offset=lambda tensor: 2**64 - tensor.data), ValueError, NO_POINTER),
     "no shape": (Liar(ones(), shape=None), ValueError, NO_SHAPE),
-    "fewer dimensions than none": (Liar(ones(), ndim=-1), ValueError, NO_SHAPE),
+    "a negative number of dimensions": (Liar(ones(), ndim=-1), ValueError, NO_SHAPE),
     "a negative extent": (Liar(ones(), extents=[-8]), ValueError, NO_SHAPE),
     "more than memory holds": (Liar(ones(), extents=[2**62]), ValueError, "has more elements than memory can hold"),
     "a later version": (Liar(ones(), major=2), TypeError, "expected DLPack version 1, got version 2"),
@@ -138,13 +138,13 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "two lanes": (Liar(ones(), lanes=2), TypeError, "expected dtype float32, got float32x2"),
     "an odd address": (Liar(ones(), byte_offset=2), ValueError, "expected data aligned to 4 bytes"),
 }  # fmt: skip
-"""For each wrong array the error that is due, and some of its words."""
+"""The expected error for each wrong array, and some of its words."""
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arrays(role: str, wrong: str) -> None:
-    """Wherever one is taken; neither it nor what is beside it is written."""
+    """Every argument that takes an array refuses them; neither they nor the other arguments are written."""
     value, error, words = WRONG[wrong]
     made: list[Array] = []
 
@@ -158,7 +158,7 @@ def test_wrong_arrays(role: str, wrong: str) -> None:
         roles(beside)[role](value)
     assert before is None or inside.tobytes() == before
     assert all((each == 1).all() for each in made)
-    if wrong in (">f4", "object"):  # which NumPy does not export
+    if wrong in (">f4", "object"):  # NumPy does not export these
         assert isinstance(refused.value.__cause__, BufferError)
 
 
@@ -172,7 +172,7 @@ def test_wrong_arrays(role: str, wrong: str) -> None:
     ids=["NumPy's flag", "DLPack's flag", "DLPack without flags"],
 )  # fmt: skip
 def test_read_only(array: Any, error: type[Exception], words: str) -> None:
-    """Gradients and what is loaded are only read."""
+    """Gradients and loaded arrays may be read-only, because they are only read."""
     for role, call in ROLES.items():
         if role.startswith("params") or role == "exp_avg of a function":
             with pytest.raises(error, match=f"^{role.partition(' ')[0]}: {words}"):
@@ -189,7 +189,7 @@ def test_read_only(array: Any, error: type[Exception], words: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_empty(name: str) -> None:
-    """No elements: no error, and the step counts; any strides are right, and no memory is needed."""
+    """A step on no elements raises nothing and is counted; any strides are valid, and no memory is needed."""
     for params in (
         ones(0),
         np.zeros((0, 3), "f4"),
@@ -202,7 +202,7 @@ def test_empty(name: str) -> None:
 
 
 def test_sizes_and_shapes() -> None:
-    """As many elements in another order, as a transposed copy has, are refused; flat arrays are not."""
+    """Elements in another order, as in a transposed copy, are refused; flat arrays are accepted."""
     opt = lrcore.Adam(np.zeros((2, 3), np.float32))
     refused: dict[Any, str] = {
         5: "6 elements like params, got 5",
@@ -247,7 +247,7 @@ def test_overlap() -> None:
 
 
 def test_memory_is_held_and_let_go() -> None:
-    """A bound array lives as long as its optimizer, and is not resized; a passed one no longer than its step."""
+    """A bound array lives as long as its optimizer and is not resized; a passed one no longer than its step."""
     params, bound, passed = ones(), ones(), ones()
     references = [weakref.ref(each) for each in (params, bound, passed)]
     opt = lrcore.SGD(params, lr=0.5, grads=bound)
@@ -265,7 +265,7 @@ def test_memory_is_held_and_let_go() -> None:
 
 
 def test_an_array_that_is_given_another_shape_later() -> None:
-    """A view keeps the extents of the moment it was taken."""
+    """A view keeps the extents that the array had when the view was taken."""
     params = ones()
     opt = lrcore.SGD(params, lr=0.5)
     params.resize((2, 4), refcheck=False)
@@ -276,7 +276,7 @@ def test_an_array_that_is_given_another_shape_later() -> None:
 
 @pytest.mark.parametrize("device_type", [capsules.CUDA_HOST, capsules.ROCM_HOST])
 def test_memory_of_the_host_that_is_pinned(device_type: int) -> None:
-    """It is stepped as any other of the CPU."""
+    """Pinned memory is stepped like any other CPU memory."""
     params, grads = ones(), ones()
     pinned = [Liar(array, (device_type, 0), device_type=device_type) for array in (params, grads)]
     opt = lrcore.SGD(pinned[0], lr=0.5)
@@ -315,7 +315,7 @@ def test_wrong_arguments_of_a_step(arguments: Any, keywords: Any, error: type[Ex
     assert_unchanged(opt, lambda: opt.step(*arguments, **keywords), error, f"^{words}")
 
 
-# ---- what the package never asks of its core
+# ---- calls that the package never makes to its core
 
 
 BOUND = lrcore.SGD(ones(), grads=ones())

@@ -1,6 +1,6 @@
-"""Input that cannot hurt: a call gives the oracle's bits and nothing beside them, or names what is wrong and changes nothing.
+"""Input can do no harm: a call writes the oracle's bits alone, or names the problem and changes nothing.
 
-The model in `model.py` says which, so that taking what is wrong and refusing what is right both fail.
+The model in `model.py` decides which, so accepting invalid input and refusing valid input both fail.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ def function_of(rule: str) -> Callable[..., None]:
 
 
 def outcome(call: Callable[[], object], problems: Sequence[Problem]) -> bool:
-    """Tell whether a call was taken; assert that it should have been, or that its error is one of those due."""
+    """Return whether a call was accepted; assert that this, or the type of its error, is as expected."""
     refused: Exception | None = None
     try:
         call()
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         refused = error
     if refused is None:
-        assert not problems, f"taken in spite of {problems}"
+        assert not problems, f"accepted in spite of {problems}"
         return True
     named = re.split(r"\W", str(refused), maxsplit=1)[0]
     due = [name for name, kind in problems if isinstance(refused, kind)]
-    assert named in due, f"{type(refused).__name__}: {refused}; due: {problems}"
+    assert named in due, f"{type(refused).__name__}: {refused}; expected: {problems}"
     return False
 
 
 def number_problems(**found: Any) -> list[Problem]:
-    """Return the arguments that the model found an error for."""
+    """Return a problem for each argument in which the model found an error."""
     return [(name, each) for name, each in found.items() if isinstance(each, type)]
 
 
 def flat(memory: Array, view: View) -> Array:
-    """Return a copy of an operand that the model takes."""
+    """Return a copy of a valid operand as a flat array."""
     return memory[view.offset // 4 :][: view.size].copy()
 
 
 def expected(memory: Array, rule: str, views: dict[str, View], options: dict[str, Any]) -> Array:
-    """Return the memory after a step that is taken."""
+    """Return the memory after an accepted step."""
     after = memory.copy()
     params, grads, *states = views.values()
     p, new = oracle.step32(
@@ -78,7 +78,7 @@ def expected(memory: Array, rule: str, views: dict[str, View], options: dict[str
 
 @st.composite
 def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
-    """Return the operands of a step, most of the time at most two of them wrong."""
+    """Return the operands of a step, at most two of which are drawn as possibly wrong."""
     n = draw(st.integers(1, 40) | st.integers(0, 4))
     names = names_of(rule)
     wrong = draw(st.lists(st.sampled_from(names), min_size=draw(st.integers(0, 1)), max_size=2))
@@ -91,7 +91,7 @@ def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
 @settings(examples, max_examples=150)
 @given(st.data())
 def test_arrays_of_a_function(data: st.DataObject) -> None:
-    """Any dtype, shape, strides, offset and overlap, in one memory: the bits inside, and none other."""
+    """Any dtypes, shapes, strides, offsets and overlaps in one buffer: no bits change except the operands'."""
     rule = data.draw(rules)
     views = data.draw(operands(rule))
     memory = model.fresh_memory()
@@ -108,7 +108,7 @@ def test_arrays_of_a_function(data: st.DataObject) -> None:
 @examples
 @given(st.data())
 def test_numbers_of_a_function(data: st.DataObject) -> None:
-    """Any hyperparameters, rate, scale and step number; what was called before does not matter."""
+    """With any hyperparameters, rate, scale and step number; earlier calls have no influence."""
     rule = data.draw(rules)
     given_numbers, taken, problems = data.draw(model.changed_numbers(rule))
     step = data.draw(model.COUNTS | st.just(3))
@@ -137,7 +137,7 @@ def test_numbers_of_a_function(data: st.DataObject) -> None:
 @examples
 @given(st.data())
 def test_slices_in_any_order(data: st.DataObject) -> None:
-    """A step on slices that share their buffers, however cut and in whatever order, is the step on all of it."""
+    """A step on slices of the buffers, cut anywhere and taken in any order, equals a step on the whole."""
     rule = data.draw(rules)
     n = data.draw(st.integers(1, 70))
     cuts = sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=5))})
@@ -148,7 +148,7 @@ def test_slices_in_any_order(data: st.DataObject) -> None:
     whole = memory.copy()
     function(*whole, step=t, lr=lr)
     for part in parts:
-        if data.draw(st.booleans()):  # a step of another number elsewhere leaves no trace
+        if data.draw(st.booleans()):  # a step with another number on other arrays has no influence
             function(*np.ones((operands, 2), np.float32), step=t + 1 if t < 2**53 - 1 else 1, lr=1.0)
         function(*memory[:, part], step=t, lr=lr)
     assert_bits(memory, whole)
@@ -158,7 +158,7 @@ def test_slices_in_any_order(data: st.DataObject) -> None:
 
 
 class Kept:
-    """An optimizer, and beside it what the oracle says of it."""
+    """An optimizer, and the values that it should have according to the oracle."""
 
     def __init__(self, rule: str, memory: Array) -> None:
         self.rule, self.memory = rule, memory
@@ -170,14 +170,14 @@ class Kept:
         self.wanted = memory.copy()
 
     def unchanged(self) -> None:
-        """Assert that the optimizer is what the oracle says."""
+        """Assert that the optimizer has the values that the oracle expects."""
         assert self.opt.step_count == self.count
         assert_bits(self.memory, self.wanted)
         for state, kept in zip(self.opt.state.values(), self.states, strict=True):
             assert_bits(state, kept)
 
     def step(self, data: st.DataObject) -> None:
-        """Step on any gradients, with any scale, under a rate that may be odd."""
+        """Step on arbitrary gradients, with an arbitrary scale, under a rate that may be invalid."""
         view = data.draw(model.placed(19, 1, data.draw(st.booleans())))
         scale = data.draw(st.just(1.0) | model.scalars())
         checked: Any = model.scale(scale)
@@ -192,7 +192,7 @@ class Kept:
             self.follow(view, lr, checked)
 
     def follow(self, view: View, lr: float, scale: float) -> None:
-        """Take the oracle's step."""
+        """Take the same step with the oracle."""
         self.count += 1
         p, self.states = oracle.step32(
             self.rule, self.wanted[16 : 16 + 19].copy(), flat(self.wanted, view), self.states, t=self.count, lr=lr,
@@ -201,20 +201,20 @@ class Kept:
         self.wanted[16 : 16 + 19] = p
 
     def jump(self, data: st.DataObject) -> None:
-        """Assign any step count."""
+        """Assign an arbitrary step count."""
         value = data.draw(model.COUNTS)
         checked = model.count(value, 0)
         if outcome(lambda: setattr(self.opt, "step_count", value), number_problems(step_count=checked)):
             self.count = int(value)
 
     def change(self, data: st.DataObject) -> None:
-        """Assign any numbers: all of them, or none."""
+        """Assign arbitrary numbers; either all of them are assigned, or none."""
         values, taken, problems = data.draw(model.changed_numbers(self.rule))
         if outcome(lambda: self.opt.hyper.update(values), problems):
             self.numbers |= taken
 
     def rate(self, data: st.DataObject) -> None:
-        """Assign any rate: a number, or a callable that gives whatever it likes."""
+        """Assign an arbitrary rate: a number, or a callable that returns an arbitrary value."""
         value = data.draw(model.scalars())
         if data.draw(st.booleans()):
             self.opt.lr, self.lr = lambda _: value, value
@@ -228,7 +228,7 @@ class Kept:
 @examples
 @given(st.data())
 def test_life_of_an_optimizer(data: st.DataObject) -> None:
-    """Steps, jumps of the count, other numbers and rates in mid-run: the oracle, which has no memory, has the same bits."""
+    """After steps, jumps of the count, and new numbers and rates, the oracle, which is stateless, agrees."""
     kept = Kept(data.draw(rules), model.fresh_memory())
     for act in data.draw(
         st.lists(st.sampled_from([kept.step, kept.step, kept.jump, kept.change, kept.rate]), max_size=8)
@@ -241,7 +241,7 @@ def test_life_of_an_optimizer(data: st.DataObject) -> None:
 @settings(examples, max_examples=10)
 @given(data=st.data())
 def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
-    """At every step, also at those that were taken before, its constants are of its number and the present ones."""
+    """The constants of a step, even a repeated one, depend on its number and the current hyperparameters alone."""
     kept = Kept(rule, model.fresh_memory())
     view = View((19,), (4,), 4 * model.ROOM, kept.memory.dtype, True)
     for _ in range(4):
@@ -256,12 +256,12 @@ def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
         kept.unchanged()
 
 
-# ---- what these have found
+# ---- bugs that these tests have found
 
 
 @pytest.mark.parametrize("inner", [None, 0.1, "Constant", [{"schedule": "Constant", "lr": 0.1}]])
 def test_a_dictionary_whose_inner_schedule_is_none(inner: Any) -> None:
-    """It was taken, and the next step failed."""
+    """The dictionary was once accepted, and the next step failed."""
     rates = lrcore.schedules.Constant(0.1)
     opt = lrcore.SGD(np.ones(1, np.float32), lr=0.5)
     for around in (rates.warmup(3), rates * 2, rates.clip(0, 1), rates.shift(1), rates.per_epoch(3)):
@@ -281,7 +281,7 @@ def test_a_dictionary_whose_inner_schedule_is_none(inner: Any) -> None:
     ],
 )
 def test_no_rate_is_nan(text: str) -> None:
-    """Infinity times 0 is an overflow too."""
+    """Infinity times 0 is an overflow too, not NaN."""
     rates = lrcore.schedules.parse(text)
     for t in range(12):
         with contextlib.suppress(OverflowError):

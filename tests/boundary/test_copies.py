@@ -1,4 +1,4 @@
-"""Optimizers copy, pickle and print."""
+"""Copying, pickling and printing optimizers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support import assert_bits, assert_runs, assert_same, make, run, start
 
 
 def through_pickle(opt: Any) -> Any:
-    """Pickle and unpickle."""
+    """Return the optimizer pickled and unpickled."""
     return pickle.loads(pickle.dumps(opt))
 
 
@@ -44,7 +44,7 @@ def test_a_shallow_copy_shares_parameters_and_no_state() -> None:
 
 
 def test_a_pickle_keeps_what_belongs_together() -> None:
-    """Parameters and gradients pickled beside their optimizer are the ones that it steps afterwards."""
+    """Parameters and gradients pickled with their optimizer are the arrays that it steps afterwards."""
     pack = lrcore.Pack({"w": start(), "b": 3})
     grads = pack.like()
     opt = lrcore.Adam(pack.flat, grads=grads.flat)
@@ -57,14 +57,14 @@ def test_a_pickle_keeps_what_belongs_together() -> None:
 
 
 class Trainer:
-    """Owns an optimizer that asks it for its rate."""
+    """An object whose optimizer uses one of its methods as the schedule."""
 
     def __init__(self) -> None:
         self.base = 0.5
         self.opt = lrcore.Lion(start(), lr=self.rate)
 
     def rate(self, t: int) -> float:
-        """Return a rate of this trainer's."""
+        """Return a rate that depends on this trainer."""
         return self.base * (1 + t)
 
 
@@ -93,7 +93,7 @@ def test_repr() -> None:
 
 
 def test_a_collection_during_the_first_construction() -> None:
-    """The collector sees an instance before it has room for what it holds: of each class, and of a subclass."""
+    """The collector sees an instance before its members are allocated: of each class, and of a subclass."""
     assert_runs("""
         import gc
         classes = [getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"]
@@ -107,7 +107,7 @@ def test_a_collection_during_the_first_construction() -> None:
 
 
 def test_init_was_not_called() -> None:
-    """An object that `__new__` alone has made has nothing to step or show."""
+    """An object that was only made by `__new__` cannot be stepped or shown."""
     opt = lrcore.Adam.__new__(lrcore.Adam)
     for use in (
         lambda: repr(opt),

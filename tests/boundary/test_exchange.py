@@ -1,4 +1,4 @@
-"""Imports by DLPack's functions in C, with an exporter made of ctypes; torch's own are tested where torch is."""
+"""Imports through DLPack's C functions, with an exporter made with ctypes; PyTorch's own have other tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FromObject = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(ct
 
 
 class Api(ctypes.Structure):
-    """The table: its version, an older one, and the functions."""
+    """The table: its version, a pointer to an older table, and the functions."""
 
     _fields_ = [
         ("major", ctypes.c_uint32),
@@ -35,7 +35,7 @@ class Api(ctypes.Structure):
 
 
 class Tensor:
-    """An array that is exported by a function in C, and counts by which way it was asked."""
+    """An array that a C function exports; it records whether the function or the method was called."""
 
     device = (capsules.CPU, 0)
     asked: ClassVar[list[str]] = []
@@ -52,7 +52,7 @@ class Tensor:
 
 
 def managed_from_object(tensor: Tensor, out: Any) -> int:
-    """Return a managed tensor, which is the caller's then."""
+    """Store a managed tensor in `out`, which the caller then owns; return 0."""
     tensor.asked.append("function")
     capsule = capsules.move(tensor.array.__dlpack__(max_version=(1, 0)), *tensor.device)
     out[0] = capsules.take(capsule)
@@ -66,19 +66,19 @@ NEWER = Api(2, 0, ctypes.addressof(API))
 ONLY_NEWER = Api(2, 0, None)
 RAISES = ctypes.cast(ctypes.pythonapi.PyObject_AsFileDescriptor, ctypes.c_void_p)
 FAILING = Api(1, 3, None, None, RAISES)
-"""Its function, which has other things in mind, gives -1 and sets a TypeError."""
+"""Its function, which is meant for another purpose, returns -1 and sets a TypeError."""
 
 
 @pytest.fixture
 def tensor(monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """Eight ones."""
+    """Return a tensor of eight ones whose type offers the table."""
     offer(monkeypatch, API)
     monkeypatch.setattr(Tensor, "asked", [])
     return Tensor(np.ones(8, np.float32))
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, api: Api | None) -> None:
-    """Let the type offer that table."""
+    """Make the type offer that table."""
     table = capsules.make_capsule(ctypes.addressof(api), NAME) if api else None
     monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", table, raising=False)
 
@@ -91,14 +91,14 @@ def offer(monkeypatch: pytest.MonkeyPatch, api: Api | None) -> None:
         (ONLY_NEWER, capsules.CPU, ["method"]),
         (None, capsules.CPU, ["method"]),
         (FAILING, capsules.CPU, ["method"]),
-        (API, capsules.CUDA, ["function", "method"]),  # the function is not told a stream
+        (API, capsules.CUDA, ["function", "method"]),  # the function takes no stream
     ],
     ids=["the first", "an older", "too new", "none", "an error", "a device"],
 )
 def test_the_function_serves_or_the_method(
     tensor: Tensor, monkeypatch: pytest.MonkeyPatch, api: Api | None, device: int, asked: list[str]
 ) -> None:
-    """And the memory is held by what they give: the exporter may vanish."""
+    """The exported tensor keeps the memory alive; the exporter may vanish."""
     offer(monkeypatch, api)
     tensor.device = (device, 0)
     held = weakref.ref(tensor.array)

@@ -1,4 +1,4 @@
-"""What goes wrong around a step: no memory, no threads, leaks, exceptions in the middle of it, a second interpreter."""
+"""Failures around a step: no memory, no threads, leaks, exceptions in mid-call, a second interpreter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ measured = pytest.mark.skipif(
     reason="this platform has no /proc/self, or a sanitizer manages the memory",
 )
 
-# ---- memory and threads that the system does not give
+# ---- memory and threads that the system refuses
 
 LIMITED = """
 import os, resource, signal
@@ -41,7 +41,7 @@ def limit(room):
 
 @measured
 def test_no_memory_for_the_state() -> None:
-    """MemoryError, nothing is kept, and what fits is made and steps."""
+    """MemoryError is raised, nothing stays allocated, and an existing optimizer still loads and steps."""
     assert_runs(
         LIMITED
         + """
@@ -56,12 +56,12 @@ n = 4 * MiB
 params, grads = np.ones(n, np.float32), np.ones(n, np.float32)
 opt = lrcore.SGD(params, lr=0.5, momentum=0.5, grads=grads)
 opt.step()
-limit(25 * MiB)  # for one state of 16 MiB
+limit(25 * MiB)  # room for one state of 16 MiB
 for turn in range(20):
     refused(lrcore.Adam, params)
     refused(lambda: [opt.state_dict(), opt.state_dict()])
     if turn == 1:
-        before = pages(0)  # malloc has now kept what it keeps
+        before = pages(0)  # malloc's own caches have their final size by now
 assert pages(0) < before + 4 * MiB, (pages(0), before)
 opt.load_state_dict(opt.state_dict())
 opt.step()
@@ -72,7 +72,7 @@ assert opt.step_count == 2 and (params == -0.25).all()
 
 @measured
 def test_no_threads_to_be_had() -> None:
-    """The pool works with the caller alone, then with some, then with all."""
+    """The pool works with the caller alone, then with some of its threads, then with all."""
     assert_runs(
         LIMITED
         + """
@@ -82,7 +82,7 @@ opt = lrcore.SGD(np.zeros(n, np.float32), lr=1.0, grads=np.full(n, -1, np.float3
 before = len(os.listdir("/proc/self/task"))
 mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 hired = []
-for room in (MiB, 20 * MiB, None):  # a thread's stack takes 2 MiB or 8
+for room in (MiB, 20 * MiB, None):  # a thread's stack takes 2 or 8 MiB
     limit(room)
     for _ in range(3):
         opt.step()
@@ -96,10 +96,10 @@ assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
 
 @pytest.fixture(scope="module")
 def failing_new(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a library to preload whose operator new fails when it is told to."""
+    """Return a library to preload whose operator new fails on request."""
     compiler = shutil.which("c++")
     if compiler is None:
-        pytest.skip("no C++ compiler is here")
+        pytest.skip("no C++ compiler was found")
     library = tmp_path_factory.mktemp("new") / "failing_new.so"
     source = Path(__file__).with_name("failing_new.cpp")
     subprocess.run([compiler, "-std=c++20", "-O1", "-shared", "-fPIC", source, "-o", library], check=True)
@@ -108,9 +108,10 @@ def failing_new(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @measured
 def test_no_memory_inside_the_core(failing_new: Path) -> None:
-    """Each allocation of C++ in turn fails: MemoryError, or done without; never half done, no signal stays blocked.
+    """Each C++ allocation fails in turn: a call raises MemoryError or does without; it is never half done.
 
-    The making of an optimizer is left out: pybind11 ends the process where an instance's own entries fail.
+    No signal stays blocked. Constructing an optimizer is left out: pybind11 aborts the process if it cannot
+    allocate its own record of the instance.
     """
     assert_runs(
         """
@@ -118,7 +119,7 @@ def test_no_memory_inside_the_core(failing_new: Path) -> None:
         core = ctypes.CDLL(None)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         large, small = (np.full(n, -1, np.float32) for n in (8 * 262_144, 100))
-        lrcore.set_num_threads(8)  # none of which is there yet
+        lrcore.set_num_threads(8)  # none of them has started yet
 
         def build(params):
             opt = lrcore.SGD(params, lr=lambda t: 1.0, momentum=0.5)
@@ -155,7 +156,7 @@ def test_no_memory_inside_the_core(failing_new: Path) -> None:
                 assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask, (name, which)
                 if survived:
                     break
-                if name != "step":  # which would hire all workers
+                if name != "step":  # a large step would start all workers
                     opt.step(small)
             assert survived and which > 3 * (name == "step"), name
             assert len(ends) == (name != "refuse") and before not in ends, ends
@@ -166,7 +167,7 @@ def test_no_memory_inside_the_core(failing_new: Path) -> None:
 
 @measured
 def test_optimizers_that_come_and_go_leave_nothing() -> None:
-    """A leak of 64 bytes in each would be 32 kB in every round; the allocators' own pages come in some rounds alone."""
+    """A leak of 64 bytes each would add 32 kB in every round; the allocators add pages in some rounds only."""
     assert_runs(
         LIMITED
         + """
@@ -203,7 +204,7 @@ assert min(growth) <= 16 * 1024, growth
 
 
 class Raises:
-    """Raises an error when it is called, converted or exported; where it lies can be asked."""
+    """Raises an error when it is called, converted or exported, but reports its device."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -218,7 +219,7 @@ class Raises:
 
 
 class Nowhere(Raises):
-    """Raises where it lies is asked too."""
+    """Also raises when its device is queried."""
 
     __dlpack_device__ = Raises.fail
 
@@ -229,11 +230,11 @@ def step_at(opt: Any, lr: Any) -> None:
 
 
 CALLS: dict[str, Callable[[Any, BaseException], object]] = {
-    "ask a schedule": lambda opt, error: step_at(opt, Raises(error)),
+    "call a schedule": lambda opt, error: step_at(opt, Raises(error)),
     "convert a rate": lambda opt, error: step_at(opt, lambda _: Raises(error)),
     "convert a scale": lambda opt, error: opt.step(ONES, grad_scale=Raises(error)),
     "convert a count": lambda opt, error: setattr(opt, "step_count", Raises(error)),
-    "ask a device": lambda opt, error: opt.step(Nowhere(error)),
+    "query a device": lambda opt, error: opt.step(Nowhere(error)),
     "export": lambda opt, error: opt.step(Raises(error)),
 }
 
@@ -241,7 +242,7 @@ CALLS: dict[str, Callable[[Any, BaseException], object]] = {
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=repr)
 @pytest.mark.parametrize("call", CALLS)
 def test_an_exception_in_the_middle(call: str, error: BaseException) -> None:
-    """It comes out, nothing is changed, and the optimizer is free for any thread."""
+    """The exception propagates, nothing is changed, and any thread can use the optimizer afterwards."""
     opt = lrcore.SGD(start(), lr=0.5, momentum=0.5)
     with pytest.raises(type(error)) as raised:
         CALLS[call](opt, error)
@@ -257,7 +258,7 @@ def test_an_exception_in_the_middle(call: str, error: BaseException) -> None:
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors need not trap")
 def test_floating_point_exceptions_that_the_caller_traps() -> None:
-    """A step divides 0 by 0 and overflows without a signal, and the caller's traps are there afterwards."""
+    """A step divides 0 by 0 and overflows without a signal; the caller's traps are in place afterwards."""
     assert_runs("""
         import ctypes, ctypes.util
         traps = 1 | 4 | 8  # invalid, division by zero, overflow
@@ -279,7 +280,7 @@ def test_floating_point_exceptions_that_the_caller_traps() -> None:
 
 
 def test_a_second_interpreter_is_refused() -> None:
-    """The core is there once a process; the first interpreter goes on."""
+    """The core exists once per process; the first interpreter keeps working."""
     assert_runs("""
         import importlib, os, sys
         name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"

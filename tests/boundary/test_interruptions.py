@@ -1,7 +1,7 @@
-"""What comes in the middle of a call: signal handlers, finalizers, other threads. They may do all but step.
+"""Signal handlers, finalizers and other threads in the middle of a call. They may do anything except step.
 
-They get, or wait for, a consistent state, and are never refused; the call that they came into ends as if it had been
-alone, or as if it had come after them. Equal means equal bits.
+They see, or wait for, a consistent state, and are never refused. The interrupted call ends as if it had run
+alone, or as if it had run after them. "Equal" means equal bits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support import ONES, N, assert_bits, assert_runs, run, run_in_threads, slow
 
 
 def test_assigning_and_stepping_at_any_moment() -> None:
-    """A step uses what is assigned while its rate is asked, an assignment loses neither of the two, a save is of one moment."""
+    """A step uses values assigned while its rate is computed; no assignment is lost; a save is of one moment."""
     opt = lrcore.SGD(np.zeros(1, np.float32), lr=1.0, momentum=0.5)
     g = np.full(1, -1, np.float32)
 
@@ -58,11 +58,11 @@ def test_assigning_and_stepping_at_any_moment() -> None:
 
 @pytest.mark.parametrize("call", slow_but_first(["step", "load", "hyper", "lr", "copy", "save"]))
 def test_all_or_nothing_at_any_moment(call: str) -> None:
-    """Before each opcode of a call, as in a signal handler: an interrupt leaves, and who looks there sees, all or nothing."""
+    """An interrupt before any opcode, as in a signal handler, leaves all or nothing; an observer sees the same."""
     plateau = schedules.Plateau(schedules.Cosine(0.5, steps=1000), factor=0.5, patience=0)
     schedule = plateau.warmup(5) * schedules.Recursive(
         lambda _, lr: lr * 0.99, lr=1.0
-    )  # takes Python code to ask
+    )  # runs Python code when it is called
     opt = lrcore.Adam(start(), lr=schedule, grads=ONES.copy())
     run(opt, 3)
     old = opt.state_dict(), opt.params.copy()
@@ -113,9 +113,10 @@ def test_all_or_nothing_at_any_moment(call: str) -> None:
 
 @pytest.mark.parametrize(("intruder", "steps"), slow_but_first([("finalizer", 400), ("handler", 20_000)]))
 def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_path: Path) -> None:
-    """At every chance that the collector gets, or at a signal every 300 microseconds: the bits of a run without.
+    """Intruders at every collection, or at a signal every 300 microseconds, do not change the bits of a run.
 
-    They read, save, copy and assign, through steps, saves, loads and assignments. So has what goes on from their files.
+    They read, save, copy and assign during steps, saves, loads and assignments. Runs that resume from their
+    files have the same bits, too.
     """
     program = """
         import copy, faulthandler, gc, pickle, random, signal
@@ -154,7 +155,7 @@ def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_pa
                 opt.lr, opt.schedule, repr(opt), opt.state_dict()
                 if intrusions % 11 == 0:
                     pickle.loads(pickle.dumps(copy.copy(opt)))
-                if intrusions % 101 == 0:  # assign what is there already
+                if intrusions % 101 == 0:  # assign the present values
                     opt.lr = opt.schedule
                     opt.hyper["eps"] = opt.hyper["eps"]
                     opt.load_state_dict(opt.state_dict())
@@ -189,7 +190,7 @@ def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_pa
 
 
 def test_a_rate_that_waits_for_a_step_of_its_own_optimizer() -> None:
-    """Another thread takes it; the rate is asked again, for the step after that."""
+    """Another thread takes that step; the rate is computed again, for the step after it."""
     asked: list[int] = []
 
     def rate(t: int) -> float:
@@ -205,13 +206,13 @@ def test_a_rate_that_waits_for_a_step_of_its_own_optimizer() -> None:
 
 
 def test_a_slow_rate_is_not_starved_by_fast_steps() -> None:
-    """Steps of a thread whose rate takes long are taken, however many others step meanwhile."""
+    """A thread whose rate takes long completes its steps, however many steps other threads take meanwhile."""
     slow = threading.local()
     stop = threading.Event()
 
     def rate(_: int) -> float:
         if hasattr(slow, "here"):
-            time.sleep(0.002)  # which gives every other thread its turn
+            time.sleep(0.002)  # gives every other thread its turn
         return 1.0
 
     opt = lrcore.SGD(np.zeros(N, np.float32), lr=rate)
@@ -246,7 +247,7 @@ TOUCHES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("what", [*TOUCHES, "step"])
 def test_two_optimizers_whose_rates_touch_each_other(what: str) -> None:
-    """For the first time when both are in a step: no lock is held there. Steps end in the error of one within its own."""
+    """Both are in a step when their rates first do so: no lock is held then. Nested steps raise."""
     both = threading.Barrier(2)
     met = threading.local()
     optimizers: list[lrcore.SGD] = []

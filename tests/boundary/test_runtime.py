@@ -1,4 +1,4 @@
-"""Backends, threads, information, and what the environment asks for."""
+"""Backends, threads, information, and the environment variables."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def test_backends_are_listed_best_first() -> None:
     assert ("cuda" in names) == (lrcore.info()["cuda_error"] is None)
     if not os.environ.get("LRCORE_BACKEND"):
         assert lrcore.info()["backend"] == names[0]
-    with lrcore.use_backend("emulated"):  # which is for tests
+    with lrcore.use_backend("emulated"):  # a backend for tests
         assert lrcore.info()["backend"] == "emulated"
         assert "emulated" not in (*lrcore.backends(), *lrcore.info()["architectures"])
 
 
 @pytest.fixture
 def two() -> Iterator[tuple[str, str, str]]:
-    """Yield the backend in use and two others, and put it back."""
+    """Yield the backend in use and two others; restore the former afterwards."""
     before = in_use()
     others = [each for each in reversed(BACKENDS) if each != before]
     if len(others) < 2:
-        pytest.skip("this CPU runs no third backend")
+        pytest.skip("this CPU does not run a third backend")
     yield before, others[0], others[1]
     lrcore.use_backend(before)
     assert in_use() == before
@@ -62,16 +62,16 @@ BLOCKS = {
     "ba[(])": "BABAA.",
     "a(b[(())])([()])": "AABBAAABA.ABABA.",
 }
-"""What two objects do, and which backend is in use after each sign: theirs, A or B, or the one of before, a dot.
+"""The actions of two objects, and the backend in use after each: A or B for theirs, a dot for the first one.
 
-A letter makes an object, a dot chooses the one of before, "!" is refused; brackets are where a block of a, (), or of b, [],
-begins and ends.
+A letter makes an object, a dot chooses the first backend, "!" is refused; () begin and end a block of a,
+and [] a block of b.
 """
 
 
 @pytest.mark.parametrize("signs", BLOCKS)
 def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[str, str, str]) -> None:
-    """In whatever threads. A block takes back its own choice alone; a call within it is in use from then on."""
+    """This holds across threads. A block only undoes its own choice; a call within it stays in effect."""
     before, *names = two
     made: dict[str, Any] = {}
 
@@ -94,7 +94,7 @@ def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[s
 
 
 def test_choices_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
-    """As in a signal handler. Another block leaves no trace, and a call stays in use after the block."""
+    """As in a signal handler. Another block leaves no trace, and a call stays in effect after the block."""
     before, name, other = two
 
     def block(name: str) -> None:
@@ -143,7 +143,7 @@ def test_a_backend_that_this_cpu_lacks() -> None:
 
 
 def test_environment() -> None:
-    """It is read at the import, and never afterwards."""
+    """The environment is read at import time, and never afterwards."""
     assert_runs(
         """
         import os
@@ -175,7 +175,7 @@ def test_wrong_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("variable", ["LRCORE_BACKEND", "LRCORE_NUM_THREADS"])
 def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
-    """And not at the import, which may be that of a program that uses something else, nor by what steps nothing."""
+    """The import and functions that step nothing do not refuse it: the program may not need the variable."""
     assert_runs(
         f"""
         ones = np.ones(3, np.float32)
@@ -203,7 +203,7 @@ def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
 
 @pytest.fixture
 def begin_wrongly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Yield what puts lrcore where it is after an import with both variables wrong, and put it back."""
+    """Yield a function that restores the state after an import with both variables wrong; then undo it."""
     runtime = lrcore._runtime
     before, threads = in_use(), lrcore.info()["threads"]
     errors = [ValueError(f"{name}: wrong") for name in ("LRCORE_BACKEND", "LRCORE_NUM_THREADS")]
@@ -229,7 +229,7 @@ def limit_by_threadpoolctl(count: int) -> None:
 
 
 def refusal() -> str:
-    """Return what an optimizer that is made says."""
+    """Return the variable that the error of a new optimizer names."""
     with pytest.raises(ValueError, match=": wrong$") as refused:
         lrcore.SGD(ONES.copy())
     return str(refused.value).partition(":")[0]
@@ -238,7 +238,10 @@ def refusal() -> str:
 @pytest.mark.usefixtures("begin_wrongly")
 @pytest.mark.parametrize("limit", [lrcore.set_num_threads, limit_by_threadpoolctl])
 def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int], object]) -> None:
-    """A refused choice, or one for the other variable, does not. A block does while it lasts; what was made in it goes on."""
+    """A refused choice, or one for the other variable, does not. A block does while it lasts.
+
+    An optimizer that was made in the block keeps working after it.
+    """
     for no_answer in (lambda: lrcore.use_backend("faster"), lambda: lrcore.set_num_threads(0)):
         with pytest.raises(ValueError, match="^(backend|num_threads): expected"):
             no_answer()
@@ -262,7 +265,7 @@ def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int],
 
 
 def test_answers_that_are_interrupted(begin_wrongly: Callable[[], None]) -> None:
-    """Before any opcode, by what raises or looks: all of an answer is there, or nothing."""
+    """Code that raises or looks before any opcode finds all of a choice in effect, or nothing."""
     others = [each for each in ("portable", "emulated") if each != in_use()]
     count = _lrcore_core.num_threads() + 1
     looked: set[str] = set()
@@ -290,7 +293,7 @@ def test_answers_that_are_interrupted(begin_wrongly: Callable[[], None]) -> None
 
 @pytest.mark.usefixtures("begin_wrongly")
 def test_commands_in_a_wrong_environment(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line that says what is wrong; what steps nothing works."""
+    """Commands that step print one line with the error; commands that do not step work."""
     for arguments in (["info"], ["bench", "--rules", "sgd", "--sizes", "100", "--rounds", "1"]):
         assert lrcore_command.main(arguments) == 2
         assert capsys.readouterr() == ("", f"lrcore {arguments[0]}: LRCORE_BACKEND: wrong\n")
@@ -299,7 +302,7 @@ def test_commands_in_a_wrong_environment(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """What there is: each command, and examples of some, which are commands themselves."""
+    """The output lists each command, and examples, which use existing commands."""
     assert lrcore_command.main([]) == 0
     said = capsys.readouterr().out
     for each in lrcore_command.COMMANDS:
@@ -346,7 +349,7 @@ def test_import_brings_nothing_heavy() -> None:
     done = python(
         """
         import os, sys, threading
-        def threads():  # an emulator has one of its own
+        def threads():  # an emulator has a thread of its own
             return os.path.isdir("/proc/self/task") and len(os.listdir("/proc/self/task"))
         before = threads()
         import lrcore
@@ -362,7 +365,7 @@ def test_import_brings_nothing_heavy() -> None:
 
 
 def test_a_package_that_is_not_compiled_says_what_to_do() -> None:
-    """As in a source tree. Another module that is missing is named as it is."""
+    """As in a source tree. If another module is missing, its own error is raised."""
     done = python("import sys; sys.modules['lrcore._lrcore_core'] = None; import lrcore")
     assert done.stderr.splitlines()[-1] == (
         f"ImportError: lrcore._lrcore_core: expected the compiled extension, got none in {Path(lrcore.__file__).parent}; "
@@ -372,9 +375,9 @@ def test_a_package_that_is_not_compiled_says_what_to_do() -> None:
     assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: import of numpy halted")
 
 
-@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not here to read the symbols")
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
 def test_extensions_show_nothing_of_the_standard_library() -> None:
-    """A process can hold a second version of it, and the symbols of both that are shown become one."""
+    """A process can load a second version of it, and exported symbols of both would become one."""
     for extension in Path(_lrcore_core.__file__).parent.glob("_lrcore_*.so"):
         listing = ["nm", "-D", "--defined-only", "--format=posix", str(extension)]
         shown = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()

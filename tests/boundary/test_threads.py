@@ -51,7 +51,7 @@ def test_eight_threads_on_one_optimizer_lose_no_step(n: int, within: str) -> Non
 
 
 def test_eight_threads_on_eight_optimizers() -> None:
-    """Each as if it were alone: the oracle's bits."""
+    """Each optimizer steps as if it were alone, with the oracle's bits."""
     rng = np.random.default_rng(0)
     all_gradients = [gradients(rng, LARGE) for _ in range(5)]
     optimizers = [lrcore.Adam(np.ones(LARGE, np.float32), lr=0.01) for _ in range(8)]
@@ -69,7 +69,7 @@ def test_eight_threads_on_eight_optimizers() -> None:
 
 
 def test_eight_threads_call_one_function_with_the_same_arguments() -> None:
-    """Each as if it were alone, although NAdam's products of momenta go on from those of other calls."""
+    """Each call steps as if alone, although NAdam's products of momenta continue from those of other calls."""
 
     def parameters_after(t: int) -> bytes:
         p, g, m, v = np.ones((4, 8), np.float32)
@@ -87,9 +87,10 @@ def test_eight_threads_call_one_function_with_the_same_arguments() -> None:
 
 
 def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
-    """No step is lost, and what is saved is of one moment.
+    """No step is lost, and each save is of a single moment.
 
-    The state is the number of steps ever taken; the count is 2^20 times the last assignment, and the steps since.
+    The state is the number of all steps taken; the count is 2^20 times the number of the last assignment, plus
+    the steps since.
     """
     opt = lrcore.Adagrad(np.zeros(LARGE, np.float32), lr=lambda _: 1.0)
     g = np.ones(LARGE, np.float32)
@@ -110,14 +111,14 @@ def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
     for turn, each in enumerate(saved, 1):
         total = each["state"]["sum"]
         assert (total == total[0]).all()
-        since = each["step_count"] - (turn << 20)  # the count was assigned by the thread that saves
+        since = each["step_count"] - (turn << 20)  # the thread that saves has assigned the count
         assert 0 <= since <= total[0] <= 80
         assert each["hyper"]["eps"] == each["hyper"]["lr_decay"] == turn
 
 
 def test_optimizers_that_step_together_in_either_order() -> None:
-    """No two threads wait for each other, each with the lock that the other needs."""
-    n = 3_000_000  # a sweep of which lasts, so that some thread waits whenever another lets go of the locks
+    """No two threads wait for each other, each holding the lock that the other needs."""
+    n = 3_000_000  # a sweep takes long enough for some thread to wait whenever another releases the locks
     grads = np.full(n, -1, np.float32)
     first, second = (lrcore.SGD(np.zeros(n, np.float32), lr=1.0, grads=grads) for _ in range(2))
 
@@ -131,9 +132,9 @@ def test_optimizers_that_step_together_in_either_order() -> None:
     assert_bits(first.params, np.full(n, 80, np.float32))
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a CPU")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a CPU")
 def test_more_threads_than_the_system_runs_at_once() -> None:
-    """Slices that nobody has begun are taken by the caller, each once, whoever wakes up when; so after the number changes."""
+    """The caller takes slices that no worker has begun, each once, whatever the timing and the thread count."""
     assert_runs("""
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -153,7 +154,7 @@ def test_more_threads_than_the_system_runs_at_once() -> None:
 @forks
 @pytest.mark.parametrize("workers", ["awake", "asleep"])
 def test_forks(workers: str) -> None:
-    """In the child none of the pool's threads exists: it neither waits for them nor loses work, and the parent goes on."""
+    """The child has none of the pool's threads: it neither waits for them nor loses work. The parent goes on."""
     assert_runs(f"""
         import os, signal, time
         n = 1_500_000
@@ -175,7 +176,7 @@ def test_forks(workers: str) -> None:
         time.sleep({0.1 * (workers == "asleep")})
         if (child := os.fork()) == 0:
             alone = threads()
-            worked = work()  # by itself, if it counted on its parent's threads
+            worked = work()  # alone, if it relied on its parent's threads
             worked = worked and (not alone or threads() == alone + 3)
             if (grandchild := os.fork()) == 0:
                 os._exit(not work())
@@ -190,7 +191,7 @@ def test_forks(workers: str) -> None:
     not Path("/proc/self/task").is_dir(), reason="this platform does not list a process's threads"
 )
 def test_signals_are_for_the_threads_of_the_program() -> None:
-    """Those of the pool block them: a program may wait for a signal that its own threads block."""
+    """Threads of the pool block signals: a program may wait for a signal that its own threads block."""
     done = python("""
         import os, signal, sys, time
         from pathlib import Path
@@ -214,11 +215,11 @@ def test_signals_are_for_the_threads_of_the_program() -> None:
 
 @forks
 def test_a_child_forked_during_another_threads_step_is_told() -> None:
-    """Its copy of the arrays may be half updated. What steps others works: an optimizer, and a function of the same arguments."""
+    """The child's arrays may be half updated. Steps on other arrays work, in an optimizer and in a function."""
     assert_runs("""
         import os, signal, sys, threading
         arguments = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}
-        late = 10**9  # whose product of momenta takes seconds
+        late = 10**9  # the product of momenta up to it takes seconds
         opt = lrcore.NAdam(np.ones(1, np.float32), grads=np.ones(1, np.float32), **arguments)
         opt.step_count = late
         large = lrcore.SGD(np.ones(5_000_000, np.float32), grads=np.ones(5_000_000, np.float32))
@@ -227,7 +228,7 @@ def test_a_child_forked_during_another_threads_step_is_told() -> None:
             lrcore.functional.nadam(*np.ones((4, 1), np.float32), step=t, **arguments)
 
         function(1)
-        sys.setswitchinterval(1000)  # each thread runs on until it lets go of the GIL, within its step
+        sys.setswitchinterval(1000)  # each thread runs until it releases the GIL, within its step
         for work in (opt.step, lambda: function(late), lambda: [large.step() for _ in range(1000)]):
             started = threading.Event()
             threading.Thread(target=lambda: [started.set(), work()], daemon=True).start()
@@ -265,9 +266,9 @@ def test_a_daemon_thread_that_steps_does_not_disturb_the_exit() -> None:
 
 @pytest.mark.parametrize("during", ["sweep", "product of a class", "product of a function"])
 def test_the_gil_is_free_during_a_step(during: str) -> None:
-    """A sweep over many elements, or NAdam's product of momenta, which takes long at a late step.
+    """The GIL is free during a large sweep, and during NAdam's product of momenta, which is slow at late steps.
 
-    The short sweep that follows the product lets another thread in once or twice.
+    The short sweep after the product lets another thread run once or twice.
     """
     p, g, m, v = np.zeros((4, 10_000_000 if during == "sweep" else 1), np.float32)
     arguments: Any = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}
@@ -279,10 +280,10 @@ def test_the_gil_is_free_during_a_step(during: str) -> None:
         running.set()
         while running.is_set():
             ticks += 1
-            time.sleep(0)  # lets go of the GIL
+            time.sleep(0)  # releases the GIL
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(60)  # the GIL changes hands only where a thread lets go of it
+    sys.setswitchinterval(60)  # the GIL changes hands only when a thread releases it
     thread = threading.Thread(target=tick, daemon=True)
     try:
         thread.start()
