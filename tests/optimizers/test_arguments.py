@@ -1,4 +1,4 @@
-"""The optimizers' arguments: every one acts or is refused; ranges, types, combinations; those that all share."""
+"""The optimizers' arguments: each takes effect or is refused; ranges, types, combinations, shared ones."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from support import CLASSES, assert_bits, choices, run, start
 
 
 def arguments() -> list[tuple[str, str]]:
-    """Return every argument of every class that is the rate, a number or an option."""
+    """Return the class and name of every argument that is the rate, a number or an option."""
     taken = [(name, each) for name, cls in CLASSES.items() for each in inspect.signature(cls).parameters]
     arrays_and_graphs = ("params", "grads", "capturable", "max_steps")
     return [(name, each) for name, each in taken if each not in arrays_and_graphs]
 
 
 def base(name: str) -> dict[str, Any]:
-    """Return arguments under which every other argument has something to act on."""
+    """Return arguments under which every other argument has an effect."""
     parameters = inspect.signature(CLASSES[name]).parameters
     seen = {
         "weight_decay": 0.1,
         "momentum": 0.9,
         "eps": 0.01,
-    }  # a smaller epsilon is lost beside these gradients
+    }  # a smaller epsilon would vanish next to these gradients
     return {each: value for each, value in seen.items() if each in parameters}
 
 
@@ -41,7 +41,7 @@ CHOICES = {"decay": ("l2", "decoupled"), "eps_placement": ("corrected", "hat")}
 
 @pytest.mark.parametrize(("name", "argument"), arguments())
 def test_every_argument_acts_or_is_refused(name: str, argument: str) -> None:
-    """Changing one changes the result of a few steps, in every combination with the options that is accepted."""
+    """Changing an argument changes the result of a few steps, in every valid combination with an option."""
     cls = CLASSES[name]
     default = inspect.signature(cls).parameters[argument].default
     changed: Any = (0.5, 0.7) if isinstance(default, tuple) else 0.3
@@ -56,9 +56,9 @@ def test_every_argument_acts_or_is_refused(name: str, argument: str) -> None:
         try:
             pair = [cls(start(), **base(name) | beside | extra) for extra in ({}, {argument: changed})]
         except ValueError:
-            assert beside  # a refused combination
+            assert beside  # an invalid combination
             continue
-        assert not np.array_equal(run(pair[0], 8), run(pair[1], 8)), f"beside {beside}"
+            assert not np.array_equal(run(pair[0], 8), run(pair[1], 8)), f"with {beside}"
 
 
 FRACTIONS = ("momentum", "dampening", "alpha", "rho", "betas")
@@ -68,7 +68,7 @@ STRANGE = ("0.5", np.str_("0.5"), None, True, np.True_, 1j, np.complex64(1), [0.
 
 @pytest.mark.parametrize(("name", "argument"), arguments())
 def test_numbers_out_of_range(name: str, argument: str) -> None:
-    """ValueError that names the argument; TypeError for what is no number."""
+    """The ValueError names the argument; a value that is not a number raises TypeError."""
     kept, others = start(), base(name)
     if argument in OPTIONS or argument == "decoupled_weight_decay":
         bad: list[Any] = []
@@ -91,7 +91,7 @@ def test_numbers_out_of_range(name: str, argument: str) -> None:
 
 
 def test_integers_and_scalars_are_numbers() -> None:
-    """1 works as 1.0, and so does a NumPy scalar."""
+    """1 works like 1.0, and so do NumPy scalars."""
     numbers: dict[str, Any] = {
         "betas": (0, np.float32(0.5)),
         "eps": np.float64(1),
@@ -119,7 +119,7 @@ def test_refused_combinations(cls: type[Any], refused: dict[str, Any], match: st
 
 
 def test_every_argument_has_a_check_and_is_used() -> None:
-    """The table of checks holds what the classes take, nothing else."""
+    """The table of checks contains the arguments of the classes and nothing else."""
     taken = {argument for _, argument in arguments()} - {"lr", "initial_accumulator_value"}
     assert taken == {*NUMBERS, *OPTIONS, "decoupled_weight_decay"}
 
@@ -155,7 +155,7 @@ class Decayed(lrcore.Adam, weight_decay=0.25, decay="decoupled"):
 
 
 class Rated(Decayed, maximize=True):
-    """A class with a constructor of its own."""
+    """A class with its own constructor."""
 
     def __init__(self, params: Any, rate: float = 0.5, **shared: typing.Unpack[Shared]) -> None:
         super().__init__(params, rate, **shared)
@@ -186,7 +186,7 @@ def shared(opt: Any) -> tuple[Any, ...]:
 
 
 def test_other_defaults_of_a_class() -> None:
-    """Whatever its bases change is changed too, and what is passed comes first."""
+    """Changes of base classes apply too, and a passed argument takes precedence."""
     assert shared(lrcore.Adam(start())) == shared(Plain(start())) == (0.0, "l2", False)
     assert shared(Decayed(start())) == (0.25, "decoupled", False)
     assert inspect.signature(Decayed).parameters["weight_decay"].default == 0.25
@@ -275,7 +275,7 @@ WRONG = {
 
 @every_class
 def test_unknown_arguments_are_named(name: str) -> None:
-    """Also those of another class, and those of a step."""
+    """This includes arguments of other classes, and those of a step."""
     own = inspect.signature(CLASSES[name]).parameters
     others = {each for cls in CLASSES.values() for each in inspect.signature(cls).parameters}
     for argument, words in (dict.fromkeys(others - {*own}, "; ") | WRONG).items():

@@ -1,4 +1,4 @@
-"""What can be assigned to an optimizer: it acts, or it is refused at once, in words that name what is meant."""
+"""Assignments to an optimizer take effect, or are refused at once with an error that names the remedy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_numbers_name_their_place_if_the_class_has_them(cls: Any, name: str, wor
 
 
 class Own(lrcore.SGD):
-    """A subclass with attributes of its own, which share names with numbers of other classes."""
+    """A subclass whose own attributes share names with numbers of other classes."""
 
     factor = 2.0
 
@@ -144,7 +144,7 @@ def test_what_is_no_pair_in_order_is_no_betas(betas: Any) -> None:
     "copied", [copy.copy, copy.deepcopy, lambda hyper: pickle.loads(pickle.dumps(hyper))]
 )
 def test_a_copy_of_the_numbers_is_a_dictionary(copied: Any) -> None:
-    """Of this moment, with no optimizer behind it."""
+    """The copy has the current values and is independent of the optimizer."""
     opt = lrcore.Adam(start(), eps=0.5)
     taken = copied(opt.hyper)
     assert type(taken) is dict
@@ -153,7 +153,7 @@ def test_a_copy_of_the_numbers_is_a_dictionary(copied: Any) -> None:
 
 
 def test_a_number_that_assigns_another_as_it_is_converted() -> None:
-    """Each is converted once, so that none waits for the other."""
+    """Each number is converted once, so that neither assignment waits for the other."""
     opt = lrcore.Adam(start())
 
     class Number:

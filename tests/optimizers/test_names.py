@@ -1,4 +1,4 @@
-"""Names that a user brings along, or misspells: the error names what is meant here."""
+"""Names of other libraries, and misspelt names: the error suggests the name that lrcore uses."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from lrcore import _names, demo, functional, optimizers, pack, plot, schedules, 
 from schedules.examples import EXAMPLES
 
 MODULES = (lrcore, functional, optimizers, plot, schedules, tune)
-"""The modules that say what is meant."""
+"""The modules that suggest names."""
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    """Yield each public class and function of a module, and each public method, with its path."""
+    """Yield each public class, function and method of the modules, with its path."""
     for module in (*MODULES, demo, pack):
         for name in module.__all__:
             value = getattr(module, name)
@@ -45,7 +45,7 @@ def keywords_of(value: Any) -> list[str]:
 
 
 def parameters_of(value: Any) -> list[inspect.Parameter]:
-    """Return the parameters, if Python knows them."""
+    """Return the parameters, or an empty list if Python does not know them."""
     try:
         return [*inspect.signature(value).parameters.values()]
     except (TypeError, ValueError):
@@ -53,7 +53,7 @@ def parameters_of(value: Any) -> list[inspect.Parameter]:
 
 
 def test_the_table_names_what_is_there() -> None:
-    """Each name is public: a class, a function, a method, an attribute or an argument."""
+    """Each suggested name is public: a class, a function, a method, an attribute or an argument."""
     names = {path.rpartition(".")[2] for path, _ in public()}
     names |= {name for _, value in public() for name in keywords_of(value)}
     meant = {each for row in _names.FOREIGN.values() for each in row if _names.is_name(each)}
@@ -61,7 +61,7 @@ def test_the_table_names_what_is_there() -> None:
     assert meant <= names
     assert len(_names.FOREIGN) == len(
         " ".join(_names._MEANINGS.values()).split()
-    )  # of two rows the first has no effect
+    )  # of two rows for a name, the first would have no effect
     assert all({*row} != {name} for name, row in _names.FOREIGN.items())
 
 
@@ -101,7 +101,7 @@ def test_modules_stay_what_they_were(module: Any) -> None:
 
 
 class Own(schedules.Schedule):
-    """A schedule of the caller's own."""
+    """A schedule defined by a user."""
 
     def _value(self, t: int) -> float:
         return 0.5 / (t + 1)
@@ -169,7 +169,7 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
     ],
 )  # fmt: skip
 def test_unknown_attributes(owner: Any, name: str, meant: str | None) -> None:
-    """Of modules and of objects."""
+    """This holds for modules and for objects."""
     with pytest.raises(AttributeError) as caught:
         getattr(owner, name)
     label = getattr(owner, "__name__", type(owner).__name__)
@@ -181,7 +181,7 @@ def test_unknown_attributes(owner: Any, name: str, meant: str | None) -> None:
 
 @pytest.mark.parametrize("owner", [OPT, OPT.schedule, COSINE, PACK, PACK["layers"], Own()])
 def test_objects_stay_what_they_were(owner: Any) -> None:
-    """Copying, pickling and asking for special names go past the explanation."""
+    """Copying, pickling and looking up special names bypass the explanation."""
     for made in (copy.copy(owner), copy.deepcopy(owner), pickle.loads(pickle.dumps(owner))):
         assert type(made) is type(owner)
     for name in ("__array__", "__dlpack__", "_private"):
@@ -227,11 +227,11 @@ OWN_MESSAGES = (
     "lrcore.pack.Pack.assign",
     "lrcore.pack.PackList.assign",
 )
-"""What a training may call in each step is not wrapped; the functions say themselves what they take."""
+"""Functions that a training may call in every step are not wrapped; they raise their own errors."""
 
 
 def takes_keywords() -> Iterator[Any]:
-    """Yield what has named arguments alone, and no step of a training calls."""
+    """Yield each callable that only has named arguments and is not called in every step of a training."""
     met = set()
     for path, value in public():
         is_optimizer = any(name in optimizers.__all__ for name in path.split("."))
@@ -239,7 +239,7 @@ def takes_keywords() -> Iterator[Any]:
             continue
         met.add(id(value))
         is_open = any(each.kind is each.VAR_KEYWORD for each in parameters_of(value))
-        is_rule = isinstance(value, type) and issubclass(value, tuple)  # a named tuple, which nobody makes
+        is_rule = isinstance(value, type) and issubclass(value, tuple)  # a named tuple, not made by users
         inherited = path.rpartition(".")[2] in vars(Mapping) or path.rpartition(".")[2] in vars(Sequence)
         if keywords_of(value) and not (is_open or is_rule or inherited):
             yield pytest.param(value, id=path)
@@ -247,7 +247,7 @@ def takes_keywords() -> Iterator[Any]:
 
 @pytest.mark.parametrize("value", [*takes_keywords()])
 def test_every_unknown_keyword_is_explained(value: Any) -> None:
-    """Misspelt by one letter, or as another library has it."""
+    """This covers names that are misspelt by one letter, and names of other libraries."""
     known = keywords_of(value)
     wrong = {name + name[-1]: {name} for name in known}
     wrong |= {foreign: meant for foreign, row in _names.FOREIGN.items() if (meant := {*row} & {*known})}
@@ -262,7 +262,7 @@ def test_every_unknown_keyword_is_explained(value: Any) -> None:
 
 
 def typed_words() -> Iterator[Any]:
-    """Yield each argument of a schedule that is one of some words by its type, for a type checker to find others."""
+    """Yield each argument of a schedule whose type lists words, so that a type checker finds wrong ones."""
     for name in schedules.__all__:
         made = getattr(schedules, name)
         for argument, hint in typing.get_type_hints(made.__init__).items() if inspect.isclass(made) else ():
@@ -272,6 +272,6 @@ def typed_words() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("make", "name", "words"), [*typed_words()])
 def test_typed_words_are_taken(make: Any, name: str, words: tuple[str, ...]) -> None:
-    """The words of the type are those that the check takes, in their order."""
+    """The words of the type are those that the check accepts, in the same order."""
     with pytest.raises(ValueError, match=f"^{name}: expected one of {', '.join(words)}, got 'xyzzy'$"):
         make(**EXAMPLES.get(make.__name__, [{"lr": 0.1}])[0] | {name: "xyzzy"})

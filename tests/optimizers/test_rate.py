@@ -1,4 +1,4 @@
-"""The learning rate and the clock: what is asked when, and what a refused rate leaves as it was."""
+"""The learning rate and the step count: when a schedule is called, and what a refused rate leaves alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support import ONES, N, assert_bits, assert_same, run, start
 
 
 def test_a_rate_is_asked_again_only_when_it_is_for_another_step() -> None:
-    """Refused steps ask for the same one again; assignments that change nothing of it do not; reading it asks."""
+    """Refused gradients and assignments that do not affect the rate cause no call; reading opt.lr does."""
     asked: list[int] = []
 
     def rate(t: int) -> float:
@@ -35,10 +35,10 @@ def test_a_rate_is_asked_again_only_when_it_is_for_another_step() -> None:
 
 
 def test_assigning_the_rate() -> None:
-    """A number, a schedule or a callable, of the step count that goes on; what is refused leaves the rate there is."""
+    """A number, a schedule or a callable, of the step count, which continues; a refused value has no effect."""
     opt, rate = lrcore.SGD(start()), np.array(0.5)
     opt.lr = rate  # type: ignore[assignment]
-    rate[...] = 0.25  # it was read when it was assigned
+    rate[...] = 0.25  # the value was read at the assignment
     assert opt.schedule == schedules.Constant(0.5)
     run(opt, 2)
     opt.lr = schedules.Cosine(1.0, steps=10)
@@ -72,7 +72,7 @@ FINITE = "lr: expected a number >= 0 that is finite in float32, got"
     ],
 )
 def test_a_schedule_that_fails(rate: Any, error: type[Exception], words: str) -> None:
-    """Nothing is changed and the clock stands still."""
+    """Nothing changes, including the step count."""
     opt = lrcore.SGD(start(), lr=0.5, momentum=0.9)
     run(opt, 1)
     opt.lr = lambda _: rate
@@ -84,7 +84,7 @@ def test_a_schedule_that_fails(rate: Any, error: type[Exception], words: str) ->
 
 
 def test_a_schedule_must_not_step_its_own_optimizer() -> None:
-    """That step would ask for a rate in turn, whatever else the schedule does."""
+    """The inner step would call the schedule in turn, whatever else the schedule does."""
 
     def stepping(t: int) -> float:
         assert opt.step_count == t == 0
@@ -103,7 +103,10 @@ def test_a_schedule_must_not_step_its_own_optimizer() -> None:
 
 @pytest.mark.parametrize("moving", [False, True])
 def test_a_schedule_that_is_never_current_is_not_asked_for_ever(moving: bool) -> None:
-    """The step takes a rate of one that replaces itself, as if after it. One that moves the count is for no step."""
+    """If it keeps replacing itself, the step uses its rate, as if taken afterwards.
+
+    If it moves the step count, the step raises.
+    """
     asked = []
 
     def rate(t: int) -> float:

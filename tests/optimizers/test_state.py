@@ -1,4 +1,4 @@
-"""Numbers and state of an optimizer: read, assigned, saved and loaded. Equal means equal bits."""
+"""Numbers and state of an optimizer: read, assigned, saved and loaded. "Equal" means equal bits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_initial_accumulator_value() -> None:
 
 
 def test_resume_from_a_state_dict(rule: str) -> None:
-    """A fresh object with other numbers and another rate goes on with the bits of the uninterrupted run, from any step."""
+    """From any step, a new object with other numbers and another rate continues the run with the same bits."""
     cosine = schedules.Cosine(0.02, steps=30)
     opt = make(rule, start(), cosine, weight_decay=0.01)
     others: dict[str, Any] = {"betas": (0.5, 0.6)} if "betas" in opt.hyper else {}
@@ -104,7 +104,7 @@ SPOILED: list[tuple[Any, Any, str]] = [
     ("rule", "adamax", "expected adam, got adamax"),
     ("options", OPTIONS | {"eps_placement": "hat"}, "expected"),
     ("options", {"decay": "l2", "maximize": False}, "expected the entries"),
-    ("options", {"decoupled_weight_decay": True, "maximize": False}, "expected"),  # of a former version
+    ("options", {"decoupled_weight_decay": True, "maximize": False}, "expected"),  # from an earlier version
     ("options", None, "expected a dictionary, got NoneType"),
     ("hyper", {3: 1, "eps": 1.0}, "expected the entries"),
     ("hyper", ["betas", "eps", "weight_decay"], "expected a dictionary, got list"),
@@ -115,7 +115,7 @@ SPOILED: list[tuple[Any, Any, str]] = [
     ("state", ["exp_avg", "exp_avg_sq"], "expected a dictionary, got list"),
     ("schedule", {"schedule": "Nothing"}, "expected the name"),
     ("schedule", None, "expected a dictionary, got NoneType"),
-    # what is wrong has a name of its own
+    # the wrong value has a name of its own
     ("options", {"decoupled_weight_decay": 0, "maximize": False}, "decoupled_weight_decay: expected True or False"),
     ("hyper", NUMBERS | {"eps": np.nan}, "eps: expected"),
     ("state", {"exp_avg": NINE, "exp_avg_sq": NINE}, "exp_avg: expected 21 elements"),
@@ -123,7 +123,7 @@ SPOILED: list[tuple[Any, Any, str]] = [
     ("more", 1, "state_dict: expected the entries"),
     (3, 1, "state_dict: expected the entries"),
 ]  # fmt: skip
-"""State dictionaries with one thing wrong: where, what, and the message."""
+"""State dictionaries with one wrong entry: its name, its value, and the message."""
 
 
 @pytest.mark.parametrize(("entry", "value", "words"), SPOILED)
@@ -143,7 +143,7 @@ def test_a_wrong_state_dict_changes_nothing(entry: Any, value: Any, words: str) 
 
 
 def test_states_that_trade_places_are_refused() -> None:
-    """Each would be read after it was written."""
+    """Each state would be read after it was overwritten."""
     opt = lrcore.Adam(start())
     run(opt, 2)
     saved = opt.state_dict()
@@ -156,21 +156,21 @@ def test_states_that_trade_places_are_refused() -> None:
 
 
 class Cosine(schedules.Schedule):
-    """Is called as one of the library's."""
+    """A schedule with the name of one of the library's."""
 
     def _value(self, t: int) -> float:
         return 999.0 + t
 
 
 class Constant(schedules.Constant):
-    """Is derived from one of the library's."""
+    """A schedule derived from one of the library's."""
 
     _value = Cosine._value
 
 
 @pytest.mark.parametrize("rate", [lambda t: 999.0 + t, Cosine(), Constant(0.5)])
 def test_a_schedule_of_the_callers_own_is_not_stored_and_replaces_none(rate: Any) -> None:
-    """Whatever it is called."""
+    """The name of its class does not matter."""
     opt = lrcore.SGD(start(), lr=rate)
     run(opt, 2)
     assert opt.lr == 1001

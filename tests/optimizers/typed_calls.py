@@ -1,6 +1,6 @@
-"""Right and wrong calls, for mypy and pyright: what a type checker accepts, and what it must find.
+"""Right and wrong calls for mypy and pyright: code that they must accept, and errors that they must find.
 
-Nothing here is run. A wrong call has a comment for each of them, and a comment that nothing needs is an error.
+Nothing here is run. A wrong call has an ignore comment for each checker, and an unused comment is an error.
 """
 
 from __future__ import annotations

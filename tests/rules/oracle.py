@@ -1,24 +1,25 @@
 """Reference for the update rules, written from their equations and independent of the compiled library.
 
-Each equation stands once, generic over the arithmetic, and is evaluated in three of them:
+Each equation is written once, generic over the arithmetic, and is evaluated in three of them:
 
-`Float32`     NumPy float32 arrays, every operation rounded by itself, in the written order: the exact bits.
+`Float32`     NumPy float32 arrays, each operation rounded separately, in the written order: the exact bits.
 `Arithmetic`  Python floats, one element, step constants not rounded to float32.
 `Bound`       pairs of a float64 value and a magnitude S, for ``|float32 - float64| <= k * 2**-24 * S``.
 
-S is the same expression evaluated on absolute values: subtraction adds, a quotient is |a| / |b|. Where a
-denominator or the argument of a root has cancelled (its S exceeds its absolute value), that is no bound, and
-S grows as `Magnitude.__truediv__` and `Bound.sqrt` say. No S is below 2**-126: a rounding errs by at most
-2**-24 of its result or, where that is subnormal, by 2**-150 = 2**-24 * 2**-126, and what follows amplifies
-underflow like any other error. Where an S exceeds 2**127, so that float32 may overflow, or a denominator
-does not exceed its own bound, the bound is infinite.
+S is the same expression evaluated on absolute values: subtraction adds, and a quotient is |a| / |b|. If a
+denominator or the argument of a root has cancelled (its S exceeds its absolute value), this is not a bound,
+and S grows as `Magnitude.__truediv__` and `Bound.sqrt` describe. No S is below 2**-126: a rounding errs by
+at most 2**-24 of its result or, if the result is subnormal, by 2**-150 = 2**-24 * 2**-126, and later
+operations amplify underflow like any other error. If an S exceeds 2**127, so that float32 may overflow, or
+if a denominator does not exceed its own bound, the bound is infinite.
 
 k counts roundings to first order (Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapters
-2 and 3); second-order terms are smaller by k * 2**-24. Inputs count 0, step constants 1; ``a + b`` and
-``a - b`` are max(a, b) + 1, ``a * b`` and ``a / b`` a + b + 1, ``sqrt(a)`` a / 2 + 1 (a root halves relative
-errors) and ``max(a, b)`` max(a, b); ``abs`` and ``sign`` add nothing. After the stages before it a rule
-starts with 2 in p (``p * KEEP``) and 3 in g (``g * GSCALE`` 2, ``WD * p`` 2, their sum 3); the comment above
-each rule goes on from there. k is the largest count among p and the states, rounded up to a whole number.
+2 and 3); second-order terms are smaller by k * 2**-24. Inputs count 0 and step constants 1; ``a + b`` and
+``a - b`` count max(a, b) + 1, ``a * b`` and ``a / b`` count a + b + 1, ``sqrt(a)`` counts a / 2 + 1 (a root
+halves relative errors) and ``max(a, b)`` counts max(a, b); ``abs`` and ``sign`` add nothing. After the
+preceding stages, a rule starts with 2 in p (``p * KEEP``) and 3 in g (``g * GSCALE`` 2, ``WD * p`` 2, their
+sum 3); the comment above each rule continues from there. k is the largest count among p and the states,
+rounded up to an integer.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ import numpy.typing as npt
 __all__ = ["RULES", "Rule", "bounds", "step32", "step64"]
 
 Array: TypeAlias = npt.NDArray[np.float32]
-Value: TypeAlias = Any  # a float32 array, a float or a Magnitude: what + - * / are defined on
+Value: TypeAlias = Any  # a float32 array, a float or a Magnitude: they define + - * /
 New: TypeAlias = tuple[Value, list[Value]]  # p and the states after the step
 Equations: TypeAlias = Callable[..., New]
 
@@ -47,10 +48,10 @@ LARGEST: Final = 2.0**127
 
 
 class Arithmetic:
-    """What an equation needs besides the operators, on Python floats."""
+    """The functions that an equation needs in addition to the operators, on Python floats."""
 
     def stored(self, state: Value, _least: float, /) -> Value:
-        """Return the state as it is stored. Float64 has no state that is too small."""
+        """Return the state as it is stored. In float64 no state is too small."""
         return state
 
     def constants(self, **values: float) -> Names:
@@ -66,7 +67,7 @@ class Arithmetic:
         return abs(x)
 
     def max(self, a: Value, b: Value) -> Value:
-        """Return ``a > b ? a : b``: the second operand where they are equal or either is NaN."""
+        """Return ``a > b ? a : b``: the second operand if they are equal or either is NaN."""
         return max(b, a)
 
     def sign(self, x: Value) -> Value:
@@ -74,7 +75,7 @@ class Arithmetic:
         return x if math.isnan(x) else float((x > 0) - (x < 0))
 
     def resolved(self, x: Value) -> Value:
-        """Return x; float32 is compared with float64 only where |x| exceeds its own bound."""
+        """Return x; float32 is compared with float64 only if |x| exceeds its own bound."""
         return x
 
 
@@ -124,7 +125,7 @@ class Magnitude:
 
 
 class Bound(Arithmetic):
-    """Magnitudes for a rule of count `k`; `comparable` is what `resolved` found."""
+    """Magnitudes for a rule of count `k`; `resolved` sets `comparable`."""
 
     def __init__(self, k: float) -> None:
         self.unit = k * UNIT
@@ -134,13 +135,13 @@ class Bound(Arithmetic):
         return Magnitude(x, abs(x), self.unit)
 
     def stored(self, state: Value, least: float, /) -> Value:
-        """What is stored as 0 errs by less than `least`."""
+        """Return the state; if it is stored as 0, it errs by less than `least`."""
         return Magnitude(state.value, state.size + least / self.unit, self.unit)
 
     def sqrt(self, x: Value) -> Value:
         """With x' in float32, ``|sqrt(x') - sqrt(x)| = |x' - x| / (sqrt(x') + sqrt(x)) <= sqrt(|x' - x|)``.
 
-        The last serves where x is lost in its rounding errors; with count c of x, it is
+        The last form is used if x is lost in its rounding errors; with the count c of x, it is
         ``sqrt(c * 2**-24 * S) <= (c / 2 + 1) * 2**-24 * sqrt(S / 2**-24)``.
         """
         lost = math.sqrt(x.size / UNIT)
@@ -178,7 +179,7 @@ RULES: dict[str, Rule] = {}
 
 
 def register(name: str, states: str, hyper: str, k: float, **form: Any) -> Callable[[Equations], Equations]:
-    """Enter the decorated equations under `name`, in the form that the keywords choose."""
+    """Register the decorated equations under `name`, in the form that the keywords choose."""
 
     def enter(equations: Equations) -> Equations:
         chosen = functools.partial(equations, **form)
@@ -323,7 +324,7 @@ def nadam_momentum(h: Names, step: float) -> float:
 
 
 def nadam_momentum_product(h: Names) -> float:
-    """Return the product of the momenta of the steps 1 to t, which counts as 0 once it is below 2**-60."""
+    """Return the product of the momenta of steps 1 to t; a product below 2**-60 becomes 0."""
     product, step = 1.0, 0
     while product and step < h.t:
         step += 1
@@ -370,10 +371,10 @@ def lion(op: Arithmetic, h: Names, p: Value, g: Value, m: Value) -> New:
 
 
 class Options(TypedDict, total=False):
-    """Step number from 1, learning rate as scheduled, hyperparameters, and the stages around every rule.
+    """Step number from 1, scheduled learning rate, hyperparameters, and the stages around every rule.
 
-    The stage `store` is there unless it is switched off: a state below 2**-126 becomes +0, after p was computed
-    from it; with an eps below 1e-10 it stays.
+    The stage `store` is on by default: a state below 2**-126 becomes +0 after p has been computed from it.
+    With an eps below 1e-10, the state is kept.
     """
 
     t: Required[int]
@@ -402,7 +403,7 @@ def step(op: Arithmetic, rule: str, p: Value, g: Value, states: Sequence[Value],
 def step32(
     rule: str, p: Array, g: Array, states: Sequence[Array], **options: Unpack[Options]
 ) -> tuple[Array, list[Array]]:
-    """Return p and the states after a step: one-dimensional float32 arrays, the inputs left as they were."""
+    """Return p and the states after a step, as one-dimensional float32 arrays; the inputs are unchanged."""
     with np.errstate(all="ignore"):
         return step(Float32(), rule, p, g, states, options)
 
@@ -412,8 +413,8 @@ def step64(
 ) -> tuple[float, list[float]]:
     """Return p and the states of one element after a step in float64, however small they are.
 
-    For finite inputs and second moments >= 0. Raises `ZeroDivisionError` where a denominator is 0, as with
-    eps = 0 while every gradient was 0; `step32` gives there what IEEE arithmetic gives.
+    Inputs must be finite, and second moments >= 0. Raises `ZeroDivisionError` if a denominator is 0, as with
+    eps = 0 if every gradient was 0; `step32` then returns the result of IEEE arithmetic.
     """
     return step(Arithmetic(), rule, p, g, states, options)
 
@@ -423,8 +424,9 @@ def bounds(
 ) -> tuple[float, list[float], bool]:
     """Return the bounds on ``|step32 - step64|`` for p and each state, and whether p can be compared.
 
-    Inputs as for `step64`. Where Lion's sign or centered RMSprop's variance is below its own bound, p and the
-    momentum buffer cannot; where float32 may overflow or a denominator may vanish, the bound is infinite.
+    The inputs are those of `step64`. If Lion's sign or centered RMSprop's variance is below its own bound, p
+    and the momentum buffer cannot be compared. If float32 may overflow or a denominator may vanish, the bound
+    is infinite.
     """
     op = Bound(RULES[rule].k)
     start = [op.constant(x) for x in states]

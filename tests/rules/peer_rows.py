@@ -1,17 +1,18 @@
-"""What PyTorch, optax and Keras call the same step: one table of calls.
+"""The calls of PyTorch, optax and Keras that take the same steps as calls here, in one table.
 
-A row says that a class here follows a peer's class or function: called so, the parameters agree element by
-element, within the row's tolerance, after each of the steps that `peers` checks, under a learning rate that changes
-at every step.
+A row states that a class here follows a peer's class or function: with these calls, the parameters agree
+element by element, within the row's tolerance, after each of the steps that `peers` checks, under a learning
+rate that changes at every step.
 
-A float32 sign is the float64 one: in every row of Lion, each element of the mix whose sign is taken is 0 or at
-least 2e-4 of the sum of its two terms' sizes.
+A float32 sign equals the float64 sign: in every row of Lion, each element of the mix whose sign is taken is 0
+or at least 2e-4 of the sum of its two terms' magnitudes.
 
-Any weight decay of Keras is decoupled, and its momentum has the rate in the velocity.
+Weight decay in Keras is always decoupled, and its momentum has the rate in the velocity.
 
-No row, since no call here gives it: optax ``amsgrad`` (the maximum of the corrected second moment, or no
-correction of it at all), ``radam`` (epsilon is added to the corrected root), ``eps_root``, and ``rmsprop`` with
-``nesterov`` or ``initial_scale``; Keras ``Adamax`` (epsilon is added to the maximum, not to the gradient before it).
+Some calls have no row because no call here takes their steps: optax ``amsgrad`` (the maximum of the corrected
+second moment, or no correction of it at all), ``radam`` (epsilon is added to the corrected root),
+``eps_root``, and ``rmsprop`` with ``nesterov`` or ``initial_scale``; Keras ``Adamax`` (epsilon is added to the
+maximum, not to the gradient before it).
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ class Call:
     kwargs: Mapping[str, Any]
 
     def __str__(self) -> str:
-        """Return the call as it is written."""
+        """Return the call as source code."""
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.kwargs.items())})"
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest allowed ``|difference| / (1 + |p|)`` of one element, and why it is this number."""
+    """The largest allowed ``|difference| / (1 + |p|)`` of one element, and the reason for this number."""
 
     limit: float
     reason: str
@@ -47,32 +48,32 @@ class Tolerance:
 
 ROUNDING = Tolerance(
     1e-6,
-    "float32 against a float64 peer: each of 60 steps rounds p (twice where decay is decoupled), the states and "
+    "float32 against a float64 peer: each of 60 steps rounds p (twice if decay is decoupled), the states and "
     "the step's constants, by up to 2^-24 = 6e-8 of their size; the largest found, in NumPy float32, is 6.8e-7",
 )
 CANCELLING = Tolerance(
     5e-6,
-    "as for ROUNDING, and where gradients are small, L2 makes them nearly constant: v - a * a then keeps only the "
-    "last digits of v, and with them its roundings; found, in NumPy float32: 2.1e-6",
+    "as for ROUNDING; in addition, L2 makes small gradients nearly constant: v - a * a then keeps only the last "
+    "digits of v, and with them its roundings; the largest found, in NumPy float32, is 2.1e-6",
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A peer's call beside ours: the same step."""
+    """A peer's call and ours, which take the same steps."""
 
     name: str
     """Name in test reports and in the stored results."""
     peer: str
     """Package: ``torch`` (the call names a class of ``torch.optim``), ``optax`` (a function) or ``keras`` (a class)."""
     lr: float
-    """Scale of the learning rates, see `peers.rate`."""
+    """Scale of the learning rates; see `peers.rate`."""
     theirs: Call
     ours: Call
 
     @property
     def tolerance(self) -> Tolerance:
-        """How far they may be apart."""
+        """The largest allowed difference."""
         return CANCELLING if self.name == "torch-rmsprop-centered-l2" else ROUNDING
 
 
@@ -227,14 +228,15 @@ lion-betas-decay 0.02: Lion(beta_1=0.8, beta_2=0.95, weight_decay=0.1)
     is Lion(betas=(0.8, 0.95), weight_decay=0.1)
 """,
 }
-"""Name, scale of the rates, their call and, but for PyTorch, ours: its names, arguments and defaults are those here.
+"""Name, scale of the rates, the peer's call and ours.
 
-Betas of 0.8 and 0.95 forget within the run, so that the maximum of AMSGrad differs from the last second moment.
+Ours is left out for PyTorch, whose names, arguments and defaults are the same as here. Betas of 0.8 and 0.95
+forget within the run, so that the maximum of AMSGrad differs from the last second moment.
 """
 
 
 def _call(written: str) -> Call:
-    """Return the call that is written so."""
+    """Return the call that the source code describes."""
     expression: Any = ast.parse(written, mode="eval").body
     return Call(expression.func.id, {each.arg: ast.literal_eval(each.value) for each in expression.keywords})
 
@@ -245,4 +247,4 @@ ROWS = tuple(
     for row in re.sub(r"\n +", " ", rows.strip()).split("\n")
     for name, lr, theirs, ours in re.findall(r"^(\S+) (\S+): (.*?)(?: is (.*))?$", row)
 )
-"""Every call of a peer that has a form here, and that form."""
+"""Every call of a peer that has an equivalent here, and the equivalent."""

@@ -1,8 +1,8 @@
-"""Run a row of `peer_rows` on both sides, and compare what they give.
+"""Run a row of `peer_rows` on both sides, and compare the results.
 
-The peer runs in float64, from the float32 start and on the float32 gradients that lrcore gets. The gradients
-are given in advance and do not depend on the parameters: both sides see the same ones, and no difference feeds
-back through a loss.
+The peer runs in float64, from the same float32 start and on the same float32 gradients as lrcore. The
+gradients are fixed in advance and do not depend on the parameters, so that no difference feeds back through
+a loss.
 """
 
 from __future__ import annotations
@@ -25,30 +25,31 @@ __all__ = ["ROWS", "Row", "Tolerance"]
 Float64 = NDArray[np.float64]
 
 STEPS = 60
-"""Steps taken on each side."""
+"""Number of steps on each side."""
 
 CHECKED = (1, 2, 10, 60)
-"""Numbers of the steps after which the parameters are compared."""
+"""The steps after which the parameters are compared."""
 
 COUNT = 18
-"""Elements."""
+"""Number of elements."""
 
 PACKAGES = {"torch": ("torch",), "optax": ("optax", "jax"), "keras": ("keras", "jax")}
-"""Distributions whose versions decide what a peer gives."""
+"""Distributions whose versions determine a peer's results."""
 
 
 def rate(lr: float, index: int) -> float:
-    """Return the learning rate of step ``index + 1``: a sawtooth under a decay, another one at every step."""
+    """Return the learning rate of step ``index + 1``: a decaying sawtooth that changes at every step."""
     return lr * (1 + (3 * index) % 8) / (8 + index)
 
 
 def problem() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the start, shape ``(COUNT,)``, and the gradients, shape ``(STEPS, COUNT)``, of every row.
 
-    The gradients' magnitudes run from 1e-4 to 3 over the elements, and fall to a quarter after a third of the
-    steps. Element 0 never has a gradient, 1 has none at first, 2 has none at every third step, 3 has one only
-    once; elements 4 and 5 start at zero, 6 at 1000, and every fourth one has gradients of one sign.
-    `random.Random.random` is the one generator of the standard library that is promised to stay the same.
+    The gradients' magnitudes range from 1e-4 to 3 over the elements, and fall to a quarter after a third of
+    the steps. Element 0 never has a gradient, element 1 has none at first, element 2 has none at every third
+    step, and element 3 has only one. Elements 4 and 5 start at zero, element 6 at 1000. Every fourth element
+    has gradients of one sign. `random.Random.random` is the only generator in the standard library whose
+    sequence is guaranteed.
     """
     uniform = random.Random(20150101).random
     start = [_digits(3 * (2 * uniform() - 1)) for _ in range(COUNT)]
@@ -69,7 +70,7 @@ def problem() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _digits(value: float) -> float:
-    """Return the value to four significant digits, so that it is short when stored."""
+    """Return the value rounded to four significant digits, so that it is short when stored."""
     return float(f"{value:.4g}")
 
 
@@ -88,16 +89,16 @@ def check(
         found = deviation(actual[step], expected[step])
         worst = int(np.argmax(found))  # the first NaN, if there is one
         assert found[worst] <= tolerance.limit, (
-            f"{what}: after step {step}, element {worst} is {np.asarray(actual[step])[worst]!r} "
-            f"for {np.asarray(expected[step])[worst]!r}: off by {found[worst]:.2e}, "
-            f"where {tolerance.limit:.0e} is allowed ({tolerance.reason})"
+            f"{what}: after step {step}, element {worst} is {np.asarray(actual[step])[worst]!r}, "
+            f"expected {np.asarray(expected[step])[worst]!r}: off by {found[worst]:.2e}, "
+            f"but only {tolerance.limit:.0e} is allowed ({tolerance.reason})"
         )
 
 
 def run_lrcore(
     row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
 ) -> dict[int, NDArray[np.float32]]:
-    """Take the steps of a row with lrcore: as `run_peer`, in float32."""
+    """Return the parameters as `run_peer` does, after lrcore's steps in float32."""
     lrcore = importlib.import_module("lrcore")
     params = start.copy()
     optimizer = getattr(lrcore, row.ours.name)(params, functools.partial(rate, row.lr), **row.ours.kwargs)
@@ -110,9 +111,9 @@ def run_lrcore(
 
 
 def run_peer(row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]) -> dict[int, Float64]:
-    """Take the peer's steps of a row, in float64 and on the CPU.
+    """Return the parameters after each of the `CHECKED` steps of the peer, in float64 and on the CPU.
 
-    Return the parameters after each of the `CHECKED` steps. Raises ImportError when the peer is not installed.
+    Raises ImportError if the peer is not installed.
     """
     steps = {"torch": steps_of_torch, "optax": steps_of_optax, "keras": steps_of_keras}[row.peer]
     after = enumerate(steps(row, start.astype(np.float64), gradients.astype(np.float64)), 1)
@@ -122,7 +123,7 @@ def run_peer(row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32
 def steps_of_torch(row: Row, start: Float64, gradients: Float64) -> Iterator[Any]:
     """Yield the parameters after each step.
 
-    float64 is the default dtype during it: PyTorch keeps step counts and NAdam's product of momenta in that.
+    The default dtype is float64 meanwhile: PyTorch keeps step counts and NAdam's product of momenta in it.
     """
     torch = importlib.import_module("torch")
     before = torch.get_default_dtype()
@@ -142,7 +143,7 @@ def steps_of_torch(row: Row, start: Float64, gradients: Float64) -> Iterator[Any
 def steps_of_optax(row: Row, start: Float64, gradients: Float64) -> Iterator[Any]:
     """Yield the parameters after each step.
 
-    The schedule looks its rates up in an array, so that they are to the last bit those of `rate`.
+    The schedule looks up its rates in an array, so that they equal those of `rate` to the last bit.
     """
     jax = importlib.import_module("jax")
     optax = importlib.import_module("optax")
@@ -160,10 +161,10 @@ def steps_of_optax(row: Row, start: Float64, gradients: Float64) -> Iterator[Any
 def steps_of_keras(row: Row, start: Float64, gradients: Float64) -> Iterator[Any]:
     """Yield the parameters after each step, on Keras' JAX backend.
 
-    That backend runs the steps as Keras itself writes them; the PyTorch backend has others, written for it, which
-    gave the same within 1.2e-15. Python numbers become float64 arrays as long as JAX has 64-bit types, whatever
-    ``floatx`` is. The rate is a callable: what it returns is cast to the parameters' dtype, whereas a number would
-    be stored in ``floatx``.
+    This backend runs the steps as Keras itself writes them; the PyTorch backend has its own, whose results
+    were the same within 1.2e-15. Python numbers become float64 arrays while JAX has 64-bit types, regardless
+    of ``floatx``. The rate is a callable because its result is cast to the parameters' dtype, whereas a number
+    would be stored in ``floatx``.
     """
     os.environ["KERAS_BACKEND"] = "jax"
     jax = importlib.import_module("jax")
@@ -179,5 +180,5 @@ def steps_of_keras(row: Row, start: Float64, gradients: Float64) -> Iterator[Any
 
 
 def versions(peer: str) -> dict[str, str]:
-    """Return the installed versions of a peer and of what it computes with."""
+    """Return the installed versions of a peer and of the packages that it computes with."""
     return {name: importlib.metadata.version(name) for name in PACKAGES[peer]}

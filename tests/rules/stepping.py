@@ -1,4 +1,4 @@
-"""What every rule is stepped with, on every backend and device, and the oracle beside it."""
+"""The sizes, stages and rates with which every rule is stepped, and the oracle's steps for comparison."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rate(t: int) -> float:
 
 
 class Followed:
-    """An optimizer of a rule, and what the oracle makes of its steps."""
+    """An optimizer of a rule, and the oracle's results of the same steps."""
 
     def __init__(self, rule: str, start: Array, lr: Any = 0.01, **arguments: Any) -> None:
         self.opt = make(rule, start.copy(), lr, **arguments)

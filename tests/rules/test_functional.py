@@ -16,12 +16,12 @@ N = 101
 
 
 def function(rule: str) -> Any:
-    """Return the function that takes a rule's steps."""
+    """Return the function that steps with a rule."""
     return getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
 
 
 def zeros(rule: str) -> list[Array]:
-    """Return the states of a rule at the start."""
+    """Return the initial states of a rule."""
     return [np.zeros(N, np.float32) for _ in lrcore.rules()[rule].states]
 
 
@@ -37,7 +37,7 @@ def test_signature_is_that_of_the_class(name: str) -> None:
     assert list(own)[:3] == ["params", "grads", "states"]
     assert own["step"].default is own["lr"].default is inspect.Parameter.empty
     theirs = inspect.signature(CLASSES[name]).parameters
-    # The start of Adagrad's sum is the caller's, who keeps it, and so is the count that a CUDA graph would advance.
+    # The caller keeps Adagrad's sum, and so sets its start, and the count that a CUDA graph would advance.
     fewer = {"params", "grads", "lr", "initial_accumulator_value", "capturable", "max_steps"}
     for each in set(theirs) - fewer:
         assert own[each] == theirs[each]
@@ -46,7 +46,7 @@ def test_signature_is_that_of_the_class(name: str) -> None:
 
 
 def test_same_bits_as_the_class(rule: str) -> None:
-    """Whole, and slice by slice in any order."""
+    """This holds for a whole array, and slice by slice in any order."""
     rng = np.random.default_rng(3)
     start = rng.standard_normal(N).astype(np.float32)
     all_gradients = [gradients(rng, N) for _ in range(5)]
@@ -94,7 +94,7 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
     ],
 )
 def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:
-    """Also where a call before had an accepted option that equals the wrong one."""
+    """This holds even after a call with a valid option that equals the wrong one."""
     arrays = [np.ones(N, np.float32) for _ in range(4)]
     lrcore.functional.adam(*arrays, step=1, lr=0.1, decoupled_weight_decay=True)
     before = [array.copy() for array in arrays]
@@ -110,7 +110,7 @@ def test_missing_keywords() -> None:
 
 
 def test_numbers_are_read_at_every_call() -> None:
-    """What stands for a number may change its value between calls, as a tensor does."""
+    """An object that stands for a number may change its value between calls, as a tensor does."""
 
     class Number:
         value = 0.5

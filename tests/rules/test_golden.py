@@ -1,7 +1,7 @@
-"""Against what PyTorch, optax and Keras gave when ``golden/peers.json`` was made; needs none of them.
+"""Comparison with stored results of PyTorch, optax and Keras in ``golden/peers.json``; needs none of them.
 
-Equal means: ``|difference| / (1 + |p|)`` of each element is within the row's tolerance, after each checked
-step.
+"Equal" means that ``|difference| / (1 + |p|)`` of each element is within the row's tolerance, after each
+checked step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REMEDY = "run tests/golden/make_golden.py"
 
 
 def test_file_holds_the_table() -> None:
-    """No row is missing, left over, or made by another call than the one that the table states."""
+    """No row is missing, left over, or made by a call other than the table's."""
     stored = {name: (row["call"], row["lr"]) for name, row in GOLDEN["rows"].items()}
     assert len({row.name for row in peers.ROWS}) == len(peers.ROWS)
     assert stored == {row.name: (str(row.theirs), row.lr) for row in peers.ROWS}, REMEDY
@@ -30,7 +30,7 @@ def test_file_holds_the_table() -> None:
 
 
 def test_file_holds_the_problem() -> None:
-    """The stored start and gradients are, to the bit, those that live peers are run on."""
+    """The stored start and gradients are bitwise identical to those of live peers."""
     start, gradients = peers.problem()
     assert np.array_equal(np.array(GOLDEN["start"], np.float32), start), REMEDY
     assert np.array_equal(np.array(GOLDEN["gradients"], np.float32), gradients), REMEDY

@@ -1,4 +1,4 @@
-"""More elements than 32 bits count, in memory that is mostly one and the same page."""
+"""More elements than 32 bits can count, in memory that mostly maps the same pages."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from support import Array, assert_bits
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's memory files")
 
 SHARED = 2**24
-"""Bytes that stand for everything between the islands."""
+"""Number of bytes that are mapped everywhere between the islands."""
 ISLAND = 2**16
-"""Bytes that have memory of their own, around each place that is looked at."""
+"""Number of bytes with memory of their own, around each element that is checked."""
 MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, PROT_NONE = 0x10, 0x4000, 0x8000, 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -32,7 +32,7 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def map_at(address: int | None, size: int, protection: int, flags: int, file: int = -1) -> int:
-    """Call mmap."""
+    """Return the address of a new mapping."""
     mapped = _libc.mmap(address, size, protection, flags, file, 0)
     if mapped in (None, 2**64 - 1):
         raise OSError(ctypes.get_errno(), "mmap")
@@ -41,7 +41,7 @@ def map_at(address: int | None, size: int, protection: int, flags: int, file: in
 
 @contextmanager
 def sparse(n: int, places: list[int], file: int) -> Iterator[Array]:
-    """Yield n zeros, of which those around the places have memory of their own."""
+    """Yield n zeros; those around the places have memory of their own."""
     whole = -(-4 * n // ISLAND) * ISLAND
     writable = mmap.PROT_READ | mmap.PROT_WRITE
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
@@ -65,7 +65,7 @@ BACKENDS = [name for name in lrcore.backends() if name != "cuda"]
     ("backend", "n"), [(BACKENDS[0], 2**32 + 1), *((name, 2**31 + 5) for name in BACKENDS[1:])]
 )
 def test_more_elements_than_32_bits_count(backend: str, n: int) -> None:
-    """The first, the last, and those around 2^31 and 2^32 get their update, on as many threads as there are."""
+    """The first, the last, and those around 2^31 and 2^32 are updated, with the default number of threads."""
     around = (place + k for place in (0, 2**31, 2**32, n - 1) for k in range(-3, 4))
     places = sorted({place for place in around if 0 <= place < n})
     start = np.arange(1, len(places) + 1, dtype=np.float32)

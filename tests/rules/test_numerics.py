@@ -1,4 +1,4 @@
-"""Special values, the floating-point mode, and step numbers up to the last. Equal means equal to the last bit."""
+"""Special values, the floating-point mode, and step numbers up to the last. "Equal" means equal bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ N = 37  # two AVX-512 lanes and a remainder
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_a_poisoned_gradient_stays_at_its_element(rule: str, backend: str, weight_decay: float) -> None:
-    """The oracle's result at that element, the clean run's at every other. Decay hands NaN on; without, a state may recover."""
+    """That element has the oracle's result, every other element that of a clean run.
+
+    With weight decay, NaN stays; without it, a state may recover.
+    """
     rng = np.random.default_rng(0)
     start = rng.standard_normal(N).astype(np.float32)
     gradient = [gradients(rng, N) for _ in range(3)]
@@ -42,7 +45,7 @@ def test_a_poisoned_gradient_stays_at_its_element(rule: str, backend: str, weigh
 
 
 def test_no_epsilon_and_no_gradient(backend: str) -> None:
-    """0 / 0 is NaN, as the arithmetic says, and only where the gradient is 0."""
+    """0 / 0 is NaN, as in IEEE arithmetic, and only where the gradient is 0."""
     g = np.array([0.0, -0.0, 1.0, -2.0] * 6, np.float32)
     for rule, facts in lrcore.rules().items():
         if "eps" in facts.hyper:
@@ -53,7 +56,7 @@ def test_no_epsilon_and_no_gradient(backend: str) -> None:
 
 @pytest.mark.parametrize("rule", [each for each in lrcore.rules() if "centered" in each])
 def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> None:
-    """Under a constant gradient the mean square and the squared mean meet, and float32 rounds each by itself."""
+    """Under a constant gradient the mean square and the squared mean converge; float32 rounds each separately."""
     g = gradients(np.random.default_rng(20), N)
     followed = Followed(rule, np.zeros(N, np.float32), alpha=0.5)
     below = 0
@@ -66,7 +69,7 @@ def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> N
 
 
 def test_late_steps(rule: str, backend: str) -> None:
-    """The counter is exact and the constants are those of t, however large; no step costs what t would."""
+    """The counter is exact and the constants are those of t, however large; the cost does not grow with t."""
     rng = np.random.default_rng(7)
     start, g = rng.standard_normal(N).astype(np.float32), gradients(rng, N)
     for t in (256, 2048, 2**24, 2**31 - 1, 2**53 - 1):
@@ -88,7 +91,7 @@ def test_the_last_step_number() -> None:
 
 
 def test_constants_depend_on_step_and_numbers_alone(rule: str) -> None:
-    """Jump from step 2 to step 5 with changed numbers: as the oracle, which has no memory of calls."""
+    """After a jump from step 2 to step 5 with changed numbers, the bits are those of the stateless oracle."""
     rng = np.random.default_rng(19)
     followed = Followed(rule, rng.standard_normal(N).astype(np.float32))
     for t in (1, 2, 5, 6, 3):
@@ -103,7 +106,7 @@ def test_constants_depend_on_step_and_numbers_alone(rule: str) -> None:
 
 
 class Register(NamedTuple):
-    """Where the C library's fenv_t has the floating-point mode, and bits of it."""
+    """The place of the floating-point mode in the C library's fenv_t, and some of its bits."""
 
     size: int
     offset: int
@@ -113,7 +116,7 @@ class Register(NamedTuple):
 
 
 REGISTERS = {
-    "x86_64": Register(32, 28, 0x8040, (0x2000, 0x4000, 0x6000)),  # MXCSR, behind the x87 environment
+    "x86_64": Register(32, 28, 0x8040, (0x2000, 0x4000, 0x6000)),  # MXCSR, after the x87 environment
     "aarch64": Register(8, 0, 0x1000000, (0x400000, 0x800000, 0xC00000)),  # FPCR, before FPSR
 }
 REGISTER = REGISTERS.get(platform.machine(), Register(0, 0, 0, (0, 0, 0)))
@@ -141,7 +144,7 @@ class FloatingPointMode:
 
     @contextmanager
     def preset(self, bits: int) -> Iterator[None]:
-        """Set bits of the mode, which has to be found unchanged at the end, and put back what was there before."""
+        """Set bits of the mode; assert that it is unchanged at the end, and restore the former mode."""
         before = self.read()
         self.write(before | bits)
         try:
@@ -154,7 +157,7 @@ class FloatingPointMode:
 
 @pytest.fixture
 def fp_mode() -> FloatingPointMode:
-    """The floating-point mode."""
+    """Return the floating-point mode, or skip the test if the processor's mode is unknown."""
     if platform.machine() not in REGISTERS:
         assert lrcore.info()["fp_mode"] == "caller's"
         pytest.skip("it is not known how this processor's mode is set")
@@ -163,7 +166,7 @@ def fp_mode() -> FloatingPointMode:
 
 
 def subnormals() -> tuple[Array, list[Array]]:
-    """Return parameters and gradients that are subnormal, some of them 0 or -0."""
+    """Return subnormal parameters and gradients, some of them 0 or -0."""
     numbers = (np.random.default_rng(16).standard_normal((4, N)) * 1e-40).astype(np.float32)
     numbers[:, 3], numbers[:, 20] = 0, -0.0
     return numbers[0], list(numbers[1:])
@@ -172,7 +175,7 @@ def subnormals() -> tuple[Array, list[Array]]:
 def test_the_callers_mode_is_neither_trusted_nor_changed(
     rule: str, backend: str, fp_mode: FloatingPointMode
 ) -> None:
-    """On subnormal numbers, for which each mode has other results: the bits of the oracle."""
+    """On subnormal numbers, whose results differ in each mode, the bits are the oracle's."""
     start, all_gradients = subnormals()
     followed = Followed(rule, start, weight_decay=0.01)
     for g in all_gradients:
@@ -187,9 +190,9 @@ def test_the_callers_mode_is_neither_trusted_nor_changed(
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
 def test_rates_are_asked_in_the_default_mode(mode: int, fp_mode: FloatingPointMode) -> None:
-    """A schedule's own arithmetic too. What the caller asks of it is the caller's affair, as is the mode."""
+    """This includes a schedule's own arithmetic. If the caller calls a schedule, the caller's mode applies."""
     rates = (
-        lrcore.schedules.Constant(1 + 2**-24 - 2**-40) * (1 + 2**-40),  # close to the middle of two float32
+        lrcore.schedules.Constant(1 + 2**-24 - 2**-40) * (1 + 2**-40),  # near the midpoint of two float32
         lrcore.schedules.Constant(1e-40) * 0.5,
         lrcore.schedules.Function(lambda _: float("5e-324") * 1e300),  # not folded by the compiler
     )
@@ -205,7 +208,7 @@ def test_rates_are_asked_in_the_default_mode(mode: int, fp_mode: FloatingPointMo
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
 def test_arguments_are_checked_alike_in_every_mode(mode: int, fp_mode: FloatingPointMode) -> None:
-    """What float32 makes of a number does not depend on the mode in which it is asked."""
+    """The conversion of a number to float32 does not depend on the caller's mode."""
     largest = float(np.finfo(np.float32).max)
     build: Any = functools.partial(lrcore.Adam, np.zeros(1, np.float32))
     taken = {"weight_decay": (1e-40, 2.0**-149, 1.0000001 * 2.0**-150, largest), "eps": (1e-45,)}
@@ -225,9 +228,9 @@ def test_arguments_are_checked_alike_in_every_mode(mode: int, fp_mode: FloatingP
 
 @pytest.mark.usefixtures("threads")
 def test_worker_threads_use_the_default_mode(fp_mode: FloatingPointMode) -> None:
-    """A thread inherits the mode of the one that made it; the sweep sets its own."""
-    start = np.full(5 * 262_144, 1e-40, np.float32)  # enough for each thread to be woken up
-    lrcore.set_num_threads(5)  # more than any test before: new threads are made under the preset mode
+    """A thread inherits the mode of the thread that created it; the sweep sets its own."""
+    start = np.full(5 * 262_144, 1e-40, np.float32)  # large enough to wake up each thread
+    lrcore.set_num_threads(5)  # more than in any earlier test, so that new threads start in the preset mode
     optimizer = lrcore.SGD(start.copy(), lr=0.5)
     with fp_mode.preset(REGISTER.flush):
         optimizer.step(start)

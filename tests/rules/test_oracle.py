@@ -1,4 +1,4 @@
-"""The reference against steps worked by hand, its error bounds against random ones."""
+"""The oracle against steps worked by hand, and its error bounds against random steps."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ DECAYS: list[dict[str, Any]] = [
     {"weight_decay": 0.1, "decoupled": True, "grad_scale": 1 / 7},
 ]
 
-# Steps from p = 1, g = 2 with numbers whose every intermediate is a short binary fraction, so that float32
-# and float64 both give exactly this: rule, t, lr, hyperparameters, states, p after, states after.
+# Steps from p = 1, g = 2 in which every intermediate result is a short binary fraction, so that float32
+# and float64 are both exact: rule, t, lr, hyperparameters, states, p after, states after.
 MU = {"momentum": 0.5, "dampening": 0.25}
 RMS = {"alpha": 0.5, "eps": 2.0, "momentum": 0.5}
 INSIDE = RMS | {"eps": 12.0}
@@ -79,13 +79,13 @@ BY_HAND: list[tuple[str, int, float, dict[str, float], list[float], float, list[
 
 
 def logarithmic(rng: np.random.Generator, n: int, low: float, high: float, *, signed: bool) -> Array:
-    """Return magnitudes spread evenly in the logarithm from 10**low to 10**high."""
+    """Return magnitudes spread evenly on a logarithmic scale from 10**low to 10**high."""
     x = 10 ** rng.uniform(low, high, n)
     return (x * rng.choice([-1.0, 1.0], n) if signed else x).astype(F)
 
 
 def draw(rule: str, seed: int, n: int, low: float = -6, high: float = 3) -> tuple[Array, Array, list[Array]]:
-    """Return p, g and states, a fifth of the states zero as before the first step."""
+    """Return p, g and states; a fifth of the states are zero, as before the first step."""
     rng = np.random.default_rng(seed)
     p, g = (logarithmic(rng, n, low, high, signed=True) for _ in range(2))
     states: list[Array] = []
@@ -110,7 +110,7 @@ def elements(p: Array, g: Array, states: list[Array]) -> Iterator[Element]:
 def excess(rule: str, p: Array, g: Array, states: list[Array], options: Options) -> tuple[float, float]:
     """Return the worst |step32 - step64| / bound of p and the states, and the fraction of finite bounds.
 
-    p is left out where it is not comparable, and anything where its bound is infinite.
+    p is left out if it is not comparable, and so are results with an infinite bound.
     """
     worst, finite = 0.0, 0
     new, new_states = step32(rule, p, g, states, **options)
@@ -155,7 +155,7 @@ def test_stages_worked_by_hand() -> None:
 
 
 class _Count:
-    """The number of roundings behind a value."""
+    """The number of roundings in a value."""
 
     def __init__(self, n: float) -> None:
         self.n = n
@@ -190,7 +190,7 @@ class _Counting(Arithmetic):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_k_is_the_number_of_roundings(rule: str) -> None:
-    """The count of the longest path, rounded up to a whole number."""
+    """The count of the longest path, rounded up to an integer, is k."""
     counts = []
     for decoupled in (False, True):
         zeros = [_Count(0) for _ in RULES[rule].states]
@@ -202,9 +202,10 @@ def test_k_is_the_number_of_roundings(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_float32_is_within_its_bound(rule: str) -> None:
-    """Never above 1; above 0.1 somewhere, so that k is not idle.
+    """The ratio of error and bound is at most 1, and above 0.1 somewhere, so that k is not too large.
 
-    Roundings do not all reach half a unit with one sign, hence not 1; the measured worst are 0.2 to 0.6.
+    It stays below 1 because roundings do not all reach half a unit with the same sign; the largest measured
+    ratios are 0.2 to 0.6.
     """
     worst = 0.0
     for seed, (t, decay) in enumerate(itertools.product((1, 2, 10, 1000, 10**6), DECAYS)):
@@ -222,14 +223,14 @@ def test_bound_holds_where_float32_underflows_or_overflows(rule: str) -> None:
         with np.errstate(over="ignore"):
             p, g, states = draw(rule, 5, 60, low, high)
         states = [np.where(np.isfinite(x), x, F(1)) for x in states]
-        g = np.where(np.abs(g) < 1e-44, F(1e-44), g)  # 0 / 0 where eps is 0
+        g = np.where(np.abs(g) < 1e-44, F(1e-44), g)  # avoids 0 / 0 if eps is 0
         options: Options = {"t": 3, "lr": 0.01, "hyper": HYPER | {"eps": eps}, "weight_decay": 0.3}
         assert excess(rule, p, g, states, options)[0] <= 1
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_bound_holds_where_the_decay_cancels_the_gradient(rule: str) -> None:
-    """The sum g + WD * p is small; with states at zero, every later quotient and root inherits that."""
+    """The sum g + WD * p is small; if the states are zero, every later quotient and root inherits this."""
     p, _, states = draw(rule, 6, 100, -3, 1)
     cancelled = 10 ** np.random.default_rng(6).uniform(-8, 0, len(p))
     g = (-0.3 * p.astype(float) * (1 + cancelled)).astype(F)
@@ -242,7 +243,7 @@ def test_bound_holds_where_the_decay_cancels_the_gradient(rule: str) -> None:
 
 @pytest.mark.parametrize(("part", "comparable"), [(2.0**-23, False), (2.0**-12, True)])
 def test_what_cancels_is_compared_where_it_is_resolved(part: float, comparable: bool) -> None:
-    """Half of m and half of g under Lion's sign, and the mean square and the squared mean of RMSprop, but for a part."""
+    """Half of m and half of g in Lion, and RMSprop's mean square and squared mean, cancel except for `part`."""
     options: Options = {"t": 1, "lr": 0.1, "hyper": {"beta1": 0.5, "beta2": 0.9, "alpha": 0.5, "eps": 1e-8}}
     assert bounds("lion", 1.0, 1 + part / 2, [-1.0], **options)[2] is comparable
     assert bounds("rmsprop_centered", 1.0, 1.0, [1 + part, 1.0], **options)[2] is comparable

@@ -1,8 +1,8 @@
-"""PyTorch, optax and Keras themselves against what is stored of them, where they are installed.
+"""Live PyTorch, optax and Keras against their stored results, if they are installed.
 
-Each peer runs in a process of its own: JAX's threads and 64-bit mode, PyTorch's default dtype and Keras' backend
-stay out of the other tests. Equal means: ``|difference| / (1 + |p|)`` of each element is within the tolerance,
-after each checked step.
+Each peer runs in its own process, so that JAX's threads and 64-bit mode, PyTorch's default dtype and Keras'
+backend do not affect other tests. "Equal" means that ``|difference| / (1 + |p|)`` of each element is within
+the tolerance, after each checked step.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rules import peers
 HERE = Path(__file__).resolve().parents[1] / "golden"
 NOISE = peers.Tolerance(
     1e-12,
-    "float64 on another machine or in another version: a step may round otherwise, by 2^-53 = 1.1e-16 of its "
-    "size, and a centered second moment magnifies that; two float64 implementations were found 2.3e-15 apart",
+    "float64 on another machine or in another version: a step may round differently, by 2^-53 = 1.1e-16 of its "
+    "size, and a centered second moment magnifies this; two float64 implementations differed by 2.3e-15",
 )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", peers.PACKAGES)
 def test_stored_peers_are_live_peers(peer: str) -> None:
-    """A failure says that the peer has changed, or the rows. How lrcore follows what is stored is tested beside."""
+    """A failure means that the peer or the rows changed. test_golden.py compares lrcore with the file."""
     for package in peers.PACKAGES[peer]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install {' '.join(peers.PACKAGES[peer])}")
@@ -43,5 +43,5 @@ def test_stored_peers_are_live_peers(peer: str) -> None:
             {int(step): values for step, values in each["after"].items()}
             for each in (row, golden["rows"][name])
         )
-        what = f"{name} under {live['versions']} against the stored one of {known}"
+        what = f"{name} under {live['versions']} against the stored result of {known}"
         peers.check(actual, expected, NOISE, what)

@@ -1,6 +1,6 @@
 """Every rule on every backend against the oracle.
 
-Equal means equal to the last bit. How far the oracle's float32 is from its float64 stands there, and its tests hold it.
+"Equal" means equal to the last bit. test_oracle.py checks how far the oracle's float32 is from its float64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STEPS = 50
 
 
 def grad_scale(stages: str) -> float:
-    """Scale the gradients in one of the settings."""
+    """Return the scale of the gradients in one of the settings."""
     return 0.3 if stages == "coupled" else 1.0
 
 
@@ -42,7 +42,7 @@ def expected(rule: str, stages: str) -> tuple[Array, list[Array]]:
 
 
 def test_every_rule_is_reached_and_has_an_oracle() -> None:
-    """A registered rule has a class that chooses it and a function in the oracle, with the same states and numbers."""
+    """Each registered rule has a class that chooses it and an oracle, with the same states and numbers."""
     registered = lrcore.rules()
     assert set(CONFIGURATIONS) == set(registered)
     assert set(oracle.RULES) == set(registered)
@@ -52,7 +52,7 @@ def test_every_rule_is_reached_and_has_an_oracle() -> None:
 
 
 def test_divisions_and_roots() -> None:
-    """Epsilon keeps a division from 0; what is divided by is a root, but in Adamax, whose average is of |g| itself."""
+    """A division needs an epsilon; the denominator is a root, except in Adamax, which averages |g| itself."""
     for name, rule in lrcore.rules().items():
         roots = {"adadelta": 2, "adamax": 0}.get(name, 1)
         assert (rule.divisions, rule.roots) == ((1, roots) if "eps" in rule.hyper else (0, 0)), name
@@ -60,7 +60,7 @@ def test_divisions_and_roots() -> None:
 
 @pytest.mark.parametrize("stages", STAGES)
 def test_bits_of_the_oracle(rule: str, backend: str, stages: str) -> None:
-    """All sizes, 50 steps under a scheduled rate."""
+    """This holds for all sizes, over 50 steps under a scheduled rate."""
     start, all_gradients = problem()
     p, states = expected(rule, stages)
     for n in SIZES:
@@ -72,28 +72,28 @@ def test_bits_of_the_oracle(rule: str, backend: str, stages: str) -> None:
 
 
 OF_EACH_KIND = ("sgd", "sgd_momentum", "adam", "adam_amsgrad")
-"""A rule with no state, with one, with two, with three: what is cut into parts knows no more of a rule."""
+"""Rules with no state and with one, two and three: dividing a step into parts depends on nothing else."""
 
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("rule", OF_EACH_KIND)
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_bits_do_not_depend_on_threads(rule: str, backend: str, count: int) -> None:
-    """Sizes around those from which the pool cuts in two, in three and in seven."""
+    """The sizes are close to those from which the pool uses two, three and seven threads."""
     start, all_gradients = problem()
     for n in (65_535, 65_536, 98_305, 7 * 32_768 + 5):
         one, many = (make(rule, np.resize(start, n), rate) for _ in range(2))
         resized = [np.resize(g, n) for g in all_gradients[:3]]
         for optimizer, threads in ((one, 1), (many, count)):
             lrcore.set_num_threads(threads)
-            for g in resized:  # at once: so few elements are cut only in a step that closely follows another
+            for g in resized:  # without a pause: so few elements are only divided right after another step
                 optimizer.step(g)
         states = [np.array(state) for state in one.state.values()]
         assert_same(many, one.params, states, f"{rule}, {backend}, {count} threads:")
 
 
 def test_any_alignment_and_nothing_outside(rule: str, backend: str) -> None:
-    """Each array at an offset of its own of 0 to 15 floats from a cache line; the guard words around it stay."""
+    """Each array has its own offset of 0 to 15 floats from a cache line; the guard words around it stay."""
     guard = np.float32(1e30)
     start, all_gradients = problem()
     cls, chosen = CONFIGURATIONS[rule]
@@ -122,7 +122,7 @@ def test_any_alignment_and_nothing_outside(rule: str, backend: str) -> None:
 
 
 def aligned(n: int, fill: np.float32) -> Array:
-    """Return an array that begins at a multiple of 64 bytes."""
+    """Return an array filled with `fill` that begins at a multiple of 64 bytes."""
     memory = np.full(n + 16, fill, np.float32)
     start = (-memory.ctypes.data % 64) // 4
     return memory[start : start + n]
