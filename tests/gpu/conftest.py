@@ -11,6 +11,6 @@ from gpu.devices import LIBRARIES, CuPy, Torch, library
 
 @pytest.fixture(params=LIBRARIES)
 def xp(request: pytest.FixtureRequest) -> Iterator[CuPy | Torch]:
-    """Each library of device arrays in turn: an imitated one everywhere, real ones where a GPU works."""
+    """Yield each library of device arrays in turn: an imitated one everywhere, real ones if a GPU works."""
     with library(request.param) as made:
         yield made

@@ -1,4 +1,4 @@
-"""Libraries of CUDA arrays as the tests use them: CuPy, real or imitated, and PyTorch."""
+"""CUDA array libraries as the tests use them: CuPy, real or imitated, and PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support import Array, assert_bits, gradients
 
 
 class CuPy:
-    """CuPy, or what imitates it."""
+    """CuPy, or its imitation."""
 
     def __init__(self, cupy: Any) -> None:
         self.cupy = cupy
@@ -30,7 +30,7 @@ class CuPy:
         return self.cupy.zeros(n, self.cupy.float32)
 
     def numpy(self, array: Any) -> Array:
-        """Return the values of a device array, when all work on its device is done."""
+        """Return the values of a device array once all work on its device is done."""
         with array.device:
             self.cupy.cuda.Device().synchronize()
             host: Array = self.cupy.asnumpy(array)
@@ -44,22 +44,22 @@ class CuPy:
         return int(array.data.ptr)
 
     def stream(self) -> Any:
-        """Return a new stream that waits for no other."""
+        """Return a new stream that does not wait for others."""
         return self.cupy.cuda.Stream(non_blocking=True)
 
     def handle(self, stream: Any) -> int:
         return int(stream.ptr)
 
     def using(self, stream: Any) -> Any:
-        """Return a context in which it is the current stream."""
+        """Return a context in which `stream` is the current stream."""
         return stream
 
     def busy(self, stream: Any) -> bool:
-        """Tell whether work is left on a stream."""
+        """Return whether a stream has unfinished work."""
         return not stream.done
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Return a function that replays what `work` put on a stream."""
+        """Return a function that replays the work that `work` submits to a stream."""
         stream = self.stream()
         with stream:
             stream.begin_capture()
@@ -67,7 +67,7 @@ class CuPy:
             graph = stream.end_capture()
 
         def replay() -> None:
-            self.cupy.cuda.Stream.null.synchronize()  # for which a stream that does not block would not wait
+            self.cupy.cuda.Stream.null.synchronize()  # a non-blocking stream would not wait for it
             graph.launch(stream)
             stream.synchronize()
 
@@ -81,16 +81,16 @@ class CuPy:
         return int(self.cupy.cuda.Device().id)
 
     def free_bytes(self) -> int:
-        """Return the bytes that the current device has left."""
+        """Return the number of free bytes on the current device."""
         return int(self.cupy.cuda.runtime.memGetInfo()[0])
 
     def free(self) -> None:
-        """Give back memory that is not in use."""
+        """Release memory that is not in use."""
         self.cupy.get_default_memory_pool().free_all_blocks()
 
 
 class Torch:
-    """PyTorch's CUDA tensors: the same of them."""
+    """PyTorch's CUDA tensors, with the same interface."""
 
     def __init__(self, torch: Any) -> None:
         self.torch = torch
@@ -145,7 +145,7 @@ class Torch:
 
 
 class Imitated(CuPy):
-    """The imitated CuPy, with the devices behind it."""
+    """The imitated CuPy together with its devices."""
 
     def __init__(self, fake: FakeCuda) -> None:
         super().__init__(fake.cupy)
@@ -157,7 +157,7 @@ class Imitated(CuPy):
 
 @contextmanager
 def imitated() -> Iterator[Imitated]:
-    """Imitate two devices."""
+    """Yield an imitated CuPy with two devices."""
     with FakeCuda(devices=2) as fake:
         yield Imitated(fake)
 
@@ -175,7 +175,7 @@ def library(name: str) -> Iterator[CuPy | Torch]:
 
 
 class Foreign:
-    """A device array of a library that nobody knows, which remembers for which streams it was exported."""
+    """A device array of an unknown library that records the streams for which it is exported."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -190,30 +190,30 @@ class Foreign:
 
 
 def with_the_tests() -> str:
-    """Return the PYTHONPATH of a process that imports from the tests."""
+    """Return the PYTHONPATH for a process that imports from the tests."""
     places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.pathsep.join(places)
 
 
 CUPY = ["imitated", pytest.param("cupy", marks=pytest.mark.gpu)]
 LIBRARIES = [*CUPY, pytest.param("torch", marks=pytest.mark.gpu)]
-"""The libraries to test with; the real ones where a GPU works."""
+"""The libraries to test with; the real ones need a GPU."""
 
 
 def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
-    """Return parameters and the gradients of some steps."""
+    """Return parameters and the gradients of several steps."""
     rng = np.random.default_rng(n)
     return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
 
 
 def elements_around_32_bits(n: int) -> list[int]:
-    """Return elements of a large array at both ends, and around 2^31 and 2^32."""
+    """Return the indices of elements at both ends of a large array, and around 2^31 and 2^32."""
     around = (2**k + d for k in (31, 32) for d in range(-3, 4))
     return sorted({0, 1, 2, 3, n - 5, n - 2, n - 1, *(element for element in around if element < n)})
 
 
 def assert_equal(xp: CuPy | Torch, found: Any, expected: Any, what: str = "") -> None:
-    """Assert that an optimizer has the bits, the count and the rate of one on the CPU."""
+    """Assert that an optimizer has the bits, step count and rate of an optimizer on the CPU."""
     assert found.step_count == expected.step_count, what
     assert found.lr == expected.lr
     for name, values in {"params": found.params, **found.state}.items():

@@ -1,8 +1,8 @@
 """CUDA devices imitated in host memory, behind the table of csrc/cuda/api.h and as a CuPy.
 
-The core finds the table as it finds that of the real module, so a test steps "device" arrays through the whole binding
-on any machine. A launch runs the code of the kernels' threads on the host: at once, or whenever the graph is launched
-that has recorded it.
+The core finds this table in the same way as the real module's, so tests step "device" arrays through the
+whole binding on any machine. A launch runs the code of the kernels' threads on the host: at once or, if a
+graph has recorded the launch, whenever the graph is launched.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ FUNCTIONS = {
     "error_name": "int",
     "error_text": "int",
 }
-"""The functions of `Api` in csrc/cuda/api.h, in its order, with what they are given."""
+"""The functions of `Api` in csrc/cuda/api.h, in the same order, with the types of their arguments."""
 
 NOT_LOGGED = {"device_count", "device_name", "current_device", "error_name", "error_text"}
-"""Questions, which are asked at every turn."""
+"""Queries, which are too frequent to log."""
 
 WAITING = {"fill", "copy", "synchronize", "wait_for_event"}
-"""What is refused while a stream is capturing, and breaks the capture, as in the runtime's global mode."""
+"""Calls that fail while a stream is capturing, and break the capture, as in the runtime's global mode."""
 
 ERRORS = {
     1: "cudaErrorInvalidValue: invalid argument",
@@ -92,7 +92,7 @@ ERRORS = {
     901: "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture",
     999: "cudaErrorUnknown: unknown error",
 }
-"""The errors of the CUDA runtime that occur here, by name and text."""
+"""The errors of the CUDA runtime that occur here: their names and texts."""
 
 _STRINGS = {
     code: [ctypes.create_string_buffer(each.encode()) for each in text.split(": ")]
@@ -104,14 +104,14 @@ _core.lrcore_blocks.restype = ctypes.c_int64
 _core.lrcore_emulate.argtypes = [TYPES[kind] for kind in ("int", "int", "job*", "int64", "int64")]
 
 _kept: list[Any] = []
-"""Tables, which are never let go: what outlives an imitation can still release its memory."""
+"""Tables, which are never freed, so that objects that outlive an imitation can still release its memory."""
 
 Work: TypeAlias = Callable[[], object]
-"""What a stream is given."""
+"""Work that is submitted to a stream."""
 
 
 class Call(NamedTuple):
-    """A call of the table: the function, the device that was current, the stream where one was given, and all that was."""
+    """A call through the table: the function, the current device, the stream, if any, and the arguments."""
 
     name: str
     device: int
@@ -120,7 +120,7 @@ class Call(NamedTuple):
 
 
 class Thread(threading.local):
-    """What the runtime and CuPy keep for each thread: the current device, and the current stream of each."""
+    """The state of the runtime and CuPy per thread: the current device, and the current stream of each."""
 
     def __init__(self) -> None:
         self.device = 0
@@ -128,29 +128,29 @@ class Thread(threading.local):
 
 
 class FakeCuda:
-    """CUDA devices within a ``with`` block: the modules `lrcore._lrcore_cuda` and `cupy` are imitations there.
+    """CUDA devices in a ``with`` block, where the modules `lrcore._lrcore_cuda` and `cupy` are imitations.
 
-    With no devices every function fails as on a machine without a GPU.
+    Without devices, every function fails as on a machine without a GPU.
     """
 
     def __init__(self, devices: int = 1) -> None:
         self.devices = devices
         self.thread = Thread()
         self.log: list[Call] = []
-        """Every call through the table, failed ones included, except queries."""
+        """Every call through the table except queries, including failed calls."""
         self.fail: dict[str, int] = {}
-        """Errors that the functions named here return, doing nothing else, until they are taken out again."""
+        """Errors by function: as long as a function has one, it returns the error and does nothing else."""
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
-        """Gives the ranges of blocks that a launch runs, from a `Job` and the number of its blocks. All by default."""
+        """Returns the ranges of blocks that a launch runs, from a `Job` and its number of blocks; None: all."""
         self.behind = False
-        """Whether the devices say that they have not passed what they were given, though they have."""
+        """Whether events are reported as not completed, although the devices have passed them."""
         self.cupy: Any = fake_cupy.make_module()
         self.exports: list[fake_cupy.Export] = []
-        """What was asked of the arrays of devices."""
+        """The exports of device arrays."""
         self.streams: dict[int, int] = {}
         """The device of each stream that was created."""
         self.captures: dict[int, list[Work] | None] = {}
-        """What each stream that is capturing has recorded; None once the capture is broken."""
+        """The work that each capturing stream has recorded; None once the capture is broken."""
         self._memory: dict[int, mmap.mmap] = {}
 
         self.functions = {name: self._function(name, signature) for name, signature in FUNCTIONS.items()}
@@ -174,7 +174,7 @@ class FakeCuda:
         self._patch.undo()
 
     def calls(self, *names: str) -> list[Call]:
-        """Return the logged calls of these functions, or all."""
+        """Return the logged calls of these functions, or of all functions."""
         return [call for call in self.log if not names or call.name in names]
 
     def clear(self) -> None:
@@ -183,10 +183,10 @@ class FakeCuda:
         self.exports.clear()
 
     def leaked(self) -> list[int]:
-        """Return the addresses of what was allocated and not released."""
+        """Return the addresses of memory that was allocated and not released."""
         return list(self._memory)
 
-    # What the table and CuPy ask of the runtime: each gives an error, or 0.
+    # Calls of the table and CuPy to the runtime, which return an error, or 0.
 
     def choose(self, device: int) -> int:
         """Make a device current."""
@@ -196,7 +196,7 @@ class FakeCuda:
         return 0
 
     def submit(self, stream: int, work: Work) -> int:
-        """Run `work`, or let the stream record it."""
+        """Run `work`, or record it if the stream is capturing."""
         if self.streams.get(stream, self.thread.device) != self.thread.device:
             return 400
         if stream not in self.captures:
@@ -209,7 +209,7 @@ class FakeCuda:
         return 0
 
     def wait(self) -> int:
-        """Wait for what was submitted."""
+        """Wait for the submitted work, which breaks captures."""
         if not self.captures:
             return 0
         self.captures = dict.fromkeys(self.captures)
@@ -257,7 +257,7 @@ class FakeCuda:
     def _allocate(self, memory: Any, size: int) -> None:
         mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         address = memory[0] = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
-        ctypes.memset(address, 0xFF, size)  # NaN, so that nobody counts on zeros
+        ctypes.memset(address, 0xFF, size)  # NaN, so that no code can rely on zeros
         self._memory[address] = mapped
 
     def _release(self, memory: int | None) -> None:
@@ -271,7 +271,7 @@ class FakeCuda:
         ctypes.memmove(to, source, size)
 
     def _nothing(self, *_: Any) -> None:
-        """All work is done, every kernel is there, and an event is a mere number."""
+        """Do nothing: all work is done, every kernel is loaded, and an event is just a number."""
 
     _synchronize = _wait_for_event = _destroy_event = _prepare = _nothing
 

@@ -1,7 +1,7 @@
-"""A CuPy without a GPU: NumPy arrays that say they are on a CUDA device, and the streams of a `FakeCuda`.
+"""A CuPy without a GPU: NumPy arrays that report a CUDA device, and the streams of a `FakeCuda`.
 
-It has what the binding can see of CuPy, and does no arithmetic. Kernels run when they are launched, so nothing ever
-has to be waited for; what runs on a capturing stream is recorded in place of being run, as on a device.
+It has the parts of CuPy that the binding uses, and does no arithmetic. Kernels run when they are launched, so
+nothing has to be waited for; work on a capturing stream is recorded instead of run, as on a device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def submit(work: Work) -> None:
 
 
 class Device:
-    """A CUDA device, that of this number or the current one: made current by ``with``."""
+    """The CUDA device with a number, or the current one; ``with`` makes it current."""
 
     def __init__(self, device: int | None = None) -> None:
         self.id = active[-1].thread.device if device is None else device
@@ -42,23 +42,23 @@ class Device:
         active[-1].choose(self._before)
 
     def synchronize(self) -> None:
-        """Wait for its work, which is done."""
+        """Do nothing, because all work is done."""
 
 
 class Graph:
-    """What was recorded on a stream."""
+    """The work recorded on a stream."""
 
     def __init__(self, recorded: list[Work]) -> None:
         self.recorded = recorded
 
     def launch(self, stream: Stream) -> None:
-        """Run it on a stream."""
+        """Run the work on a stream."""
         for work in self.recorded:
             active[-1].check(active[-1].submit(stream.ptr, work))
 
 
 class Stream:
-    """A stream of the current device, or the legacy default stream of any: made current by ``with``, for this thread."""
+    """A stream of the current device, or the legacy default one; ``with`` makes it current in this thread."""
 
     null: ClassVar[Stream]
 
@@ -77,15 +77,15 @@ class Stream:
         active[-1].thread.streams[active[-1].thread.device] = self._before
 
     def synchronize(self) -> None:
-        """Wait for it."""
+        """Wait for the stream."""
         active[-1].check(active[-1].wait())
 
     def begin_capture(self) -> None:
-        """Record from here on what is launched on it."""
+        """Start to record the work that is launched on the stream."""
         active[-1].captures[self.ptr] = []
 
     def end_capture(self) -> Graph:
-        """Return what was recorded, unless something has broken the capture."""
+        """Return the recorded work, unless the capture is broken."""
         recorded = active[-1].captures.pop(self.ptr)
         if recorded is None:
             active[-1].check(901)
@@ -96,27 +96,27 @@ Stream.null = Stream(null=True)
 
 
 def get_current_stream(device: int | None = None) -> Stream:
-    """Return this thread's current stream of a device; of the current one by default."""
+    """Return this thread's current stream of a device, which is the current device by default."""
     thread = active[-1].thread
     stream: Stream = thread.streams.get(thread.device if device is None else device, Stream.null)
     return stream
 
 
 class Pointer(NamedTuple):
-    """Where an array begins."""
+    """The address of an array."""
 
     ptr: int
 
 
 class Export(NamedTuple):
-    """What was asked of a device array's `__dlpack__`, and while which device was current."""
+    """A call of a device array's `__dlpack__`: the device that was current, and the stream."""
 
     current: int
     stream: int | None
 
 
 class ndarray:
-    """An array of a device, in host memory, which is not copied."""
+    """A device array in host memory, which is not copied."""
 
     __module__ = "cupy"
 
@@ -128,7 +128,7 @@ class ndarray:
 
     @property
     def device(self) -> Device:
-        """The device."""
+        """The device of the array."""
         return Device(self._device)
 
     @property
@@ -178,7 +178,7 @@ class ndarray:
         return capsules.CUDA, self._device
 
     def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None) -> Any:
-        """Return a capsule over the same memory, safe to read on `stream`. 0 is no stream for DLPack on CUDA."""
+        """Return a capsule over the same memory, safe to read on `stream`. DLPack does not allow 0 on CUDA."""
         assert stream != 0
         active[-1].exports.append(Export(active[-1].thread.device, stream))
         capsule = capsules.move(self._host.__dlpack__(max_version=max_version), *self.__dlpack_device__())
@@ -188,7 +188,7 @@ class ndarray:
 
 
 def from_dlpack(array: Any) -> ndarray:
-    """Return an array over the memory of anything on a CUDA device that speaks DLPack."""
+    """Return an array over the memory of any DLPack exporter on a CUDA device."""
     _, number = array.__dlpack_device__()
     with Device(number):
         capsule = array.__dlpack__(stream=get_current_stream().ptr or 1, max_version=(1, 0))
@@ -196,7 +196,7 @@ def from_dlpack(array: Any) -> ndarray:
 
 
 def _allocate(make: Callable[..., Any], shape: Any, dtype: DTypeLike) -> ndarray:
-    """Return an array of the current device whose host memory begins where CuPy's would: at a multiple of 512 bytes."""
+    """Return an array on the current device whose host memory is aligned to 512 bytes, like CuPy's memory."""
     size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * np.dtype(dtype).itemsize
     memory = make(size + 512, np.uint8)
     begin = -memory.ctypes.data % 512
@@ -209,7 +209,7 @@ def zeros(shape: Any, dtype: DTypeLike = float) -> ndarray:
 
 
 def asarray(array: Any, dtype: DTypeLike | None = None) -> ndarray:
-    """Return a device array of this dtype as it is, and of anything else a copy on the current device."""
+    """Return a device array of this dtype unchanged, and anything else as a copy on the current device."""
     if isinstance(array, ndarray) and dtype in (None, array.dtype):
         return array
     host = np.asarray(array._host if isinstance(array, ndarray) else array, dtype)
@@ -224,7 +224,7 @@ def asnumpy(array: ndarray) -> NDArray[Any]:
 
 
 def may_share_memory(a: ndarray, b: ndarray) -> bool:
-    """Tell whether the ranges of two arrays' memory overlap."""
+    """Return whether the memory ranges of two arrays overlap."""
     return np.may_share_memory(a._host, b._host)
 
 

@@ -1,4 +1,4 @@
-"""What a step asks of the driver and of the arrays' libraries, seen on imitated devices."""
+"""The calls of a step to the driver and to the arrays' libraries, on imitated devices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support import Array, assert_bits, make, python
 
 @pytest.fixture
 def xp() -> Iterator[Imitated]:
-    """Imitated devices alone, which say what they were asked."""
+    """Yield imitated devices, which record the calls that they receive."""
     with imitated() as made:
         yield made
 
@@ -33,9 +33,9 @@ def xp() -> Iterator[Imitated]:
 TABLE = Path(__file__).resolve().parents[2] / "csrc" / "cuda" / "api.h"
 
 
-@pytest.mark.skipif(not TABLE.is_file(), reason="the C++ sources are not here")
+@pytest.mark.skipif(not TABLE.is_file(), reason="the C++ sources are missing")
 def test_the_imitated_table_is_that_of_the_header() -> None:
-    """The same functions in the same order, with as many arguments each."""
+    """It has the same functions in the same order, with the same numbers of arguments."""
     declared = re.findall(r"^  [^/\n]*\(\*(\w+)\)\(([^)]*)\)", TABLE.read_text(), re.MULTILINE)
     assert [(name, len(arguments.split(", ")) if arguments else 0) for name, arguments in declared] == [
         (name, len(signature.split())) for name, signature in FUNCTIONS.items()
@@ -47,9 +47,9 @@ def ones(n: int = 8) -> Array:
 
 
 def test_a_step_launches_and_does_nothing_else(xp: Imitated, rule: str) -> None:
-    """It neither waits nor allocates, and loads no kernels: that was done when the optimizer was made.
+    """It neither waits nor allocates nor loads kernels: the constructor has loaded them.
 
-    A capturable optimizer advances the count as well, on the same stream.
+    A capturable optimizer also advances the count, on the same stream.
     """
     g, stream = xp.array(ones()), xp.stream()
     graph: Any = {"capturable": True, "max_steps": 3}
@@ -77,7 +77,7 @@ def launched_on(xp: Imitated) -> list[int | None]:
 
 
 def test_the_stream_of_a_step(xp: Imitated) -> None:
-    """The current one of the parameters' library, or the one that is named; 0 means the legacy default, 1."""
+    """It is the current stream of the parameters' library, or the given one; 0 means 1, the legacy default."""
     opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
     side = xp.stream()
 
@@ -116,7 +116,7 @@ def test_what_is_no_stream(xp: Imitated) -> None:
 
 
 def test_what_the_gradients_exporter_is_asked(xp: Imitated) -> None:
-    """To make the gradient safe for the step's stream, and nothing where it works on that stream itself."""
+    """It must make the gradient safe for the step's stream, unless it works on that stream itself."""
     opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
     side = xp.stream()
     xp.fake.clear()
@@ -128,16 +128,16 @@ def test_what_the_gradients_exporter_is_asked(xp: Imitated) -> None:
 
 
 class Watched(np.ndarray[Any, Any]):
-    """An array that can be referred to weakly."""
+    """An array that supports weak references."""
 
 
 def watched(xp: Imitated) -> Any:
-    """Return a device array whose memory can be watched."""
+    """Return a device array whose memory supports weak references."""
     return xp.cupy.ndarray(ones().view(Watched))
 
 
 class ForeignLegacy(Foreign):
-    """One that knows only the DLPack of before versions."""
+    """A foreign array that only supports unversioned DLPack."""
 
     def __dlpack__(self, *, stream: int | None = None) -> Any:  # type: ignore[override]
         self.asked.append(stream)
@@ -145,7 +145,7 @@ class ForeignLegacy(Foreign):
 
 
 def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
-    """Their library may give the memory away as soon as it is let. The streams' own library orders that itself."""
+    """Their library may reuse the memory once it is released. The stream's own library orders that itself."""
     opt: lrcore.SGD | None = lrcore.SGD(xp.array(ones()))
     side = xp.stream()
 
@@ -181,7 +181,7 @@ def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
 
 @pytest.mark.parametrize("kind", [Foreign, ForeignLegacy])
 def test_arrays_of_another_library(xp: Imitated, kind: type[Foreign]) -> None:
-    """They are made safe for the step's stream, the legacy default one unless another is named. The state is CuPy's."""
+    """They are made safe for the step's stream, by default the legacy default stream. The state is CuPy's."""
     params, g = xp.array(ones()), kind(xp.array(ones()))
     opt = lrcore.SGD(Foreign(params), lr=1.0, momentum=0.5)
     side = xp.stream()
@@ -193,7 +193,7 @@ def test_arrays_of_another_library(xp: Imitated, kind: type[Foreign]) -> None:
 
 
 def test_state_as_a_capsule(xp: Imitated) -> None:
-    """Where CuPy is not installed it speaks DLPack, in both forms, and refuses what it cannot do."""
+    """If CuPy is not installed, the state exports DLPack in both forms, and refuses unsupported requests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", None)
         state = lrcore.SGD(Foreign(xp.array(ones())), momentum=0.9).state["momentum_buffer"]
@@ -209,11 +209,11 @@ def test_state_as_a_capsule(xp: Imitated) -> None:
     state.__dlpack__(dl_device=(2, 0), copy=False)
     del state, capsule
     gc.collect()
-    assert xp.fake.leaked() == []  # the capsules that nobody used let go of it too
+    assert xp.fake.leaked() == []  # unused capsules release it too
 
 
 def test_the_arrays_device_is_current_for_exports_and_launches(xp: Imitated) -> None:
-    """And only for them."""
+    """It is not current otherwise."""
     opt = lrcore.SGD(xp.array(ones(), device=1), momentum=0.9)
     opt.step(xp.array(ones(), device=1))
     opt.state_dict()
@@ -248,7 +248,7 @@ def test_memory_is_let_go(xp: Imitated) -> None:
     ],
 )
 def test_what_the_driver_refuses(xp: Imitated, function: str, error: int, match: str) -> None:
-    """It changes nothing and leaves nothing; the next step is taken."""
+    """A failed call changes nothing and leaks nothing; the next step succeeds."""
     params, g = xp.array(ones()), xp.array(ones())
     opt = lrcore.SGD(params, lr=1.0)
 
@@ -282,7 +282,7 @@ def test_a_capture_refuses_what_waits(xp: Imitated) -> None:
 
 
 def test_an_optimizer_is_let_go_during_a_capture(xp: Imitated) -> None:
-    """A collection may come at any time; the capture goes on."""
+    """The garbage collector may run at any time; the capture continues."""
     p, g = (xp.array(ones()) for _ in range(2))
     opt = lrcore.SGD(p, momentum=0.9, grads=g, capturable=True, max_steps=3)
     other: lrcore.SGD | None = copy.copy(opt)
@@ -300,7 +300,7 @@ def test_an_optimizer_is_let_go_during_a_capture(xp: Imitated) -> None:
 
 
 def test_a_library_that_knows_of_no_devices(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as a PyTorch without CUDA: its arrays are on the CPU, and refused as such."""
+    """An example is a PyTorch without CUDA: its arrays are on the CPU, and are refused as such."""
 
     def current_stream(_: int) -> None:
         raise AssertionError("Torch not compiled with CUDA enabled")
@@ -314,7 +314,7 @@ def test_a_library_that_knows_of_no_devices(xp: Imitated, monkeypatch: pytest.Mo
 
 
 def test_the_librarys_own_current_device(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch exports from the device alone that it takes for the current one, whatever the driver says."""
+    """PyTorch exports only from the device that it considers current, regardless of the driver."""
     current = [0]
 
     class Tensor(Foreign):
@@ -347,7 +347,7 @@ def test_the_librarys_own_current_device(xp: Imitated, monkeypatch: pytest.Monke
 
 
 def test_the_first_device_arrays_in_several_threads() -> None:
-    """In a fresh process, for whatever is imported or made once then."""
+    """This runs in a new process, because some modules and objects are only loaded or made once."""
     program = """
 import sys, threading
 sys.setswitchinterval(1e-6)
@@ -393,7 +393,7 @@ def test_devices_are_listed(xp: Imitated) -> None:
 
 
 def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build without CUDA says how to get one; a module that does not load says why."""
+    """Without CUDA in the build, the error has the remedy; if the module does not load, it has the reason."""
     monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", None)
     built = lrcore.info()["cuda"]
     remedy = "cannot be loaded" if built else "CPU arrays only; install it with LRCORE_CUDA=ON"
@@ -405,7 +405,7 @@ def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sparse(n: int) -> Array:
-    """Return n float32 zeros of which only the touched pages take memory."""
+    """Return n float32 zeros; only pages that are touched take memory."""
     without_reserve = 0x4000
     memory = mmap.mmap(-1, 4 * n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | without_reserve)
     return np.frombuffer(memory, np.float32)
@@ -414,7 +414,7 @@ def sparse(n: int) -> Array:
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("n", [2**31 + 5, 2**32 + 1])
 def test_more_elements_than_32_bits_count(xp: Imitated, n: int, shift: int) -> None:
-    """The elements at both ends and around 2^31 and 2^32, stepped by the blocks that own them; in vectors of four and one by one."""
+    """The blocks of the elements at both ends and around 2^31 and 2^32 step them, in fours or singly."""
     memories = [sparse(n + 1) for _ in range(3)]
     params, momentum = (xp.cupy.ndarray(memory[:n]) for memory in memories[:2])
     grads = xp.cupy.ndarray(memories[2][shift : n + shift])

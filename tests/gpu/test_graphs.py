@@ -1,4 +1,4 @@
-"""Steps in CUDA graphs: one captured step, replayed, equals eager steps to the last bit, the rate changing each time."""
+"""CUDA graphs: replays of one captured step equal eager steps to the last bit, while the rate changes."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def start() -> tuple[Array, Array]:
 def captured(
     xp: CuPy | Torch, rule: str = "adam", lr: Any = warm_cosine, max_steps: int = 1000, **more: Any
 ) -> Any:
-    """Return an optimizer for graphs, with its gradients."""
+    """Return a capturable optimizer with its gradients."""
     p, g = start()
     return make(rule, xp.array(p), lr, grads=xp.array(g), capturable=True, max_steps=max_steps, **more)
 
 
 def eager(rule: str = "adam", lr: Any = warm_cosine, **more: Any) -> Any:
-    """Return its counterpart on the CPU."""
+    """Return the same optimizer on the CPU, which steps eagerly."""
     p, g = start()
     return make(rule, p, lr, grads=g, **more)
 
 
 def test_a_thousand_replays(xp: CuPy | Torch, rule: str) -> None:
-    """The bits of as many eager steps; the host does nothing between the replays but to launch them."""
+    """The bits are those of as many eager steps; between replays, the host does nothing but launch them."""
     opt, reference = captured(xp, rule, weight_decay=0.01), eager(rule, weight_decay=0.01)
     replay = xp.capture(opt.step)
     assert opt.step_count == 0
@@ -56,7 +56,7 @@ def test_a_thousand_replays(xp: CuPy | Torch, rule: str) -> None:
 
 
 def test_eager_steps_and_replays_share_the_count(xp: CuPy | Torch) -> None:
-    """A capturable optimizer steps eagerly as well, and graphs go on from there; gradients are read at each replay."""
+    """Graphs continue from the eager steps of a capturable optimizer; gradients are read at each replay."""
     opt, reference = captured(xp), eager()
     for _ in range(3):
         opt.step()
@@ -77,7 +77,7 @@ def test_eager_steps_and_replays_share_the_count(xp: CuPy | Torch) -> None:
 
 
 def test_several_steps_in_one_graph(xp: CuPy | Torch) -> None:
-    """Each with the scale of its gradients."""
+    """Each step has its own gradient scale."""
     opt, reference = captured(xp, maximize=True), eager(maximize=True)
 
     def thrice(opt: Any) -> None:
@@ -114,7 +114,7 @@ def test_no_parameters(xp: CuPy | Torch) -> None:
 
 @pytest.mark.parametrize("captured_first", [True, False])
 def test_loading_fills_the_table_anew(xp: CuPy | Torch, captured_first: bool) -> None:
-    """For graphs captured before as well: they read the table, and the count with it."""
+    """This includes graphs that were captured before, which read the table and the count."""
     source = eager(lr=lrcore.schedules.Cosine(0.5, steps=30), weight_decay=0.3, betas=(0.5, 0.6))
     for _ in range(7):
         source.step()
@@ -131,7 +131,7 @@ def test_loading_fills_the_table_anew(xp: CuPy | Torch, captured_first: bool) ->
 
 
 def test_loading_cannot_change_a_captured_kernel(xp: CuPy | Torch) -> None:
-    """Coupled decay has a kernel of its own. Before a capture either can be loaded."""
+    """Coupled decay has its own kernel. Before a capture, states with and without it can be loaded."""
     opt = captured(xp, max_steps=30)
     opt.load_state_dict(eager(weight_decay=0.1).state_dict())
     opt.load_state_dict(eager().state_dict())
@@ -161,7 +161,7 @@ def test_what_is_fixed(xp: CuPy | Torch) -> None:
 
 
 def test_other_optimizers_cannot_be_captured(xp: CuPy | Torch) -> None:
-    """Nor functions: a graph would repeat one step's constants."""
+    """Nor can functions, because a graph would repeat the constants of one step."""
     p, g = start()
     params, grads = xp.array(p), xp.array(g)
     opt, other = lrcore.SGD(params, grads=grads), captured(xp)

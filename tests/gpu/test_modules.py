@@ -1,7 +1,8 @@
-"""Modules of PyTorch on a device: `FusedOptimizer`, an iteration in a CUDA graph, and what the guide on offloading says.
+"""PyTorch modules on a device: `FusedOptimizer`, an iteration in a CUDA graph, and the guide on offloading.
 
-Everything is held against the CPU to the last bit, so gradients are given or exact: those that a device computes may round
-otherwise. The tests run on the CPU as well, against the same there. Skipped by name where PyTorch is not installed.
+Every result is compared with the CPU's to the last bit, so gradients are given or exact: those that a device
+computes may be rounded differently. The tests also run on the CPU, against the CPU. A skip names PyTorch if
+it is not installed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SCHEDULE = lrcore.schedules.Cosine(0.1, steps=9).warmup(2)
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
-    """Each device of PyTorch in turn."""
+    """Return each device of PyTorch in turn."""
     return str(request.param)
 
 
@@ -51,7 +52,7 @@ def linear_loss(model: Any, t: int) -> Any:
 
 
 def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
-    """Assert equal bits of two modules and of the states of their optimizers, wherever they are, and equal counts and rates."""
+    """Assert that modules, states, counts and rates are equal to the last bit, on any devices."""
     (model, opt), (twin, its) = one, other
     assert_equal(model, parameters(twin))
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
@@ -66,7 +67,7 @@ def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
     ("name", "options"), [("AdamW", {"amsgrad": True}), ("SGD", {"momentum": 0.9, "weight_decay": 0.01})]
 )
 def test_a_module_steps_as_on_the_cpu(device: str, name: str, options: dict[str, Any], rate: str) -> None:
-    """With gradients that are assigned, that are written in place, and that one parameter lacks."""
+    """Gradients are assigned, written in place, or missing for one parameter."""
     pair = both(device, name, lr=SCHEDULE if rate == "schedule" else 0.1, **options)
     schedulers = [torch.optim.lr_scheduler.StepLR(opt, 2, 0.5) for _, opt in pair if rate == "scheduler"]
     assert {p.device.type for p in pair[0][0].parameters()} == {device}
@@ -90,7 +91,7 @@ def test_a_module_steps_as_on_the_cpu(device: str, name: str, options: dict[str,
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("aside", [False, True])
 def test_backward_passes(device: str, set_to_none: bool, aside: bool) -> None:
-    """Two add up in the flat gradients, then there is none. Also on another stream than where the optimizer was made."""
+    """Two passes add up in the flat gradients, then there is none; also on another stream than at first."""
     (model, opt), (twin, other) = pair = both(device)
     (flat,) = (each.grads for each in opt.optimizers)
     stream: Any = nullcontext()
@@ -117,7 +118,7 @@ def test_backward_passes(device: str, set_to_none: bool, aside: bool) -> None:
 
 
 def test_a_module_steps_on_the_current_stream(device: str) -> None:
-    """Behind long work there, for whose end it does not wait."""
+    """The step is queued behind long work, and the host does not wait for it."""
     (model, opt), (twin, other) = both(device)
     opt.zero_grad(set_to_none=False)
     new = given(model, 0)
@@ -141,7 +142,7 @@ def test_a_module_steps_on_the_current_stream(device: str) -> None:
 
 @pytest.mark.parametrize("file", [False, True])
 def test_a_module_goes_on_elsewhere(device: str, file: bool) -> None:
-    """There, then on the CPU, then there again: the bits of a run that stayed on the CPU."""
+    """A run on the device, then on the CPU and on the device again has the bits of a run on the CPU."""
     _, whole = both("cpu", "NAdam", lr=SCHEDULE)
     saved: Any = None
     for part, where in enumerate((device, "cpu", device)):
@@ -164,7 +165,7 @@ def test_a_module_goes_on_elsewhere(device: str, file: bool) -> None:
 
 
 def test_a_module_that_is_moved(device: str) -> None:
-    """Its optimizer refuses to step; another goes on from the state of that one."""
+    """Its optimizer refuses to step; another one continues from that optimizer's state."""
     (model, former), (twin, other) = both("cpu")
     for each, its in ((model, former), (twin, other)):
         assign(each, 0)
@@ -181,7 +182,10 @@ def test_a_module_that_is_moved(device: str) -> None:
 
 
 def test_a_grad_scaler(device: str) -> None:
-    """Its scales are powers of two, unscaled in the step or before; `grad_scale` acts too. An infinity skips the step."""
+    """Its scales, powers of two, are undone in the step or before; `grad_scale` also applies.
+
+    An infinity skips the step.
+    """
     (model, opt), (twin, other) = pair = both(device)
     scaler = torch.amp.GradScaler(device, init_scale=2.0**10)
     for t in range(5):
@@ -202,7 +206,7 @@ def test_a_grad_scaler(device: str) -> None:
 
 
 def test_offloading(device: str) -> None:
-    """The guide's parts: a model of half precision there, float32 parameters, pinned gradients and state here."""
+    """As in the guide: a half-precision model there; float32 parameters, pinned gradients and state here."""
     model = network()
     master = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     twin = lrcore.AdamW(master.numpy().copy(), lr=0.01)
@@ -233,7 +237,7 @@ def test_offloading(device: str) -> None:
 
 
 def test_a_whole_iteration_in_a_graph(device: str) -> None:
-    """Forward pass, backward pass into the bound gradients, and step. On the CPU without a graph."""
+    """Forward pass, backward pass into the bound gradients, and step. On the CPU, there is no graph."""
     rng = np.random.default_rng(3)
     start, target = (rng.standard_normal(1003).astype(np.float32) for _ in range(2))
     params, goal = (torch.from_numpy(each.copy()).to(device) for each in (start, target))
@@ -254,7 +258,7 @@ def test_a_whole_iteration_in_a_graph(device: str) -> None:
         torch.cuda.synchronize()
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
-            iterate()  # once before the capture, as PyTorch asks for
+            iterate()  # once before the capture, as PyTorch requires
         stream.synchronize()
         replay = Torch(torch).capture(iterate)
     while opt.step_count < 9:

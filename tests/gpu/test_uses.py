@@ -1,6 +1,7 @@
-"""What is built on arrays of a device: files and packs; and arrays, streams and gradients of other libraries.
+"""Uses of device arrays: files and packs; and arrays, streams and gradients of other libraries.
 
-Everything is held against the CPU to the last bit. On an imitated device everywhere, on real ones where a GPU works.
+Every result is compared with the CPU's to the last bit, on an imitated device everywhere, and on real ones if
+a GPU works.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def content(path: Path) -> tuple[Any, bytes]:
-    """Return what is in a file of tensors, and delete it. The order of the names in its header is no one's choice."""
+    """Return the header and data of a file, and delete it. The order of names in the header is arbitrary."""
     data = path.read_bytes()
     path.unlink()
     end = 8 + int.from_bytes(data[:8], "little")
@@ -39,7 +40,7 @@ def content(path: Path) -> tuple[Any, bytes]:
 
 @pytest.mark.parametrize("shift", [0, 3])
 def test_files_of_states(xp: CuPy | Torch, path: Path, shift: int) -> None:
-    """Written there, a file has what one from the CPU has; either is loaded onto the other, and goes on alike."""
+    """A file from a device has the contents of one from the CPU; both load on either, and continue alike."""
     start, all_gradients = problem(1003, 6)
     memory = xp.array(np.r_[np.zeros(shift, np.float32), start])
     host, there = (lrcore.AdamW(p, SCHEDULE, amsgrad=True) for p in (start, memory[shift:]))
@@ -78,7 +79,7 @@ def test_files_of_states(xp: CuPy | Torch, path: Path, shift: int) -> None:
 @pytest.mark.parametrize("name", CUPY)
 @pytest.mark.parametrize("pad", [False, True])
 def test_packs(name: str, pad: bool, path: Path) -> None:
-    """Assigned, stepped, saved, loaded and copied there as on the CPU."""
+    """They are assigned, stepped, saved, loaded and copied there as on the CPU."""
     layer = {"w": (2, 3), "b": 3}
     host = lrcore.Pack({"embed": (3, 5), "layers": [layer, layer], "s": ()}, pad=pad)
     gradient = host.like()
@@ -131,7 +132,7 @@ def test_packs(name: str, pad: bool, path: Path) -> None:
 
 
 def test_arrays_of_unknown_libraries(xp: CuPy | Torch) -> None:
-    """The state is one of CuPy, where that is there, or speaks DLPack."""
+    """The state is a CuPy array if CuPy is installed, and a DLPack exporter otherwise."""
     start, all_gradients = problem(1003, 4)
     opt, reference = lrcore.Adam(Foreign(xp.array(start))), lrcore.Adam(start.copy())
     stream = xp.stream()
@@ -156,7 +157,7 @@ MIXED = [
 
 @pytest.mark.parametrize(("making", "stepping"), MIXED)
 def test_gradients_of_another_library(making: str, stepping: str) -> None:
-    """Made behind long work on a stream of theirs: the step, on that of the parameters, takes the new ones."""
+    """They are queued behind long work on another stream; the step, on the parameters' stream, uses them."""
     with library(making) as one, nullcontext(one) if making == stepping else library(stepping) as other:
         n = 1000 if isinstance(one, Imitated) else 1 << 26
         g, source, ones = (one.array(np.full(n, value, np.float32)) for value in (0, 0, 1))
@@ -176,7 +177,7 @@ NO_GPU = "JAX has no GPU here"
 
 
 def step_on_jax(xp: Any, n: int = 1 << 22, turns: int = 500) -> None:
-    """Step on gradients that JAX is still computing, on the current stream and on another, and let them go at once."""
+    """Check steps on gradients that JAX still computes, on the current and another stream; free them at once."""
     import jax
 
     jnp = jax.numpy
@@ -197,13 +198,13 @@ def step_on_jax(xp: Any, n: int = 1 << 22, turns: int = 500) -> None:
     assert_bits(np.asarray(gradient), third)
     with pytest.raises(TypeError, match="^grads: expected dtype float32, got bfloat16"):
         opt.step(gradient.astype(jnp.bfloat16))
-    # JAX takes the protocol's -1, no stream to wait for, for the handle of one.
+    # JAX takes the protocol's -1, which means no stream to wait for, as the handle of a stream.
     with pytest.raises((TypeError, ValueError), match="^params: .*(immutable|read-only|cannot be exported)"):
         lrcore.SGD(gradient)
 
 
 def step_library_on_jax(name: str) -> None:
-    """Do so with parameters of a library: the program of a process of its own."""
+    """Check `step_on_jax` with the parameters of a library; this is the program of a separate process."""
     import jax
 
     if jax.default_backend() != "gpu":
@@ -217,7 +218,7 @@ def step_library_on_jax(name: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["cupy", "torch"])
 def test_gradients_of_jax(name: str) -> None:
-    """In a process of its own, as JAX does not give back the device's memory before its process ends."""
+    """This runs in its own process, because JAX only releases the device's memory when the process ends."""
     for each in ("jax", name):
         if importlib.util.find_spec(each) is None:
             pytest.skip(f"{each} is not installed")
