@@ -1,4 +1,4 @@
-"""The two kinds of files, states and packs: contents that a number tells, ways to load, and files written by hand."""
+"""The two kinds of files, states and packs: contents from a number, ways to load, files written by hand."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 import lrcore
 
 SIZE = 3
-"""Elements of what is small."""
+"""Number of elements of small files."""
 LARGE = 90_000
 
 
 class Kind(NamedTuple):
-    """A kind of file: how it is made and read, and the text and the tensors of a small one that is written by hand."""
+    """A kind of file: functions that make and read it; text and tensors of a small one, written by hand."""
 
     make: Callable[..., Any]
     from_file: Callable[[Any], Any]
@@ -29,13 +29,13 @@ class Kind(NamedTuple):
     tensors: dict[str, Any]
 
     def uses(self, path: Any) -> list[Callable[[], Any]]:
-        """Return all that takes the path of a file, a save first."""
+        """Return all calls that take the path of a file, beginning with a save."""
         made = self.make(1)
         return [lambda: made.save(path), lambda: made.load(path), lambda: self.from_file(path)]
 
 
 def optimizer(number: int, size: int = SIZE) -> Any:
-    """Return an optimizer whose file has contents of this number."""
+    """Return an optimizer whose step count and states are `number`."""
     opt = lrcore.Adam(np.zeros(size, np.float32), 0.5, betas=(0.8, 0.9))
     opt.step_count = number
     for state in opt.state.values():
@@ -44,14 +44,14 @@ def optimizer(number: int, size: int = SIZE) -> Any:
 
 
 def pack(number: int, size: int = SIZE) -> Any:
-    """Return a pack whose file has contents of this number."""
+    """Return a pack whose values are `number`."""
     made = lrcore.Pack({"a": [{"w": size - 1}], "b": (), "zero": (0, 3)})
     made.flat[:] = number
     return made
 
 
 def number_of(made: Any) -> int:
-    """Return the number, if all of an optimizer or a pack is of it."""
+    """Return the number of an optimizer or a pack, which must be the same in all contents."""
     is_pack = isinstance(made, lrcore.Pack)
     arrays = [made.flat] if is_pack else made.state.values()
     numbers = {float(each) for array in arrays for each in (array.min(), array.max())}
@@ -95,12 +95,12 @@ KINDS: dict[str, Kind] = {
 
 
 def changed(former: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dictionary with some entries changed; ``...`` takes one out."""
+    """Return a dictionary with some entries changed; ``...`` removes an entry."""
     return {name: value for name, value in {**former, **changes}.items() if value is not ...}
 
 
 def put(path: Path, header: Any, data: bytes = b"") -> Path:
-    """Write a file of any header."""
+    """Write a file with any header; return its path."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return path
@@ -113,7 +113,7 @@ def put_small(
     tensors: Mapping[str, Any] | None = None,
     metadata: Any = None,
 ) -> Path:
-    """Write the small file of the number 2, its checksum right, with another text, tensors or metadata."""
+    """Write the small file of the number 2 with other text, tensors or metadata; the checksum is right."""
     text = json.dumps(kind.text) if text is None else text
     tensors = kind.tensors if tensors is None else tensors
     end = max((each["data_offsets"][1] for each in tensors.values()), default=0)
@@ -124,7 +124,7 @@ def put_small(
 
 
 def split(path: Path) -> tuple[bytes, bytes]:
-    """Return the text of a file's header, and the data behind it."""
+    """Return the text of a file's header, and the data after it."""
     content = path.read_bytes()
     begin = 8 + int.from_bytes(content[:8], "little")
     return content[8:begin], content[begin:]
@@ -136,7 +136,7 @@ def header_of(path: Path) -> Any:
 
 
 def contents(made: Any) -> Any:
-    """Return all that a load could change."""
+    """Return everything that a load could change."""
     if isinstance(made, lrcore.Pack):
         return made.flat.tobytes()
     states = {name: np.array(state).tobytes() for name, state in made.state.items()}
@@ -147,7 +147,7 @@ def contents(made: Any) -> Any:
 def refusing(
     path: Path, match: str | None = None, error: type[Exception] = ValueError, into: Any = None
 ) -> Iterator[None]:
-    """Expect an error that names the file and leaves what it is loaded into as it was."""
+    """Assert that an error is raised that names the file and leaves `into` unchanged."""
     before = None if into is None else contents(into)
     with pytest.raises(error, match=match) as raised:
         yield
@@ -158,7 +158,7 @@ def refusing(
 def assert_refused(
     path: Path, kind: Kind, match: str | None = None, error: type[Exception] = ValueError
 ) -> None:
-    """Assert that neither way of loading takes the file, that both name it, and that nothing changes."""
+    """Assert that both ways of loading refuse the file and name it, and that nothing changes."""
     into = kind.make(3)
     with refusing(path, match, error, into):
         into.load(path)

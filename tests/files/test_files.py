@@ -1,4 +1,4 @@
-"""The files of states and packs: what is written, which files are refused, and what happens to one while it is read."""
+"""Files of states and packs: their format, files that are refused, and files that change during a read."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ NO_WHEELS = "safetensors has no wheels for free-threaded Python"
 
 
 def test_a_file_written_by_hand(kind: Kind, path: Path) -> None:
-    """As the tests below change it; also into what is made from it alone."""
+    """The tests below change this file. It loads into an object, and an object can be made from it alone."""
     into = kind.make(3)
     into.load(put_small(path, kind))
     for each in (into, kind.from_file(path)):
         assert contents(each) == contents(kind.make(2))
 
 
-# ---- the format, with another reader and writer of it
+# ---- the format, with another reader and writer
 
 
 def all_shapes() -> lrcore.Pack:
@@ -73,7 +73,7 @@ def test_another_reader_reads_what_is_written(path: Path) -> None:
 
 
 def test_what_another_writer_wrote(path: Path) -> None:
-    """Also of a file of ours, with our text and checksum: its header is in another order, and has other spaces."""
+    """This includes our files with our text and checksum, but another order and other spaces in the header."""
     numpy = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
     arrays = {name: np.array(view) for name, view in all_shapes().named_arrays().items()}
     numpy.save_file(arrays, path)
@@ -88,9 +88,9 @@ def test_what_another_writer_wrote(path: Path) -> None:
 
 
 def test_the_bytes_of_a_file(path: Path) -> None:
-    """The metadata first, the tensors in the order of their names at a multiple of 8 bytes, and nothing after them.
+    """The metadata come first, then the tensors by name, from a multiple of 8 bytes on, and nothing else.
 
-    The checksum is that of the text and the tensors, whatever the blocks in which they are read.
+    The checksum covers the text and the tensors, regardless of the blocks in which they are read.
     """
     a = np.arange(2**18 + 5, dtype=np.float32)
     lrcore.Pack({"b": (2, 1), "a": a, "c": ()}).save(path)
@@ -106,7 +106,7 @@ def test_the_bytes_of_a_file(path: Path) -> None:
 
 
 def test_headers_of_the_format(path: Path) -> None:
-    """In any order, with empty tensors between, spaces at the end, and places that are not in the order of the names."""
+    """Any order, empty tensors in between, spaces at the end, and data in another order than the names."""
     b, zero, a = tensor([], 0, 4), tensor([0, 9], 4, 4), tensor([1, 1], 4, 8)
     text = json.dumps({"b": b, "__metadata__": {}, "a": a, "zero": zero}).encode() + b"  \n"
     made = lrcore.Pack.from_file(put(path, text, np.array([7, 8], np.float32).tobytes()))
@@ -121,7 +121,7 @@ def test_headers_of_the_format(path: Path) -> None:
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    """Return an entry of two elements with some changes; ``...`` takes one out."""
+    """Return an entry of two elements with some changes; ``...`` removes a value."""
     return changed(tensor([2], 0, 8), changes)
 
 
@@ -149,9 +149,9 @@ HEADERS: dict[str, tuple[Any, str]] = {
     "metadata null": ({"__metadata__": None, "w": entry()}, "__metadata__: expected a dictionary of strings"),
     "metadata 3": ({"__metadata__": {"a": 3}, "w": entry()}, "__metadata__: expected a dictionary of strings"),
     "a list": ([], "expected a JSON object"),
-    "a mark of UTF-8": (b"\xef\xbb\xbf{}", "expected a JSON object"),
+    "a byte order mark": (b"\xef\xbb\xbf{}", "expected a JSON object"),
     "Latin-1": (b'{"\xe9": 1}', "utf-8"),
-    "more after it": (b"{} x", "Extra data"),
+    "trailing data": (b"{} x", "Extra data"),
     "NaN": (b'{"w": NaN}', "finite numbers, got NaN"),
     "5000 digits": (b'{"w": %s}' % (b"9" * 5000), "digits"),
     "deep": (b'{"w": ' + b"[" * 100_000, "recursion"),
@@ -168,7 +168,7 @@ def test_headers_that_are_not_of_the_format(case: str, path: Path) -> None:
 
 @pytest.mark.parametrize("level", ["tensor", "__metadata__", "dtype", "lrcore"])
 def test_names_that_stand_twice(level: str, kind: Kind, path: Path) -> None:
-    """Though the last of them alone would be taken."""
+    """They are refused, although a JSON parser would use the last one."""
     name = next(iter(kind.tensors)) if level == "tensor" else level
     header, data = split(put_small(path, kind))
     put(path, header.replace(f'"{name}": '.encode(), f'"{name}": 0, "{name}": '.encode(), 1), data)
@@ -179,7 +179,7 @@ def test_names_that_stand_twice(level: str, kind: Kind, path: Path) -> None:
 def test_a_header_of_many_values_is_not_parsed(
     part: str, kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They would take seconds, and many times the memory of the file. In a text each may be an escape."""
+    """They would take seconds, and many times the memory of the file. In a text, each may be an escape."""
     refusal = "expected at most 5000 brackets, colons and commas, got 60"
     monkeypatch.setattr(strict_json, "MOST_MARKS", 5000)
     values = "[" + part * (6000 // sum(map(part.count, "[{:,"))) + "0]"
@@ -195,8 +195,8 @@ def test_a_header_of_many_values_is_not_parsed(
 def test_the_longest_header(
     kind: str, entry: str, limit: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What can be written can be read, and a byte or a value more cannot be written."""
-    assert safetensors._LONGEST < safetensors._LONGEST_READ <= 100_000_000  # which others read
+    """The longest header that can be written can be read; one more byte or value cannot be written."""
+    assert safetensors._LONGEST < safetensors._LONGEST_READ <= 100_000_000  # others read as much
     for module in (safetensors, strict_json):
         monkeypatch.setattr(module, limit, 2000, raising=False)
     text = KINDS[kind].text
@@ -228,7 +228,7 @@ PLATEAU = {"schedule": "Plateau", "lr": 1.0}
 
 
 def without(entries: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return entries but for some."""
+    """Return the entries except some."""
     return changed(entries, dict.fromkeys(names, ...))
 
 
@@ -238,7 +238,7 @@ def structure(**changes: Any) -> dict[str, Any]:
 
 
 def replaced(former: str, new: str) -> Callable[[str], str]:
-    """Return what puts a new text in place of a former one."""
+    """Return a function that replaces a part of a text."""
     return lambda text: text.replace(former, new)
 
 
@@ -347,14 +347,14 @@ TENSORS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("name", "changes", "match"), TENSORS)
 def test_wrong_tensors(name: str, changes: dict[str, Any], match: str, path: Path) -> None:
-    """The header is of the format, and the text is of another file."""
+    """The header is valid, but the text belongs to another file."""
     kind = KINDS[name]
     assert_refused(put_small(path, kind, tensors=changed(kind.tensors, changes)), kind, match)
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F16", "BF16", "F8_E4M3", "I32", "I4", "BOOL", "F33"])
 def test_another_dtype_is_named(dtype: str, kind: Kind, path: Path) -> None:
-    """Whatever its size: only that of F32 is known here."""
+    """Its size is not checked, because only that of F32 is known here."""
     for name, each in kind.tensors.items():
         other = {name: each | {"dtype": dtype, "shape": [7]}}
         put_small(path, kind, tensors=kind.tensors | other)
@@ -373,7 +373,7 @@ def test_each_kind_says_what_reads_the_other(path: Path) -> None:
 
 
 def test_cut_at_each_byte(kind: Kind, path: Path) -> None:
-    """And with a byte more."""
+    """A file with one byte more is refused, too."""
     kind.make(1).save(path)
     size = path.stat().st_size
     for length in (size + 1, *reversed(range(size))):
@@ -383,7 +383,7 @@ def test_cut_at_each_byte(kind: Kind, path: Path) -> None:
 
 @pytest.mark.parametrize("turn", slow_but_first(range(8)))
 def test_each_bit_flipped(turn: int, kind: Kind, path: Path) -> None:
-    """In the header, also in an extent of an array without elements, and in the data; another bit in each byte."""
+    """In the header, including an extent of an empty array, and in the data; another bit of each byte."""
     kind.make(1).save(path)
     with path.open("r+b", buffering=0) as file:
         for position, byte in enumerate(path.read_bytes()):
@@ -393,7 +393,7 @@ def test_each_bit_flipped(turn: int, kind: Kind, path: Path) -> None:
 
 
 class Bomb:
-    """Leaves a trace when it is unpickled."""
+    """An object that leaves a trace when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return os.mkdir, ("executed",)
@@ -424,7 +424,7 @@ def test_other_files(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_huge_file_is_not_read(kind: Kind, path: Path) -> None:
-    """A tensor of another size is refused before its memory is asked for. The file has no bytes on the disk."""
+    """A tensor of another size is refused before its memory is allocated. The file takes no disk space."""
     *_, last = kind.tensors
     begin, size = kind.tensors[last]["data_offsets"][0], 2**40
     tensors = kind.tensors | {last: tensor([size], begin, begin + 4 * size)}
@@ -432,7 +432,7 @@ def test_a_huge_file_is_not_read(kind: Kind, path: Path) -> None:
     try:
         os.truncate(path, path.stat().st_size + begin + 4 * size)
     except OSError:
-        pytest.skip("no file of 4 TiB can be made here")
+        pytest.skip("a file of 4 TiB cannot be made here")
     into = kind.make(3)
     try:
         with refusing(path, f"{last}: expected F32 of shape", into=into):
@@ -445,7 +445,7 @@ def test_a_huge_file_is_not_read(kind: Kind, path: Path) -> None:
 
 
 def rewrite(path: Path, other: bytes) -> None:
-    """Write in place, later than the time of the file by whatever clock the system has."""
+    """Write in place, with a time that is later than the file's on any system clock."""
     path.write_bytes(other)
     os.utime(path, (2e9, 2e9))
 
@@ -468,7 +468,7 @@ ACTIONS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
     "remove": (lambda path, _: path.unlink(), ""),
     "hide": (lambda path, _: path.chmod(0), ""),
 }
-"""What becomes of a file, and what the error then says; nothing where it is read to the end as it was."""
+"""Changes of a file, and words of the error; no words if the file is read to the end unchanged."""
 
 
 @pytest.mark.parametrize(("name", "own"), [("optimizer", True), ("pack", True), ("pack", False)])
@@ -476,9 +476,9 @@ ACTIONS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
 def test_changed_while_it_is_read(
     name: str, own: bool, action: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before each time that it is read, and before the last look at it: whole as it was, or refused.
+    """It changes before each read, and before the last check: it is loaded as it was, or refused.
 
-    Also a file by others, which has neither text nor checksum.
+    This includes files by others, which have neither text nor checksum.
     """
     kind, (act, match) = KINDS[name], ACTIONS[action]
     files = []
@@ -524,7 +524,7 @@ def test_changed_while_it_is_read(
 
 
 def test_short_reads(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system may read less than is asked for."""
+    """A system may read less than requested."""
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda file, into, begin: preadv(file, [into[0][:7]], begin))
     kind.make(1).save(path)
@@ -532,7 +532,7 @@ def test_short_reads(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_short_writes() -> None:
-    """A system may write less than is asked for: Linux at most 2 GiB at once."""
+    """A system may write less than requested; Linux writes at most 2 GiB at once."""
     written: list[int] = []
 
     def write(data: memoryview) -> int:

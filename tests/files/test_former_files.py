@@ -1,7 +1,8 @@
-"""Files of format 1 and pickles, which the version before format 2 wrote, are read to the bit.
+"""Files of format 1 and pickles, written by the version before format 2, are read to the bit.
 
-They lie in ``golden/format_1``: a file for each rule, after three steps, and a pack; ``expected.json`` has what that version
-had then, and its parameters after three steps more, as hexadecimal digits of their bytes, and pickles.
+They are in ``golden/format_1``: a file for each rule, after three steps, and a pack. ``expected.json`` has
+that version's values at that time and its parameters after three more steps, as hexadecimal digits of their
+bytes, and the pickles.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SIZE = 5
 
 
 def decoded(digits: str) -> Array:
-    """Return the array of these bytes."""
+    """Return the array with these bytes."""
     return np.frombuffer(bytes.fromhex(digits), np.float32).copy()
 
 
@@ -36,13 +37,13 @@ def grads(t: int) -> Array:
 
 
 def names_in(pickled: bytes) -> set[bytes]:
-    """Return the names of modules of lrcore in a pickle, each behind its length."""
+    """Return the names of lrcore's modules in a pickle, where each follows its length."""
     parts = (part for part in pickled.split(b"\x8c") if part[1:].startswith(b"lrcore"))
     return {part[1 : 1 + part[0]] for part in parts}
 
 
 def assert_held(opt: Any, expected: Any) -> None:
-    """Assert that an optimizer is what the former version had."""
+    """Assert that an optimizer has the values of the former version."""
     options = dict(expected["arguments"])
     options["decay"] = "decoupled" if options.pop("decoupled_weight_decay") else "l2"
     held = json.loads(json.dumps(dict(opt.hyper) | dict(opt.options)))
@@ -54,7 +55,7 @@ def assert_held(opt: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_state(rule: str, tmp_path: Path) -> None:
-    """It loads into a new optimizer and into an existing one, also after it was saved again in the present format."""
+    """It loads into a new optimizer and an existing one, and does so again after a save in the current format."""
     assert len(RULES) == 28
     expected, file = EXPECTED[rule], FILES / f"{rule}.safetensors"
     cls: Any = getattr(lrcore, expected["class"])
@@ -111,6 +112,6 @@ def test_pickled_schedules() -> None:
 
 @pytest.mark.parametrize("name", PICKLES)
 def test_the_names_in_pickles_stay(name: str) -> None:
-    """What the former version reads is what is written: optimizers, packs and simple schedules keep their class paths."""
+    """The former version reads new pickles: optimizers, packs and simple schedules keep their class paths."""
     now = pickle.dumps(pickle.loads(PICKLES[name]), protocol=4)
     assert names_in(now) == names_in(PICKLES[name])

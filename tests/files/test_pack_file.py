@@ -1,4 +1,4 @@
-"""A pack in a file: its names, nesting and ties come back, also from a file by others, and another pack's are refused."""
+"""Packs in files: names, nesting and ties come back, also from others' files; another pack's file is refused."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ONE_TO_21 = np.arange(1, 22, dtype=np.float32)
 
 
 def model(xp: Any = np, pad: bool = False) -> lrcore.Pack:
-    """Return a pack of 21 elements, which are numbered from 1."""
+    """Return a pack of 21 elements, numbered from 1."""
     pack = lrcore.Pack(ENTRIES)
     pack.flat[:] = ONE_TO_21
     return lrcore.Pack(pack, xp, pad=pad)
 
 
 def tied(xp: Any = np, pad: bool = False) -> lrcore.Pack:
-    """Return a pack of 10 elements, which are numbered from 1: two arrays have three names and two."""
+    """Return a pack of 10 elements, numbered from 1; one array has three names, another two."""
     w, s = np.arange(1, 7, dtype=np.float32).reshape(2, 3), np.array(9, np.float32)
     entries = {
         "embed": w,
@@ -44,12 +44,12 @@ def tied(xp: Any = np, pad: bool = False) -> lrcore.Pack:
 
 
 def untied() -> lrcore.Pack:
-    """Return a pack of the same names and values, each of them an array of its own."""
+    """Return a pack with the same names and values, each of them a separate array."""
     return lrcore.Pack(tree_map(lambda _, view: view.copy(), tied().tree()))
 
 
 def by_others(path: Path, arrays: Mapping[str, Any], **metadata: str) -> None:
-    """Write a file without a text."""
+    """Write a file without lrcore's text, as another program would."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     data = b""
     for name, each in arrays.items():
@@ -60,14 +60,14 @@ def by_others(path: Path, arrays: Mapping[str, Any], **metadata: str) -> None:
 
 
 def loaded(path: Path, pack: lrcore.Pack) -> lrcore.Pack:
-    """Load a file into a pack whose values were others, and return it."""
+    """Return a pack after a file was loaded over its other values."""
     pack.flat = -1
     pack.load(path)
     return pack
 
 
 def assert_does_not_fit(path: Path, match: str, pack: lrcore.Pack) -> None:
-    """Assert that a pack does not take the file, which is a good one, and keeps its values."""
+    """Assert that a pack refuses the file, which is valid, and keeps its values."""
     lrcore.Pack.from_file(path)
     with refusing(path, f"^{path}: {match}", into=pack):
         pack.load(path)
@@ -79,7 +79,7 @@ def assert_does_not_fit(path: Path, match: str, pack: lrcore.Pack) -> None:
 @pytest.mark.parametrize("make", [model, tied])
 @pytest.mark.parametrize("pad", [False, True])
 def test_there_and_back(make: Callable[..., lrcore.Pack], pad: bool, path: Path) -> None:
-    """Names, their order, nesting, ties and all bits of the values; padding is not in the file."""
+    """Names and their order, nesting, ties and all bits of the values are kept; padding is not in the file."""
     pack = make(pad=pad)
     bits = np.array([0x7FC01234, 0xFFC00001, 0x80000000, 1, 0x7F800000, 0xFF7FFFFF], np.uint32)
     pack.flat[:6] = bits.view(np.float32)
@@ -108,7 +108,7 @@ def test_an_empty_pack(path: Path) -> None:
 
 
 def test_the_file_says_how_it_is_nested_and_tied(path: Path) -> None:
-    """A tied array is stored once, under its first name, and the text says which other names it has."""
+    """A tied array is stored once, under its first name; the text lists its other names."""
     layer = {"w": "[2, 3]", "b": "[3]"}
     head = {"s": "[]", "none": [], "zero": "[0, 3]"}
     own = {"format": 2, "version": lrcore.__version__, "class": "Pack"}
@@ -127,9 +127,9 @@ def test_the_file_says_how_it_is_nested_and_tied(path: Path) -> None:
 
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"lrcore_run": "7"}])
 def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
-    """It has names with dots: a flat pack of these, or what it is loaded into says how they are nested.
+    """Its names have dots: it makes a flat pack, or is loaded into a pack that determines the nesting.
 
-    Metadata that only begin as ours do are theirs.
+    Metadata that only begin like lrcore's are not lrcore's.
     """
     by_others(path, model().named_arrays(), **metadata)
     made = lrcore.Pack.from_file(path)
@@ -140,7 +140,7 @@ def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
 
 
 def test_a_part_with_ties(path: Path) -> None:
-    """What is tied to the outside is stored with the part, and written in place."""
+    """An array that is tied to one outside is stored with the part, and written in place."""
     w = np.arange(1, 3, dtype=np.float32)
     pack = lrcore.Pack({"embed": w, "layers": [{"w": w}, {"w": w, "b": 1}]})
     pack["layers"][1].save(path)
@@ -191,11 +191,11 @@ def test_names_without_a_place(entries: dict[str, Any], path: Path) -> None:
     assert not path.exists()
 
 
-# ---- what does not fit
+# ---- files that do not fit
 
 
 def test_other_packs(path: Path) -> None:
-    """The file is good; names, nesting or shapes are those of another pack."""
+    """The file is valid, but its names, nesting or shapes are those of another pack."""
     model().save(path)
     for changes, match in (
         ({"c": ...}, "c: unknown; expected"),
@@ -232,7 +232,7 @@ def test_files_by_others_that_do_not_fit(path: Path) -> None:
 
 
 def test_tied_files_and_packs_that_are_not(path: Path) -> None:
-    """A file gives its values to all names; a pack takes a file whose values agree."""
+    """A tied file has values for all names; a tied pack accepts a file whose values agree."""
     tied().save(path)
     partly = untied().tree()
     partly["head"]["w"] = partly["embed"]
@@ -259,7 +259,7 @@ def test_values_that_differ_between_tied_names(own: bool, path: Path) -> None:
     ["embed", "layers.0.w", "head.w", "embed head.w", "layers.0.w head.w layers.1.s", "head.s", ""],
 )
 def test_files_by_others_without_some_tied_names(missing: str, path: Path) -> None:
-    """Any of them, as long as one is there."""
+    """Any of the names may be missing as long as one is there."""
     names = missing.split()
     by_others(path, changed(tied().named_arrays(), dict.fromkeys(names, ...)))
     assert_bits(loaded(path, tied()).flat, tied().flat)
@@ -268,13 +268,13 @@ def test_files_by_others_without_some_tied_names(missing: str, path: Path) -> No
 
 
 def text_of(structure: dict[str, Any], ties: Any) -> str:
-    """Return the text of the small pack with a changed structure, and ties."""
+    """Return the text of the small pack with ties and a changed structure."""
     return json.dumps(PACK.text | {"structure": changed(PACK.text["structure"], structure), "ties": ties})
 
 
 @pytest.mark.parametrize(("kept", "shape"), [("b", "[]"), ("a.0.w", "[2]")])
 def test_ties_of_either_order(kept: str, shape: str, path: Path) -> None:
-    """Whichever of the names comes first in the tree."""
+    """The stored name may come before or after a tied one in the tree."""
     structure = {"c": shape} | PACK.text["structure"] | {"d": shape}
     text = json.dumps(PACK.text | {"structure": structure, "ties": {"c": kept, "d": kept}})
     pack = lrcore.Pack.from_file(put_small(path, PACK, text))
@@ -303,7 +303,7 @@ def test_wrong_ties(structure: dict[str, Any], ties: Any, match: str, path: Path
 
 @pytest.mark.parametrize("part", [[], {}, "[]", 0])
 def test_a_long_name_does_not_fill_the_memory(part: Any, path: Path) -> None:
-    """It is in the path of each part below it: a few kilobytes would become the square of that."""
+    """The name is in the path of each part below it: a few kilobytes would become the square of that."""
     entries = {"x" * 50_000: [part] * 2_000}
     refusal = f"^{path}: structure: expected paths of at most 99000000 characters in total"
     assert_refused(put_small(path, PACK, json.dumps(PACK.text | {"structure": entries})), PACK, refusal)

@@ -1,4 +1,4 @@
-"""The paths that saves and loads take, and what lies at their ends: files, links, folders, devices and nothing."""
+"""The paths that saves and loads accept, to files, links, folders, devices and nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from files.kinds import Kind, number_of
 
 
 def test_what_is_no_file_is_not_read(kind: Kind, tmp_path: Path) -> None:
-    """Nor waited for."""
+    """Nor is it waited for."""
     os.mkfifo(tmp_path / "fifo")
     for each in (tmp_path / "fifo", "/dev/zero", "/dev/null"):
         for load in kind.uses(each)[1:]:
@@ -61,7 +61,7 @@ def test_what_no_file_is_called(value: Any, kind: Kind) -> None:
 
 
 class Own:
-    """A path of a class of its own."""
+    """A path of a user-defined class."""
 
     def __init__(self, path: str | bytes) -> None:
         self.path = path
@@ -71,7 +71,7 @@ class Own:
 
 
 def test_kinds_of_paths(kind: Kind, tmp_path: Path) -> None:
-    for name in ("a", "\u00e9", os.fsdecode(b"\xff")):  # the last is no UTF-8
+    for name in ("a", "\u00e9", os.fsdecode(b"\xff")):  # the last is not UTF-8
         path = tmp_path / name
         for each in (str(path), os.fsencode(path), path, Own(str(path)), Own(os.fsencode(path))):
             for use in kind.uses(each):
@@ -83,7 +83,7 @@ def test_kinds_of_paths(kind: Kind, tmp_path: Path) -> None:
 def test_a_folder_deeper_than_a_path_can_say(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # and back in the end
+    monkeypatch.chdir(tmp_path)  # monkeypatch changes back at the end
     for _ in range(20):
         Path("x" * 250).mkdir()
         os.chdir("x" * 250)
@@ -95,7 +95,7 @@ def test_a_folder_deeper_than_a_path_can_say(
 
 
 def test_a_link_stays_a_link(kind: Kind, tmp_path: Path) -> None:
-    """Each is relative to the folder that it lies in; the last one may point to nothing yet."""
+    """Each link is relative to its own folder; the last one may point to a missing file."""
     for name in ("a", "b", "b/c"):
         (tmp_path / name).mkdir()
     (tmp_path / "a" / "link").symlink_to("../b/link")
@@ -123,7 +123,7 @@ def test_as_many_links_as_the_system_follows(kind: Kind, tmp_path: Path) -> None
 
 
 def test_without_descriptors(kind: Kind, path: Path) -> None:
-    """A load needs one and a save two, and what is there is not said to be missing."""
+    """A load needs one and a save two; the error does not claim that an existing file is missing."""
     save, *loads = kind.uses(path)
     save()
     free = os.dup(0)

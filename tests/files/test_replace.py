@@ -1,4 +1,4 @@
-"""Saves that fail, are killed, interrupted, or come at the same time: the file is whole, and nothing stays beside it."""
+"""Saves that fail, are killed, interrupted or concurrent: the file is whole, and no other file is left."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from support import python, run_in_threads
 
 @pytest.fixture
 def small() -> Any:
-    """Return what is saved."""
+    """Return a pack to save."""
     return lrcore.Pack({"w": 3})
 
 
 @pytest.fixture
 def saved(path: Path) -> Path:
-    """Return a file that is there already."""
+    """Return a file that already exists."""
     lrcore.Pack({"w": np.ones(3, np.float32)}).save(path)
     return path
 
 
 def temporary(path: Path, number: int = 0) -> Path:
-    """Return the temporary name, as the documentation says."""
+    """Return the temporary name, as documented."""
     return path.with_name(f".lrcore-{zlib.crc32(path.name.encode()):08x}-{number}.tmp")
 
 
 def assert_beside(path: Path, *numbers: int) -> None:
-    """Assert that beside the file there are its temporary files of these numbers alone."""
+    """Assert that the folder only contains the file and its temporary files with these numbers."""
     expected = [path.name, *(temporary(path, number).name for number in numbers)]
     assert sorted(each.name for each in path.parent.iterdir()) == sorted(expected)
 
@@ -50,7 +50,7 @@ def assert_beside(path: Path, *numbers: int) -> None:
 def before(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, action: Callable[..., object], once: bool = False
 ) -> None:
-    """Have an action called before each call of a function, with its arguments; or before the next one alone."""
+    """Call an action with the arguments of a function before each of its calls, or only before the next one."""
     function = getattr(owner, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -63,7 +63,7 @@ def before(
 
 
 def failing(error: BaseException) -> Callable[..., Any]:
-    """Return a function that raises."""
+    """Return a function that raises an error."""
 
     def fail(*_: Any, **__: Any) -> Any:
         raise error
@@ -75,7 +75,7 @@ def failing(error: BaseException) -> Callable[..., Any]:
 
 
 def test_permissions(path: Path, small: Any) -> None:
-    """Those of any new file, or of the one that is replaced."""
+    """They are those of any new file, or of the replaced file."""
     former = os.umask(0o027)
     try:
         small.save(path)
@@ -92,7 +92,7 @@ def test_permissions(path: Path, small: Any) -> None:
 def test_the_file_is_on_the_disk_before_it_has_its_name(
     path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the name is there before `save` returns."""
+    """The name is on the disk before `save` returns."""
     done: list[tuple[str, int]] = []
 
     def note(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
@@ -112,7 +112,7 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(
 
 @contextmanager
 def untouched(path: Path) -> Iterator[None]:
-    """Assert that what happens here leaves the file as it was, and nothing beside it."""
+    """Assert that the block leaves the file unchanged, and no other file."""
     former = path.read_bytes()
     yield
     assert path.read_bytes() == former
@@ -139,7 +139,7 @@ def test_a_failure_leaves_the_old_file(
 def test_a_folder_that_cannot_be_synchronised(
     path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system without it is none of our business; a broken one is."""
+    """A file system without this feature is accepted; a broken one raises."""
 
     def refuse(file: int) -> None:
         if stat.S_ISDIR(os.fstat(file).st_mode):
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_synchronised(
 
 
 def test_a_full_disk_leaves_the_old_file(saved: Path, kind: Kind) -> None:
-    """Here the system lets no file grow beyond a limit."""
+    """Instead of filling the disk, the test limits the size of files."""
     made = kind.make(1, LARGE)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_the_old_file(saved: Path, kind: Kind) -> None:
 
 
 def test_a_mounted_file(saved: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system refuses to move another over it."""
+    """The system refuses to move another file over it."""
     monkeypatch.setattr(os, "replace", failing(OSError(errno.EBUSY, "busy")))
     match = "mount point cannot be replaced atomically; mount its folder"
     with untouched(saved), pytest.raises(OSError, match=match) as raised:
@@ -179,7 +179,7 @@ def test_a_mounted_file(saved: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 def test_a_failed_save_leaves_the_file_of_another(
     path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name may have gone to it after the move."""
+    """The other save may have taken the name after the move."""
     replace = os.replace
 
     def move(*arguments: Any, **named: Any) -> None:
@@ -257,13 +257,13 @@ for owner, name in (
         if not os.WIFSIGNALED(status):
             assert number > 0, name
             break
-        moved = (name, number) == ("fsync", 1)  # that of the folder
+        moved = (name, number) == ("fsync", 1)  # the fsync of the folder
         print(name, number, *assert_whole_and_clean([1 if moved else 0]))
 """
 
 
 def killed(kind: str, path: Path, work: str) -> str:
-    """Run a program that kills its children, and return what it prints."""
+    """Return the output of a program that kills its children."""
     start = KILLED.format(tests=str(Path(__file__).parents[1]), kind=kind, path=str(path))
     done = python(start + work)
     assert done.returncode == 0, done.stderr
@@ -287,10 +287,10 @@ def test_killed_at_each_call(kind: str, path: Path) -> None:
 
 @pytest.mark.filterwarnings(
     "ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning"
-)  # the collector closes it
+)  # the collector closes the file
 @pytest.mark.slow
 def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
-    """As by Ctrl-C: the file is whole, and what is left, if anything, is removed by the next save."""
+    """As with Ctrl-C: the file is whole, and the next save removes a leftover."""
     small.save(path)
     for _ in at_each_opcode(lambda: small.save(path), interrupt):
         assert_beside(path, *([0] if temporary(path).exists() else []))
@@ -303,7 +303,7 @@ def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
 
 
 def test_a_save_in_the_middle_of_another(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a signal handler's: it leaves the other's temporary file alone, and the last one to finish wins."""
+    """As in a signal handler: it does not touch the other's temporary file, and the last save to end wins."""
 
     def between(_: int) -> None:
         kind.make(2).save(path)
@@ -317,7 +317,7 @@ def test_a_save_in_the_middle_of_another(kind: Kind, path: Path, monkeypatch: py
 
 
 def test_threads_that_save_one_file(kind: Kind, path: Path) -> None:
-    """Two that save and two that load: what is there is whole at any moment."""
+    """Two threads save and two load: the file is whole at any moment."""
     kind.make(9, LARGE).save(path)
 
     def work(index: int) -> None:
@@ -362,11 +362,11 @@ def test_processes_that_save_one_file(path: Path) -> None:
     killed("pack", path, PROCESSES)
 
 
-# ---- what is there under the temporary name
+# ---- existing files of the temporary name
 
 
 def test_leftovers_are_removed(path: Path, small: Any) -> None:
-    """All of them in a row; those of other files are not looked at."""
+    """All leftovers with consecutive numbers are removed; those of other files are ignored."""
     other = temporary(path.with_name("other"))
     for each in (*(temporary(path, number) for number in range(4)), temporary(path, 5), other):
         each.write_bytes(b"left")
@@ -396,7 +396,7 @@ def test_what_a_writer_holds_is_not_touched(path: Path, small: Any) -> None:
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_links_are_not_written_through(link: Callable[..., None], path: Path, small: Any) -> None:
-    """Whoever may write in the folder could have a save write into any file."""
+    """Otherwise, anyone who may write to the folder could make a save write into any file."""
     victim = path.with_name("victim")
     victim.write_bytes(b"victim")
     victim.chmod(0o600)
@@ -410,7 +410,7 @@ def test_links_are_not_written_through(link: Callable[..., None], path: Path, sm
 
 
 def test_what_is_no_file_is_left(path: Path, small: Any) -> None:
-    """And not waited for."""
+    """Nor is it waited for."""
     os.mkfifo(temporary(path, 0))
     temporary(path, 1).mkdir()
     small.save(path)
@@ -419,7 +419,7 @@ def test_what_is_no_file_is_left(path: Path, small: Any) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
 def test_without_locks(code: int, path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a file system without them no one can tell who lives: nothing is removed but what is the save's own."""
+    """Without locks, a save cannot know whether a writer is alive, so it only removes its own files."""
     monkeypatch.setattr(fcntl, "flock", failing(OSError(code, os.strerror(code))))
     temporary(path).write_bytes(b"left")
     before(monkeypatch, os, "fsync", lambda _: small.save(path), once=True)
@@ -431,10 +431,10 @@ def test_without_locks(code: int, path: Path, small: Any, monkeypatch: pytest.Mo
 def test_leftovers_that_open_or_lock_in_one_way_alone(
     path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of a save over a file that may only be read; and on NFS a file is locked by who has it open for writing."""
+    """The leftover of a save over a read-only file is read-only; NFS only locks writable descriptors."""
 
     def refuse(name: Any, flags: int, **_: Any) -> None:
-        if name == temporary(path).name and flags & os.O_ACCMODE == os.O_RDWR:  # for root too
+        if name == temporary(path).name and flags & os.O_ACCMODE == os.O_RDWR:  # applies to root too
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def refuse_lock(file: Any, _: int) -> None:
@@ -453,7 +453,7 @@ def test_leftovers_that_open_or_lock_in_one_way_alone(
 def test_another_writer_takes_a_new_file_for_a_leftover(
     removed: bool, held: bool, path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it is locked: it has removed it, is about to do so, or holds one of its own of that name."""
+    """Before the lock, the other has removed the file, is about to, or holds its own file of that name."""
     with ExitStack() as opened:
 
         def take(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""The file of an optimizer's state: it resumes with equal bits, under any class, rate and device."""
+"""The file of an optimizer's state: runs resume from it with equal bits, under any class, rate and device."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ STATE = KINDS["optimizer"]
 
 @pytest.mark.parametrize("k", slow_but_first(range(1, 21)))
 def test_resume_from_a_file(rule: str, k: int, path: Path) -> None:
-    """A fresh object with other numbers and another rate goes on with the bits of the uninterrupted run.
+    """A new object with other numbers and another rate continues with the bits of the uninterrupted run.
 
-    So does one that is made from the file alone.
+    So does an object made from the file alone.
     """
     cosine = schedules.Cosine(0.02, steps=30)
     opt = make(rule, start(), cosine, weight_decay=0.01, maximize=True)
@@ -45,7 +45,7 @@ def test_resume_from_a_file(rule: str, k: int, path: Path) -> None:
 
 
 def test_numbers_survive_exactly(path: Path) -> None:
-    """Doubles that have no short form, the largest step count, and values of states that are no finite numbers."""
+    """Doubles without a short form, the largest step count, and non-finite values of states."""
     rng = random.Random(5)
     for step_count in (2**53 - 1, *(rng.randrange(2**53) for _ in range(20))):
         opt = lrcore.Adam(
@@ -61,7 +61,7 @@ def test_numbers_survive_exactly(path: Path) -> None:
 
 
 def test_a_rate_from_a_callable(path: Path) -> None:
-    """It is not in the file: an optimizer keeps its own, and `lrcore.load` has to be told one."""
+    """It is not in the file: an optimizer keeps its own rate, and `lrcore.load` takes one as an argument."""
     opt = lrcore.SGD(start(), lr=lambda t: 0.5 / (1 + t), momentum=0.9)
     run(opt, 2)
     opt.save(path)
@@ -88,7 +88,7 @@ def test_arguments_of_load(path: Path) -> None:
 
 
 class Own(lrcore.AdamW):
-    """A class of the caller's own."""
+    """A user-defined class."""
 
 
 class Chosen(lrcore.Adam):
@@ -107,7 +107,7 @@ class Passing(lrcore.AdamW):
 
 @pytest.mark.parametrize("cls", [Own, Chosen, Passing])
 def test_a_class_of_the_callers_own(cls: Any, path: Path) -> None:
-    """It resumes from its dictionary, from that of a former version, and from its file, which makes one of its base."""
+    """It resumes from its dictionary, a former version's, and its file; `lrcore.load` makes its base."""
     opt = cls(start(), 0.1)
     run(opt, 2)
     opt.save(path)
@@ -129,7 +129,7 @@ def test_a_class_of_the_callers_own(cls: Any, path: Path) -> None:
 
 
 def test_between_devices(path: Path) -> None:
-    """From each to the other, bits of the one that went on; capturable ones too."""
+    """A state moves from each device to each other with equal bits, and to capturable optimizers."""
     with imitated() as xp:
         arrays: list[Callable[[Any], Any]] = [np.array, xp.array, lambda values: xp.array(values, 1)]
         ones = np.ones(N, np.float32)
@@ -164,7 +164,7 @@ def as_numpy(array: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["Lions", "Optimizer", "", 3, None, ["Adam"], "SGD", "Pack", "__doc__"])
 def test_classes_that_make_no_such_state(name: Any, path: Path) -> None:
-    """An optimizer that is there already does not ask."""
+    """An optimizer that already exists ignores the name."""
     put_small(path, STATE, json.dumps(STATE.text | {"class": name}))
     with pytest.raises(ValueError, match=f"^{path}: (class: expected the name|hyper: expected|rule: )"):
         STATE.from_file(path)

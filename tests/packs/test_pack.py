@@ -22,7 +22,7 @@ from support import assert_bits, make
 
 
 def model(pad: bool = False) -> lrcore.Pack:
-    """Return a pack of 46 elements, which are numbered."""
+    """Return a pack of 46 elements, numbered from 0."""
     layer = {"w": (2, 3), "b": 3}
     pack = lrcore.Pack({"embed": (5, 2), "layers": [layer, layer], "head": {"w": (4, 4), "s": [()]}, "c": 1})
     pack.flat[:] = np.arange(46)
@@ -32,11 +32,11 @@ def model(pad: bool = False) -> lrcore.Pack:
 W = np.arange(24, dtype=np.float32).reshape(4, 6)
 
 TIES = {"layers.0.w": "embed", "layers.1.w": "embed", "layers.1.v": "layers.0.v", "head.s.0": "c"}
-"""In the order of `tied`: across dictionaries and lists, inside of one list, and from a later part to a name before it."""
+"""Ties of `tied`: across dictionaries and lists, within a list, and from a later part to an earlier name."""
 
 
 def tied(pad: bool = False) -> lrcore.Pack:
-    """Return a pack whose five arrays of memory, of 6, 3, 2, 1 and 2 elements, have nine names and values from 0 to 13."""
+    """Return a pack of five arrays, of 6, 3, 2, 1 and 2 elements, with nine names and values from 0 to 13."""
     w, v, c = np.ones((2, 3), np.float32), np.zeros(3, np.float32), np.zeros((), np.float32)
     entries = {
         "embed": w,
@@ -54,7 +54,7 @@ def tied(pad: bool = False) -> lrcore.Pack:
 
 
 def assert_tied(pack: Any, ties: dict[str, str], other: Any = None) -> None:
-    """Assert that in a pack or part these names share all their memory, no others any, and that none is of another's."""
+    """Assert that tied names share all their memory, other names none, and that none is memory of `other`."""
     arrays = pack.named_arrays()
     for name, view in arrays.items():
         for former, its_view in arrays.items():
@@ -66,7 +66,7 @@ def assert_tied(pack: Any, ties: dict[str, str], other: Any = None) -> None:
 
 
 def assert_same(pack: Any, expected: Any) -> None:
-    """Assert that a pack or part is of the same type, names, shapes, ties and bits."""
+    """Assert that a pack or part has the expected type, names, shapes, ties and bits."""
     assert type(pack) is type(expected)
     assert repr(pack) == repr(expected)
     for name, view in pack.named_arrays().items():
@@ -77,7 +77,7 @@ def assert_same(pack: Any, expected: Any) -> None:
 
 
 def test_views_lie_one_after_another() -> None:
-    """In the order in which they are named, depth first; a tree has the very views, in plain dictionaries and lists."""
+    """Their order is that of the names, depth first. A tree has the same views, in plain dicts and lists."""
     pack = model()
     starts = {name: int(view.ravel()[0]) for name, view in pack.named_arrays().items()}
     assert starts == {
@@ -104,7 +104,7 @@ def test_empty_and_aligned() -> None:
 
 
 def test_the_values_of_arrays_are_copied_in() -> None:
-    """And what has a shape alone is zero."""
+    """An array that is given as a shape is zero."""
     w = np.arange(6, dtype=np.float32).reshape(2, 3)
     pack = lrcore.Pack({"layers": [{"w": 3}, {"w": w.T, "s": np.float32(7)}]})
     assert_bits(pack.flat, np.array([0, 0, 0, 0, 3, 1, 4, 2, 5, 7], np.float32))
@@ -113,7 +113,7 @@ def test_the_values_of_arrays_are_copied_in() -> None:
 
 
 def test_a_node_is_stepped_by_itself() -> None:
-    """It is a slice of the buffer."""
+    """Its arrays are a slice of the buffer."""
     pack = model()
     layer = pack["layers"][1]
     assert_bits(pack["layers"].flat, np.arange(10, 28, dtype=np.float32))
@@ -141,7 +141,7 @@ def test_a_list_is_a_sequence() -> None:
 
 
 def test_what_is_a_list_and_what_a_shape() -> None:
-    """Integers of NumPy are integers."""
+    """NumPy's integers count as integers."""
     pack = lrcore.Pack(
         {"a": [], "b": {}, "c": [2, 3], "d": [[2, np.int64(3)]], "e": (), "f": [()], "g": [np.int32(2), {"w": 3}], "h": ((2,), 4, W)}
     )  # fmt: skip
@@ -158,7 +158,7 @@ def test_what_is_a_list_and_what_a_shape() -> None:
 
 @pytest.mark.parametrize(("build", "ties"), [(model, {}), (tied, TIES)])
 def test_a_pack_of_a_pack(build: Callable[[], lrcore.Pack], ties: dict[str, str]) -> None:
-    """Of all of it, its tree, its parts or its arrays: a copy with the same ties."""
+    """From all of it, its tree, its parts or its arrays: a copy with the same ties."""
     pack = build()
     for entries in (pack, pack.tree(), {**pack, "layers": pack["layers"]}):
         again = lrcore.Pack(entries)
@@ -173,7 +173,7 @@ def test_a_pack_of_a_pack(build: Callable[[], lrcore.Pack], ties: dict[str, str]
 
 
 def test_writing_in_place() -> None:
-    """Views stay what they are, and values are converted as by ``view[...] = values``."""
+    """Views stay the same objects, and values are converted as by ``view[...] = values``."""
     pack = model()
     views = pack.named_arrays()
     pack["c"] = np.float32(3)
@@ -203,7 +203,7 @@ def test_flat_is_written_in_place() -> None:
 
 
 def test_writing_what_lies_in_the_buffer() -> None:
-    """As if all of it were read first, also what lies outside of the part, and what one of its own names writes."""
+    """Everything is read before it is written, including values outside the part, and those of tied names."""
     pack = model()
     pack["layers"] = [pack["layers"][1], pack["layers"][0]]
     assert_bits(pack["layers"].flat, np.array([*range(19, 28), *range(10, 19)], np.float32))
@@ -214,7 +214,7 @@ def test_writing_what_lies_in_the_buffer() -> None:
 
 
 class Once:
-    """Becomes an array when it is asked to, or fails."""
+    """An object whose conversion to an array fails."""
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise RuntimeError("is of no use")
@@ -240,7 +240,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
 
 @pytest.mark.parametrize(("change", "error", "match"), WRONG, ids=[match for *_, match in WRONG])
 def test_wrong_trees(change: Any, error: type[Exception], match: str) -> None:
-    """Nothing is written, though what is wrong comes last."""
+    """Nothing is written, even though the wrong entry comes last."""
     pack = model()
     tree = tree_map(lambda _, view: view + 1, pack.tree())
     change(tree)
@@ -250,7 +250,7 @@ def test_wrong_trees(change: Any, error: type[Exception], match: str) -> None:
 
 
 def test_errors_name_the_whole_path() -> None:
-    """Also where a node is written by itself."""
+    """This includes writing to a node by itself."""
     pack = model()
     with pytest.raises(ValueError, match=r"^layers\.1\.w: expected shape"):
         pack["layers"][1] = {"w": 1, "b": [1, 2, 3]}
@@ -263,13 +263,13 @@ def test_errors_name_the_whole_path() -> None:
             pack["layers"][0][name] = 1
         with pytest.raises(AttributeError, match=rf'^{name}: .*write pack\["{name}"\]'):
             setattr(pack["layers"][0], name, 1)
-    copied = copy.deepcopy(pack["layers"][1])  # a pack of its own
+    copied = copy.deepcopy(pack["layers"][1])  # a separate pack
     with pytest.raises(ValueError, match="^w: expected shape"):
         copied.assign({"w": 1, "b": [1, 2, 3]})
 
 
 def assert_not_written(wrong: Any, error: type[Exception], match: str) -> None:
-    """Assert that these values are refused in each way of writing, by the path, and that nothing is written."""
+    """Assert that each way of writing refuses these values, naming the path, and writes nothing."""
     pack = lrcore.Pack({"a": {"w": 3}})
     with pytest.raises(error, match=rf"^a\.w: {match}"):
         pack["a"]["w"] = wrong
@@ -301,7 +301,7 @@ MASKED = (
     ids=lambda each: type(each).__name__,
 )  # fmt: skip
 def test_what_does_not_fit_is_not_written(wrong: Any, match: str) -> None:
-    """NumPy would make NaN, a number or a part of it, repeat what is smaller, and ignore a mask."""
+    """NumPy would make NaN, a number or a real part of it, repeat a smaller array, or ignore a mask."""
     assert_not_written(wrong, ValueError if match == SHAPE else TypeError, match)
     if isinstance(wrong, np.ma.MaskedArray):
         narrow: Any = wrong.astype(np.float32)
@@ -310,7 +310,7 @@ def test_what_does_not_fit_is_not_written(wrong: Any, match: str) -> None:
         assert_bits(lrcore.Pack({"w": narrow.filled(0)}).flat, narrow.filled(0))
 
 
-# ---- what is refused
+# ---- entries that are refused
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_wrong_dtypes(w: Any) -> None:
     ],
 )
 def test_wrong_names(entries: Any, error: type[Exception], match: str) -> None:
-    """Names with dots are as others, as long as no two arrays have the same path."""
+    """Names may have dots, as long as no two arrays have the same path."""
     with pytest.raises(error, match=match):
         lrcore.Pack(entries)
     dotted = lrcore.Pack({"a.b": 1, "a": {"c": 2, "b": {}}})
@@ -377,7 +377,7 @@ def test_a_pack_in_place_of_its_buffer(part: Callable[[lrcore.Pack], Any]) -> No
     "kind", ["freed", "zero", "masked", "sparse", pytest.param("fake", marks=pytest.mark.slow)]
 )
 def test_tensors_without_memory_are_refused(kind: str) -> None:
-    """And those that are not their memory."""
+    """So are tensors that are more than their memory."""
     torch = pytest.importorskip("torch")
     w, wrong = torch.arange(3.0), torch.ones(3)
     error: type[Exception] = TypeError
@@ -388,7 +388,7 @@ def test_tensors_without_memory_are_refused(kind: str) -> None:
     elif kind == "zero":
         wrong, match = torch._efficientzerotensor(3), "expected a tensor with memory, got a zero tensor"
     elif kind == "masked":
-        with warnings.catch_warnings(action="ignore"):  # these are prototypes
+        with warnings.catch_warnings(action="ignore"):  # masked tensors are prototypes
             wrong = torch.masked.masked_tensor(w, w > 0)
     elif kind == "sparse":
         wrong, match = wrong.to_sparse(), "expected an array, .*, got (Tensor|list|tuple): .*[Ss]parse"
@@ -402,7 +402,7 @@ def test_tensors_without_memory_are_refused(kind: str) -> None:
 
 
 def test_tensors_are_written() -> None:
-    """Also in lists; those without elements need no memory."""
+    """This includes tensors in lists. Tensors without elements need no memory."""
     torch = pytest.importorskip("torch")
     none = torch.ones(3)[:0]
     none.untyped_storage().resize_(0)
@@ -417,7 +417,7 @@ def test_tensors_are_written() -> None:
 
 
 def copies_of(part: Any) -> list[Any]:
-    """Return a deep copy, and one by way of a pickle."""
+    """Return a deep copy, and a copy through a pickle."""
     return [copy.deepcopy(part), pickle.loads(pickle.dumps(part))]
 
 
@@ -434,9 +434,9 @@ TIES_OF_PARTS: dict[tuple[Any, ...], dict[str, str]] = {
 @pytest.mark.parametrize("keys", TIES_OF_PARTS)
 @pytest.mark.parametrize("pad", [False, True])
 def test_copies_keep_ties(pad: bool, keys: tuple[Any, ...]) -> None:
-    """Of a whole and of a part, with all its bits; what is tied to the outside has memory of its own in them.
+    """Copies of a pack or part keep all bits; an array that is tied to one outside gets its own memory.
 
-    A deep copy begins at a cache line. A pack like it has the same names and ties, and zeros.
+    A deep copy begins at a cache line. ``like()`` makes a pack with the same names and ties, and zeros.
     """
     for pack, ties in ((model(pad), {}), (tied(pad), TIES_OF_PARTS[keys])):
         part: Any = pack
@@ -456,11 +456,11 @@ def test_copies_keep_ties(pad: bool, keys: tuple[Any, ...]) -> None:
 
 
 class Own(lrcore.Pack):
-    """A class of the caller's own."""
+    """A user-defined class."""
 
 
 def test_a_class_of_the_callers_own() -> None:
-    """Copies of it are of it, and its parts are as of any other. Shallow copies share their buffer."""
+    """Copies have the same class, and parts have the usual class. Shallow copies share their buffer."""
     pack = Own(model())
     for each in (pack, *copies_of(pack), pack.like(), copy.copy(pack)):
         assert type(each) is Own
@@ -469,7 +469,7 @@ def test_a_class_of_the_callers_own() -> None:
 
 
 def test_copies_of_tied_packs_go_on_sharing() -> None:
-    """With optimizers beside them."""
+    """This includes copies that are made together with optimizers."""
     pack = tied()
     grads = pack.like()
     together = (pack, grads, lrcore.SGD(pack.flat, lr=1.0, grads=grads.flat))
@@ -502,7 +502,7 @@ def test_layout() -> None:
 
 
 def test_padding() -> None:
-    """Each array begins at a cache line, and what lies between is zero, in copies and packs like it as well."""
+    """Each array begins at a cache line, with zeros in between, also in copies and packs from ``like()``."""
     pack = model(pad=True)
     assert repr(pack).endswith("}, xp=numpy, pad=True)")
     for each in (pack, pack.like(), copy.deepcopy(pack), pack["layers"], pack["head"].like()):
@@ -519,7 +519,7 @@ def test_padding() -> None:
 
 
 def test_steps_pass_over_the_padding(rule: str) -> None:
-    """Every rule gives the arrays the bits that it gives them without padding, and leaves zeros between."""
+    """Every rule gives the arrays the same bits as without padding, and leaves zeros in between."""
     packs = [model(pad) for pad in (False, True)]
     rng = np.random.default_rng(3)
     opts = [make(rule, pack.flat, 0.01, weight_decay=0.1) for pack in packs]
@@ -538,12 +538,12 @@ def test_steps_pass_over_the_padding(rule: str) -> None:
 
 
 def as_numpy(w: Any) -> Any:
-    """Return a tensor's memory as an array of NumPy, and any other array as it is."""
+    """Return a tensor's memory as a NumPy array, and any other array unchanged."""
     return w.numpy() if hasattr(w, "numpy") else w
 
 
 def on_host(w: Any) -> Any:
-    """Return the values of an array or a number, and zeros of a shape."""
+    """Return the values of an array or a number, and zeros for a shape."""
     if isinstance(w, tuple):
         return np.zeros(w, np.float32)
     return w.get() if hasattr(w, "get") else np.asarray(w)
@@ -587,7 +587,7 @@ TIED: Cases = {
 
 @pytest.fixture(params=["numpy", "torch", "cupy"])
 def w_and_xp(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
-    """W as an array of each library, and the library of a pack for it."""
+    """Yield W as an array of each library, and the library for a pack of it."""
     if request.param == "torch":
         yield pytest.importorskip("torch").from_numpy(W.copy()), np
     elif request.param == "cupy":
@@ -599,7 +599,7 @@ def w_and_xp(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("case", OVERLAPPING)
 def test_arrays_that_overlap_are_refused(case: str, w_and_xp: tuple[Any, Any]) -> None:
-    """By both of their names, the later one first, wherever they stand; what is between them does not hide it."""
+    """The error names both, the later one first, wherever they are; arrays in between do not hide them."""
     w, xp = w_and_xp
     pair = OVERLAPPING[case](w)
     for a, b in (pair, pair[::-1]):
@@ -614,7 +614,7 @@ def test_arrays_that_overlap_are_refused(case: str, w_and_xp: tuple[Any, Any]) -
 
 
 def test_one_pair_of_many_that_overlaps() -> None:
-    """Also where others lie in between, whose ranges of addresses overlap and whose elements do not."""
+    """The arrays in between have overlapping address ranges, but no common elements."""
     rows = {f"row{i}": np.zeros(100, np.float32)[10 * i :] for i in range(3)}
     flat = np.zeros(1000, np.float32)
     rows |= {f"piece{i}": flat[10 * i : 10 * i + 10] for i in range(100)}
@@ -628,7 +628,7 @@ def test_one_pair_of_many_that_overlaps() -> None:
 
 @pytest.mark.parametrize(("cases", "tied"), [(APART, False), (TIED, True)], ids=["apart", "tied"])
 def test_arrays_that_do_not_overlap(cases: Cases, tied: bool, w_and_xp: tuple[Any, Any]) -> None:
-    """They are one, if they have the same address, shape and strides, whatever made them; otherwise each its own."""
+    """They are one if address, shape and strides are equal, in any library; otherwise they are separate."""
     w, xp = w_and_xp
     for name, make_pair in cases.items():
         for pair in (make_pair(w), make_pair(w)[::-1]):
@@ -662,7 +662,7 @@ def test_an_array_under_several_names_is_one(pad: bool) -> None:
 
 
 def test_the_flat_of_a_part_with_ties() -> None:
-    """It is the memory of the part's arrays where these lie together, and refused by both names where they do not."""
+    """It is the memory of the part's arrays if they are contiguous; otherwise it is refused by both names."""
     pack = tied()
     for part, path, name, first in (
         (pack["layers"], "layers", "layers.0.w", "embed"),
@@ -712,7 +712,7 @@ OTHER_NANS = np.array([0x3F800000, 0xFFC01234, 0x80000000], np.uint32).view(np.f
     ],
 )
 def test_values_for_the_names_of_one_array_have_the_same_bits(one: Any, other: Any, fits: bool) -> None:
-    """Or NaN in the same places, whatever they are made of. What has others is refused by both names, and not written."""
+    """Or NaN in the same places, from any type. Other values are refused by both names and not written."""
     w = np.zeros(3, np.float32)
     pack = lrcore.Pack({"b": 1, "embed": w, "x": {"head": w}, "third": w})
     pack.flat = before = np.array([4, 0, 2, 3], np.float32)
@@ -736,7 +736,7 @@ def test_values_for_the_names_of_one_array_have_the_same_bits(one: Any, other: A
 
 
 def test_device_arrays() -> None:
-    """What comes from NumPy goes to the device; what is there stays there."""
+    """NumPy arrays are copied to the device; device arrays stay there."""
     with FakeCuda() as fake:
         cupy = fake.cupy
         w = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -785,13 +785,13 @@ def test_tied_device_arrays() -> None:
 
 
 class Immutable:
-    """An array that cannot be written, as those of jax."""
+    """An array that cannot be written, like those of JAX."""
 
     dtype, shape = np.dtype(np.float32), (1,)
 
 
 def library_of(**parts: Any) -> types.ModuleType:
-    """Return a module of these functions, and of NumPy's that a Pack needs."""
+    """Return a module with these functions, and the functions of NumPy that a Pack needs."""
     made = types.ModuleType("made")
     names = ("zeros", "float32", "asarray", "may_share_memory")
     vars(made).update({name: getattr(np, name) for name in names} | parts)
@@ -811,7 +811,7 @@ WRONG_LIBRARIES = (
 
 @pytest.mark.parametrize("name", ["math", "torch", "jax.numpy", *WRONG_LIBRARIES], ids=str)
 def test_what_is_no_array_library_is_refused(name: Any) -> None:
-    """By its name, before anything is made or read."""
+    """The error names it before anything is made or read."""
     xp = name if name in WRONG_LIBRARIES else pytest.importorskip(name)
     said = getattr(xp, "__name__", type(xp).__name__)
     match = f"^xp: expected numpy, or a module with its interface such as cupy, got {said}: "
