@@ -1,4 +1,4 @@
-"""Run code, or raise, before any opcode of the library, as a signal handler may."""
+"""Call a function before any opcode of the library, as a signal handler would be called."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LIBRARY = str(Path(lrcore.__file__).parent)
 def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) -> Iterator[int]:
     """Yield n = 0, 1, ..., each after a run of `action` that calls `intrude` after n opcodes of the library.
 
-    If `intrude` raises Intrusion, so does `action`, and the exception ends here. Garbage is not collected during
-    a run: what other tests left would be finalized in the middle of `action`, and Python only prints exceptions
-    that are raised there.
+    If `intrude` raises Intrusion, `action` raises it too, and the exception ends here. The garbage collector
+    is off during a run: it would finalize garbage of other tests in the middle of `action`, and Python only
+    prints exceptions of finalizers.
     """
     for number in itertools.count():
         left = number
@@ -61,9 +61,9 @@ def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) 
 
 
 class Intrusion(BaseException):
-    """Raised by an intrusion, as KeyboardInterrupt is raised by Ctrl-C."""
+    """Raised by `interrupt`, as KeyboardInterrupt is raised by Ctrl-C."""
 
 
 def interrupt() -> None:
-    """Raise in the middle of the running code."""
+    """Raise an Intrusion in the middle of the running code."""
     raise Intrusion

@@ -1,4 +1,4 @@
-"""Helpers of all tests: how Python reaches each rule, problems to step on, and what "equal bits" means."""
+"""Shared helpers: the class that chooses each rule, problems to step on, and what "equal bits" means."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSES: dict[str, type[Any]] = {
 }
 
 BACKENDS = [*_lrcore_core.backends(), "emulated"]
-"""The backends that step CPU arrays here, best first, then one for tests: the CUDA kernels on the host."""
+"""The backends that step CPU arrays here, best first, then "emulated", which runs the CUDA kernels' code."""
 
 STAGES = (*typing.get_type_hints(Shared),)
 """Arguments that every class has and that do not affect the choice of a rule."""
@@ -162,7 +162,7 @@ def run(optimizer: Any, steps: int) -> Array:
 
 
 def assert_goes_on(resumed: Any, uninterrupted: Any, steps: int) -> None:
-    """Assert that after more steps `resumed` equals `uninterrupted` in bits, rate and hyperparameters."""
+    """Assert that `resumed`, after more steps, equals `uninterrupted` in bits, rate and hyperparameters."""
     run(resumed, steps)
     assert_same(resumed, uninterrupted.params, [np.array(state) for state in uninterrupted.state.values()])
     assert resumed.lr == uninterrupted.lr
@@ -202,7 +202,7 @@ def python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def assert_runs(program: str, **env: str) -> str:
-    """Return the output of a program run in a new interpreter with NumPy and lrcore; it must succeed."""
+    """Return the output of a program in a new interpreter with NumPy and lrcore; assert that it succeeds."""
     done = python("import numpy as np, lrcore\n" + textwrap.dedent(program), **env)
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
     return done.stdout

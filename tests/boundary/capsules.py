@@ -76,7 +76,7 @@ def managed_of(capsule: Any) -> Managed | ManagedVersioned:
 
 
 def take(capsule: Any) -> int:
-    """Mark a versioned capsule as consumed; return the address of its managed tensor, which the caller deletes."""
+    """Consume a versioned capsule; return the address of its managed tensor, which the caller must delete."""
     _set_name(capsule, USED_VERSIONED)
     return int(_get_pointer(capsule, USED_VERSIONED))
 
@@ -89,7 +89,7 @@ def move(capsule: Any, device_type: int, device_id: int) -> Any:
 
 
 class Exported:
-    """An exporter of one capsule that reports the memory as the CPU's."""
+    """An exporter of one capsule that reports its memory as memory of the CPU."""
 
     def __init__(self, capsule: Any) -> None:
         self.capsule = move(capsule, CPU, 0)

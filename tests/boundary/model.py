@@ -1,4 +1,4 @@
-"""A model of the boundary's contract, independent of the code: what is accepted, and with which result.
+"""A model of the boundary's contract, independent of the code: the accepted inputs and their results.
 
 An array is accepted if it is float32 in native byte order, C-contiguous, aligned and of the right size and
 shape. If it is written, it must also be writable and share no memory with another operand. A number must be
@@ -83,7 +83,7 @@ class View(NamedTuple):
         return array
 
     def problems(self, name: str, written: bool) -> Iterator[Problem]:
-        """Yield the problems of the operand by itself."""
+        """Yield the problems of the operand itself."""
         if self.dtype.kind != "f" or self.dtype.itemsize != 4 or not self.dtype.isnative:
             yield name, TypeError
         expected = 4
@@ -100,7 +100,7 @@ class View(NamedTuple):
 
 
 def between(views: Mapping[str, View]) -> Iterator[Problem]:
-    """Yield the problems of the operands in relation to each other; the first operand is the parameters."""
+    """Yield the problems between the operands, the first of which is the parameters."""
     first = next(iter(views.values()))
     for name, view in views.items():
         if view.size != first.size or not same_shape(view.shape, first.shape):
@@ -113,7 +113,7 @@ def between(views: Mapping[str, View]) -> Iterator[Problem]:
 
 
 def same_shape(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
-    """Return whether elements correspond: one shape is flat, or the shapes differ only in extents of 1."""
+    """Return whether elements correspond: one shape is flat, or they differ only in extents of 1."""
     if len(one) <= 1 or len(two) <= 1:
         return True
     return [extent for extent in one if extent != 1] == [extent for extent in two if extent != 1]
@@ -128,7 +128,7 @@ def contiguous(shape: Sequence[int], itemsize: int = 4) -> tuple[int, ...]:
 
 
 def shapes(n: int) -> st.SearchStrategy[tuple[int, ...]]:
-    """Return shapes of n elements."""
+    """Return a strategy for shapes of n elements."""
     known: list[tuple[int, ...]] = [(n,), (n,), (1, n), (n, 1), (1, n, 1)]
     known += [(a, n // a) for a in range(2, n) if n % a == 0] + [()] * (n == 1)
     return st.sampled_from(known if n else [*known, (0, 3), (2, 0), (0, 0)])
@@ -136,7 +136,7 @@ def shapes(n: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 @st.composite
 def placed(draw: st.DrawFn, n: int, slot: int, wrong: bool) -> View:
-    """Return a valid operand in its slot of the buffer, or one that may be invalid if `wrong`."""
+    """Return a valid operand in its slot of the buffer or, if `wrong`, one that may be invalid."""
     shape, dtype = draw(shapes(n)), draw(st.sampled_from(RIGHT_DTYPES))
     offset = 4 * (slot * ROOM + draw(st.integers(0, 15)))
     strides, writable = list(contiguous(shape)), True
@@ -171,7 +171,7 @@ def placed(draw: st.DrawFn, n: int, slot: int, wrong: bool) -> View:
 
 
 def scalars() -> st.SearchStrategy[Any]:
-    """Return numbers of every kind, in and out of every range, and values that are not numbers."""
+    """Return a strategy for numbers of every kind, in and out of every range, and for other objects."""
     floats = (
         st.floats()
         | st.floats(0, 1)
@@ -228,7 +228,7 @@ def rate(value: Any) -> float | type[Exception]:
 
 
 def scale(value: Any) -> float | type[Exception]:
-    """Return the factor of the gradients, or the expected error."""
+    """Return the scale of the gradients, or the expected error."""
     found = real(value)
     if isinstance(found, type) or found == 0:
         return found
@@ -256,7 +256,7 @@ def count(value: Any, least: int) -> int | type[Exception]:
 
 
 def defaults(rule: str) -> dict[str, Any]:
-    """Return all arguments except lr and grads with which a class chooses a rule."""
+    """Return the arguments with which a class chooses a rule, defaults included, except lr and grads."""
     cls, chosen = CONFIGURATIONS[rule]
     taken = inspect.signature(cls).parameters.values()
     values = {each.name: each.default for each in taken if each.default is not each.empty}
@@ -322,7 +322,7 @@ def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
 
 
 class Liar:
-    """An array whose exporter reports a false device, or false values in fields of DLPack's tensor.
+    """An array whose exporter gives a false device, or false values in fields of DLPack's tensor.
 
     A field may be a function of the tensor; ``extents`` are written into its shape, ``major`` into its version.
     """
@@ -349,9 +349,9 @@ class Liar:
 
 
 def roles(ones: Callable[[], Array]) -> dict[str, Callable[[Any], object]]:
-    """Return a call for each argument that takes an array; the first word of its name is the argument's.
+    """Return a call for each argument that takes an array; in all calls, the other arrays are ones.
 
-    The other arrays of the call are ones.
+    The first word of a key is the argument's name.
     """
     return {
         "params": lrcore.Adam,

@@ -75,7 +75,7 @@ void burst(unsigned seed, int jobs) {
     pool::parallel_for(
         most_threads * smallest,
         [](const void* of, int64_t begin, int64_t) { ++(*static_cast<int* const*>(of))[begin / smallest]; }, &context);
-    require(begun[0] == 1, "the first slice was not begun once");
+    require(begun[0] == 1, "the first slice was not begun exactly once");
     require(std::all_of(begun.begin(), begun.end(), [](int times) { return times <= 1; }), "a slice was begun twice");
   }
 }

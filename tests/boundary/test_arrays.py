@@ -103,7 +103,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "wrong", [pytest.param(each, marks=[pytest.mark.slow] * (each == "fake")) for each in WRONG]
 )  # PyTorch imports a compiler for a fake tensor
 def test_wrong_tensors(torch: Any, wrong: str) -> None:
-    """Every argument that takes an array refuses them."""
+    """Every argument that takes an array refuses these tensors."""
     made, error, words = WRONG[wrong]
     for role, call in ROLES.items():
         with pytest.raises(error, match=f"^{role.partition(' ')[0]}: .*{words}") as refused:
@@ -144,7 +144,7 @@ def test_torch_subclasses_have_torch_state(torch: Any) -> None:
 
 
 def test_jax_arrays_are_gradients_and_no_parameters() -> None:
-    """JAX arrays are immutable."""
+    """JAX arrays are immutable, so they are refused as parameters."""
     g = pytest.importorskip("jax.numpy").ones(4)
     params = np.ones(4, np.float32)
     lrcore.SGD(params, lr=0.5).step(g)
@@ -158,7 +158,7 @@ def test_jax_arrays_are_gradients_and_no_parameters() -> None:
 
 
 def test_versions_count_every_write_and_nothing_else(torch: Any, rule: str) -> None:
-    """Backward passes over memory that a step has changed are refused, as after PyTorch's in-place operations."""
+    """Autograd thus refuses backward passes over memory that a step has changed."""
     params, grads = torch.ones(3), torch.ones(3)
     opt = make(rule, params, grads=grads)
     written = [params, *opt.state.values()]

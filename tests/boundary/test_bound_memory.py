@@ -1,4 +1,4 @@
-"""Bound memory that is replaced, shrunk, closed or made read-only: the step raises, and writes none of it.
+"""Bound memory that is replaced, shrunk, closed or made read-only: the step raises and writes nothing.
 
 A refused call leaves every array and the step count unchanged. "Equal" means equal bits.
 """
@@ -78,7 +78,7 @@ def test_what_is_put_back_is_not_written_to_memory_that_moved() -> None:
 
 
 def of_shared_memory(_: Path) -> Iterator[tuple[Any, list[Callable[[], object]]]]:
-    """Yield an array over memory of another owner, and calls that would invalidate it; then release the memory."""
+    """Yield an array over foreign memory, and calls that would invalidate it; then release the memory."""
     memory = SharedMemory(create=True, size=4096)
     yield np.ndarray(SHAPE, np.float32, buffer=memory.buf)[1:], [memory.close]
     memory.close()
@@ -97,7 +97,7 @@ def of_a_file(path: Path) -> Iterator[tuple[Any, list[Callable[[], object]]]]:
 @pytest.mark.parametrize("role", ["params", "grads"])
 @pytest.mark.parametrize("owner", [of_shared_memory, of_a_file])
 def test_memory_is_not_taken_away_under_an_optimizer(tmp_path: Path, owner: Any, role: str) -> None:
-    """The optimizer does not hold the memory after its own end either."""
+    """The optimizer holds the memory as long as it lives, and no longer."""
     owned = owner(tmp_path / "weights")
     array, takers = next(owned)
     other = np.ones_like(array, subok=False)
@@ -157,7 +157,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 }  # fmt: skip
 
 FIXED = ("numpy: larger", "numpy: smaller", "torch: larger", "torch: freed", "torch: transposed")
-"""Changes that a library refuses for a state, whose memory it does not own, or that do not affect flat tensors."""
+"""Changes that a library refuses for a state, which does not own its memory, or that do not affect it."""
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_memory_that_is_replaced(role: str, way: str) -> None:
         assert np.array(each).tobytes() == bits.tobytes()
     if role == "exp_avg":
         with pytest.raises(RuntimeError, match=f"^exp_avg: {MOVED}"):
-            opt.state_dict()  # the visible state would not be the one in use
+            opt.state_dict()  # the state that it would save is not the one in use
     else:
         assert opt.state_dict()["step_count"] == 1
 
@@ -214,7 +214,7 @@ def test_an_array_that_holds_its_optimizer_is_collected(library: str) -> None:
 
 @pytest.mark.parametrize("way", ["numpy: larger", "torch: data", "torch: freed"])
 def test_memory_that_is_replaced_during_a_call(way: str) -> None:
-    """The memory is compared immediately before the step."""
+    """The memory is checked immediately before the step."""
     library = pytest.importorskip(way.partition(":")[0])
 
     def victim() -> tuple[Any, Callable[[], object]]:

@@ -79,7 +79,7 @@ def assert_unchanged(opt: Any, call: Callable[[], object], error: type[BaseExcep
     assert opt.step_count == count
 
 
-# ---- objects that are not float32 arrays that a step can read
+# ---- objects that are not readable float32 arrays
 
 NO_POINTER = "expected an array with memory, got a null pointer"
 NO_SHAPE = "the exporter of this array returned an invalid shape"
@@ -124,7 +124,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         f"device {device!r}": (Exporter(3, device), TypeError, "cannot be exported: .*integer")
         for device in ((1.5, 0), (1, None), ("cpu", 0))
     },
-    # exporters that lie: lies that can be detected are refused
+    # exporters that lie: a lie that can be detected is refused
     "no memory": (Liar(ones(), data=None), ValueError, NO_POINTER),
     "no memory at its offset": (Liar(ones(), byte_offset=lambda tensor: 2**64 - tensor.data), ValueError, NO_POINTER),
     "no shape": (Liar(ones(), shape=None), ValueError, NO_SHAPE),
@@ -144,7 +144,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arrays(role: str, wrong: str) -> None:
-    """Every argument that takes an array refuses them; neither they nor the other arguments are written."""
+    """Every argument that takes an array refuses these arrays; neither they nor other arguments are written."""
     value, error, words = WRONG[wrong]
     made: list[Array] = []
 
@@ -202,7 +202,7 @@ def test_empty(name: str) -> None:
 
 
 def test_sizes_and_shapes() -> None:
-    """Elements in another order, as in a transposed copy, are refused; flat arrays are accepted."""
+    """The right number in another order, as in a transposed copy, is refused; flat arrays are accepted."""
     opt = lrcore.Adam(np.zeros((2, 3), np.float32))
     refused: dict[Any, str] = {
         5: "6 elements like params, got 5",
@@ -247,7 +247,10 @@ def test_overlap() -> None:
 
 
 def test_memory_is_held_and_let_go() -> None:
-    """A bound array lives as long as its optimizer and is not resized; a passed one no longer than its step."""
+    """A bound array lives as long as its optimizer, and cannot be resized.
+
+    A passed array lives no longer than its step.
+    """
     params, bound, passed = ones(), ones(), ones()
     references = [weakref.ref(each) for each in (params, bound, passed)]
     opt = lrcore.SGD(params, lr=0.5, grads=bound)
@@ -265,7 +268,7 @@ def test_memory_is_held_and_let_go() -> None:
 
 
 def test_an_array_that_is_given_another_shape_later() -> None:
-    """A view keeps the extents that the array had when the view was taken."""
+    """A view keeps the shape that the array had when the view was taken."""
     params = ones()
     opt = lrcore.SGD(params, lr=0.5)
     params.resize((2, 4), refcheck=False)

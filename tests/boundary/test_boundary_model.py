@@ -55,7 +55,7 @@ def outcome(call: Callable[[], object], problems: Sequence[Problem]) -> bool:
 
 
 def number_problems(**found: Any) -> list[Problem]:
-    """Return a problem for each argument in which the model found an error."""
+    """Return a problem for each argument for which the model found an error."""
     return [(name, each) for name, each in found.items() if isinstance(each, type)]
 
 
@@ -78,7 +78,7 @@ def expected(memory: Array, rule: str, views: dict[str, View], options: dict[str
 
 @st.composite
 def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
-    """Return the operands of a step, at most two of which are drawn as possibly wrong."""
+    """Return the operands of a step; at most two of them are made to be wrong."""
     n = draw(st.integers(1, 40) | st.integers(0, 4))
     names = names_of(rule)
     wrong = draw(st.lists(st.sampled_from(names), min_size=draw(st.integers(0, 1)), max_size=2))
@@ -91,7 +91,7 @@ def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
 @settings(examples, max_examples=150)
 @given(st.data())
 def test_arrays_of_a_function(data: st.DataObject) -> None:
-    """Any dtypes, shapes, strides, offsets and overlaps in one buffer: no bits change except the operands'."""
+    """With any dtypes, shapes, strides, offsets and overlaps, only operands change, to the expected bits."""
     rule = data.draw(rules)
     views = data.draw(operands(rule))
     memory = model.fresh_memory()
@@ -108,7 +108,7 @@ def test_arrays_of_a_function(data: st.DataObject) -> None:
 @examples
 @given(st.data())
 def test_numbers_of_a_function(data: st.DataObject) -> None:
-    """With any hyperparameters, rate, scale and step number; earlier calls have no influence."""
+    """Any hyperparameters, rate, scale and step number have the model's outcome, after any calls."""
     rule = data.draw(rules)
     given_numbers, taken, problems = data.draw(model.changed_numbers(rule))
     step = data.draw(model.COUNTS | st.just(3))
@@ -228,7 +228,7 @@ class Kept:
 @examples
 @given(st.data())
 def test_life_of_an_optimizer(data: st.DataObject) -> None:
-    """After steps, jumps of the count, and new numbers and rates, the oracle, which is stateless, agrees."""
+    """After any steps, jumps of the count, numbers and rates, the bits are those of the stateless oracle."""
     kept = Kept(data.draw(rules), model.fresh_memory())
     for act in data.draw(
         st.lists(st.sampled_from([kept.step, kept.step, kept.jump, kept.change, kept.rate]), max_size=8)
@@ -241,7 +241,7 @@ def test_life_of_an_optimizer(data: st.DataObject) -> None:
 @settings(examples, max_examples=10)
 @given(data=st.data())
 def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
-    """The constants of a step, even a repeated one, depend on its number and the current hyperparameters alone."""
+    """The constants of a step, even a repeated one, depend on its number and current hyperparameters alone."""
     kept = Kept(rule, model.fresh_memory())
     view = View((19,), (4,), 4 * model.ROOM, kept.memory.dtype, True)
     for _ in range(4):
@@ -281,7 +281,7 @@ def test_a_dictionary_whose_inner_schedule_is_none(inner: Any) -> None:
     ],
 )
 def test_no_rate_is_nan(text: str) -> None:
-    """Infinity times 0 is an overflow too, not NaN."""
+    """Infinity times 0 counts as overflow, too."""
     rates = lrcore.schedules.parse(text)
     for t in range(12):
         with contextlib.suppress(OverflowError):

@@ -93,7 +93,7 @@ def test_repr() -> None:
 
 
 def test_a_collection_during_the_first_construction() -> None:
-    """The collector sees an instance before its members are allocated: of each class, and of a subclass."""
+    """The collector sees an instance, of each class and of a subclass, before its members are allocated."""
     assert_runs("""
         import gc
         classes = [getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"]
@@ -107,7 +107,7 @@ def test_a_collection_during_the_first_construction() -> None:
 
 
 def test_init_was_not_called() -> None:
-    """An object that was only made by `__new__` cannot be stepped or shown."""
+    """An object made by `__new__` alone cannot be stepped or shown."""
     opt = lrcore.Adam.__new__(lrcore.Adam)
     for use in (
         lambda: repr(opt),

@@ -1,4 +1,4 @@
-"""Imports through DLPack's C functions, with an exporter made with ctypes; PyTorch's own have other tests."""
+"""Imports through DLPack's C functions, with a ctypes exporter. PyTorch's functions have their own tests."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, api: Api | None) -> None:
 def test_the_function_serves_or_the_method(
     tensor: Tensor, monkeypatch: pytest.MonkeyPatch, api: Api | None, device: int, asked: list[str]
 ) -> None:
-    """The exported tensor keeps the memory alive; the exporter may vanish."""
+    """The exported tensor keeps the memory alive, so the exporter may vanish."""
     offer(monkeypatch, api)
     tensor.device = (device, 0)
     held = weakref.ref(tensor.array)

@@ -61,7 +61,7 @@ for turn in range(20):
     refused(lrcore.Adam, params)
     refused(lambda: [opt.state_dict(), opt.state_dict()])
     if turn == 1:
-        before = pages(0)  # malloc's own caches have their final size by now
+        before = pages(0)  # malloc's caches are full by now
 assert pages(0) < before + 4 * MiB, (pages(0), before)
 opt.load_state_dict(opt.state_dict())
 opt.step()
@@ -167,7 +167,7 @@ def test_no_memory_inside_the_core(failing_new: Path) -> None:
 
 @measured
 def test_optimizers_that_come_and_go_leave_nothing() -> None:
-    """A leak of 64 bytes each would add 32 kB in every round; the allocators add pages in some rounds only."""
+    """A leak of 64 bytes each would add 32 kB per round; allocators need new pages in some rounds only."""
     assert_runs(
         LIMITED
         + """

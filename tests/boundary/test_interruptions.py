@@ -25,7 +25,7 @@ from support import ONES, N, assert_bits, assert_runs, run, run_in_threads, slow
 
 
 def test_assigning_and_stepping_at_any_moment() -> None:
-    """A step uses values assigned while its rate is computed; no assignment is lost; a save is of one moment."""
+    """A step uses values assigned while its rate is computed; no assignment is lost; a save is a snapshot."""
     opt = lrcore.SGD(np.zeros(1, np.float32), lr=1.0, momentum=0.5)
     g = np.full(1, -1, np.float32)
 
@@ -58,7 +58,7 @@ def test_assigning_and_stepping_at_any_moment() -> None:
 
 @pytest.mark.parametrize("call", slow_but_first(["step", "load", "hyper", "lr", "copy", "save"]))
 def test_all_or_nothing_at_any_moment(call: str) -> None:
-    """An interrupt before any opcode, as in a signal handler, leaves all or nothing; an observer sees the same."""
+    """An interrupt before any opcode leaves all effects of a call, or none; an observer sees all or none."""
     plateau = schedules.Plateau(schedules.Cosine(0.5, steps=1000), factor=0.5, patience=0)
     schedule = plateau.warmup(5) * schedules.Recursive(
         lambda _, lr: lr * 0.99, lr=1.0
@@ -113,10 +113,10 @@ def test_all_or_nothing_at_any_moment(call: str) -> None:
 
 @pytest.mark.parametrize(("intruder", "steps"), slow_but_first([("finalizer", 400), ("handler", 20_000)]))
 def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_path: Path) -> None:
-    """Intruders at every collection, or at a signal every 300 microseconds, do not change the bits of a run.
+    """Intruders at every garbage collection, or at a signal every 300 microseconds, do not change any bits.
 
     They read, save, copy and assign during steps, saves, loads and assignments. Runs that resume from their
-    files have the same bits, too.
+    files have the same bits as well.
     """
     program = """
         import copy, faulthandler, gc, pickle, random, signal
@@ -190,7 +190,7 @@ def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_pa
 
 
 def test_a_rate_that_waits_for_a_step_of_its_own_optimizer() -> None:
-    """Another thread takes that step; the rate is computed again, for the step after it."""
+    """Another thread takes the step; the rate is then computed again, for the next step."""
     asked: list[int] = []
 
     def rate(t: int) -> float:
@@ -206,7 +206,7 @@ def test_a_rate_that_waits_for_a_step_of_its_own_optimizer() -> None:
 
 
 def test_a_slow_rate_is_not_starved_by_fast_steps() -> None:
-    """A thread whose rate takes long completes its steps, however many steps other threads take meanwhile."""
+    """A thread with a slow rate completes its steps, however often other threads step meanwhile."""
     slow = threading.local()
     stop = threading.Event()
 
@@ -247,7 +247,7 @@ TOUCHES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("what", [*TOUCHES, "step"])
 def test_two_optimizers_whose_rates_touch_each_other(what: str) -> None:
-    """Both are in a step when their rates first do so: no lock is held then. Nested steps raise."""
+    """When the rates are called, both optimizers are in a step, but hold no lock. A nested step raises."""
     both = threading.Barrier(2)
     met = threading.local()
     optimizers: list[lrcore.SGD] = []

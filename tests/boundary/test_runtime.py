@@ -62,10 +62,10 @@ BLOCKS = {
     "ba[(])": "BABAA.",
     "a(b[(())])([()])": "AABBAAABA.ABABA.",
 }
-"""The actions of two objects, and the backend in use after each: A or B for theirs, a dot for the first one.
+"""Actions of two objects, and the backend in use after each: A or B for theirs, a dot for the initial one.
 
-A letter makes an object, a dot chooses the first backend, "!" is refused; () begin and end a block of a,
-and [] a block of b.
+A letter makes an object, a dot chooses the initial backend, "!" is a call that is refused; () begin and end
+a block of a, and [] a block of b.
 """
 
 
@@ -94,7 +94,7 @@ def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[s
 
 
 def test_choices_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
-    """As in a signal handler. Another block leaves no trace, and a call stays in effect after the block."""
+    """As in a signal handler: another block leaves no trace, and a call stays in effect after the block."""
     before, name, other = two
 
     def block(name: str) -> None:
@@ -175,7 +175,7 @@ def test_wrong_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("variable", ["LRCORE_BACKEND", "LRCORE_NUM_THREADS"])
 def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
-    """The import and functions that step nothing do not refuse it: the program may not need the variable."""
+    """Neither the import nor functions that do not step refuse it: the program may not need the variable."""
     assert_runs(
         f"""
         ones = np.ones(3, np.float32)
@@ -238,9 +238,9 @@ def refusal() -> str:
 @pytest.mark.usefixtures("begin_wrongly")
 @pytest.mark.parametrize("limit", [lrcore.set_num_threads, limit_by_threadpoolctl])
 def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int], object]) -> None:
-    """A refused choice, or one for the other variable, does not. A block does while it lasts.
+    """A refused choice does not, nor does a choice for the other variable. A block does while it lasts.
 
-    An optimizer that was made in the block keeps working after it.
+    An optimizer that was made in the block works afterwards, too.
     """
     for no_answer in (lambda: lrcore.use_backend("faster"), lambda: lrcore.set_num_threads(0)):
         with pytest.raises(ValueError, match="^(backend|num_threads): expected"):
@@ -265,7 +265,7 @@ def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int],
 
 
 def test_answers_that_are_interrupted(begin_wrongly: Callable[[], None]) -> None:
-    """Code that raises or looks before any opcode finds all of a choice in effect, or nothing."""
+    """Code that raises or looks before any opcode finds a choice in effect completely or not at all."""
     others = [each for each in ("portable", "emulated") if each != in_use()]
     count = _lrcore_core.num_threads() + 1
     looked: set[str] = set()
@@ -302,7 +302,7 @@ def test_commands_in_a_wrong_environment(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """The output lists each command, and examples, which use existing commands."""
+    """The output lists each command, and examples that use existing commands."""
     assert lrcore_command.main([]) == 0
     said = capsys.readouterr().out
     for each in lrcore_command.COMMANDS:
@@ -365,7 +365,7 @@ def test_import_brings_nothing_heavy() -> None:
 
 
 def test_a_package_that_is_not_compiled_says_what_to_do() -> None:
-    """As in a source tree. If another module is missing, its own error is raised."""
+    """A source tree is such a package. If another module is missing, its own error is raised."""
     done = python("import sys; sys.modules['lrcore._lrcore_core'] = None; import lrcore")
     assert done.stderr.splitlines()[-1] == (
         f"ImportError: lrcore._lrcore_core: expected the compiled extension, got none in {Path(lrcore.__file__).parent}; "
@@ -377,7 +377,7 @@ def test_a_package_that_is_not_compiled_says_what_to_do() -> None:
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
 def test_extensions_show_nothing_of_the_standard_library() -> None:
-    """A process can load a second version of it, and exported symbols of both would become one."""
+    """A process may load a second standard library; symbols that both export would be merged."""
     for extension in Path(_lrcore_core.__file__).parent.glob("_lrcore_*.so"):
         listing = ["nm", "-D", "--defined-only", "--format=posix", str(extension)]
         shown = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()

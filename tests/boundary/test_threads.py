@@ -69,7 +69,7 @@ def test_eight_threads_on_eight_optimizers() -> None:
 
 
 def test_eight_threads_call_one_function_with_the_same_arguments() -> None:
-    """Each call steps as if alone, although NAdam's products of momenta continue from those of other calls."""
+    """Each call steps as if alone, although NAdam's products of momenta continue those of other calls."""
 
     def parameters_after(t: int) -> bytes:
         p, g, m, v = np.ones((4, 8), np.float32)
@@ -87,10 +87,10 @@ def test_eight_threads_call_one_function_with_the_same_arguments() -> None:
 
 
 def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
-    """No step is lost, and each save is of a single moment.
+    """No step is lost, and each save is a snapshot of one moment.
 
-    The state is the number of all steps taken; the count is 2^20 times the number of the last assignment, plus
-    the steps since.
+    The state is the number of all steps taken; the count is 2^20 times the number of the last assignment,
+    plus the steps since.
     """
     opt = lrcore.Adagrad(np.zeros(LARGE, np.float32), lr=lambda _: 1.0)
     g = np.ones(LARGE, np.float32)
@@ -134,7 +134,7 @@ def test_optimizers_that_step_together_in_either_order() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a CPU")
 def test_more_threads_than_the_system_runs_at_once() -> None:
-    """The caller takes slices that no worker has begun, each once, whatever the timing and the thread count."""
+    """The caller takes slices that no worker has begun, each once, with any timing and thread count."""
     assert_runs("""
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -154,7 +154,7 @@ def test_more_threads_than_the_system_runs_at_once() -> None:
 @forks
 @pytest.mark.parametrize("workers", ["awake", "asleep"])
 def test_forks(workers: str) -> None:
-    """The child has none of the pool's threads: it neither waits for them nor loses work. The parent goes on."""
+    """The child has no pool threads: it neither waits for them nor loses work. The parent continues."""
     assert_runs(f"""
         import os, signal, time
         n = 1_500_000
@@ -176,7 +176,7 @@ def test_forks(workers: str) -> None:
         time.sleep({0.1 * (workers == "asleep")})
         if (child := os.fork()) == 0:
             alone = threads()
-            worked = work()  # alone, if it relied on its parent's threads
+            worked = work()  # would run alone if it relied on its parent's threads
             worked = worked and (not alone or threads() == alone + 3)
             if (grandchild := os.fork()) == 0:
                 os._exit(not work())
@@ -215,11 +215,11 @@ def test_signals_are_for_the_threads_of_the_program() -> None:
 
 @forks
 def test_a_child_forked_during_another_threads_step_is_told() -> None:
-    """The child's arrays may be half updated. Steps on other arrays work, in an optimizer and in a function."""
+    """The child's arrays may be half updated. Steps on other arrays work, in optimizers and in functions."""
     assert_runs("""
         import os, signal, sys, threading
         arguments = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}
-        late = 10**9  # the product of momenta up to it takes seconds
+        late = 10**9  # the product of momenta up to this step takes seconds
         opt = lrcore.NAdam(np.ones(1, np.float32), grads=np.ones(1, np.float32), **arguments)
         opt.step_count = late
         large = lrcore.SGD(np.ones(5_000_000, np.float32), grads=np.ones(5_000_000, np.float32))
@@ -266,7 +266,7 @@ def test_a_daemon_thread_that_steps_does_not_disturb_the_exit() -> None:
 
 @pytest.mark.parametrize("during", ["sweep", "product of a class", "product of a function"])
 def test_the_gil_is_free_during_a_step(during: str) -> None:
-    """The GIL is free during a large sweep, and during NAdam's product of momenta, which is slow at late steps.
+    """The GIL is free during a large sweep and NAdam's product of momenta, which takes long at late steps.
 
     The short sweep after the product lets another thread run once or twice.
     """

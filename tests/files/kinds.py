@@ -29,7 +29,7 @@ class Kind(NamedTuple):
     tensors: dict[str, Any]
 
     def uses(self, path: Any) -> list[Callable[[], Any]]:
-        """Return all calls that take the path of a file, beginning with a save."""
+        """Return all operations that take the path of a file, beginning with a save."""
         made = self.make(1)
         return [lambda: made.save(path), lambda: made.load(path), lambda: self.from_file(path)]
 
@@ -51,7 +51,7 @@ def pack(number: int, size: int = SIZE) -> Any:
 
 
 def number_of(made: Any) -> int:
-    """Return the number of an optimizer or a pack, which must be the same in all contents."""
+    """Return the number of an optimizer or a pack; assert that all of its contents have this number."""
     is_pack = isinstance(made, lrcore.Pack)
     arrays = [made.flat] if is_pack else made.state.values()
     numbers = {float(each) for array in arrays for each in (array.min(), array.max())}
@@ -113,7 +113,7 @@ def put_small(
     tensors: Mapping[str, Any] | None = None,
     metadata: Any = None,
 ) -> Path:
-    """Write the small file of the number 2 with other text, tensors or metadata; the checksum is right."""
+    """Write the small file of the number 2, perhaps with other text, tensors or metadata; return its path."""
     text = json.dumps(kind.text) if text is None else text
     tensors = kind.tensors if tensors is None else tensors
     end = max((each["data_offsets"][1] for each in tensors.values()), default=0)

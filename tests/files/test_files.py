@@ -40,7 +40,7 @@ NO_WHEELS = "safetensors has no wheels for free-threaded Python"
 
 
 def test_a_file_written_by_hand(kind: Kind, path: Path) -> None:
-    """The tests below change this file. It loads into an object, and an object can be made from it alone."""
+    """The tests below change this file. It loads into an object, and it makes a new one."""
     into = kind.make(3)
     into.load(put_small(path, kind))
     for each in (into, kind.from_file(path)):
@@ -73,7 +73,7 @@ def test_another_reader_reads_what_is_written(path: Path) -> None:
 
 
 def test_what_another_writer_wrote(path: Path) -> None:
-    """This includes our files with our text and checksum, but another order and other spaces in the header."""
+    """This includes lrcore's files, rewritten with another order and other spaces in the header."""
     numpy = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
     arrays = {name: np.array(view) for name, view in all_shapes().named_arrays().items()}
     numpy.save_file(arrays, path)
@@ -88,7 +88,7 @@ def test_what_another_writer_wrote(path: Path) -> None:
 
 
 def test_the_bytes_of_a_file(path: Path) -> None:
-    """The metadata come first, then the tensors by name, from a multiple of 8 bytes on, and nothing else.
+    """The metadata come first, then, from a multiple of 8 bytes on, the tensors by name, and nothing else.
 
     The checksum covers the text and the tensors, regardless of the blocks in which they are read.
     """
@@ -106,7 +106,7 @@ def test_the_bytes_of_a_file(path: Path) -> None:
 
 
 def test_headers_of_the_format(path: Path) -> None:
-    """Any order, empty tensors in between, spaces at the end, and data in another order than the names."""
+    """Entries may have any order, empty tensors in between, spaces at the end, and data in another order."""
     b, zero, a = tensor([], 0, 4), tensor([0, 9], 4, 4), tensor([1, 1], 4, 8)
     text = json.dumps({"b": b, "__metadata__": {}, "a": a, "zero": zero}).encode() + b"  \n"
     made = lrcore.Pack.from_file(put(path, text, np.array([7, 8], np.float32).tobytes()))
@@ -168,7 +168,7 @@ def test_headers_that_are_not_of_the_format(case: str, path: Path) -> None:
 
 @pytest.mark.parametrize("level", ["tensor", "__metadata__", "dtype", "lrcore"])
 def test_names_that_stand_twice(level: str, kind: Kind, path: Path) -> None:
-    """They are refused, although a JSON parser would use the last one."""
+    """A duplicate is refused, although a JSON parser would take the last one."""
     name = next(iter(kind.tensors)) if level == "tensor" else level
     header, data = split(put_small(path, kind))
     put(path, header.replace(f'"{name}": '.encode(), f'"{name}": 0, "{name}": '.encode(), 1), data)
@@ -179,7 +179,7 @@ def test_names_that_stand_twice(level: str, kind: Kind, path: Path) -> None:
 def test_a_header_of_many_values_is_not_parsed(
     part: str, kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They would take seconds, and many times the memory of the file. In a text, each may be an escape."""
+    """Parsing would take seconds, and many times the memory of the file. A text may escape each character."""
     refusal = "expected at most 5000 brackets, colons and commas, got 60"
     monkeypatch.setattr(strict_json, "MOST_MARKS", 5000)
     values = "[" + part * (6000 // sum(map(part.count, "[{:,"))) + "0]"
@@ -228,7 +228,7 @@ PLATEAU = {"schedule": "Plateau", "lr": 1.0}
 
 
 def without(entries: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return the entries except some."""
+    """Return entries, except some of them."""
     return changed(entries, dict.fromkeys(names, ...))
 
 
@@ -238,7 +238,7 @@ def structure(**changes: Any) -> dict[str, Any]:
 
 
 def replaced(former: str, new: str) -> Callable[[str], str]:
-    """Return a function that replaces a part of a text."""
+    """Return a function that replaces a part of its text."""
     return lambda text: text.replace(former, new)
 
 
@@ -354,7 +354,7 @@ def test_wrong_tensors(name: str, changes: dict[str, Any], match: str, path: Pat
 
 @pytest.mark.parametrize("dtype", ["F64", "F16", "BF16", "F8_E4M3", "I32", "I4", "BOOL", "F33"])
 def test_another_dtype_is_named(dtype: str, kind: Kind, path: Path) -> None:
-    """Its size is not checked, because only that of F32 is known here."""
+    """The size is not checked, because only that of F32 is known here."""
     for name, each in kind.tensors.items():
         other = {name: each | {"dtype": dtype, "shape": [7]}}
         put_small(path, kind, tensors=kind.tensors | other)
@@ -373,7 +373,7 @@ def test_each_kind_says_what_reads_the_other(path: Path) -> None:
 
 
 def test_cut_at_each_byte(kind: Kind, path: Path) -> None:
-    """A file with one byte more is refused, too."""
+    """A file with one more byte is refused, too."""
     kind.make(1).save(path)
     size = path.stat().st_size
     for length in (size + 1, *reversed(range(size))):
@@ -383,7 +383,7 @@ def test_cut_at_each_byte(kind: Kind, path: Path) -> None:
 
 @pytest.mark.parametrize("turn", slow_but_first(range(8)))
 def test_each_bit_flipped(turn: int, kind: Kind, path: Path) -> None:
-    """In the header, including an extent of an empty array, and in the data; another bit of each byte."""
+    """One bit per byte is flipped, in the header, including an extent of an empty array, and in the data."""
     kind.make(1).save(path)
     with path.open("r+b", buffering=0) as file:
         for position, byte in enumerate(path.read_bytes()):
@@ -445,7 +445,7 @@ def test_a_huge_file_is_not_read(kind: Kind, path: Path) -> None:
 
 
 def rewrite(path: Path, other: bytes) -> None:
-    """Write in place, with a time that is later than the file's on any system clock."""
+    """Rewrite a file in place, with a later modification time on any system clock."""
     path.write_bytes(other)
     os.utime(path, (2e9, 2e9))
 
@@ -468,7 +468,7 @@ ACTIONS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
     "remove": (lambda path, _: path.unlink(), ""),
     "hide": (lambda path, _: path.chmod(0), ""),
 }
-"""Changes of a file, and words of the error; no words if the file is read to the end unchanged."""
+"""Changes of a file, and words of the resulting error; no words if the file is still read unchanged."""
 
 
 @pytest.mark.parametrize(("name", "own"), [("optimizer", True), ("pack", True), ("pack", False)])
@@ -476,7 +476,7 @@ ACTIONS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
 def test_changed_while_it_is_read(
     name: str, own: bool, action: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It changes before each read, and before the last check: it is loaded as it was, or refused.
+    """A file that changes before any read, or before the last check, is loaded as it was, or refused.
 
     This includes files by others, which have neither text nor checksum.
     """

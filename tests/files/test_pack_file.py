@@ -1,4 +1,4 @@
-"""Packs in files: names, nesting and ties come back, also from others' files; another pack's file is refused."""
+"""Packs in files: names, nesting and ties are restored, also from others' files; wrong files are refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def by_others(path: Path, arrays: Mapping[str, Any], **metadata: str) -> None:
 
 
 def loaded(path: Path, pack: lrcore.Pack) -> lrcore.Pack:
-    """Return a pack after a file was loaded over its other values."""
+    """Return a pack after loading a file over other values."""
     pack.flat = -1
     pack.load(path)
     return pack
@@ -79,7 +79,7 @@ def assert_does_not_fit(path: Path, match: str, pack: lrcore.Pack) -> None:
 @pytest.mark.parametrize("make", [model, tied])
 @pytest.mark.parametrize("pad", [False, True])
 def test_there_and_back(make: Callable[..., lrcore.Pack], pad: bool, path: Path) -> None:
-    """Names and their order, nesting, ties and all bits of the values are kept; padding is not in the file."""
+    """Names and their order, nesting, ties and all bits of the values are restored; padding is not stored."""
     pack = make(pad=pad)
     bits = np.array([0x7FC01234, 0xFFC00001, 0x80000000, 1, 0x7F800000, 0xFF7FFFFF], np.uint32)
     pack.flat[:6] = bits.view(np.float32)
@@ -127,9 +127,9 @@ def test_the_file_says_how_it_is_nested_and_tied(path: Path) -> None:
 
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"lrcore_run": "7"}])
 def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
-    """Its names have dots: it makes a flat pack, or is loaded into a pack that determines the nesting.
+    """Its names have dots. It makes a flat pack, or loads into a pack, which determines the nesting.
 
-    Metadata that only begin like lrcore's are not lrcore's.
+    Metadata that merely begin like lrcore's are not lrcore's.
     """
     by_others(path, model().named_arrays(), **metadata)
     made = lrcore.Pack.from_file(path)
@@ -140,7 +140,7 @@ def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
 
 
 def test_a_part_with_ties(path: Path) -> None:
-    """An array that is tied to one outside is stored with the part, and written in place."""
+    """An array tied to one outside the part is stored with the part, and written in place."""
     w = np.arange(1, 3, dtype=np.float32)
     pack = lrcore.Pack({"embed": w, "layers": [{"w": w}, {"w": w, "b": 1}]})
     pack["layers"][1].save(path)
@@ -259,7 +259,7 @@ def test_values_that_differ_between_tied_names(own: bool, path: Path) -> None:
     ["embed", "layers.0.w", "head.w", "embed head.w", "layers.0.w head.w layers.1.s", "head.s", ""],
 )
 def test_files_by_others_without_some_tied_names(missing: str, path: Path) -> None:
-    """Any of the names may be missing as long as one is there."""
+    """Any of the tied names may be missing, as long as one is there."""
     names = missing.split()
     by_others(path, changed(tied().named_arrays(), dict.fromkeys(names, ...)))
     assert_bits(loaded(path, tied()).flat, tied().flat)
@@ -303,7 +303,7 @@ def test_wrong_ties(structure: dict[str, Any], ties: Any, match: str, path: Path
 
 @pytest.mark.parametrize("part", [[], {}, "[]", 0])
 def test_a_long_name_does_not_fill_the_memory(part: Any, path: Path) -> None:
-    """The name is in the path of each part below it: a few kilobytes would become the square of that."""
+    """A name is in the path of each part below it, so the memory could be the square of the file's size."""
     entries = {"x" * 50_000: [part] * 2_000}
     refusal = f"^{path}: structure: expected paths of at most 99000000 characters in total"
     assert_refused(put_small(path, PACK, json.dumps(PACK.text | {"structure": entries})), PACK, refusal)

@@ -1,4 +1,4 @@
-"""The paths that saves and loads accept, to files, links, folders, devices and nothing."""
+"""The paths that saves and loads accept: to files, links, folders, devices, and to nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from files.kinds import Kind, number_of
 
 
 def test_what_is_no_file_is_not_read(kind: Kind, tmp_path: Path) -> None:
-    """Nor is it waited for."""
+    """A load does not wait for it either."""
     os.mkfifo(tmp_path / "fifo")
     for each in (tmp_path / "fifo", "/dev/zero", "/dev/null"):
         for load in kind.uses(each)[1:]:
@@ -83,7 +83,7 @@ def test_kinds_of_paths(kind: Kind, tmp_path: Path) -> None:
 def test_a_folder_deeper_than_a_path_can_say(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # monkeypatch changes back at the end
+    monkeypatch.chdir(tmp_path)  # monkeypatch changes the folder back at the end
     for _ in range(20):
         Path("x" * 250).mkdir()
         os.chdir("x" * 250)
@@ -123,7 +123,7 @@ def test_as_many_links_as_the_system_follows(kind: Kind, tmp_path: Path) -> None
 
 
 def test_without_descriptors(kind: Kind, path: Path) -> None:
-    """A load needs one and a save two; the error does not claim that an existing file is missing."""
+    """A load needs one descriptor and a save needs two. The error does not say that the file is missing."""
     save, *loads = kind.uses(path)
     save()
     free = os.dup(0)

@@ -1,4 +1,4 @@
-"""Saves that fail, are killed, interrupted or concurrent: the file is whole, and no other file is left."""
+"""Saves that fail, are killed, are interrupted, or overlap: the file is whole, and no other file is left."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def assert_beside(path: Path, *numbers: int) -> None:
 def before(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, action: Callable[..., object], once: bool = False
 ) -> None:
-    """Call an action with the arguments of a function before each of its calls, or only before the next one."""
+    """Patch a function to call an action with the same arguments first, every time or only once."""
     function = getattr(owner, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -75,7 +75,7 @@ def failing(error: BaseException) -> Callable[..., Any]:
 
 
 def test_permissions(path: Path, small: Any) -> None:
-    """They are those of any new file, or of the replaced file."""
+    """The file has the permissions of any new file, or of the file that it replaces."""
     former = os.umask(0o027)
     try:
         small.save(path)
@@ -112,7 +112,7 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(
 
 @contextmanager
 def untouched(path: Path) -> Iterator[None]:
-    """Assert that the block leaves the file unchanged, and no other file."""
+    """Assert that the block leaves the file unchanged and no other file behind."""
     former = path.read_bytes()
     yield
     assert path.read_bytes() == former
@@ -139,7 +139,7 @@ def test_a_failure_leaves_the_old_file(
 def test_a_folder_that_cannot_be_synchronised(
     path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system without this feature is accepted; a broken one raises."""
+    """A file system that cannot do this is accepted; a broken one raises."""
 
     def refuse(file: int) -> None:
         if stat.S_ISDIR(os.fstat(file).st_mode):
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_synchronised(
 
 
 def test_a_full_disk_leaves_the_old_file(saved: Path, kind: Kind) -> None:
-    """Instead of filling the disk, the test limits the size of files."""
+    """A limit on the size of files stands in for the full disk."""
     made = kind.make(1, LARGE)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
@@ -303,7 +303,7 @@ def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
 
 
 def test_a_save_in_the_middle_of_another(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a signal handler: it does not touch the other's temporary file, and the last save to end wins."""
+    """As in a signal handler: it leaves the other's temporary file alone, and the last to end wins."""
 
     def between(_: int) -> None:
         kind.make(2).save(path)
@@ -362,7 +362,7 @@ def test_processes_that_save_one_file(path: Path) -> None:
     killed("pack", path, PROCESSES)
 
 
-# ---- existing files of the temporary name
+# ---- existing files under the temporary name
 
 
 def test_leftovers_are_removed(path: Path, small: Any) -> None:
@@ -410,7 +410,7 @@ def test_links_are_not_written_through(link: Callable[..., None], path: Path, sm
 
 
 def test_what_is_no_file_is_left(path: Path, small: Any) -> None:
-    """Nor is it waited for."""
+    """A save does not wait for it either."""
     os.mkfifo(temporary(path, 0))
     temporary(path, 1).mkdir()
     small.save(path)

@@ -61,7 +61,7 @@ def test_numbers_survive_exactly(path: Path) -> None:
 
 
 def test_a_rate_from_a_callable(path: Path) -> None:
-    """It is not in the file: an optimizer keeps its own rate, and `lrcore.load` takes one as an argument."""
+    """A callable is not stored: an existing optimizer keeps its rate, and `lrcore.load` needs one."""
     opt = lrcore.SGD(start(), lr=lambda t: 0.5 / (1 + t), momentum=0.9)
     run(opt, 2)
     opt.save(path)
@@ -107,7 +107,7 @@ class Passing(lrcore.AdamW):
 
 @pytest.mark.parametrize("cls", [Own, Chosen, Passing])
 def test_a_class_of_the_callers_own(cls: Any, path: Path) -> None:
-    """It resumes from its dictionary, a former version's, and its file; `lrcore.load` makes its base."""
+    """It resumes from its dictionary, a former version's, or its file. `lrcore.load` makes the base class."""
     opt = cls(start(), 0.1)
     run(opt, 2)
     opt.save(path)
@@ -129,7 +129,7 @@ def test_a_class_of_the_callers_own(cls: Any, path: Path) -> None:
 
 
 def test_between_devices(path: Path) -> None:
-    """A state moves from each device to each other with equal bits, and to capturable optimizers."""
+    """A state moves from any device to any other with equal bits, and into capturable optimizers."""
     with imitated() as xp:
         arrays: list[Callable[[Any], Any]] = [np.array, xp.array, lambda values: xp.array(values, 1)]
         ones = np.ones(N, np.float32)
@@ -164,7 +164,7 @@ def as_numpy(array: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["Lions", "Optimizer", "", 3, None, ["Adam"], "SGD", "Pack", "__doc__"])
 def test_classes_that_make_no_such_state(name: Any, path: Path) -> None:
-    """An optimizer that already exists ignores the name."""
+    """An existing optimizer ignores the name."""
     put_small(path, STATE, json.dumps(STATE.text | {"class": name}))
     with pytest.raises(ValueError, match=f"^{path}: (class: expected the name|hyper: expected|rule: )"):
         STATE.from_file(path)

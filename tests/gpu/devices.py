@@ -51,7 +51,7 @@ class CuPy:
         return int(stream.ptr)
 
     def using(self, stream: Any) -> Any:
-        """Return a context in which `stream` is the current stream."""
+        """Return a context in which this stream is the current one."""
         return stream
 
     def busy(self, stream: Any) -> bool:
@@ -59,7 +59,7 @@ class CuPy:
         return not stream.done
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Return a function that replays the work that `work` submits to a stream."""
+        """Return a function that replays a graph in which `work` was captured."""
         stream = self.stream()
         with stream:
             stream.begin_capture()
@@ -201,7 +201,7 @@ LIBRARIES = [*CUPY, pytest.param("torch", marks=pytest.mark.gpu)]
 
 
 def problem(n: int, steps: int) -> tuple[Array, list[Array]]:
-    """Return parameters and the gradients of several steps."""
+    """Return parameters, and gradients for some steps."""
     rng = np.random.default_rng(n)
     return rng.standard_normal(n).astype(np.float32), [gradients(rng, n) for _ in range(steps)]
 

@@ -104,14 +104,14 @@ _core.lrcore_blocks.restype = ctypes.c_int64
 _core.lrcore_emulate.argtypes = [TYPES[kind] for kind in ("int", "int", "job*", "int64", "int64")]
 
 _kept: list[Any] = []
-"""Tables, which are never freed, so that objects that outlive an imitation can still release its memory."""
+"""Tables, which are never freed: objects that outlive an imitation must still be able to release memory."""
 
 Work: TypeAlias = Callable[[], object]
 """Work that is submitted to a stream."""
 
 
 class Call(NamedTuple):
-    """A call through the table: the function, the current device, the stream, if any, and the arguments."""
+    """A call through the table: the function, the current device, the stream (if any) and all arguments."""
 
     name: str
     device: int
@@ -120,7 +120,7 @@ class Call(NamedTuple):
 
 
 class Thread(threading.local):
-    """The state of the runtime and CuPy per thread: the current device, and the current stream of each."""
+    """The state of the runtime and CuPy per thread: the current device, and each device's current stream."""
 
     def __init__(self) -> None:
         self.device = 0
@@ -128,7 +128,7 @@ class Thread(threading.local):
 
 
 class FakeCuda:
-    """CUDA devices in a ``with`` block, where the modules `lrcore._lrcore_cuda` and `cupy` are imitations.
+    """CUDA devices for a ``with`` block, in which `lrcore._lrcore_cuda` and `cupy` are imitations.
 
     Without devices, every function fails as on a machine without a GPU.
     """
@@ -139,14 +139,14 @@ class FakeCuda:
         self.log: list[Call] = []
         """Every call through the table except queries, including failed calls."""
         self.fail: dict[str, int] = {}
-        """Errors by function: as long as a function has one, it returns the error and does nothing else."""
+        """Errors by function name: a function that has an entry returns the error and does nothing else."""
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
-        """Returns the ranges of blocks that a launch runs, from a `Job` and its number of blocks; None: all."""
+        """Returns the ranges of blocks to run, given a `Job` and its number of blocks. Default: all."""
         self.behind = False
-        """Whether events are reported as not completed, although the devices have passed them."""
+        """Whether queries report events as not completed, although they are."""
         self.cupy: Any = fake_cupy.make_module()
         self.exports: list[fake_cupy.Export] = []
-        """The exports of device arrays."""
+        """The exports of device arrays, in order."""
         self.streams: dict[int, int] = {}
         """The device of each stream that was created."""
         self.captures: dict[int, list[Work] | None] = {}
@@ -186,7 +186,7 @@ class FakeCuda:
         """Return the addresses of memory that was allocated and not released."""
         return list(self._memory)
 
-    # Calls of the table and CuPy to the runtime, which return an error, or 0.
+    # The runtime, as called by the table and CuPy. Methods return an error, or 0.
 
     def choose(self, device: int) -> int:
         """Make a device current."""
@@ -209,14 +209,14 @@ class FakeCuda:
         return 0
 
     def wait(self) -> int:
-        """Wait for the submitted work, which breaks captures."""
+        """Wait for submitted work; this breaks every capture."""
         if not self.captures:
             return 0
         self.captures = dict.fromkeys(self.captures)
         return 900
 
     def check(self, error: int) -> None:
-        """Raise RuntimeError as CuPy does, unless the error is 0."""
+        """Raise RuntimeError like CuPy, unless the error is 0."""
         if error:
             raise RuntimeError(ERRORS[error])
 

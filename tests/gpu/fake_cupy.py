@@ -29,7 +29,7 @@ def submit(work: Work) -> None:
 
 
 class Device:
-    """The CUDA device with a number, or the current one; ``with`` makes it current."""
+    """The CUDA device of a number, or the current device; ``with`` makes it current."""
 
     def __init__(self, device: int | None = None) -> None:
         self.id = active[-1].thread.device if device is None else device
@@ -42,7 +42,7 @@ class Device:
         active[-1].choose(self._before)
 
     def synchronize(self) -> None:
-        """Do nothing, because all work is done."""
+        """Return at once, because all work is done."""
 
 
 class Graph:
@@ -77,7 +77,7 @@ class Stream:
         active[-1].thread.streams[active[-1].thread.device] = self._before
 
     def synchronize(self) -> None:
-        """Wait for the stream."""
+        """Wait for the work on the stream."""
         active[-1].check(active[-1].wait())
 
     def begin_capture(self) -> None:
@@ -85,7 +85,7 @@ class Stream:
         active[-1].captures[self.ptr] = []
 
     def end_capture(self) -> Graph:
-        """Return the recorded work, unless the capture is broken."""
+        """Return the graph of the recorded work; raise RuntimeError if the capture is broken."""
         recorded = active[-1].captures.pop(self.ptr)
         if recorded is None:
             active[-1].check(901)
@@ -96,7 +96,7 @@ Stream.null = Stream(null=True)
 
 
 def get_current_stream(device: int | None = None) -> Stream:
-    """Return this thread's current stream of a device, which is the current device by default."""
+    """Return this thread's current stream of a device, by default of the current device."""
     thread = active[-1].thread
     stream: Stream = thread.streams.get(thread.device if device is None else device, Stream.null)
     return stream
@@ -109,14 +109,14 @@ class Pointer(NamedTuple):
 
 
 class Export(NamedTuple):
-    """A call of a device array's `__dlpack__`: the device that was current, and the stream."""
+    """A call of a device array's `__dlpack__`: the current device at that time, and the stream."""
 
     current: int
     stream: int | None
 
 
 class ndarray:
-    """A device array in host memory, which is not copied."""
+    """A device array over host memory, which is not copied."""
 
     __module__ = "cupy"
 
@@ -178,7 +178,7 @@ class ndarray:
         return capsules.CUDA, self._device
 
     def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None) -> Any:
-        """Return a capsule over the same memory, safe to read on `stream`. DLPack does not allow 0 on CUDA."""
+        """Return a capsule of the same memory, safe to read on `stream`. DLPack forbids stream 0 on CUDA."""
         assert stream != 0
         active[-1].exports.append(Export(active[-1].thread.device, stream))
         capsule = capsules.move(self._host.__dlpack__(max_version=max_version), *self.__dlpack_device__())
@@ -188,7 +188,7 @@ class ndarray:
 
 
 def from_dlpack(array: Any) -> ndarray:
-    """Return an array over the memory of any DLPack exporter on a CUDA device."""
+    """Return an array over the memory of any DLPack exporter of a CUDA device."""
     _, number = array.__dlpack_device__()
     with Device(number):
         capsule = array.__dlpack__(stream=get_current_stream().ptr or 1, max_version=(1, 0))

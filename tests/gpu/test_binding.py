@@ -35,7 +35,7 @@ TABLE = Path(__file__).resolve().parents[2] / "csrc" / "cuda" / "api.h"
 
 @pytest.mark.skipif(not TABLE.is_file(), reason="the C++ sources are missing")
 def test_the_imitated_table_is_that_of_the_header() -> None:
-    """It has the same functions in the same order, with the same numbers of arguments."""
+    """Both tables have the same functions in the same order, with the same numbers of arguments."""
     declared = re.findall(r"^  [^/\n]*\(\*(\w+)\)\(([^)]*)\)", TABLE.read_text(), re.MULTILINE)
     assert [(name, len(arguments.split(", ")) if arguments else 0) for name, arguments in declared] == [
         (name, len(signature.split())) for name, signature in FUNCTIONS.items()
@@ -47,7 +47,7 @@ def ones(n: int = 8) -> Array:
 
 
 def test_a_step_launches_and_does_nothing_else(xp: Imitated, rule: str) -> None:
-    """It neither waits nor allocates nor loads kernels: the constructor has loaded them.
+    """A step neither waits nor allocates nor loads kernels, which the constructor has loaded.
 
     A capturable optimizer also advances the count, on the same stream.
     """
@@ -77,7 +77,7 @@ def launched_on(xp: Imitated) -> list[int | None]:
 
 
 def test_the_stream_of_a_step(xp: Imitated) -> None:
-    """It is the current stream of the parameters' library, or the given one; 0 means 1, the legacy default."""
+    """It is the current stream of the parameters' library, or the argument; 0 means 1, the legacy default."""
     opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
     side = xp.stream()
 
@@ -116,7 +116,7 @@ def test_what_is_no_stream(xp: Imitated) -> None:
 
 
 def test_what_the_gradients_exporter_is_asked(xp: Imitated) -> None:
-    """It must make the gradient safe for the step's stream, unless it works on that stream itself."""
+    """The exporter must make the gradient safe for the step's stream unless it works on that stream."""
     opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
     side = xp.stream()
     xp.fake.clear()
@@ -145,7 +145,7 @@ class ForeignLegacy(Foreign):
 
 
 def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
-    """Their library may reuse the memory once it is released. The stream's own library orders that itself."""
+    """Their library may reuse released memory at once. The library of the stream orders the reuse itself."""
     opt: lrcore.SGD | None = lrcore.SGD(xp.array(ones()))
     side = xp.stream()
 
@@ -193,7 +193,7 @@ def test_arrays_of_another_library(xp: Imitated, kind: type[Foreign]) -> None:
 
 
 def test_state_as_a_capsule(xp: Imitated) -> None:
-    """If CuPy is not installed, the state exports DLPack in both forms, and refuses unsupported requests."""
+    """Without CuPy, the state exports DLPack in both forms, and refuses unsupported requests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", None)
         state = lrcore.SGD(Foreign(xp.array(ones())), momentum=0.9).state["momentum_buffer"]
@@ -213,7 +213,7 @@ def test_state_as_a_capsule(xp: Imitated) -> None:
 
 
 def test_the_arrays_device_is_current_for_exports_and_launches(xp: Imitated) -> None:
-    """It is not current otherwise."""
+    """The current device is the same afterwards."""
     opt = lrcore.SGD(xp.array(ones(), device=1), momentum=0.9)
     opt.step(xp.array(ones(), device=1))
     opt.state_dict()
@@ -282,7 +282,7 @@ def test_a_capture_refuses_what_waits(xp: Imitated) -> None:
 
 
 def test_an_optimizer_is_let_go_during_a_capture(xp: Imitated) -> None:
-    """The garbage collector may run at any time; the capture continues."""
+    """The garbage collector may run at any time; the capture goes on."""
     p, g = (xp.array(ones()) for _ in range(2))
     opt = lrcore.SGD(p, momentum=0.9, grads=g, capturable=True, max_steps=3)
     other: lrcore.SGD | None = copy.copy(opt)
@@ -300,7 +300,7 @@ def test_an_optimizer_is_let_go_during_a_capture(xp: Imitated) -> None:
 
 
 def test_a_library_that_knows_of_no_devices(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An example is a PyTorch without CUDA: its arrays are on the CPU, and are refused as such."""
+    """The arrays of a PyTorch without CUDA, for example, are on the CPU, and are refused as CPU arrays."""
 
     def current_stream(_: int) -> None:
         raise AssertionError("Torch not compiled with CUDA enabled")
@@ -347,7 +347,7 @@ def test_the_librarys_own_current_device(xp: Imitated, monkeypatch: pytest.Monke
 
 
 def test_the_first_device_arrays_in_several_threads() -> None:
-    """This runs in a new process, because some modules and objects are only loaded or made once."""
+    """The process is new, because some modules and objects are imported or made only once."""
     program = """
 import sys, threading
 sys.setswitchinterval(1e-6)
@@ -393,7 +393,7 @@ def test_devices_are_listed(xp: Imitated) -> None:
 
 
 def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without CUDA in the build, the error has the remedy; if the module does not load, it has the reason."""
+    """If the build lacks CUDA, the error has the remedy; if the module does not load, the reason."""
     monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", None)
     built = lrcore.info()["cuda"]
     remedy = "cannot be loaded" if built else "CPU arrays only; install it with LRCORE_CUDA=ON"
@@ -414,7 +414,7 @@ def sparse(n: int) -> Array:
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("n", [2**31 + 5, 2**32 + 1])
 def test_more_elements_than_32_bits_count(xp: Imitated, n: int, shift: int) -> None:
-    """The blocks of the elements at both ends and around 2^31 and 2^32 step them, in fours or singly."""
+    """Blocks step the elements at both ends and around 2^31 and 2^32, in vectors of four or one by one."""
     memories = [sparse(n + 1) for _ in range(3)]
     params, momentum = (xp.cupy.ndarray(memory[:n]) for memory in memories[:2])
     grads = xp.cupy.ndarray(memories[2][shift : n + shift])

@@ -21,7 +21,7 @@ from support import CONFIGURATIONS, Array, assert_bits, make
 def assert_steps_alike(
     xp: CuPy | Torch, rule: str, start: Array, all_gradients: Any, lr: Any = 0.01, after: int = 0, **more: Any
 ) -> None:
-    """Assert that steps on the device and on the CPU, from a step number on, have equal bits."""
+    """Assert that steps on the device and on the CPU, after step `after`, have equal bits."""
     on_cpu, on_device = make(rule, start.copy(), lr, **more), make(rule, xp.array(start), lr, **more)
     on_cpu.step_count = on_device.step_count = after
     for g in all_gradients:
@@ -35,14 +35,14 @@ def assert_steps_alike(
 
 @pytest.mark.parametrize("stages", STAGES)
 def test_bits_of_the_cpu(xp: CuPy | Torch, rule: str, stages: str) -> None:
-    """This holds for all sizes, over some steps under a scheduled rate."""
+    """The bits are equal for all sizes, over some steps under a scheduled rate."""
     for n in SIZES:
         assert_steps_alike(xp, rule, *problem(n, 4), rate, **STAGES[stages])
 
 
 @pytest.mark.parametrize("n", [1, 7, 33, 3000])
 def test_any_alignment_and_nothing_outside(xp: CuPy | Torch, rule: str, n: int) -> None:
-    """Each array of the step has its own offset of 0 to 15 floats; the guard words around the arrays stay."""
+    """Each array of a step has its own offset of 0 to 15 floats; the guard words around it stay unchanged."""
     guard = np.float32(1e30)
     cls, chosen = CONFIGURATIONS[rule]
     function = getattr(lrcore.functional, cls.__name__.lower())
@@ -71,7 +71,10 @@ def test_any_alignment_and_nothing_outside(xp: CuPy | Torch, rule: str, n: int) 
 
 
 def test_state_lies_like_the_parameters(xp: CuPy | Torch) -> None:
-    """Steps on shifted views move 16 bytes at once. The state is ordinary memory and outlives its optimizer."""
+    """A step on a shifted view thus moves 16 bytes at once.
+
+    The state is memory like any other, and outlives its optimizer.
+    """
     memory = xp.array(np.zeros(64, np.float32))
     for shift in range(5):
         params = memory[shift:]
@@ -87,7 +90,7 @@ def test_state_lies_like_the_parameters(xp: CuPy | Torch) -> None:
 
 
 def test_edges_of_float32(xp: CuPy | Torch, rule: str) -> None:
-    """A poisoned gradient; subnormal operands, which are not flushed; 0 / 0 if epsilon is 0; late steps."""
+    """A poisoned gradient; subnormal operands, which nothing flushes; 0 / 0 if epsilon is 0; late steps."""
     start, all_gradients = problem(70, 3)
     all_gradients[1][[0, 37, 69]] = np.nan, np.inf, -np.inf
     assert_steps_alike(xp, rule, start, all_gradients)
@@ -101,7 +104,7 @@ def test_edges_of_float32(xp: CuPy | Torch, rule: str) -> None:
 
 
 def test_resume_anywhere(xp: CuPy | Torch) -> None:
-    """A run resumed from a dictionary on either device, a copy or a pickle has the uninterrupted run's bits."""
+    """A dictionary on either device, a copy and a pickle resume with the bits of the uninterrupted run."""
     start, all_gradients = problem(37, 6)
     schedule = lrcore.schedules.Cosine(0.1, steps=20)
     on_cpu, opt = (lrcore.NAdam(p, schedule, weight_decay=0.1) for p in (start.copy(), xp.array(start)))
@@ -124,9 +127,9 @@ def test_resume_anywhere(xp: CuPy | Torch) -> None:
 
 @pytest.mark.parametrize("passed", ["no", "handle", "object"])
 def test_the_stream_of_the_gradient(xp: CuPy | Torch, passed: str) -> None:
-    """The step uses the values of a gradient that is queued behind long work, on its stream or another.
+    """A step uses the values of a gradient queued behind long work, on the gradient's stream or another.
 
-    The host waits for neither.
+    The host does not wait.
     """
     real = not isinstance(xp, Imitated)
     n = 1 << 26 if real else 1000
@@ -151,7 +154,7 @@ def test_the_stream_of_the_gradient(xp: CuPy | Torch, passed: str) -> None:
 
 
 def test_another_device_than_the_current_one(xp: CuPy | Torch) -> None:
-    """The result there is right, and the current device stays the same."""
+    """The result is right, and the current device stays the same."""
     if xp.devices() < 2:
         pytest.skip("there is only one CUDA device")
     start, (g,) = problem(1000, 1)
@@ -199,7 +202,7 @@ def test_wrong_gradients(xp: CuPy | Torch) -> None:
 @pytest.mark.parametrize("name", ["cupy", "torch"])
 @pytest.mark.parametrize(("n", "shift"), [(2**31 + 5, 0), (2**31 + 5, 1), (2**32 + 1, 0)])
 def test_more_elements_than_32_bits_count(name: str, n: int, shift: int) -> None:
-    """Elements at both ends and around 2^31 and 2^32 are stepped. test_binding.py covers imitated devices."""
+    """Elements at both ends and around 2^31 and 2^32 are right. test_binding.py covers imitated devices."""
     with library(name) as xp:
         if xp.free_bytes() < 3.5 * 4 * n:
             pytest.skip("the device has too little memory")

@@ -56,7 +56,7 @@ def test_a_thousand_replays(xp: CuPy | Torch, rule: str) -> None:
 
 
 def test_eager_steps_and_replays_share_the_count(xp: CuPy | Torch) -> None:
-    """Graphs continue from the eager steps of a capturable optimizer; gradients are read at each replay."""
+    """Graphs continue after eager steps of the same optimizer, and read the gradients at each replay."""
     opt, reference = captured(xp), eager()
     for _ in range(3):
         opt.step()
@@ -114,7 +114,7 @@ def test_no_parameters(xp: CuPy | Torch) -> None:
 
 @pytest.mark.parametrize("captured_first", [True, False])
 def test_loading_fills_the_table_anew(xp: CuPy | Torch, captured_first: bool) -> None:
-    """This includes graphs that were captured before, which read the table and the count."""
+    """Graphs that were captured before use the new table and the new count, too."""
     source = eager(lr=lrcore.schedules.Cosine(0.5, steps=30), weight_decay=0.3, betas=(0.5, 0.6))
     for _ in range(7):
         source.step()
@@ -161,7 +161,7 @@ def test_what_is_fixed(xp: CuPy | Torch) -> None:
 
 
 def test_other_optimizers_cannot_be_captured(xp: CuPy | Torch) -> None:
-    """Nor can functions, because a graph would repeat the constants of one step."""
+    """Functions cannot be captured either: a graph would repeat the constants of one step."""
     p, g = start()
     params, grads = xp.array(p), xp.array(g)
     opt, other = lrcore.SGD(params, grads=grads), captured(xp)

@@ -1,8 +1,8 @@
 """PyTorch modules on a device: `FusedOptimizer`, an iteration in a CUDA graph, and the guide on offloading.
 
-Every result is compared with the CPU's to the last bit, so gradients are given or exact: those that a device
-computes may be rounded differently. The tests also run on the CPU, against the CPU. A skip names PyTorch if
-it is not installed.
+All results are compared with the CPU's to the last bit. The gradients are therefore given or exact, because
+those that a device computes may be rounded differently. The tests also run on the CPU, against the CPU. If
+PyTorch is not installed, a skip names it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def linear_loss(model: Any, t: int) -> Any:
 
 
 def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
-    """Assert that modules, states, counts and rates are equal to the last bit, on any devices."""
+    """Assert equal bits of modules and states, on any devices, and equal counts and rates."""
     (model, opt), (twin, its) = one, other
     assert_equal(model, parameters(twin))
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
@@ -91,7 +91,10 @@ def test_a_module_steps_as_on_the_cpu(device: str, name: str, options: dict[str,
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("aside", [False, True])
 def test_backward_passes(device: str, set_to_none: bool, aside: bool) -> None:
-    """Two passes add up in the flat gradients, then there is none; also on another stream than at first."""
+    """Two passes add up in the flat gradients; then there is none.
+
+    The stream may be another than the constructor's.
+    """
     (model, opt), (twin, other) = pair = both(device)
     (flat,) = (each.grads for each in opt.optimizers)
     stream: Any = nullcontext()
@@ -142,7 +145,7 @@ def test_a_module_steps_on_the_current_stream(device: str) -> None:
 
 @pytest.mark.parametrize("file", [False, True])
 def test_a_module_goes_on_elsewhere(device: str, file: bool) -> None:
-    """A run on the device, then on the CPU and on the device again has the bits of a run on the CPU."""
+    """A run moves from the device to the CPU and back, and has the bits of a run that stayed on the CPU."""
     _, whole = both("cpu", "NAdam", lr=SCHEDULE)
     saved: Any = None
     for part, where in enumerate((device, "cpu", device)):
@@ -165,7 +168,7 @@ def test_a_module_goes_on_elsewhere(device: str, file: bool) -> None:
 
 
 def test_a_module_that_is_moved(device: str) -> None:
-    """Its optimizer refuses to step; another one continues from that optimizer's state."""
+    """Its optimizer refuses to step; a new one continues from the former optimizer's state."""
     (model, former), (twin, other) = both("cpu")
     for each, its in ((model, former), (twin, other)):
         assign(each, 0)
@@ -182,9 +185,9 @@ def test_a_module_that_is_moved(device: str) -> None:
 
 
 def test_a_grad_scaler(device: str) -> None:
-    """Its scales, powers of two, are undone in the step or before; `grad_scale` also applies.
+    """The scales are powers of two, undone in the step or before. An infinity skips the step.
 
-    An infinity skips the step.
+    The argument `grad_scale` applies as well.
     """
     (model, opt), (twin, other) = pair = both(device)
     scaler = torch.amp.GradScaler(device, init_scale=2.0**10)
@@ -206,7 +209,7 @@ def test_a_grad_scaler(device: str) -> None:
 
 
 def test_offloading(device: str) -> None:
-    """As in the guide: a half-precision model there; float32 parameters, pinned gradients and state here."""
+    """As in the guide: a bfloat16 model there, float32 parameters, pinned gradients and state on the host."""
     model = network()
     master = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     twin = lrcore.AdamW(master.numpy().copy(), lr=0.01)
@@ -237,7 +240,7 @@ def test_offloading(device: str) -> None:
 
 
 def test_a_whole_iteration_in_a_graph(device: str) -> None:
-    """Forward pass, backward pass into the bound gradients, and step. On the CPU, there is no graph."""
+    """Forward pass, backward pass into the bound gradients, and step. On the CPU there is no graph."""
     rng = np.random.default_rng(3)
     start, target = (rng.standard_normal(1003).astype(np.float32) for _ in range(2))
     params, goal = (torch.from_numpy(each.copy()).to(device) for each in (start, target))

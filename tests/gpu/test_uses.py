@@ -1,7 +1,7 @@
-"""Uses of device arrays: files and packs; and arrays, streams and gradients of other libraries.
+"""Uses of device arrays: files and packs; arrays, streams and gradients of other libraries.
 
-Every result is compared with the CPU's to the last bit, on an imitated device everywhere, and on real ones if
-a GPU works.
+All results are compared with the CPU's to the last bit: on an imitated device everywhere, on real ones if a
+GPU works.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def content(path: Path) -> tuple[Any, bytes]:
 
 @pytest.mark.parametrize("shift", [0, 3])
 def test_files_of_states(xp: CuPy | Torch, path: Path, shift: int) -> None:
-    """A file from a device has the contents of one from the CPU; both load on either, and continue alike."""
+    """A device's file has the same contents as the CPU's; either file loads on both, and the runs agree."""
     start, all_gradients = problem(1003, 6)
     memory = xp.array(np.r_[np.zeros(shift, np.float32), start])
     host, there = (lrcore.AdamW(p, SCHEDULE, amsgrad=True) for p in (start, memory[shift:]))
@@ -79,7 +79,7 @@ def test_files_of_states(xp: CuPy | Torch, path: Path, shift: int) -> None:
 @pytest.mark.parametrize("name", CUPY)
 @pytest.mark.parametrize("pad", [False, True])
 def test_packs(name: str, pad: bool, path: Path) -> None:
-    """They are assigned, stepped, saved, loaded and copied there as on the CPU."""
+    """Packs on a device are assigned, stepped, saved, loaded and copied as on the CPU."""
     layer = {"w": (2, 3), "b": 3}
     host = lrcore.Pack({"embed": (3, 5), "layers": [layer, layer], "s": ()}, pad=pad)
     gradient = host.like()
@@ -157,7 +157,7 @@ MIXED = [
 
 @pytest.mark.parametrize(("making", "stepping"), MIXED)
 def test_gradients_of_another_library(making: str, stepping: str) -> None:
-    """They are queued behind long work on another stream; the step, on the parameters' stream, uses them."""
+    """A step on the parameters' stream uses gradients that are queued behind long work on another stream."""
     with library(making) as one, nullcontext(one) if making == stepping else library(stepping) as other:
         n = 1000 if isinstance(one, Imitated) else 1 << 26
         g, source, ones = (one.array(np.full(n, value, np.float32)) for value in (0, 0, 1))
@@ -177,7 +177,7 @@ NO_GPU = "JAX has no GPU here"
 
 
 def step_on_jax(xp: Any, n: int = 1 << 22, turns: int = 500) -> None:
-    """Check steps on gradients that JAX still computes, on the current and another stream; free them at once."""
+    """Check steps on gradients that JAX is still computing, on two streams; release them at once."""
     import jax
 
     jnp = jax.numpy
@@ -198,13 +198,13 @@ def step_on_jax(xp: Any, n: int = 1 << 22, turns: int = 500) -> None:
     assert_bits(np.asarray(gradient), third)
     with pytest.raises(TypeError, match="^grads: expected dtype float32, got bfloat16"):
         opt.step(gradient.astype(jnp.bfloat16))
-    # JAX takes the protocol's -1, which means no stream to wait for, as the handle of a stream.
+    # JAX takes the protocol's -1, which means that there is no stream to wait for, as a stream's handle.
     with pytest.raises((TypeError, ValueError), match="^params: .*(immutable|read-only|cannot be exported)"):
         lrcore.SGD(gradient)
 
 
 def step_library_on_jax(name: str) -> None:
-    """Check `step_on_jax` with the parameters of a library; this is the program of a separate process."""
+    """Check `step_on_jax` with parameters of a library, in a process of its own."""
     import jax
 
     if jax.default_backend() != "gpu":
@@ -218,7 +218,7 @@ def step_library_on_jax(name: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["cupy", "torch"])
 def test_gradients_of_jax(name: str) -> None:
-    """This runs in its own process, because JAX only releases the device's memory when the process ends."""
+    """The process is separate, because JAX only releases the device's memory when its process ends."""
     for each in ("jax", name):
         if importlib.util.find_spec(each) is None:
             pytest.skip(f"{each} is not installed")

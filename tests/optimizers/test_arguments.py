@@ -68,7 +68,7 @@ STRANGE = ("0.5", np.str_("0.5"), None, True, np.True_, 1j, np.complex64(1), [0.
 
 @pytest.mark.parametrize(("name", "argument"), arguments())
 def test_numbers_out_of_range(name: str, argument: str) -> None:
-    """The ValueError names the argument; a value that is not a number raises TypeError."""
+    """The errors name the argument: ValueError, or TypeError for a value that is not a number."""
     kept, others = start(), base(name)
     if argument in OPTIONS or argument == "decoupled_weight_decay":
         bad: list[Any] = []
@@ -119,7 +119,7 @@ def test_refused_combinations(cls: type[Any], refused: dict[str, Any], match: st
 
 
 def test_every_argument_has_a_check_and_is_used() -> None:
-    """The table of checks contains the arguments of the classes and nothing else."""
+    """The table of checks contains exactly the arguments that the classes take."""
     taken = {argument for _, argument in arguments()} - {"lr", "initial_accumulator_value"}
     assert taken == {*NUMBERS, *OPTIONS, "decoupled_weight_decay"}
 
@@ -186,7 +186,7 @@ def shared(opt: Any) -> tuple[Any, ...]:
 
 
 def test_other_defaults_of_a_class() -> None:
-    """Changes of base classes apply too, and a passed argument takes precedence."""
+    """A class also has the changes of its bases, and a passed argument takes precedence."""
     assert shared(lrcore.Adam(start())) == shared(Plain(start())) == (0.0, "l2", False)
     assert shared(Decayed(start())) == (0.25, "decoupled", False)
     assert inspect.signature(Decayed).parameters["weight_decay"].default == 0.25

@@ -1,4 +1,4 @@
-"""Assignments to an optimizer take effect, or are refused at once with an error that names the remedy."""
+"""Assignments to an optimizer take effect, or raise at once with an error that suggests what to assign."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of other libraries, and misspelt names: the error suggests the name that lrcore uses."""
+"""Names of other libraries, and misspelt names: the error suggests the name in lrcore."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_table_names_what_is_there() -> None:
     assert meant <= names
     assert len(_names.FOREIGN) == len(
         " ".join(_names._MEANINGS.values()).split()
-    )  # of two rows for a name, the first would have no effect
+    )  # if a name were in two rows, the first would have no effect
     assert all({*row} != {name} for name, row in _names.FOREIGN.items())
 
 
@@ -169,7 +169,7 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
     ],
 )  # fmt: skip
 def test_unknown_attributes(owner: Any, name: str, meant: str | None) -> None:
-    """This holds for modules and for objects."""
+    """Modules and objects suggest names."""
     with pytest.raises(AttributeError) as caught:
         getattr(owner, name)
     label = getattr(owner, "__name__", type(owner).__name__)
@@ -231,7 +231,7 @@ OWN_MESSAGES = (
 
 
 def takes_keywords() -> Iterator[Any]:
-    """Yield each callable that only has named arguments and is not called in every step of a training."""
+    """Yield each callable with named arguments alone that is not called in every step of a training."""
     met = set()
     for path, value in public():
         is_optimizer = any(name in optimizers.__all__ for name in path.split("."))
@@ -247,7 +247,7 @@ def takes_keywords() -> Iterator[Any]:
 
 @pytest.mark.parametrize("value", [*takes_keywords()])
 def test_every_unknown_keyword_is_explained(value: Any) -> None:
-    """This covers names that are misspelt by one letter, and names of other libraries."""
+    """The keyword is misspelt by one letter, or comes from another library."""
     known = keywords_of(value)
     wrong = {name + name[-1]: {name} for name in known}
     wrong |= {foreign: meant for foreign, row in _names.FOREIGN.items() if (meant := {*row} & {*known})}
@@ -262,7 +262,7 @@ def test_every_unknown_keyword_is_explained(value: Any) -> None:
 
 
 def typed_words() -> Iterator[Any]:
-    """Yield each argument of a schedule whose type lists words, so that a type checker finds wrong ones."""
+    """Yield each argument of a schedule whose type is a Literal of words, which type checkers can check."""
     for name in schedules.__all__:
         made = getattr(schedules, name)
         for argument, hint in typing.get_type_hints(made.__init__).items() if inspect.isclass(made) else ():
@@ -272,6 +272,6 @@ def typed_words() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("make", "name", "words"), [*typed_words()])
 def test_typed_words_are_taken(make: Any, name: str, words: tuple[str, ...]) -> None:
-    """The words of the type are those that the check accepts, in the same order."""
+    """The words of the type are those that the check accepts, in their order."""
     with pytest.raises(ValueError, match=f"^{name}: expected one of {', '.join(words)}, got 'xyzzy'$"):
         make(**EXAMPLES.get(make.__name__, [{"lr": 0.1}])[0] | {name: "xyzzy"})

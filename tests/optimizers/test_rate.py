@@ -1,4 +1,4 @@
-"""The learning rate and the step count: when a schedule is called, and what a refused rate leaves alone."""
+"""The learning rate and the step count: when schedules are called, and what refused rates leave unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_rate_is_asked_again_only_when_it_is_for_another_step() -> None:
 
 
 def test_assigning_the_rate() -> None:
-    """A number, a schedule or a callable, of the step count, which continues; a refused value has no effect."""
+    """A number, schedule or callable is accepted; the step count continues. Wrong values have no effect."""
     opt, rate = lrcore.SGD(start()), np.array(0.5)
     opt.lr = rate  # type: ignore[assignment]
     rate[...] = 0.25  # the value was read at the assignment
@@ -103,9 +103,9 @@ def test_a_schedule_must_not_step_its_own_optimizer() -> None:
 
 @pytest.mark.parametrize("moving", [False, True])
 def test_a_schedule_that_is_never_current_is_not_asked_for_ever(moving: bool) -> None:
-    """If it keeps replacing itself, the step uses its rate, as if taken afterwards.
+    """A step with a schedule that keeps replacing itself uses its rate, as if the step came afterwards.
 
-    If it moves the step count, the step raises.
+    A step with a schedule that moves the step count raises.
     """
     asked = []
 

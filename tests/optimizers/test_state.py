@@ -67,7 +67,7 @@ def test_initial_accumulator_value() -> None:
 
 
 def test_resume_from_a_state_dict(rule: str) -> None:
-    """From any step, a new object with other numbers and another rate continues the run with the same bits."""
+    """From any step, a new object with other numbers and rate goes on with the uninterrupted run's bits."""
     cosine = schedules.Cosine(0.02, steps=30)
     opt = make(rule, start(), cosine, weight_decay=0.01)
     others: dict[str, Any] = {"betas": (0.5, 0.6)} if "betas" in opt.hyper else {}
@@ -123,7 +123,7 @@ SPOILED: list[tuple[Any, Any, str]] = [
     ("more", 1, "state_dict: expected the entries"),
     (3, 1, "state_dict: expected the entries"),
 ]  # fmt: skip
-"""State dictionaries with one wrong entry: its name, its value, and the message."""
+"""State dictionaries with one wrong entry: the entry, its value, and the message."""
 
 
 @pytest.mark.parametrize(("entry", "value", "words"), SPOILED)
@@ -143,7 +143,7 @@ def test_a_wrong_state_dict_changes_nothing(entry: Any, value: Any, words: str) 
 
 
 def test_states_that_trade_places_are_refused() -> None:
-    """Each state would be read after it was overwritten."""
+    """Each state would be read after it had been overwritten."""
     opt = lrcore.Adam(start())
     run(opt, 2)
     saved = opt.state_dict()
@@ -170,7 +170,7 @@ class Constant(schedules.Constant):
 
 @pytest.mark.parametrize("rate", [lambda t: 999.0 + t, Cosine(), Constant(0.5)])
 def test_a_schedule_of_the_callers_own_is_not_stored_and_replaces_none(rate: Any) -> None:
-    """The name of its class does not matter."""
+    """Its class may have any name."""
     opt = lrcore.SGD(start(), lr=rate)
     run(opt, 2)
     assert opt.lr == 1001

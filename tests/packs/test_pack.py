@@ -54,7 +54,7 @@ def tied(pad: bool = False) -> lrcore.Pack:
 
 
 def assert_tied(pack: Any, ties: dict[str, str], other: Any = None) -> None:
-    """Assert that tied names share all their memory, other names none, and that none is memory of `other`."""
+    """Assert that tied names share all their memory, other names none, and that none is in `other`."""
     arrays = pack.named_arrays()
     for name, view in arrays.items():
         for former, its_view in arrays.items():
@@ -77,7 +77,7 @@ def assert_same(pack: Any, expected: Any) -> None:
 
 
 def test_views_lie_one_after_another() -> None:
-    """Their order is that of the names, depth first. A tree has the same views, in plain dicts and lists."""
+    """Views are in the order of their names, depth first; a tree has the same views in dicts and lists."""
     pack = model()
     starts = {name: int(view.ravel()[0]) for name, view in pack.named_arrays().items()}
     assert starts == {
@@ -104,7 +104,7 @@ def test_empty_and_aligned() -> None:
 
 
 def test_the_values_of_arrays_are_copied_in() -> None:
-    """An array that is given as a shape is zero."""
+    """An array for which only a shape is given is zero."""
     w = np.arange(6, dtype=np.float32).reshape(2, 3)
     pack = lrcore.Pack({"layers": [{"w": 3}, {"w": w.T, "s": np.float32(7)}]})
     assert_bits(pack.flat, np.array([0, 0, 0, 0, 3, 1, 4, 2, 5, 7], np.float32))
@@ -113,7 +113,7 @@ def test_the_values_of_arrays_are_copied_in() -> None:
 
 
 def test_a_node_is_stepped_by_itself() -> None:
-    """Its arrays are a slice of the buffer."""
+    """A node is a slice of the buffer."""
     pack = model()
     layer = pack["layers"][1]
     assert_bits(pack["layers"].flat, np.arange(10, 28, dtype=np.float32))
@@ -141,7 +141,7 @@ def test_a_list_is_a_sequence() -> None:
 
 
 def test_what_is_a_list_and_what_a_shape() -> None:
-    """NumPy's integers count as integers."""
+    """NumPy integers count as integers."""
     pack = lrcore.Pack(
         {"a": [], "b": {}, "c": [2, 3], "d": [[2, np.int64(3)]], "e": (), "f": [()], "g": [np.int32(2), {"w": 3}], "h": ((2,), 4, W)}
     )  # fmt: skip
@@ -158,7 +158,7 @@ def test_what_is_a_list_and_what_a_shape() -> None:
 
 @pytest.mark.parametrize(("build", "ties"), [(model, {}), (tied, TIES)])
 def test_a_pack_of_a_pack(build: Callable[[], lrcore.Pack], ties: dict[str, str]) -> None:
-    """From all of it, its tree, its parts or its arrays: a copy with the same ties."""
+    """A pack made from a whole pack, its tree, its parts or its arrays is a copy with the same ties."""
     pack = build()
     for entries in (pack, pack.tree(), {**pack, "layers": pack["layers"]}):
         again = lrcore.Pack(entries)
@@ -203,7 +203,7 @@ def test_flat_is_written_in_place() -> None:
 
 
 def test_writing_what_lies_in_the_buffer() -> None:
-    """Everything is read before it is written, including values outside the part, and those of tied names."""
+    """All values are read before any is written, including values outside the part and under tied names."""
     pack = model()
     pack["layers"] = [pack["layers"][1], pack["layers"][0]]
     assert_bits(pack["layers"].flat, np.array([*range(19, 28), *range(10, 19)], np.float32))
@@ -250,7 +250,7 @@ def test_wrong_trees(change: Any, error: type[Exception], match: str) -> None:
 
 
 def test_errors_name_the_whole_path() -> None:
-    """This includes writing to a node by itself."""
+    """The path is whole even if a node is written by itself."""
     pack = model()
     with pytest.raises(ValueError, match=r"^layers\.1\.w: expected shape"):
         pack["layers"][1] = {"w": 1, "b": [1, 2, 3]}
@@ -269,7 +269,7 @@ def test_errors_name_the_whole_path() -> None:
 
 
 def assert_not_written(wrong: Any, error: type[Exception], match: str) -> None:
-    """Assert that each way of writing refuses these values, naming the path, and writes nothing."""
+    """Assert that each way of writing these values raises an error with the path, and writes nothing."""
     pack = lrcore.Pack({"a": {"w": 3}})
     with pytest.raises(error, match=rf"^a\.w: {match}"):
         pack["a"]["w"] = wrong
@@ -301,7 +301,7 @@ MASKED = (
     ids=lambda each: type(each).__name__,
 )  # fmt: skip
 def test_what_does_not_fit_is_not_written(wrong: Any, match: str) -> None:
-    """NumPy would make NaN, a number or a real part of it, repeat a smaller array, or ignore a mask."""
+    """NumPy would make NaN or a number, take real parts, repeat smaller arrays, and ignore masks."""
     assert_not_written(wrong, ValueError if match == SHAPE else TypeError, match)
     if isinstance(wrong, np.ma.MaskedArray):
         narrow: Any = wrong.astype(np.float32)
@@ -377,7 +377,7 @@ def test_a_pack_in_place_of_its_buffer(part: Callable[[lrcore.Pack], Any]) -> No
     "kind", ["freed", "zero", "masked", "sparse", pytest.param("fake", marks=pytest.mark.slow)]
 )
 def test_tensors_without_memory_are_refused(kind: str) -> None:
-    """So are tensors that are more than their memory."""
+    """Tensors that are not just their memory are refused, too."""
     torch = pytest.importorskip("torch")
     w, wrong = torch.arange(3.0), torch.ones(3)
     error: type[Exception] = TypeError
@@ -388,7 +388,7 @@ def test_tensors_without_memory_are_refused(kind: str) -> None:
     elif kind == "zero":
         wrong, match = torch._efficientzerotensor(3), "expected a tensor with memory, got a zero tensor"
     elif kind == "masked":
-        with warnings.catch_warnings(action="ignore"):  # masked tensors are prototypes
+        with warnings.catch_warnings(action="ignore"):  # masked tensors are a prototype
             wrong = torch.masked.masked_tensor(w, w > 0)
     elif kind == "sparse":
         wrong, match = wrong.to_sparse(), "expected an array, .*, got (Tensor|list|tuple): .*[Ss]parse"
@@ -402,7 +402,7 @@ def test_tensors_without_memory_are_refused(kind: str) -> None:
 
 
 def test_tensors_are_written() -> None:
-    """This includes tensors in lists. Tensors without elements need no memory."""
+    """Lists of tensors are written, too. Tensors without elements need no memory."""
     torch = pytest.importorskip("torch")
     none = torch.ones(3)[:0]
     none.untyped_storage().resize_(0)
@@ -469,7 +469,7 @@ def test_a_class_of_the_callers_own() -> None:
 
 
 def test_copies_of_tied_packs_go_on_sharing() -> None:
-    """This includes copies that are made together with optimizers."""
+    """Optimizers that are copied with them step the copies."""
     pack = tied()
     grads = pack.like()
     together = (pack, grads, lrcore.SGD(pack.flat, lr=1.0, grads=grads.flat))
@@ -599,7 +599,7 @@ def w_and_xp(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("case", OVERLAPPING)
 def test_arrays_that_overlap_are_refused(case: str, w_and_xp: tuple[Any, Any]) -> None:
-    """The error names both, the later one first, wherever they are; arrays in between do not hide them."""
+    """The error has both names, the later one first, wherever they are and whatever lies between them."""
     w, xp = w_and_xp
     pair = OVERLAPPING[case](w)
     for a, b in (pair, pair[::-1]):
@@ -614,7 +614,7 @@ def test_arrays_that_overlap_are_refused(case: str, w_and_xp: tuple[Any, Any]) -
 
 
 def test_one_pair_of_many_that_overlaps() -> None:
-    """The arrays in between have overlapping address ranges, but no common elements."""
+    """It is found among arrays whose address ranges overlap, but whose elements do not."""
     rows = {f"row{i}": np.zeros(100, np.float32)[10 * i :] for i in range(3)}
     flat = np.zeros(1000, np.float32)
     rows |= {f"piece{i}": flat[10 * i : 10 * i + 10] for i in range(100)}
@@ -628,7 +628,7 @@ def test_one_pair_of_many_that_overlaps() -> None:
 
 @pytest.mark.parametrize(("cases", "tied"), [(APART, False), (TIED, True)], ids=["apart", "tied"])
 def test_arrays_that_do_not_overlap(cases: Cases, tied: bool, w_and_xp: tuple[Any, Any]) -> None:
-    """They are one if address, shape and strides are equal, in any library; otherwise they are separate."""
+    """Arrays are one if address, shape and strides are equal, in any library; otherwise they are separate."""
     w, xp = w_and_xp
     for name, make_pair in cases.items():
         for pair in (make_pair(w), make_pair(w)[::-1]):
@@ -662,7 +662,7 @@ def test_an_array_under_several_names_is_one(pad: bool) -> None:
 
 
 def test_the_flat_of_a_part_with_ties() -> None:
-    """It is the memory of the part's arrays if they are contiguous; otherwise it is refused by both names."""
+    """It is the memory of the part's arrays if they are contiguous; otherwise the error has both names."""
     pack = tied()
     for part, path, name, first in (
         (pack["layers"], "layers", "layers.0.w", "embed"),
@@ -712,7 +712,7 @@ OTHER_NANS = np.array([0x3F800000, 0xFFC01234, 0x80000000], np.uint32).view(np.f
     ],
 )
 def test_values_for_the_names_of_one_array_have_the_same_bits(one: Any, other: Any, fits: bool) -> None:
-    """Or NaN in the same places, from any type. Other values are refused by both names and not written."""
+    """NaN in the same places is equal, from any type. Other values raise an error with both names."""
     w = np.zeros(3, np.float32)
     pack = lrcore.Pack({"b": 1, "embed": w, "x": {"head": w}, "third": w})
     pack.flat = before = np.array([4, 0, 2, 3], np.float32)
@@ -811,7 +811,7 @@ WRONG_LIBRARIES = (
 
 @pytest.mark.parametrize("name", ["math", "torch", "jax.numpy", *WRONG_LIBRARIES], ids=str)
 def test_what_is_no_array_library_is_refused(name: Any) -> None:
-    """The error names it before anything is made or read."""
+    """The error names the library, and is raised before anything is made or read."""
     xp = name if name in WRONG_LIBRARIES else pytest.importorskip(name)
     said = getattr(xp, "__name__", type(xp).__name__)
     match = f"^xp: expected numpy, or a module with its interface such as cupy, got {said}: "

@@ -1,6 +1,6 @@
 """Reference for the update rules, written from their equations and independent of the compiled library.
 
-Each equation is written once, generic over the arithmetic, and is evaluated in three of them:
+Each equation is written once, generic over the arithmetic, and is evaluated in three arithmetics:
 
 `Float32`     NumPy float32 arrays, each operation rounded separately, in the written order: the exact bits.
 `Arithmetic`  Python floats, one element, step constants not rounded to float32.
@@ -51,7 +51,7 @@ class Arithmetic:
     """The functions that an equation needs in addition to the operators, on Python floats."""
 
     def stored(self, state: Value, _least: float, /) -> Value:
-        """Return the state as it is stored. In float64 no state is too small."""
+        """Return the state as it is stored. No state is too small for float64."""
         return state
 
     def constants(self, **values: float) -> Names:
@@ -411,10 +411,10 @@ def step32(
 def step64(
     rule: str, p: float, g: float, states: Sequence[float], **options: Unpack[Options]
 ) -> tuple[float, list[float]]:
-    """Return p and the states of one element after a step in float64, however small they are.
+    """Return p and the states of one element after a step in float64; small states are kept.
 
-    Inputs must be finite, and second moments >= 0. Raises `ZeroDivisionError` if a denominator is 0, as with
-    eps = 0 if every gradient was 0; `step32` then returns the result of IEEE arithmetic.
+    The inputs must be finite, and second moments >= 0. Raises `ZeroDivisionError` if a denominator is 0, for
+    example if eps is 0 and every gradient was 0; `step32` then returns the result of IEEE arithmetic.
     """
     return step(Arithmetic(), rule, p, g, states, options)
 

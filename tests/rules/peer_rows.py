@@ -9,10 +9,10 @@ or at least 2e-4 of the sum of its two terms' magnitudes.
 
 Weight decay in Keras is always decoupled, and its momentum has the rate in the velocity.
 
-Some calls have no row because no call here takes their steps: optax ``amsgrad`` (the maximum of the corrected
-second moment, or no correction of it at all), ``radam`` (epsilon is added to the corrected root),
-``eps_root``, and ``rmsprop`` with ``nesterov`` or ``initial_scale``; Keras ``Adamax`` (epsilon is added to the
-maximum, not to the gradient before it).
+Some calls have no row because no call here takes their steps: optax ``amsgrad`` (the maximum of the
+corrected second moment, or no correction of it at all), ``radam`` (epsilon is added to the corrected root),
+``eps_root``, and ``rmsprop`` with ``nesterov`` or ``initial_scale``; Keras ``Adamax`` (epsilon is added to
+the maximum, not to the gradient before it).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ CANCELLING = Tolerance(
 
 @dataclass(frozen=True)
 class Row:
-    """A peer's call and ours, which take the same steps."""
+    """A peer's call and ours for the same steps."""
 
     name: str
     """Name in test reports and in the stored results."""
@@ -230,13 +230,13 @@ lion-betas-decay 0.02: Lion(beta_1=0.8, beta_2=0.95, weight_decay=0.1)
 }
 """Name, scale of the rates, the peer's call and ours.
 
-Ours is left out for PyTorch, whose names, arguments and defaults are the same as here. Betas of 0.8 and 0.95
-forget within the run, so that the maximum of AMSGrad differs from the last second moment.
+Ours is left out for PyTorch, whose names, arguments and defaults lrcore shares. With betas of 0.8 and 0.95,
+the run forgets early gradients, so that AMSGrad's maximum differs from the last second moment.
 """
 
 
 def _call(written: str) -> Call:
-    """Return the call that the source code describes."""
+    """Return the call in a piece of source code."""
     expression: Any = ast.parse(written, mode="eval").body
     return Call(expression.func.id, {each.arg: ast.literal_eval(each.value) for each in expression.keywords})
 

@@ -98,7 +98,7 @@ def check(
 def run_lrcore(
     row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32]
 ) -> dict[int, NDArray[np.float32]]:
-    """Return the parameters as `run_peer` does, after lrcore's steps in float32."""
+    """Return the parameters after each of the `CHECKED` steps of lrcore, in float32."""
     lrcore = importlib.import_module("lrcore")
     params = start.copy()
     optimizer = getattr(lrcore, row.ours.name)(params, functools.partial(rate, row.lr), **row.ours.kwargs)
@@ -163,8 +163,8 @@ def steps_of_keras(row: Row, start: Float64, gradients: Float64) -> Iterator[Any
 
     This backend runs the steps as Keras itself writes them; the PyTorch backend has its own, whose results
     were the same within 1.2e-15. Python numbers become float64 arrays while JAX has 64-bit types, regardless
-    of ``floatx``. The rate is a callable because its result is cast to the parameters' dtype, whereas a number
-    would be stored in ``floatx``.
+    of ``floatx``. The rate is a callable because its result is cast to the parameters' dtype, whereas a
+    number would be stored in ``floatx``.
     """
     os.environ["KERAS_BACKEND"] = "jax"
     jax = importlib.import_module("jax")

@@ -1,4 +1,4 @@
-"""The sizes, stages and rates with which every rule is stepped, and the oracle's steps for comparison."""
+"""The sizes, stages and rates of tests with every rule, backend and device, and the oracle's steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rate(t: int) -> float:
 
 
 class Followed:
-    """An optimizer of a rule, and the oracle's results of the same steps."""
+    """An optimizer of a rule, and the oracle's parameters and states for the same steps."""
 
     def __init__(self, rule: str, start: Array, lr: Any = 0.01, **arguments: Any) -> None:
         self.opt = make(rule, start.copy(), lr, **arguments)

@@ -94,7 +94,7 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
     ],
 )
 def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:
-    """This holds even after a call with a valid option that equals the wrong one."""
+    """They are refused even if an earlier call had a valid option that equals the wrong one."""
     arrays = [np.ones(N, np.float32) for _ in range(4)]
     lrcore.functional.adam(*arrays, step=1, lr=0.1, decoupled_weight_decay=True)
     before = [array.copy() for array in arrays]
@@ -110,7 +110,7 @@ def test_missing_keywords() -> None:
 
 
 def test_numbers_are_read_at_every_call() -> None:
-    """An object that stands for a number may change its value between calls, as a tensor does."""
+    """An object that is converted to a number may have another value at each call, as a tensor does."""
 
     class Number:
         value = 0.5

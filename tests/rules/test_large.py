@@ -1,4 +1,4 @@
-"""More elements than 32 bits can count, in memory that mostly maps the same pages."""
+"""More elements than 32 bits can count, in memory that mostly maps one file again and again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def map_at(address: int | None, size: int, protection: int, flags: int, file: in
 
 @contextmanager
 def sparse(n: int, places: list[int], file: int) -> Iterator[Array]:
-    """Yield n zeros; those around the places have memory of their own."""
+    """Yield n zeros; the zeros around `places` have memory of their own."""
     whole = -(-4 * n // ISLAND) * ISLAND
     writable = mmap.PROT_READ | mmap.PROT_WRITE
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
@@ -65,7 +65,7 @@ BACKENDS = [name for name in lrcore.backends() if name != "cuda"]
     ("backend", "n"), [(BACKENDS[0], 2**32 + 1), *((name, 2**31 + 5) for name in BACKENDS[1:])]
 )
 def test_more_elements_than_32_bits_count(backend: str, n: int) -> None:
-    """The first, the last, and those around 2^31 and 2^32 are updated, with the default number of threads."""
+    """Elements at both ends and around 2^31 and 2^32 are updated, with the default number of threads."""
     around = (place + k for place in (0, 2**31, 2**32, n - 1) for k in range(-3, 4))
     places = sorted({place for place in around if 0 <= place < n})
     start = np.arange(1, len(places) + 1, dtype=np.float32)

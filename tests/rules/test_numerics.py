@@ -23,7 +23,7 @@ N = 37  # two AVX-512 lanes and a remainder
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_a_poisoned_gradient_stays_at_its_element(rule: str, backend: str, weight_decay: float) -> None:
-    """That element has the oracle's result, every other element that of a clean run.
+    """That element has the oracle's result; every other element has the result of a clean run.
 
     With weight decay, NaN stays; without it, a state may recover.
     """
@@ -56,7 +56,7 @@ def test_no_epsilon_and_no_gradient(backend: str) -> None:
 
 @pytest.mark.parametrize("rule", [each for each in lrcore.rules() if "centered" in each])
 def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> None:
-    """Under a constant gradient the mean square and the squared mean converge; float32 rounds each separately."""
+    """A constant gradient makes mean square and squared mean converge; float32 rounds each separately."""
     g = gradients(np.random.default_rng(20), N)
     followed = Followed(rule, np.zeros(N, np.float32), alpha=0.5)
     below = 0
@@ -69,7 +69,7 @@ def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> N
 
 
 def test_late_steps(rule: str, backend: str) -> None:
-    """The counter is exact and the constants are those of t, however large; the cost does not grow with t."""
+    """The counter is exact, and the constants are those of t, at a cost that does not grow with t."""
     rng = np.random.default_rng(7)
     start, g = rng.standard_normal(N).astype(np.float32), gradients(rng, N)
     for t in (256, 2048, 2**24, 2**31 - 1, 2**53 - 1):
@@ -157,10 +157,10 @@ class FloatingPointMode:
 
 @pytest.fixture
 def fp_mode() -> FloatingPointMode:
-    """Return the floating-point mode, or skip the test if the processor's mode is unknown."""
+    """Return an interface to the floating-point mode; skip the test on processors whose mode is unknown."""
     if platform.machine() not in REGISTERS:
         assert lrcore.info()["fp_mode"] == "caller's"
-        pytest.skip("it is not known how this processor's mode is set")
+        pytest.skip("lrcore cannot set this processor's floating-point mode")
     assert lrcore.info()["fp_mode"] == "default"
     return FloatingPointMode()
 
@@ -190,7 +190,7 @@ def test_the_callers_mode_is_neither_trusted_nor_changed(
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
 def test_rates_are_asked_in_the_default_mode(mode: int, fp_mode: FloatingPointMode) -> None:
-    """This includes a schedule's own arithmetic. If the caller calls a schedule, the caller's mode applies."""
+    """A schedule's own arithmetic uses that mode, too, unless the caller calls the schedule."""
     rates = (
         lrcore.schedules.Constant(1 + 2**-24 - 2**-40) * (1 + 2**-40),  # near the midpoint of two float32
         lrcore.schedules.Constant(1e-40) * 0.5,
@@ -208,7 +208,7 @@ def test_rates_are_asked_in_the_default_mode(mode: int, fp_mode: FloatingPointMo
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
 def test_arguments_are_checked_alike_in_every_mode(mode: int, fp_mode: FloatingPointMode) -> None:
-    """The conversion of a number to float32 does not depend on the caller's mode."""
+    """The conversion of an argument to float32 does not depend on the caller's mode."""
     largest = float(np.finfo(np.float32).max)
     build: Any = functools.partial(lrcore.Adam, np.zeros(1, np.float32))
     taken = {"weight_decay": (1e-40, 2.0**-149, 1.0000001 * 2.0**-150, largest), "eps": (1e-45,)}
@@ -228,7 +228,7 @@ def test_arguments_are_checked_alike_in_every_mode(mode: int, fp_mode: FloatingP
 
 @pytest.mark.usefixtures("threads")
 def test_worker_threads_use_the_default_mode(fp_mode: FloatingPointMode) -> None:
-    """A thread inherits the mode of the thread that created it; the sweep sets its own."""
+    """A thread inherits the mode of the thread that created it; the sweep sets its own mode."""
     start = np.full(5 * 262_144, 1e-40, np.float32)  # large enough to wake up each thread
     lrcore.set_num_threads(5)  # more than in any earlier test, so that new threads start in the preset mode
     optimizer = lrcore.SGD(start.copy(), lr=0.5)

@@ -190,7 +190,7 @@ class _Counting(Arithmetic):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_k_is_the_number_of_roundings(rule: str) -> None:
-    """The count of the longest path, rounded up to an integer, is k."""
+    """The count of the longest path, rounded up to an integer, equals k."""
     counts = []
     for decoupled in (False, True):
         zeros = [_Count(0) for _ in RULES[rule].states]
@@ -202,10 +202,10 @@ def test_k_is_the_number_of_roundings(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_float32_is_within_its_bound(rule: str) -> None:
-    """The ratio of error and bound is at most 1, and above 0.1 somewhere, so that k is not too large.
+    """The error is at most its bound, and above a tenth of the bound somewhere, so that k is not too large.
 
-    It stays below 1 because roundings do not all reach half a unit with the same sign; the largest measured
-    ratios are 0.2 to 0.6.
+    It is below the bound because roundings do not all err by half a unit with the same sign; the largest
+    measured ratios are 0.2 to 0.6.
     """
     worst = 0.0
     for seed, (t, decay) in enumerate(itertools.product((1, 2, 10, 1000, 10**6), DECAYS)):
@@ -230,7 +230,7 @@ def test_bound_holds_where_float32_underflows_or_overflows(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_bound_holds_where_the_decay_cancels_the_gradient(rule: str) -> None:
-    """The sum g + WD * p is small; if the states are zero, every later quotient and root inherits this."""
+    """The sum g + WD * p is small; if the states are zero, later quotients and roots inherit its error."""
     p, _, states = draw(rule, 6, 100, -3, 1)
     cancelled = 10 ** np.random.default_rng(6).uniform(-8, 0, len(p))
     g = (-0.3 * p.astype(float) * (1 + cancelled)).astype(F)
@@ -243,7 +243,7 @@ def test_bound_holds_where_the_decay_cancels_the_gradient(rule: str) -> None:
 
 @pytest.mark.parametrize(("part", "comparable"), [(2.0**-23, False), (2.0**-12, True)])
 def test_what_cancels_is_compared_where_it_is_resolved(part: float, comparable: bool) -> None:
-    """Half of m and half of g in Lion, and RMSprop's mean square and squared mean, cancel except for `part`."""
+    """Lion's terms of m and g, or RMSprop's mean square and squared mean, cancel except for `part`."""
     options: Options = {"t": 1, "lr": 0.1, "hyper": {"beta1": 0.5, "beta2": 0.9, "alpha": 0.5, "eps": 1e-8}}
     assert bounds("lion", 1.0, 1 + part / 2, [-1.0], **options)[2] is comparable
     assert bounds("rmsprop_centered", 1.0, 1.0, [1 + part, 1.0], **options)[2] is comparable

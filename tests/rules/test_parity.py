@@ -1,4 +1,4 @@
-"""Live PyTorch, optax and Keras against their stored results, if they are installed.
+"""Live results of PyTorch, optax and Keras, if they are installed, against the stored results.
 
 Each peer runs in its own process, so that JAX's threads and 64-bit mode, PyTorch's default dtype and Keras'
 backend do not affect other tests. "Equal" means that ``|difference| / (1 + |p|)`` of each element is within
@@ -28,7 +28,7 @@ NOISE = peers.Tolerance(
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", peers.PACKAGES)
 def test_stored_peers_are_live_peers(peer: str) -> None:
-    """A failure means that the peer or the rows changed. test_golden.py compares lrcore with the file."""
+    """A failure means that the peer or the rows have changed. test_golden.py tests lrcore on the file."""
     for package in peers.PACKAGES[peer]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install {' '.join(peers.PACKAGES[peer])}")

@@ -42,7 +42,7 @@ def expected(rule: str, stages: str) -> tuple[Array, list[Array]]:
 
 
 def test_every_rule_is_reached_and_has_an_oracle() -> None:
-    """Each registered rule has a class that chooses it and an oracle, with the same states and numbers."""
+    """Each registered rule has a class that chooses it and an oracle, with equal states and numbers."""
     registered = lrcore.rules()
     assert set(CONFIGURATIONS) == set(registered)
     assert set(oracle.RULES) == set(registered)
@@ -52,7 +52,7 @@ def test_every_rule_is_reached_and_has_an_oracle() -> None:
 
 
 def test_divisions_and_roots() -> None:
-    """A division needs an epsilon; the denominator is a root, except in Adamax, which averages |g| itself."""
+    """A rule that divides has an epsilon; the divisor is a root, except in Adamax, which averages |g|."""
     for name, rule in lrcore.rules().items():
         roots = {"adadelta": 2, "adamax": 0}.get(name, 1)
         assert (rule.divisions, rule.roots) == ((1, roots) if "eps" in rule.hyper else (0, 0)), name
@@ -60,7 +60,7 @@ def test_divisions_and_roots() -> None:
 
 @pytest.mark.parametrize("stages", STAGES)
 def test_bits_of_the_oracle(rule: str, backend: str, stages: str) -> None:
-    """This holds for all sizes, over 50 steps under a scheduled rate."""
+    """The bits are equal for all sizes, over 50 steps under a scheduled rate."""
     start, all_gradients = problem()
     p, states = expected(rule, stages)
     for n in SIZES:
@@ -72,21 +72,21 @@ def test_bits_of_the_oracle(rule: str, backend: str, stages: str) -> None:
 
 
 OF_EACH_KIND = ("sgd", "sgd_momentum", "adam", "adam_amsgrad")
-"""Rules with no state and with one, two and three: dividing a step into parts depends on nothing else."""
+"""Rules with zero to three states; the division of a step into parts depends on nothing else."""
 
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("rule", OF_EACH_KIND)
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_bits_do_not_depend_on_threads(rule: str, backend: str, count: int) -> None:
-    """The sizes are close to those from which the pool uses two, three and seven threads."""
+    """The sizes are around the smallest ones that the pool divides among two, three and seven threads."""
     start, all_gradients = problem()
     for n in (65_535, 65_536, 98_305, 7 * 32_768 + 5):
         one, many = (make(rule, np.resize(start, n), rate) for _ in range(2))
         resized = [np.resize(g, n) for g in all_gradients[:3]]
         for optimizer, threads in ((one, 1), (many, count)):
             lrcore.set_num_threads(threads)
-            for g in resized:  # without a pause: so few elements are only divided right after another step
+            for g in resized:  # without a pause: so few elements are divided only right after another step
                 optimizer.step(g)
         states = [np.array(state) for state in one.state.values()]
         assert_same(many, one.params, states, f"{rule}, {backend}, {count} threads:")

@@ -25,7 +25,7 @@ def array(*values: float) -> Array:
 
 
 def test_what_is_stored(backend: str) -> None:
-    """The parameters are computed from the state before it is stored, and are never set to 0 themselves."""
+    """The parameters are computed from the state before it is stored, and are not set to 0 themselves."""
     halves = array(1.5, 1, np.nextafter(LEAST, np.float32(1)) / LEAST, 0.75, 0.5, 2**-23)
     halves = np.concatenate([halves * LEAST, -halves * LEAST, array(0, -0.0, np.nan, np.inf, -np.inf)])
     stored = np.where(np.abs(halves) < LEAST, np.float32(0), halves)
@@ -38,7 +38,7 @@ def test_what_is_stored(backend: str) -> None:
 
 
 def test_around_the_smallest_normal_number(rule: str, backend: str) -> None:
-    """The bits are the oracle's for states, gradients and parameters around that number, and for zeros."""
+    """Around 2^-126 and at zero, states, gradients and parameters have the oracle's bits."""
     rng = np.random.default_rng(4)
     numbers = rng.standard_normal((7, 37)) * np.exp2(rng.integers(-140, -120, (7, 37)))
     numbers[:, 3], numbers[:, 20] = 0, -0.0
@@ -57,15 +57,15 @@ CASES: list[tuple[str, float | None]] = [
     *((name, None) for name in lrcore.rules() if name != "lion"),
     *((name, eps) for name in ("adagrad", "rmsprop_centered", "adadelta", "adam", "adamax") for eps in EPS),
 ]
-"""Every rule except Lion with its default eps; rules that divide in different ways with each eps."""
+"""Every rule except Lion with its default eps; rules that divide in different ways with each of `EPS`."""
 
 
 @pytest.mark.parametrize(("name", "eps"), slow_but_first(CASES))
 def test_no_step_changes_by_it(name: str, eps: float | None) -> None:
-    """Constant tiny gradients, and bursts of them followed by thousands of zeros, cause no NaN or infinity.
+    """Constant tiny gradients, and bursts of them followed by thousands of zeros, give no NaN or infinity.
 
-    The parameters have the same bits without the stage. With an eps below 1e-10, so have the states. Lion has
-    its own test.
+    The parameters have the same bits with and without the stage; with an eps below 1e-10, so have the
+    states. Lion has its own test.
     """
     constant = np.exp2(EXPONENTS) * np.random.default_rng(5).uniform(1, 2, len(EXPONENTS))
     g = np.tile(constant, 4).astype(np.float32)
@@ -84,7 +84,7 @@ def test_no_step_changes_by_it(name: str, eps: float | None) -> None:
 
 
 def test_lion_comes_to_rest() -> None:
-    """Its step is the sign of even the smallest average; without the stage it would never stop."""
+    """Lion steps by the sign of even the smallest average; without the stage it would never stop."""
     g = np.exp2(EXPONENTS).astype(np.float32)
     without = Followed("lion", np.zeros_like(g), betas=(0.9, 0.9))
     opt = without.opt
@@ -102,7 +102,7 @@ def test_lion_comes_to_rest() -> None:
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "adagrad", "adadelta"])
 def test_eps_is_that_of_the_step(name: str, backend: str) -> None:
-    """An eps that is assigned between two steps acts in the next one."""
+    """An eps that is assigned between two steps takes effect in the second."""
     opt = make(name, np.ones(5, np.float32), weight_decay=0.0)
     (squares,) = (state for state in opt.state if state in ("exp_avg_sq", "square_avg", "sum"))
     for eps in (1e-8, 1e-11, 0.99e-10, 1e-10, 0.0, 1.0):
@@ -113,7 +113,7 @@ def test_eps_is_that_of_the_step(name: str, backend: str) -> None:
 
 
 def test_small_states_that_are_given_wait_for_a_step(tmp_path: Path) -> None:
-    """Small states that are assigned, loaded, read from a file or copied keep their values until then."""
+    """Small states keep their values when they are assigned, loaded, read from a file or copied."""
     small = np.full(5, 1e-40, np.float32)
     opt = lrcore.Adam(np.ones(5, np.float32))
     opt.state["exp_avg"][:] = small
