@@ -1,4 +1,4 @@
-"""Arrays of other libraries, unconverted: PyTorch on the CPU, and JAX. A skip names the missing library."""
+"""Unconverted arrays of other libraries: PyTorch on the CPU, and JAX. A skip names the missing library."""
 
 from __future__ import annotations
 
@@ -158,7 +158,10 @@ def test_jax_arrays_are_gradients_and_no_parameters() -> None:
 
 
 def test_versions_count_every_write_and_nothing_else(torch: Any, rule: str) -> None:
-    """Autograd thus refuses backward passes over memory that a step has changed."""
+    """Autograd thus refuses a backward pass over memory that a step has changed.
+
+    PyTorch's own in-place operations have the same effect.
+    """
     params, grads = torch.ones(3), torch.ones(3)
     opt = make(rule, params, grads=grads)
     written = [params, *opt.state.values()]

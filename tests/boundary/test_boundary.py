@@ -202,7 +202,7 @@ def test_empty(name: str) -> None:
 
 
 def test_sizes_and_shapes() -> None:
-    """The right number in another order, as in a transposed copy, is refused; flat arrays are accepted."""
+    """Elements in another shape, as of a transposed copy, are refused; flat arrays are accepted."""
     opt = lrcore.Adam(np.zeros((2, 3), np.float32))
     refused: dict[Any, str] = {
         5: "6 elements like params, got 5",

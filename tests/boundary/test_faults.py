@@ -204,7 +204,7 @@ assert min(growth) <= 16 * 1024, growth
 
 
 class Raises:
-    """Raises an error when it is called, converted or exported, but reports its device."""
+    """An object that raises an error when it is called, converted or exported, but reports its device."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -219,7 +219,7 @@ class Raises:
 
 
 class Nowhere(Raises):
-    """Also raises when its device is queried."""
+    """An object that also raises when its device is queried."""
 
     __dlpack_device__ = Raises.fail
 

@@ -238,7 +238,7 @@ def refusal() -> str:
 @pytest.mark.usefixtures("begin_wrongly")
 @pytest.mark.parametrize("limit", [lrcore.set_num_threads, limit_by_threadpoolctl])
 def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int], object]) -> None:
-    """A refused choice does not, nor does a choice for the other variable. A block does while it lasts.
+    """A refused choice, or one for the other variable, leaves the error. A block answers while it lasts.
 
     An optimizer that was made in the block works afterwards, too.
     """

@@ -215,7 +215,7 @@ def test_signals_are_for_the_threads_of_the_program() -> None:
 
 @forks
 def test_a_child_forked_during_another_threads_step_is_told() -> None:
-    """The child's arrays may be half updated. Steps on other arrays work, in optimizers and in functions."""
+    """The child's arrays may be half updated. Other optimizers work, and functions of the same arguments."""
     assert_runs("""
         import os, signal, sys, threading
         arguments = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}

@@ -73,7 +73,7 @@ def test_another_reader_reads_what_is_written(path: Path) -> None:
 
 
 def test_what_another_writer_wrote(path: Path) -> None:
-    """This includes lrcore's files, rewritten with another order and other spaces in the header."""
+    """This includes lrcore's files, rewritten with their metadata but another order and other spaces."""
     numpy = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
     arrays = {name: np.array(view) for name, view in all_shapes().named_arrays().items()}
     numpy.save_file(arrays, path)
@@ -196,7 +196,8 @@ def test_the_longest_header(
     kind: str, entry: str, limit: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The longest header that can be written can be read; one more byte or value cannot be written."""
-    assert safetensors._LONGEST < safetensors._LONGEST_READ <= 100_000_000  # others read as much
+    # Other readers accept headers of up to 100 MB.
+    assert safetensors._LONGEST < safetensors._LONGEST_READ <= 100_000_000
     for module in (safetensors, strict_json):
         monkeypatch.setattr(module, limit, 2000, raising=False)
     text = KINDS[kind].text

@@ -55,7 +55,7 @@ def assert_held(opt: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_state(rule: str, tmp_path: Path) -> None:
-    """It loads into a new optimizer and an existing one, and also after a save in the current format."""
+    """A state loads into a new optimizer and an existing one, also after a save in the current format."""
     assert len(RULES) == 28
     expected, file = EXPECTED[rule], FILES / f"{rule}.safetensors"
     cls: Any = getattr(lrcore, expected["class"])

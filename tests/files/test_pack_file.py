@@ -127,7 +127,7 @@ def test_the_file_says_how_it_is_nested_and_tied(path: Path) -> None:
 
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"lrcore_run": "7"}])
 def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
-    """Its names have dots. It makes a flat pack, or loads into a pack, which determines the nesting.
+    """The file's names have dots. It makes a flat pack, or loads into a pack, which determines the nesting.
 
     Metadata that merely begin like lrcore's are not lrcore's.
     """
@@ -303,7 +303,7 @@ def test_wrong_ties(structure: dict[str, Any], ties: Any, match: str, path: Path
 
 @pytest.mark.parametrize("part", [[], {}, "[]", 0])
 def test_a_long_name_does_not_fill_the_memory(part: Any, path: Path) -> None:
-    """A name is in the path of each part below it, so the memory could be the square of the file's size."""
+    """A name is in the path of each part below it: paths could grow with the square of the file's size."""
     entries = {"x" * 50_000: [part] * 2_000}
     refusal = f"^{path}: structure: expected paths of at most 99000000 characters in total"
     assert_refused(put_small(path, PACK, json.dumps(PACK.text | {"structure": entries})), PACK, refusal)

@@ -303,7 +303,7 @@ def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
 
 
 def test_a_save_in_the_middle_of_another(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a signal handler: it leaves the other's temporary file alone, and the last to end wins."""
+    """As in a signal handler, the inner save spares the other's temporary file, and the last to end wins."""
 
     def between(_: int) -> None:
         kind.make(2).save(path)

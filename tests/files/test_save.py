@@ -107,7 +107,7 @@ class Passing(lrcore.AdamW):
 
 @pytest.mark.parametrize("cls", [Own, Chosen, Passing])
 def test_a_class_of_the_callers_own(cls: Any, path: Path) -> None:
-    """It resumes from its dictionary, a former version's, or its file. `lrcore.load` makes the base class."""
+    """It resumes from its own or a former version's dictionary, or its file. `lrcore.load` makes the base."""
     opt = cls(start(), 0.1)
     run(opt, 2)
     opt.save(path)

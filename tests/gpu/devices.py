@@ -59,7 +59,7 @@ class CuPy:
         return not stream.done
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Return a function that replays a graph in which `work` was captured."""
+        """Return a function that replays a graph captured from `work`."""
         stream = self.stream()
         with stream:
             stream.begin_capture()

@@ -141,7 +141,7 @@ class FakeCuda:
         self.fail: dict[str, int] = {}
         """Errors by function name: a function that has an entry returns the error and does nothing else."""
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
-        """Returns the ranges of blocks to run, given a `Job` and its number of blocks. Default: all."""
+        """Function of a `Job` and its number of blocks; returns the ranges of blocks to run. None: all."""
         self.behind = False
         """Whether queries report events as not completed, although they are."""
         self.cupy: Any = fake_cupy.make_module()

@@ -145,7 +145,7 @@ class ForeignLegacy(Foreign):
 
 
 def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
-    """Their library may reuse released memory at once. The library of the stream orders the reuse itself."""
+    """Their library may reuse released memory at once. The stream's own library orders the reuse itself."""
     opt: lrcore.SGD | None = lrcore.SGD(xp.array(ones()))
     side = xp.stream()
 
@@ -181,7 +181,7 @@ def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
 
 @pytest.mark.parametrize("kind", [Foreign, ForeignLegacy])
 def test_arrays_of_another_library(xp: Imitated, kind: type[Foreign]) -> None:
-    """They are made safe for the step's stream, by default the legacy default stream. The state is CuPy's."""
+    """Gradients are made safe for the step's stream, by default the legacy default. The state is CuPy's."""
     params, g = xp.array(ones()), kind(xp.array(ones()))
     opt = lrcore.SGD(Foreign(params), lr=1.0, momentum=0.5)
     side = xp.stream()

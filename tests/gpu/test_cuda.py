@@ -35,7 +35,7 @@ def assert_steps_alike(
 
 @pytest.mark.parametrize("stages", STAGES)
 def test_bits_of_the_cpu(xp: CuPy | Torch, rule: str, stages: str) -> None:
-    """The bits are equal for all sizes, over some steps under a scheduled rate."""
+    """The bits equal the CPU's for all sizes, over some steps under a scheduled rate."""
     for n in SIZES:
         assert_steps_alike(xp, rule, *problem(n, 4), rate, **STAGES[stages])
 
@@ -174,7 +174,7 @@ def test_another_device_than_the_current_one(xp: CuPy | Torch) -> None:
 
 
 def test_wrong_gradients(xp: CuPy | Torch) -> None:
-    """They are refused as on the CPU, before anything changes."""
+    """Wrong gradients are refused as on the CPU, before anything changes."""
     memory = xp.array(np.ones(16, np.float32))
     opt = lrcore.Adam(memory[:8])
     wrong: list[tuple[Any, type[Exception], str]] = [

@@ -168,7 +168,7 @@ def test_a_module_goes_on_elsewhere(device: str, file: bool) -> None:
 
 
 def test_a_module_that_is_moved(device: str) -> None:
-    """Its optimizer refuses to step; a new one continues from the former optimizer's state."""
+    """The module's optimizer refuses to step; a new one continues from the former optimizer's state."""
     (model, former), (twin, other) = both("cpu")
     for each, its in ((model, former), (twin, other)):
         assign(each, 0)

@@ -177,7 +177,10 @@ NO_GPU = "JAX has no GPU here"
 
 
 def step_on_jax(xp: Any, n: int = 1 << 22, turns: int = 500) -> None:
-    """Check steps on gradients that JAX is still computing, on two streams; release them at once."""
+    """Check steps on gradients that JAX is still computing, on the current stream and on another.
+
+    The gradients are released at once.
+    """
     import jax
 
     jnp = jax.numpy
@@ -204,7 +207,7 @@ def step_on_jax(xp: Any, n: int = 1 << 22, turns: int = 500) -> None:
 
 
 def step_library_on_jax(name: str) -> None:
-    """Check `step_on_jax` with parameters of a library, in a process of its own."""
+    """Check `step_on_jax` with parameters of a library; a test runs this in a separate process."""
     import jax
 
     if jax.default_backend() != "gpu":

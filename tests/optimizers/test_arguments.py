@@ -186,7 +186,7 @@ def shared(opt: Any) -> tuple[Any, ...]:
 
 
 def test_other_defaults_of_a_class() -> None:
-    """A class also has the changes of its bases, and a passed argument takes precedence."""
+    """A class inherits the changed defaults of its bases; a passed argument takes precedence."""
     assert shared(lrcore.Adam(start())) == shared(Plain(start())) == (0.0, "l2", False)
     assert shared(Decayed(start())) == (0.25, "decoupled", False)
     assert inspect.signature(Decayed).parameters["weight_decay"].default == 0.25

@@ -169,7 +169,7 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
     ],
 )  # fmt: skip
 def test_unknown_attributes(owner: Any, name: str, meant: str | None) -> None:
-    """Modules and objects suggest names."""
+    """The errors of modules and of objects suggest names."""
     with pytest.raises(AttributeError) as caught:
         getattr(owner, name)
     label = getattr(owner, "__name__", type(owner).__name__)
@@ -262,7 +262,7 @@ def test_every_unknown_keyword_is_explained(value: Any) -> None:
 
 
 def typed_words() -> Iterator[Any]:
-    """Yield each argument of a schedule whose type is a Literal of words, which type checkers can check."""
+    """Yield each argument of a schedule whose type is a Literal of words, for type checkers."""
     for name in schedules.__all__:
         made = getattr(schedules, name)
         for argument, hint in typing.get_type_hints(made.__init__).items() if inspect.isclass(made) else ():

@@ -170,7 +170,7 @@ class Constant(schedules.Constant):
 
 @pytest.mark.parametrize("rate", [lambda t: 999.0 + t, Cosine(), Constant(0.5)])
 def test_a_schedule_of_the_callers_own_is_not_stored_and_replaces_none(rate: Any) -> None:
-    """Its class may have any name."""
+    """The class of the schedule may have any name."""
     opt = lrcore.SGD(start(), lr=rate)
     run(opt, 2)
     assert opt.lr == 1001

@@ -614,7 +614,7 @@ def test_arrays_that_overlap_are_refused(case: str, w_and_xp: tuple[Any, Any]) -
 
 
 def test_one_pair_of_many_that_overlaps() -> None:
-    """It is found among arrays whose address ranges overlap, but whose elements do not."""
+    """The pair is found among arrays whose address ranges overlap, but whose elements do not."""
     rows = {f"row{i}": np.zeros(100, np.float32)[10 * i :] for i in range(3)}
     flat = np.zeros(1000, np.float32)
     rows |= {f"piece{i}": flat[10 * i : 10 * i + 10] for i in range(100)}
@@ -662,7 +662,7 @@ def test_an_array_under_several_names_is_one(pad: bool) -> None:
 
 
 def test_the_flat_of_a_part_with_ties() -> None:
-    """It is the memory of the part's arrays if they are contiguous; otherwise the error has both names."""
+    """The flat is the memory of the part's arrays if contiguous; otherwise the error has both names."""
     pack = tied()
     for part, path, name, first in (
         (pack["layers"], "layers", "layers.0.w", "embed"),

@@ -94,7 +94,7 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
     ],
 )
 def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:
-    """They are refused even if an earlier call had a valid option that equals the wrong one."""
+    """Wrong arguments are refused even if an earlier call had a valid option that equals the wrong one."""
     arrays = [np.ones(N, np.float32) for _ in range(4)]
     lrcore.functional.adam(*arrays, step=1, lr=0.1, decoupled_weight_decay=True)
     before = [array.copy() for array in arrays]

@@ -69,7 +69,7 @@ def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> N
 
 
 def test_late_steps(rule: str, backend: str) -> None:
-    """The counter is exact, and the constants are those of t, at a cost that does not grow with t."""
+    """The counter is exact, and the constants are those of t, however large, at a cost independent of t."""
     rng = np.random.default_rng(7)
     start, g = rng.standard_normal(N).astype(np.float32), gradients(rng, N)
     for t in (256, 2048, 2**24, 2**31 - 1, 2**53 - 1):
@@ -190,7 +190,7 @@ def test_the_callers_mode_is_neither_trusted_nor_changed(
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
 def test_rates_are_asked_in_the_default_mode(mode: int, fp_mode: FloatingPointMode) -> None:
-    """A schedule's own arithmetic uses that mode, too, unless the caller calls the schedule."""
+    """A schedule's own arithmetic uses the default mode, too, unless the caller calls the schedule."""
     rates = (
         lrcore.schedules.Constant(1 + 2**-24 - 2**-40) * (1 + 2**-40),  # near the midpoint of two float32
         lrcore.schedules.Constant(1e-40) * 0.5,

@@ -28,7 +28,7 @@ NOISE = peers.Tolerance(
 @pytest.mark.slow
 @pytest.mark.parametrize("peer", peers.PACKAGES)
 def test_stored_peers_are_live_peers(peer: str) -> None:
-    """A failure means that the peer or the rows have changed. test_golden.py tests lrcore on the file."""
+    """A failure means that the peer or the rows have changed. test_golden.py covers lrcore itself."""
     for package in peers.PACKAGES[peer]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install {' '.join(peers.PACKAGES[peer])}")

@@ -60,7 +60,7 @@ def test_divisions_and_roots() -> None:
 
 @pytest.mark.parametrize("stages", STAGES)
 def test_bits_of_the_oracle(rule: str, backend: str, stages: str) -> None:
-    """The bits are equal for all sizes, over 50 steps under a scheduled rate."""
+    """The bits equal the oracle's for all sizes, over 50 steps under a scheduled rate."""
     start, all_gradients = problem()
     p, states = expected(rule, stages)
     for n in SIZES:
