@@ -39,7 +39,7 @@ def function_of(rule: str) -> Callable[..., None]:
 
 
 def outcome(call: Callable[[], object], problems: Sequence[Problem]) -> bool:
-    """Return whether a call was accepted; assert that this, or the type of its error, is as expected."""
+    """Return whether a call was accepted; assert that this, or its error, is as expected."""
     refused: Exception | None = None
     try:
         call()

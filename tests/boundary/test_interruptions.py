@@ -58,7 +58,10 @@ def test_assigning_and_stepping_at_any_moment() -> None:
 
 @pytest.mark.parametrize("call", slow_but_first(["step", "load", "hyper", "lr", "copy", "save"]))
 def test_all_or_nothing_at_any_moment(call: str) -> None:
-    """An interrupt before any opcode leaves all effects of a call, or none; an observer sees all or none."""
+    """An interrupt before any opcode, as in a signal handler, leaves all effects of a call or none.
+
+    An observer sees all of them or none, too.
+    """
     plateau = schedules.Plateau(schedules.Cosine(0.5, steps=1000), factor=0.5, patience=0)
     schedule = plateau.warmup(5) * schedules.Recursive(
         lambda _, lr: lr * 0.99, lr=1.0

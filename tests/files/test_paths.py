@@ -1,4 +1,4 @@
-"""The paths that saves and loads accept: to files, links, folders, devices, and to nothing."""
+"""The paths of saves and loads, and what they lead to: files, links, folders, devices or nothing."""
 
 from __future__ import annotations
 

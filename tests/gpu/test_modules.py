@@ -209,7 +209,10 @@ def test_a_grad_scaler(device: str) -> None:
 
 
 def test_offloading(device: str) -> None:
-    """As in the guide: a bfloat16 model there, float32 parameters, pinned gradients and state on the host."""
+    """This is the guide's example, with a bfloat16 model on the device.
+
+    The float32 parameters, pinned gradients and state are on the host.
+    """
     model = network()
     master = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     twin = lrcore.AdamW(master.numpy().copy(), lr=0.01)

@@ -58,7 +58,7 @@ def test_every_argument_acts_or_is_refused(name: str, argument: str) -> None:
         except ValueError:
             assert beside  # an invalid combination
             continue
-            assert not np.array_equal(run(pair[0], 8), run(pair[1], 8)), f"with {beside}"
+        assert not np.array_equal(run(pair[0], 8), run(pair[1], 8)), f"with {beside}"
 
 
 FRACTIONS = ("momentum", "dampening", "alpha", "rho", "betas")

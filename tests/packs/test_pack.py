@@ -662,7 +662,7 @@ def test_an_array_under_several_names_is_one(pad: bool) -> None:
 
 
 def test_the_flat_of_a_part_with_ties() -> None:
-    """The flat is the memory of the part's arrays if contiguous; otherwise the error has both names."""
+    """It is the memory of the part's arrays if they lie together; otherwise the error has both names."""
     pack = tied()
     for part, path, name, first in (
         (pack["layers"], "layers", "layers.0.w", "embed"),
@@ -712,7 +712,10 @@ OTHER_NANS = np.array([0x3F800000, 0xFFC01234, 0x80000000], np.uint32).view(np.f
     ],
 )
 def test_values_for_the_names_of_one_array_have_the_same_bits(one: Any, other: Any, fits: bool) -> None:
-    """NaN in the same places is equal, from any type. Other values raise an error with both names."""
+    """NaN in the same places counts as equal, from any type.
+
+    Other values raise an error with both names, and are not written.
+    """
     w = np.zeros(3, np.float32)
     pack = lrcore.Pack({"b": 1, "embed": w, "x": {"head": w}, "third": w})
     pack.flat = before = np.array([4, 0, 2, 3], np.float32)

@@ -18,7 +18,7 @@ from support import Array, assert_bits
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's memory files")
 
 SHARED = 2**24
-"""Number of bytes that are mapped everywhere between the islands."""
+"""Number of bytes that are mapped again and again between the islands."""
 ISLAND = 2**16
 """Number of bytes with memory of their own, around each element that is checked."""
 MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, PROT_NONE = 0x10, 0x4000, 0x8000, 0

@@ -62,7 +62,7 @@ CASES: list[tuple[str, float | None]] = [
 
 @pytest.mark.parametrize(("name", "eps"), slow_but_first(CASES))
 def test_no_step_changes_by_it(name: str, eps: float | None) -> None:
-    """Constant tiny gradients, and bursts of them followed by thousands of zeros, give no NaN or infinity.
+    """Constant tiny gradients, and bursts followed by thousands of zeros, cause no additional NaN or infinity.
 
     The parameters have the same bits with and without the stage; with an eps below 1e-10, so have the
     states. Lion has its own test.
