@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         for dtype in ("float64", "int32", "bool", "complex64", "object", ">f4")
     },
     **{
-        f"not an array but {type(value).__name__}": (value, TypeError, f"{NO_ARRAY} {type(value).__name__}$")
+        f"not an array: {type(value).__name__}": (value, TypeError, f"{NO_ARRAY} {type(value).__name__}$")
         for value in NO_ARRAYS
     },
     "class": (np.ndarray, TypeError, "expected a float32 array, but this type cannot be exported"),

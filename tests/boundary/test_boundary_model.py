@@ -108,7 +108,7 @@ def test_arrays_of_a_function(data: st.DataObject) -> None:
 @examples
 @given(st.data())
 def test_numbers_of_a_function(data: st.DataObject) -> None:
-    """Any hyperparameters, rate, scale and step number have the model's outcome, after any calls."""
+    """Any hyperparameters, rate, scale and step number lead to the model's outcome, after any other calls."""
     rule = data.draw(rules)
     given_numbers, taken, problems = data.draw(model.changed_numbers(rule))
     step = data.draw(model.COUNTS | st.just(3))

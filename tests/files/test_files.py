@@ -239,7 +239,7 @@ def structure(**changes: Any) -> dict[str, Any]:
 
 
 def replaced(former: str, new: str) -> Callable[[str], str]:
-    """Return a function that replaces a part of its text."""
+    """Return a function that replaces a part of a text."""
     return lambda text: text.replace(former, new)
 
 

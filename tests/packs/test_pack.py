@@ -377,7 +377,7 @@ def test_a_pack_in_place_of_its_buffer(part: Callable[[lrcore.Pack], Any]) -> No
     "kind", ["freed", "zero", "masked", "sparse", pytest.param("fake", marks=pytest.mark.slow)]
 )
 def test_tensors_without_memory_are_refused(kind: str) -> None:
-    """Tensors that are not just their memory are refused, too."""
+    """Tensors whose values are not simply their memory are refused, too."""
     torch = pytest.importorskip("torch")
     w, wrong = torch.arange(3.0), torch.ones(3)
     error: type[Exception] = TypeError

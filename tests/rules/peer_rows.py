@@ -236,7 +236,7 @@ the run forgets early gradients, so that AMSGrad's maximum differs from the last
 
 
 def _call(written: str) -> Call:
-    """Return the call in a piece of source code."""
+    """Return the call that the source code contains."""
     expression: Any = ast.parse(written, mode="eval").body
     return Call(expression.func.id, {each.arg: ast.literal_eval(each.value) for each in expression.keywords})
 

@@ -37,7 +37,7 @@ def test_signature_is_that_of_the_class(name: str) -> None:
     assert list(own)[:3] == ["params", "grads", "states"]
     assert own["step"].default is own["lr"].default is inspect.Parameter.empty
     theirs = inspect.signature(CLASSES[name]).parameters
-    # The caller keeps Adagrad's sum, and so sets its start, and the count that a CUDA graph would advance.
+    # The caller keeps, and so sets, Adagrad's sum and the count that a CUDA graph would advance.
     fewer = {"params", "grads", "lr", "initial_accumulator_value", "capturable", "max_steps"}
     for each in set(theirs) - fewer:
         assert own[each] == theirs[each]

@@ -25,7 +25,7 @@ N = 37  # two AVX-512 lanes and a remainder
 def test_a_poisoned_gradient_stays_at_its_element(rule: str, backend: str, weight_decay: float) -> None:
     """That element has the oracle's result; every other element has the result of a clean run.
 
-    With weight decay, NaN stays; without it, a state may recover.
+    With weight decay, NaN persists; without it, a state may recover.
     """
     rng = np.random.default_rng(0)
     start = rng.standard_normal(N).astype(np.float32)
