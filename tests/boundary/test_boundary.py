@@ -97,7 +97,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     },
     "class": (np.ndarray, TypeError, "expected a float32 array, but this type cannot be exported"),
     "mock": (unittest.mock.Mock(), TypeError, NO_ARRAY),  # a Mock has every ordinary attribute
-    "scalar": (np.float32(0), TypeError, "got float32; pass an array, whose memory can be written"),
+    "scalar": (np.float32(0), TypeError, "got float32; scalars cannot be updated in place: pass an array"),
     "masks": (np.ma.array(ones(), mask=[True, False] * 4), TypeError, r"got MaskedArray.*filled\(0\)"),
     # layouts
     "every other": (np.ones(16, np.float32)[::2], ValueError, "expected a C-contiguous array, got shape .*strides"),
@@ -106,7 +106,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "broadcast": (np.ndarray(8, "f4", bytearray(4), strides=(0,)), ValueError, "expected a C-contiguous array"),
     "off by a byte": (np.zeros(33, np.uint8)[1:].view("f4"), ValueError, "expected data aligned to 4 bytes, got address 0x"),
     **{
-        f"on {name}": (Exporter(AssertionError("must not be called"), device), RuntimeError, f"the array is on {name}, and lrcore steps")
+        f"on {name}": (Exporter(AssertionError("must not be called"), device), RuntimeError, f"the array is on {name}, but lrcore supports")
         for device, name in (((10, 1), "rocm:1"), ((8, 0), "metal:0"), ((14, 2), "DLPack device type 14"))
     },
     # exporters that misbehave
