@@ -24,7 +24,8 @@ struct Counted {
 
 constexpr Counted backends[] = {{"avx2", cpu::avx2_sweeps}, {"portable", cpu::portable_sweeps}};
 
-// Whole lanes only, so that the loop dominates; and few lanes with a remainder of seven, so that the remainder counts.
+// 1024 elements fill whole lanes, so that the loop dominates; 135 are a few lanes and a remainder of seven elements, so
+// that the remainder matters.
 constexpr int64_t sizes[] = {1024, 135};
 constexpr int64_t largest = 1024;
 
@@ -80,6 +81,6 @@ int main() {
     fputs("this CPU has no AVX2, and valgrind cannot emulate it\n", stderr);
     return 1;
   }
-  puts(LRCORE_COMPILER);  // counts are recorded by compiler
+  puts(LRCORE_COMPILER);  // counts are recorded per compiler
   lrcore::count_all();
 }

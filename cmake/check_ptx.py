@@ -25,7 +25,7 @@ def kernels(ptx: str) -> dict[str, str]:
 
 
 def accesses(body: str) -> dict[str, int]:
-    """Count the loads from and stores to global memory, of one float and of four."""
+    """Count the loads and stores of one float and of four floats in global memory."""
     return {
         f"{kind}{width}": len(re.findall(rf"\b{kind}\.global(?:\.wb)?{width}\.f32", body))
         for kind in ("ld", "st")
@@ -34,11 +34,11 @@ def accesses(body: str) -> dict[str, int]:
 
 
 def check_vectors(body: str) -> str | None:
-    """Return what is wrong with the memory accesses of a four-element sweep, or None.
+    """Return a message if the memory accesses of a four-element sweep are wrong, else None.
 
-    One branch updates single elements; it stores p and the states. Two other branches, for full blocks and for the last
-    block, load p, g and the states and store p and the states as vectors of four, one per array. The constants are loaded
-    in addition.
+    One branch of such a sweep updates single elements; it stores p and the states. The two other branches, for full
+    blocks and for the last block, load p, g and the states, and store p and the states, as one vector of four floats
+    per array. The sweep also loads the constants.
     """
     count = accesses(body)
     written = count["st"]

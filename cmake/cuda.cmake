@@ -2,7 +2,7 @@
 # OFF skips the search. nvcc is taken from CUDACXX, from the machine, or from PyPI's cuda-toolkit, in this order. Sets
 # LRCORE_HAVE_CUDA and LRCORE_CUDA_BUILT_FOR, and prints the result.
 set(LRCORE_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
-set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for; empty for those of a release")
+set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for; if empty, those that releases support")
 set(LRCORE_HAVE_CUDA 0)
 
 string(TOUPPER "${LRCORE_CUDA}" LRCORE_CUDA)
@@ -64,7 +64,7 @@ foreach(nvcc IN LISTS candidates)
 endforeach()
 
 if(DEFINED ENV{CUDACXX})
-  # In the wheels, nvcc's profile names lib64, but the libraries are in lib.
+  # In PyPI's wheels, nvcc.profile refers to lib64, but the libraries are in lib.
   set(nvcc_root "$ENV{CUDACXX}")
   cmake_path(GET nvcc_root PARENT_PATH nvcc_root)
   cmake_path(GET nvcc_root PARENT_PATH nvcc_root)
@@ -85,9 +85,9 @@ if(CMAKE_CUDA_COMPILER)
   list(JOIN LRCORE_CUDA_BUILT_FOR " " LRCORE_CUDA_BUILT_FOR)
   message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION} by ${CMAKE_CUDA_COMPILER} for ${LRCORE_CUDA_BUILT_FOR}")
 elseif(LRCORE_CUDA STREQUAL "ON")
-  message(FATAL_ERROR "LRCORE_CUDA=ON needs nvcc 13 or later, but none that works was found; put one on PATH, set "
+  message(FATAL_ERROR "LRCORE_CUDA=ON needs nvcc 13 or later, but no working one was found; put one on PATH, set "
                       "CUDACXX, or pip install \"cuda-toolkit[nvcc,cccl]==13.0.*\". nvcc must accept "
                       "${CMAKE_CXX_COMPILER} or the compiler in CUDAHOSTCXX as its host compiler.")
 else()
-  message(STATUS "CUDA: not built, because no nvcc 13 or later that works was found")
+  message(STATUS "CUDA: not built, because no working nvcc 13 or later was found")
 endif()

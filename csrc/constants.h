@@ -22,7 +22,7 @@ struct RuleInfo {
 std::span<const RuleInfo> rule_infos();
 
 /// Returns the constants of the stages. Weight decay is either decoupled from the gradient or coupled to it, `maximize`
-/// negates the gradient, and `flush_mask` is that of the rule.
+/// negates the gradient, and `flush_mask` is the rule's mask.
 Stages stage_constants(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
                        uint32_t flush_mask);
 

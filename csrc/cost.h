@@ -6,7 +6,8 @@
 
 namespace lrcore::rules {
 
-/// Divisions and square roots per element. A processor starts about ten multiplications in the time of one of them.
+/// Divisions and square roots per element. A processor starts about ten multiplications in the time of one division or
+/// root.
 struct Cost {
   int divisions = 0;
   int roots = 0;

@@ -30,8 +30,8 @@ struct Instant {
   double lr;
 };
 
-/// A value that the step constants needed at `t`, from which a later step can continue. It saves time and never changes
-/// a result.
+/// An intermediate value of the step constants at `t`, from which a later step can continue. It saves time and never
+/// changes a result.
 struct Memo {
   double key[2] = {};
   double t = 0;

@@ -28,7 +28,7 @@ struct Update {
   }
 
  private:
-  /// Calls the rule with p, g and each state as a separate argument: appends the states one by one, then calls it.
+  /// Calls the rule with p, g and each state as a separate argument. The recursion adds one state at a time to `first`.
   template <class... States>
   constexpr void apply(Lane& p, Lane g, Lane (&s)[max_states], States&... first) const {
     if constexpr (sizeof...(first) < states)

@@ -58,8 +58,8 @@ void require_float32(DLDataType dtype, const std::string& name) {
 /// No address space can hold this many elements.
 constexpr int64_t max_size = int64_t{1} << 60;
 
-/// Returns the number of elements of a C-contiguous tensor, and throws ValueError for any other tensor. The strides of
-/// empty tensors and of extents of 1 are ignored.
+/// Returns the number of elements of a C-contiguous tensor, and throws ValueError for any other tensor. Ignores the
+/// strides of empty tensors and of dimensions of size 1.
 int64_t contiguous_size(const DLTensor& tensor, const std::string& name) {
   const std::span extents(tensor.shape, tensor.shape == nullptr ? 0 : static_cast<size_t>(std::max(tensor.ndim, 0)));
   if (tensor.ndim != static_cast<int>(extents.size()) ||

@@ -14,7 +14,7 @@ enum class Access { read, write };
 class Array {
  public:
   /// Imports `object` through DLPack without copying. `name` is the name of the argument, for messages. The exporter of
-  /// a device array has to make the array safe to use on `stream`, unless that is -1.
+  /// a device array must make the array safe to use on `stream`, unless `stream` is -1.
   ///
   /// Throws TypeError if `object` is not a float32 array, ValueError if its layout or alignment is wrong, if it has no
   /// memory, or if it is read-only and `access` is `write`, and RuntimeError if its device cannot be used.
@@ -25,7 +25,7 @@ class Array {
   int64_t size() const { return size_; }
   Device device() const { return device_; }
   bool overlaps(const Array& other) const;
-  /// Whether the shapes are equal except for extents of 1, or one of the arrays is flat.
+  /// Whether the shapes are equal, ignoring dimensions of size 1, or one of the arrays is flat.
   bool has_shape_of(const Array& other) const;
   /// Returns the shape as Python prints it.
   std::string shape() const;
@@ -42,7 +42,7 @@ class Array {
   Root root_;
   float* data_ = nullptr;
   int64_t size_ = 0;
-  const int64_t* shape_ = nullptr;  // valid for more than one dimension; in the owner, or the copy
+  const int64_t* shape_ = nullptr;  // valid if ndim_ > 1; points into the owner or shape_copy_
   int ndim_ = 0;
   std::vector<int64_t> shape_copy_;
 };

@@ -27,7 +27,7 @@ const char* remedy(const std::string& name) {
     return "; lrcore was built for the devices that lrcore.info() lists: set LRCORE_CUDA_ARCHITECTURES and build it "
            "again";
   if (name.starts_with("cudaErrorStreamCapture"))
-    return "; while a stream is captured, only step() of a capturable optimizer may run";
+    return "; while a stream is being captured, only step() of a capturable optimizer may run";
   return "";
 }
 
@@ -90,7 +90,7 @@ DeviceMemory::DeviceMemory(const cuda::Api& api, Device device, int64_t bytes) :
 DeviceMemory::~DeviceMemory() {
   if (data_ == nullptr) return;
   std::optional<GilRelease> unlocked;
-  if (PyGILState_Check() != 0) unlocked.emplace();  // a consumer of DLPack may release the array without the GIL
+  if (PyGILState_Check() != 0) unlocked.emplace();  // a DLPack consumer may release the array without holding the GIL
   api_.release(data_);
 }
 

@@ -1,5 +1,5 @@
-// The core's access to CUDA devices, through the table of the CUDA module, which is imported when the first CUDA array
-// is used. An error of the CUDA runtime becomes a RuntimeError that names the failed operation and a remedy.
+// The core's access to CUDA devices, through the function table of the CUDA module, which is imported when the first
+// CUDA array is used. An error of the CUDA runtime becomes a RuntimeError that names the failed operation and a remedy.
 #pragma once
 
 #include <memory>
@@ -30,7 +30,7 @@ std::vector<std::string> cuda_devices();
 /// Throws RuntimeError, naming the operation `tried`, unless `error` is 0. Does not require the GIL.
 void check_cuda(const cuda::Api& api, int error, const char* tried);
 
-/// Makes a CUDA device current during its lifetime. Does not require the GIL.
+/// Makes a CUDA device current for the lifetime of this object. Does not require the GIL.
 class CurrentDevice {
  public:
   CurrentDevice(const cuda::Api& api, Device device);
@@ -61,14 +61,14 @@ class DeviceMemory {
   void* data_ = nullptr;
 };
 
-/// The stream of a step: its raw handle, and the stream that is passed to the `__dlpack__` of gradients.
+/// The stream of a step: its raw handle, and the `stream` argument for the `__dlpack__` of the gradients.
 struct Stream {
-  uintptr_t handle = 1;        // the legacy default
+  uintptr_t handle = 1;        // the legacy default stream
   int64_t dlpack_stream = -1;  // -1 if the exporter works on the same stream
 };
 
-/// Makes a device current in the array's library during its lifetime, if that library has its own current device.
-/// Requires the GIL.
+/// Makes a device current in the array's library for the lifetime of this object, if that library has its own current
+/// device. Requires the GIL.
 class CurrentInLibrary {
  public:
   CurrentInLibrary(py::handle array, Device device);
@@ -80,10 +80,10 @@ class CurrentInLibrary {
   py::object context_;
 };
 
-/// Returns the library that the array belongs to, whose current stream is used; None if the library is not known.
+/// Returns the library that the array belongs to, or None if it is unknown. Steps use the library's current stream.
 py::object library_of(py::handle array);
 
-/// Returns the stream of a step on arrays of `device`: `requested` unless that is None, else the current stream of
+/// Returns the stream of a step on arrays of `device`: `requested` if it is not None, else the current stream of
 /// `library`. Throws TypeError or ValueError if `requested` is not a stream, or if the arrays are on the CPU.
 Stream resolve_stream(Device device, py::handle library, py::handle requested, py::handle grads);
 

@@ -15,7 +15,7 @@ struct Export {
   int64_t stride = 1;
 };
 
-/// The name of a capsule, by the type of its tensor.
+/// The name of a capsule for each type of tensor.
 template <class Managed>
 constexpr const char* capsule_name = "dltensor";
 template <>

@@ -1,4 +1,5 @@
-// A flat float32 array in the memory of a CUDA device, exported through DLPack: the state of device parameters.
+// A flat float32 array in the memory of a CUDA device, exported through DLPack. Optimizers use it for the states of
+// parameters on that device.
 #pragma once
 
 #include <memory>
@@ -13,7 +14,7 @@ class DeviceArray {
   DeviceArray(int device, int64_t size, int64_t offset, float value);
 
   py::tuple dlpack_device() const;
-  /// Returns a capsule over the same memory. The memory has been filled already, so no stream has to wait.
+  /// Returns a capsule that shares this memory. The memory has been filled already, so no stream has to wait.
   py::capsule dlpack(py::handle max_version, py::handle dl_device, py::handle copy) const;
 
  private:

@@ -17,7 +17,8 @@ class FunctionalStep {
 
  private:
   const RuleConfig config_;
-  /// Guards the members below. Held only briefly and only together with the GIL, so it is free in a forked child.
+  /// Guards the members below. Held only briefly, and only by a thread that also holds the GIL, so it is free in a
+  /// forked child.
   StepMutex mutex_;
   Memo memo_;
   PendingReads pending_reads_;

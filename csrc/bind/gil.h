@@ -6,7 +6,7 @@
 
 namespace lrcore {
 
-/// Releases the GIL during its lifetime.
+/// Releases the GIL for the lifetime of this object.
 ///
 /// If a daemon thread reacquires the GIL while the interpreter is finalizing, Python up to 3.13 makes it exit by
 /// unwinding its stack, through frames that need the GIL to clean up. Here, the thread sleeps instead until the process

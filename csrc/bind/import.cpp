@@ -134,14 +134,15 @@ Import take(Device device, py::handle capsule, const std::string& name) {
   throw py::type_error(text(name, ": __dlpack__ did not return an unused DLPack capsule"));
 }
 
-/// Converts a device of DLPack; returns nullopt for a device that lrcore does not support.
+/// Converts a DLPack device; returns nullopt for a device that lrcore does not support.
 std::optional<Device> to_device(long type, long id) {
   if (type == kDLCPU || type == kDLCUDAHost || type == kDLROCMHost) return Device{};
   if ((type == kDLCUDA || type == kDLCUDAManaged) && id >= 0) return Device{static_cast<int>(id)};
   return {};
 }
 
-/// Throws RuntimeError if `__dlpack_device__` named another device, because the array would be stepped there.
+/// Throws RuntimeError if `__dlpack_device__` and the tensor name different devices: the step would run on the device
+/// that `__dlpack_device__` named.
 void require_consistent_device(const Import& import, const std::string& name) {
   if (to_device(import.tensor.device.device_type, import.tensor.device.device_id) != import.device)
     throw std::runtime_error(
@@ -175,8 +176,8 @@ Device device_of(py::handle object, const std::string& name) {
                                 ", but lrcore supports only the CPU and CUDA devices; move it to one of them"));
 }
 
-/// Throws ValueError for a lazily negated view of torch: its memory has the opposite signs, which its exporter does not
-/// report.
+/// Throws ValueError for a lazily negated torch view: its memory holds the values with opposite signs, and its exporter
+/// does not report this.
 void refuse_negated(py::handle object, const std::string& name) {
   try {
     const auto method = py::getattr(object, known->is_neg, py::none());
@@ -188,11 +189,11 @@ void refuse_negated(py::handle object, const std::string& name) {
   throw py::value_error(text(name, ": this tensor is a negated view of its memory; pass tensor.resolve_neg()"));
 }
 
-/// Imports a CPU array by DLPack's C functions, because torch's methods take ten times as long. Returns nullopt if
+/// Imports a CPU array with DLPack's C functions, because torch's methods take ten times as long. Returns nullopt if
 /// these functions cannot be used; the methods then report the reason.
 std::optional<Import> import_in_c(py::handle object) {
   const DLPackExchangeAPI* api = exchange_api(py::type::handle_of(object));
-  if (api == nullptr || requires_grad(object)) return {};  // torch's function does not check it
+  if (api == nullptr || requires_grad(object)) return {};  // torch's function does not check requires_grad
   DLManagedTensorVersioned* managed = nullptr;
   if (api->managed_tensor_from_py_object_no_sync(object.ptr(), &managed) != 0) {
     PyErr_Clear();
@@ -298,7 +299,8 @@ void require_storage(py::handle object, int64_t size, const std::string& name) {
   const auto begin = get(object, known->storage_offset).cast<int64_t>();
   const auto bytes = get(get(object, known->untyped_storage), known->nbytes).cast<int64_t>();
   if (bytes / static_cast<int64_t>(sizeof(float)) < begin + size)
-    throw py::value_error(text(name, ": expected a tensor within its storage, which was resized to ", bytes, " bytes"));
+    throw py::value_error(
+        text(name, ": expected a tensor that fits in its storage, which was resized to ", bytes, " bytes"));
 }
 
 void refuse_null(py::handle object, const std::string& name) {

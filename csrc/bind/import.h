@@ -1,4 +1,4 @@
-// Converts callers' arrays to tensors, by DLPack or by a faster way. Exporters and their errors are handled here;
+// Converts callers' arrays to tensors, through DLPack or in a faster way. Exporters and their errors are handled here;
 // array.h checks whether a step can use the tensor.
 #pragma once
 
@@ -14,8 +14,8 @@ namespace lrcore {
 /// A managed tensor, and its deleter.
 using Owner = std::unique_ptr<void, void (*)(void*)>;
 
-/// A tensor, valid as long as its owner; the extents of a flat tensor may become invalid sooner. `writable` is what the
-/// exporter declares; a legacy capsule cannot declare it.
+/// A tensor, valid for as long as its owner exists; the shape of a flat tensor may become invalid sooner. `writable`
+/// has no value if the tensor comes from a legacy capsule, which cannot declare it.
 struct Import {
   Device device;
   DLTensor tensor;
@@ -46,22 +46,23 @@ Root hold_root(py::handle array, const std::string& name);
 /// Returns torch.Tensor if `object` is a tensor, else null.
 py::handle torch_type_of(py::handle object);
 
-/// Returns DLPack's C functions, which a type may provide in addition to its methods; null if it provides none of this
-/// version.
+/// Returns the table of DLPack's C functions, which a type may provide in addition to its methods, or null if the type
+/// has no table of this DLPack version.
 const DLPackExchangeAPI* exchange_api(py::handle type);
 
 /// Throws TypeError, naming the argument, for arrays whose memory does not represent their values: torch tensors that
 /// override dispatch (DTensor, FakeTensor, MaskedTensor, wrapper subclasses), and arrays of numpy.ma.
 void refuse_disguises(py::handle object, const std::string& name);
 
-/// Throws ValueError if `object` is a contiguous torch tensor of `size` floats whose storage was resized to fewer.
+/// Throws ValueError if `object` is a contiguous torch tensor of `size` floats whose storage was resized and no longer
+/// holds all of them.
 void require_storage(py::handle object, int64_t size, const std::string& name);
 
 /// Throws for an array that has elements but no memory: TypeError if it is a zero tensor of torch, else ValueError.
 [[noreturn]] void refuse_null(py::handle object, const std::string& name);
 
 /// Imports `object` without copying. `name` is the name of the argument, for messages. The exporter of a device array
-/// has to make the array safe to use on `stream`, unless that is -1.
+/// must make the array safe to use on `stream`, unless `stream` is -1.
 ///
 /// Throws TypeError if `object` cannot be exported or its memory does not represent its values, ValueError if it is a
 /// negated view of its memory, and RuntimeError if its device cannot be used.

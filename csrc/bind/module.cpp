@@ -14,7 +14,7 @@
 #include "gil.h"
 #include "step_method.h"
 
-// For threadpoolctl, which looks these up by name.
+// threadpoolctl looks these functions up by name.
 extern "C" {
 [[gnu::visibility("default")]] int lrcore_get_num_threads() { return lrcore::pool::threads(); }
 [[gnu::visibility("default")]] void lrcore_set_num_threads(int count) {
@@ -88,7 +88,7 @@ py::dict build_info() {
 }
 
 /// Returns the properties of parameters that their states must match: the number of elements, the CUDA device number
-/// (-1 for the CPU), and the offset in bytes of the first element from a multiple of 256.
+/// (-1 for the CPU), and the address modulo 256.
 py::object describe(const py::object& memory_info, py::handle object) {
   const Array params = Array::import(object, "params", Access::write);
   return memory_info(params.size(), params.device().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
@@ -155,7 +155,7 @@ void run_arithmetic_bound(const std::string& rule, py::handle params, py::handle
   run_sweep(active_backend().table->arithmetic_bounds[config.rule], work, operands.params.size());
 }
 
-/// Makes the references of a class visible to the garbage collector, because they may form cycles.
+/// Makes the references that instances of a class hold visible to the garbage collector, because they may form cycles.
 template <class Class>
 void make_collectable(PyHeapTypeObject* heap_type) {
   PyTypeObject& type = heap_type->ht_type;

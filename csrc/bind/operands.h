@@ -13,7 +13,7 @@ namespace lrcore {
 struct Operands {
   Array params;
   std::vector<Array> states;
-  py::object library;    // of the parameters; its current stream is used
+  py::object library;    // of the parameters; steps use its current stream
   const cuda::Api* api;  // null on the CPU
 
   Operands(py::handle params, const py::sequence& states, const Names& names);
@@ -24,7 +24,7 @@ struct Operands {
   bool is_capturing(const Stream& stream) const;
   /// Throws RuntimeError if the stream is recording a CUDA graph.
   void refuse_capture(const Stream& stream) const;
-  /// Imports gradients that fit the other arrays, safe to read on `stream`.
+  /// Imports gradients, which must match the other arrays. They are safe to read on `stream`.
   Array gradients(py::handle grads, const Stream& stream) const;
   Step step(const Array& grads) const;
   /// Runs the step, either immediately on the CPU or as a launch on `stream`. Does not require the GIL.
@@ -43,7 +43,7 @@ void copy_all(std::span<const Array> from, std::span<const Array> to);
 /// Returns a list of `params` and the torch tensors among `states`; null if `params` is not a torch tensor.
 py::object tensors_among(py::handle params, const py::sequence& states);
 
-/// Increments autograd's versions of a list of tensors; no-op if it is null.
+/// Increments the autograd versions of the tensors in a list; no-op if the list is null.
 void raise_versions_of(const py::object& tensors);
 
 }  // namespace lrcore

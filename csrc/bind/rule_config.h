@@ -13,8 +13,8 @@ namespace lrcore {
 /// The largest step number. All step numbers are exact as doubles.
 inline constexpr int64_t max_step = (int64_t{1} << 53) - 1;
 
-/// The numeric arguments: as the dictionary for the optimizer's `hyper`, and as the values for its rule, in the order
-/// of the rule's names.
+/// The numeric arguments, both as the dictionary for the optimizer's `hyper` and as the values for its rule, in the
+/// order of the rule's hyperparameters.
 struct Hyperparameters {
   py::object dict;
   std::vector<double> values;

@@ -12,7 +12,7 @@ namespace lrcore {
 namespace {
 
 /// Whether the mutex was locked before a fork, by a thread that does not exist in this process. A thread of this
-/// process stores its generation immediately after it locks the mutex.
+/// process stores the current generation immediately after it locks the mutex.
 bool is_locked_forever(const StepMutex& step_mutex) {
   for (int attempt = 0; attempt < 100; ++attempt) {
     if (step_mutex.generation.load(std::memory_order_relaxed) == pool::generation()) return false;

@@ -7,14 +7,14 @@
 
 namespace lrcore {
 
-/// The mutex of an optimizer, and the generation of the process that locked it: a forked child has none of its parent's
-/// threads.
+/// The mutex of an optimizer, and the generation of the process that locked it. The generation shows whether the mutex
+/// was locked before a fork, by a thread that does not exist in the child.
 struct StepMutex {
   std::mutex mutex;
   std::atomic<int> generation{0};
 };
 
-/// Locks an optimizer during its lifetime. The constructor requires the GIL, and releases it while waiting.
+/// Locks an optimizer for the lifetime of this object. The constructor requires the GIL, and releases it while waiting.
 ///
 /// While the lock is held, no Python code may run, such as a schedule, a signal handler or a finalizer: it could use
 /// the optimizer and wait for the lock forever. Therefore no object that the garbage collector tracks may be created or
@@ -33,12 +33,13 @@ class StepLock {
 };
 
 /// The tries of one step to take the lock. A try fails if another step takes the lock first, because the computed rate
-/// is then that of the wrong step. If a step keeps failing because its thread computes the rate more slowly than others
-/// step, the others wait for it. They wait at most four times as long as the step needed before, because its schedule
-/// may be waiting for one of them.
+/// is then for the wrong step. If a step keeps failing because other threads step faster than its thread computes the
+/// rate, the other steps wait for it. They wait at most four times as long as one of its tries took, because its
+/// schedule may be waiting for one of them.
 class Tries {
  public:
-  /// How many nanoseconds other steps wait; 0 for no wait. Shared by the steps of one optimizer.
+  /// The number of nanoseconds that other steps wait; 0 means that they do not wait. Shared by the steps of one
+  /// optimizer.
   using Patience = std::atomic<int64_t>;
 
   explicit Tries(Patience& patience) : patience_(patience) {}
@@ -63,8 +64,8 @@ class Tries {
   int64_t needed_ = 0;
 };
 
-/// One thread's call of an optimizer's schedule, which does not require the lock. Throws RuntimeError if the schedule
-/// causes another call of itself, because a step that needs the rate of another step would never end.
+/// One thread's call of an optimizer's schedule, which does not require the lock. Throws RuntimeError if this thread is
+/// already calling the same schedule: if each step needed the rate of another step, none would ever end.
 class ScheduleCall {
  public:
   explicit ScheduleCall(const void* optimizer);

@@ -20,14 +20,14 @@ grads : array of float32, optional
 grad_scale : float
     Factor by which the gradients are multiplied, such as 1 / loss_scale or a clipping factor.
 stream : optional
-    The CUDA stream of a step on device arrays: a stream of CuPy or torch, or a raw handle, of which 0 is the legacy
-    default stream. The default is the current stream of the parameters' library. Must be omitted for CPU arrays.
+    The CUDA stream of a step on device arrays: a CuPy or torch stream, or a raw handle (0 is the legacy default
+    stream). The default is the current stream of the parameters' library. Must be omitted for CPU arrays.
 
 Raises
 ------
 TypeError, ValueError, RuntimeError
     If an argument is invalid, the memory of a bound array has moved, or the schedule does not return a valid rate.
-    Nothing is changed in that case, including the step count.)";
+    In that case, nothing is changed, not even the step count.)";
 
 /// The arguments of one call; null if they were not passed.
 struct Arguments {

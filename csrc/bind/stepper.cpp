@@ -89,7 +89,8 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
   raise_versions();
 }
 
-/// Returns the gradients of one step. If they do not fit because bound arrays have moved, the error is about those.
+/// Returns the gradients of one step. If they do not match because bound arrays have moved, the error is about the
+/// bound arrays.
 Array Stepper::fitting_gradients(py::handle grads, const Stream& stream) const {
   try {
     return operands_.gradients(grads, stream);
@@ -116,8 +117,9 @@ Stepper::ScheduledRate Stepper::next_rate() const {
   return {std::move(rate.schedule), count, lr};
 }
 
-/// Whether the rate is that of the step that is next now. If the schedule has been replaced meanwhile, the new one is
-/// called too, but not after ten failed tries: the replacement then takes effect after this step. Requires the lock.
+/// Whether the rate is still the rate of the next step. If the schedule has been replaced in the meantime, returns
+/// false so that the new schedule is called; but after ten failed tries, the new schedule takes effect only after this
+/// step. Requires the lock.
 bool Stepper::is_current(const ScheduledRate& rate, const Tries& tries) const {
   if (count_.load(std::memory_order_relaxed) == rate.count)
     return rate_.schedule.is(rate.schedule) || tries.failed() >= 10;

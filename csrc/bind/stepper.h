@@ -57,8 +57,8 @@ class Stepper {
 
   /// Takes one step with `grads`, or with the bound gradients if it is None. If `grad_scale` is null, the scale is 1.
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
-  /// Takes one step of each stepper, with its bound gradients and the rate of the first stepper. Either all of them
-  /// step or none.
+  /// Takes one step of each stepper, with its bound gradients and the rate of the first stepper. If a check fails, none
+  /// of them steps. Capturable steppers are an exception: they step one after the other, each with its own table.
   static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale);
 
   int64_t step_count() const;
@@ -94,8 +94,7 @@ class Stepper {
   Prepared prepare(Change& change) const;
   void require_free(const Prepared& prepared) const;
   void make(Prepared& prepared);
-  /// The rate that a schedule returned before the step took the lock, the schedule, and the step count it was called
-  /// with.
+  /// A rate that was computed before the step took the lock, and the schedule and step count that it was computed from.
   struct ScheduledRate {
     py::object schedule;
     int64_t count;

@@ -1,5 +1,4 @@
-// Operations that several optimizers perform together, all of them or none: their parameters belong together, but are
-// on different devices.
+// Operations on several optimizers at once, such as those of one model whose parameters are on several devices.
 #include <algorithm>
 #include <deque>
 #include <functional>
@@ -10,7 +9,7 @@
 namespace lrcore {
 namespace {
 
-/// Returns the steppers in the order of locking, so that two calls do not deadlock.
+/// Returns the steppers in the order in which they are locked, so that two calls do not deadlock.
 std::vector<Stepper*> in_order(std::vector<Stepper*> steppers) {
   std::ranges::sort(steppers, std::less<>());
   if (std::ranges::adjacent_find(steppers) != steppers.end())
@@ -61,7 +60,7 @@ struct Stepper::Prepared {
   std::optional<Array> params;
   std::optional<int64_t> count;
   RuleConfig config;
-  std::vector<Constants> table;  // if the hyperparameters or rate of a capturable optimizer change
+  std::vector<Constants> table;  // empty unless the hyperparameters or rate of a capturable optimizer change
 };
 
 Stepper::Prepared Stepper::prepare(Change& change) const {

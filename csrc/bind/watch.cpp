@@ -10,7 +10,7 @@ namespace {
 
 constexpr int writable = 0x400;  // NumPy's flag
 
-/// NumPy's own struct of an array.
+/// Returns NumPy's C struct of an array.
 const py::detail::PyArray_Proxy& numpy_struct(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
 
 int64_t size_of(const py::detail::PyArray_Proxy& array) {
@@ -102,7 +102,7 @@ int Watch::traverse(visitproc visit, void* arg) const {
 }
 
 void Watch::clear() {
-  // Releasing the arrays may run code that comes back here, so mark them as cleared first.
+  // Releasing the arrays may run code that uses this watch, so mark it as cleared first.
   is_cleared_ = !numpy_.empty() || !torch_.empty();
   const auto numpy = std::exchange(numpy_, {});
   const auto torch = std::exchange(torch_, {});

@@ -1,4 +1,4 @@
-// Arrays that stay bound: checks that their memory has not been replaced, and keeps it alive.
+// Checks that the memory of bound arrays has not been replaced, and keeps it alive.
 #pragma once
 
 #include <string>
@@ -34,9 +34,9 @@ class Watch {
   /// memory alive, and the array's owner is released.
   void add(py::handle object, Array& array, bool written);
 
-  /// Throws if an array has changed: RuntimeError `name`: `why` if its memory, size, dtype or layout differs,
-  /// ValueError if a written array has become read-only. Requires the GIL. Runs no Python code and allocates nothing
-  /// unless it throws.
+  /// Throws if an array has changed: RuntimeError with the message "name: why" if its memory, size, dtype or layout
+  /// differs, and ValueError if a written array has become read-only. Requires the GIL. Runs no Python code and
+  /// allocates nothing unless it throws.
   void check(const char* why) const {
     for (const NumpyEntry& entry : numpy_)
       if (!is_unchanged(entry)) refuse(entry, why);
@@ -55,7 +55,7 @@ class Watch {
     py::object dtype;
     const void* data;
     int64_t size;
-    int flags;  // those that must stay set
+    int flags;  // the flags that must stay set
   };
   struct TorchEntry {
     std::string name;

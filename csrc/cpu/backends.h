@@ -1,4 +1,4 @@
-// The tables that the files of the instruction sets define, and the table of the simulated grid.
+// The tables of sweeps: one for each instruction set, and one for the simulated grid.
 #pragma once
 
 #include "../rules/registry.h"

@@ -1,7 +1,7 @@
 // Lower bounds on the time of a step, for benchmarks. The stream bound reads and writes the arrays of a step with
 // almost no arithmetic, so it measures memory. The arithmetic bound performs as many divisions and roots as a rule, so
-// in cache it measures the divider. Both have their own loop: if they shared the loop of the sweeps, a slow loop would
-// go unnoticed.
+// it measures the divider if the arrays are in cache. Both have their own loop: if they shared the loop of the sweeps,
+// a slow loop would go unnoticed.
 #pragma once
 
 #include "../cost.h"
@@ -10,7 +10,7 @@
 namespace lrcore::cpu {
 
 /// p = p + g, or p = g / sqrt(p) with as many divisions and roots as in `cost`; and s = s + g for each of the `states`
-/// states. With divisions, values of p and g near 1 stay near 1.
+/// states. If p and g are near 1, the divisions keep p near 1.
 template <class Isa, int states, rules::Cost cost = rules::Cost{}>
 [[gnu::flatten]] void stream_bound(const Step& step, int64_t begin, int64_t end) {
   using rules::sqrt;
@@ -29,7 +29,7 @@ template <class Isa, int states, rules::Cost cost = rules::Cost{}>
   }
 }
 
-/// The bound with the arrays, the divisions and the roots of a rule.
+/// The bound with as many arrays, divisions and roots as a rule has.
 template <class Isa, class Rule>
 constexpr Sweep arithmetic_bound = stream_bound<Isa, Rule::states.count, rules::cost<Rule>()>;
 

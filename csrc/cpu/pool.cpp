@@ -18,9 +18,12 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr auto patience = std::chrono::microseconds(50);  // how long a waiting thread spins before it sleeps
-constexpr int64_t smallest_slice = 32 * 1024;       // elements; from two slices on, two threads beat one in every rule
-constexpr int64_t slice_worth_waking = 256 * 1024;  // likewise if the second thread must be woken up, which takes 10 us
-constexpr int64_t slice_multiple = 16;              // 64 bytes
+
+/// Sizes of slices, in elements. Two slices of `smallest_slice` take less time on two threads than on one, with every
+/// rule; two of `slice_worth_waking` do so even if the second thread must be woken up, which takes 10 us.
+constexpr int64_t smallest_slice = 32 * 1024;
+constexpr int64_t slice_worth_waking = 256 * 1024;
+constexpr int64_t slice_multiple = 16;  // 64 bytes
 
 void relax() {
 #if defined(__x86_64__)
@@ -54,13 +57,13 @@ struct BoundTask {
 
 struct Worker {
   alignas(64) std::atomic<uint32_t> ticket{0};  // changes when there is a slice to do
-  std::atomic<bool> offered{false};             // until a thread takes the slice
+  std::atomic<bool> offered{false};             // cleared by the thread that takes the slice
   int64_t begin = 0, end = 0;
 };
 
 /// The workers, and the one task that they share. Never destroyed: workers are not joined at exit.
 ///
-/// The memory order, also on processors that reorder stores and loads:
+/// The memory order, which is also valid on processors that reorder stores and loads:
 /// - `busy` serializes the callers. The caller that holds it writes `shared`, `begin` and `end`, and then sets
 ///   `offered` (release). The thread that clears `offered` (acquire), a worker or the caller itself, sees these writes
 ///   and processes the slice.
@@ -77,8 +80,8 @@ struct Crew {
   alignas(64) std::atomic<int> pending{0};
   std::atomic<steady_clock::rep> last_end{steady_clock::time_point::min().time_since_epoch().count()};
 
-  /// Returns the number of slices for a task. If tasks follow one another closely, the workers are still awake or worth
-  /// waking.
+  /// Returns the number of slices for a task. If tasks follow one another closely, smaller slices are allowed, because
+  /// the workers are still awake or worth waking.
   int parts(int64_t n) const {
     const steady_clock::time_point last{steady_clock::duration(last_end.load(std::memory_order_relaxed))};
     const bool close = steady_clock::now() < last + patience;
@@ -90,7 +93,7 @@ struct Crew {
   /// Starts workers until there are `wanted`, or as many as the system permits, and returns their number.
   int hire(int wanted) {
     if (static_cast<int>(workers.size()) >= wanted) return wanted;
-    // The program's own threads must receive the signals.
+    // Workers block all signals, which the program's own threads must receive.
     sigset_t all, found;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &found);
@@ -141,7 +144,8 @@ struct Crew {
       worker.ticket.notify_one();
     }
     shared(0, std::min(n, slice));
-    // Take back the slices of workers that have no core yet: waiting for them would take longer than the slices.
+    // Take back the slices of workers that have no core yet: waiting for them would take longer than processing the
+    // slices.
     for (int i = helpers; i-- > 0;)
       if (take(*workers[static_cast<size_t>(i)])) pending.fetch_sub(1, std::memory_order_relaxed);
     for (int left = pending.load(std::memory_order_acquire); left != 0;) left = wait_for_change(pending, left);

@@ -16,7 +16,7 @@ struct Api {
   int (*device_name)(int device, char* name, int64_t size);
   int (*current_device)(int* device);
   int (*set_device)(int device);
-  int (*restore_device)(int device);  // like set_device, but a no-op if it would create a context there
+  int (*restore_device)(int device);  // like set_device, but a no-op if it would create a context
 
   int (*allocate)(void** memory, int64_t bytes);           // aligned to 256 bytes; also works during a capture
   int (*release)(void* memory);                            // also works during a capture

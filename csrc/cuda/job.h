@@ -18,8 +18,8 @@ using Vec4 = Chunk<4>;
 using Vec1 = Chunk<1>;
 
 /// Returns the number of chunks of each array per thread: one chunk of four elements, or four chunks of one. With two
-/// chunks of four elements, a step of Adam takes 1.04 times as long on an NVIDIA H200, and with four 1.17 times,
-/// because fewer threads fit on a multiprocessor.
+/// chunks of four elements, a step of Adam takes 1.04 times as long on an NVIDIA H200, and with four chunks 1.17 times
+/// as long, because fewer threads fit on a multiprocessor.
 constexpr int unroll(int width) { return Vec4::width / width; }
 
 /// The constants of every step that a captured graph may take, and the index of the next step. If `rows` is null, there

@@ -18,8 +18,8 @@ struct Global {
   static __device__ void store(Vec1* chunk, const Vec1& from) { *chunk = from; }
 };
 
-/// Lets the next kernel start while this one is still running, if it was launched that way (compute capability 9.0 and
-/// later). The next kernel then has to wait for the end of this one.
+/// Lets the next kernel start while this one is still running, if the next kernel was launched with programmatic stream
+/// serialization (compute capability 9.0 and later). The next kernel must then wait for the end of this one.
 __device__ void let_next_come() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(block_threads) fill_kernel(float* memory, floa
   if (i < n) memory[i] = value;
 }
 
-/// p = p + g, and s = s + g for each state, in whole vectors of four: its time is the time that memory takes for the
-/// arrays of a step.
+/// p = p + g, and s = s + g for each state, in whole vectors of four. Its time is the time that the memory accesses of
+/// a step take.
 template <int states>
 __global__ void __launch_bounds__(block_threads)
     stream_bound_kernel(const __grid_constant__ Step step, int64_t vectors) {

@@ -1,4 +1,4 @@
-// The launches, with the names of the module's table. The errors are those of the CUDA runtime.
+// The launches behind the functions of the module's table. Each function returns 0 or an error of the CUDA runtime.
 #pragma once
 
 #include "job.h"

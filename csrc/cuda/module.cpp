@@ -71,7 +71,7 @@ constexpr Api api = {
                int64_t n) { return first_error([&] { return start_fill(memory, value, n); }, cudaDeviceSynchronize); },
     .copy =
         [](void* to, const void* from, int64_t bytes) {
-          // A copy on the default stream alone would neither wait for other streams nor make them wait.
+          // A copy on the default stream does not synchronize with non-blocking streams.
           return first_error(
               cudaDeviceSynchronize,
               [&] { return cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault); },

@@ -1,5 +1,6 @@
-// One thread of a CUDA step: its elements, and the update of them. The thread runs in the grid of a GPU, and in the
-// grid that `emulated` simulates on the host; `Memory` defines how each of these loads and stores a chunk.
+// One thread of a CUDA step: the elements that it updates, and how it updates them. The thread runs in the grid of a
+// GPU, or in the grid that `emulated` simulates on the host; `Memory` defines how each of these loads and stores a
+// chunk.
 #pragma once
 
 #include "../rules/registry.h"

@@ -24,7 +24,7 @@ struct NAdam {
   static double mu(const Hyper& h, double k) { return h.beta1 * (1 - 0.5 * pow(0.96, k * h.momentum_decay)); }
 
   /// Returns P(t), multiplied in order and continued from the memo if possible. Once the product falls below 2^-60, it
-  /// becomes 0 and stays 0, which bounds the work; 1 - P is exactly 1 long before.
+  /// becomes 0 and stays 0, which bounds the work; 1 - P is already exactly 1 by then.
   static double product(const Hyper& h, double t, Memo& memo) {
     if (memo.key[0] != h.beta1 || memo.key[1] != h.momentum_decay || memo.t > t)
       memo = {.key = {h.beta1, h.momentum_decay}};

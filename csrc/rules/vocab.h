@@ -3,7 +3,7 @@
 //
 //   + - * /    IEEE-754 float32, round to nearest even, never fused
 //   sqrt(x)    correctly rounded
-//   abs(x)     clears the sign bit, also of NaN and -0
+//   abs(x)     clears the sign bit, even of NaN and -0
 //   max(a, b)  a > b ? a : b; therefore b if they are equal (max(+0, -0) is -0) or if either is NaN
 //   sign(x)    1, -1, +0 for +0 and -0, NaN for NaN
 //

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 _Hyperparameters: TypeAlias = tuple[dict[str, Any], Sequence[float], float]
-"""The numeric arguments for display, the rule's numbers in the rule's order, and the weight decay."""
+"""The numeric arguments for display, the values of the rule's hyperparameters in order, and the weight decay."""
 
 _Rate: TypeAlias = tuple[object, float | Callable[[int], float]]
 """The schedule for display, and the source of a step's rate: a float, or a callable of the step count."""
@@ -12,10 +12,10 @@ _Rate: TypeAlias = tuple[object, float | Callable[[int], float]]
 _Change: TypeAlias = tuple[
     Stepper, Sequence[Any] | None, int | None, _Hyperparameters | None, _Rate | None, Any
 ]
-"""An optimizer and its new states, step count, hyperparameters, rate and parameters; None leaves one unchanged."""
+"""An optimizer and its new states, step count, hyperparameters, rate and parameters; None leaves a value unchanged."""
 
 class _Metaclass(type):
-    """The metaclass of pybind11, whose name is not fixed."""
+    """The metaclass of pybind11's classes, whose real name is an implementation detail."""
 
 class RuleInfo(NamedTuple):
     """An update rule: the names of its states and hyperparameters, in order, and its divisions and roots per element."""
@@ -26,7 +26,7 @@ class RuleInfo(NamedTuple):
     roots: int
 
 class MemoryInfo(NamedTuple):
-    """The memory of parameters: elements, CUDA device or -1 for the CPU, and offset from a multiple of 256 bytes."""
+    """The memory of parameters: number of elements, CUDA device (-1 for the CPU), and address modulo 256."""
 
     size: int
     cuda_device: int
@@ -100,7 +100,7 @@ class Watch(metaclass=_Metaclass):
         """Raise RuntimeError "name: why" if the address, size or layout of an array has changed."""
 
 class DeviceArray(metaclass=_Metaclass):
-    """Flat float32 memory of a CUDA device, exported by DLPack."""
+    """Flat float32 memory of a CUDA device, exported through DLPack."""
 
     def __init__(self, device: int, size: int, offset: int, value: float) -> None: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...

@@ -1,4 +1,4 @@
-// For tests, which preload it: an operator new that fails in this thread on request.
+// An operator new that fails on request in the calling thread. Tests preload it.
 #include <cstdlib>
 #include <new>
 
@@ -6,7 +6,7 @@ namespace {
 thread_local long left = 0;
 }
 
-/// Makes the `which`-th call from now fail, or no call if it is 0. Returns whether the previous request is still
+/// Makes the `which`-th call from now fail, or no call if `which` is 0. Returns whether the previous request was still
 /// pending.
 extern "C" int fail_new(long which) {
   const int pending = left > 0;

@@ -39,7 +39,7 @@ void require(bool condition, const char* what) {
 
 void change_threads(std::mt19937& random) { pool::set_threads(static_cast<int>(1 + random() % most_threads)); }
 
-/// Runs jobs of various sizes, with gaps. Like a sweep, it uses no atomics, so a race is an error.
+/// Runs jobs of various sizes, with gaps. Like sweeps, the jobs use no atomics, so a race is an error.
 void call(unsigned seed, int jobs) {
   std::mt19937 random(seed);
   const auto one_of = [&](const auto& all) { return all[random() % std::size(all)]; };
@@ -64,8 +64,7 @@ void call(unsigned seed, int jobs) {
   }
 }
 
-/// Runs jobs that take almost no time one after the other, so that the caller and a worker often try to take the same
-/// slice.
+/// Runs very short jobs one after the other, so that the caller and a worker often try to take the same slice.
 void burst(unsigned seed, int jobs) {
   std::mt19937 random(seed);
   for (int job = 0; job < jobs; ++job) {
@@ -76,7 +75,8 @@ void burst(unsigned seed, int jobs) {
         most_threads * smallest,
         [](const void* of, int64_t begin, int64_t) { ++(*static_cast<int* const*>(of))[begin / smallest]; }, &context);
     require(begun[0] == 1, "the first slice was not begun exactly once");
-    require(std::all_of(begun.begin(), begun.end(), [](int times) { return times <= 1; }), "a slice was begun twice");
+    require(std::all_of(begun.begin(), begun.end(), [](int times) { return times <= 1; }),
+            "a slice was begun more than once");
   }
 }
 

@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "wrapper": (wrapper, TypeError, "got Wrapper, which overrides dispatch"),
     "zeros": (lambda torch: torch._efficientzerotensor(SHAPE), TypeError, "got a zero tensor, which has none"),
     "freed": (lambda torch: with_storage_of(torch, 0), ValueError, "got a null pointer"),
-    "shortened": (lambda torch: with_storage_of(torch, 64), ValueError, "expected a tensor within its storage"),
+    "shortened": (lambda torch: with_storage_of(torch, 64), ValueError, "expected a tensor that fits in its storage"),
     "uninitialized": (
         lambda torch: torch.nn.parameter.UninitializedParameter(), TypeError,
         "expected a float32 array, but this UninitializedParameter",
