@@ -84,7 +84,7 @@ class CurrentInLibrary {
 py::object library_of(py::handle array);
 
 /// Returns the stream of a step on arrays of `device`: `requested` if it is not None, else the current stream of
-/// `library`. Throws TypeError or ValueError if `requested` is not a stream, or if the arrays are on the CPU.
+/// `library`. Throws TypeError or ValueError if `requested` is not a stream, or if it is passed for CPU arrays.
 Stream resolve_stream(Device device, py::handle library, py::handle requested, py::handle grads);
 
 }  // namespace lrcore

@@ -1,4 +1,4 @@
-// A functional step: applies a rule with its hyperparameters to arrays and a step number that the caller keeps.
+// A functional step applies a rule with its hyperparameters to arrays. The caller keeps the arrays and the step number.
 #pragma once
 
 #include "operands.h"

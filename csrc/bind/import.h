@@ -11,7 +11,7 @@
 
 namespace lrcore {
 
-/// A managed tensor, and its deleter.
+/// A managed tensor or a NumPy array, and its deleter.
 using Owner = std::unique_ptr<void, void (*)(void*)>;
 
 /// A tensor, valid for as long as its owner exists; the shape of a flat tensor may become invalid sooner. `writable`

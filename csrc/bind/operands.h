@@ -1,4 +1,4 @@
-// The arrays of one step, and the step on them.
+// Imports and checks the arrays of one step, and runs the step.
 #pragma once
 
 #include <span>
@@ -18,7 +18,7 @@ struct Operands {
 
   Operands(py::handle params, const py::sequence& states, const Names& names);
   Device device() const { return params.device(); }
-  /// Returns the stream of a step with `grads`: `requested` or the current stream.
+  /// Returns the stream of a step with `grads`: `requested` if it is not None, else the current stream.
   Stream stream(py::handle requested, py::handle grads) const;
   /// Whether the stream is recording a CUDA graph.
   bool is_capturing(const Stream& stream) const;

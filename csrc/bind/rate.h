@@ -19,7 +19,7 @@ struct Rate {
 /// not a rate.
 double checked_rate(py::handle value, std::optional<int64_t> t = std::nullopt);
 
-/// Returns the rate of the step after `count` steps. Calls `source` in the default floating-point mode.
+/// Returns the rate of the step that follows `count` steps. Calls `source` in the default floating-point mode.
 double rate_at(py::handle source, int64_t count);
 
 /// Returns the factor for the gradients, or 1 if `object` is null. Throws TypeError or ValueError if it is not a number

@@ -1,4 +1,5 @@
-// The threads that use an optimizer: the thread that holds its lock, and the threads that are calling its schedule.
+// Coordinates the threads that use an optimizer: the thread that holds its lock, and the threads that are calling its
+// schedule.
 #pragma once
 
 #include <atomic>

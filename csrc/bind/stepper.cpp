@@ -101,7 +101,7 @@ Array Stepper::fitting_gradients(py::handle grads, const Stream& stream) const {
   }
 }
 
-/// Computes the rate of the next step, before the step takes the lock: the schedule is Python code.
+/// Computes the rate of the next step before the step takes the lock, because the schedule is Python code.
 Stepper::ScheduledRate Stepper::next_rate() const {
   Rate rate;
   {

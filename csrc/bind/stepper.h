@@ -20,7 +20,7 @@ namespace lrcore {
 
 class Stepper;
 
-/// A change to an optimizer: the values that are present replace its own.
+/// A change to an optimizer: the values that are present replace the optimizer's.
 struct Change {
   Stepper* stepper;
   std::optional<py::sequence> states;

@@ -28,7 +28,7 @@ class Watch {
   Watch& operator=(const Watch&) = delete;
 
   /// Watches an array of any dtype and layout if it is a NumPy or torch array; returns whether it is. If `written` is
-  /// true, the array has to stay writable.
+  /// true, a NumPy array must stay writable.
   bool add(py::handle object, std::string name, bool written);
   /// Watches the array that was imported from `object`, if it is a NumPy or torch array. The watch then keeps the
   /// memory alive, and the array's owner is released.

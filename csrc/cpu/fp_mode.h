@@ -7,8 +7,8 @@
 
 namespace lrcore::cpu {
 
-/// Sets the default mode for the lifetime of this object, then restores the previous mode, including sticky flags. Does
-/// nothing on processors other than x86-64 and aarch64.
+/// Sets the default mode for the lifetime of this object, then restores the previous mode (on x86-64, including the
+/// sticky exception flags). Does nothing on processors other than x86-64 and aarch64.
 class DefaultFpMode {
 #if defined(__x86_64__)
   using Mode = uint32_t;

@@ -1,5 +1,5 @@
-// The operations that a rule may use, for one float: the lane of the portable loop and of CUDA. Wider lanes define
-// their own.
+// The operations that a rule may use, for one float, which is the lane of the portable loop and of CUDA. Wider lanes
+// define their own.
 //
 //   + - * /    IEEE-754 float32, round to nearest even, never fused
 //   sqrt(x)    correctly rounded
@@ -11,7 +11,7 @@
 //
 //   flush(x, mask)   x if it has any bit of the mask set, else +0
 //
-// sqrt, pow and f32 on doubles are for `constants_at`: host arithmetic, rounded once to float32 by f32.
+// sqrt, pow and f32 of doubles are for `constants_at`, which computes in double on the host and rounds once to float32.
 //
 // The constants of a step are in upper case, so that constants and lanes can be told apart in an equation. This departs
 // from the Google style that .clang-format names.

@@ -15,7 +15,7 @@ _Change: TypeAlias = tuple[
 """An optimizer and its new states, step count, hyperparameters, rate and parameters; None leaves a value unchanged."""
 
 class _Metaclass(type):
-    """The metaclass of pybind11's classes, whose real name is an implementation detail."""
+    """The metaclass of pybind11's classes; its real name is an implementation detail."""
 
 class RuleInfo(NamedTuple):
     """An update rule: the names of its states and hyperparameters, in order, and its divisions and roots per element."""
