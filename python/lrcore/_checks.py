@@ -26,7 +26,7 @@ FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def safe_repr(value: Any) -> str:
-    """Return the text of a value for a message; Python refuses to print integers with thousands of digits."""
+    """Return the repr of a value for a message, or its type if Python cannot print it, as with huge integers."""
     try:
         return repr(value)
     except ValueError:
@@ -41,7 +41,7 @@ _SMALLEST = 2.0**-150
 
 
 def nonnegative(name: str, value: Any) -> float:
-    """Check a finite number >= 0."""
+    """Check that a value is a finite number >= 0, and return it as a float."""
     number = to_float(name, value)
     if not 0 <= number < math.inf:
         raise ValueError(f"{name}: expected a finite number >= 0, got {number}")
@@ -49,7 +49,7 @@ def nonnegative(name: str, value: Any) -> float:
 
 
 def nonnegative_float32(name: str, value: Any) -> float:
-    """Check a finite number >= 0 that neither overflows nor underflows to 0 in float32."""
+    """Check that a value is a finite number >= 0 that neither overflows nor underflows to 0 in float32."""
     number = nonnegative(name, value)
     if number >= _LARGEST or 0 < number <= _SMALLEST:
         raise ValueError(f"{name}: {number} becomes {'inf' if number > 1 else '0.0'} in float32")
@@ -57,18 +57,18 @@ def nonnegative_float32(name: str, value: Any) -> float:
 
 
 def rate(name: str, value: Any) -> float:
-    """Check a rate that a schedule passes through; it may be too small for float32, but not too large."""
+    """Check that a value can be a rate of a schedule: a number >= 0, which may underflow in float32, not overflow."""
     number = nonnegative(name, value)
     return nonnegative_float32(name, number) if number > 1 else number
 
 
 def or_zero(number: float) -> float:
-    """Return a number, or 0 if it becomes 0 in float32, which may happen to the rates of a long decay."""
+    """Return the number, or 0 if it rounds to 0 in float32, as the rates of a long decay may."""
     return 0.0 if 0 <= number <= _SMALLEST else number
 
 
 def positive(name: str, value: Any) -> float:
-    """Check a finite number > 0."""
+    """Check that a value is a finite number > 0."""
     number = to_float(name, value)
     if not 0 < number < math.inf:
         raise ValueError(f"{name}: expected a finite number > 0, got {number}")
@@ -76,7 +76,7 @@ def positive(name: str, value: Any) -> float:
 
 
 def fraction(name: str, value: Any) -> float:
-    """Check a number in [0, 1)."""
+    """Check that a value is a number in [0, 1)."""
     number = to_float(name, value)
     if not 0 <= number < 1:
         raise ValueError(f"{name}: expected a number in [0, 1), got {number}")
@@ -84,13 +84,13 @@ def fraction(name: str, value: Any) -> float:
 
 
 def integer(name: str, value: Any, least: int = 1, what: str = "an integer") -> int:
-    """Check an integer that is at least `least`. Messages describe it as `what`.
+    """Check that a value is an integer >= `least`. Messages describe the expected value as `what`.
 
     A float that is a whole number is accepted, so ``steps=1e4`` means 10,000.
     """
     if isinstance(value, (float, np.floating)):
         if not float(value).is_integer():
-            share = "; for a fraction of a training, pass round(fraction * steps)" if 0 < value < 1 else ""
+            share = "; for a fraction of the training, pass round(fraction * steps)" if 0 < value < 1 else ""
             raise ValueError(f"{name}: expected {what}, got {value}{share}")
         value = int(value)
     number = None
@@ -107,17 +107,17 @@ def integer(name: str, value: Any, least: int = 1, what: str = "an integer") -> 
 
 
 def num_steps(name: str, value: Any, least: int = 1) -> int:
-    """Check a number of steps."""
+    """Check that a value is a number of steps >= `least`."""
     return integer(name, value, least, "a number of steps")
 
 
 def num_steps_or_zero(name: str, value: Any) -> int:
-    """Check a number of steps that may be 0."""
+    """Check that a value is a number of steps, which may be 0."""
     return num_steps(name, value, least=0)
 
 
 def flag(name: str, value: Any) -> bool:
-    """Check a bool."""
+    """Check that a value is a bool."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected True or False, got {safe_repr(value)}")
     return bool(value)
@@ -140,14 +140,14 @@ def optional(check: Check) -> Check:
 
 
 def sequence(name: str, value: Any) -> tuple[Any, ...]:
-    """Check a sequence."""
+    """Check that a value is an iterable other than text or bytes, and return it as a tuple."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(f"{name}: expected a sequence, got {type(value).__name__}")
     return tuple(value)
 
 
 def vector(name: str, value: Any) -> NDArray[np.float64]:
-    """Check a one-dimensional sequence of real numbers, and return it as a float64 array."""
+    """Check that a value is a one-dimensional sequence of real numbers, and return it as a float64 array."""
     try:
         array = np.asarray(value)
     except ValueError:

@@ -160,7 +160,8 @@ def _plain(name: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` stands for in the table, or else one with a similar spelling.
 
-    If the table has another meaning for the name, the spelling must be almost the same: `minimize` is not `maximize`.
+    If the table has only other meanings for the name, the spelling must match almost exactly: `minimize` does not
+    suggest `maximize`.
     """
     names = [*known]
     close = difflib.get_close_matches(name, names, 1, _SLIP if name in FOREIGN else 0.6)
@@ -175,8 +176,8 @@ def remedy(name: str, *places: Mapping[str, str]) -> str:
     name : str
         The unknown name.
     *places : mapping of str to str
-        The places that may have the intended name, the likeliest first. Each maps its known names to the expressions
-        that a message suggests for them.
+        The places that may have the intended name, the most likely first. Each maps its known names to the
+        expressions that a message suggests for them.
     """
     words = [each for each in FOREIGN.get(name, ()) if not is_name(each) and _fits(each, places)]
     for look in (meant_by,) if words else (meant_by, nearest):
@@ -195,9 +196,8 @@ def _fits(words: str, places: Iterable[Mapping[str, str]]) -> bool:
 def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
     """Return the error for an argument that `owner` does not take."""
     names = {each: each for each in known}
-    if (
-        meant_by(name, names) is None
-    ):  # a typo takes precedence over advice, which may be about an attribute of that name
+    if meant_by(name, names) is None:
+        # A typo takes precedence over advice, which may be about an attribute of that name.
         name_or_slip = [*difflib.get_close_matches(name, names, 1, _SLIP), name][0]
     else:
         name_or_slip = name
@@ -206,8 +206,8 @@ def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
 
 
 def unknown_attribute(owner: Any, label: str, name: str, *places: Mapping[str, str]) -> AttributeError:
-    """Return the error for an attribute that `owner` does not have; the message calls `owner` by `label`. See `remedy`."""
-    # Given the object without the name, Python adds no suggestion of its own.
+    """Return the error for an attribute that `owner` lacks; messages refer to `owner` as `label`. See `remedy`."""
+    # Without the argument `name`, Python adds no suggestion of its own.
     return AttributeError(f"{name}: {label} has no such attribute{remedy(name, *places)}", obj=owner)
 
 
@@ -226,9 +226,9 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 def explain_keywords(made: Made) -> Made:
-    """Return a function or class that raises `unknown_argument` for unknown keywords.
+    """Return a function or class that raises the error of `unknown_argument` for unknown keywords.
 
-    Do not use it for functions that a training calls at each step: it adds 150 ns per call.
+    Do not use it for functions that a training loop calls at every step: it adds 150 ns per call.
     """
     if isinstance(made, type):
         made.__init__ = explain_keywords(made.__init__)  # type: ignore[misc]
@@ -249,7 +249,7 @@ def explain_keywords(made: Made) -> Made:
 
 
 def public_face(module: str) -> tuple[Callable[[str], NoReturn], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a public module, which explain unknown names and list the public ones."""
+    """Return `__getattr__` and `__dir__` for a public module, which explain unknown names and list the public ones."""
 
     def module_getattr(name: str) -> NoReturn:
         if name.startswith("_"):
@@ -271,20 +271,20 @@ _PUBLIC = ("lrcore", "lrcore.schedules", "lrcore.tune", "lrcore.plot", "lrcore.f
 
 
 def _public_names(module: str) -> dict[str, str]:
-    """Return the public names of a module with their qualified names; none if it is not imported completely."""
+    """Return the qualified names of a module's public names; empty if the module is not fully imported."""
     names = vars(sys.modules.get(module, object)).get("__all__", ())
     return {each: f"{module}.{each}" for each in names}
 
 
 class _Elsewhere:
-    """An attribute of other libraries' objects, whose AttributeError says what to write in lrcore.
+    """An attribute that only objects of other libraries have; the AttributeError says what to write in lrcore.
 
-    A `__getattr__` would do so for every unknown name, and would slow every lookup of a known name in Python 3.11.
+    A `__getattr__` would cover all unknown names, but would slow down every lookup of a known name in Python 3.11.
     """
 
     def __init__(self, name: str, entries: Callable[[Any], dict[str, str]]) -> None:
         self._name, self._entries = name, entries
-        self.__doc__ = "An attribute of other libraries. The error says what to write in lrcore."
+        self.__doc__ = "An attribute in other libraries. The error says what to write in lrcore."
 
     def __get__(self, owner: Any, cls: type[Any]) -> NoReturn:
         if owner is None:  # dataclasses look up default values
@@ -294,12 +294,12 @@ class _Elsewhere:
 
 
 def is_elsewhere(cls: type[Any], name: str) -> bool:
-    """Return whether an attribute of a class exists only for its error."""
+    """Return whether an attribute of a class exists only to raise an error."""
     return isinstance(inspect.getattr_static(cls, name, None), _Elsewhere)
 
 
 def _dir_of_what_is_there(owner: Any) -> list[str]:
-    """Return the names for `dir`, which completion offers, without the attributes that exist only for their errors."""
+    """Return the names for `dir` and completion, without the attributes that exist only to raise an error."""
     own = getattr(owner, "__dict__", {})
     return [each for each in object.__dir__(owner) if each in own or not is_elsewhere(type(owner), each)]
 
@@ -310,9 +310,9 @@ Class = TypeVar("Class", bound=type[Any])
 def explain_attributes(
     *names: str, entries: Callable[[Any], dict[str, str]] = lambda _: {}
 ) -> Callable[[Class], Class]:
-    """Return a class decorator: accessing one of these attributes, which do not exist, raises an error with a suggestion.
+    """Return a class decorator that makes these attributes, which do not exist, raise an error with a suggestion.
 
-    `entries` maps an object to further known names and the expressions to suggest for them.
+    `entries` is called with an object, and returns further known names with the expressions to suggest for them.
     """
 
     def explain(cls: Class) -> Class:

@@ -68,17 +68,17 @@ def _devices() -> tuple[list[str], str | None]:
 
 @dataclasses.dataclass(eq=False)
 class _Choice:
-    """A backend chosen by the environment, by a call of `use_backend` that may still begin a block, or by a block."""
+    """A backend chosen by the environment, by a call of `use_backend`, or by its ``with`` block."""
 
     name: str
     caller: Callable[[], object] | None = None
-    """For a call, a function that returns its `use_backend` object, or None once that is gone."""
+    """For a call, a function that returns its `use_backend` object, or None once that object no longer exists."""
     errors: Sequence[Exception] = ()
-    """The errors of the environment variable if it is invalid; `name` is the best backend then."""
+    """The errors of the environment variable if it is invalid; `name` is then the best backend."""
 
 
 def _apply_environment(variable: str, choose: Callable[[str], object]) -> list[Exception]:
-    """Apply an environment variable if it is set; return its error if it is invalid."""
+    """Apply an environment variable if it is set; return a list with the error if it is invalid."""
     value = os.environ.get(variable)
     try:
         if value:
@@ -99,7 +99,7 @@ def _use_threads(count: str) -> None:
 _backend_errors = _apply_environment("LRCORE_BACKEND", core.use_backend)
 
 _choices = [_Choice(core.active_backend(), lambda: None, _backend_errors)]
-"""The choices in effect, the latest last. Only atomic operations change this list, so there is no lock to wait for."""
+"""The choices in effect, the latest last. Only atomic operations change this list, so no lock is needed."""
 
 _threads_errors = _apply_environment("LRCORE_NUM_THREADS", _use_threads)
 """The error of an invalid ``LRCORE_NUM_THREADS``, until the program sets the number of threads."""
@@ -121,7 +121,7 @@ def _use_latest_choice() -> None:
 
 
 def _forget_former_calls() -> None:
-    """Remove the calls that precede the last call that can no longer begin a block."""
+    """Remove the calls before the last one that no block can replace any more, because its object no longer exists."""
     calls = [each for each in _choices.copy() if each.caller is not None]
     final = [index for index, each in enumerate(calls) if each.caller is not None and each.caller() is None]
     for each in calls[: final[-1]]:
@@ -137,14 +137,14 @@ class use_backend:
     """Step CPU arrays with the named backend from now on, or within a ``with`` block.
 
     The choice applies to all threads of the process, and is looked up at every step. Results do not depend on it. The
-    environment variable ``LRCORE_BACKEND`` makes the initial choice. It is read when lrcore is imported. If it is
+    environment variable ``LRCORE_BACKEND`` sets the initial choice. It is read when lrcore is imported. If it is
     invalid, creating an optimizer, calling a function of `lrcore.functional` or calling `info` raises an error, unless
     a call or block of `use_backend` is in effect.
 
     The latest choice in effect is used. A call stays in effect until the next call. A ``with`` block stays in effect
     until it ends; it then withdraws its own choice and no other. Blocks may be nested, may overlap in several threads,
-    and may use the same object more than once. After the last of them, the backend is the one that was in use before
-    the first. A call within a block takes effect immediately, and stays in effect after the block.
+    and may use the same object more than once. After the last block, the backend is the one that was in use
+    before the first. A call within a block takes effect immediately, and stays in effect after the block.
 
     Parameters
     ----------
@@ -247,9 +247,9 @@ def info() -> dict[str, Any]:
     Returns
     -------
     dict
-        About the build: `version`, `compiler`, `fp_mode`, `architectures` (the CPU backends), `cuda` (whether CUDA was
-        built) and `cuda_architectures`. If `fp_mode` is "default", steps round to nearest and keep subnormal numbers,
-        regardless of the caller's mode. It is "caller's" on processors whose mode lrcore cannot set.
+        About the build: `version`, `compiler`, `fp_mode`, `architectures` (the CPU backends), `cuda` (whether the CUDA
+        kernels were built) and `cuda_architectures`. If `fp_mode` is "default", steps round to nearest and keep
+        subnormal numbers, regardless of the caller's mode. It is "caller's" on processors whose mode lrcore cannot set.
 
         About the machine: `cpu`, `backends`, `backend` (the one in use for CPU arrays), `threads`, `devices` and
         `cuda_error` (the reason why there is no CUDA device, or None).

@@ -1,11 +1,12 @@
 """One function for each optimizer, for callers that keep their own state.
 
 ``adam(params, grads, exp_avg, exp_avg_sq, *, step, lr, ...)`` takes step number `step` in place, on arrays that the
-caller keeps. It takes the keywords of the class of that name, with the same defaults and checks. They choose the
-variant and thereby the states, which are passed in the order of ``lrcore.rules()`` and start as zeros.
+caller keeps. It accepts the hyperparameters and options of `lrcore.Adam` as keywords, with the same defaults and
+checks. They determine the variant and thereby the states, which are passed in the order of ``lrcore.rules()`` and start
+as zeros.
 
 Slices of larger buffers are supported: pass ``table[256:512]`` with the same slice of each state. Index arrays are not:
-``table[rows]`` is a copy, and updates of a copy are lost. Gather the rows, take the step and write them back:
+``table[rows]`` is a copy, and updates to a copy are lost. Gather the rows, take the step and write them back:
 
 >>> table, m, v = (numpy.zeros((1000, 16), numpy.float32) for _ in range(3))
 >>> rows, grads = [1, 5, 9], numpy.ones((3, 16), numpy.float32)
@@ -57,19 +58,20 @@ Parameters
 params : array of float32
     The parameters, updated in place.
 grads : array of float32
-    The gradients, with as many elements. They are never written.
+    The gradients, with as many elements as `params`. They are not modified.
 *states : array of float32
-    The states that `lrcore.rules()` lists for the variant, with as many elements each. They are updated in place.
+    The states that `lrcore.rules()` lists for the variant, each with as many elements as `params`. They are updated in
+    place.
 step : int
     The number of the step to take, counted from 1.
 lr : float
     The learning rate of this step.
 grad_scale : float
-    A factor that the gradients are multiplied by.
+    A factor by which the gradients are multiplied.
 stream : optional
     The CUDA stream of a step on device arrays. By default, it is the current stream of the parameters' library.
 
-All other keywords are documented at `lrcore.{name}`.
+All other keywords are documented in `lrcore.{name}`.
 
 Raises
 ------

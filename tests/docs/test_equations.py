@@ -81,7 +81,7 @@ def test_an_optimizers_equation(
         for i in range(3):
             known = flat_hyper(opt) | {"lr": 0.0625, "t": float(t), "p": p[i], "g": float(g[i])}
             if name == "SGD" and t == 1:
-                known["dampening"] = 0.0  # "The first b is g without dampening."
+                known["dampening"] = 0.0  # "Dampening does not apply to the first gradient."
             known |= {letter: values[i] for letter, values in states.items()}
             known = equations.compute(read, known, lines.__contains__)
             p[i] = known["p"]

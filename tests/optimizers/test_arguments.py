@@ -128,7 +128,7 @@ def test_every_argument_has_a_check_and_is_used() -> None:
     ("graphs", "error", "match"),
     [
         ({"capturable": 1}, TypeError, "capturable: expected True or False"),
-        ({"capturable": True}, ValueError, "max_steps: a capturable optimizer needs the number of steps"),
+        ({"capturable": True}, ValueError, "max_steps: expected a number of steps, got None"),
         ({"max_steps": 5}, ValueError, "max_steps: has no effect without capturable=True"),
         ({"capturable": True, "max_steps": 2**53}, ValueError, r"max_steps: expected at most 2\*\*53 - 1"),
         ({"capturable": True, "max_steps": 0}, ValueError, "max_steps: expected a number of steps >= 1"),

@@ -43,7 +43,7 @@ def in_shared_memory() -> Any:
 
 W = torch.arange(24.0).view(4, 6)
 FIRST = r"params\[0\]: "
-SHARED = r"params\[1\]: shares memory with params\[0\]; pass one"
+SHARED = r"params\[1\]: shares memory with params\[0\]; pass only one"
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Arrays of NumPy, CuPy, PyTorch and other libraries: allocating states like them, and finding their streams."""
+"""Support for arrays of NumPy, CuPy, PyTorch and other libraries: matching state arrays, and CUDA streams."""

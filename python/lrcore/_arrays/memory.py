@@ -1,4 +1,4 @@
-"""The memory of an optimizer's state: its allocation, and its arrays in the library of the parameters."""
+"""The memory of an optimizer's states: allocating it, and wrapping it in arrays of the parameters' library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lrcore._names import unknown_key
 
 
 def aligned_zeros(size: int) -> NDArray[np.float32]:
-    """Return an array of `size` float32 zeros that begins at a cache line."""
+    """Return an array of `size` float32 zeros, aligned to a cache line."""
     line = 64
     memory = np.zeros(size * 4 + line, dtype=np.uint8)
     start = -memory.ctypes.data % line
@@ -22,10 +22,10 @@ def aligned_zeros(size: int) -> NDArray[np.float32]:
 
 
 def allocate(memory: MemoryInfo, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
-    """Return a flat array filled with `value`, with the size and on the device that `memory` describes.
+    """Return a flat array filled with `value`, of the size and on the device that `memory` describes.
 
-    On a CUDA device, it has the alignment of the parameters relative to 16 bytes, so that a step on a shifted view of a
-    larger buffer still accesses 16 bytes at once.
+    On a CUDA device, its address has the same offset from a multiple of 16 bytes as the parameters, so that a step on a
+    shifted view of a larger buffer can still access 16 bytes at a time.
     """
     if memory.cuda_device >= 0:
         return DeviceArray(memory.cuda_device, memory.size, memory.offset, value)
@@ -36,7 +36,7 @@ def allocate(memory: MemoryInfo, value: float = 0.0) -> NDArray[np.float32] | De
 
 
 def wrap_like(params: Any, array: NDArray[np.float32] | DeviceArray) -> Any:
-    """Return an array of the library of `params` over the same memory.
+    """Return `array` as an array of the library of `params`, over the same memory.
 
     If that library has no `from_dlpack`, a device array is returned as a CuPy array if CuPy is installed, and otherwise
     as a bare DLPack exporter.
@@ -55,7 +55,7 @@ def wrap_like(params: Any, array: NDArray[np.float32] | DeviceArray) -> Any:
 
 
 class State(Mapping[str, Any]):
-    """An optimizer's states by name. The arrays can be written in place but not replaced."""
+    """An optimizer's states by name. The arrays can be modified in place, but not replaced."""
 
     def __init__(self, arrays: Iterable[tuple[str, Any]]) -> None:
         self._arrays = dict(arrays)

@@ -1,6 +1,6 @@
 """The streams of device steps: the stream that the caller uses, and the stream that an exporter must synchronize with.
 
-This module represents a stream by its raw handle. 1 is the legacy default stream, for which libraries also use 0.
+This module represents a stream by its raw handle. The legacy default stream is 1, for which libraries also use 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CURRENT: dict[str, Callable[[Any, int], int]] = {
 
 
 def library_of(array: Any) -> str | None:
-    """Return the name of the array's library if that has a current stream, else None."""
+    """Return the name of the array's library if the library has a current stream, else None."""
     for cls in type(array).__mro__:
         name = cls.__module__.partition(".")[0]
         if name in _CURRENT:
@@ -29,19 +29,19 @@ def library_of(array: Any) -> str | None:
 
 
 def current(library: str | None, device: int) -> int | None:
-    """Return the library's current stream on a device; None without a library, or if it has no CUDA support."""
+    """Return the library's current stream on a device, or None if `library` is None or has no CUDA support."""
     if library is None:
         return None
     try:
         return _CURRENT[library](sys.modules[library], device) or LEGACY_DEFAULT
-    except AssertionError:  # a PyTorch that was built without CUDA
+    except AssertionError:  # PyTorch was built without CUDA
         return None
 
 
 def device_context(array: Any, device: int) -> Any:
-    """Return a context that makes a device current in the array's library, or None if no context is needed.
+    """Return a context manager that makes a device current in the array's library, or None if none is needed.
 
-    PyTorch keeps its own current device in addition to the driver's, and only exports from that device.
+    PyTorch has a current device of its own in addition to the driver's, and only exports tensors on that device.
     """
     if library_of(array) != "torch":
         return None
@@ -77,8 +77,9 @@ def resolve(device: int, library: str | None, asked: Any, grads: Any) -> tuple[i
     """Return the stream of a step, and the stream that the exporter of `grads` must synchronize with.
 
     The step runs on `asked` if it is not None, else on the current stream of the parameters' library, else on the
-    legacy default stream. If the exporter uses that stream itself, it need not synchronize, which is -1 in DLPack: the
-    gradients and the step are then ordered, and a capture sees no other stream.
+    legacy default stream. The second value is -1, which means no synchronization in DLPack, if `grads` is None or if
+    the exporter itself uses the stream of the step. The gradients and the step are then ordered without
+    synchronization, and a CUDA graph capture involves no other stream.
     """
     stream = (current(library, device) or LEGACY_DEFAULT) if asked is None else handle_of(asked)
     if grads is None or current(library_of(grads), device) == stream:

@@ -34,7 +34,7 @@ def _decay_rates(name: str, value: Any) -> tuple[float, float]:
     return _decay_rate(f"{name}[0]", first), _decay_rate(f"{name}[1]", second)
 
 
-#: The check of each numeric argument. Numbers can be assigned between steps.
+#: The check for each numeric argument. Numbers can be assigned between steps.
 NUMBERS: dict[str, Callable[[str, Any], Value]] = {
     "alpha": _decay_rate,
     "betas": _decay_rates,
@@ -47,7 +47,7 @@ NUMBERS: dict[str, Callable[[str, Any], Value]] = {
     "weight_decay": nonnegative_float32,
 }
 
-#: The check of each structural option. Options are fixed at construction.
+#: The check for each structural option. Options are fixed at construction.
 OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
     "amsgrad": flag,
     "centered": flag,
@@ -71,7 +71,7 @@ def options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_decay(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with `decay` instead of `decoupled_weight_decay`; raise ValueError if the two contradict."""
+    """Return the arguments with `decay` instead of `decoupled_weight_decay`; raise ValueError if the two conflict."""
     others = dict(given)
     decoupled = others.pop("decoupled_weight_decay", None)
     if decoupled is None:
@@ -131,7 +131,7 @@ def table_length(capturable: Any, max_steps: Any) -> int | None:
         return None
     if max_steps is None:
         raise ValueError(
-            "max_steps: a capturable optimizer needs the number of steps to compute constants for"
+            "max_steps: expected a number of steps, got None; a capturable optimizer stores constants for that many"
         )
     steps = num_steps("max_steps", max_steps)
     if steps >= 2**53:
@@ -173,7 +173,7 @@ def _meant(name: str) -> str:
 
 
 def require_bound(name: str, array: Any, bound: Any) -> None:
-    """Raise AttributeError unless the assigned array is the bound one, which operators such as ``*=`` return."""
+    """Raise AttributeError unless the assigned array is the bound one, as after ``opt.params *= 2``."""
     if array is not bound:
         raise AttributeError(f"{name}: bound at construction; write into that array, or make a new optimizer")
 

@@ -41,7 +41,7 @@ _NONE: Shared = {}
 
 
 def _hyper_entries(opt: Any) -> dict[str, str]:
-    """Return the expression for each hyperparameter by name; empty if the optimizer is not initialized."""
+    """Return the expression that reads each hyperparameter, by name; empty before the optimizer is initialized."""
     return {name: f'opt.hyper["{name}"]' for name in (opt._hyperparameters if "_params" in vars(opt) else ())}
 
 
@@ -57,7 +57,7 @@ class Optimizer(Stepper):
     """
 
     _choices: ClassVar[tuple[str, ...]] = ()
-    """The arguments that choose the rule. For a number, only whether it is 0 matters."""
+    """The arguments that select the rule. For a number, only whether it is 0 matters."""
     _rules: ClassVar[Mapping[tuple[Any, ...], str]] = {}
     """Maps the values of these arguments to the name of the rule."""
     _changed_defaults: ClassVar[Mapping[str, Any]] = {}
@@ -86,7 +86,7 @@ class Optimizer(Stepper):
         shared: Shared = _NONE,
         initial: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Check the arguments, choose the rule and create the states.
+        """Check the arguments, select the rule and create the states.
 
         `own` has the class's own arguments, `shared` the shared arguments that were passed, and `initial` the initial
         values of states that do not begin as zeros.
@@ -119,14 +119,14 @@ class Optimizer(Stepper):
     def _configuration(
         cls, arguments: Mapping[str, Any], options: dict[str, Any]
     ) -> tuple[str, _Hyperparameters]:
-        """Check the numeric arguments; return the rule that they and the options choose, and the numbers for the core."""
+        """Check the numeric arguments; return the rule that they and the options select, and the core's numbers."""
         hyper = _arguments.numbers(arguments)
         rule, flat = cls._choose_rule(hyper | options), _arguments.flatten(hyper)
         return rule, (hyper, [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"])
 
     @classmethod
     def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
-        """Return the name of the rule that checked arguments choose; raise ValueError if they are incompatible."""
+        """Return the name of the rule that checked arguments select; raise ValueError if they are incompatible."""
         if not cls._rules:
             raise TypeError(f"{cls.__name__} is abstract; use one of lrcore.optimizers.__all__")
         cls._check_together(arguments)
@@ -160,7 +160,7 @@ class Optimizer(Stepper):
         return _arguments.options(require_entries("options", stored, known))
 
     def _rate_of(self, schedule: schedules.Schedule) -> _Rate:
-        """Return the schedule, and the source of the Stepper's rates: a number, or the formula without its checks of t."""
+        """Return the schedule, and the source of the Stepper's rates: a number, or the schedule's unchecked formula."""
         if self._max_steps is not None and stateful(schedule):
             raise ValueError(
                 "lr: the rates of a capturable optimizer are fixed, so a Plateau cannot change them"
@@ -187,7 +187,7 @@ class Optimizer(Stepper):
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """The states by name: flat float32 arrays of the same library and device as the parameters.
+        """The states by name: flat float32 arrays of the same library and on the same device as the parameters.
 
         A step reads and writes these arrays themselves, so modifying them in place changes the optimizer;
         ``opt.state[name] *= 2`` works as well.
@@ -237,7 +237,7 @@ class Optimizer(Stepper):
             super().__setattr__(name, value)
 
     def _checked_hyper(self, values: Mapping[str, Any]) -> _Hyperparameters:
-        """Check a full set of numeric arguments; raise ValueError if they would choose another rule."""
+        """Check a full set of numeric arguments; raise ValueError if they select another rule."""
         rule, numbers = self._configuration(values, self._options)
         if rule != self.rule:
             raise ValueError(
@@ -269,7 +269,7 @@ class Optimizer(Stepper):
         return step_count, hyper, schedule, dict(zip(self._state, offered, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of everything, except the parameters, that a resumed run needs.
+        """Return a copy of everything that a resumed run needs, except the parameters.
 
         Returns
         -------
@@ -300,7 +300,7 @@ class Optimizer(Stepper):
         """Replace the hyperparameters, the step count, the state and, if the dictionary has one, the schedule.
 
         A rate from a callable is not stored; this optimizer then keeps its own schedule. It also keeps its own schedule
-        if that equals the stored one, so a `Plateau` that you hold stays in effect. Otherwise the schedule is replaced;
+        if that equals the stored one, so your reference to a `Plateau` stays valid. Otherwise the schedule is replaced;
         then pass metrics to the plateaus of the new schedule, ``lrcore.schedules.plateaus(opt.schedule)``.
 
         Raises

@@ -11,7 +11,7 @@ from lrcore.optimizers._arguments import Value
 _Single: TypeAlias = Literal[
     "alpha", "dampening", "eps", "lr_decay", "momentum", "momentum_decay", "rho", "weight_decay"
 ]
-"""The hyperparameters that are a single number."""
+"""The hyperparameters that are single numbers."""
 
 
 class _Numbered(Protocol):

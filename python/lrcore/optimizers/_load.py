@@ -25,7 +25,7 @@ def load(
     capturable: bool = False,
     max_steps: int | None = None,
 ) -> Optimizer:
-    """Return the optimizer that `Optimizer.save` wrote, for the given parameters.
+    """Return the optimizer that `Optimizer.save` wrote to a file, bound to the given parameters.
 
     It has the stored class, options, hyperparameters, step count, states and schedule. If `save` was called on an
     instance of your own subclass, the result is an instance of the `lrcore` class that it derives from. To get your
@@ -77,7 +77,7 @@ def load(
 
 
 def _arguments_for(cls: type[Any], dictionary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with which a class chooses the rule of a state dictionary."""
+    """Return the arguments of a class that select the rule of a state dictionary."""
     rule = dictionary.get("rule")
     names = tuple(name for name in inspect.signature(cls).parameters if name in _arguments.NUMBERS)
     hyper = _arguments.numbers(require_entries("hyper", dictionary.get("hyper"), names))

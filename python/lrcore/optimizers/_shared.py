@@ -21,12 +21,12 @@ class Shared(TypedDict, total=False):
     decoupled_weight_decay : bool, optional
         PyTorch's name for ``decay="decoupled"``, or for ``decay="l2"`` if it is False.
     maximize : bool
-        Ascend instead of descend.
+        Maximize the objective instead of minimizing it.
     grads : array of float32, optional
         Gradients to bind, so that ``step()`` needs no argument.
     capturable : bool
         Keep the step number and the constants of `max_steps` steps on the CUDA device, for steps that are captured in a
-        CUDA graph and replayed. Requires bound `grads`; `lr` and `hyper` cannot be changed then.
+        CUDA graph and replayed. Requires bound `grads`; `lr` and `hyper` cannot then be changed.
     max_steps : int, optional
         Number of steps for which a capturable optimizer stores constants, 48 bytes each. Later steps use the constants
         of the last one.

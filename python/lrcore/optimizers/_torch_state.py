@@ -74,7 +74,7 @@ FIXED = frozenset(_arguments.OPTIONS) | {DECOUPLED}
 """The names of structural options in constructors and groups; groups have `decoupled_weight_decay`, never `decay`."""
 
 FLAGS = frozenset(flag for peer in _PEERS.values() for flag in peer.others)
-"""The entries of PyTorch's parameter groups that have no meaning in lrcore."""
+"""The names of all entries in `_Peer.others`."""
 
 
 def options_in_group(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def options_in_group(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_of_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the structural options in a PyTorch group, checked."""
+    """Check the structural options in a PyTorch group, and return them."""
     found = {name: group[name] for name in group if name in _arguments.OPTIONS and name != "decay"}
     if DECOUPLED in group:
         found["decay"] = "decoupled" if flag(DECOUPLED, group[DECOUPLED]) else "l2"
@@ -101,7 +101,7 @@ def _peer(name: str) -> _Peer:
 
 
 def flags_of(name: str) -> dict[str, Any]:
-    """Return the default values of PyTorch's remaining group entries; empty if PyTorch has no optimizer of that name."""
+    """Return `_Peer.others` for the optimizer of that name; empty if PyTorch has no such optimizer."""
     return _PEERS[name].others if name in _PEERS else {}
 
 
@@ -115,7 +115,7 @@ COUNTS = ("step", "mu_product")
 
 
 def as_float32(step_count: Any) -> float:
-    """Return a step count as PyTorch stores it."""
+    """Return a step count rounded to float32, as PyTorch stores it."""
     return float(np.float32(to_float("step", step_count)))
 
 
@@ -126,16 +126,16 @@ def require_step_count(name: str, entries: Mapping[str, Any], step_count: Any) -
 
 
 def own_text(entries: Mapping[str, Any]) -> str:
-    """Return the entries that PyTorch's state dictionaries lack, as a text that any tool that saves groups preserves."""
+    """Return the entries that PyTorch's state dictionaries lack as JSON text, which all tools preserve in groups."""
     return json.dumps({name: entries[name] for name in _OWN_ENTRIES if name in entries}, allow_nan=False)
 
 
 def own_entry(
     dictionary: Mapping[str, Any], group: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Return the entries that `own_text` wrote, or None for a dictionary of PyTorch's.
+    """Return the entries that `own_text` wrote, or None if there are none or they are outdated.
 
-    A PyTorch optimizer keeps a text that it has loaded while its step count advances; an outdated text is ignored.
+    A PyTorch optimizer that has loaded such a text keeps it unchanged while its own step count advances.
     """
     entries = dictionary.get(OWN)  # earlier versions wrote it next to the groups
     if entries is None:
@@ -168,7 +168,7 @@ def states_of(
     state: Mapping[str, Sequence[Any]],
     count: int,
 ) -> list[dict[str, Any]]:
-    """Return the entries of PyTorch's class of that name for each of `count` parameters.
+    """Return the state entries of PyTorch's class `name` for each of `count` parameters.
 
     `state` has the tensors of each state, in the order of the parameters.
     """
@@ -241,7 +241,7 @@ def converted(
     step_count: int | None,
     join: Callable[[str, Sequence[Any]], Any] = concatenated,
 ) -> dict[str, Any]:
-    """Return a dictionary of `torch.optim` as one for `Optimizer.load_state_dict`, which checks its entries.
+    """Convert a state dictionary of `torch.optim` to one for `Optimizer.load_state_dict`, which checks the entries.
 
     `join` takes the name of a state and its tensors, and returns one flat array.
     """
@@ -251,7 +251,7 @@ def converted(
     defaults = options_in_group(kind.default_options)
     found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in FIXED}
     there = [each for each in peer.options if each not in _LATER]
-    # PyTorch's optimizers keep unknown entries of the groups that they load, so options that PyTorch lacks may be here.
+    # PyTorch's optimizers keep unknown entries of loaded groups, so a group may have options that PyTorch lacks.
     require_entries("param_groups", found, (*kind.hyper, *there), *_LATER, *(defaults.keys() - {*there}))
     if group.get("differentiable"):
         raise ValueError("differentiable: expected False; the steps of lrcore cannot be differentiated")
@@ -304,7 +304,10 @@ def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]
 
 
 def _sgd_step_count(given: int | None, begun: bool, own: Mapping[str, Any] | None) -> int:
-    """Return the step count of SGD, which PyTorch does not store: by default 0, or 1 if the next gradient is damped."""
+    """Return the step count of SGD, which PyTorch does not store.
+
+    The default is lrcore's own entry if there is one; otherwise 0, or 1 if the next gradient is damped.
+    """
     if given is None:
         return int(begun) if own is None else own["step_count"]
     step_count = integer("step_count", given, 0)
@@ -332,7 +335,8 @@ def common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
 def _check_products(of_parameters: Sequence[Mapping[str, Any]], expected: float) -> None:
     """Raise ValueError if NAdam's momentum product does not follow from the current momenta.
 
-    PyTorch rounds the product to float32 at every step. A step uses only its difference from 1.
+    The tolerance allows for PyTorch, which rounds the product to float32 at every step. It is absolute, because a step
+    only uses the difference of the product from 1.
     """
     for each in of_parameters:
         product = to_float("mu_product", each.get("mu_product", 1.0))

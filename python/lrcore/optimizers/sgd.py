@@ -22,8 +22,8 @@ class SGD(Optimizer):
         lr_in_velocity               b = momentum b + lr g,                p = p - b
         nesterov, lr_in_velocity     b = momentum b + lr g,                p = p - (momentum b + lr g)
 
-    The first b is g, without dampening. The velocity forms are equivalent to the others at a constant rate and differ
-    from them when the rate changes. State: ``momentum_buffer`` (b) with momentum, otherwise none.
+    Dampening does not apply to the first gradient. The velocity forms are equivalent to the others at a constant rate
+    and differ from them when the rate changes. State: ``momentum_buffer`` (b) with momentum, otherwise none.
 
     Parameters
     ----------

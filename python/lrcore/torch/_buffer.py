@@ -41,7 +41,7 @@ class Slot:
         self.place = grads
         self.address = grads.data_ptr()
         self.grads = with_own_storage(grads)
-        """The tensor to attach as the parameter's gradient. Callers may replace its memory, so `place` is kept."""
+        """The tensor to attach as the parameter's gradient. Callers may replace its memory, so `place` is kept too."""
         self.unkept = self._references()
         """The reference count of `grads` while it is not attached and no caller holds it."""
 
@@ -53,7 +53,7 @@ class Slot:
         return self.parameter.grad is self.grads and self.grads.data_ptr() == self.address
 
     def attach(self) -> None:
-        """Make the place in the buffer the parameter's gradient, with its current values."""
+        """Make the place in the buffer, with its current values, the parameter's gradient."""
         if self.grads.data_ptr() != self.address:
             self.grads = with_own_storage(self.place)
         self.parameter.grad = self.grads
@@ -63,7 +63,7 @@ class Slot:
         return getattr(self.parameter, "grad_dtype", None) in (None, torch.float32)
 
     def let_go(self) -> None:
-        """Move the gradient to memory of its own if a caller holds it, before its place is overwritten."""
+        """Move the gradient to its own memory, before its place is overwritten, if a caller holds a reference to it."""
         if self._references() != self.unkept:
             if self.grads.data_ptr() == self.address:
                 give_own_memory(self.grads)
@@ -72,8 +72,8 @@ class Slot:
     def after_backward(self, parameter: Any) -> None:
         """Copy a new gradient into the buffer and attach it. Backward passes call this hook for each parameter.
 
-        A differentiable gradient is left alone, because later computations may use it, and so is a view of a caller's
-        buffer. A gradient of another dtype is copied, but remains the parameter's gradient.
+        A differentiable gradient, which later computations may use, and a view of a caller's buffer are left alone. A
+        gradient of another dtype is copied, but remains the parameter's gradient.
         """
         found = parameter.grad
         if found is None:  # another hook has removed it
@@ -153,7 +153,7 @@ class Buffer:
         }
 
     def change_to(self, states: Mapping[str, Any], step_count: int) -> _Change:
-        """Return the change of the optimizer for `commit`: flat states and their step count."""
+        """Return the change for `commit` that replaces the optimizer's states and step count."""
         flats = [states[name] for name in self.optimizer.state]
         return self.optimizer, flats, step_count, None, None, None
 
@@ -178,7 +178,7 @@ class Buffer:
             self._copy_gradients(foreign)
 
     def _copy_gradients(self, foreign: Sequence[Slot]) -> None:
-        """Copy gradients from other memory into their places. An absent gradient counts as zeros and stays absent."""
+        """Copy gradients from other memory into their places. A gradient of None counts as zeros and stays None."""
         begin = self._grads.data_ptr()
         end = begin + self._grads.nbytes
         found = [slot.parameter.grad for slot in foreign]
@@ -238,7 +238,7 @@ class Buffer:
         step_count: int | None,
         keeps_schedule: bool,
     ) -> dict[str, Any]:
-        """Return a state dictionary of PyTorch's form as one for the optimizer.
+        """Convert a state dictionary in PyTorch's form to one for this buffer's optimizer.
 
         `shown` has the names of the entries that a group written by lrcore must have.
         """
@@ -249,7 +249,7 @@ class Buffer:
         if stored is None or step_count is not None:
             entries = _torch_state.converted(self.optimizer._kind(), dictionary, step_count, self.join)
             if keeps_schedule:
-                del entries["schedule"]  # it is the number in PyTorch's group
+                del entries["schedule"]  # only the number in PyTorch's group
             return entries
         found = {name: value for name, value in group.items() if name in shown or name in _torch_state.FIXED}
         require_entries("param_groups", found, shown)
@@ -265,14 +265,14 @@ class Buffer:
 
 
 def with_own_storage(view: Any) -> Any:
-    """Return a tensor over a view's memory whose storage is only that memory, so that it can be saved by itself."""
+    """Return a view's memory as a tensor with its own storage, so that saving it does not save the whole buffer."""
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False):  # from_dlpack would return an inference tensor
             return with_own_storage(view)
     if not view.numel():
         return torch.empty_like(view)
     tensor = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(view))
-    # The result is a view, because `after_backward` takes a tensor that is not a view for a new gradient. It gets the
+    # The result is a view, because `after_backward` treats a tensor that is not a view as a new gradient. It gets the
     # strides of `view`, because DLPack may change the strides of dimensions of size 1.
     return tensor.as_strided(view.shape, view.stride())
 
@@ -287,7 +287,7 @@ _STATE_MOVED = (
 
 
 def dense(name: str, grad: Any) -> None:
-    """Raise TypeError if a gradient is sparse or has no memory of its own."""
+    """Raise TypeError if a gradient is sparse or has no memory."""
     if grad.layout != torch.strided:
         raise TypeError(
             f"{name}: expected a dense gradient, got a sparse one; pass sparse=False to its layer"
@@ -298,7 +298,7 @@ def dense(name: str, grad: Any) -> None:
 def _hook(slot: Slot) -> Callable[[Any], None]:
     """Return the hook of a slot.
 
-    It refers to the slot weakly, because the garbage collector does not see the objects that PyTorch's hooks hold.
+    It has a weak reference to the slot, because the garbage collector cannot see references held by PyTorch's hooks.
     """
     known = weakref.ref(slot)
 
@@ -332,7 +332,7 @@ def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
 
 
 def place_of(tensor: Any) -> Any:
-    """Return the device of a tensor; parameters with the same one share a buffer."""
+    """Return the device of a tensor; parameters on the same device share a buffer."""
     return tensor.device
 
 
@@ -365,4 +365,4 @@ def check_parameters(names: Sequence[str], tensors: Sequence[Any]) -> None:
         if tensor.grad is not None:
             dense(name, tensor.grad)
     for first, second in sharing(tensors):
-        raise ValueError(f"{names[second]}: shares memory with {names[first]}; pass one of them")
+        raise ValueError(f"{names[second]}: shares memory with {names[first]}; pass only one of them")

@@ -1,4 +1,4 @@
-"""The optimizer for the parameters of a module."""
+"""The optimizer for the parameters of a PyTorch module."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     ``torch.optim.lr_scheduler`` and step hooks work as usual.
 
     - A parameter without a gradient is treated as if its gradient were zero, so momentum and weight decay act on it.
-      PyTorch's optimizers skip it. A parameter that no longer requires a gradient is an error.
+      PyTorch's optimizers skip it. If a parameter no longer requires a gradient, the step raises ValueError.
     - A backward pass writes every gradient into the flat buffer. After ``zero_grad(set_to_none=True)`` or
       ``model.zero_grad()``, a hook copies each new gradient there and attaches it. ``zero_grad(set_to_none=False)``
       leaves the gradients attached, so nothing has to be copied. A tensor that you assign as a gradient is copied at
       every step until the next backward pass. If you hold a reference to ``p.grad``, its values are preserved when the
       parameter's gradient is set to None. Tensors that only share its memory, such as ``p.grad.detach()`` or
       ``p.grad.view(-1)``, are not preserved; clone them.
-    - Assignments in `param_groups`, `state` and `optimizers`, and to `lr`, take effect at the next step or raise an
+    - Values assigned in `param_groups`, `state` and `optimizers`, and to `lr`, take effect at the next step or raise an
       error. A step that raises changes no parameter, state or step count on any device.
     - Create the optimizer after the module is on its device. `step` rejects parameters whose storage has moved since,
       for example by ``.to()``. It cannot detect that ``load_state_dict(assign=True)`` has replaced the parameters.
-    - Each parameter, gradient and state has its own storage over its part of a buffer, so it can be saved by itself.
+    - Each parameter, gradient and state has a storage of its own, over its part of a buffer only, so saving one of them
+      does not save the whole buffer.
 
     Parameters
     ----------
-    params : iterable of tensors, or of pairs of a name and a tensor
+    params : iterable of tensors or of (name, tensor) pairs
         float32 leaf tensors that require gradients, such as ``model.parameters()`` or ``model.named_parameters()``.
         They form a single group.
     optimizer : class
@@ -57,7 +58,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         devices. ``param_groups[0]["lr"]`` is the rate of the next step if the rate is a number or an lrcore schedule
         without callables. With a callable, or a schedule class of your own, it is the rate of the last step, or NaN
         before the first step. Unless the rate comes from a schedule or a callable, a number can be assigned there, as
-        PyTorch's schedulers do. A tensor is read at each step.
+        PyTorch's schedulers do. If it is a tensor, its value is read at each step.
     **arguments
         The other arguments of the class, except `grads`.
 
@@ -98,7 +99,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         names, tensors = named(params)
         check_parameters(names, tensors)
         if lr is not None:
-            arguments["lr"] = schedules.as_schedule(lr)  # one for all devices
+            arguments["lr"] = schedules.as_schedule(lr)  # one schedule for all devices
         of_devices: dict[Any, list[int]] = {}
         for i, tensor in enumerate(tensors):
             of_devices.setdefault(place_of(tensor), []).append(i)
@@ -111,7 +112,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             ]
         self._optimizers: tuple[Optimizer, ...] = tuple(each.optimizer for each in self._buffers)
         self._group = Group(self._optimizers, tensors)
-        # The entry is empty. It exists because some tools restore only entries that a group already has.
+        # The entry `OWN` is empty. It exists because some tools restore only entries that a group already has.
         super().__init__([{"params": tensors}], self._group.numbers() | {_torch_state.OWN: ""})
         for buffer in self._buffers:
             weakref.finalize(self, _remove, buffer.handles).atexit = False  # hooks keep the gradients alive
@@ -131,13 +132,13 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
         """The optimizer of each device, with the values assigned in `param_groups`."""
-        with contextlib.suppress(TypeError, ValueError):  # the step raises it
+        with contextlib.suppress(TypeError, ValueError):  # the next step raises the error
             self._group.obey()
         return self._optimizers
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """A list with the single parameter group."""
+        """A list that contains the single parameter group."""
         self._group.show()
         return self._group.list  # type: ignore[no-any-return]
 
@@ -208,7 +209,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         closure : callable, optional
             A function that computes the gradients and returns the loss, as for PyTorch's optimizers.
         grad_scale : float
-            A factor that the gradients are multiplied by, in the same pass.
+            A factor by which the gradients are multiplied, in the same pass.
 
         Returns
         -------
@@ -262,14 +263,14 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of everything, except the parameters, that a resumed run needs.
+        """Return a copy of everything that a resumed run needs, except the parameters.
 
         Returns
         -------
         dict
             `state` and `param_groups` in the form of the optimizer of the same name in ``torch.optim``, if there is
             one. That optimizer can load them, but ignores options that it lacks, such as `eps_placement`. The group's
-            entry `lrcore` is a JSON text of what PyTorch's form lacks: `rule`, `step_count`, and the schedule as in
+            entry `lrcore` has the remaining entries as JSON text: `rule`, `step_count`, and the schedule as in
             `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of the parameters. `step` is a
             float32 number, exact up to 2**24; the count in the JSON text is always exact.
         """
@@ -308,13 +309,13 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         Parameters
         ----------
         state_dict : dict
-            A dictionary from `state_dict` or from PyTorch's optimizer, which may itself have loaded one from here.
-            PyTorch's dictionary has no schedule. If this optimizer has a schedule, it is kept; if its rate is a number,
-            the group's rate replaces it.
+            A dictionary from `state_dict` or from PyTorch's optimizer, which may itself have loaded a dictionary of a
+            FusedOptimizer. PyTorch's dictionary has no schedule. If this optimizer has a schedule, it is kept; if its
+            rate is a number, the group's rate replaces it.
         step_count : int, optional
             Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is 0, or 1
-            with dampening and an existing momentum buffer. If PyTorch's SGD had loaded a dictionary from here, the
-            default is the count in that dictionary.
+            with dampening and an existing momentum buffer. If PyTorch's SGD had loaded a dictionary of a
+            FusedOptimizer, the default is the count in that dictionary.
 
         Raises
         ------
@@ -375,7 +376,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
 
 def _leaving_no_scale(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step that deletes the attributes set by GradScaler if it raises, as GradScaler does after a step."""
+    """Return a step that deletes the attributes set by GradScaler if it raises; GradScaler deletes them otherwise."""
 
     @functools.wraps(step)
     def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The parameter group of a `lrcore.torch.FusedOptimizer`: assignments take effect, and current values are shown."""
+"""The parameter group of a `lrcore.torch.FusedOptimizer`, synchronized with its optimizers in both directions."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Group:
         self.used = math.nan
         """The last known rate."""
         self._stamp = object()
-        """A token that every write replaces, so that a comparison detects a write by a signal handler in between."""
+        """A token that every write replaces, so that a loop detects a write by a signal handler in between."""
         self._seen = self._adopted()
 
     def show(self) -> None:
-        """Write changed values into the group, unless other values were assigned there."""
+        """Write changed values into the group, unless the caller has assigned others there."""
         if self.shown:
-            with contextlib.suppress(ValueError):  # the step raises it
+            with contextlib.suppress(ValueError):  # the next step raises the error
                 self._refresh(self.only())
                 self.show_rate()
 
@@ -48,7 +48,7 @@ class Group:
     def _write(self, group: dict[str, Any], seen: Any, *kept: str) -> None:
         """Write the hyperparameters into the group, except the `kept` ones, and record their source as `seen`.
 
-        An interrupt takes effect before or after the whole write; values that were not written are detected later.
+        The write is atomic: an interrupt takes effect before or after it. If it is prevented, `_refresh` does it later.
         """
         numbers = self.numbers()
         shown = {name: value for name, value in numbers.items() if name not in kept}
@@ -78,7 +78,7 @@ class Group:
     def use(
         self, schedule: Schedule | None, group: dict[str, Any], changed: Mapping[str, Any] | None = None
     ) -> None:
-        """Set the schedule and change hyperparameters on all devices, and show both: all of it or nothing."""
+        """Set the schedule and change hyperparameters on all devices, and show both; if any is invalid, do nothing."""
         first = self.optimizers[0]
         if schedule is not None and first._max_steps is not None:
             first.lr = schedule  # raises the error of a capturable optimizer
@@ -118,7 +118,7 @@ class Group:
         self._write(group, self._adopted())
 
     def _adopted(self) -> tuple[dict[str, Any], Schedule]:
-        """Observe the current schedule; return the hyperparameters and the schedule, to detect their replacement."""
+        """Observe the current schedule; return the hyperparameters and the schedule, to detect replacements."""
         first = self.optimizers[0]  # its schedule is called for all devices
         numbers, schedule = first._hyperparameters, first.schedule
         self._asked = _Asked(schedule)
@@ -130,7 +130,7 @@ class Group:
     def rate(self) -> float:
         """Return the rate to show: that of the next step or, if only the caller's code can compute it, of the last step."""
         if not self._asked.is_opaque:
-            with contextlib.suppress(Exception):  # the next step raises it
+            with contextlib.suppress(Exception):  # the next step raises the error
                 self.used = self.optimizers[0].lr
         return self.used
 
@@ -215,7 +215,7 @@ class Group:
             rate = schedules.as_schedule(or_zero(to_float("lr", changed.pop("lr"))))
         given = {name: group[name] for name in self.shown}
         self.use(rate, group, changed)
-        # Tensors and lists stay, and are read again.
+        # Assigned tensors and lists stay in the group, and are read again at each step.
         group.update({name: value for name, value in given.items() if _equal(value, self.shown[name])})
 
     def _refuse_other_momenta(self, changed: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The state of a `lrcore.torch.FusedOptimizer` in PyTorch's form: a dictionary per parameter, over the flat states.
+"""The state of a `lrcore.torch.FusedOptimizer` in PyTorch's form: for each parameter, views of the flat states.
 
 Assigned states are copied into the flat states immediately, or rejected. Removing all states resets them.
 """
@@ -14,7 +14,7 @@ from lrcore._lrcore_core import commit
 from lrcore.optimizers import _torch_state
 from lrcore.torch._buffer import Buffer, fitting
 
-_BEGIN_ANEW = "reset all parameters, which share one step count, with opt.state.clear()"
+_BEGIN_ANEW = "reset the states of all parameters, which share one step count, with opt.state.clear()"
 _NOTHING = object()
 
 
@@ -53,7 +53,7 @@ class States(FormerStates):
 
     @classmethod
     def over(cls, buffers: Sequence[Buffer]) -> States:
-        """Return the mapping over the flat states of buffers."""
+        """Return the mapping for the flat states of the given buffers."""
         states = cls(dict)
         for buffer in buffers:
             for i, parameter in enumerate(buffer.parameters):
@@ -103,13 +103,13 @@ class States(FormerStates):
         reset(self._buffers)
 
     def pop(self, parameter: Any, default: Any = _NOTHING) -> Any:
-        """Reset the state of the only parameter and return a copy of it; raise ValueError if there are several."""
+        """Reset the only parameter's state, and return its former values; raise ValueError if there are several."""
         if parameter not in self and default is not _NOTHING:
             return default
         return self[parameter].taken()
 
     def popitem(self) -> tuple[Any, Any]:
-        """Reset the state of the only parameter and return a copy of it; raise ValueError if there are several."""
+        """Reset the only parameter's state, and return the parameter and the former values, as `pop` does."""
         parameter = next(reversed(self))
         return parameter, self.pop(parameter)
 
@@ -172,7 +172,7 @@ class Entries(FormerEntries):
         self.update(values)
 
     def as_of_then(self) -> Mapping[str, Any]:
-        """Return the states without a step count, which is the optimizer's."""
+        """Return the states without a step count, because they share the optimizer's."""
         return self
 
     def checked(self, given: Any) -> dict[str, Any]:
