@@ -26,7 +26,7 @@ FilePath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def safe_repr(value: Any) -> str:
-    """Return the repr of a value for a message, or its type if Python cannot print it, as with huge integers."""
+    """Return the repr of a value for a message, or the name of its type if repr fails, as for huge integers."""
     try:
         return repr(value)
     except ValueError:
@@ -57,7 +57,7 @@ def nonnegative_float32(name: str, value: Any) -> float:
 
 
 def rate(name: str, value: Any) -> float:
-    """Check that a value can be a rate of a schedule: a number >= 0, which may underflow in float32, not overflow."""
+    """Check that a value can be a schedule's rate: a number >= 0 that may underflow in float32, but not overflow."""
     number = nonnegative(name, value)
     return nonnegative_float32(name, number) if number > 1 else number
 
@@ -160,7 +160,7 @@ def vector(name: str, value: Any) -> NDArray[np.float64]:
 
 
 def is_array(entry: Any) -> bool:
-    """Return whether this is an array of any library, judging by the attributes that all arrays have.
+    """Return whether an entry is an array of any library, judging by the attributes that all arrays have.
 
     NumPy's integers have these attributes as well, but count as integers.
     """
@@ -168,12 +168,12 @@ def is_array(entry: Any) -> bool:
 
 
 def is_list(entry: Any) -> TypeGuard[Sequence[Any]]:
-    """Return whether this is a sequence other than text or bytes."""
+    """Return whether an entry is a sequence other than text or bytes."""
     return isinstance(entry, Sequence) and not isinstance(entry, (str, bytes, bytearray))
 
 
 def is_integer(entry: Any) -> bool:
-    """Return whether this is a Python or NumPy integer."""
+    """Return whether an entry is a Python or NumPy integer."""
     return isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
 
 

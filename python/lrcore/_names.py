@@ -137,7 +137,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
 
 
 _SLIP = 0.85
-"""The least similarity, from 0 to 1, of two names that differ only by a typo."""
+"""The minimum similarity, from 0 to 1, of two names that differ only by a typo."""
 
 
 def is_name(meant: str) -> bool:
@@ -188,7 +188,7 @@ def remedy(name: str, *places: Mapping[str, str]) -> str:
 
 
 def _fits(words: str, places: Iterable[Mapping[str, str]]) -> bool:
-    """Return whether the argument that the advice is about, if any, is known in one of the places."""
+    """Return whether advice applies: the argument that it mentions, if any, must be known in one of the places."""
     argument = re.match(r"write (\w+)=", words)
     return argument is None or any(argument[1] in known for known in places)
 
@@ -206,7 +206,10 @@ def unknown_argument(owner: str, name: str, known: Iterable[str]) -> TypeError:
 
 
 def unknown_attribute(owner: Any, label: str, name: str, *places: Mapping[str, str]) -> AttributeError:
-    """Return the error for an attribute that `owner` lacks; messages refer to `owner` as `label`. See `remedy`."""
+    """Return the error for an attribute that `owner` does not have. See `remedy` for `places`.
+
+    The message refers to `owner` as `label`.
+    """
     # Without the argument `name`, Python adds no suggestion of its own.
     return AttributeError(f"{name}: {label} has no such attribute{remedy(name, *places)}", obj=owner)
 
@@ -284,7 +287,7 @@ class _Elsewhere:
 
     def __init__(self, name: str, entries: Callable[[Any], dict[str, str]]) -> None:
         self._name, self._entries = name, entries
-        self.__doc__ = "An attribute in other libraries. The error says what to write in lrcore."
+        self.__doc__ = "An attribute that other libraries have. The error says what to write in lrcore."
 
     def __get__(self, owner: Any, cls: type[Any]) -> NoReturn:
         if owner is None:  # dataclasses look up default values

@@ -34,7 +34,7 @@ class Rule(NamedTuple):
 
     @property
     def bytes_per_element(self) -> int:
-        """The bytes per element that a step reads (p, g and each state) and writes (p and each state)."""
+        """The number of bytes per element that a step reads (p, g and each state) and writes (p and each state)."""
         return 4 * (3 + 2 * len(self.states))
 
 
@@ -59,7 +59,7 @@ def cpu_backends() -> list[str]:
 
 
 def _devices() -> tuple[list[str], str | None]:
-    """Return the CUDA devices that work, and the reason if there are none."""
+    """Return the CUDA devices that work and, if there are none, the reason."""
     try:
         return core.cuda_devices(), None
     except RuntimeError as error:
@@ -121,7 +121,11 @@ def _use_latest_choice() -> None:
 
 
 def _forget_former_calls() -> None:
-    """Remove the calls before the last one that no block can replace any more, because its object no longer exists."""
+    """Remove the calls that can never take effect again.
+
+    A block replaces the call of its object. Once the object of a call no longer exists, the call cannot be replaced, so
+    earlier calls stay overridden.
+    """
     calls = [each for each in _choices.copy() if each.caller is not None]
     final = [index for index, each in enumerate(calls) if each.caller is not None and each.caller() is None]
     for each in calls[: final[-1]]:
@@ -143,8 +147,8 @@ class use_backend:
 
     The latest choice in effect is used. A call stays in effect until the next call. A ``with`` block stays in effect
     until it ends; it then withdraws its own choice and no other. Blocks may be nested, may overlap in several threads,
-    and may use the same object more than once. After the last block, the backend is the one that was in use
-    before the first. A call within a block takes effect immediately, and stays in effect after the block.
+    and may use the same object more than once. After the last block, the backend is the one that was in use before the
+    first. A call within a block takes effect immediately, and stays in effect after the block.
 
     Parameters
     ----------

@@ -3,11 +3,11 @@
 Arrays passed to a constructor stay bound to the optimizer. Before each step, the address and size of every bound NumPy
 array and PyTorch tensor are compared with those at construction. If the memory has been replaced
 (``tensor.data = ...``, ``set_``, ``resize_``, ``share_memory_``, ``ndarray.resize``), the step raises RuntimeError and
-writes nothing; make a new optimizer then. A memory map or shared memory under a bound array cannot be closed while the
-optimizer lives: its ``close()`` raises BufferError. Two cases cannot be detected. The map under a PyTorch tensor
-(``torch.from_numpy(memmap)``, ``torch.frombuffer``) can be closed, so keep it open yourself. An array that shares a
-tensor's memory (``np.from_dlpack(tensor)``, ``tensor.numpy()``) keeps the old memory when the tensor gets other memory;
-bind the tensor itself instead.
+writes nothing; in that case, make a new optimizer. A memory map or shared memory under a bound array cannot be closed
+while the optimizer lives: its ``close()`` raises BufferError. Two cases cannot be detected. The map under a PyTorch
+tensor (``torch.from_numpy(memmap)``, ``torch.frombuffer``) can be closed, so keep it open yourself. An array that
+shares a tensor's memory (``np.from_dlpack(tensor)``, ``tensor.numpy()``) keeps the old memory when the tensor is given
+new memory; bind the tensor itself instead.
 
 An optimizer may be read, saved, copied, pickled and assigned to at any time: by another thread, by a signal handler, by
 a finalizer, and while its own schedule is being called. A schedule is called once before a step begins. It is called

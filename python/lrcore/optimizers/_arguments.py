@@ -94,7 +94,7 @@ def settings(
     TypeError
         If `shared` has an unknown argument.
     ValueError
-        If `decay` and `decoupled_weight_decay` contradict each other.
+        If `decay` and `decoupled_weight_decay` conflict.
     """
     for name in shared:
         if name not in defaults:

@@ -41,7 +41,7 @@ _NONE: Shared = {}
 
 
 def _hyper_entries(opt: Any) -> dict[str, str]:
-    """Return the expression that reads each hyperparameter, by name; empty before the optimizer is initialized."""
+    """Return, by name, the expressions that read the hyperparameters; empty before the optimizer is initialized."""
     return {name: f'opt.hyper["{name}"]' for name in (opt._hyperparameters if "_params" in vars(opt) else ())}
 
 
@@ -119,7 +119,7 @@ class Optimizer(Stepper):
     def _configuration(
         cls, arguments: Mapping[str, Any], options: dict[str, Any]
     ) -> tuple[str, _Hyperparameters]:
-        """Check the numeric arguments; return the rule that they and the options select, and the core's numbers."""
+        """Check the numeric arguments; return the rule they and the options select, and the numbers for the core."""
         hyper = _arguments.numbers(arguments)
         rule, flat = cls._choose_rule(hyper | options), _arguments.flatten(hyper)
         return rule, (hyper, [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"])
@@ -299,9 +299,10 @@ class Optimizer(Stepper):
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Replace the hyperparameters, the step count, the state and, if the dictionary has one, the schedule.
 
-        A rate from a callable is not stored; this optimizer then keeps its own schedule. It also keeps its own schedule
-        if that equals the stored one, so your reference to a `Plateau` stays valid. Otherwise the schedule is replaced;
-        then pass metrics to the plateaus of the new schedule, ``lrcore.schedules.plateaus(opt.schedule)``.
+        If the dictionary has no schedule, because the rate came from a callable, this optimizer keeps its own. It also
+        keeps its own schedule if that equals the stored one, so your reference to a `Plateau` stays valid. Otherwise
+        the schedule is replaced; then pass metrics to the plateaus of the new schedule,
+        ``lrcore.schedules.plateaus(opt.schedule)``.
 
         Raises
         ------

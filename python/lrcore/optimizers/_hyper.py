@@ -27,8 +27,8 @@ class Hyper(MutableMapping[str, Value]):
     """An optimizer's numeric arguments by name. They can be read, and assigned between steps.
 
     Every assignment is checked like the constructor's arguments. A change that would require another rule, such as
-    momentum to or from 0, raises ValueError. Names cannot be added or removed. `update` changes all given values or
-    none.
+    changing momentum to or from 0, raises ValueError. Names cannot be added or removed. `update` changes all given
+    values or none.
     """
 
     def __init__(self, optimizer: _Numbered) -> None:

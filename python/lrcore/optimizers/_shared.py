@@ -19,7 +19,7 @@ class Shared(TypedDict, total=False):
     decay : {"l2", "decoupled"}
         How `weight_decay` is applied.
     decoupled_weight_decay : bool, optional
-        PyTorch's name for ``decay="decoupled"``, or for ``decay="l2"`` if it is False.
+        PyTorch's name for this choice: True means ``decay="decoupled"``, and False means ``decay="l2"``.
     maximize : bool
         Maximize the objective instead of minimizing it.
     grads : array of float32, optional

@@ -43,7 +43,7 @@ class _Peer(NamedTuple):
     options: tuple[str, ...]
     """Its options. All other options must have their default values in lrcore."""
     others: dict[str, Any]
-    """The other entries of its parameter group, with their defaults. None of them affects the result of a step."""
+    """The other entries of its parameter group, with the values that they have in exported dictionaries."""
 
 
 _ANY = {"foreach": None, "differentiable": False}
@@ -126,7 +126,10 @@ def require_step_count(name: str, entries: Mapping[str, Any], step_count: Any) -
 
 
 def own_text(entries: Mapping[str, Any]) -> str:
-    """Return the entries that PyTorch's state dictionaries lack as JSON text, which all tools preserve in groups."""
+    """Return the entries that PyTorch's state dictionaries lack, as JSON text.
+
+    Any tool that saves parameter groups preserves such a text.
+    """
     return json.dumps({name: entries[name] for name in _OWN_ENTRIES if name in entries}, allow_nan=False)
 
 
@@ -135,7 +138,8 @@ def own_entry(
 ) -> Mapping[str, Any] | None:
     """Return the entries that `own_text` wrote, or None if there are none or they are outdated.
 
-    A PyTorch optimizer that has loaded such a text keeps it unchanged while its own step count advances.
+    A PyTorch optimizer that has loaded such a text keeps it unchanged while its own step count advances, so
+    the text becomes outdated.
     """
     entries = dictionary.get(OWN)  # earlier versions wrote it next to the groups
     if entries is None:
@@ -306,7 +310,7 @@ def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]
 def _sgd_step_count(given: int | None, begun: bool, own: Mapping[str, Any] | None) -> int:
     """Return the step count of SGD, which PyTorch does not store.
 
-    The default is lrcore's own entry if there is one; otherwise 0, or 1 if the next gradient is damped.
+    The default is the count that lrcore stored, if any; otherwise 0, or 1 if the next gradient is damped.
     """
     if given is None:
         return int(begun) if own is None else own["step_count"]
@@ -336,7 +340,7 @@ def _check_products(of_parameters: Sequence[Mapping[str, Any]], expected: float)
     """Raise ValueError if NAdam's momentum product does not follow from the current momenta.
 
     The tolerance allows for PyTorch, which rounds the product to float32 at every step. It is absolute, because a step
-    only uses the difference of the product from 1.
+    only uses the difference between the product and 1.
     """
     for each in of_parameters:
         product = to_float("mu_product", each.get("mu_product", 1.0))

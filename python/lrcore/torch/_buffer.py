@@ -70,7 +70,7 @@ class Slot:
             self.grads = with_own_storage(self.place)
 
     def after_backward(self, parameter: Any) -> None:
-        """Copy a new gradient into the buffer and attach it. Backward passes call this hook for each parameter.
+        """Copy a new gradient into its place, and attach the place. Backward passes call this hook for each parameter.
 
         A differentiable gradient, which later computations may use, and a view of a caller's buffer are left alone. A
         gradient of another dtype is copied, but remains the parameter's gradient.
@@ -187,7 +187,7 @@ class Buffer:
                 dense(slot.name, grad)
         for grad in found:
             if grad is not None and begin <= grad.data_ptr() < end:
-                give_own_memory(grad)  # it lies in another parameter's place, which is written below
+                give_own_memory(grad)  # it lies in a place that is written below
         for slot, grad in zip(foreign, found, strict=True):
             slot.let_go()
             if grad is None:
@@ -298,7 +298,7 @@ def dense(name: str, grad: Any) -> None:
 def _hook(slot: Slot) -> Callable[[Any], None]:
     """Return the hook of a slot.
 
-    It has a weak reference to the slot, because the garbage collector cannot see references held by PyTorch's hooks.
+    It holds a weak reference to the slot, because the garbage collector cannot see references held by PyTorch's hooks.
     """
     known = weakref.ref(slot)
 

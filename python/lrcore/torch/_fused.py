@@ -39,7 +39,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
       every step until the next backward pass. If you hold a reference to ``p.grad``, its values are preserved when the
       parameter's gradient is set to None. Tensors that only share its memory, such as ``p.grad.detach()`` or
       ``p.grad.view(-1)``, are not preserved; clone them.
-    - Values assigned in `param_groups`, `state` and `optimizers`, and to `lr`, take effect at the next step or raise an
+    - Values assigned in `param_groups`, `state` or `optimizers`, or to `lr`, take effect at the next step or raise an
       error. A step that raises changes no parameter, state or step count on any device.
     - Create the optimizer after the module is on its device. `step` rejects parameters whose storage has moved since,
       for example by ``.to()``. It cannot detect that ``load_state_dict(assign=True)`` has replaced the parameters.
@@ -202,7 +202,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None, *, grad_scale: float = 1.0) -> Any:
-        """Take one step: update all parameters in place. The errors below leave everything unchanged.
+        """Take one step: update all parameters in place.
+
+        The errors below leave all parameters, states and step counts unchanged.
 
         Parameters
         ----------
@@ -270,9 +272,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         dict
             `state` and `param_groups` in the form of the optimizer of the same name in ``torch.optim``, if there is
             one. That optimizer can load them, but ignores options that it lacks, such as `eps_placement`. The group's
-            entry `lrcore` has the remaining entries as JSON text: `rule`, `step_count`, and the schedule as in
-            `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of the parameters. `step` is a
-            float32 number, exact up to 2**24; the count in the JSON text is always exact.
+            entry `lrcore` has, as JSON text, the entries that PyTorch's form lacks: `rule`, `step_count`, and the
+            schedule as in `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of the parameters.
+            `step` is a float32 number, exact up to 2**24; the count in the JSON text is always exact.
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
@@ -310,8 +312,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         ----------
         state_dict : dict
             A dictionary from `state_dict` or from PyTorch's optimizer, which may itself have loaded a dictionary of a
-            FusedOptimizer. PyTorch's dictionary has no schedule. If this optimizer has a schedule, it is kept; if its
-            rate is a number, the group's rate replaces it.
+            FusedOptimizer. PyTorch's dictionary has no schedule. If the rate of this optimizer comes from a schedule,
+            the schedule is kept; if the rate is a number, the group's rate replaces it.
         step_count : int, optional
             Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is 0, or 1
             with dampening and an existing momentum buffer. If PyTorch's SGD had loaded a dictionary of a

@@ -31,7 +31,7 @@ class Group:
         self.used = math.nan
         """The last known rate."""
         self._stamp = object()
-        """A token that every write replaces, so that a loop detects a write by a signal handler in between."""
+        """A token that every write replaces. Loops compare it to detect a write by a signal handler in the meantime."""
         self._seen = self._adopted()
 
     def show(self) -> None:
@@ -48,7 +48,7 @@ class Group:
     def _write(self, group: dict[str, Any], seen: Any, *kept: str) -> None:
         """Write the hyperparameters into the group, except the `kept` ones, and record their source as `seen`.
 
-        The write is atomic: an interrupt takes effect before or after it. If it is prevented, `_refresh` does it later.
+        The write is atomic: an interrupt takes effect before or after it. If it comes before, `_refresh` writes later.
         """
         numbers = self.numbers()
         shown = {name: value for name, value in numbers.items() if name not in kept}
@@ -78,7 +78,7 @@ class Group:
     def use(
         self, schedule: Schedule | None, group: dict[str, Any], changed: Mapping[str, Any] | None = None
     ) -> None:
-        """Set the schedule and change hyperparameters on all devices, and show both; if any is invalid, do nothing."""
+        """Set the schedule and change hyperparameters on all devices, and show both. Invalid values change nothing."""
         first = self.optimizers[0]
         if schedule is not None and first._max_steps is not None:
             first.lr = schedule  # raises the error of a capturable optimizer
