@@ -127,7 +127,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
 }  # fmt: skip
 """Maps possible meanings in lrcore to the names in other libraries.
 
-The meanings are names, followed by advice on what to write if none of these names is known where the error occurs.
+Each key lists names in lrcore, then advice, which is given if none of these names is known where the error occurs.
 """
 
 FOREIGN: dict[str, tuple[str, ...]] = {
@@ -146,7 +146,7 @@ def is_name(meant: str) -> bool:
 
 
 def meant_by(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that another library calls `name`, or that is equal except for case and underscores."""
+    """Return the known name that another library calls `name`, or that equals it except for case and underscores."""
     names = {each: each for each in known}
     alike = {_plain(each): each for each in names}
     meant = [name, *filter(is_name, FOREIGN.get(name, ()))]

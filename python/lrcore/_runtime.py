@@ -253,7 +253,8 @@ def info() -> dict[str, Any]:
     dict
         About the build: `version`, `compiler`, `fp_mode`, `architectures` (the CPU backends), `cuda` (whether the CUDA
         kernels were built) and `cuda_architectures`. If `fp_mode` is "default", steps round to nearest and keep
-        subnormal numbers, regardless of the caller's mode. It is "caller's" on processors whose mode lrcore cannot set.
+        subnormal numbers, regardless of the caller's floating-point mode. `fp_mode` is "caller's" on processors whose
+        mode lrcore cannot set.
 
         About the machine: `cpu`, `backends`, `backend` (the one in use for CPU arrays), `threads`, `devices` and
         `cuda_error` (the reason why there is no CUDA device, or None).

@@ -43,7 +43,7 @@ class Slot:
         self.grads = with_own_storage(grads)
         """The tensor to attach as the parameter's gradient. Callers may replace its memory, so `place` is kept too."""
         self.unkept = self._references()
-        """The reference count of `grads` while it is not attached and no caller holds it."""
+        """The reference count of `grads` while it is not attached and no caller holds a reference to it."""
 
     def _references(self) -> int:
         return sys.getrefcount(self.grads)

@@ -228,7 +228,7 @@ class Entries(FormerEntries):
         reset([self._buffer])
 
     def pop(self, name: str, default: Any = _NOTHING) -> Any:
-        """Raise ValueError for a state, which cannot be removed; return the default for an unknown name."""
+        """Raise ValueError for the name of a state, which cannot be removed; return the default for other names."""
         if name in self:
             del self[name]
         return super().pop(name) if default is _NOTHING else super().pop(name, default)
