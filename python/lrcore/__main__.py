@@ -54,7 +54,7 @@ def _readable(value: Any) -> str:
 
 
 class Command(NamedTuple):
-    """A subcommand: its name, a line of help, the function that declares its arguments, and the one that runs it."""
+    """A subcommand: its name, a line of help, a function that declares its arguments, and a function that runs it."""
 
     name: str
     help: str
@@ -63,9 +63,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
-    Command(
-        "info", "print how lrcore was built, and the backends and devices here", _add_info_arguments, _info
-    ),
+    Command("info", "print the build, and the available backends and devices", _add_info_arguments, _info),
     Command("demo", "train a small network on handwritten digits", demo.add_arguments, demo.run),
     Command("plot", "draw learning-rate schedules", plot.add_arguments, plot.run),
     Command("bench", "time the optimizer step", bench.add_arguments, bench.run),
@@ -99,13 +97,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command of `argv`, by default of `sys.argv`; without a command, print the help.
+    """Run the command in `argv` (default: `sys.argv`); without a command, print the help.
 
     Returns
     -------
     int
-        0, or another status after a line on stderr: 2 if the command failed, 130 if it was interrupted. 141, without a
-        line, if nothing reads the output any more.
+        0 if the command succeeded. 2 if it failed and 130 if it was interrupted, after one line on stderr. 141 if the
+        reader of stdout has closed the pipe; nothing is printed on stderr.
 
     Raises
     ------

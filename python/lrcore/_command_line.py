@@ -1,4 +1,4 @@
-"""What the commands share: their parser, the types of their arguments, and the checks of the files they write."""
+"""Code shared by the commands: the parser, argument types, checks of output files, and exit statuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from lrcore._extras import require_installed
 from lrcore._names import nearest
 
-# Exit statuses of programs that a signal ended, as shells report them: 128 plus the number of the signal.
+# Exit statuses that shells report for programs killed by a signal: 128 plus the signal number.
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}; see {self.prog} --help\n")
 
     def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
-        """Parse arguments, and refuse an unknown option with the nearest one that this parser has."""
+        """Parse arguments. For an unknown option, exit with an error that suggests the most similar option."""
         parsed, unknown = super().parse_known_args(*arguments, **options)
         if unknown:
             meant = nearest(unknown[0].partition("=")[0], self._option_string_actions)
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Complete the command line for a shell that asks for it through argcomplete, and exit; else do nothing."""
+    """Print completions and exit if a shell requests them through argcomplete; otherwise do nothing."""
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
@@ -43,7 +43,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 
 def whole_number(text: str) -> int:
-    """Return an integer, which may be written as 1e3."""
+    """Return a text as an integer; notation such as 1e3 is accepted."""
     try:
         return int(text)
     except ValueError:
@@ -70,7 +70,7 @@ def one_of(known: Sequence[str]) -> Callable[[str], str]:
 
 
 def check_output(option: str, path: Path | None) -> None:
-    """Raise OSError if a file cannot be written at the path, before the work whose result it is to hold."""
+    """Raise OSError if the path cannot be written, so that a command fails before it starts its work."""
     if path is None:
         return
     folder = path.absolute().parent
@@ -83,7 +83,7 @@ def check_output(option: str, path: Path | None) -> None:
 
 
 def check_picture(option: str, path: Path | None, extra: str) -> None:
-    """Check a path as `check_output` does, and that matplotlib, which `extra` installs, draws files of its ending."""
+    """Check a path as `check_output` does; also check that matplotlib, which `extra` installs, supports its format."""
     if path is None:
         return
     check_output(option, path)
@@ -103,7 +103,7 @@ def stderr_is_terminal() -> bool:
 def run(program: str, command: Callable[[], object]) -> int:
     """Run a command, and return its exit status: 0, or another one after at most one line on stderr.
 
-    A refusal (2) and an interruption (130) are reported. A closed pipe (141), as with ``| head``, is not.
+    An error (2) and an interruption (130) are reported. A closed pipe (141), as with ``| head``, is not.
     """
     try:
         try:
@@ -111,11 +111,12 @@ def run(program: str, command: Callable[[], object]) -> int:
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt as interruption:
-        echo = "\n" if stderr_is_terminal() else ""  # the terminal shows ^C first
+        echo = "\n" if stderr_is_terminal() else ""  # the terminal has already printed ^C
         print(f"{echo}{program}: {' '.join(['interrupted', *map(str, interruption.args)])}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python exits
+        # Python flushes stdout at exit, and this flush must not fail too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Packages that only some functions need: imported when used, and named with the extra that installs them.
+"""Optional packages: imported when used; errors name the extra that installs them.
 
-Also the progress bar that one of them draws.
+The progress bar, which requires one of these packages, is also here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @contextmanager
 def optional_dependency(extra: str) -> Iterator[None]:
-    """Say which extra brings what is imported in this block and is not there."""
+    """Raise an ImportError that names the extra if a package imported in this block is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -24,7 +24,7 @@ def optional_dependency(extra: str) -> Iterator[None]:
 
 
 def require_installed(extra: str, *modules: str) -> None:
-    """ImportError that names the extra where a module is not there: before work that would need it in the end."""
+    """Raise an ImportError that names the extra if a module is not installed, before work that needs it later."""
     with optional_dependency(extra):
         for module in modules:
             importlib.import_module(module)
@@ -34,7 +34,7 @@ def require_installed(extra: str, *modules: str) -> None:
 def progress_bar(
     extra: str, total: int, unit: str, *, shown: bool, title: str | None = None, leave: bool = True
 ) -> Iterator[Any]:
-    """Yield a progress bar on stderr, of `total` calls of `update`; or, if it is not `shown`, what takes its calls.
+    """Yield a progress bar on stderr for `total` calls of `update`, or a stand-in that ignores them if not `shown`.
 
     tqdm, which `extra` installs, is imported only if the bar is shown.
     """

@@ -135,7 +135,7 @@ def test_a_demo_whose_loss_overflows_reports_and_fails(
     ended_at(40, float("inf"))
     assert main(["demo", "--lr", "0.01", "--epochs", "2", "--out", str(path)]) == 2
     out, err = capsys.readouterr()
-    assert err == "lrcore demo: lr: 0.01 is too large, the loss became inf at step 40\n"
+    assert err == "lrcore demo: lr: 0.01 is too large; the loss became inf at step 40\n"
     assert re.search(r"^diagnosis +diverging\nreason .*\nadvice .*$", out, re.MULTILINE)
     assert path.stat().st_size > 0
 

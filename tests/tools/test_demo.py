@@ -244,7 +244,7 @@ def test_large_logits_do_not_overflow() -> None:
         ),
         (
             {"optimizer": "SGD", "lr": 1e30, "epochs": 1},
-            r"lr: 1e\+30 is too large, the loss became nan at step 1$",
+            r"lr: 1e\+30 is too large; the loss became nan at step 1$",
         ),
     ],
 )
@@ -380,10 +380,10 @@ def test_a_range_test_has_a_suggestion_for_every_optimizer(optimizer: str) -> No
         (["--out", "/nowhere/demo.png"], "--out: there is no directory /nowhere"),
         (["--out", "demo.pdf"], r"--out: expected a name that ends in \.png, got demo\.pdf"),
         (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),
-        (["--lr", "1", "--schedule", "Constant(lr=0.1)"], "--schedule: does not name lr, and --lr or .*"),
-        (["--find-lr", "--schedule", "Constant(0.1)"], "--schedule: does not name lr, and --lr or .*"),
+        (["--lr", "1", "--schedule", "Constant(lr=0.1)"], "--schedule: does not use lr, so --lr or .*"),
+        (["--find-lr", "--schedule", "Constant(0.1)"], "--schedule: does not use lr, so --lr or .*"),
         (["--find-lr", "--epochs", "0"], "epochs: expected an integer >= 1, got 0"),
-        (["--find-lr", "--lr", "1"], "--find-lr: finds what --lr gives; leave one of them out"),
+        (["--find-lr", "--lr", "1"], "--find-lr: cannot be combined with --lr; leave one of them out"),
     ],
 )
 def test_command_demo_refuses(

@@ -1,7 +1,7 @@
-"""The microbenchmark: ``lrcore bench``, or from Python.
+"""The microbenchmark, for ``lrcore bench`` and for use from Python.
 
-`measure` times the variants of each rule and size, interleaved; `variants` returns lrcore's own steps and the loops that
-bound them. `Row` describes the figures.
+`measure` times the variants of each rule and size, interleaved. `variants` returns lrcore's own steps, and the
+loops that bound their speed. `Row` describes the results.
 """
 
 from lrcore.bench._cases import (

@@ -1,4 +1,4 @@
-"""The timed work: a step of each rule, and the loops that bound it, each on arrays of its own."""
+"""The timed work: the steps of each rule, and the loops that bound their speed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lrcore._lrcore_core import Stepper, run_arithmetic_bound, run_stream_bound
 from lrcore.bench._timing import Row, Variant, interleave, quartiles
 
 LOOPS = ("stream bound", "arithmetic bound")
-"""The loops that bound a step: one over the same streams, and one that also divides and takes square roots."""
+"""The loops that bound the speed of a step: one over the same arrays, and one that also divides and takes roots."""
 
 SMALLEST_FOR_BOUND = 10_000
-"""Number of elements below which the call costs more than the sweep, so that a share of the bound means nothing."""
+"""Number of elements below which a call costs more than its loop, so that a share of the bound means nothing."""
 
 
 def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None) -> Stepper:
     """Return a Stepper that applies a rule with a cosine rate.
 
-    The numbers keep all values of a long run with a constant gradient out of the subnormal range, which is slower.
+    With these hyperparameters, no value becomes subnormal, and therefore slow, in a long run with a constant gradient.
     """
     numbers = [0.9 for _ in lrcore.rules()[rule].hyper]
     schedule = lrcore.schedules.Cosine(1e-3, steps=10**9)
@@ -40,7 +40,7 @@ def aligned_full(size: int, value: float) -> NDArray[np.float32]:
 
 
 def decayed_states(rule: str) -> list[float]:
-    """Return an element of each state after ten steps with a gradient and a thousand with a gradient of zeros."""
+    """Return one element of each state after ten steps with a nonzero gradient and a thousand with a zero gradient."""
     params, grads = aligned_full(1, 1.0), aligned_full(1, 0.5)
     states = [aligned_full(1, 0.0) for _ in lrcore.rules()[rule].states]
     opt = stepper_for(rule, params, states)
@@ -52,7 +52,7 @@ def decayed_states(rule: str) -> list[float]:
 
 
 def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[int]) -> list[Variant]:
-    """Return the steps of a rule and the loops that bound them, on one set of arrays."""
+    """Return the steps of a rule and the loops that bound their speed, on one set of arrays."""
     params, grads = aligned_full(size, 1.0), aligned_full(size, 0.5)
     states = [aligned_full(size, 0.0) for _ in lrcore.rules()[rule].states]
     passed, with_bound_grads = stepper_for(rule, params, states), stepper_for(rule, params, states, grads)
@@ -113,12 +113,12 @@ MakeVariants = Callable[[str, int], Sequence[Variant]]
 def measure(cases: Iterable[tuple[str, int]], make: MakeVariants, rounds: int) -> Iterator[list[Row]]:
     """Time the variants of each rule and size, interleaved.
 
-    The former backend and number of threads are restored at the end.
+    The previous backend and number of threads are restored at the end.
 
     Yields
     ------
     list of Row
-        After each round, the rows of the case that is being timed. Their `rounds` counts the rounds done.
+        After each round, the rows of the case that is being timed. Their `rounds` is the number of rounds so far.
     """
     info = lrcore.info()
     try:

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=one_of([*cpu_backends(), "all"]),
         metavar="BACKEND",
-        help=f"all of {', '.join(cpu_backends())}, or some (default: the one in use)",
+        help=f"all, or some of {', '.join(cpu_backends())} (default: the one in use)",
     )
     parser.add_argument(
         "--threads",
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure as the arguments say."""
+    """Run the benchmark that the arguments describe."""
     backends = arguments.backends or [lrcore.info()["backend"]]
     if "all" in backends:
         backends = cpu_backends()
@@ -89,10 +89,11 @@ def run(arguments: argparse.Namespace) -> None:
 def execute(
     arguments: argparse.Namespace, make: MakeVariants, memory: Callable[[str, int], int], **extra: Any
 ) -> list[Row]:
-    """Measure the variants that `make` returns at each rule and size; print, compare, write and draw the results.
+    """Measure the variants that `make` returns for each rule and size; print, compare, write and draw the results.
 
-    If the measurement ends early, as by Ctrl-C, the rows that are finished are still compared, written and drawn. `memory`
-    returns the bytes that `make` allocates: arrays that do not fit are skipped, with a message. `extra` goes into the file.
+    If the measurement ends early, for example by Ctrl-C, the finished rows are still compared, written and drawn.
+    `memory` returns the number of bytes that `make` allocates; cases that do not fit in memory are skipped with a
+    message. `extra` is added to the file.
     """
     rules = list(lrcore.rules()) if "all" in arguments.rules else arguments.rules
     sizes = [integer("--sizes", each) for each in arguments.sizes]
@@ -132,7 +133,7 @@ def _use(
     extra: Mapping[str, Any],
     title: str,
 ) -> None:
-    """Write, draw, explain and compare the rows, as the arguments say."""
+    """Write, draw, explain and compare the rows, as the arguments specify."""
     if arguments.json is not None:
         _records.save(arguments.json, rows, extra)
     if arguments.plot is not None:
@@ -158,7 +159,7 @@ def _finished(measured: Iterator[list[Row]], cases: int, rounds: int) -> Iterato
 
 
 def _print_comparison(verdicts: Sequence[tuple[Row, float, str]], path: Path) -> None:
-    print(f"\ntime now over the time in {path}")
+    print(f"\ncurrent time divided by the time in {path}")
     for row, ratio, verdict in verdicts:
         print(
             f"{row.rule:32} {row.variant:16} {row.backend or '-':9} {row.threads or '-':>7} {row.size:>11,} "

@@ -20,7 +20,7 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     Raises
     ------
     OSError, ValueError
-        If the file cannot be written, or matplotlib does not know the format that its name ends in.
+        If the file cannot be written, or matplotlib does not support its format.
     ImportError
         If matplotlib is not installed.
     """

@@ -35,15 +35,15 @@ GB/s      bytes that the step has to read and write, over that time
 of bound  time of the slower bound over that time: 1 is as fast as memory and arithmetic allow
 spread    half the distance between the quartiles, over the median
 variants  step: gradients passed to step(); bound step: gradients bound beforehand; decayed step: after the states
-          have decayed to 0; stream bound: a plain loop over the same arrays; arithmetic bound: the divisions and
-          square roots of the rule, and little else"""
+          have decayed to 0; stream bound: a plain loop over the same arrays; arithmetic bound: that loop with the
+          divisions and square roots of the rule"""
 
 MEANINGLESS = 0.25
-"""A spread from which on a median is no measurement: of 15 samples its standard error is then 12 %."""
+"""Spread at and above which a median is meaningless: with 15 samples, its standard error is then 12 % or more."""
 
 
 def warning(rows: Sequence[Row]) -> str | None:
-    """Return a warning of rows whose spread makes them meaningless, if there are any."""
+    """Return a warning about rows whose spread makes them meaningless, or None if there are none."""
     noisy = [row for row in rows if row.spread >= MEANINGLESS]
     if not noisy:
         return None
@@ -132,9 +132,9 @@ def load(path: Path) -> list[Row]:
 
 
 NOISE = 3.0
-"""Standard deviations that a difference has to exceed to be called a change."""
+"""Number of standard deviations that a difference must exceed to count as a change."""
 LEAST = 0.03
-"""The smallest difference that is called a change, because each run places its arrays elsewhere."""
+"""Smallest relative difference that counts as a change: times also depend on where a run places its arrays."""
 
 
 def compare(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row, float, str]]:
@@ -159,5 +159,5 @@ def compare(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row, float, st
 
 
 def _error(row: Row) -> float:
-    """Return the standard error of a median, relative to it, estimated from its quartiles as for a normal distribution."""
+    """Return the relative standard error of a median, estimated from its quartiles under a normal distribution."""
     return 1.253 * row.spread / 0.674 / math.sqrt(row.rounds)

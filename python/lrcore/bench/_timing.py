@@ -19,8 +19,8 @@ class Row:
     Attributes
     ----------
     rule, variant : str
-        The update rule, and how it is done: "step", "bound step", "decayed step", "stream bound", "arithmetic bound", or
-        the name of another library.
+        The update rule, and what was timed: "step", "bound step", "decayed step", "stream bound", "arithmetic bound",
+        or the step of another library, by its name.
     backend : str
         The backend of lrcore; "" for other libraries.
     threads : int
@@ -73,7 +73,7 @@ class Variant:
     call : callable
         Does the work once.
     prepare : callable
-        Is called before each sample, outside of the timed region.
+        Called before each sample, outside the timed region.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Variant:
     prepare: Callable[[], object] = lambda: None
 
     def time(self, calls: int) -> float:
-        """Return the mean seconds of a number of calls, after one call that brings the arrays into the caches."""
+        """Return the mean seconds per call of `calls` calls, after one call that brings the arrays into the caches."""
         self.prepare()
         call = self.call
         call()
@@ -96,7 +96,8 @@ class Variant:
 def interleave(variants: Sequence[Variant], rounds: int) -> Iterable[list[list[float]]]:
     """Time every variant once per round, in an order that is shuffled in every round.
 
-    Each variant inherits the caches that its predecessor left; shuffling gives all of them the same predecessors.
+    Each variant starts with the cache contents that the previous one left. Shuffling gives all variants the same
+    predecessors on average.
 
     Yields
     ------
@@ -117,7 +118,7 @@ def interleave(variants: Sequence[Variant], rounds: int) -> Iterable[list[list[f
 
 
 def _calls_in(variant: Variant) -> int:
-    """Return a number of calls that takes long enough for the clock's resolution."""
+    """Return a number of calls that together take long enough for the clock's resolution."""
     return max(1, min(100_000, int(SECONDS_PER_SAMPLE / variant.time(3))))
 
 

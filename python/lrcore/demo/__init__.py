@@ -1,7 +1,7 @@
-"""`lrcore demo`: train a small network on handwritten digits, and draw how its loss fell.
+"""`lrcore demo`: train a small network on handwritten digits, and draw its loss.
 
-The network, in `_network.py`, is written for NumPy and CuPy alike. All parameters live in one `lrcore.Pack`, all
-gradients in another like it, and one fused step moves them all, on the CPU or on a GPU; see `_training.py`.
+The network, in `_network.py`, works with both NumPy and CuPy. All parameters are in one `lrcore.Pack` and all gradients
+in another. One fused step updates all parameters, on the CPU or on a GPU; see `_training.py`.
 """
 
 from lrcore.demo._network import Digits, load

@@ -44,12 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--find-lr",
         action="store_true",
-        help="find that rate with a learning-rate range test, and draw the test",
+        help="find the learning rate with a range test, and draw the test",
     )
     parser.add_argument(
         "--schedule",
-        help='a schedule in which lr and steps stand for the rate above and the number of steps: "OneCycle(lr, steps)"; '
-        "lrcore plot --list lists the schedules",
+        help='learning-rate schedule, such as "OneCycle(lr, steps)"; lr stands for the learning rate and steps for the '
+        "number of steps; lrcore plot --list lists the schedules",
     )
     parser.add_argument(
         "--epochs",
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, report on the training and judge it, and draw the picture; also if the training ends early."""
+    """Train, print a report and a diagnosis, and draw the picture, even if the training ends early."""
     out: Path = arguments.out
     check_output("--out", out)
     if out.suffix != ".png":
@@ -104,11 +104,11 @@ def run(arguments: argparse.Namespace) -> None:
     name = optimizer_name(arguments.optimizer)
     options = {each: getattr(arguments, each) for each in ("batch_size", "seed", "device", "backend")}
     lr: float = initial_rate(name) if arguments.lr is None else arguments.lr
-    if arguments.schedule is not None:  # refused before anything takes time
+    if arguments.schedule is not None:  # reject a wrong schedule before anything slow
         _parse(arguments, lr)
     if arguments.find_lr:
         if arguments.lr is not None:
-            raise ValueError("--find-lr: finds what --lr gives; leave one of them out")
+            raise ValueError("--find-lr: cannot be combined with --lr; leave one of them out")
         found = find_lr(name, progress=stderr_is_terminal(), **options)
         lr = float(f"{found.suggest():.3g}")
         plot_range_test(found, picture)
@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _judgement(result: Result) -> str:
-    """Return the verdict of `lrcore.tune.diagnose` on a training, with its reason and advice unless it is sound."""
+    """Return the verdict of `lrcore.tune.diagnose` on a training run, with its reason and advice unless it is sound."""
     try:
         diagnosis = lrcore.tune.diagnose(result.losses, result.rates)
     except ValueError as error:  # too few steps
@@ -153,5 +153,5 @@ def _parse(arguments: argparse.Namespace, lr: float) -> lrcore.schedules.Schedul
     schedule = lrcore.schedules.parse(arguments.schedule, lr=lr, steps=steps)
     named = schedule != lrcore.schedules.parse(arguments.schedule, lr=lr / 2, steps=steps)
     if not named and (arguments.find_lr or arguments.lr is not None):
-        raise ValueError("--schedule: does not name lr, and --lr or --find-lr would have no effect")
+        raise ValueError("--schedule: does not use lr, so --lr or --find-lr would have no effect")
     return schedule

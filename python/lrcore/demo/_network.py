@@ -1,8 +1,9 @@
-"""What `lrcore demo` trains: the digits, and the network with its forward and backward pass written out.
+"""The data and the network of `lrcore demo`, with hand-written forward and backward passes.
 
-A hidden layer with ReLU and a softmax over ten classes, for the arrays of any module `xp` with NumPy's interface.
+The network has one hidden layer with ReLU, and a softmax over ten classes. It accepts the arrays of any module `xp`
+with NumPy's interface.
 
-In the shapes below n is the number of images, D that of pixels, H of hidden units and C of classes.
+In the shapes below, n is the number of images, D of pixels, H of hidden units, and C of classes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Parameters: TypeAlias = Pack | dict[str, NDArray[Any]]
 @explain_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
 class Digits:
-    """Images, float32 (n, D) from 0 to 1, and their classes, int64 (n,): to train on, and to test with."""
+    """Training and test images, float32 (n, D) from 0 to 1, and their classes, int64 (n,)."""
 
     train_x: NDArray[np.float32]
     train_y: NDArray[np.int64]
@@ -36,13 +37,13 @@ class Digits:
 
     @explain_keywords
     def to(self, xp: ModuleType) -> Digits:
-        """Return the same as arrays of `xp`."""
+        """Return the same data as arrays of `xp`."""
         return Digits(*map(xp.asarray, vars(self).values()))
 
 
 @explain_keywords
 def load(seed: int) -> Digits:
-    """Return the 1797 images of 8 by 8 pixels that scikit-learn bundles, a fifth of each class for the test."""
+    """Return the 1797 images of 8 by 8 pixels that scikit-learn bundles, with a fifth of each class as test images."""
     with optional_dependency("demo"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -57,7 +58,7 @@ def load(seed: int) -> Digits:
 def batches(
     count: int, batch_size: int, epochs: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the indices of each batch: every epoch all `count` in a new order, the last batch what is left."""
+    """Yield the indices of each batch. An epoch has all `count` indices in a new order; its last batch may be small."""
     for _ in range(epochs):
         order = rng.permutation(count)
         for start in range(0, count, batch_size):
@@ -65,9 +66,9 @@ def batches(
 
 
 def initialize(pixels: int, hidden: int, classes: int, rng: np.random.Generator, xp: ModuleType = np) -> Pack:
-    """Return the parameters before the first step: normal weights of variance 2 / fan-in, biases 0.
+    """Return the initial parameters: normally distributed weights with variance 2 / fan-in, and zero biases.
 
-    NumPy draws them for every `xp`.
+    The weights are drawn with NumPy, whichever module `xp` is.
 
     References
     ----------
@@ -88,15 +89,15 @@ def forward(params: Parameters, x: Any, xp: ModuleType = np) -> tuple[Any, Any]:
 
 
 def log_softmax(logits: Any, xp: ModuleType = np) -> Any:
-    """Return the logarithms (n, C) of the probabilities that the logits (n, C) mean."""
+    """Return the log-probabilities (n, C) for the logits (n, C)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def loss_and_gradient(params: Parameters, grads: Parameters, x: Any, y: Any, xp: ModuleType = np) -> float:
-    """Return the mean cross-entropy in nats of images x (n, D) of classes y (n,); `grads` gets its gradient.
+    """Return the mean cross-entropy in nats of images x (n, D) of classes y (n,), and write its gradient to `grads`.
 
-    On a GPU it returns when both are there.
+    On a GPU, both are complete when the function returns.
     """
     hidden, logits = forward(params, x, xp)
     log_p = log_softmax(logits, xp)
@@ -112,10 +113,10 @@ def loss_and_gradient(params: Parameters, grads: Parameters, x: Any, y: Any, xp:
     grads["b2"][...] = d_logits.sum(axis=0)
     grads["w1"][...] = x.T @ d_hidden
     grads["b1"][...] = d_hidden.sum(axis=0)
-    return float(loss)  # last: it waits for all of the above
+    return float(loss)  # at the end, because it waits for the GPU
 
 
 def accuracy(params: Parameters, x: Any, y: Any, xp: ModuleType = np) -> float:
-    """Return the share of the images x (n, D) whose largest logit is that of their class y (n,)."""
+    """Return the fraction of the images x (n, D) whose largest logit is that of their class y (n,)."""
     _, logits = forward(params, x, xp)
     return float((logits.argmax(axis=1) == y).mean())

@@ -1,4 +1,4 @@
-"""The result of a training as text and as pictures."""
+"""The result of a training run, as text and as pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lrcore.demo._training import Result
 
 @explain_keywords
 def report(result: Result) -> str:
-    """Return the result as text, with a line for each figure."""
+    """Return the result as text, one value per line."""
     step, optimizer = np.median(result.step_seconds), np.median(result.optimizer_seconds)
     lines = {
         "test accuracy": f"{result.accuracy:.4f}",

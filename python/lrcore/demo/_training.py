@@ -1,4 +1,4 @@
-"""Training the digits, and finding a rate for it, with any optimizer of lrcore."""
+"""Train the network on the digits with any optimizer of lrcore, and find a learning rate for it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ RATES = {
     "RMSprop": 0.005,
     "SGD": 1.0,
 }
-"""The learning rate at which an optimizer starts here if none is given; one that is not listed starts at its default."""
+"""Initial learning rates of the demo. An optimizer that is not listed starts at the default of its class."""
 
 
 def initial_rate(name: str) -> float:
-    """Return the learning rate at which an optimizer starts here if none is given."""
+    """Return the learning rate at which an optimizer starts if the caller passes none."""
     default: float = inspect.signature(getattr(lrcore.optimizers, name)).parameters["lr"].default
     return RATES.get(name, default)
 
@@ -48,27 +48,27 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 @explain_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """The result of a training.
+    """The result of a training run.
 
     Attributes
     ----------
     optimizer, backend : str
-        What stepped.
+        Names of the optimizer and of the backend.
     schedule : str
-        The code of the learning rate's schedule.
+        The learning-rate schedule, as code.
     threads : int
-        How many threads lrcore could use, on the CPU.
+        Number of threads that lrcore could use on the CPU.
     parameters : int
-        How many numbers were trained.
+        Number of trained parameters.
     steps_per_epoch : int
-        How many steps saw each training image once.
+        Number of steps in one pass over the training images.
     accuracy : float
-        The share of the test images that were classified correctly, at the end.
+        Fraction of the test images that were classified correctly after training.
     losses, rates : array of float64, (steps,)
-        The loss of each step's batch in nats, before the step, and the step's learning rate.
+        Loss of each step's batch in nats before the step, and the learning rate of each step.
     step_seconds, optimizer_seconds : array of float64, (steps,)
-        How long each step took, forward and backward passes included, and the optimizer's part of it. A GPU works
-        after the call that asks for it has returned; these times last until it has finished.
+        Duration of each step, including the forward and backward passes, and the optimizer's part of it. On a GPU,
+        these times end when the device has finished its work.
     """
 
     optimizer: str
@@ -85,7 +85,7 @@ class Result:
 
 
 def optimizer_name(name: str) -> str:
-    """Return the name of an optimizer as its class writes it."""
+    """Return the name of an optimizer's class; case does not matter."""
     names = {each.lower(): each for each in lrcore.optimizers.__all__ if each != "Optimizer"}
     if name.lower() not in names:
         raise ValueError(f"optimizer: expected one of {', '.join(names.values())}, got {name!r}")
@@ -93,7 +93,7 @@ def optimizer_name(name: str) -> str:
 
 
 def _array_module(device: Device) -> tuple[ModuleType, Callable[[], None]]:
-    """Return the module of a device's arrays, and what waits until the work on them is done."""
+    """Return the array module for a device, and a function that waits until the work on its arrays is done."""
     if device == "cpu":
         return np, lambda: None
     try:
@@ -106,7 +106,7 @@ def _array_module(device: Device) -> tuple[ModuleType, Callable[[], None]]:
     try:
         ones = cupy.ones((2, 2), dtype=cupy.float32)
         float((ones @ ones).sum())
-    except Exception as error:  # the kinds are many: driver, compiler, libraries, memory
+    except Exception as error:  # of many types: driver, compiler, libraries, memory
         raise RuntimeError(f"device: CuPy cannot use a GPU here: {error}") from error
     return cupy, cupy.cuda.get_current_stream().synchronize
 
@@ -124,7 +124,7 @@ class _Task:
     opt: lrcore.optimizers.Optimizer
 
     def loss_and_gradient(self, batch: NDArray[np.int64]) -> float:
-        """Fill the gradients on a batch, and return its loss."""
+        """Compute the gradients on a batch, and return its loss."""
         rows = self.xp.asarray(batch)
         return loss_and_gradient(
             self.params, self.grads, self.data.train_x[rows], self.data.train_y[rows], self.xp
@@ -133,7 +133,7 @@ class _Task:
 
 @contextmanager
 def _task(optimizer: str, hidden: int, seed: int, device: Device, backend: str | None) -> Iterator[_Task]:
-    """Check the arguments, and yield the task they mean, with the backend in use."""
+    """Check the arguments, and yield the task that they describe, with its backend in use."""
     name = optimizer_name(optimizer)
     hidden, seed = integer("hidden", hidden), integer("seed", seed, least=0)
     one_of(*DEVICES)("device", device)
@@ -156,7 +156,7 @@ def _task(optimizer: str, hidden: int, seed: int, device: Device, backend: str |
 
 
 def steps_per_epoch(data: Digits, batch_size: int) -> int:
-    """Return how many batches see each training image once."""
+    """Return the number of batches in one pass over the training images."""
     return -(-len(data.train_y) // batch_size)
 
 
@@ -171,7 +171,7 @@ def find_lr(
     backend: str | None = None,
     progress: bool = False,
 ) -> lrcore.tune.RangeTest:
-    """Run a learning-rate range test on the network that `train` begins with, from 1e-6 to 100.
+    """Run a learning-rate range test from 1e-6 to 100, on the network that `train` starts with.
 
     The arguments and errors are those of `train`.
     """
@@ -198,29 +198,29 @@ def train(
 ) -> Result:
     """Train the network on the digits.
 
-    Equal arguments give equal losses, to the last bit, on every CPU backend and with any number of lrcore's
-    threads. The rest is NumPy, which may round otherwise on another machine or with other BLAS threads. On a GPU the
-    first parameters, the batches and, for equal gradients, the steps have the same bits; but CuPy's matrix products
-    and sums round otherwise than NumPy's, and the losses differ by that.
+    Equal arguments give bitwise identical losses on every CPU backend and with any number of lrcore's threads. The
+    remaining work is done by NumPy, whose rounding may differ on other machines or with other numbers of BLAS threads.
+    On a GPU, the initial parameters, the batches and, for equal gradients, the steps are bitwise identical to those on
+    the CPU. The losses differ, because CuPy's matrix products and sums round differently from NumPy's.
 
     Parameters
     ----------
     optimizer : str
         The name of a class in `lrcore.optimizers`; case does not matter.
     lr : float, schedule or callable, optional
-        A number is the rate of the first step, falling to 0 along a cosine. Default: the optimizer's in `RATES`, or of its class. A
-        `Plateau` is told the mean loss of each epoch.
+        A number is the rate of the first step, and the rate then falls to 0 along a cosine. Default: the optimizer's
+        rate in `RATES`, or else the default of its class. A `Plateau` observes the mean loss of each epoch.
     epochs : int
-        How often each training image is seen.
+        Number of passes over the training images.
     batch_size : int
-        Images per step.
+        Number of images per step.
     hidden : int
-        Hidden units.
+        Number of hidden units.
     seed : int
-        Of the split of the data, the first parameters and the order of the images.
+        Seed of the data split, the initial parameters and the order of the images.
     device : str
-        "cpu", or "cuda": CuPy arrays, on CuPy's current device and stream. For the sake of the times each step then
-        waits for its gradient and again for the optimizer.
+        "cpu", or "cuda" for CuPy arrays on CuPy's current device and stream. On "cuda", each step waits for its
+        gradient and again for the optimizer, so that both can be timed.
     backend : str, optional
         One of `lrcore.backends()` that steps CPU arrays. Default: the one in use.
     progress : bool
@@ -229,11 +229,11 @@ def train(
     Raises
     ------
     ValueError
-        When an argument is out of range, or so large a rate that the loss is no longer finite.
+        If an argument is out of range, or if the rate is so large that the loss becomes non-finite.
     RuntimeError
-        When this CPU cannot run the backend, no GPU can be used, or lrcore was built without CUDA.
+        If this CPU cannot run the backend, no GPU can be used, or lrcore was built without CUDA.
     ImportError
-        When a package that the demo needs is not installed.
+        If a package that the demo needs is not installed.
     """
     result, ended_by = attempt(
         optimizer,
@@ -263,7 +263,7 @@ def attempt(
     backend: str | None,
     progress: bool,
 ) -> tuple[Result, ValueError | KeyboardInterrupt | None]:
-    """Train as `train` does. Return the result of the steps that were taken, and the exception that ended them early."""
+    """Train as `train` does; return the result of the steps taken, and the exception that ended them early, if any."""
     epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
     with _task(optimizer, hidden, seed, device, backend) as task:
         opt, data = task.opt, task.data
@@ -293,7 +293,7 @@ def attempt(
                     if not np.isfinite(loss):
                         highest = max(each[1] for each in taken)
                         problem = f"the loss became {loss} at step {len(taken) - 1}"
-                        raise ValueError(f"lr: {highest:g} is too large, {problem}")
+                        raise ValueError(f"lr: {highest:g} is too large; {problem}")
                     bar.update()
         except KeyboardInterrupt:
             ended_by = KeyboardInterrupt(f"after {len(taken)} of {steps} steps")

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 MARKS = "123456789abcdefghijklmnopqrstuvwxyz"
-"""The characters that draw the lines of a chart with several."""
+"""Characters that mark the lines of a chart with several lines."""
 
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
-"""The bits of Braille's eight dots, by row and column, from U+2800 on."""
+"""Bits of the eight dots of a Braille character, by row and column. The character is U+2800 plus its bits."""
 
 Function: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
@@ -21,9 +21,9 @@ Function: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 def chart(
     functions: Sequence[Function], steps: int, width: int = 64, height: int = 15, *, plain: bool = False
 ) -> str:
-    """Draw functions of the steps 0 to ``steps - 1``, upwards from 0.
+    """Draw functions at the steps 0 to ``steps - 1``, on a vertical axis that starts at 0.
 
-    One function is drawn with Braille's dots, or with asterisks if `plain`. Several are drawn with the characters of
+    One function is drawn with Braille dots, or with asterisks if `plain`. Several are drawn with the characters of
     `MARKS`, one for each; a cell that several lines cross shows the last of them. Width and height are in characters,
     without the labels. An odd height has a middle row, whose label is half of the highest value.
     """
@@ -63,7 +63,7 @@ def _marked(columns: Sequence[NDArray[np.float64]], top: float, rows: int) -> ND
 
 
 def _braille(marked: NDArray[np.bool_]) -> NDArray[np.str_]:
-    """Return the characters whose dots are marked; an empty one is a blank."""
+    """Return the Braille characters with the marked dots, and a space for a character without dots."""
     rows, columns = marked.shape
     bits = (marked.reshape(rows // 4, 4, columns // 2, 2) * _DOTS[:, None, :]).sum((1, 3))
     return np.where(bits == 0, " ", (0x2800 + bits).astype(np.uint32).view("<U1"))

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _print_chart(drawn: list[Schedule], steps: int) -> None:
-    """Print a chart as wide as the terminal, 64 columns at most, under a legend."""
+    """Print a legend, and below it a chart that fits in the terminal; its lines are at most 64 columns wide."""
     if len(drawn) > len(MARKS):
         raise ValueError(f"schedule: expected at most {len(MARKS)} in one chart, got {len(drawn)}")
     if len(drawn) == 1:
@@ -80,7 +80,7 @@ def _print_chart(drawn: list[Schedule], steps: int) -> None:
     else:
         for mark, schedule in zip(MARKS, drawn, strict=False):
             print(f"{mark}  {schedule}")
-    labels = 12  # columns that the labels of the rates may take
+    labels = 12  # columns reserved for the labels of the rates
     width = min(max(shutil.get_terminal_size().columns - labels, 20), 64)
     print(chart(drawn, steps, width, plain=not _has_braille()))
 
@@ -96,7 +96,7 @@ def _print_schedules() -> None:
 
 
 def _has_braille() -> bool:
-    """Return whether the terminal's encoding has Braille's dots."""
+    """Return whether the terminal's encoding has Braille characters."""
     try:
         "\u28ff".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:

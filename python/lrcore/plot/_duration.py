@@ -1,4 +1,4 @@
-"""How many steps of a schedule are worth drawing, found from its values."""
+"""Find how many steps of a schedule are worth drawing, from its values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from lrcore.schedules import Schedule
 
 DEFAULT = 1000
-"""Steps to draw if the values of a schedule suggest no number."""
+"""Number of steps to draw if the values of a schedule suggest none."""
 
 _LATEST = 10**9
-"""Steps from here on are not looked at."""
+"""The last step that is examined."""
 _LONGEST_PERIOD = 100_000
 _SMALL = 0.3
-"""A rate that falls forever is drawn for twice the steps after which it stays below this fraction of its highest value."""
+"""A rate that falls forever is drawn for twice the steps after which it is below this fraction of its highest value."""
 
 
 def duration(schedule: Schedule) -> int:
-    """Return a number of steps that shows a schedule: its end and a little more, four periods, or most of its decay."""
+    """Return the number of steps to draw: until shortly after the end, four periods, or most of the decay."""
     try:
         with np.errstate(all="ignore"):
             return _duration(schedule)
@@ -41,13 +41,13 @@ def _duration(schedule: Schedule) -> int:
 
 
 def _steps(first: int, last: int) -> NDArray[np.int64]:
-    """Return steps from one to another, both included, dense near the first and at distances without a pattern."""
+    """Return irregularly spaced steps from `first` to `last`, both included, which are dense near `first`."""
     distances = np.unique(np.geomspace(1, max(last - first, 1), 200).astype(np.int64))
     return np.append(first, first + distances)
 
 
 def _last_change(schedule: Schedule, tolerance: float) -> int:
-    """Return the first step from which on all rates are within a tolerance of the last one."""
+    """Return the first step at and after which all rates are within `tolerance` of the rate at the last step."""
     last_rate = schedule(_LATEST)
     first, last = 0, _LATEST
     while True:

@@ -31,10 +31,10 @@ def parse(text: str, /, **names: float) -> Schedule:
     """Return the schedule that a Python expression describes, such as the `repr` of a schedule.
 
     The expression may call the public schedules except `Function` and `Recursive`, and their methods `then`, `warmup`,
-    `clip`, `shift` and `per_epoch`, with numbers, quoted words, lists and schedules as arguments. It may multiply schedules
-    with ``*`` and compute with numbers by ``+ - * / //``. A number alone is a constant rate. Each `Plateau` in the text
-    is a new one: unlike `Schedule.to_dict`, a text cannot express that one `Plateau` is used in two places. Expressions
-    may be nested to 50 levels.
+    `clip`, `shift` and `per_epoch`, with numbers, quoted words, lists and schedules as arguments. It may multiply
+    schedules with ``*``, and compute with numbers using ``+ - * / //``. A number alone is a constant rate. Each
+    `Plateau` in the text is a new one: unlike `Schedule.to_dict`, a text cannot express that one `Plateau` is used in
+    two places. Expressions may be nested to 50 levels.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def parse(text: str, /, **names: float) -> Schedule:
     TypeError
         If `text` is not a string, or one of `names` is not a number.
     ValueError
-        If the expression contains anything else, with its column, counted from 1.
+        If the expression contains anything else. The message names its column, counted from 1.
 
     Examples
     --------
@@ -66,7 +66,7 @@ def parse(text: str, /, **names: float) -> Schedule:
 
 
 def _number(name: str, value: Any) -> float:
-    """Check a number, and keep an integer an integer."""
+    """Check a number, and return it as an int or a float."""
     number = to_float(name, value)
     try:
         return operator.index(value)
@@ -92,7 +92,7 @@ class _Parser:
         blank = len(text) - len(text.lstrip())
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # Python warns of numbers that run into words, as in 1if
+                warnings.simplefilter("error")  # Python warns about a number before a keyword, as in 1if
                 tree = ast.parse(re.sub(r"\s", " ", text)[blank:], mode="eval").body
         except SyntaxError as error:
             raise self._refusal(error.msg, blank + (error.offset or 1) - 1) from None
@@ -103,7 +103,7 @@ class _Parser:
         return schedule
 
     def _refusal(self, problem: str, position: int) -> ValueError:
-        """Return the error for a problem, with its place before the remedy."""
+        """Return the error for a problem, with its position before the remedy."""
         near = self._text[position : position + 30].strip()
         what, semicolon, advice = problem.partition("; ")
         return ValueError(f'schedule: {what}, at column {position + 1} near "{near}"{semicolon}{advice}')
@@ -185,7 +185,7 @@ def _is_number(value: Any) -> bool:
 
 
 def text_classes() -> dict[str, type[Schedule]]:
-    """Return the schedules that a text may name, by name."""
+    """Return the classes of the schedules that a text may use, by name."""
     return {
         name: cls for name, cls in Schedule._classes.items() if cls._in_text and not inspect.isabstract(cls)
     }
