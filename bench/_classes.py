@@ -20,4 +20,4 @@ CLASSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "adamax": ("Adamax", {}, ("foreach",)),
     "lion": ("Lion", {}, ()),
 }
-"""Rule -> the class and arguments that select it, in lrcore as in torch.optim, and torch's implementations of it."""
+"""Rule -> the class and arguments that select it in both lrcore and torch.optim, and torch's implementations of it."""

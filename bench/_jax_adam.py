@@ -46,7 +46,7 @@ def measure(size: int, sets: int, rounds: int, device: Any) -> dict[str, Any]:
     position = 0
 
     def run(calls: int) -> tuple[float, float]:
-        """Return the seconds until the results of `calls` calls are ready, and until the last call returned."""
+        """Return the seconds until the results of `calls` calls are ready, and until the last call returns."""
         nonlocal position
         start = time.perf_counter()
         for _ in range(calls):

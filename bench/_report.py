@@ -31,7 +31,7 @@ class Row:
     bytes_per_element: int
     """Bytes that must be read and written per element."""
     elements: int
-    """Number of elements that the variant steps, which may be a few more."""
+    """Number of elements that the variant steps; it may exceed `size` by a few."""
     samples: Sequence[float]
     """Seconds per call, on the device."""
     host: Sequence[float]
@@ -54,7 +54,7 @@ class Row:
 
     @property
     def host_us(self) -> float:
-        """The median of the host's microseconds per call."""
+        """The median time per call on the host, in microseconds."""
         return statistics.median(self.host) * 1e6
 
     @property
@@ -206,7 +206,7 @@ def parse_smi(text: str, fields: Sequence[str], uuid: str) -> dict[str, str]:
 
 
 def out_path(out: Path | None, default: Path, gpu: str, date: str) -> Path:
-    """Return the path to write: `out`, or a file named after device and date in the directory `out` or `default`."""
+    """Return the path to write: `out`, or a file named after the GPU and date in the directory `out` or `default`."""
     if out is not None and out.suffix == ".json":
         return out
     slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")

@@ -140,7 +140,7 @@ def bound_step_of(rule: str, **arguments: Any) -> Callable[[Any, Any], Call]:
 
 
 def stream_bound_of(rule: str) -> Callable[[Any, Any], Call]:
-    """Return a factory of launches of the kernel that bounds a step, with separate states."""
+    """Return a factory of calls that launch the stream bound of a rule, with separate states."""
     count = len(lrcore.rules()[rule].states)
     return lambda params, grads: functools.partial(
         run_stream_bound, params, grads, [torch.randn_like(params) for _ in range(count)]

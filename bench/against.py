@@ -4,8 +4,8 @@
 
 Accepts the options of ``lrcore bench`` except --backends, and in addition --peers and --tensors. Packages that are
 not installed are skipped with a message. Before anything is timed, each peer takes three steps on the same numbers
-and with the same hyperparameters as lrcore, and must produce the same parameters up to float32 rounding; NumPy's are
-not compared.
+and with the same hyperparameters as lrcore, and must produce the same parameters up to float32 rounding. NumPy's
+parameters are not compared, because its loop omits the bias corrections.
 
 numpy         twelve passes with preallocated temporaries, without Adam's bias corrections
 numba         one parallel loop, compiled beforehand
@@ -106,7 +106,7 @@ def numba_adam() -> Any:
 
 
 def make_numba(_: str, p: Array, g: Array) -> Made:
-    """Return the bare loop with the corrections of each step, without a schedule."""
+    """Return the bare loop with the bias corrections of each step, without a schedule."""
     adam, m, v, t = numba_adam(), np.zeros_like(p), np.zeros_like(p), 0
     lr, beta1, beta2, eps = map(np.float32, (LR, BETA1, BETA2, EPS))
 
@@ -121,7 +121,7 @@ def make_numba(_: str, p: Array, g: Array) -> Made:
 
 
 def parameters(p: Array, tensors: int) -> list[Any]:
-    """Return `tensors` torch parameters on the memory of `p`; every second is a hundredth the size of the others."""
+    """Return `tensors` torch parameters that share the memory of `p`, of two alternating sizes, 100 to 1."""
     import torch
 
     weights = np.resize([1.0, 0.01], tensors).cumsum()
@@ -197,7 +197,7 @@ def make_deepspeed(_: str, p: Array, g: Array) -> Made:
 
 
 def make_thinc(_: str, p: Array, g: Array) -> Made:
-    """Return thinc's kernel with the bias corrections folded into the rate, as in its Adam, after adding epsilon."""
+    """Return thinc's kernel with the bias corrections in the rate, as in its Adam: they apply after adding epsilon."""
     from thinc.backends import get_array_ops
 
     ops, m, v, t = get_array_ops(p), np.zeros_like(p), np.zeros_like(p), 0
@@ -242,7 +242,7 @@ def ours(rule: str, p: Array, g: Array, lr: Any = LR) -> lrcore.optimizers.Optim
 
 
 def problem(size: int) -> tuple[Array, Array]:
-    """Return parameters and gradients of moderate size."""
+    """Return normally distributed parameters and gradients."""
     values = np.random.default_rng(0).normal(size=(2, size)).astype(np.float32)
     return values[0].copy(), values[1].copy()
 
@@ -257,7 +257,7 @@ def check(peer: Peer, rule: str) -> None:
         made.call()
     if peer.exact:
         difference = float(np.abs(p - made.params()).max())
-        allowed = 8 * 2.0**-23 * float(np.abs(p).max())  # a few roundings of p in each of three steps
+        allowed = 8 * 2.0**-23 * float(np.abs(p).max())  # a few rounding errors of p per step
         if difference > allowed:
             raise RuntimeError(
                 f"{peer.name}: {rule}: expected parameters within {allowed:.2g} of lrcore's, "

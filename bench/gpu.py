@@ -68,7 +68,7 @@ SIZES = (10**5, 10**6, 10**7, 10**8, 10**9)
 RULES = ("adam", "sgd", "sgd_momentum", "rmsprop", "adam_amsgrad", "lion")
 FEWEST_ROUNDS = 3
 SECONDS_FOR_JAX = 30
-"""JAX starts a process and compiles; it is dropped if fewer seconds of the budget remain."""
+"""Seconds of the budget that must remain to measure JAX, which needs its own process and compiles."""
 
 
 class Session:
@@ -115,7 +115,7 @@ class Session:
             return None
 
     def load_cupy(self) -> Any:
-        """Return CuPy, set to the current stream of torch."""
+        """Return CuPy, set to use torch's current stream."""
         import cupy
 
         handle = torch.cuda.current_stream().cuda_stream
@@ -299,9 +299,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--rounds", type=int, default=15, help="samples of each variant (default: %(default)s)"
     )
     parser.add_argument(
-        "--budget", type=float, default=math.inf, metavar="SECONDS", help="drop cases that do not fit"
+        "--budget", type=float, default=math.inf, metavar="SECONDS", help="drop what takes longer"
     )
-    parser.add_argument("--quick", action="store_true", help="7 rounds and, unless given, a budget of 60 s")
+    parser.add_argument("--quick", action="store_true", help="7 rounds and a budget of at most 60 s")
     parser.add_argument("--out", type=Path, help="a .json file or a directory (default: bench/results)")
     options = parser.parse_args(arguments)
     if options.all_rules:
@@ -321,7 +321,7 @@ def main() -> int:
         print(f"bench/gpu.py: {why}", file=sys.stderr)
         return 2
     gc.disable()
-    # torch warns about the step before the capture, which creates its state.
+    # torch warns about the step before the capture; that step creates the optimizer's state.
     warnings.filterwarnings("ignore", message=".*capturable=True.*")
     with torch.cuda.stream(torch.cuda.Stream()):
         return Session(options).run()

@@ -9,16 +9,16 @@ git does not ignore. Each is built without CUDA by this interpreter's pip into b
 builds are reused, so remove the folder after a change of compiler.
 
 Each round starts three processes in random order: NEW, OLD, and OLD again. They differ only in the build that they
-import. They run that build's `lrcore bench`, or a script that prints lines of `name seconds` or of `seconds`; several
-lines with the same name become one row with their median. Arguments after -- are passed to `lrcore bench` or to the
-script.
+import. They run that build's `lrcore bench`, or a script that prints lines of the form `name seconds` or `seconds`;
+several lines with the same name become one row with their median. Arguments after -- are passed to `lrcore bench` or
+to the script.
 
     OLD ns, NEW ns   median time over the rounds, in nanoseconds
     NEW/OLD          median over the rounds of the ratio within a round; 1.05 means 5 % slower than OLD. Slow phases
                      of the machine affect the ratio less than the times
     OLD/OLD          the same ratio for the two processes of OLD; any difference from 1 is noise
-    spread           largest distance from 1 of the median and quartiles of OLD/OLD. NEW/OLD cannot resolve smaller
-                     changes; they need more rounds or a quieter machine
+    spread           largest distance from 1 of the median and quartiles of OLD/OLD. Smaller changes of NEW/OLD are not
+                     significant; to detect them, use more rounds or a quieter machine
 
 The exit status is 0 after a measurement, 1 if a row exceeds --limit, and 2 if nothing could be measured.
 """
@@ -126,7 +126,7 @@ def bench_times(folder: Path, cwd: Path, *arguments: str) -> Times:
 def script_times(folder: Path, cwd: Path, script: Path, *arguments: str) -> Times:
     """Return the median time for each name that a script prints with a build."""
     samples: dict[str, list[float]] = {}
-    wanted = f"{script}: expected lines of `name seconds` or of `seconds`"
+    wanted = f"{script}: expected lines of the form `name seconds` or `seconds`"
     for line in launch(folder, cwd, str(script), *arguments).splitlines():
         *name, number = line.split() or [""]
         try:
@@ -208,7 +208,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--sizes", nargs="+", default=sizes, metavar="N", help=f"elements (default: {' '.join(sizes)})")
     add("--script", type=Path, metavar="FILE", help="run this script instead of lrcore bench")
     add("--rounds", type=int, default=7, metavar="N", help=default)
-    add("--limit", type=float, default=math.inf, help="exit with 1 if a row's NEW/OLD > LIMIT + spread")
+    add("--limit", type=float, default=math.inf, help="status 1 if a row's NEW/OLD > LIMIT + spread")
     add("--json", type=Path, metavar="FILE", help="also write the times of all processes to this file")
     add("--cache", type=Path, default=ROOT / "build" / "two_builds", metavar="DIR", help=default)
     isolation = "--no-build-isolation"

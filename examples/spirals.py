@@ -22,7 +22,7 @@ HIDDEN, STEPS, WARMUP = 64, 1000, 50
 def spirals(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return `count` points (count, 2), and the number of the spiral that each lies on, 0 or 1 (count,)."""
     arm = rng.integers(2, size=count)
-    turns = rng.uniform(0.2, 1.5, size=count)  # from the center; also the distance from it
+    turns = rng.uniform(0.2, 1.5, size=count)  # turns around the center; also the distance from it
     angle = 2 * np.pi * turns + np.pi * arm
     points = turns[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     points += rng.normal(scale=0.02, size=points.shape)

@@ -50,7 +50,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     forbidden = event.startswith(_NEVER)
     if event == "open":
         forbidden = bool(arguments[2] & _WRITES)
-    elif event == "compile":  # ast.parse, which only returns a tree, uses this name
+    elif event == "compile":  # ast.parse compiles with this file name, and only returns a tree
         forbidden = arguments[1] != "<unknown>"
     if forbidden:
         _breaches.append(f"{event}: {arguments!r:.200}")

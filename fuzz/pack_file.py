@@ -119,7 +119,7 @@ def assert_as_written(pack: lrcore.Pack, data: bytes, *, in_order: bool) -> None
         values = view.view(np.uint32).ravel()
         differs = values != stored
         assert view.dtype == np.float32
-        if name in same:  # any two NaNs count as equal for two names of one array
+        if name in same:  # for an array with several names, all NaNs count as equal
             differs &= ~(np.isnan(values.view(np.float32)) & np.isnan(stored.view(np.float32)))
         assert not differs.any(), name
     within = pack.like()
@@ -342,5 +342,5 @@ def shapes_by_path(structure: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 if __name__ == "__main__":
     made_of = list(seeds())
-    sys.setrecursionlimit(200)  # 35 levels are then too deep, and take less than half a second
+    sys.setrecursionlimit(200)  # so that 35 levels are too deep, and take less than half a second
     fuzz(target, mutator(change), made_of)

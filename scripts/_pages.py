@@ -59,7 +59,7 @@ def about(cls: type) -> list[str]:
 
 
 def summary(cls: type) -> str:
-    """Return the first sentence of a docstring, without the name of the class if it begins with it."""
+    """Return the first paragraph of a docstring, without the class name that it may begin with."""
     first = wrapped(sections(cls)[""].split("\n\n")[0]).removeprefix(f"{cls.__name__}: ")
     return first[0].upper() + first[1:]
 
@@ -100,8 +100,10 @@ def page(cls: type, choice: str, picture: Iterable[str], own: Iterable[str], cal
         The class.
     choice : str
         Text about when to choose the class.
-    picture, own : iterable of str
-        Blocks to place after the arguments, and before the reference.
+    picture : iterable of str
+        Blocks to place after the arguments.
+    own : iterable of str
+        Blocks to place before the reference.
     calls : iterable of str
         Equivalent calls of other packages, as list items.
     """
@@ -160,7 +162,7 @@ class Template:
 
 
 def differing(pages: Mapping[Path, str]) -> list[str]:
-    """Return a message for each page that differs from the generated page, and for each extra page in its folder."""
+    """Return a message for each page that is missing or not as generated, and for each extra page in the folders."""
     found = [
         f"{path.relative_to(DOCS)} differs from the generated page"
         for path, text in pages.items()

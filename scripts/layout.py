@@ -245,7 +245,7 @@ def panel(
 
 
 def _arrow(places: list[tuple[float, float]]) -> Iterator[str]:
-    """Yield an arrow through places, each the top center of a box or passage; it crosses passed rows vertically."""
+    """Yield the elements of an arrow through places (top centers of boxes and passages); it is vertical inside rows."""
     (x, top), *following = places
     drawn = [f"M{x:.0f} {top + BOX:.0f}"]
     for to, below in following:
@@ -293,12 +293,12 @@ def drawing() -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Return the drawing by its path."""
+    """Return the drawing, keyed by its path."""
     return {DRAWING: drawing()}
 
 
 def problems() -> list[str]:
-    """Return a message if the drawing is missing or differs."""
+    """Return a message if the drawing is missing or out of date."""
     return _pages.differing(pages())
 
 

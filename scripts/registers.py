@@ -38,9 +38,8 @@ def registers(path: Path) -> dict[tuple[str, int], list[int]]:
     kernels = check_ptx.kernels(ptx)
     for name in kernels:
         if "sweep" in name:
-            by_vectors = name.replace(
-                "ChunkILi1E", "ChunkILi4E"
-            )  # it has one single-element branch, which stores p and each state
+            # A kernel for vectors of four has one branch for single elements, which stores p and each state once.
+            by_vectors = name.replace("ChunkILi1E", "ChunkILi4E")
             states = check_ptx.accesses(kernels[by_vectors])["st"] - 1
             counted["vectors of four" if name == by_vectors else "single elements", states].append(
                 int(used[name])

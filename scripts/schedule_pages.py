@@ -138,7 +138,7 @@ HOMES = {
     "ChainedScheduler": "Sequence",
     "join_schedules": "Sequence",
 }
-"""Beginning of a peer's call -> schedule that lists the call, if it is not the first schedule in lrcore's call."""
+"""Beginning of a peer's call -> schedule whose page lists the call, if it is not the first in lrcore's call."""
 
 NAME = r"\b(?!PyTorch)([a-zT]\w*_\w+(=[\w']+)?|[A-Z]\w*[a-z][A-Z]\w*|Cosine|Cyclic|Plateau|Recursive)\b'?"
 """Pattern of the words in a note that are code."""
@@ -152,7 +152,7 @@ def classes() -> dict[str, type[Schedule]]:
 
 
 def home(row: Row) -> str:
-    """Return the schedule that lists a row: by default the first in lrcore's call, but `Constant` only if it is alone."""
+    """Return the schedule whose page lists a row: by default the first in lrcore's call; `Constant` only if alone."""
     fitting = [begin for begin in HOMES if row.theirs.startswith(begin)]
     if fitting:
         return HOMES[max(fitting, key=len)]

@@ -194,7 +194,7 @@ def drawings() -> dict[str, Drawing]:
 
 
 def problems() -> list[str]:
-    """Return a message for each missing or differing picture."""
+    """Return a message for each picture that is missing, has the wrong size, or is not on the page."""
     return _pictures.problems(drawings(), PICTURES, WIDTH)
 
 

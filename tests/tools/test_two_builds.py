@@ -191,7 +191,7 @@ def test_a_script_is_compared(main: Main, builds: dict[str, Path], tmp_path: Pat
     ("text", "said"),
     [
         ("import lrcore\nlrcore.missing", ["status 1", "AttributeError", "missing"]),
-        ("", ["expected lines of `name seconds` or of `seconds`, got none"]),
+        ("", ["expected lines of the form `name seconds` or `seconds`, got none"]),
         *((f"print({each!r})", [f"got {each!r}"]) for each in ("done", "save 0.0", "nan", "inf", "")),
     ],
 )
