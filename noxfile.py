@@ -47,7 +47,7 @@ def oldest(session: nox.Session) -> None:
     """Run the tests with the lowest versions declared in pyproject.toml, including those of the build dependencies."""
     cmake = Requirement("cmake" + PYPROJECT["tool"]["scikit-build"]["cmake"]["version"])
     build = [cmake, *map(Requirement, PYPROJECT["build-system"]["requires"])]
-    old = "pyparsing<3.3"  # Matplotlib 3.9 uses names that later versions deprecate
+    old = "pyparsing<3.3"  # Matplotlib 3.9 uses names that pyparsing 3.3 deprecates
     session.install(*{lowest(each) for each in (*requirements("test"), *build)}, "ninja", old)
     session.install("--no-build-isolation", "--no-deps", ".", env={"LRCORE_CUDA": "OFF"})
     session.run("pytest", *session.posargs)
@@ -226,7 +226,7 @@ def hammer_the_pool(session: nox.Session, sanitizers: str, *prefix: str, **env: 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Fuzz the readers of files and texts: ``nox -s fuzz -- -runs=1000000``. Atheris supports Python up to 3.13."""
+    """Fuzz the readers of files and text: ``nox -s fuzz -- -runs=1000000``. Atheris supports Python up to 3.13."""
     session.install(".", "atheris>=3", "pytest", "safetensors>=0.5", env={"LRCORE_CUDA": "OFF"})
     for target in ("state_file", "pack_file", "schedule_text"):
         session.run("python", f"fuzz/{target}.py", *(session.posargs or ["-runs=20000", "-seed=1"]))

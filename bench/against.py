@@ -60,7 +60,7 @@ class Peer(NamedTuple):
     rules: tuple[str, ...]
     make: Callable[[str, Array, Array], Made]
     exact: bool = True
-    """Whether it applies Adam's bias corrections, so its results match those of lrcore."""
+    """Whether it applies Adam's bias corrections, so that its results match those of lrcore."""
     many: bool = False
     """Whether it accepts several tensors."""
     serial: bool = False

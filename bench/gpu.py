@@ -13,7 +13,7 @@ Columns
     host us   microseconds until a call returned, while the device's queue is not full
 
 Variants
-    copy, stream bound            the time that the memory needs; "graph" variants replay a captured CUDA graph
+    copy, stream bound            the time of the memory accesses; "graph" variants replay a captured CUDA graph
     lrcore                        opt.step(grads) from Python, with a cosine schedule
     lrcore bound                  opt.step() on gradients that were bound at construction
     lrcore graph                  one replay per step; the rate advances inside the graph

@@ -58,7 +58,7 @@ def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = (
 
 
 def numbered(random: Random, value: Any) -> Any:
-    """Return a number that is near `value` or far from it."""
+    """Return another number, near `value` or far from it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return random.choice([random.randrange(-2, 20), random.random(), 10 ** random.uniform(-60, 60)])
     near = random.choice([1, -1, 4, -4, 8, -value, value, 0.5])
@@ -69,7 +69,7 @@ def numbered(random: Random, value: Any) -> Any:
 
 
 def spliced(random: Random, text: str, words: list[str]) -> str:
-    """Return a text with a part replaced by a word or another part, or removed."""
+    """Return a string with a part replaced by a word or another part, or removed."""
     begin = random.randint(0, len(text))
     end = min(len(text), begin + random.choice([0, 0, 1, 2, 5, 20]))
     other = random.randint(0, len(text))
@@ -118,7 +118,7 @@ def checksum(header: Any, tensors: bytes) -> str:
 def joined(random: Random, header: Any, tensors: bytes) -> bytes:
     """Return a file with this header and these tensors; its length and checksum are usually correct."""
     if random.random() < 0.95:
-        # There is no checksum without a text, or if a tensor has no offsets.
+        # There is no checksum if the metadata has no JSON text or a tensor has no offsets.
         with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
             header["__metadata__"]["lrcore.crc32"] = checksum(header, tensors)
     text = json.dumps(header)

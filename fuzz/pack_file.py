@@ -293,7 +293,7 @@ def reshaped(random: Random, text: str) -> str:
 
 
 def extents(text: Any) -> list[int]:
-    """Return the shape in a text, or that of a scalar if the text is not a shape."""
+    """Return the shape in a string, or the shape of a scalar if the string does not contain one."""
     try:
         shape = json.loads(text)
         return shape if all(type(each) is int for each in shape) else []

@@ -1,6 +1,6 @@
 """Fuzz schedules from text and from dictionaries: ``python fuzz/schedule_text.py -runs=100000``.
 
-A text that begins with a brace is a dictionary in JSON. Any text must result in a schedule or a documented exception. A
+Text that begins with a brace is a dictionary in JSON. Any text must result in a schedule or a documented exception. A
 schedule must be the same after a round trip through `repr` or a dictionary, and must return finite rates.
 """
 
@@ -41,7 +41,7 @@ def target(data: bytes) -> None:
 
 
 def from_text(text: str) -> Any:
-    """Return the schedule of a text, or None if it is rejected; check the column in the message."""
+    """Return the schedule that the text describes, or None if it is rejected; check the column in the message."""
     with guarded():
         try:
             return schedules.parse(text, **NAMES)
@@ -54,7 +54,7 @@ def from_text(text: str) -> Any:
 
 
 def from_json(text: str) -> Any:
-    """Return the schedule of a dictionary in JSON, or None if it is rejected; then an optimizer must reject it too."""
+    """Return the schedule of a JSON dictionary, or None if it is rejected; an optimizer must then reject it too."""
     try:
         dictionary = json.loads(text)
     except (ValueError, RecursionError):
@@ -136,14 +136,14 @@ WORDS = [
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield texts of all schedules, and their dictionaries."""
+    """Yield all schedules as text and as dictionaries."""
     for text in TEXTS:
         yield text.encode()
         yield json.dumps(schedules.parse(text, **NAMES).to_dict()).encode()
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """Return data with changes to its bytes, to words and numbers of a text, or to a value of a dictionary."""
+    """Return data with changes to its bytes, to words and numbers of the text, or to a value of the dictionary."""
     random = Random(seed)
     text = data.decode(errors="replace")
     if random.random() < 0.25:

@@ -132,7 +132,7 @@ sanitize() {
   return "$status"
 }
 
-# Prints the last line that begins with a given word, without that word, from a given line of the log on.
+# Searches the log from a given line on, and prints the last line that begins with a given word, without the word.
 said() { tail -n "+$1" "$log" | sed -n "s/^$2//p" | tail -n 1; }
 
 # Prints the figures of a finished stage: those in its log, or the last line of the log if it failed without figures.

@@ -39,7 +39,7 @@ WIDTH = 640
 def curves(
     *texts: str, steps: int = 100, log: bool = False, rates: Sequence[Rate] = (), height: int = 300
 ) -> Drawing:
-    """Return a picture of the schedules in the texts, or of `rates` if `parse` cannot read the texts."""
+    """Return a picture of the schedules that `texts` describe, or of `rates` if `parse` cannot read `texts`."""
     drawn = rates or [schedules.parse(text) for text in texts]
     return Drawing(
         f"Over {steps} steps: {', '.join(texts)}",

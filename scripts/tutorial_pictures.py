@@ -61,7 +61,7 @@ def finish(ax: Any, x: str, y: str, **legend: Any) -> None:
 
 
 def panels(ax: Any, rows: int, columns: int, **options: Any) -> Any:
-    """Replace an Axes by several, and return them."""
+    """Replace an Axes with several, and return them."""
     figure = ax.figure
     ax.remove()
     return figure.subplots(rows, columns, **options)

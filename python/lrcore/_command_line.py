@@ -43,7 +43,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 
 def whole_number(text: str) -> int:
-    """Return a text as an integer; notation such as 1e3 is accepted."""
+    """Return the integer in a string; notation such as 1e3 is accepted."""
     try:
         return int(text)
     except ValueError:

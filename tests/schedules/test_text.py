@@ -123,7 +123,7 @@ def test_long_and_deep_texts() -> None:
         assert refusal(text) == (f"schedule: expected at most 10000 characters, got {len(text)}", None)
     assert parse("Constant(1)" + " " * 9989) == schedules.Constant(1.0)
     for blank in ("", "   ", "\n\t "):
-        assert refusal(blank) == ("schedule: expected a schedule, got an empty text", None)
+        assert refusal(blank) == ("schedule: expected a schedule, got an empty string", None)
     deep = ["-" * 9999 + "1", "not " * 2400 + "1", "[" * 9999, "f(" * 3000, "a" + ".a" * 4900, "[[1]," * 1900]
     deep += ["Constant(1)" + ".shift(1)" * 1000, "Constant(1)" + " * 1" * 2400, "1" + "**1" * 3000]
     numbers = ["9" * 5000, "0x" + "f" * 9000, "-0x" + "f" * 9000]
@@ -252,7 +252,7 @@ def test_command_lists_the_schedules(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([""], "schedule: expected a schedule, got an empty text"),
+        ([""], "schedule: expected a schedule, got an empty string"),
         (["0.1", "Cosine(1)"], "schedule: Cosine.*'steps', at column 1 near \"Cosine\\(1\\)\""),
         (["Cosine(0.1,\n 9, x)"], 'schedule: unknown name x, at column 17 near "x\\)"'),
         (["-1"], "schedule: lr: expected a finite number >= 0, got -1.0, .*"),

@@ -97,12 +97,12 @@ def _divides(rule: str) -> bool:
 
 
 def bytes_of_arrays(rule: str, size: int) -> int:
-    """Return the size of the arrays that `variants` allocates."""
+    """Return the number of bytes in the arrays that `variants` allocates."""
     return 4 * size * (2 + len(lrcore.rules()[rule].states) + _divides(rule))
 
 
 def free_bytes() -> int:
-    """Return the size of the free memory."""
+    """Return the number of bytes of free memory."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -151,7 +151,7 @@ def _row(rule: str, size: int, necessary: int, variant: Variant, samples: Sequen
 
 
 def share_of_bound(rows: Iterable[Row], row: Row) -> float | None:
-    """Return the time of the slower loop over that of a step: 1 is as fast as memory and arithmetic allow.
+    """Return the time of the slower loop divided by that of a step: 1 is as fast as memory and arithmetic allow.
 
     Return None if the loops were not measured.
     """

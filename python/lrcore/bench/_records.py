@@ -31,9 +31,9 @@ HEADER = (
 
 LEGEND = """\
 ns        median time of a call, in nanoseconds
-GB/s      bytes that the step has to read and write, over that time
-of bound  time of the slower bound over that time: 1 is as fast as memory and arithmetic allow
-spread    half the distance between the quartiles, over the median
+GB/s      bytes that the step has to read and write, divided by that time
+of bound  time of the slower bound divided by that time: 1 is as fast as memory and arithmetic allow
+spread    half the distance between the quartiles, divided by the median
 variants  step: gradients passed to step(); bound step: gradients bound beforehand; decayed step: after the states
           have decayed to 0; stream bound: a plain loop over the same arrays; arithmetic bound: that loop with the
           divisions and square roots of the rule"""
@@ -82,7 +82,7 @@ def machine() -> dict[str, Any]:
 
 
 def _text(path: str) -> str:
-    """Return the contents of a system file, or an empty text if there is no such file."""
+    """Return the contents of a system file, or an empty string if there is no such file."""
     try:
         return Path(path).read_text(encoding="ascii").strip()
     except OSError:
@@ -90,7 +90,7 @@ def _text(path: str) -> str:
 
 
 def _caches() -> list[str]:
-    """Return the caches of the first core, the nearest first."""
+    """Return the caches of the first core, from the lowest level."""
     root = "/sys/devices/system/cpu/cpu0/cache/index"
     found = (tuple(_text(f"{root}{i}/{name}") for name in ("level", "type", "size")) for i in range(8))
     return [f"L{level} {kind} {size}" for level, kind, size in found if level]
@@ -116,7 +116,7 @@ def load(path: Path) -> list[Row]:
     OSError
         If it cannot be read.
     ValueError
-        If this benchmark did not write it.
+        If it was not written by this benchmark.
     """
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
@@ -143,8 +143,8 @@ def compare(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row, float, st
     Returns
     -------
     list of (Row, float, str)
-        The new row; its time over that of the old row; and "faster", "slower", or "same" if the difference is less than
-        three standard deviations of the two medians, or less than 3 %.
+        The new row; its time divided by that of the old row; and "faster", "slower", or "same" if the difference is
+        less than three standard deviations of the two medians, or less than 3 %.
     """
     before = {row.key: row for row in old}
     verdicts = []

@@ -53,12 +53,12 @@ class Row:
 
     @property
     def gb_per_s(self) -> float:
-        """Necessary bytes over the median time, in 10^9 bytes per second."""
+        """Necessary bytes divided by the median time, in 10^9 bytes per second."""
         return self.bytes / self.ns
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quartiles, over the median."""
+        """Half the distance between the quartiles, divided by the median."""
         return (self.high - self.low) / 2 / self.ns
 
 

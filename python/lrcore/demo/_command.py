@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("lrcore-demo.png"),
         metavar="FILE",
-        help="the picture of the training, a .png file (default: %(default)s)",
+        help="picture of the training run, a .png file (default: %(default)s)",
     )
 
 

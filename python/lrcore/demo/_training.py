@@ -113,7 +113,7 @@ def _array_module(device: Device) -> tuple[ModuleType, Callable[[], None]]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Task:
-    """A network to be trained: the data, and an optimizer over the parameters and gradients."""
+    """A training task: the data, the network's parameters and gradients, and an optimizer for them."""
 
     xp: ModuleType
     wait: Callable[[], None]

@@ -51,7 +51,7 @@ def chart(
 
 
 def _marked(columns: Sequence[NDArray[np.float64]], top: float, rows: int) -> NDArray[np.bool_]:
-    """Return which cells a line crosses, from its values in each column; row 0 is at the top."""
+    """Return which cells a line crosses, given its values in each column; row 0 is at the top."""
     marked = np.zeros((rows, len(columns)), bool)
     before = columns[0][0]
     for x, values in enumerate(columns):

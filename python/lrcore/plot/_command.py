@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of steps to draw (default: until the end of the schedules)",
     )
     parser.add_argument(
-        "--log", action="store_true", help="make the axis of the rates logarithmic; needs --out"
+        "--log", action="store_true", help="use a logarithmic axis for the rates; requires --out"
     )
     parser.add_argument(
         "--out",
@@ -86,7 +86,7 @@ def _print_chart(drawn: list[Schedule], steps: int) -> None:
 
 
 def _print_schedules() -> None:
-    """Print the arguments and the summary of each schedule that a text may name."""
+    """Print the arguments and the summary of each schedule that `parse` accepts."""
     for name, cls in sorted(text_classes().items()):
         parameters = inspect.signature(cls).parameters.values()
         arguments = (str(each.replace(annotation=inspect.Parameter.empty)) for each in parameters)

@@ -16,7 +16,7 @@ _LATEST = 10**9
 """The last step that is examined."""
 _LONGEST_PERIOD = 100_000
 _SMALL = 0.3
-"""A rate that falls forever is drawn for twice the steps after which it is below this fraction of its highest value."""
+"""A rate that falls forever is drawn for twice the time that it takes to fall to this fraction of its highest value."""
 
 
 def duration(schedule: Schedule) -> int:

@@ -33,8 +33,8 @@ def parse(text: str, /, **names: float) -> Schedule:
     The expression may call the public schedules except `Function` and `Recursive`, and their methods `then`, `warmup`,
     `clip`, `shift` and `per_epoch`, with numbers, quoted words, lists and schedules as arguments. It may multiply
     schedules with ``*``, and compute with numbers using ``+ - * / //``. A number alone is a constant rate. Each
-    `Plateau` in the text is a new one: unlike `Schedule.to_dict`, a text cannot express that one `Plateau` is used in
-    two places. Expressions may be nested to 50 levels.
+    `Plateau` in the text is a new one: unlike `Schedule.to_dict`, text cannot express that one `Plateau` is used in two
+    places. Expressions may be nested to 50 levels.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class _Parser:
         if foreign := _FOREIGN.search(text):
             raise self._refusal(f"unexpected character {foreign.group()!r}", foreign.start())
         if not text.strip():
-            raise ValueError("schedule: expected a schedule, got an empty text")
+            raise ValueError("schedule: expected a schedule, got an empty string")
         blank = len(text) - len(text.lstrip())
         try:
             with warnings.catch_warnings():
@@ -185,7 +185,7 @@ def _is_number(value: Any) -> bool:
 
 
 def text_classes() -> dict[str, type[Schedule]]:
-    """Return the classes of the schedules that a text may use, by name."""
+    """Return the classes of the schedules that an expression may use, by name."""
     return {
         name: cls for name, cls in Schedule._classes.items() if cls._in_text and not inspect.isabstract(cls)
     }
