@@ -121,8 +121,8 @@ def aarch64(session: nox.Session) -> None:
 def peers(session: nox.Session) -> None:
     """Run the live comparisons with PyTorch, optax, Keras and transformers, and the tests that need them or autograd.
 
-    These tests cover steps on their arrays, PyTorch's state and modules, the examples, and the code blocks on the
-    pages.
+    These tests cover steps on arrays of these packages, PyTorch's state and modules, the examples, and the code blocks
+    on the documentation pages.
     """
     session.install("torch==2.13.0")  # the release that produced the stored vectors
     session.install("autograd", "optax", "keras", "transformers", ".[test]")
@@ -289,7 +289,7 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def old_cpus(session: nox.Session) -> None:
-    """Run tests under emulation of a CPU without AVX and of a CPU with AVX2. Requires qemu-user.
+    """Run tests on two emulated CPUs, one without AVX and one with AVX2. Requires qemu-user.
 
     Nehalem must select the portable backend and Haswell AVX2. Both must return the same bits as this CPU and reject
     AVX-512. The tests cover the rules (except large arrays), numerics, the boundary, stored vectors, threads and the

@@ -299,7 +299,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--rounds", type=int, default=15, help="samples of each variant (default: %(default)s)"
     )
     parser.add_argument(
-        "--budget", type=float, default=math.inf, metavar="SECONDS", help="drop what takes longer"
+        "--budget", type=float, default=math.inf, metavar="SECONDS", help="drop cases beyond this time"
     )
     parser.add_argument("--quick", action="store_true", help="7 rounds and a budget of at most 60 s")
     parser.add_argument("--out", type=Path, help="a .json file or a directory (default: bench/results)")

@@ -1,8 +1,8 @@
 """Update the parameters of a PyTorch model on the CPU, through DLPack, without a copy.
 
-This example uses the bare mechanism: one flat tensor holds all parameters, another holds all gradients, and the model's
-own tensors become views of them. The backward pass accumulates the gradients in place, and one step updates the whole
-model.
+This example shows the mechanism behind `lrcore.torch`: one flat tensor holds all parameters, another holds all
+gradients, and the model's own tensors become views of them. The backward pass accumulates the gradients in place, and
+one step updates the whole model.
 
     pip install torch
     python examples/with_torch.py

@@ -43,7 +43,7 @@ def filled(pack: lrcore.Pack) -> lrcore.Pack:
 
 
 OWN = [lrcore.Pack(NESTED, pad=True)]
-"""Packs to load into: the pack of most files, with padding; a pack without nesting; and a pack with tied arrays."""
+"""Packs to load into: a padded pack with the structure of most files, one without nesting, and one with tied arrays."""
 OWN += [lrcore.Pack(OWN[0].named_arrays()), lrcore.Pack(TIED)]
 BEFORE = [-filled(pack).flat for pack in OWN]
 """Initial values, which differ from those in the files."""
@@ -94,7 +94,7 @@ def loaded(pack: lrcore.Pack) -> bool:
 
 
 def assert_as_written(pack: lrcore.Pack, data: bytes, *, in_order: bool) -> None:
-    """Assert that a pack has the names, shapes and bits of the file's bytes, and also their structure and ties if any."""
+    """Assert that a pack has the names, shapes and bits in the file, and its structure and ties if it has any."""
     header, tensors = parts(data)
     metadata = header.pop("__metadata__", None) or {}
     views = pack.named_arrays()

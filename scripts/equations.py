@@ -1,7 +1,7 @@
 """Parse the equations in docstrings, print them as LaTeX, and evaluate them.
 
 A block of equations has one line per step; several equations on a line are separated by a comma and spaces. A line
-may begin with its condition, followed by at least two spaces: a comparison, ``else``, or the name of an option.
+may begin with a condition and at least two spaces. A condition is a comparison, ``else``, or the name of an option.
 
     m = beta1 m + (1 - beta1) g
     rho > 5    p = p - lr r m / (sqrt(v) + eps)

@@ -46,7 +46,7 @@ def computed() -> dict[str, Any]:
 
 
 def mean_of(losses: Any, window: int) -> tuple[Any, Any]:
-    """Return the steps from `window` on, and the moving average of the last `window` losses at each."""
+    """Return the steps from `window` on, and for each of them the mean of the last `window` losses."""
     np = computed()["np"]
     return np.arange(window, len(losses) + 1), np.convolve(losses, np.full(window, 1 / window), mode="valid")
 

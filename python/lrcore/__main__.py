@@ -72,7 +72,7 @@ COMMANDS = (
 
 EXAMPLES = """\
 examples:
-  lrcore demo                                  train a network, and draw its loss: lrcore-demo.png
+  lrcore demo                                  train a network, and draw its loss in lrcore-demo.png
   lrcore demo --optimizer Lion --find-lr       use the rate that a range test finds
   lrcore plot "Cosine(0.1, steps=80).warmup(20)" "Linear(0.1, 0, steps=100)"
   lrcore bench --rules adam --sizes 1e3 1e6
