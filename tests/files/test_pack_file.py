@@ -285,9 +285,9 @@ def test_ties_of_either_order(kept: str, shape: str, path: Path) -> None:
 WRONG_TIES: list[tuple[dict[str, Any], Any, str]] = [
     ({}, None, "ties: expected a dictionary, got NoneType"),
     ({}, ["c", "b"], "ties: expected a dictionary, got list"),
-    ({"c": "[]"}, {"c": "b", "d": "b"}, "ties: d: expected an array of the structure that is not stored"),
-    ({"c": "[]"}, {"c": "b", "a.0.w": "b"}, r"ties: a\.0\.w: expected an array .* that is not stored"),
-    ({"c": "[]"}, {"c": "b", "b": "b"}, "ties: b: expected an array of the structure that is not stored"),
+    ({"c": "[]"}, {"c": "b", "d": "b"}, "ties: d: expected a name that is in the structure and not stored"),
+    ({"c": "[]"}, {"c": "b", "a.0.w": "b"}, r"ties: a\.0\.w: expected a name .* and not stored"),
+    ({"c": "[]"}, {"c": "b", "b": "b"}, "ties: b: expected a name that is in the structure and not stored"),
     ({"c": "[]"}, {"c": "c"}, "ties: c: expected the name of a stored array, got 'c'"),
     ({"c": "[]"}, {"c": None}, "ties: c: expected the name of a stored array, got None"),
     ({"c": "[]", "d": "[]"}, {"c": "b", "d": "c"}, "ties: d: expected the name of a stored array, got 'c'"),

@@ -141,7 +141,7 @@ def test_huge_losses(plt: Any, mode: Any) -> None:
     assert -1 < low < 1.5
     assert 5.5 < high < 10
     plt.close("all")
-    message = r"^found: expected magnitudes up to 1e\+150 to draw, got -?1e\+308"
+    message = r"^found: expected magnitudes up to 1e\+150, which matplotlib can draw, got -?1e\+308"
     for losses in ([HUGE, 5, 4, 3, 2, 1, 2, 3], [HUGE], [5, 4, 3, 2, -HUGE, 2], [1, 2, HUGE]):
         with pytest.raises(ValueError, match=message):
             plot.range_test(found(mode, losses))
@@ -194,7 +194,7 @@ RATES: list[tuple[Any, dict[str, Any], str]] = [
     ((0.1,), {"labels": []}, "labels: expected 1, one for each schedule, got 0"),
     ((0.1, 0.2), {"labels": "ab"}, "labels: expected a sequence, got str"),
     ((0.1,), {"labels": [None]}, "labels: expected strings, got None"),
-    ((0.1, lambda t: HUGE * (t == 1)), {}, r"rates: .* up to 1e\+150 .* 1e\+308"),
+    ((0.1, lambda t: HUGE * (t == 1)), {}, r"rates: .* up to 1e\+150, .* 1e\+308"),
     ((-0.1,), {}, "lr: "),
 ]
 SUGGESTIONS: list[tuple[Any, str]] = [
@@ -208,8 +208,8 @@ TRAININGS: list[tuple[Any, Any, str]] = [
     ([1.0, 2.0], [1.0], "lrs: expected shape"),
     (["a"], [1.0], "losses: "),
     ([[1.0], [1.0, 2.0]], [1.0], "losses: "),
-    ([1.0, -1e308, 1e200], [0.1] * 3, r"losses: .* up to 1e\+150 .* got -1e\+308"),
-    ([1.0, 2.0], [0.1, 1e155], r"lrs: .* up to 1e\+150 .* got 1e\+155"),
+    ([1.0, -1e308, 1e200], [0.1] * 3, r"losses: .* up to 1e\+150, .* got -1e\+308"),
+    ([1.0, 2.0], [0.1, 1e155], r"lrs: .* up to 1e\+150, .* got 1e\+155"),
 ]
 
 

@@ -1,1 +1,1 @@
-"""The formats of files, and the atomic replacement of files."""
+"""File formats, and the atomic replacement of files."""

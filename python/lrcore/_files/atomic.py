@@ -1,9 +1,9 @@
-"""Atomic replacement of a file: at any time, either the old file or the new one exists.
+"""Atomic replacement of a file: at any time, its path holds either the complete old file or the complete new one.
 
 The new file is written under the temporary name `.lrcore-<CRC-32 of the file's name>-<number>.tmp` in the
-same folder. The writer holds a lock on it, which the system releases when the writer ends in any way. So the
-next writer recognizes the leftovers of a killed writer and removes them. It does not write into a leftover,
-which may be a link that another user has made.
+same folder. The writer holds a lock on it, which the system releases however the writer ends. The next writer
+can therefore recognize and remove the leftovers of a killed writer. It does not write into a leftover, which
+may be a link that another user has made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import partial
 from io import FileIO
 
 _MOST_LINKS = 40
-"""Largest number of links to follow in a row, the same as the limit of the system."""
+"""Maximum number of links to follow in a row; the same as the system's limit."""
 _TRIES = 10_000
 """Number of attempts to make a temporary file."""
 
@@ -28,12 +28,13 @@ _TRIES = 10_000
 def replace_file(path: str, write: Callable[[FileIO], None]) -> None:
     """Call `write` on a temporary file, and move the file to `path` when all its data is on the disk.
 
-    The file gets the permissions of the file that it replaces, or those of any new file. If `path` is a link, the
-    target is replaced. Names are relative to an open folder, which may be nested too deeply for an absolute path.
+    The file gets the permissions of the file that it replaces, or the default permissions of a new file. If `path`
+    is a link, the target is replaced. Names are resolved relative to an open folder, because its absolute path may
+    be too long for the system.
     """
     with os_errors_naming(path), _followed(path) as (folder, name):
         former = _permissions(folder, name, path)
-        # The process's umask is removed from these permissions.
+        # The system applies the process's umask to these permissions.
         with _temporary(folder, name, 0o666 if former is None else 0o600) as file:
             write(file)
             if former is not None:
@@ -45,7 +46,7 @@ def replace_file(path: str, write: Callable[[FileIO], None]) -> None:
 
 @contextmanager
 def os_errors_naming(path: str) -> Iterator[None]:
-    """Raise each OSError in the block with the path that the caller knows."""
+    """Make each OSError that the block raises name `path`, which is the path known to the caller."""
     try:
         yield
     except OSError as error:
@@ -56,7 +57,7 @@ def os_errors_naming(path: str) -> Iterator[None]:
 
 @contextmanager
 def _followed(path: str) -> Iterator[tuple[int, str]]:
-    """Open the folder of a file, or of the target of a link; yield it and the name there, which may be unused."""
+    """Follow links and open the folder of a file; yield it and the file's name in it, which may be unused."""
     folder, target = None, path
     with ExitStack() as opened:
         for _ in range(_MOST_LINKS + 1):
@@ -136,7 +137,7 @@ def _created(folder: int, names: Iterator[str], permissions: int) -> FileIO:
             if not _remove_leftover(folder, name):
                 name = next(names)
             continue
-        # Until it is locked, it looks like a leftover, and another writer may remove it.
+        # Until the new file is locked, it looks like a leftover, and another writer may remove it.
         if _lock(file, without=True) and _has_its_name(folder, file):
             return file
         file.close()
@@ -150,9 +151,9 @@ def _remove_leftover(folder: int, name: str) -> bool:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
 
     try:
-        try:  # for writing, because NFS locks only such files
+        try:  # NFS can lock a file only if it is open for writing
             file = open(name, "r+b", buffering=0, opener=opener)  # noqa: SIM115
-        except PermissionError:  # the file is read-only, like the one to replace
+        except PermissionError:  # read-only, like the file that it was to replace
             file = open(name, "rb", buffering=0, opener=opener)  # noqa: SIM115
         with file:
             ended = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and _lock(file, without=False)

@@ -1,4 +1,4 @@
-"""The format of lrcore's files: its number, and the text that each file has in addition to its arrays.
+"""The format of lrcore's files: the format number, and the text that each file has in addition to its arrays.
 
 The text is a JSON object with the format number, the version and the class that wrote the file, and the entries of
 that class. It is stored under `lrcore` in the metadata.
@@ -17,7 +17,7 @@ FORMAT = 2
 """The format number of written files. Files with this or a lower number can be read."""
 TEXT = "lrcore"
 OWN = ("format", "version", "class")
-"""The entries of every text."""
+"""The entries that every text has."""
 
 
 def text_of(class_name: str, entries: Mapping[str, Any]) -> str:
@@ -27,7 +27,7 @@ def text_of(class_name: str, entries: Mapping[str, Any]) -> str:
 
 
 def entries_of(text: str) -> dict[str, Any]:
-    """Return the entries of a text after checking the format number and the entries of every text."""
+    """Return the entries of a text after checking the format number and that no entry of `OWN` is missing."""
     entries = parse(text)
     if not isinstance(entries, dict):
         raise TypeError(f"{TEXT}: expected a JSON object, got {type(entries).__name__}")
@@ -46,7 +46,7 @@ def entries_of(text: str) -> dict[str, Any]:
 
 
 def require_known(entries: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise ValueError if an entry is neither known nor one of every text."""
+    """Raise ValueError if an entry is neither in `known` nor in `OWN`."""
     for name in {*entries} - {*known, *OWN}:
         raise ValueError(
             f"entry {name!r}: unknown to lrcore {build_info()['version']}, written by lrcore {entries['version']}; "

@@ -1,8 +1,8 @@
 """Files in safetensors format that are replaced atomically and checked when they are read.
 
-A file consists of the length of the header in 8 bytes, the header, and the data of the tensors. The header is a JSON
-object with the dtype, the shape and the position of each tensor under its name, and a dictionary of strings
-under ``__metadata__``. The format is specified at https://github.com/huggingface/safetensors#format; here,
+A file consists of 8 bytes with the length of the header, the header, and the data of the tensors. The header is a
+JSON object that maps the name of each tensor to its dtype, shape and position, and ``__metadata__`` to a
+dictionary of strings. The format is specified at https://github.com/huggingface/safetensors#format; here,
 each tensor is F32.
 
 The metadata entry `lrcore` is the text described in `lrcore._files.format`. The entry `lrcore.crc32` is the
@@ -37,11 +37,11 @@ _LONGEST = 99_000_000
 """Largest length of a header to write, in bytes; safetensors reads up to 100 MB."""
 _LONGEST_READ = 100_000_000
 _BLOCK = 2**20
-"""Number of bytes to read at once, so that they are still in the cache for the checksum."""
+"""Number of bytes to read at once; few enough to be still in the cache when their checksum is computed."""
 
 
 class Tensor(NamedTuple):
-    """The entry of a tensor in a header. Its data begins at byte `begin` of the file."""
+    """The entry of a tensor in a header. The tensor's data begins at byte `begin` of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class TensorFile(NamedTuple):
 
 
 def write(path: str, class_name: str, entries: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write contiguous float32 NumPy arrays, and a text with `entries` and the entries of every text."""
+    """Write contiguous float32 NumPy arrays, and a text with `entries` in addition to those of every text."""
     text = text_of(class_name, entries)
     header = _header({TEXT: text, _SUM: _checksum(text, arrays)}, arrays)
     if len(header) > _LONGEST or marks(header.decode()) > MOST_MARKS:
@@ -122,7 +122,7 @@ def reading(path: str) -> Iterator[TensorFile]:
 
 @contextmanager
 def naming_file(what: str) -> Iterator[None]:
-    """Raise errors about the contents of a file, or of a part of it, as a ValueError that names it."""
+    """Convert errors about the contents of a file, or of a part of a file, to a ValueError that names `what`."""
     try:
         yield
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -160,7 +160,7 @@ def read_arrays(
 
 
 def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would block until it has a writer
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise, opening a pipe would block until it has a writer
 
 
 def _read(file: FileIO, begin: int, into: memoryview) -> None:
@@ -210,7 +210,7 @@ def _tensors(header: Mapping[str, Any], first: int, size: int) -> dict[str, Tens
 
 def _place(name: str, entry: Any) -> tuple[int, int]:
     """Return the offsets of a tensor after checking that its entry conforms to the format."""
-    name.encode()  # UnicodeEncodeError, a ValueError, for a name that UTF-8 cannot encode
+    name.encode()  # raises UnicodeEncodeError, a ValueError, if UTF-8 cannot encode the name
     with naming_file(name):
         if type(entry) is not dict or {*entry} != {"dtype", "shape", "data_offsets"}:
             raise ValueError("expected the entries dtype, shape and data_offsets")

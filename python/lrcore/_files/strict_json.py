@@ -6,8 +6,8 @@ import json
 from typing import Any, NoReturn
 
 MOST_MARKS = 5_000_000
-"""Largest number of opening brackets, colons and commas in a header. An array has 13 or more of them. Parsing takes up
-to a microsecond and 200 bytes of memory for each."""
+"""Maximum number of opening brackets, colons and commas in a header. Each array needs 13 or more of them. Parsing takes
+up to a microsecond and 200 bytes of memory for each of them."""
 
 
 def marks(text: str) -> int:

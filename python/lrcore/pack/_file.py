@@ -2,8 +2,8 @@
 
 The text of the file is described in `lrcore._files.format`. Its entry `structure` is the tree of dictionaries
 and lists, with the shapes of the arrays as strings at the leaves, such as "[3, 4]". An array with several
-paths is stored once, under its first path; the optional entry `ties` maps each other path to that of the
-tensor. A file without a text is from another program.
+paths is stored once, under its first path; the optional entry `ties` maps each of its other paths to the
+first. A file without a text is from another program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lrcore._files.safetensors import naming_file
 from lrcore.pack._tree import require_names, tree_leaves, tree_map
 
 _LONGEST = 99_000_000
-"""Largest total length of the paths of all parts, in characters. The paths of the arrays alone then fill a header."""
+"""Maximum total length of the paths of all parts, in characters. At this length, they can fill a whole header."""
 
 
 def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapping[str, str]) -> None:
@@ -38,10 +38,10 @@ def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapp
 def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
     """Return the arrays of a file as a tree.
 
-    If a tree of shapes is given, the arrays must have these names and shapes. The arrays of a file from
-    another program are returned in this tree, and the file may lack some of the names that `ties` gives to
-    one array. Otherwise the tree is returned as it was stored; `Pack` and `Pack.assign` check it. An array
-    with several names in the file is the same object under each name.
+    If a tree of shapes is given, the arrays must have its names and shapes. If the file is also from another
+    program, the arrays are returned in that tree, and the file needs only one of the names of an array that is
+    tied in `ties`. In all other cases, the tree is returned as it was stored; `Pack` and `Pack.assign` check it.
+    An array with several names is the same object under each name.
     """
     with safetensors.reading(path) as opened:
         metadata, stored = opened.metadata, dict.fromkeys(opened.tensors)
@@ -62,7 +62,7 @@ def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -
 
 
 def _dropped(ties: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names that a file lacks but whose arrays it has under another name, mapped to that name."""
+    """Return the names that a file lacks but whose arrays it stores under another name, mapped to that other name."""
     kept = {ties.get(name, name): name for name in stored}
     every = {first: first for first in ties.values()} | dict(ties)
     return {name: kept[first] for name, first in every.items() if name not in stored and first in kept}
@@ -90,12 +90,12 @@ def _structure(
 
 
 def _require_ties(ties: Any, shapes: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """Raise TypeError or ValueError unless each tie maps the name of an array that is not stored to one that is."""
+    """Raise TypeError or ValueError unless each tie maps a name that is not stored to a stored one with its shape."""
     if not isinstance(ties, dict):
         raise TypeError(f"ties: expected a dictionary, got {type(ties).__name__}")
     for name, kept in ties.items():
         if name not in shapes or name in stored:
-            raise ValueError(f"ties: {name}: expected an array of the structure that is not stored")
+            raise ValueError(f"ties: {name}: expected a name that is in the structure and not stored")
         if not isinstance(kept, str) or kept not in stored:
             raise ValueError(f"ties: {name}: expected the name of a stored array, got {kept!r}")
         if shapes[name] != shapes.get(kept):

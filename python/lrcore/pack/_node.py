@@ -26,7 +26,7 @@ _CACHE_LINE = 64
 
 
 class _Buffer(NamedTuple):
-    """A flat buffer, the paths of tied arrays, the slice of each first path, and the view of each path."""
+    """A flat buffer, the ties between paths, the slice of the buffer for each array, and the view for each path."""
 
     flat: Any
     xp: ModuleType
@@ -45,7 +45,7 @@ def _entries(node: Any) -> dict[str, str]:
 class Node:
     """The base class of packs and their lists: a flat buffer, and the views and nodes over it.
 
-    A subclass is registered for nodes whose parts are in a container of type `over`, dict or list.
+    A subclass is registered for nodes whose parts are in a container of type `over`, which is dict or list.
     """
 
     _kinds: ClassVar[dict[type, type[Node]]] = {}
@@ -56,7 +56,7 @@ class Node:
             cls._kinds[over] = cls
 
     def _adopt(self, flat: Any, shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Self:
-        """Make views of a flat buffer of `xp`. `ties` maps each later path of a tied array to its first path."""
+        """Make views of a flat array of `xp`. `ties` maps each later path of a tied array to its first path."""
         own = own_shapes(shapes, ties)
         starts, _ = layout([*own.values()], pad)
         spans = {
@@ -67,7 +67,7 @@ class Node:
         return self._lie_over(_Buffer(flat, xp, pad, ties, spans, views), shapes, "")
 
     def _lie_over(self, buffer: _Buffer, shapes: Any, path: str) -> Self:
-        """Make this the node at a path in a buffer."""
+        """Initialize this node as the one at `path` in the buffer."""
         self._shapes, self._path, self._xp, self._pad = shapes, path, buffer.xp, buffer.pad
         self._parts: Any = {} if isinstance(shapes, dict) else [None] * len(shapes)
         for name, part in shapes.items() if isinstance(shapes, dict) else enumerate(shapes):
@@ -79,10 +79,10 @@ class Node:
                 self._parts[name] = node.__new__(node)._lie_over(buffer, part, where)
         inside = dict.fromkeys(join(path, name) for name in tree_leaves(shapes))
         self._views = [buffer.views[name] for name in inside]
-        # The first array here whose memory is outside this node: its path, and its first path.
+        # The path of the first array in this node whose memory is outside it, and the first path of that array.
         outside = ((name, first) for name in inside if (first := buffer.ties.get(name, name)) not in inside)
         self._outside = next(outside, None)
-        # The slice of the buffer with the arrays; the whole buffer if one of the arrays is outside this slice.
+        # The slice of the buffer that has the arrays of this node; the whole buffer if the memory of one is outside.
         self._flat = buffer.flat
         if path and self._outside is None:
             own = [buffer.spans[name] for name in inside if name in buffer.spans] or [slice(0, 0)]
@@ -91,16 +91,16 @@ class Node:
 
     @property
     def flat(self) -> Any:
-        """The whole buffer: a 1-D float32 array of the arrays one after another, with the padding between them.
+        """The buffer: a 1-D float32 array that contains the arrays one after another, with any padding between them.
 
-        ``pack.flat *= x`` and ``pack.flat = values`` write in place. A part with an array that is tied to one outside
+        ``pack.flat *= x`` and ``pack.flat = values`` write in place. A part with an array whose first name is outside
         the part has no `flat`: reading it raises ValueError.
         """
         if self._outside is not None:
             name, first = self._outside
             raise ValueError(
                 f"{join(self._path, 'flat')}: expected contiguous arrays, got {name}, which is tied to {first}, "
-                f"outside of {self._path}; step the flat of the whole pack"
+                f"outside {self._path}; use the flat of the whole pack"
             )
         return self._flat
 
@@ -110,7 +110,7 @@ class Node:
 
     @property
     def _ties(self) -> dict[str, str]:
-        """Each later path of an array with several paths in this node, mapped to the first, relative to this node."""
+        """The later paths of each array with several paths in this node, mapped to its first, relative to this node."""
         firsts: dict[int, str] = {}
         same = {path: firsts.setdefault(id(view), path) for path, view in self.named_arrays().items()}
         return {path: first for path, first in same.items() if first != path}
@@ -148,7 +148,7 @@ class Node:
         Raises
         ------
         TypeError, ValueError
-            If a name is missing or unknown, a list has another length, a shape differs, the values for
+            If a name is missing or unknown, a list has the wrong length, a shape differs, the values for
             several names of one array differ, or a value cannot be converted to an array. The message names
             the path, and nothing is written.
         """
@@ -159,7 +159,7 @@ class Node:
             if former is not checked and not self._same_bits(former, checked):
                 raise ValueError(
                     f"{path}: expected the values of {first}, which is the same array, got different ones; pass the "
-                    "same values for both, or for gradients their sum"
+                    "same values for both or, for gradients, their sum"
                 )
         for _, view, values in firsts.values():
             if values is not view:
@@ -171,7 +171,7 @@ class Node:
         return bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
 
     def _checked(self, path: str, view: Any, values: Any) -> Any:
-        """Return values as an array that can be copied to a view and that earlier writes do not change."""
+        """Return values as an array that can be copied to `view` and that writing to other views does not change."""
         if values is view:
             return view
         array = array_from(lambda values: self._xp.asarray(values, dtype=self._xp.float32), values, path)
@@ -188,7 +188,7 @@ class Node:
         return type(self).__new__(type(self))._adopt(host, self._shapes, np, self._pad, alone._ties)
 
     def _alone(self) -> Self:
-        """Return this node, or a copy of it if an array is tied to one outside it."""
+        """Return this node, or a copy of it if the memory of an array is outside it."""
         if self._outside is None:
             return self
         copied = self.like()
@@ -214,10 +214,10 @@ class Node:
         super().__setattr__(name, value)
 
     def _write(self, view: Any, values: Any, path: str) -> None:
-        """Write a number, or values of the same shape, into one array, as its own assignment does."""
+        """Write a number, or values of the same shape, into one array, as ``view[...] = values`` does."""
         if values is not view:
             array = array_from(lambda values: self._numbers(view, values), values, path)
-            shape = tuple(getattr(array, "shape", ()))  # a number has none
+            shape = tuple(getattr(array, "shape", ()))  # a number has no shape
             if shape != view.shape and shape:
                 raise ValueError(f"{path}: expected shape {view.shape}, got {shape}")
             view[...] = array
@@ -295,18 +295,18 @@ def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int
 
 
 def own_shapes(shapes: Any, ties: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the distinct arrays of a tree of shapes with these ties, by their first paths."""
+    """Return the shape of each distinct array in a tree of shapes with ties, by its first path."""
     return {path: shape for path, shape in tree_leaves(shapes).items() if path not in ties}
 
 
 def zeros_for(shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Any:
-    """Return a buffer of zeros for the arrays of a tree of shapes with these ties."""
+    """Return a buffer of zeros for the distinct arrays in a tree of shapes with ties."""
     _, size = layout([*own_shapes(shapes, ties).values()], pad)
     return aligned_zeros(size) if xp is np else xp.zeros(size, dtype=xp.float32)
 
 
 def library(xp: Any) -> ModuleType:
-    """Check that the arrays of a library can be written in place and compared by their memory."""
+    """Check that the arrays of a library can be written in place and tested for shared memory."""
     if xp is not np:
         try:
             probe = xp.zeros(1, dtype=xp.float32)

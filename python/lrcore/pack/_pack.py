@@ -23,11 +23,11 @@ class Pack(Node, Mapping[str, Any], over=dict):
     ``pack["w1"]`` is a view of `flat`: writing to either changes both. ``pack["w1"] -= x`` and
     ``pack["w1"] = values`` write in place; `values` must be a number or have the same shape. If the entry
     "head" is a dictionary, ``pack["head"]`` is a pack over its part of the same buffer. If the entry "layers"
-    is a list, ``pack["layers"]`` is a sequence of views and packs; ``pack["layers"][0].flat`` can be stepped
-    by itself, and ``pack["layers"] = values`` writes in place like `assign`.
+    is a list, ``pack["layers"]`` is a sequence of views and packs; ``pack["layers"][0].flat`` can have its own
+    optimizer, and ``pack["layers"] = values`` writes in place like `assign`.
 
     If a pack and an optimizer on ``pack.flat`` are pickled or deep-copied together, the copies share memory
-    too. In this case, an optimizer on the `flat` of a part becomes independent of the pack.
+    too. The copy of an optimizer on the `flat` of a part, however, is independent of the copied pack.
 
     Arrays with several names (tied weights) stay tied in packs made by `like`, and in copies, pickles and
     files. A part with an array whose first name is outside the part has no `flat`, and a copy of such a part
@@ -36,20 +36,21 @@ class Pack(Node, Mapping[str, Any], over=dict):
     Parameters
     ----------
     entries : mapping of str to entries
-        Each entry is a shape (an integer, or a tuple or list of integers), whose array begins as zeros; a
-        float32 array, whose values are copied; or a mapping or list of entries. An empty list has no arrays,
-        and ``()`` is the shape of a scalar. Names must not be empty, and no two arrays may have the same
-        path, as "a.b" and {"a": {"b": ...}} would. An array with several paths, given as one object or as
-        equal views of its memory, is one array in the buffer too: it is located at its first path, and the
-        other paths are names of the same view. Arrays that overlap in other ways are rejected, and so are
-        masked arrays, and PyTorch tensors that have no memory or override dispatch.
+        Each entry is a shape (an integer, or a tuple or list of integers), whose array is initialized to
+        zeros; a float32 array, whose values are copied; or a mapping or list of entries. An empty list has
+        no arrays, and ``()`` is the shape of a scalar. Names must not be empty, and no two arrays may have
+        the same path, as "a.b" and {"a": {"b": ...}} would. If an array occurs at several paths, as the same
+        object or as equal views of the same memory, the buffer has it once, in the place of its first path,
+        and the other paths are names of the same view. Arrays that overlap in other ways are rejected, and
+        so are masked arrays, and PyTorch tensors that have no memory or override dispatch.
     xp : module
         The array library of the buffer: numpy, or a module with its interface such as cupy. torch and jax.numpy are
         rejected.
     pad : bool
         Whether each array begins at a multiple of 64 bytes from the beginning of the buffer. A NumPy buffer is itself
-        aligned to 64 bytes, except after unpickling. The padding between arrays is zeros, and a step treats it like
-        parameters whose gradient is 0. If `eps` is 0 the padding may become NaN, which does not affect the arrays.
+        aligned to 64 bytes, except after unpickling. The padding between arrays consists of zeros, and a step treats
+        it like parameters whose gradient is 0. If the optimizer's `eps` is 0, the padding may become NaN, which
+        does not affect the arrays.
 
     Raises
     ------
@@ -148,10 +149,10 @@ class Pack(Node, Mapping[str, Any], over=dict):
     def load(self, path: FilePath) -> None:
         """Copy the arrays of a file that `save` wrote into the arrays of this pack, in place.
 
-        Names, nesting and shapes must be the same; for a safetensors file from another program, the names
-        with dots and the shapes. Arrays that are tied in either the file or this pack may be separate in the
-        other. If they are tied here, the file must have the same values under all their names, as for
-        `assign`; a file from another program may have only one of these names.
+        The file must have the same names, nesting and shapes; a safetensors file from another program must
+        have the same dotted names and shapes. Arrays that are tied in either the file or this pack may be
+        separate in the other. If they are tied here, the file must have the same values under all their names,
+        as for `assign`; a file from another program may have only one of these names.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Trees: nested dictionaries and lists, with any other objects as leaves. A path of a leaf looks like layers.0.w."""
+"""Trees: nested dictionaries and lists, with any other objects as leaves. The path of a leaf looks like layers.0.w."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def require_names(own: Mapping[str, Any], values: Mapping[str, Any], path: str =
 
 
 def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
-    """Return ``make(values)``, an array or a number. Raise TypeError, naming the path, if they are not real numbers."""
+    """Return ``make(values)``, an array or a number. Raise TypeError with the path if these are not real numbers."""
     wrong = f"{path}: expected an array, or values that can be converted to float32, got {_kind(values)}"
     if values is None or isinstance(values, Mapping):
         raise TypeError(wrong)
@@ -109,9 +109,9 @@ def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
 
 
 def require_plain(values: Any, path: str) -> None:
-    """Raise TypeError or ValueError if an array, or one in a list, has no memory or is more than its memory.
+    """Raise TypeError or ValueError if an array, or one in a list, has no memory or is not represented by its memory.
 
-    An example is a masked array. The message names the path.
+    An example of the latter is a masked array. The message names the path.
     """
     if isinstance(values, (list, tuple)):
         for each in values:
@@ -123,7 +123,7 @@ def require_plain(values: Any, path: str) -> None:
 def ties_among(arrays: Mapping[str, Any]) -> dict[str, str]:
     """Return the paths of arrays that also have an earlier path, mapped to the first path of the same array.
 
-    Raise ValueError that names two arrays if they share memory without being the same.
+    If two arrays share memory without being the same, raise a ValueError that names both.
     """
     firsts: dict[Any, str] = {}
     same = {path: firsts.setdefault(_identity(array), path) for path, array in arrays.items()}
@@ -151,7 +151,7 @@ def sharing(arrays: Sequence[Any]) -> Iterator[tuple[int, int]]:
 
 
 def _place(array: Any) -> NDArray[Any] | None:
-    """Return a NumPy array over the memory of a float32 array. It must not be read: it may be on a device.
+    """Return a NumPy array over the memory of a float32 array. The memory must not be read: it may be on a device.
 
     Return None if the array has no elements or its address is not available.
     """
@@ -160,7 +160,7 @@ def _place(array: Any) -> NDArray[Any] | None:
     if hasattr(array, "data_ptr"):  # PyTorch
         try:
             address, strides = array.data_ptr(), [4 * each for each in array.stride()]
-        except RuntimeError:  # for example a sparse tensor, which is rejected as an array
+        except RuntimeError:  # for example a sparse tensor; it is rejected when it is copied
             return None
     elif hasattr(array, "data") and hasattr(array.data, "ptr"):  # CuPy
         address, strides = array.data.ptr, array.strides

@@ -1,4 +1,4 @@
-"""Figures of schedules, range tests and trainings with matplotlib: ``pip install "lrcore[plot]"``.
+"""Figures of schedules, range tests and training runs with matplotlib: ``pip install "lrcore[plot]"``.
 
 Each function draws on `ax`, or on a new pyplot figure if `ax` is not given, and returns the Axes.
 

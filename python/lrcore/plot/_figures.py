@@ -1,4 +1,4 @@
-"""Figures of schedules, range tests and trainings."""
+"""Figures of schedules, range tests and training runs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def schedules(
 
 
 def steps_to_draw(name: str, value: Any) -> int:
-    """Check a number of steps that float64 can count exactly."""
+    """Check a number of steps, which must be small enough for float64 to represent every step number."""
     steps = num_steps(name, value)
     if steps > 2**53:
         raise ValueError(f"{name}: expected at most 2**53 steps, got {steps}")
@@ -133,7 +133,7 @@ def range_test(
     check = one_of(*get_args(SuggestionMethod))
     methods = [check("suggestions", each) for each in sequence("suggestions", suggestions)]
     fallen = int(found.smoothed.argmin()) if found.smoothed.size else 0
-    # Diverging losses would flatten the others.
+    # Losses after the minimum do not set the upper limit: if they diverged, they would flatten the others.
     before = found.losses[: fallen + 1] if fallen else found.losses
     if before.size:
         lowest, highest = _drawable("found", np.array([found.losses.min(), before.max()]))
@@ -157,14 +157,14 @@ def range_test(
 
 @explain_keywords
 def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
-    """Draw the loss of a training over its steps, and the learning rate below it.
+    """Draw the loss of a training run over its steps, and the learning rate below it.
 
     Parameters
     ----------
     losses, lrs : array of float, (n,)
         The loss and the learning rate of each step. The axis of the losses is logarithmic if all losses are > 0.
     ax : Axes, optional
-        Axes to draw on, in a grid such as ``plt.subplots`` makes. Their lower third becomes the axes of the rates.
+        Axes to draw on, in a grid such as that of ``plt.subplots``. Their lower third becomes the axes of the rates.
 
     Returns
     -------
@@ -187,7 +187,7 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     above = _axes(ax)
     grid = above.get_subplotspec()
     if grid is None:
-        raise ValueError("ax: expected axes in a grid, such as plt.subplots makes")
+        raise ValueError("ax: expected axes in a grid, such as those of plt.subplots")
     rows = grid.subgridspec(2, 1, height_ratios=(2, 1))
     above.set_subplotspec(rows[0])
     below = above.figure.add_subplot(rows[1], sharex=above)
@@ -222,7 +222,9 @@ def _drawable(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Check that matplotlib can draw the finite values."""
     too_large = values[np.isfinite(values) & (abs(values) > _LARGEST)]
     if too_large.size:
-        raise ValueError(f"{name}: expected magnitudes up to {_LARGEST:g} to draw, got {too_large[0]:g}")
+        raise ValueError(
+            f"{name}: expected magnitudes up to {_LARGEST:g}, which matplotlib can draw, got {too_large[0]:g}"
+        )
     return values
 
 
