@@ -1,23 +1,24 @@
 """Schedules of PyTorch, optax, Keras and transformers: a table of calls, and functions that evaluate them.
 
-Each row pairs a peer's call with a call of ours that gives the same rates, within the row's tolerance. They
-are compared from t = 0 to the row's end, and for `past` further steps if the peer also holds its end. Calls
-are code. A peer's call leaves out the optimizer: an SGD with ``lr=0.1``, whose rate is read before each step.
+Each row pairs a peer's call with a call of ours that gives the same rates, within the row's tolerance. The
+rates are compared from t = 0 to the row's end, and for `past` further steps if the peer also holds its last
+rate. Calls are written as code. A peer's call leaves out the optimizer, which is an SGD with ``lr=0.1``; its
+rate is read before each step.
 PyTorch's schedulers are advanced by ``step()`` without an epoch. The peers compute in float64: optax under
 ``jax.enable_x64``, called with Python integers, and Keras with ``floatx`` float64 on its PyTorch backend; its
 NumPy backend computes in float32 regardless of ``floatx``.
 
 Any function of t alone can at least be written as a `Function`. Besides the rows below, these calls have no
 other form, because no composition of the other schedules matches them: an ``exponent`` of optax that is not
-whole, or that is not 1 and is combined with an ``alpha`` or ``end_value``; a ``t_mul`` of Keras that is not
-an integer, once its cycles are no longer whole; and ``num_cycles`` of transformers that do not divide the
-steps into whole cycles.
+a whole number, or that is not 1 and is combined with an ``alpha`` or ``end_value``; a ``t_mul`` of Keras that
+is not an integer, from the first cycle that is not a whole number of steps; and ``num_cycles`` of transformers
+if the falls and rises of the cosine do not take whole numbers of steps.
 
-Some calls have no row, because no call here matches them: transformers ``get_greedy_schedule`` (raises the
+Some calls have no row, because no call here matches them: transformers' ``get_greedy_schedule`` (raises the
 rate when a metric improves) and ``get_adafactor_schedule`` (reports the rate that Adafactor computes by
 itself), and the momentum that PyTorch's ``CyclicLR`` and ``OneCycleLR`` change along with the rate.
-transformers ``get_scheduler`` returns the other schedules by name, and ``get_reduce_on_plateau_schedule`` is
-PyTorch's ``ReduceLROnPlateau``.
+transformers' ``get_scheduler`` returns the other schedules by name, and its ``get_reduce_on_plateau_schedule``
+is PyTorch's ``ReduceLROnPlateau``.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ DIFFERENCE = 1e-14
 """Relative to the row's largest rate. In float64, lr - end, 1 - z and 1 + cos(pi z) cancel and leave the
 rounding errors of their operands. The largest difference found is 8.3e-16."""
 CHAIN = 1e-13
-"""Relative to the row's largest rate. PyTorch computes each rate from the one before in float64, so rounding
+"""Relative to the row's largest rate. PyTorch computes each rate from the previous one in float64, so rounding
 errors accumulate. Its CosineAnnealingLR magnifies them near the end by dividing by 1 + cos. The largest
 difference found is 4.0e-15."""
 
@@ -77,7 +78,7 @@ class Row:
 
     @property
     def table(self) -> str:
-        """The table of the golden file that has the row, under its peer and its name."""
+        """The table of the golden file that contains the row, under its peer and its name."""
         return "plateaus" if self.metrics else "schedules"
 
     def rates(self) -> list[float]:
@@ -94,7 +95,7 @@ class Row:
         """Return a value that is equal to all rates within the tolerance.
 
         The tolerance depends on whether we subtract rates, and on whether the peer computes each rate from
-        the last.
+        the previous one.
         """
         import pytest  # not needed by the scripts that make pages
 
@@ -140,7 +141,7 @@ PolynomialLR(total_iters=20, power=2.5)
     Polynomial(0.1, steps=20, power=2.5)  # 20 + 20
 CosineAnnealingLR(T_max=30)
     Cosine(0.1, steps=30)  # 30
-    # CosineAnnealingLR rises again after T_max, to the first rate at 2 T_max; Cosine holds its end.
+    # CosineAnnealingLR rises again after T_max, back to the first rate at t = 2 T_max; Cosine holds its last rate.
 CosineAnnealingLR(T_max=40, eta_min=0.01)
     Cosine(0.1, steps=40, end=0.01)  # 40
 CosineAnnealingLR(T_max=10, eta_min=0.01)
@@ -167,7 +168,7 @@ CyclicLR(base_lr=0.0, max_lr=0.1, step_size_up=5, scale_fn=lambda cycle: 0.8 ** 
     # The product scales the whole rate, but scale_fn scales only the height above base_lr; they agree if base_lr is 0.
 OneCycleLR(max_lr=0.1, total_steps=40)
     OneCycle(0.1, steps=40)  # 39
-    # At t = total_steps, OneCycleLR rebounds, and one step later it raises an error; OneCycle holds its end.
+    # At t = total_steps, OneCycleLR rebounds, and one step later it raises an error; OneCycle holds its last rate.
 OneCycleLR(max_lr=0.1, epochs=4, steps_per_epoch=9, pct_start=0.4, div_factor=10, final_div_factor=50)
     OneCycle(0.1, steps=36, pct_start=0.4, div=10, final_div=50)  # 35
 OneCycleLR(max_lr=0.1, total_steps=37, anneal_strategy='linear')
@@ -178,7 +179,7 @@ OneCycleLR(max_lr=0.1, total_steps=37, pct_start=0.27, anneal_strategy='linear',
     OneCycle(0.1, steps=37, pct_start=0.27, shape='linear', three_phase=True)  # 36
 SequentialLR([LinearLR(start_factor=0.1, total_iters=5), CosineAnnealingLR(T_max=20)], milestones=[5])
     Cosine(0.1, steps=20).warmup(5, start=0.01)  # 25
-    # CosineAnnealingLR rises again after T_max, to the first rate at 2 T_max; Cosine holds its end.
+    # CosineAnnealingLR rises again after T_max, back to the first rate at t = 2 T_max; Cosine holds its last rate.
 SequentialLR([ConstantLR(factor=0.5, total_iters=99), ExponentialLR(gamma=0.9)], milestones=[6])
     Constant(0.05).then(Exponential(0.1, 0.9), at=6)  # 30
     # Each part starts from the optimizer's rate, except MultiplicativeLR, which continues from the last rate.
@@ -191,7 +192,7 @@ ChainedScheduler([ConstantLR(factor=0.1, total_iters=5), ExponentialLR(gamma=0.9
     Exponential(0.1, 0.9) * PiecewiseConstant([5], [0.1, 1.0])  # 30
 ChainedScheduler([LinearLR(start_factor=0.1, total_iters=8), CosineAnnealingLR(T_max=30)])
     Cosine(0.1, steps=30) * Linear(0.1, 1.0, steps=8)  # 30
-    # This is a product if each scheduler multiplies the rate; CyclicLR and OneCycleLR overwrite it instead.
+    # The result is a product if each scheduler multiplies the rate; CyclicLR and OneCycleLR overwrite it instead.
 """,
     "optax": """
 constant_schedule(0.1)
@@ -229,7 +230,7 @@ cosine_decay_schedule(0.1, 30, alpha=0.1, exponent=1.5)
     # Cosine has no exponent; without alpha, a power with a whole exponent is a product of cosines.
 cosine_onecycle_schedule(40, 0.1)
     Cosine(0.004, 12, end=0.1).then(Cosine(0.1, 28, end=4e-7), at=12)  # 40 + 20
-    # The joints are at whole steps, at pct_start times transition_steps and at transition_steps, unlike those of PyTorch and OneCycle.
+    # Its phases end at whole steps: at pct_start times transition_steps, and at transition_steps. Those of PyTorch and OneCycle do not.
 cosine_onecycle_schedule(37, 0.1, pct_start=0.4, div_factor=10, final_div_factor=100)
     Cosine(0.01, 14, end=0.1).then(Cosine(0.1, 23, end=1e-4), at=14)  # 37 + 10
 linear_onecycle_schedule(40, 0.1)
@@ -237,7 +238,7 @@ linear_onecycle_schedule(40, 0.1)
     # It ends at peak_value / div_factor / final_div_factor, although its docstring says peak_value / final_div_factor.
 piecewise_constant_schedule(0.1, {5: 0.5, 12: 0.1, 20: 4.0})
     PiecewiseConstant([5, 12, 20], [0.1, 0.05, 0.005, 0.02])  # 20 + 20
-    # Each scale multiplies the rate before it; the values of PiecewiseConstant are rates.
+    # Each scale multiplies the previous rate; the values of PiecewiseConstant are rates.
 piecewise_interpolate_schedule('linear', 0.1, {5: 0.3, 12: 0.5})
     Linear(0.1, 0.03, steps=5).then(Linear(0.03, 0.015, steps=7), at=5)  # 12 + 12
 piecewise_interpolate_schedule('cosine', 0.1, {5: 3.0, 12: 0.5})
@@ -259,7 +260,7 @@ join_schedules([linear_schedule(0.0, 0.1, 8), constant_schedule(0.05), cosine_de
     Sequence([(Linear(0.0, 0.1, 8), 8), (0.05, 4), Cosine(0.1, 9)])  # 21 + 10
 sgdr_schedule([dict(init_value=0.0, peak_value=p, warmup_steps=2, decay_steps=d, end_value=0.01) for p, d in [(0.1, 6), (0.08, 12), (0.05, 24)]])
     Sequence([(Cosine(0.1, 4, end=0.01).warmup(2, start=0.0), 6), (Cosine(0.08, 10, end=0.01).warmup(2, start=0.0), 12), Cosine(0.05, 22, end=0.01).warmup(2, start=0.0)])  # 42 + 10
-    # It takes a list of cycles and holds the end of the last; CosineRestarts goes on forever.
+    # It takes a list of cycles and holds the last rate of the last cycle; CosineRestarts goes on forever.
 """,
     "keras": """
 CosineDecay(0.1, 30)
@@ -278,7 +279,7 @@ CosineDecayRestarts(0.1, 4, t_mul=3.0, m_mul=0.5)
     CosineRestarts(0.1, steps=4, cycle_mult=3, peak_mult=0.5)  # 53
 CosineDecayRestarts(0.1, 5, t_mul=2.0, m_mul=0.5, alpha=0.1)
     Sequence([(Cosine(0.1, 5, end=0.01), 5), (Cosine(0.055, 10, end=0.01), 10), Cosine(0.0325, 20, end=0.01)])  # 34
-    # m_mul scales the part above the floor alpha, but not the floor, so the peaks are not in proportion to powers of m_mul.
+    # m_mul scales the part above the floor alpha, but not the floor, so the peaks are not proportional to powers of m_mul.
 CosineDecayRestarts(0.1, 8, t_mul=1.5)
     Sequence([(Cosine(0.1, 8), 8), (Cosine(0.1, 12), 12), Cosine(0.1, 18)])  # 37
     # cycle_mult must be an integer.
@@ -313,7 +314,7 @@ get_linear_schedule_with_warmup(0, 30)
     Linear(0.1, 0.0, steps=30)  # 30 + 10
 get_cosine_schedule_with_warmup(5, 30)
     Cosine(0.1, steps=25).warmup(5, start=0.0)  # 30
-    # It rises again after num_training_steps, or even before if num_cycles is above 0.5; Cosine holds its end.
+    # It rises again after num_training_steps, or earlier if num_cycles is above 0.5; Cosine holds its last rate.
 get_cosine_schedule_with_warmup(4, 34, num_cycles=1.5)
     Sequence([(Cosine(0.1, 10).warmup(4, start=0.0), 14), (Cosine(0.0, 10, end=0.1), 10), Cosine(0.1, 10)])  # 34
 get_cosine_with_hard_restarts_schedule_with_warmup(5, 30)
@@ -354,8 +355,8 @@ get_wsd_schedule(6, 9, num_stable_steps=5, warmup_type='1-sqrt', num_cycles=1.5)
     Sequence([(Polynomial(0.0, 6, power=0.5, end=0.1), 11), (Cosine(0.1, 3), 3), (Cosine(0.0, 3, end=0.1), 3), Cosine(0.1, 3)])  # 20 + 10
 """,
 }
-"""For each peer: its call; our call, with the last step of its course and the number of steps past it; a
-note."""
+"""For each peer, rows of its call; our call, with the last step to compare and the number of further steps; and
+perhaps a note."""
 
 _ROW = re.compile(r"^(\S.*)\n    (.*)  # (\d+)(?: \+ (\d+))?(?:\n    # (.*))?$", re.MULTILINE)
 
@@ -364,7 +365,7 @@ ROWS = tuple(
     for peer, table in _TABLES.items()
     for theirs, ours, end, past, note in _ROW.findall(table)
 )
-"""Every schedule of a peer that can be written here, with our call for it."""
+"""Every schedule of a peer that lrcore can express, with our call for it."""
 
 
 def run_stepped(module: str, code: str, steps: Sequence[int]) -> list[float]:

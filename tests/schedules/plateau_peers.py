@@ -1,12 +1,12 @@
 """`Plateau` in PyTorch, optax and Keras: a table of calls, and functions that pass the metrics to them.
 
 Each row pairs a peer's call with a `Plateau` that has the same rate after each observation. Calls are code,
-as in `peers`; the call of optax gives a scale, which multiplies the rate 0.1. The peers compute in float64.
+as in `peers`; optax's call computes a scale, which multiplies the rate 0.1. The peers compute in float64.
 
 Some calls have no row, because no call here matches them: optax with ``accumulation_size`` above 1 (it uses
-the mean of each block of metrics, but ``statistic="mean"`` uses that of the last metrics), with both ``rtol``
-and ``atol`` above 0, or with ``patience=0`` (it reduces when a metric improves); and PyTorch if its ``eps``
-has an effect (it skips reductions smaller than that).
+the mean of each block of metrics, but ``statistic="mean"`` uses the mean of the latest metrics), with both
+``rtol`` and ``atol`` above 0, or with ``patience=0`` (it reduces the rate when a metric improves); and PyTorch
+if its ``eps`` has an effect (it skips smaller reductions).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ReduceLROnPlateau(factor=0.5, patience=1, threshold=0.1, threshold_mode='abs', c
     # With threshold_mode='rel', ReduceLROnPlateau counts a negative metric that worsens by less than the threshold as an improvement; Plateau does not.
 ReduceLROnPlateau(patience=0, eps=0)
     Plateau(0.1, patience=0)  # on flat
-    # ReduceLROnPlateau skips a reduction by less than eps, which is 1e-8 by default.
+    # ReduceLROnPlateau skips reductions smaller than eps, which is 1e-8 by default.
 """,
     "optax": """
 reduce_on_plateau(patience=4)
@@ -84,7 +84,7 @@ ReduceLROnPlateau(mode='max', factor=0.3, patience=3, min_delta=0.05)
     Plateau(0.1, factor=0.3, patience=2, mode='max', threshold=0.05, threshold_mode='abs')  # on rising
 """,
 }
-"""For each peer: its call; our call, and the metrics that both observe; a note."""
+"""For each peer, rows of its call; our call, with the metrics that both observe; and perhaps a note."""
 
 _ROW = re.compile(r"^(\S.*)\n    (.*)  # on (.*)(?:\n    # (.*))?$", re.MULTILINE)
 
@@ -94,7 +94,7 @@ ROWS = tuple(
     for theirs, ours, listed, note in _ROW.findall(table)
     for metrics in listed.split(", ")
 )
-"""Every reduction on a plateau that can be written here, with our call for it."""
+"""Every plateau schedule of a peer that lrcore can express, with our call for it."""
 
 
 def run_torch(code: str, metrics: Sequence[float]) -> list[float]:

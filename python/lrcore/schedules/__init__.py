@@ -1,11 +1,11 @@
 """Learning-rate schedules: pure functions of the number of steps already taken.
 
-``schedule(t)`` returns the learning rate of the step after t steps as a float, for t = 0, 1, 2, and so on.
-``schedule(array)`` returns a float64 array of the same shape with exactly the same values. Schedules are immutable
-values: their repr is the code that makes them, equal schedules compare equal, and they convert to a pickle or a plain
-dictionary and back. They hold no counter; the optimizer's step count is the only clock. Past its end, a schedule
-keeps its last value unless its documentation says otherwise. Only `Plateau` depends on more than the step number: it
-also depends on the metrics that it has observed.
+``schedule(t)`` returns, as a float, the learning rate of the step that follows t completed steps. The first step has
+t = 0. ``schedule(array)`` returns a float64 array of the same shape, with exactly the values of single calls. Schedules
+are immutable values: their repr is the code that makes them, equal schedules compare equal, and they can be converted
+to a pickle or a plain dictionary and back. They hold no counter; the optimizer's step count is the only clock. Past
+its end, a schedule keeps its last value unless its documentation says otherwise. Only `Plateau` depends on more than
+the step number: it also depends on the metrics that it has observed.
 
 Schedules can be composed, and a composition is again a schedule:
 

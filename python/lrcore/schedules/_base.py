@@ -63,7 +63,7 @@ class Schedule(Formula):
     def warmup(self, steps: int, start: float | None = None) -> Schedule:
         """Return a ramp of `steps` steps up to the first rate of this schedule, followed by this schedule from t = 0.
 
-        The rate of step t of the ramp is ``(t + 1) / steps`` of that first rate. So no step is wasted at rate 0, and
+        At step t of the ramp, the rate is ``(t + 1) / steps`` times that first rate. No step is wasted at rate 0, and
         both the last step of the ramp and the first step of this schedule have the full rate. With `start`, the ramp
         is ``start + (rate - start) t / steps``.
 
@@ -98,7 +98,7 @@ class Schedule(Formula):
         """Return a JSON-safe dictionary that `from_dict` turns back into this schedule.
 
         A `Plateau` that occurs in several places becomes a single object again. However deeply a schedule is
-        composed, the dictionary is nested only a few levels deep.
+        composed, the depth of the dictionary is limited, so that it can be stored as JSON.
 
         Raises
         ------
@@ -300,8 +300,8 @@ class Sequence(Composed, Schedule):
 
     References
     ----------
-    PyTorch's ``SequentialLR`` and optax's ``join_schedules``, which take the first steps of the parts instead of
-    their lengths.
+    PyTorch's ``SequentialLR`` and optax's ``join_schedules``, which take the step at which each part after the first
+    begins instead of the lengths of the parts.
 
     Examples
     --------
@@ -334,7 +334,7 @@ class Sequence(Composed, Schedule):
         set_fields(self, parts=(*checked, schedules[-1]), _ends=ends)
         self._consist_of(*schedules)
         if len(schedules) == 2 and any(type(each) is Sequence for each in schedules):
-            vars(self).update(vars(joined(schedules[0], ends[0], schedules[1])))  # as `then` returns it
+            vars(self).update(vars(joined(schedules[0], ends[0], schedules[1])))  # merged as by `then`
 
     def _asked(self, t: int) -> tuple[Schedule, int]:
         part = bisect_right(self._ends, t)
@@ -400,10 +400,10 @@ class _Around(Composed, Checked):
 
     inner: Schedule
 
-    _in_text: ClassVar = False  # texts call the methods
+    _in_text: ClassVar = False  # in texts, it is written as a method call
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, Schedule):  # a dictionary may contain another value
+        if not isinstance(self.inner, Schedule):  # the argument may come from `from_dict`
             raise TypeError(f"inner: expected a schedule, got {type(self.inner).__name__}")
         super().__post_init__()
         self._consist_of(self.inner)
@@ -498,7 +498,8 @@ class Product(_Around):
 def multiplied(schedule: Schedule, factor: float | Schedule) -> Product:
     """Return the product of a schedule, which may itself be a product, and a checked factor."""
     if isinstance(factor, Schedule) and height_of(factor) > max(TALL, height_of(schedule)):
-        schedule, factor = factor, schedule  # bitwise identical; only the inner schedule needs no stack
+        # The product is bitwise identical, but only its inner schedule is evaluated without recursion.
+        schedule, factor = factor, schedule
     product = object.__new__(Product)
     product._multiply(schedule, (factor,))
     return product
@@ -549,7 +550,7 @@ class Shift(_Around):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class PerEpoch(_Around):
-    """A per-epoch schedule that is called with steps, as returned by `Schedule.per_epoch`."""
+    """A per-epoch schedule that is called with step numbers, as returned by `Schedule.per_epoch`."""
 
     steps_per_epoch: int
 

@@ -1,4 +1,4 @@
-"""The schedule that a recurrence defines."""
+"""The schedule that is defined by a recurrence."""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ class Composed(Formula):
                 leaves = [*composed._leaves()]
                 waiting += (each for each in leaves if isinstance(each, Composed) and each._is_own)
                 hashes.add(hash((type(composed), *map(_plain, leaves))))
-        return hash(frozenset(hashes))  # the same for one schedule in two places and two equal ones
+        # The set has one hash for two equal schedules, just as for one schedule in two places.
+        return hash(frozenset(hashes))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Store lower levels first, from the bottom, because copy and pickle do not recurse into known objects."""
@@ -103,8 +104,8 @@ class Composed(Formula):
         """Yield the lower levels to store first, if the height of this schedule is a multiple of 10.
 
         If it is a multiple of 100, these are the levels at all lower multiples of 100; otherwise those at the lower
-        multiples of 10, down to the next multiple of 100. Only the child with the most levels is followed. If other
-        children have nearly as many levels everywhere, copies recurse through all of them.
+        multiples of 10, down to the nearest multiple of 100. Only the child with the most levels is followed. If the
+        other children have nearly as many levels throughout, copying recurses through all their levels.
         """
         if self._height == 0 or self._height % SLICE:
             return

@@ -17,7 +17,7 @@ CyclicMode: TypeAlias = Literal["triangular", "triangular2", "exp_range"]
 
 
 def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
-    """Return the first steps of the cycles of `CosineRestarts`, up to the first cycle that begins after `last`."""
+    """Return the steps at which the cycles of `CosineRestarts` begin, up to the first step after `last`."""
     starts = [0]
     while starts[-1] <= last:
         starts.append(starts[-1] + steps)
@@ -50,7 +50,7 @@ class CosineRestarts(Checked):
     peak_mult : float
         Factor by which the peak is multiplied after each cycle, > 0.
     end : float
-        The rate at the end of each cycle. If `end` is above `lr`, the cycles rise to it, from `lr` or more.
+        The rate at the end of each cycle. If it is above `lr`, the first cycle rises, and no cycle begins below `lr`.
 
     References
     ----------

@@ -59,7 +59,7 @@ class Exponential(Checked):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class NaturalExponential(Checked):
-    """Decay as the natural exponential function of t. There is no final rate.
+    """Decay exponentially with the decay constant `k`. There is no final rate.
 
     ::
 
@@ -193,7 +193,8 @@ class Polynomial(Checked):
     end : float
         The final rate.
     cycle : bool
-        Whether to replace `steps` by its next multiple at or above t instead of holding `end`.
+        Whether to start a new, longer decay instead of holding `end`: `steps` is then replaced by its smallest multiple
+        that is at least t.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Recursion without the call stack, because a schedule may be composed again in each of ten thousand epochs."""
+"""Recursion without the call stack, because a schedule that is extended in each epoch may have thousands of levels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Steps: TypeAlias = Generator[Any, Any, Any]
 """A generator that yields the calls it needs, as generators of the same kind, and is sent their results."""
 
 SLICE = 10
-"""Number of levels that are stored nested, because json, pickle and copy recurse into them."""
+"""Number of levels that are stored in nested form. It is limited because json, pickle and copy recurse into them."""
 
 
 def unrolled(call: Steps) -> Any:

@@ -1,8 +1,9 @@
 """Conversion of schedules to JSON-safe dictionaries and back.
 
-A schedule inside another is a dictionary among its arguments. Some schedules are instead entries of the list
-`shared` of the outermost dictionary, and ``{"shared": index}`` refers to them: those that occur in several
-places, and, in deep compositions, those in a lower group of ten levels than the schedule around them.
+A schedule inside another is a dictionary among the arguments of the outer one. Some schedules are instead entries
+of the list `shared` in the outermost dictionary, and ``{"shared": index}`` refers to them: schedules that occur in
+several places, and, in deep compositions, schedules whose number of levels is in a lower group of ten (1 to 10, 11
+to 20, and so on) than that of the schedule around them.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class _Writer:
 
 
 def _repeated(schedule: Formula) -> set[int]:
-    """Return the ids of schedules in several places, except those that have neither children nor a state."""
+    """Return the ids of schedules that occur in several places, except those that have neither children nor a state."""
     met, repeated, waiting = set(), set(), [schedule]
     while waiting:
         each = waiting.pop()

@@ -1,4 +1,4 @@
-"""The base of schedules as functions of the step number and as values: calls, repr and traversal."""
+"""The base class of schedules: calls with step numbers, repr and traversal."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Formula(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _nested(self, in_each_place: bool = False) -> Iterator[Any]:
-        """Yield this schedule and all schedules inside it in the order of the repr, each once or per occurrence."""
+        """Yield this schedule and all schedules inside it, in the order of the repr: once each, or once per occurrence."""
         waiting: list[Any] = [self]
         met = set()
         while waiting:
@@ -143,7 +143,7 @@ def as_steps(t: Any) -> int | NDArray[Any]:
             steps = np.asarray(t)
             if steps.dtype.kind not in "iu" and isinstance(
                 t, (list, tuple)
-            ):  # mixed kinds may become float64
+            ):  # mixed types may become float64
                 objects = np.asarray(t, dtype=object)
                 steps = np.array([as_steps(each) for each in objects.flat], object).reshape(objects.shape)
         except (TypeError, ValueError, RuntimeError) as error:

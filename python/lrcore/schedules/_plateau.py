@@ -86,8 +86,9 @@ class Plateau(Composed, Checked):
     k is the number of reductions so far.
 
     Call `observe` after each evaluation. An observation is an improvement if it is better than the best one so far by
-    more than the threshold. The first one that is not NaN always is, and any finite metric improves on an infinite
-    best. More than `patience` observations in a row without improvement cause a reduction.
+    more than the threshold. The first observation that is not NaN always counts as an improvement, and so does any
+    finite observation if the best is infinite. More than `patience` observations in a row without improvement cause a
+    reduction.
 
     `Plateau` is the only schedule with a state. Equality, `repr` and `to_dict` depend only on the arguments;
     the state is in `state_dict`, and also in the optimizer's `state_dict`. `Plateau` is thread-safe: threads
@@ -101,7 +102,7 @@ class Plateau(Composed, Checked):
     factor : float
         Factor by which a reduction multiplies the rate, between 0 and 1.
     patience : int
-        Number of observations in a row that may fail to improve.
+        Number of consecutive observations without improvement that are tolerated.
     mode : {"min", "max"}
         Whether smaller or larger metrics are better.
     threshold : float
@@ -109,7 +110,7 @@ class Plateau(Composed, Checked):
     threshold_mode : {"rel", "abs"}
         Whether the margin is ``threshold * |best|``, also for negative metrics, or `threshold` itself.
     cooldown : int
-        Number of observations after a reduction that are not counted. They may still set the best.
+        Number of observations after a reduction that are not counted. They may still set a new best.
     min_lr : float
         Lower limit for reductions. If `lr` itself is lower, reductions have no effect.
     statistic : {"best", "mean"}
@@ -213,7 +214,7 @@ class Plateau(Composed, Checked):
         return self._counted(seen, value)
 
     def _counted(self, seen: _Seen, value: float) -> _Seen:
-        """Return the state after an observation that is counted, unless a cooldown is in progress."""
+        """Return the state after an observation, which is not counted if a cooldown is in progress."""
         bad = seen.bad + 1
         if self._improves(value, seen.best):
             seen, bad = seen._replace(best=value), 0
@@ -283,10 +284,11 @@ def _decoded(name: str, value: Any) -> float:
 
 @explain_keywords
 def plateaus(schedule: Schedule) -> list[Plateau]:
-    """Return each distinct `Plateau` in a schedule, in the order of the schedule's repr, to call `Plateau.observe`.
+    """Return each distinct `Plateau` in a schedule, in the order of the schedule's repr.
 
-    A `Plateau` that occurs in several places is listed once, and should observe each metric once. It remains a single
-    object in copies, dictionaries and files. A `Plateau` inside a callable is not found.
+    Use it to call `Plateau.observe` on each of them. A `Plateau` that occurs in several places is listed once, and
+    should observe each metric once. It remains a single object in copies, dictionaries and files. A `Plateau` inside
+    a callable is not found.
 
     Examples
     --------

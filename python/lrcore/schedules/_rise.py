@@ -67,7 +67,7 @@ class Noam(Checked):
     warmup_steps : int
         Number of steps during which the rate rises.
     scale : float
-        Factor of all rates, >= 0.
+        Factor by which all rates are multiplied, >= 0.
 
     References
     ----------
@@ -136,7 +136,7 @@ class OneCycle(Checked):
     steps : int
         Total number of steps.
     pct_start : float
-        Fraction of the steps spent rising. ValueError is raised if a phase would have no length.
+        Fraction of the steps spent rising. ValueError is raised if the length of a phase would not be positive.
     div, final_div : float
         Ratio of `peak` to the first rate, and of the first rate to the last one, > 0.
     shape : {"cosine", "linear"}

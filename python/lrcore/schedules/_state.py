@@ -1,4 +1,4 @@
-"""The states of the stateful schedules inside a schedule: reading, checking, and matching with stored ones."""
+"""The states of the stateful schedules inside a schedule: reading, checking, and matching them with stored states."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def states_to_set(schedule: Formula, states: Iterable[Any]) -> list[tuple[Any, s
 
 
 def _once(schedule: Formula, found: list[Any], states: tuple[Any, ...]) -> list[Any]:
-    """Return one state per Plateau from a list by an earlier version, which has one per occurrence."""
+    """Return one state per Plateau from a list that an earlier version wrote, which has one state per occurrence."""
     nested = itertools.islice(schedule._nested(in_each_place=True), _MOST_PLACES)
     places = [id(each) for each in nested if each._has_state]
     first = dict(zip(reversed(places), reversed(states), strict=False))
@@ -52,9 +52,10 @@ def _once(schedule: Formula, found: list[Any], states: tuple[Any, ...]) -> list[
 
 
 def kept_or_stored(own: Formula, dictionary: Any, states: Any) -> Any:
-    """Return the optimizer's own schedule if it equals a stored one, so that the caller's Plateau stays in use.
+    """Return the optimizer's own schedule if it equals the stored one, so that the caller's Plateau stays in use.
 
-    Earlier versions stored a Plateau in two places as two schedules with equal states.
+    Otherwise, return the stored one. Earlier versions stored a Plateau that occurs in two places as two schedules with
+    equal states.
     """
     stored = decode(dictionary)
     if own == stored:
