@@ -193,8 +193,7 @@ class Polynomial(Checked):
     end : float
         The final rate.
     cycle : bool
-        Whether to start a new, longer decay instead of holding `end`: `steps` is then replaced by its smallest multiple
-        that is at least t.
+        Whether to replace `steps` by its smallest positive multiple that is at least t, instead of holding `end`.
 
     References
     ----------

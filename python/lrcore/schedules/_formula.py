@@ -102,7 +102,7 @@ class Formula(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _nested(self, in_each_place: bool = False) -> Iterator[Any]:
-        """Yield this schedule and all schedules inside it, in the order of the repr: once each, or once per occurrence."""
+        """Yield this schedule and all schedules inside it, in the order of the repr, once each or once per occurrence."""
         waiting: list[Any] = [self]
         met = set()
         while waiting:

@@ -1,7 +1,7 @@
 """Finding a learning rate, and judging whether a rate is sound.
 
-range_test     a short training at increasing rates: help(lrcore.tune.range_test)
-diagnose       a verdict on the rate from a training's losses
+range_test     a short training run at increasing rates: help(lrcore.tune.range_test)
+diagnose       a verdict on the rate from the losses of a training run
 search         Bayesian search with Optuna
 scale_lr       the rate for another batch size
 update_ratio   the size of an update relative to the parameters

@@ -1,4 +1,4 @@
-"""A verdict on the learning rate of a training from its loss curve."""
+"""A verdict on the learning rate of a training run from its loss curve."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Floats: TypeAlias = NDArray[np.float64]
 Verdict: TypeAlias = Literal["diverging", "oscillating", "barely moving", "sound", "unclear"]
 
 LEAST = 20
-"""Smallest number of losses for `diagnose`. It makes eight levels of two or three losses, and nine differences for the
+"""Minimum number of losses for `diagnose`. It gives eight levels of two or three losses, and nine differences for the
 noise. With 20 losses, 2 % of flat noisy curves are judged diverging or oscillating; with 12 it is 4 %, with 46 below
 1 %."""
 
-# The thresholds were chosen on trainings of a small network, then tested with other seeds, optimizers and lengths.
+# The thresholds were chosen on training runs of a small network, then tested with other seeds, optimizers and lengths.
 # Borderline curves tend to be judged "sound" or "unclear".
 EXPLODED = 300.0
 """Overshoot above which the rate was too large, regardless of the later losses. RMSprop and Adagrad, whose first steps
-are their largest, reach 150 at rates that end well."""
+are their largest, reach 150 at rates at which training succeeds."""
 OVERSHOT = 3.5
-"""Overshoot above which the peak explains why a curve is STUCK. Flat curves, including those with batches of one image,
-reach 2.5."""
+"""Overshoot above which the peak explains why the fall is below `STUCK`. Flat curves, including those with batches of
+one image, reach 2.5."""
 STUCK = 8.0
-"""Fall, in units of the noise, below which a curve has learned little. At sound rates it is at least 10 with batches of
-64. Also the change of the mean, in standard errors, below which outliers as large as the fall may hide it; at sound
-rates this is then at least 16."""
+"""Fall, in units of the noise, below which little was learned. At sound rates it is at least 10 with batches of 64.
+Also the change of the mean, in standard errors, below which outliers as large as the fall may hide the change; with
+such outliers, it is at least 16 at sound rates."""
 REBOUND = 0.2
-"""Fraction of the deepest fall that was lost again. At sound rates it is below 0.1."""
+"""Fraction of the deepest fall that a rebound must exceed. At sound rates, less than 0.1 of it is lost again."""
 REBOUND_ERRORS = 5.0
 """Standard errors of a level that a rebound must exceed, because the lowest of eight levels is low by chance."""
 FLAT = 3.0
@@ -107,10 +107,10 @@ class Diagnosis:
         - ``rebound``: last - lowest, divided by the larger of first - lowest and the noise.
         - ``rebound_errors``: last - lowest, divided by the standard error of the median of an eighth.
         - ``late_share``: the fall of the median from the middle third to the last, divided by its fall from the first
-          third to the last, or by a quarter of first - last if that is larger; 0.5 for a straight line, 0 if nothing
-          fell.
+          third to the last, or by a quarter of first - last if that is larger; 0.5 for a straight line, 0 if neither
+          fall is positive.
         - ``late_pace``: the slope of a line through the last third, divided by the mean slope between the first third
-          and the last, computed from the larger of the same two falls; 1 for a straight line, 0 if nothing fell.
+          and the last, computed from the larger of the same two falls; 1 for a straight line, 0 if neither is positive.
         - ``alternation``: the median difference between losses two steps apart, divided by that between neighbours,
           in the second half; 1 for noise, 0 for a loss that jumps between two levels.
         - ``turns``: how often the loss turns from falling to rising or back in the second half, divided by how often
@@ -169,7 +169,7 @@ def noise_of(losses: Floats, order: int) -> float:
 def _progress(rates: Floats | None, steps: int) -> Floats:
     """Return the progress of the training at each step, from 0 to 1, measured by the sum of the rates so far.
 
-    Without rates, or if a third of that sum has fewer than four steps, it is measured by the number of steps.
+    Without rates, or if a third of that sum comes from fewer than four steps, it is measured by the number of steps.
     """
     even = (np.arange(steps) + 0.5) / steps
     if rates is None or not rates.max() > 0:
@@ -203,7 +203,8 @@ def _measure(losses: Floats, rates: Floats | None) -> dict[str, float]:
     means = eighths[0], eighths[-1]
     start, end = (float(each.mean()) for each in means)
     moved_error = math.hypot(*(max(noise, float(each.std())) / math.sqrt(len(each)) for each in means))
-    level_error = 1.25 * noise / math.sqrt(len(curve) / 8)  # 1.25: for the median of normal numbers
+    # 1.25: ratio of the standard errors of median and mean for normally distributed numbers
+    level_error = 1.25 * noise / math.sqrt(len(curve) / 8)
 
     done = _progress(rates, len(curve))
     thirds = np.minimum(3 * done, 2).astype(int)
@@ -247,9 +248,10 @@ def _judge(found: dict[str, float]) -> tuple[Verdict, str]:
             f"The loss was {told['last']} at every step; the gradients may not reach the optimizer."
         )
     path = f"from {told['first']} to {told['last']}"
-    noises = f"{told['fall']} times its noise of {told['noise']}"
+    noises = f"a fall of {told['fall']} times its noise of {told['noise']}"
     means = (
-        f"The mean loss went from {told['start']} to {told['end']}, {told['moved']} times the standard error"
+        f"The mean loss went from {told['start']} to {told['end']}, "
+        f"a fall of {told['moved']} times the standard error"
     )
     ended_above = found["final"] > found["first"]
     upward: Verdict = "diverging" if found["last"] > found["first"] or ended_above else "oscillating"
@@ -287,7 +289,7 @@ def _judge(found: dict[str, float]) -> tuple[Verdict, str]:
     if falling:
         went = means if found["fall"] < FLAT else f"The loss went {path}"
         return "barely moving", (
-            f"{went} and was still falling at the end, at {told['late_pace']} times its mean pace, "
+            f"{went}, and was still falling at the end, at {told['late_pace']} times its mean pace, "
             f"with a late share of {told['late_share']}."
         )
     if found["turns"] == 0:
@@ -302,7 +304,8 @@ FACTORS: dict[Verdict, tuple[float, str]] = {
     "oscillating": (1 / 3, "a third of"),
     "barely moving": (10.0, "ten times"),
 }
-"""The factor for the next rate, and its name. A diverging rate may be far too large, an oscillating one is near."""
+"""The factor for the next rate, and its name. A diverging rate may be far too large, an oscillating one is only a
+little too large."""
 
 
 def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:
@@ -333,19 +336,19 @@ def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:
 
 @explain_keywords
 def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
-    """Judge from a training's losses whether its learning rate looks too large, too small, sound or unclear.
+    """Judge from the losses of a training run whether its learning rate looks too large, too small or sound.
 
     The losses may have any scale and sign, and the noise of small batches. Multiplying them by a positive
-    number does not change the verdict. Adding a constant does not either, unless the changes become smaller
-    than the resolution of float32 for losses of that size, 5e-7 of the median: they then count as rounding
-    errors, because losses are usually computed in float32.
+    number, or adding a constant, does not change the verdict. An exception is a constant so large that the
+    changes become smaller than the resolution of float32, 5e-7 of the median loss: such changes count as
+    rounding errors, because losses are usually computed in float32.
 
-    The curve of a rate that is too small looks like that of a training that had converged before its first step; both
+    The curve of a rate that is too small looks like that of a run that had converged before its first step; both
     are "barely moving". The verdict "unclear" comes without advice on the rate. It means that the loss did not change
     at all, that outliers or the noise of single losses hide how it changed, or that it fell without any noise and
     levelled off. The last case also occurs at the limit of stability, where some parameters only jump back and forth.
-    Without `lrs`, a rate that decays during the training hides that it was too small, because the loss levels off
-    anyway.
+    If the rate decays during the run and `lrs` is not given, a rate that is too small may go undetected, because the
+    loss levels off anyway.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ def scale_lr(
 def update_ratio(opt: Optimizer, grads: Any = None, **arguments: Any) -> float:
     """Take a step and return ``||update|| / ||params||``, the size of the update relative to the parameters.
 
-    A ratio of about 1e-3 is common in sound trainings. At 1e-6 hardly any parameter changes; at 0.1 a few
+    A ratio of about 1e-3 is common in sound training runs. At 1e-6 hardly any parameter changes; at 0.1 a few
     steps replace everything that was learned. The parameters are copied to NumPy twice, which takes many
     times longer than the step, so measure about one step in a hundred.
 
@@ -84,7 +84,7 @@ def update_ratio(opt: Optimizer, grads: Any = None, **arguments: Any) -> float:
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        If ``opt.step`` raises it.
+        If `opt` is not an optimizer, or ``opt.step`` raises one of these.
 
     References
     ----------

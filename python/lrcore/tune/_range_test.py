@@ -1,4 +1,4 @@
-"""The learning-rate range test: a short training at increasing rates whose effects are undone afterwards."""
+"""The learning-rate range test: a short training run at increasing rates, whose effects are undone afterwards."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class RangeTest:
             - "steepest": the rate at which the smoothed loss falls most steeply on its way to the minimum.
               The slope is that of a line through a tenth of the points, over the logarithm of the rate, or
               over the rate itself if `mode` is "linear".
-            - "valley": the rate that lies before the end of the longest decreasing subsequence of the
-              smoothed loss, by half the length of that subsequence.
+            - "valley": the rate that precedes the end of the longest decreasing subsequence of the
+              smoothed loss by half the length of that subsequence.
             - "minimum/10": a tenth of the rate at which the smoothed loss is lowest.
 
         Raises
@@ -121,7 +121,7 @@ def _width(found: RangeTest) -> int:
 
 
 def _fell(found: RangeTest) -> bool:
-    """Return whether the fall of the losses up to the minimum is larger than chance explains."""
+    """Return whether the fall of the losses up to the minimum is larger than chance would explain."""
     lowest = int(np.argmin(found.smoothed))
     if lowest == 0:
         return False
@@ -214,7 +214,8 @@ def range_test(
         Weight of the previous value in the moving average of the losses, in [0, 1).
     stop_factor : float
         The test ends early if the smoothed loss exceeds its minimum so far by more than
-        ``(stop_factor - 1) |minimum|``; for losses > 0, that is more than `stop_factor` times the minimum.
+        ``(stop_factor - 1) |minimum|``. If the losses are > 0, this means that it exceeds `stop_factor` times the
+        minimum.
         Because the minimum may be close to 0, the excess must also be more than a tenth of the fall so far.
     progress : bool
         Whether to show a progress bar on stderr.
@@ -294,4 +295,6 @@ def _check_optimizer(opt: Any) -> None:
             "opt: expected bound gradients, which the closure fills; pass grads= to the constructor"
         )
     if opt._max_steps is not None:
-        raise ValueError("opt: expected an optimizer that is not capturable, because its rates are fixed")
+        raise ValueError(
+            "opt: expected an optimizer that is not capturable, because the rates of a capturable one are fixed"
+        )

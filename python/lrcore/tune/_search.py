@@ -31,16 +31,16 @@ _PATIENCE = 10.0
 @explain_keywords
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training of a search.
+    """One training run of a search.
 
     Attributes
     ----------
     lr : float
         The learning rate.
     value : float or None
-        The result of the training; infinite if it was not finite, and None if the training was pruned.
+        The result of the run; infinite if it was not finite, and None if the run was pruned.
     pruned : bool
-        Whether the training was stopped early.
+        Whether the run was stopped early.
     """
 
     lr: float
@@ -56,11 +56,11 @@ class Search:
     Attributes
     ----------
     lr : float
-        The rate of the best training.
+        The rate of the best run.
     value : float
-        The result of that training.
+        The result of that run.
     trials : tuple of Trial
-        All completed or pruned trainings, in order.
+        All completed or pruned runs, in order.
     study : optuna.Study
         The study, for Optuna's own plots and analyses.
     """
@@ -90,23 +90,23 @@ def search(
     Parameters
     ----------
     train : callable
-        A function that takes a rate and a callable `report`, and returns the result of a training, such as
-        the validation loss. It may call ``report(loss)`` after each epoch. `report` ends the training with an
-        exception if the loss is not finite or, once five trainings are completed, if it is worse than their
-        median at that epoch.
+        A function that takes a rate and a callable `report`, and returns the result of a training run, such
+        as the validation loss. It may call ``report(loss)`` after each epoch. `report` ends the run with an
+        exception if the loss is not finite or, once five runs are completed, if it is worse than their median
+        at that epoch.
     low, high : float
         Bounds of the rate, > 0.
     trials : int
-        Number of completed or pruned trainings. Trainings in the storage with a rate between `low` and `high` are
-        included, and are counted again before each training. So several processes that share a storage run `trials`
-        trainings together, plus at most one training each that had already begun.
+        Number of completed or pruned training runs. Runs that are already in the storage are included if their rate
+        is between `low` and `high`. The storage is checked before each run, so several processes that share it perform
+        `trials` runs together, plus at most one run each that had already begun.
     sampler : {"tpe", "gp", "random"}
         A tree-structured Parzen estimator, a Gaussian process (which needs PyTorch), or no model.
     direction : {"minimize", "maximize"}
         Whether a smaller or a larger result is better.
     storage : str or path, optional
-        An SQLite file, or the URL of another Optuna storage. An interrupted search continues from the storage when it
-        is called again.
+        An SQLite file, or the URL of another Optuna storage. An interrupted search can be continued by calling
+        `search` again with the same storage and name.
     name : str
         Name of the study in the storage.
     seed : int, optional
@@ -118,7 +118,7 @@ def search(
     Raises
     ------
     TypeError, ValueError
-        If an argument is invalid, the storage cannot be used, or no training has a finite result.
+        If an argument is invalid, the storage cannot be used, or no run has a finite result.
     ImportError
         If Optuna, or a package that the sampler needs, is not installed.
 
