@@ -38,10 +38,10 @@ def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapp
 def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -> Any:
     """Return the arrays of a file as a tree.
 
-    If a tree of shapes is given, the arrays must have its names and shapes. If the file is also from another
-    program, the arrays are returned in that tree, and the file needs only one of the names of an array that is
-    tied in `ties`. In all other cases, the tree is returned as it was stored; `Pack` and `Pack.assign` check it.
-    An array with several names is the same object under each name.
+    If a tree of shapes is given, the arrays must have its names and shapes, and the arrays of a file from another
+    program are returned in that tree. Such a file needs only one of the names that `ties` maps to the same array.
+    In all other cases, the tree is returned as it was stored; `Pack` and `Pack.assign` check it. An array with
+    several names is the same object under each name.
     """
     with safetensors.reading(path) as opened:
         metadata, stored = opened.metadata, dict.fromkeys(opened.tensors)

@@ -110,7 +110,7 @@ class Node:
 
     @property
     def _ties(self) -> dict[str, str]:
-        """The later paths of each array with several paths in this node, mapped to its first, relative to this node."""
+        """The later paths of each array with several paths in this node, mapped to its first; relative to this node."""
         firsts: dict[int, str] = {}
         same = {path: firsts.setdefault(id(view), path) for path, view in self.named_arrays().items()}
         return {path: first for path, first in same.items() if first != path}
@@ -140,7 +140,7 @@ class Node:
         ----------
         tree : nested dictionaries and lists
             A tree with the same structure, in which tuples count as lists. Its leaves are arrays of the same
-            shapes, or objects that can be converted to such arrays. Values are converted as by
+            shapes, or objects that can be converted to such arrays. Values are converted as in
             ``view[...] = values``, and NumPy values are moved to the device of `xp`. Values for several names
             of one array must be bitwise identical, or NaN in the same places. The gradient of a tied array is
             the sum of the gradients under its names.

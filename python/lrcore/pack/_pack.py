@@ -40,8 +40,8 @@ class Pack(Node, Mapping[str, Any], over=dict):
         zeros; a float32 array, whose values are copied; or a mapping or list of entries. An empty list has
         no arrays, and ``()`` is the shape of a scalar. Names must not be empty, and no two arrays may have
         the same path, as "a.b" and {"a": {"b": ...}} would. If an array occurs at several paths, as the same
-        object or as equal views of the same memory, the buffer has it once, in the place of its first path,
-        and the other paths are names of the same view. Arrays that overlap in other ways are rejected, and
+        object or as equal views of the same memory, the buffer contains it once, at the position of its first
+        path, and the other paths are names of the same view. Arrays that overlap in other ways are rejected, and
         so are masked arrays, and PyTorch tensors that have no memory or override dispatch.
     xp : module
         The array library of the buffer: numpy, or a module with its interface such as cupy. torch and jax.numpy are
@@ -55,8 +55,8 @@ class Pack(Node, Mapping[str, Any], over=dict):
     Raises
     ------
     TypeError
-        If an array is masked or not float32 in the machine's byte order, an entry has another type, or `xp` is not a
-        suitable module.
+        If an array is masked or not float32 in the machine's byte order, an entry has an unsupported type, or `xp` is
+        not a suitable module.
     ValueError
         If an extent is negative, a name is invalid, or two arrays overlap.
 
@@ -152,7 +152,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         The file must have the same names, nesting and shapes; a safetensors file from another program must
         have the same dotted names and shapes. Arrays that are tied in either the file or this pack may be
         separate in the other. If they are tied here, the file must have the same values under all their names,
-        as for `assign`; a file from another program may have only one of these names.
+        as in `assign`; a file from another program may have only one of these names.
 
         Raises
         ------

@@ -109,9 +109,9 @@ def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
 
 
 def require_plain(values: Any, path: str) -> None:
-    """Raise TypeError or ValueError if an array, or one in a list, has no memory or is not represented by its memory.
+    """Raise TypeError or ValueError if an array, or one in a list, has no memory or is not defined by its memory.
 
-    An example of the latter is a masked array. The message names the path.
+    An example of the latter is a masked array, because its mask is stored elsewhere. The message names the path.
     """
     if isinstance(values, (list, tuple)):
         for each in values:
@@ -140,7 +140,7 @@ def ties_among(arrays: Mapping[str, Any]) -> dict[str, str]:
 def sharing(arrays: Sequence[Any]) -> Iterator[tuple[int, int]]:
     """Yield the indices of each pair of arrays that share an element."""
     places = [(i, place) for i, array in enumerate(arrays) if (place := _place(array)) is not None]
-    reaching: list[tuple[int, int, NDArray[Any]]] = []  # end in bytes, index and place of each
+    reaching: list[tuple[int, int, NDArray[Any]]] = []  # end address, index and memory of each array
     for i, place in sorted(places, key=lambda each: byte_bounds(each[1])[0]):
         begin, end = byte_bounds(place)
         reaching = [each for each in reaching if each[0] > begin]

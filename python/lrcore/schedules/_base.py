@@ -334,7 +334,7 @@ class Sequence(Composed, Schedule):
         set_fields(self, parts=(*checked, schedules[-1]), _ends=ends)
         self._consist_of(*schedules)
         if len(schedules) == 2 and any(type(each) is Sequence for each in schedules):
-            vars(self).update(vars(joined(schedules[0], ends[0], schedules[1])))  # merged as by `then`
+            vars(self).update(vars(joined(schedules[0], ends[0], schedules[1])))  # merge as `then` does
 
     def _asked(self, t: int) -> tuple[Schedule, int]:
         part = bisect_right(self._ends, t)

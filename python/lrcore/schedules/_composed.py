@@ -1,4 +1,4 @@
-"""The base of composed schedules: evaluation, comparison and copying at any depth."""
+"""The base class of composed schedules: evaluation, comparison and copying at any depth."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Composed(Formula):
         return hash(frozenset(hashes))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Store lower levels first, from the bottom, because copy and pickle do not recurse into known objects."""
+        """Put lower levels first, from the bottom up, because copy and pickle do not recurse into known objects."""
         return _unfilled, (tuple(self._lower_levels())[::-1], type(self)), self.__getstate__()
 
     def _lower_levels(self) -> Iterator[Formula]:

@@ -17,7 +17,7 @@ CyclicMode: TypeAlias = Literal["triangular", "triangular2", "exp_range"]
 
 
 def _cycle_starts(steps: int, mult: int, last: int) -> list[int]:
-    """Return the steps at which the cycles of `CosineRestarts` begin, up to the first step after `last`."""
+    """Return the steps at which the cycles of `CosineRestarts` begin, up to the first one after `last`."""
     starts = [0]
     while starts[-1] <= last:
         starts.append(starts[-1] + steps)
@@ -119,7 +119,7 @@ class Cyclic(Checked):
         Whether the height ``high - low`` stays the same, is halved after each cycle, or is multiplied by ``gamma^t``.
     gamma : float
         Base of ``gamma^t``, > 0. Only used if `mode` is "exp_range". Above 1, the height grows without bound and the
-        rate eventually overflows; with `high` below `low` the rate would become negative, so ValueError is raised.
+        rate eventually overflows. If `high` is below `low`, the rate would become negative, so ValueError is raised.
 
     References
     ----------

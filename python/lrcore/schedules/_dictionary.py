@@ -19,7 +19,7 @@ from lrcore.schedules._formula import Formula
 
 _SHARED = "shared"
 _MOST = 10**6
-"""Largest number of nested schedules, counting each occurrence: a short `shared` list can represent any number."""
+"""Maximum number of nested schedules, counting each occurrence. A short `shared` list could represent any number."""
 
 _FORMERLY_WARMUP = ("InverseSqrt", "Noam", "WarmupStableDecay")
 """Classes whose argument `warmup_steps` was formerly stored as `warmup`."""

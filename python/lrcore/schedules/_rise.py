@@ -32,8 +32,8 @@ class InverseSqrt(Checked):
 
     References
     ----------
-    Vaswani et al. 2017, "Attention Is All You Need", section 5.3, with a peak instead of the model's width. fairseq's
-    ``inverse_sqrt`` decays in the same way.
+    Vaswani et al. 2017, "Attention Is All You Need", section 5.3, with the peak as a parameter instead of the model's
+    width. fairseq's ``inverse_sqrt`` decays in the same way.
 
     Examples
     --------

@@ -89,8 +89,8 @@ class Diagnosis:
         - ``start``: the mean of the first eighth of the losses.
         - ``end``: the mean of the last eighth.
         - ``noise``: the standard deviation of a loss around the curve, estimated from the median difference between
-          neighbours in the second half, or from their mean square if most neighbours are equal; at least the rounding
-          error of float32.
+          neighbours in the second half, or from the mean square of the differences if most are 0; at least the
+          rounding error of float32.
         - ``tail``: the largest loss of a half minus the median of that half, for the half where this is smaller;
           limited to the range from 2.5 to 30 times the noise.
 
@@ -363,7 +363,7 @@ def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
     TypeError
         If an argument does not contain real numbers.
     ValueError
-        If there are fewer than 20 losses or more than one dimension, or if `lrs` has another length or contains a
+        If there are fewer than 20 losses or more than one dimension, or if `lrs` has the wrong length or contains a
         negative or non-finite number.
 
     References

@@ -215,8 +215,7 @@ def range_test(
     stop_factor : float
         The test ends early if the smoothed loss exceeds its minimum so far by more than
         ``(stop_factor - 1) |minimum|``. If the losses are > 0, this means that it exceeds `stop_factor` times the
-        minimum.
-        Because the minimum may be close to 0, the excess must also be more than a tenth of the fall so far.
+        minimum. Because the minimum may be close to 0, the excess must also be more than a tenth of the fall so far.
     progress : bool
         Whether to show a progress bar on stderr.
 

@@ -99,7 +99,7 @@ def search(
     trials : int
         Number of completed or pruned training runs. Runs that are already in the storage are included if their rate
         is between `low` and `high`. The storage is checked before each run, so several processes that share it perform
-        `trials` runs together, plus at most one run each that had already begun.
+        `trials` runs in total, plus at most one run each that had already begun.
     sampler : {"tpe", "gp", "random"}
         A tree-structured Parzen estimator, a Gaussian process (which needs PyTorch), or no model.
     direction : {"minimize", "maximize"}
