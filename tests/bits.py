@@ -1,4 +1,4 @@
-"""Print the backend in use and a digest of its results; machines with equal bits print the same digest.
+"""Print the backend in use and a digest of its results, which is equal on two machines if all bits are.
 
     python tests/bits.py [BACKEND DIGEST]
 
@@ -32,7 +32,7 @@ def digest() -> str:
 
 
 def main() -> None:
-    """Print the backend and the digest, and compare them with the command line."""
+    """Print the backend and the digest, and compare them with the command-line arguments."""
     found = [str(lrcore.info()["backend"]), digest()]
     print(*found)
     if sys.argv[1:] not in ([], found):

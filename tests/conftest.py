@@ -17,7 +17,7 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests that need a GPU, with a reason, if none works."""
+    """Skip the tests marked `gpu`, with a reason, if no CUDA device works."""
     error = lrcore.info()["cuda_error"]
     if error is not None:
         for item in items:

@@ -89,7 +89,7 @@ def move(capsule: Any, device_type: int, device_id: int) -> Any:
 
 
 class Exported:
-    """An exporter of one capsule that reports its memory as memory of the CPU."""
+    """An exporter of one capsule that reports its memory as CPU memory."""
 
     def __init__(self, capsule: Any) -> None:
         self.capsule = move(capsule, CPU, 0)

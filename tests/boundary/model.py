@@ -100,7 +100,7 @@ class View(NamedTuple):
 
 
 def between(views: Mapping[str, View]) -> Iterator[Problem]:
-    """Yield the problems between the operands, the first of which is the parameters."""
+    """Yield the problems of shape and overlap between operands. The first operand is the parameters."""
     first = next(iter(views.values()))
     for name, view in views.items():
         if view.size != first.size or not same_shape(view.shape, first.shape):
@@ -113,7 +113,7 @@ def between(views: Mapping[str, View]) -> Iterator[Problem]:
 
 
 def same_shape(one: tuple[int, ...], two: tuple[int, ...]) -> bool:
-    """Return whether elements correspond: one shape is flat, or they differ only in extents of 1."""
+    """Return whether two shapes match: one of them is flat, or they differ only in extents of 1."""
     if len(one) <= 1 or len(two) <= 1:
         return True
     return [extent for extent in one if extent != 1] == [extent for extent in two if extent != 1]
@@ -256,7 +256,7 @@ def count(value: Any, least: int) -> int | type[Exception]:
 
 
 def defaults(rule: str) -> dict[str, Any]:
-    """Return the arguments with which a class chooses a rule, defaults included, except lr and grads."""
+    """Return the arguments, including defaults, with which a class chooses a rule, except lr and grads."""
     cls, chosen = CONFIGURATIONS[rule]
     taken = inspect.signature(cls).parameters.values()
     values = {each.name: each.default for each in taken if each.default is not each.empty}
@@ -264,7 +264,10 @@ def defaults(rule: str) -> dict[str, Any]:
 
 
 def numbers(rule: str) -> list[str]:
-    """Return the numbers that can change while the rule stays: momentum and dampening only if not 0."""
+    """Return the names of hyperparameters that can change without changing the rule.
+
+    Momentum and dampening are only included if they are not 0.
+    """
     values = defaults(rule)
     changeable = [*AVERAGES, "eps", "weight_decay", "lr_decay", "momentum_decay"]
     return [name for name in values if name in changeable or (name in FRACTIONS and values[name])]
@@ -286,7 +289,7 @@ def changed_numbers(draw: st.DrawFn, rule: str) -> tuple[dict[str, Any], dict[st
             and not isinstance(value := number(name, given[name]), type)
             and value > 1
         ):
-            given[name] = 0.5  # a large one makes the product over all earlier steps slow
+            given[name] = 0.5  # with a larger value, the product over all earlier steps takes long
     return given, *judged(given)
 
 
@@ -322,9 +325,9 @@ def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
 
 
 class Liar:
-    """An array whose exporter gives a false device, or false values in fields of DLPack's tensor.
+    """An array that exports a false device, or false values in the fields of DLPack's tensor.
 
-    A field may be a function of the tensor; ``extents`` are written into its shape, ``major`` into its version.
+    A value may be a function of the tensor. ``extents`` is written into the shape, ``major`` into the version.
     """
 
     def __init__(self, array: Array, device: tuple[int, int] = (capsules.CPU, 0), **lies: Any) -> None:

@@ -1,5 +1,5 @@
-// A stress test of the thread pool, for the sanitizers: several callers at once, changing numbers of threads, sizes
-// around the thresholds, gaps in which the workers fall asleep, and forks at any moment. The exit status is 0 if every
+// A stress test of the thread pool, for the sanitizers: several callers at once, varying numbers of threads, sizes
+// around the thresholds, pauses in which the workers fall asleep, and forks at any moment. The exit status is 0 if every
 // job was done completely and exactly once.
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,7 +24,7 @@ constexpr int64_t grain = 16;        // slices begin at multiples of this
 constexpr int64_t smallest = 32768;  // and have at least this many elements
 constexpr int most_threads = 6;
 constexpr int64_t sizes[] = {0, 1000, 65'535, 65'536, 100'003, 524'288, 1'500'001};
-constexpr int gaps[] = {0, 0, 0, 20, 45, 55, 200, 2000};  // microseconds, around the pool's patience
+constexpr int gaps[] = {0, 0, 0, 20, 45, 55, 200, 2000};  // microseconds, around the pool's constant `patience`
 #if defined(__SANITIZE_THREAD__)
 constexpr unsigned forks = 0;  // ThreadSanitizer does not follow a forked child that starts threads
 #else

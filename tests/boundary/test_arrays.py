@@ -1,4 +1,7 @@
-"""Unconverted arrays of other libraries: PyTorch on the CPU, and JAX. A skip names the missing library."""
+"""Arrays of other libraries, passed without conversion: PyTorch on the CPU, and JAX.
+
+If a library is missing, the reason for the skip names it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def torch() -> Any:
 
 
 def test_torch_tensors_step_like_numpy_arrays(torch: Any, rule: str) -> None:
-    """The bits are the same, and the states are tensors over the memory that is stepped."""
+    """Steps on tensors have the same bits, and the states are tensors over the memory that is stepped."""
     ours = np.linspace(-1, 1, 21, dtype=np.float32)
     theirs = torch.from_numpy(ours.copy())
     in_numpy, in_torch = make(rule, ours), make(rule, theirs)
@@ -95,15 +98,15 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         "expected a float32 array, but this UninitializedParameter",
     ),
 }  # fmt: skip
-"""The expected error for each wrong tensor, and some of its words."""
+"""The expected error for each wrong tensor, and a part of its message."""
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors:UserWarning")
 @pytest.mark.parametrize(
     "wrong", [pytest.param(each, marks=[pytest.mark.slow] * (each == "fake")) for each in WRONG]
-)  # PyTorch imports a compiler for a fake tensor
+)  # slow: to make a fake tensor, PyTorch imports a compiler
 def test_wrong_tensors(torch: Any, wrong: str) -> None:
-    """Every argument that takes an array refuses these tensors."""
+    """These tensors are refused for every argument that takes an array."""
     made, error, words = WRONG[wrong]
     for role, call in ROLES.items():
         with pytest.raises(error, match=f"^{role.partition(' ')[0]}: .*{words}") as refused:
@@ -158,9 +161,9 @@ def test_jax_arrays_are_gradients_and_no_parameters() -> None:
 
 
 def test_versions_count_every_write_and_nothing_else(torch: Any, rule: str) -> None:
-    """Autograd thus refuses a backward pass over memory that a step has changed.
+    """With correct versions, autograd refuses a backward pass over memory that a step has changed.
 
-    PyTorch's own in-place operations have the same effect.
+    PyTorch's own in-place operations also increment the version.
     """
     params, grads = torch.ones(3), torch.ones(3)
     opt = make(rule, params, grads=grads)

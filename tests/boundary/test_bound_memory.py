@@ -115,7 +115,7 @@ def test_memory_is_not_taken_away_under_an_optimizer(tmp_path: Path, owner: Any,
 
 @pytest.mark.parametrize("call", ["step", "function", "load"])
 def test_a_map_is_not_closed_during_a_call(tmp_path: Path, call: str) -> None:
-    """A passed array is held for the duration of the call. A map that was closed before is refused."""
+    """A passed array is held for the duration of the call. A map that is already closed is refused."""
     array, (close, _) = next(of_a_file(tmp_path / "weights"))
     refused = []
 
@@ -157,7 +157,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 }  # fmt: skip
 
 FIXED = ("numpy: larger", "numpy: smaller", "torch: larger", "torch: freed", "torch: transposed")
-"""Changes that a library refuses for a state, which does not own its memory, or that do not affect it."""
+"""Changes that are not tested with states, which do not own their memory: refused, or without effect."""
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_memory_that_is_replaced(role: str, way: str) -> None:
     opt = lrcore.Adam(params, lr=1.0, grads=grads)
     opt.step()
     array = {"params": params, "grads": grads}.get(role, opt.state["exp_avg"])
-    former = array if library is np else array.detach()  # over the memory that was bound
+    former = array if library is np else array.detach()  # a view of the memory that was bound
     watched = [*opt.state.values(), *([] if "freed" in way else [params, former])]
     WAYS[way](array)
     before = [np.array(each) for each in watched]
@@ -183,7 +183,7 @@ def test_memory_that_is_replaced(role: str, way: str) -> None:
         assert np.array(each).tobytes() == bits.tobytes()
     if role == "exp_avg":
         with pytest.raises(RuntimeError, match=f"^exp_avg: {MOVED}"):
-            opt.state_dict()  # the state that it would save is not the one in use
+            opt.state_dict()  # it would save another array than the one that is stepped
     else:
         assert opt.state_dict()["step_count"] == 1
 

@@ -1,4 +1,4 @@
-"""Inputs that the boundary refuses, and the type and words of each error; a refused call changes nothing."""
+"""Inputs that the boundary refuses, with the type and message of the error; a refused call changes nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROLES = roles(ones)
 
 
 class Exporter:
-    """An exporter that returns the given device, and returns the given result as its capsule or raises it."""
+    """An exporter with a given device, and a given result: a capsule to return or an exception to raise."""
 
     def __init__(self, result: Any, device: Any = (capsules.CPU, 0)) -> None:
         self.result, self.device = result, device
@@ -124,7 +124,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         f"device {device!r}": (Exporter(3, device), TypeError, "cannot be exported: .*integer")
         for device in ((1.5, 0), (1, None), ("cpu", 0))
     },
-    # exporters that lie: a lie that can be detected is refused
+    # exporters that lie; only detectable lies can be refused
     "no memory": (Liar(ones(), data=None), ValueError, NO_POINTER),
     "no memory at its offset": (Liar(ones(), byte_offset=lambda tensor: 2**64 - tensor.data), ValueError, NO_POINTER),
     "no shape": (Liar(ones(), shape=None), ValueError, NO_SHAPE),
@@ -138,13 +138,13 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "two lanes": (Liar(ones(), lanes=2), TypeError, "expected dtype float32, got float32x2"),
     "an odd address": (Liar(ones(), byte_offset=2), ValueError, "expected data aligned to 4 bytes"),
 }  # fmt: skip
-"""The expected error for each wrong array, and some of its words."""
+"""The expected error for each wrong array, and a part of its message."""
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arrays(role: str, wrong: str) -> None:
-    """Every argument that takes an array refuses these arrays; neither they nor other arguments are written."""
+    """These arrays are refused for every argument that takes an array, and no argument is written."""
     value, error, words = WRONG[wrong]
     made: list[Array] = []
 
@@ -158,7 +158,7 @@ def test_wrong_arrays(role: str, wrong: str) -> None:
         roles(beside)[role](value)
     assert before is None or inside.tobytes() == before
     assert all((each == 1).all() for each in made)
-    if wrong in (">f4", "object"):  # NumPy does not export these
+    if wrong in (">f4", "object"):  # NumPy does not export these dtypes
         assert isinstance(refused.value.__cause__, BufferError)
 
 
@@ -184,12 +184,12 @@ def test_read_only(array: Any, error: type[Exception], words: str) -> None:
     assert_bits(params, np.full(8, 0.5, np.float32))
 
 
-# ---- shapes, sizes, places
+# ---- shapes, sizes, overlap
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_empty(name: str) -> None:
-    """A step on no elements raises nothing and is counted; any strides are valid, and no memory is needed."""
+    """A step on zero elements is valid and is counted. Any strides are valid, and no memory is needed."""
     for params in (
         ones(0),
         np.zeros((0, 3), "f4"),
@@ -202,7 +202,7 @@ def test_empty(name: str) -> None:
 
 
 def test_sizes_and_shapes() -> None:
-    """Elements in another shape, as of a transposed copy, are refused; flat arrays are accepted."""
+    """An array of another shape, such as a transposed copy, is refused. Flat arrays are accepted."""
     opt = lrcore.Adam(np.zeros((2, 3), np.float32))
     refused: dict[Any, str] = {
         5: "6 elements like params, got 5",
@@ -268,7 +268,7 @@ def test_memory_is_held_and_let_go() -> None:
 
 
 def test_an_array_that_is_given_another_shape_later() -> None:
-    """A view keeps the shape that the array had when the view was taken."""
+    """The optimizer's view keeps the shape that the array had at construction."""
     params = ones()
     opt = lrcore.SGD(params, lr=0.5)
     params.resize((2, 4), refcheck=False)

@@ -1,6 +1,7 @@
-"""Input can do no harm: a call writes the oracle's bits alone, or names the problem and changes nothing.
+"""No input does harm: a call writes exactly the oracle's bits, or names the problem and changes nothing.
 
-The model in `model.py` decides which, so accepting invalid input and refusing valid input both fail.
+The model in `model.py` decides which of the two is expected, so a test fails both if invalid input is
+accepted and if valid input is refused.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def function_of(rule: str) -> Callable[..., None]:
 
 
 def outcome(call: Callable[[], object], problems: Sequence[Problem]) -> bool:
-    """Return whether a call was accepted; assert that this, or its error, is as expected."""
+    """Return whether a call was accepted; assert that it was refused only for one of `problems`."""
     refused: Exception | None = None
     try:
         call()
@@ -65,7 +66,7 @@ def flat(memory: Array, view: View) -> Array:
 
 
 def expected(memory: Array, rule: str, views: dict[str, View], options: dict[str, Any]) -> Array:
-    """Return the memory after an accepted step."""
+    """Return the expected contents of the memory after an accepted step."""
     after = memory.copy()
     params, grads, *states = views.values()
     p, new = oracle.step32(
@@ -78,7 +79,7 @@ def expected(memory: Array, rule: str, views: dict[str, View], options: dict[str
 
 @st.composite
 def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
-    """Return the operands of a step; at most two of them are made to be wrong."""
+    """Return the operands of a step; at most two of them may be invalid."""
     n = draw(st.integers(1, 40) | st.integers(0, 4))
     names = names_of(rule)
     wrong = draw(st.lists(st.sampled_from(names), min_size=draw(st.integers(0, 1)), max_size=2))
@@ -91,7 +92,7 @@ def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
 @settings(examples, max_examples=150)
 @given(st.data())
 def test_arrays_of_a_function(data: st.DataObject) -> None:
-    """With any dtypes, shapes, strides, offsets and overlaps, only operands change, to the expected bits."""
+    """For any dtypes, shapes, strides, offsets and overlaps, only operands change, and to the expected bits."""
     rule = data.draw(rules)
     views = data.draw(operands(rule))
     memory = model.fresh_memory()
@@ -108,7 +109,7 @@ def test_arrays_of_a_function(data: st.DataObject) -> None:
 @examples
 @given(st.data())
 def test_numbers_of_a_function(data: st.DataObject) -> None:
-    """Any hyperparameters, rate, scale and step number lead to the model's outcome, after any other calls."""
+    """Any hyperparameters, rate, scale and step number have the model's outcome, whatever was called before."""
     rule = data.draw(rules)
     given_numbers, taken, problems = data.draw(model.changed_numbers(rule))
     step = data.draw(model.COUNTS | st.just(3))
@@ -148,7 +149,7 @@ def test_slices_in_any_order(data: st.DataObject) -> None:
     whole = memory.copy()
     function(*whole, step=t, lr=lr)
     for part in parts:
-        if data.draw(st.booleans()):  # a step with another number on other arrays has no influence
+        if data.draw(st.booleans()):  # a step with another step number on other arrays has no effect
             function(*np.ones((operands, 2), np.float32), step=t + 1 if t < 2**53 - 1 else 1, lr=1.0)
         function(*memory[:, part], step=t, lr=lr)
     assert_bits(memory, whole)
@@ -228,7 +229,7 @@ class Kept:
 @examples
 @given(st.data())
 def test_life_of_an_optimizer(data: st.DataObject) -> None:
-    """After any steps, jumps of the count, numbers and rates, the bits are those of the stateless oracle."""
+    """After any steps and any changes to count, hyperparameters and rate, the bits are the stateless oracle's."""
     kept = Kept(data.draw(rules), model.fresh_memory())
     for act in data.draw(
         st.lists(st.sampled_from([kept.step, kept.step, kept.jump, kept.change, kept.rate]), max_size=8)
@@ -241,7 +242,7 @@ def test_life_of_an_optimizer(data: st.DataObject) -> None:
 @settings(examples, max_examples=10)
 @given(data=st.data())
 def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
-    """The constants of a step, even a repeated one, depend on its number and current hyperparameters alone."""
+    """The constants of a step depend only on its number and the current hyperparameters, even if it is repeated."""
     kept = Kept(rule, model.fresh_memory())
     view = View((19,), (4,), 4 * model.ROOM, kept.memory.dtype, True)
     for _ in range(4):
@@ -261,7 +262,7 @@ def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("inner", [None, 0.1, "Constant", [{"schedule": "Constant", "lr": 0.1}]])
 def test_a_dictionary_whose_inner_schedule_is_none(inner: Any) -> None:
-    """The dictionary was once accepted, and the next step failed."""
+    """Such a dictionary used to be accepted, and the next step failed."""
     rates = lrcore.schedules.Constant(0.1)
     opt = lrcore.SGD(np.ones(1, np.float32), lr=0.5)
     for around in (rates.warmup(3), rates * 2, rates.clip(0, 1), rates.shift(1), rates.per_epoch(3)):

@@ -16,7 +16,7 @@ from support import assert_bits, assert_runs, assert_same, make, run, start
 
 
 def through_pickle(opt: Any) -> Any:
-    """Return the optimizer pickled and unpickled."""
+    """Return a copy of the optimizer through a pickle."""
     return pickle.loads(pickle.dumps(opt))
 
 
@@ -44,7 +44,7 @@ def test_a_shallow_copy_shares_parameters_and_no_state() -> None:
 
 
 def test_a_pickle_keeps_what_belongs_together() -> None:
-    """Parameters and gradients pickled with their optimizer are the arrays that it steps afterwards."""
+    """An optimizer copied together with its parameters and gradients uses the copies of these arrays."""
     pack = lrcore.Pack({"w": start(), "b": 3})
     grads = pack.like()
     opt = lrcore.Adam(pack.flat, grads=grads.flat)
@@ -57,7 +57,7 @@ def test_a_pickle_keeps_what_belongs_together() -> None:
 
 
 class Trainer:
-    """An object whose optimizer uses one of its methods as the schedule."""
+    """An object with an optimizer whose schedule is a method of the object."""
 
     def __init__(self) -> None:
         self.base = 0.5
@@ -93,7 +93,7 @@ def test_repr() -> None:
 
 
 def test_a_collection_during_the_first_construction() -> None:
-    """The collector sees an instance, of each class and of a subclass, before its members are allocated."""
+    """The garbage collector sees instances of each class and a subclass before their members are allocated."""
     assert_runs("""
         import gc
         classes = [getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"]
@@ -107,7 +107,7 @@ def test_a_collection_during_the_first_construction() -> None:
 
 
 def test_init_was_not_called() -> None:
-    """An object made by `__new__` alone cannot be stepped or shown."""
+    """An object made by `__new__` alone cannot be stepped or printed."""
     opt = lrcore.Adam.__new__(lrcore.Adam)
     for use in (
         lambda: repr(opt),

@@ -20,7 +20,7 @@ FromObject = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(ct
 
 
 class Api(ctypes.Structure):
-    """The table: its version, a pointer to an older table, and the functions."""
+    """The table of functions: its version, a pointer to an older table, and the functions."""
 
     _fields_ = [
         ("major", ctypes.c_uint32),
@@ -66,19 +66,19 @@ NEWER = Api(2, 0, ctypes.addressof(API))
 ONLY_NEWER = Api(2, 0, None)
 RAISES = ctypes.cast(ctypes.pythonapi.PyObject_AsFileDescriptor, ctypes.c_void_p)
 FAILING = Api(1, 3, None, None, RAISES)
-"""Its function, which is meant for another purpose, returns -1 and sets a TypeError."""
+"""A table whose function is not a DLPack function: it returns -1 and sets a TypeError."""
 
 
 @pytest.fixture
 def tensor(monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """Return a tensor of eight ones whose type offers the table."""
+    """Return a tensor of eight ones whose type has the table `API`."""
     offer(monkeypatch, API)
     monkeypatch.setattr(Tensor, "asked", [])
     return Tensor(np.ones(8, np.float32))
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, api: Api | None) -> None:
-    """Make the type offer that table."""
+    """Set or remove the table of the type `Tensor`."""
     table = capsules.make_capsule(ctypes.addressof(api), NAME) if api else None
     monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", table, raising=False)
 
@@ -98,7 +98,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, api: Api | None) -> None:
 def test_the_function_serves_or_the_method(
     tensor: Tensor, monkeypatch: pytest.MonkeyPatch, api: Api | None, device: int, asked: list[str]
 ) -> None:
-    """The exported tensor keeps the memory alive, so the exporter may vanish."""
+    """The exported tensor keeps the memory alive, so the exporter may be deleted."""
     offer(monkeypatch, api)
     tensor.device = (device, 0)
     held = weakref.ref(tensor.array)

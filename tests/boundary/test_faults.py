@@ -1,4 +1,4 @@
-"""Failures around a step: no memory, no threads, leaks, exceptions in mid-call, a second interpreter."""
+"""Failures around a step: no memory, no threads, leaks, exceptions during a call, a second interpreter."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def refused(call, *arguments):
         call(*arguments)
     except MemoryError:
         return
-    raise AssertionError("there was memory")
+    raise AssertionError("expected MemoryError")
 
 n = 4 * MiB
 params, grads = np.ones(n, np.float32), np.ones(n, np.float32)
@@ -72,7 +72,7 @@ assert opt.step_count == 2 and (params == -0.25).all()
 
 @measured
 def test_no_threads_to_be_had() -> None:
-    """The pool works with the caller alone, then with some of its threads, then with all."""
+    """Steps run in the calling thread alone, then with some of the pool's threads, then with all of them."""
     assert_runs(
         LIMITED
         + """
@@ -108,7 +108,7 @@ def failing_new(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @measured
 def test_no_memory_inside_the_core(failing_new: Path) -> None:
-    """Each C++ allocation fails in turn: a call raises MemoryError or does without; it is never half done.
+    """Each C++ allocation fails in turn: a call raises MemoryError or succeeds without it; it is never half done.
 
     No signal stays blocked. Constructing an optimizer is left out: pybind11 aborts the process if it cannot
     allocate its own record of the instance.
@@ -167,7 +167,7 @@ def test_no_memory_inside_the_core(failing_new: Path) -> None:
 
 @measured
 def test_optimizers_that_come_and_go_leave_nothing() -> None:
-    """A leak of 64 bytes each would add 32 kB per round; allocators need new pages in some rounds only."""
+    """A leak of 64 bytes per call would add 32 kB to each round; allocators add pages only in some rounds."""
     assert_runs(
         LIMITED
         + """
@@ -256,7 +256,7 @@ def test_an_exception_in_the_middle(call: str, error: BaseException) -> None:
     assert_bits(opt.params, start() - np.float32(0.5) - np.float32(0.75))
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors need not trap")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="on other processors, traps are optional")
 def test_floating_point_exceptions_that_the_caller_traps() -> None:
     """A step divides 0 by 0 and overflows without a signal; the caller's traps are in place afterwards."""
     assert_runs("""

@@ -1,7 +1,8 @@
-"""Signal handlers, finalizers and other threads in the middle of a call. They may do anything except step.
+"""Signal handlers, finalizers and other threads that run in the middle of a call.
 
-They see, or wait for, a consistent state, and are never refused. The interrupted call ends as if it had run
-alone, or as if it had run after them. "Equal" means equal bits.
+They may do anything except step the optimizer. They see a consistent state, or wait for one, and are never
+refused. The interrupted call ends as if it had run alone, or as if it had run after them. "Equal" means equal
+bits.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ def test_assigning_and_stepping_at_any_moment() -> None:
 
 @pytest.mark.parametrize("call", slow_but_first(["step", "load", "hyper", "lr", "copy", "save"]))
 def test_all_or_nothing_at_any_moment(call: str) -> None:
-    """An interrupt before any opcode, as in a signal handler, leaves all effects of a call or none.
+    """An exception before any opcode, as from a signal handler, leaves all effects of a call or none.
 
-    An observer sees all of them or none, too.
+    Code that runs there without raising also sees all effects or none.
     """
     plateau = schedules.Plateau(schedules.Cosine(0.5, steps=1000), factor=0.5, patience=0)
     schedule = plateau.warmup(5) * schedules.Recursive(
@@ -116,10 +117,10 @@ def test_all_or_nothing_at_any_moment(call: str) -> None:
 
 @pytest.mark.parametrize(("intruder", "steps"), slow_but_first([("finalizer", 400), ("handler", 20_000)]))
 def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_path: Path) -> None:
-    """Intruders at every garbage collection, or at a signal every 300 microseconds, do not change any bits.
+    """Code that runs at every garbage collection, or at a signal every 300 microseconds, changes no bits.
 
-    They read, save, copy and assign during steps, saves, loads and assignments. Runs that resume from their
-    files have the same bits as well.
+    It reads, saves, copies and assigns during steps, saves, loads and assignments. Runs that resume from the
+    files that it saves have the same bits as well.
     """
     program = """
         import copy, faulthandler, gc, pickle, random, signal
@@ -158,7 +159,7 @@ def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_pa
                 opt.lr, opt.schedule, repr(opt), opt.state_dict()
                 if intrusions % 11 == 0:
                     pickle.loads(pickle.dumps(copy.copy(opt)))
-                if intrusions % 101 == 0:  # assign the present values
+                if intrusions % 101 == 0:  # assign the current values
                     opt.lr = opt.schedule
                     opt.hyper["eps"] = opt.hyper["eps"]
                     opt.load_state_dict(opt.state_dict())
@@ -209,7 +210,7 @@ def test_a_rate_that_waits_for_a_step_of_its_own_optimizer() -> None:
 
 
 def test_a_slow_rate_is_not_starved_by_fast_steps() -> None:
-    """A thread with a slow rate completes its steps, however often other threads step meanwhile."""
+    """A thread with a slow rate completes its steps, however often other threads step in the meantime."""
     slow = threading.local()
     stop = threading.Event()
 
@@ -250,7 +251,7 @@ TOUCHES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("what", [*TOUCHES, "step"])
 def test_two_optimizers_whose_rates_touch_each_other(what: str) -> None:
-    """When the rates are called, both optimizers are in a step, but hold no lock. A nested step raises."""
+    """While the rates are computed, both optimizers are in a step but hold no lock. A nested step raises."""
     both = threading.Barrier(2)
     met = threading.local()
     optimizers: list[lrcore.SGD] = []

@@ -1,4 +1,4 @@
-"""Backends, threads, information, and the environment variables."""
+"""Backends, threads, `lrcore.info`, and the environment variables."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_backends_are_listed_best_first() -> None:
     assert ("cuda" in names) == (lrcore.info()["cuda_error"] is None)
     if not os.environ.get("LRCORE_BACKEND"):
         assert lrcore.info()["backend"] == names[0]
-    with lrcore.use_backend("emulated"):  # a backend for tests
+    with lrcore.use_backend("emulated"):  # a backend for tests only
         assert lrcore.info()["backend"] == "emulated"
         assert "emulated" not in (*lrcore.backends(), *lrcore.info()["architectures"])
 
 
 @pytest.fixture
 def two() -> Iterator[tuple[str, str, str]]:
-    """Yield the backend in use and two others; restore the former afterwards."""
+    """Yield the backend in use and two others; restore the first one afterwards."""
     before = in_use()
     others = [each for each in reversed(BACKENDS) if each != before]
     if len(others) < 2:
@@ -62,16 +62,17 @@ BLOCKS = {
     "ba[(])": "BABAA.",
     "a(b[(())])([()])": "AABBAAABA.ABABA.",
 }
-"""Actions of two objects, and the backend in use after each: A or B for theirs, a dot for the initial one.
+"""Actions on two objects, a and b, and the backend in use after each action.
 
-A letter makes an object, a dot chooses the initial backend, "!" is a call that is refused; () begin and end
-a block of a, and [] a block of b.
+Actions: a letter calls `use_backend` and keeps the object that it returns; a dot chooses the initial backend;
+"!" is a call that is refused; () enter and leave a block of a, and [] a block of b. Backends: A or B is the
+backend of that object, a dot the initial one.
 """
 
 
 @pytest.mark.parametrize("signs", BLOCKS)
 def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[str, str, str]) -> None:
-    """This holds across threads. A block only undoes its own choice; a call within it stays in effect."""
+    """The choice applies to all threads. A block only undoes its own choice; a call within it stays in effect."""
     before, *names = two
     made: dict[str, Any] = {}
 
@@ -94,7 +95,7 @@ def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[s
 
 
 def test_choices_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
-    """As in a signal handler: another block leaves no trace, and a call stays in effect after the block."""
+    """At any opcode of a block, as in a signal handler, another block leaves no trace, and a call stays in effect."""
     before, name, other = two
 
     def block(name: str) -> None:
@@ -175,7 +176,7 @@ def test_wrong_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("variable", ["LRCORE_BACKEND", "LRCORE_NUM_THREADS"])
 def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
-    """Neither the import nor functions that do not step refuse it: the program may not need the variable."""
+    """Imports and functions that do not step do not raise, because the program may not need the variable."""
     assert_runs(
         f"""
         ones = np.ones(3, np.float32)
@@ -203,7 +204,7 @@ def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
 
 @pytest.fixture
 def begin_wrongly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Yield a function that sets up the state of an import with both variables wrong; then restore the state."""
+    """Yield a function that sets the state after an import with two wrong variables; then restore the state."""
     runtime = lrcore._runtime
     before, threads = in_use(), lrcore.info()["threads"]
     errors = [ValueError(f"{name}: wrong") for name in ("LRCORE_BACKEND", "LRCORE_NUM_THREADS")]
@@ -238,9 +239,9 @@ def refusal() -> str:
 @pytest.mark.usefixtures("begin_wrongly")
 @pytest.mark.parametrize("limit", [lrcore.set_num_threads, limit_by_threadpoolctl])
 def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int], object]) -> None:
-    """A refused choice, or one for the other variable, leaves the error. A block answers while it lasts.
+    """The error stays after a refused choice, and after a choice for the other variable.
 
-    An optimizer that was made in the block works afterwards, too.
+    A block suppresses the error while it lasts. An optimizer that was made in the block keeps working after it.
     """
     for no_answer in (lambda: lrcore.use_backend("faster"), lambda: lrcore.set_num_threads(0)):
         with pytest.raises(ValueError, match="^(backend|num_threads): expected"):
@@ -265,7 +266,7 @@ def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int],
 
 
 def test_answers_that_are_interrupted(begin_wrongly: Callable[[], None]) -> None:
-    """Code that raises or looks before any opcode finds a choice in effect completely or not at all."""
+    """If code raises, or reads the state, before any opcode, a choice is completely in effect or not at all."""
     others = [each for each in ("portable", "emulated") if each != in_use()]
     count = _lrcore_core.num_threads() + 1
     looked: set[str] = set()
@@ -365,7 +366,7 @@ def test_import_brings_nothing_heavy() -> None:
 
 
 def test_a_package_that_is_not_compiled_says_what_to_do() -> None:
-    """A source tree is such a package. If another module is missing, its own error is raised."""
+    """A source tree has no compiled core. If another module is missing, the original error is raised."""
     done = python("import sys; sys.modules['lrcore._lrcore_core'] = None; import lrcore")
     assert done.stderr.splitlines()[-1] == (
         f"ImportError: lrcore._lrcore_core: expected the compiled extension, got none in {Path(lrcore.__file__).parent}; "
@@ -377,7 +378,7 @@ def test_a_package_that_is_not_compiled_says_what_to_do() -> None:
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
 def test_extensions_show_nothing_of_the_standard_library() -> None:
-    """A process may load a second standard library; symbols that both export would be merged."""
+    """A process may load a second C++ standard library; symbols exported by both would be merged."""
     for extension in Path(_lrcore_core.__file__).parent.glob("_lrcore_*.so"):
         listing = ["nm", "-D", "--defined-only", "--format=posix", str(extension)]
         shown = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -69,7 +69,7 @@ def test_eight_threads_on_eight_optimizers() -> None:
 
 
 def test_eight_threads_call_one_function_with_the_same_arguments() -> None:
-    """Each call steps as if alone, although NAdam's products of momenta continue those of other calls."""
+    """Each call steps as if alone, although NAdam continues the product of momenta from other calls."""
 
     def parameters_after(t: int) -> bytes:
         p, g, m, v = np.ones((4, 8), np.float32)
@@ -89,8 +89,8 @@ def test_eight_threads_call_one_function_with_the_same_arguments() -> None:
 def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
     """No step is lost, and each save is a snapshot of one moment.
 
-    The state is the number of all steps taken; the count is 2^20 times the number of the last assignment,
-    plus the steps since.
+    The state counts all steps. The step count is 2^20 times the number of the last assignment, plus the number
+    of steps since then.
     """
     opt = lrcore.Adagrad(np.zeros(LARGE, np.float32), lr=lambda _: 1.0)
     g = np.ones(LARGE, np.float32)
@@ -111,14 +111,14 @@ def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
     for turn, each in enumerate(saved, 1):
         total = each["state"]["sum"]
         assert (total == total[0]).all()
-        since = each["step_count"] - (turn << 20)  # the thread that saves has assigned the count
+        since = each["step_count"] - (turn << 20)  # the thread that saves also assigned the count
         assert 0 <= since <= total[0] <= 80
         assert each["hyper"]["eps"] == each["hyper"]["lr_decay"] == turn
 
 
 def test_optimizers_that_step_together_in_either_order() -> None:
     """No two threads wait for each other, each holding the lock that the other needs."""
-    n = 3_000_000  # a sweep takes long enough for some thread to wait whenever another releases the locks
+    n = 3_000_000  # sweeps are so long that a thread is waiting whenever another one releases the locks
     grads = np.full(n, -1, np.float32)
     first, second = (lrcore.SGD(np.zeros(n, np.float32), lr=1.0, grads=grads) for _ in range(2))
 
@@ -134,7 +134,7 @@ def test_optimizers_that_step_together_in_either_order() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a CPU")
 def test_more_threads_than_the_system_runs_at_once() -> None:
-    """The caller takes slices that no worker has begun, each once, with any timing and thread count."""
+    """The caller takes slices that no worker has begun; each slice is taken once, for any timing and thread count."""
     assert_runs("""
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -154,7 +154,7 @@ def test_more_threads_than_the_system_runs_at_once() -> None:
 @forks
 @pytest.mark.parametrize("workers", ["awake", "asleep"])
 def test_forks(workers: str) -> None:
-    """The child has no pool threads: it neither waits for them nor loses work. The parent continues."""
+    """The child inherits no pool threads; it neither waits for them nor loses work. The parent keeps working."""
     assert_runs(f"""
         import os, signal, time
         n = 1_500_000
@@ -191,7 +191,7 @@ def test_forks(workers: str) -> None:
     not Path("/proc/self/task").is_dir(), reason="this platform does not list a process's threads"
 )
 def test_signals_are_for_the_threads_of_the_program() -> None:
-    """Threads of the pool block signals: a program may wait for a signal that its own threads block."""
+    """The pool's threads block signals, because a program may wait for a signal that its own threads block."""
     done = python("""
         import os, signal, sys, time
         from pathlib import Path
@@ -215,7 +215,7 @@ def test_signals_are_for_the_threads_of_the_program() -> None:
 
 @forks
 def test_a_child_forked_during_another_threads_step_is_told() -> None:
-    """The child's arrays may be half updated. Other optimizers work, and functions of the same arguments."""
+    """The child's arrays may be half updated. Other optimizers work, and so does a function with the same arguments."""
     assert_runs("""
         import os, signal, sys, threading
         arguments = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}
@@ -266,9 +266,9 @@ def test_a_daemon_thread_that_steps_does_not_disturb_the_exit() -> None:
 
 @pytest.mark.parametrize("during", ["sweep", "product of a class", "product of a function"])
 def test_the_gil_is_free_during_a_step(during: str) -> None:
-    """The GIL is free during a large sweep and NAdam's product of momenta, which takes long at late steps.
+    """The GIL is free during a large sweep and NAdam's product of momenta, which takes a long time at late steps.
 
-    The short sweep after the product lets another thread run once or twice.
+    The short sweep after the product alone would let another thread run only once or twice.
     """
     p, g, m, v = np.zeros((4, 10_000_000 if during == "sweep" else 1), np.float32)
     arguments: Any = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}

@@ -1,4 +1,4 @@
-"""The two kinds of files, states and packs: contents from a number, ways to load, files written by hand."""
+"""The two kinds of files, states and packs: objects made from a number, and small files written by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGE = 90_000
 
 
 class Kind(NamedTuple):
-    """A kind of file: functions that make and read it; text and tensors of a small one, written by hand."""
+    """A kind of file: functions that make and load its objects, and the text and tensors of a small file."""
 
     make: Callable[..., Any]
     from_file: Callable[[Any], Any]
@@ -100,7 +100,7 @@ def changed(former: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def put(path: Path, header: Any, data: bytes = b"") -> Path:
-    """Write a file with any header; return its path."""
+    """Write a file with this header; return its path."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return path
@@ -113,7 +113,7 @@ def put_small(
     tensors: Mapping[str, Any] | None = None,
     metadata: Any = None,
 ) -> Path:
-    """Write the small file of the number 2, perhaps with other text, tensors or metadata; return its path."""
+    """Write the small file of the number 2, optionally with other text, tensors or metadata; return its path."""
     text = json.dumps(kind.text) if text is None else text
     tensors = kind.tensors if tensors is None else tensors
     end = max((each["data_offsets"][1] for each in tensors.values()), default=0)

@@ -40,7 +40,7 @@ NO_WHEELS = "safetensors has no wheels for free-threaded Python"
 
 
 def test_a_file_written_by_hand(kind: Kind, path: Path) -> None:
-    """The tests below change this file. It loads into an object, and it makes a new one."""
+    """A file written by hand loads into an object and makes a new one. The tests below change such a file."""
     into = kind.make(3)
     into.load(put_small(path, kind))
     for each in (into, kind.from_file(path)):
@@ -73,7 +73,7 @@ def test_another_reader_reads_what_is_written(path: Path) -> None:
 
 
 def test_what_another_writer_wrote(path: Path) -> None:
-    """This includes lrcore's files, rewritten with their metadata but another order and other spaces."""
+    """Files of another writer are read, even lrcore's own files after it rewrote them in its order and spacing."""
     numpy = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
     arrays = {name: np.array(view) for name, view in all_shapes().named_arrays().items()}
     numpy.save_file(arrays, path)
@@ -88,7 +88,7 @@ def test_what_another_writer_wrote(path: Path) -> None:
 
 
 def test_the_bytes_of_a_file(path: Path) -> None:
-    """The metadata come first, then, from a multiple of 8 bytes on, the tensors by name, and nothing else.
+    """The metadata come first. The tensors follow at a multiple of 8 bytes, sorted by name, with nothing after them.
 
     The checksum covers the text and the tensors, regardless of the blocks in which they are read.
     """
@@ -106,7 +106,7 @@ def test_the_bytes_of_a_file(path: Path) -> None:
 
 
 def test_headers_of_the_format(path: Path) -> None:
-    """Entries may have any order, empty tensors in between, spaces at the end, and data in another order."""
+    """Entries may be in any order and followed by spaces; the data may be in another order and tensors empty."""
     b, zero, a = tensor([], 0, 4), tensor([0, 9], 4, 4), tensor([1, 1], 4, 8)
     text = json.dumps({"b": b, "__metadata__": {}, "a": a, "zero": zero}).encode() + b"  \n"
     made = lrcore.Pack.from_file(put(path, text, np.array([7, 8], np.float32).tobytes()))
@@ -179,7 +179,7 @@ def test_names_that_stand_twice(level: str, kind: Kind, path: Path) -> None:
 def test_a_header_of_many_values_is_not_parsed(
     part: str, kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parsing would take seconds, and many times the memory of the file. A text may escape each character."""
+    """Parsing would take seconds, and many times the file's size in memory, even if each character is escaped."""
     refusal = "expected at most 5000 brackets, colons and commas, got 60"
     monkeypatch.setattr(strict_json, "MOST_MARKS", 5000)
     values = "[" + part * (6000 // sum(map(part.count, "[{:,"))) + "0]"
@@ -229,7 +229,7 @@ PLATEAU = {"schedule": "Plateau", "lr": 1.0}
 
 
 def without(entries: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return entries, except some of them."""
+    """Return a dictionary without some of its entries."""
     return changed(entries, dict.fromkeys(names, ...))
 
 
@@ -348,14 +348,14 @@ TENSORS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("name", "changes", "match"), TENSORS)
 def test_wrong_tensors(name: str, changes: dict[str, Any], match: str, path: Path) -> None:
-    """The header is valid, but the text belongs to another file."""
+    """The header is valid but does not match the text."""
     kind = KINDS[name]
     assert_refused(put_small(path, kind, tensors=changed(kind.tensors, changes)), kind, match)
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F16", "BF16", "F8_E4M3", "I32", "I4", "BOOL", "F33"])
 def test_another_dtype_is_named(dtype: str, kind: Kind, path: Path) -> None:
-    """The size is not checked, because only that of F32 is known here."""
+    """The size of the data is not checked, because only the element size of F32 is known."""
     for name, each in kind.tensors.items():
         other = {name: each | {"dtype": dtype, "shape": [7]}}
         put_small(path, kind, tensors=kind.tensors | other)
@@ -370,7 +370,7 @@ def test_each_kind_says_what_reads_the_other(path: Path) -> None:
     assert_refused(path, pack, "class: expected 'Pack', got 'Adam'; use lrcore.load")
 
 
-# ---- damaged files, and others
+# ---- damaged files, and files of other formats
 
 
 def test_cut_at_each_byte(kind: Kind, path: Path) -> None:
@@ -384,7 +384,7 @@ def test_cut_at_each_byte(kind: Kind, path: Path) -> None:
 
 @pytest.mark.parametrize("turn", slow_but_first(range(8)))
 def test_each_bit_flipped(turn: int, kind: Kind, path: Path) -> None:
-    """One bit per byte is flipped, in the header, including an extent of an empty array, and in the data."""
+    """In each byte of the header and data, one bit is flipped, even in the extents of an empty array."""
     kind.make(1).save(path)
     with path.open("r+b", buffering=0) as file:
         for position, byte in enumerate(path.read_bytes()):
@@ -469,7 +469,7 @@ ACTIONS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
     "remove": (lambda path, _: path.unlink(), ""),
     "hide": (lambda path, _: path.chmod(0), ""),
 }
-"""Changes of a file, and words of the resulting error; no words if the file is still read unchanged."""
+"""Changes to a file, and a part of the resulting message, which is empty if the old contents are still read."""
 
 
 @pytest.mark.parametrize(("name", "own"), [("optimizer", True), ("pack", True), ("pack", False)])
@@ -477,9 +477,9 @@ ACTIONS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
 def test_changed_while_it_is_read(
     name: str, own: bool, action: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that changes before any read, or before the last check, is loaded as it was, or refused.
+    """If a file changes before any read, or before the last check, it is loaded as it was or refused.
 
-    This includes files by others, which have neither text nor checksum.
+    This includes files of other programs, which have neither text nor checksum.
     """
     kind, (act, match) = KINDS[name], ACTIONS[action]
     files = []

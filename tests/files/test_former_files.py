@@ -1,8 +1,8 @@
-"""Files of format 1 and pickles, written by the version before format 2, are read to the bit.
+"""Files of format 1 and pickles, written by the version before format 2, are read with equal bits.
 
 They are in ``golden/format_1``: a file for each rule, after three steps, and a pack. ``expected.json`` has
-that version's values at that time and its parameters after three more steps, as hexadecimal digits of their
-bytes, and the pickles.
+the values that that version saved, its parameters after three more steps, and the pickles. All bytes are written
+as hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def decoded(digits: str) -> Array:
 
 
 def grads(t: int) -> Array:
-    """Return the gradient of the step after t steps."""
+    """Return the gradient of step t + 1."""
     return np.random.default_rng([7, t]).standard_normal(SIZE).astype(np.float32)
 
 
 def names_in(pickled: bytes) -> set[bytes]:
-    """Return the names of lrcore's modules in a pickle, where each follows its length."""
+    """Return the names of lrcore's modules in a pickle, which stores the length of each name before it."""
     parts = (part for part in pickled.split(b"\x8c") if part[1:].startswith(b"lrcore"))
     return {part[1 : 1 + part[0]] for part in parts}
 
@@ -55,7 +55,7 @@ def assert_held(opt: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_state(rule: str, tmp_path: Path) -> None:
-    """A state loads into a new optimizer and an existing one, also after a save in the current format."""
+    """A state loads into a new and an existing optimizer, and still does after a save in the current format."""
     assert len(RULES) == 28
     expected, file = EXPECTED[rule], FILES / f"{rule}.safetensors"
     cls: Any = getattr(lrcore, expected["class"])

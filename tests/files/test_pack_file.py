@@ -1,4 +1,4 @@
-"""Packs in files: names, nesting and ties are restored, also from others' files; wrong files are refused."""
+"""Packs in files: names, nesting and ties are restored, also from files of other programs; wrong files are refused."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def assert_does_not_fit(path: Path, match: str, pack: lrcore.Pack) -> None:
         pack.load(path)
 
 
-# ---- what survives
+# ---- round trips
 
 
 @pytest.mark.parametrize("make", [model, tied])
@@ -127,9 +127,9 @@ def test_the_file_says_how_it_is_nested_and_tied(path: Path) -> None:
 
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"lrcore_run": "7"}])
 def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
-    """The file's names have dots. It makes a flat pack, or loads into a pack, which determines the nesting.
+    """The file's names have dots: a pack made from it is flat, and a pack that loads it keeps its own nesting.
 
-    Metadata that merely begin like lrcore's are not lrcore's.
+    Metadata are ignored if their name merely begins like that of lrcore's metadata.
     """
     by_others(path, model().named_arrays(), **metadata)
     made = lrcore.Pack.from_file(path)
@@ -140,7 +140,7 @@ def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
 
 
 def test_a_part_with_ties(path: Path) -> None:
-    """An array tied to one outside the part is stored with the part, and written in place."""
+    """An array of the part that is tied to an array outside it is stored with the part and loaded in place."""
     w = np.arange(1, 3, dtype=np.float32)
     pack = lrcore.Pack({"embed": w, "layers": [{"w": w}, {"w": w, "b": 1}]})
     pack["layers"][1].save(path)
@@ -232,7 +232,7 @@ def test_files_by_others_that_do_not_fit(path: Path) -> None:
 
 
 def test_tied_files_and_packs_that_are_not(path: Path) -> None:
-    """A tied file has values for all names; a tied pack accepts a file whose values agree."""
+    """A file with ties has values for all names. A pack with ties loads a file whose values for tied names agree."""
     tied().save(path)
     partly = untied().tree()
     partly["head"]["w"] = partly["embed"]
@@ -259,7 +259,7 @@ def test_values_that_differ_between_tied_names(own: bool, path: Path) -> None:
     ["embed", "layers.0.w", "head.w", "embed head.w", "layers.0.w head.w layers.1.s", "head.s", ""],
 )
 def test_files_by_others_without_some_tied_names(missing: str, path: Path) -> None:
-    """Any of the tied names may be missing, as long as one is there."""
+    """Any of the tied names may be missing, as long as one of them is present."""
     names = missing.split()
     by_others(path, changed(tied().named_arrays(), dict.fromkeys(names, ...)))
     assert_bits(loaded(path, tied()).flat, tied().flat)
@@ -303,7 +303,7 @@ def test_wrong_ties(structure: dict[str, Any], ties: Any, match: str, path: Path
 
 @pytest.mark.parametrize("part", [[], {}, "[]", 0])
 def test_a_long_name_does_not_fill_the_memory(part: Any, path: Path) -> None:
-    """A name is in the path of each part below it: paths could grow with the square of the file's size."""
+    """The path of a part repeats all names above it, so paths could grow with the square of the file's size."""
     entries = {"x" * 50_000: [part] * 2_000}
     refusal = f"^{path}: structure: expected paths of at most 99000000 characters in total"
     assert_refused(put_small(path, PACK, json.dumps(PACK.text | {"structure": entries})), PACK, refusal)

@@ -15,7 +15,7 @@ from files.kinds import Kind, number_of
 
 
 def test_what_is_no_file_is_not_read(kind: Kind, tmp_path: Path) -> None:
-    """A load does not wait for it either."""
+    """A load neither reads from a device, pipe or socket nor waits for one."""
     os.mkfifo(tmp_path / "fifo")
     for each in (tmp_path / "fifo", "/dev/zero", "/dev/null"):
         for load in kind.uses(each)[1:]:
@@ -83,7 +83,7 @@ def test_kinds_of_paths(kind: Kind, tmp_path: Path) -> None:
 def test_a_folder_deeper_than_a_path_can_say(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # monkeypatch changes the folder back at the end
+    monkeypatch.chdir(tmp_path)  # monkeypatch restores the working directory
     for _ in range(20):
         Path("x" * 250).mkdir()
         os.chdir("x" * 250)

@@ -139,7 +139,7 @@ def test_a_failure_leaves_the_old_file(
 def test_a_folder_that_cannot_be_synchronised(
     path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system that cannot do this is accepted; a broken one raises."""
+    """A save works on file systems that cannot synchronise folders, but raises on an I/O error."""
 
     def refuse(file: int) -> None:
         if stat.S_ISDIR(os.fstat(file).st_mode):
@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_the_old_file(saved: Path, kind: Kind) -> None:
 
 
 def test_a_mounted_file(saved: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system refuses to move another file over it."""
+    """The system refuses to move another file over a mount point."""
     monkeypatch.setattr(os, "replace", failing(OSError(errno.EBUSY, "busy")))
     match = "mount point cannot be replaced atomically; mount its folder"
     with untouched(saved), pytest.raises(OSError, match=match) as raised:
@@ -179,7 +179,7 @@ def test_a_mounted_file(saved: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 def test_a_failed_save_leaves_the_file_of_another(
     path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other save may have taken the name after the move."""
+    """After the move, another save may have taken the temporary name."""
     replace = os.replace
 
     def move(*arguments: Any, **named: Any) -> None:
@@ -290,7 +290,7 @@ def test_killed_at_each_call(kind: str, path: Path) -> None:
 )  # the collector closes the file
 @pytest.mark.slow
 def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
-    """As with Ctrl-C: the file is whole, and the next save removes a leftover."""
+    """After an interrupt, as by Ctrl-C, the file is whole, and the next save removes a leftover."""
     small.save(path)
     for _ in at_each_opcode(lambda: small.save(path), interrupt):
         assert_beside(path, *([0] if temporary(path).exists() else []))
@@ -303,7 +303,7 @@ def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
 
 
 def test_a_save_in_the_middle_of_another(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a signal handler, the inner save spares the other's temporary file, and the last to end wins."""
+    """An inner save, as in a signal handler, keeps the outer one's temporary file. The last save to end wins."""
 
     def between(_: int) -> None:
         kind.make(2).save(path)
@@ -366,7 +366,7 @@ def test_processes_that_save_one_file(path: Path) -> None:
 
 
 def test_leftovers_are_removed(path: Path, small: Any) -> None:
-    """All leftovers with consecutive numbers are removed; those of other files are ignored."""
+    """All leftovers with consecutive numbers are removed; leftovers of other files are ignored."""
     other = temporary(path.with_name("other"))
     for each in (*(temporary(path, number) for number in range(4)), temporary(path, 5), other):
         each.write_bytes(b"left")
@@ -388,7 +388,7 @@ def test_what_a_writer_holds_is_not_touched(path: Path, small: Any) -> None:
         assert_beside(path, 0, 2)
         assert (first.read(), third.read()) == (b"its", b"its")
     small.save(path)
-    assert temporary(path, 2).exists()  # number 1 is free
+    assert temporary(path, 2).exists()  # number 1 was missing, which ended the search
     temporary(path, 1).touch()
     small.save(path)
     assert_beside(path)
@@ -396,7 +396,7 @@ def test_what_a_writer_holds_is_not_touched(path: Path, small: Any) -> None:
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_links_are_not_written_through(link: Callable[..., None], path: Path, small: Any) -> None:
-    """Otherwise, anyone who may write to the folder could make a save write into any file."""
+    """If saves wrote through links, anyone who may write to the folder could make a save change any file."""
     victim = path.with_name("victim")
     victim.write_bytes(b"victim")
     victim.chmod(0o600)
@@ -410,7 +410,7 @@ def test_links_are_not_written_through(link: Callable[..., None], path: Path, sm
 
 
 def test_what_is_no_file_is_left(path: Path, small: Any) -> None:
-    """A save does not wait for it either."""
+    """A save neither removes a pipe or folder under its temporary name nor waits for the pipe."""
     os.mkfifo(temporary(path, 0))
     temporary(path, 1).mkdir()
     small.save(path)
@@ -419,7 +419,7 @@ def test_what_is_no_file_is_left(path: Path, small: Any) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
 def test_without_locks(code: int, path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without locks, a save cannot know whether a writer is alive, so it only removes its own files."""
+    """Without locks, a save cannot determine whether a writer is alive, so it only removes its own files."""
     monkeypatch.setattr(fcntl, "flock", failing(OSError(code, os.strerror(code))))
     temporary(path).write_bytes(b"left")
     before(monkeypatch, os, "fsync", lambda _: small.save(path), once=True)
@@ -434,7 +434,7 @@ def test_leftovers_that_open_or_lock_in_one_way_alone(
     """The leftover of a save over a read-only file is read-only; NFS only locks writable descriptors."""
 
     def refuse(name: Any, flags: int, **_: Any) -> None:
-        if name == temporary(path).name and flags & os.O_ACCMODE == os.O_RDWR:  # applies to root too
+        if name == temporary(path).name and flags & os.O_ACCMODE == os.O_RDWR:  # even root
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def refuse_lock(file: Any, _: int) -> None:
@@ -453,7 +453,7 @@ def test_leftovers_that_open_or_lock_in_one_way_alone(
 def test_another_writer_takes_a_new_file_for_a_leftover(
     removed: bool, held: bool, path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the lock, the other has removed the file, is about to, or holds its own file of that name."""
+    """Before the lock, the other writer removed the file, is about to, or holds a new file of that name."""
     with ExitStack() as opened:
 
         def take(*_: Any) -> None:

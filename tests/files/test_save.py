@@ -1,4 +1,4 @@
-"""The file of an optimizer's state: runs resume from it with equal bits, under any class, rate and device."""
+"""The file of an optimizer's state: runs resume from it with equal bits, for any class, rate and device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATE = KINDS["optimizer"]
 
 @pytest.mark.parametrize("k", slow_but_first(range(1, 21)))
 def test_resume_from_a_file(rule: str, k: int, path: Path) -> None:
-    """A new object with other numbers and another rate continues with the bits of the uninterrupted run.
+    """A new object with other hyperparameters and another rate continues with the uninterrupted run's bits.
 
     So does an object made from the file alone.
     """
@@ -99,7 +99,7 @@ class Chosen(lrcore.Adam):
 
 
 class Passing(lrcore.AdamW):
-    """A class whose constructor names no argument."""
+    """A class whose constructor has no named arguments."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -107,7 +107,7 @@ class Passing(lrcore.AdamW):
 
 @pytest.mark.parametrize("cls", [Own, Chosen, Passing])
 def test_a_class_of_the_callers_own(cls: Any, path: Path) -> None:
-    """It resumes from its own or a former version's dictionary, or its file. `lrcore.load` makes the base."""
+    """An object resumes from its dictionary, a former version's, or its file. `lrcore.load` makes its base class."""
     opt = cls(start(), 0.1)
     run(opt, 2)
     opt.save(path)
@@ -164,7 +164,7 @@ def as_numpy(array: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["Lions", "Optimizer", "", 3, None, ["Adam"], "SGD", "Pack", "__doc__"])
 def test_classes_that_make_no_such_state(name: Any, path: Path) -> None:
-    """An existing optimizer ignores the name."""
+    """A load into an existing optimizer ignores the name of the class."""
     put_small(path, STATE, json.dumps(STATE.text | {"class": name}))
     with pytest.raises(ValueError, match=f"^{path}: (class: expected the name|hyper: expected|rule: )"):
         STATE.from_file(path)

@@ -1,4 +1,4 @@
-"""CUDA array libraries as the tests use them: CuPy, real or imitated, and PyTorch."""
+"""One interface to the CUDA array libraries of the tests: CuPy, real or imitated, and PyTorch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class CuPy:
             graph = stream.end_capture()
 
         def replay() -> None:
-            self.cupy.cuda.Stream.null.synchronize()  # a non-blocking stream would not wait for it
+            self.cupy.cuda.Stream.null.synchronize()  # a non-blocking stream does not wait for the null stream
             graph.launch(stream)
             stream.synchronize()
 

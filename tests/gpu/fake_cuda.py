@@ -1,8 +1,8 @@
-"""CUDA devices imitated in host memory, behind the table of csrc/cuda/api.h and as a CuPy.
+"""CUDA devices imitated in host memory: a table of functions as in csrc/cuda/api.h, and a CuPy.
 
 The core finds this table in the same way as the real module's, so tests step "device" arrays through the
-whole binding on any machine. A launch runs the code of the kernels' threads on the host: at once or, if a
-graph has recorded the launch, whenever the graph is launched.
+whole binding on any machine. A launch runs the code of the kernels' threads on the host: at once or, if the
+stream is capturing, whenever the graph is launched.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class FakeCuda:
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
         """Function of a `Job` and its number of blocks; returns the ranges of blocks to run. None: all."""
         self.behind = False
-        """Whether queries report events as not completed, although they are."""
+        """Whether queries report completed events as not completed."""
         self.cupy: Any = fake_cupy.make_module()
         self.exports: list[fake_cupy.Export] = []
         """The exports of device arrays, in order."""

@@ -1,7 +1,7 @@
 """A CuPy without a GPU: NumPy arrays that report a CUDA device, and the streams of a `FakeCuda`.
 
 It has the parts of CuPy that the binding uses, and does no arithmetic. Kernels run when they are launched, so
-nothing has to be waited for; work on a capturing stream is recorded instead of run, as on a device.
+no function has to wait. Work on a capturing stream is recorded instead of run, as on a device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def submit(work: Work) -> None:
 
 
 class Device:
-    """The CUDA device of a number, or the current device; ``with`` makes it current."""
+    """The CUDA device with this number, or the current device; ``with`` makes it current."""
 
     def __init__(self, device: int | None = None) -> None:
         self.id = active[-1].thread.device if device is None else device

@@ -1,4 +1,4 @@
-"""The calls of a step to the driver and to the arrays' libraries, on imitated devices."""
+"""The calls that a step makes to the driver and to the arrays' libraries, on imitated devices."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ones(n: int = 8) -> Array:
 
 
 def test_a_step_launches_and_does_nothing_else(xp: Imitated, rule: str) -> None:
-    """A step neither waits nor allocates nor loads kernels, which the constructor has loaded.
+    """A step does not wait, allocate or load kernels, which the constructor has already loaded.
 
     A capturable optimizer also advances the count, on the same stream.
     """
@@ -77,7 +77,10 @@ def launched_on(xp: Imitated) -> list[int | None]:
 
 
 def test_the_stream_of_a_step(xp: Imitated) -> None:
-    """It is the current stream of the parameters' library, or the argument; 0 means 1, the legacy default."""
+    """A step runs on `stream`, by default the current stream of the parameters' library.
+
+    Stream 0 means 1, the legacy default stream.
+    """
     opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
     side = xp.stream()
 
@@ -116,7 +119,7 @@ def test_what_is_no_stream(xp: Imitated) -> None:
 
 
 def test_what_the_gradients_exporter_is_asked(xp: Imitated) -> None:
-    """The exporter must make the gradient safe for the step's stream unless it works on that stream."""
+    """Gradients must be made safe for the step's stream unless it is the current stream of their library."""
     opt, g = lrcore.SGD(xp.array(ones())), xp.array(ones())
     side = xp.stream()
     xp.fake.clear()
@@ -145,7 +148,7 @@ class ForeignLegacy(Foreign):
 
 
 def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
-    """Their library may reuse released memory at once. The stream's own library orders the reuse itself."""
+    """Their library may reuse released memory at once, unless the step runs on that library's current stream."""
     opt: lrcore.SGD | None = lrcore.SGD(xp.array(ones()))
     side = xp.stream()
 
@@ -181,7 +184,7 @@ def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
 
 @pytest.mark.parametrize("kind", [Foreign, ForeignLegacy])
 def test_arrays_of_another_library(xp: Imitated, kind: type[Foreign]) -> None:
-    """Gradients are made safe for the step's stream, by default the legacy default. The state is CuPy's."""
+    """Gradients are made safe for the step's stream, by default the legacy one. The state is a CuPy array."""
     params, g = xp.array(ones()), kind(xp.array(ones()))
     opt = lrcore.SGD(Foreign(params), lr=1.0, momentum=0.5)
     side = xp.stream()
@@ -209,7 +212,7 @@ def test_state_as_a_capsule(xp: Imitated) -> None:
     state.__dlpack__(dl_device=(2, 0), copy=False)
     del state, capsule
     gc.collect()
-    assert xp.fake.leaked() == []  # unused capsules release it too
+    assert xp.fake.leaked() == []  # unused capsules release the memory, too
 
 
 def test_the_arrays_device_is_current_for_exports_and_launches(xp: Imitated) -> None:
@@ -282,7 +285,7 @@ def test_a_capture_refuses_what_waits(xp: Imitated) -> None:
 
 
 def test_an_optimizer_is_let_go_during_a_capture(xp: Imitated) -> None:
-    """The garbage collector may run at any time; the capture goes on."""
+    """The garbage collector may run during a capture, which continues."""
     p, g = (xp.array(ones()) for _ in range(2))
     opt = lrcore.SGD(p, momentum=0.9, grads=g, capturable=True, max_steps=3)
     other: lrcore.SGD | None = copy.copy(opt)
@@ -300,7 +303,7 @@ def test_an_optimizer_is_let_go_during_a_capture(xp: Imitated) -> None:
 
 
 def test_a_library_that_knows_of_no_devices(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The arrays of a PyTorch without CUDA, for example, are on the CPU, and are refused as CPU arrays."""
+    """If PyTorch was built without CUDA, for example, its arrays are refused like other CPU arrays."""
 
     def current_stream(_: int) -> None:
         raise AssertionError("Torch not compiled with CUDA enabled")
@@ -314,7 +317,7 @@ def test_a_library_that_knows_of_no_devices(xp: Imitated, monkeypatch: pytest.Mo
 
 
 def test_the_librarys_own_current_device(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch exports only from the device that it considers current, regardless of the driver."""
+    """PyTorch only exports from its own current device, which may differ from the driver's."""
     current = [0]
 
     class Tensor(Foreign):
@@ -347,7 +350,7 @@ def test_the_librarys_own_current_device(xp: Imitated, monkeypatch: pytest.Monke
 
 
 def test_the_first_device_arrays_in_several_threads() -> None:
-    """The process is new, because some modules and objects are imported or made only once."""
+    """Run in a new process, because some modules are imported, and some objects made, only once."""
     program = """
 import sys, threading
 sys.setswitchinterval(1e-6)
@@ -364,7 +367,7 @@ with imitated() as xp:
 
 
 class Elsewhere:
-    """An array of a device that may be missing."""
+    """An array on a device that may be missing."""
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, 1
@@ -393,7 +396,7 @@ def test_devices_are_listed(xp: Imitated) -> None:
 
 
 def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the build lacks CUDA, the error has the remedy; if the module does not load, the reason."""
+    """If the build lacks CUDA, the error says how to add it; if the module cannot be loaded, it says why."""
     monkeypatch.setitem(sys.modules, "lrcore._lrcore_cuda", None)
     built = lrcore.info()["cuda"]
     remedy = "cannot be loaded" if built else "CPU arrays only; install it with LRCORE_CUDA=ON"
@@ -414,7 +417,7 @@ def sparse(n: int) -> Array:
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("n", [2**31 + 5, 2**32 + 1])
 def test_more_elements_than_32_bits_count(xp: Imitated, n: int, shift: int) -> None:
-    """Blocks step the elements at both ends and around 2^31 and 2^32, in vectors of four or one by one."""
+    """Elements at both ends and around 2^31 and 2^32 are stepped, in vectors of four or one by one."""
     memories = [sparse(n + 1) for _ in range(3)]
     params, momentum = (xp.cupy.ndarray(memory[:n]) for memory in memories[:2])
     grads = xp.cupy.ndarray(memories[2][shift : n + shift])

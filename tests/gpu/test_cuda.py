@@ -71,9 +71,9 @@ def test_any_alignment_and_nothing_outside(xp: CuPy | Torch, rule: str, n: int) 
 
 
 def test_state_lies_like_the_parameters(xp: CuPy | Torch) -> None:
-    """A step on a shifted view thus moves 16 bytes at once.
+    """The state has the alignment of the parameters, so even a step on a shifted view moves 16 bytes at once.
 
-    The state is memory like any other, and outlives its optimizer.
+    The state is an ordinary array, and outlives its optimizer.
     """
     memory = xp.array(np.zeros(64, np.float32))
     for shift in range(5):
@@ -90,7 +90,7 @@ def test_state_lies_like_the_parameters(xp: CuPy | Torch) -> None:
 
 
 def test_edges_of_float32(xp: CuPy | Torch, rule: str) -> None:
-    """A poisoned gradient; subnormal operands, which nothing flushes; 0 / 0 if epsilon is 0; late steps."""
+    """A poisoned gradient; subnormal operands, which are not flushed to 0; 0 / 0 if epsilon is 0; late steps."""
     start, all_gradients = problem(70, 3)
     all_gradients[1][[0, 37, 69]] = np.nan, np.inf, -np.inf
     assert_steps_alike(xp, rule, start, all_gradients)
@@ -127,7 +127,7 @@ def test_resume_anywhere(xp: CuPy | Torch) -> None:
 
 @pytest.mark.parametrize("passed", ["no", "handle", "object"])
 def test_the_stream_of_the_gradient(xp: CuPy | Torch, passed: str) -> None:
-    """A step uses the values of a gradient queued behind long work, on the gradient's stream or another.
+    """A step uses the final values of a gradient that is queued behind long work, on its stream or another.
 
     The host does not wait.
     """

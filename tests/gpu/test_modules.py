@@ -1,8 +1,8 @@
 """PyTorch modules on a device: `FusedOptimizer`, an iteration in a CUDA graph, and the guide on offloading.
 
-All results are compared with the CPU's to the last bit. The gradients are therefore given or exact, because
-those that a device computes may be rounded differently. The tests also run on the CPU, against the CPU. If
-PyTorch is not installed, a skip names it.
+All results are compared with the CPU's to the last bit. The gradients are therefore assigned, or exact,
+because a device may round computed gradients differently. The tests also run with the CPU as the device. If
+PyTorch is not installed, the reason for the skip names it.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def test_a_module_steps_as_on_the_cpu(device: str, name: str, options: dict[str,
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("aside", [False, True])
 def test_backward_passes(device: str, set_to_none: bool, aside: bool) -> None:
-    """Two passes add up in the flat gradients; then there is none.
+    """Two backward passes add up in the flat gradients; the last step follows no backward pass.
 
-    The stream may be another than the constructor's.
+    The stream may differ from the constructor's.
     """
     (model, opt), (twin, other) = pair = both(device)
     (flat,) = (each.grads for each in opt.optimizers)
@@ -185,7 +185,7 @@ def test_a_module_that_is_moved(device: str) -> None:
 
 
 def test_a_grad_scaler(device: str) -> None:
-    """The scales are powers of two, undone in the step or before. An infinity skips the step.
+    """The scales are powers of two, undone in the step or before it. After an infinity, no step is taken.
 
     The argument `grad_scale` applies as well.
     """
@@ -209,7 +209,7 @@ def test_a_grad_scaler(device: str) -> None:
 
 
 def test_offloading(device: str) -> None:
-    """This is the guide's example, with a bfloat16 model on the device.
+    """Run the example of the guide on offloading, with a bfloat16 model on the device.
 
     The float32 parameters, pinned gradients and state are on the host.
     """

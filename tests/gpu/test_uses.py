@@ -201,7 +201,7 @@ def step_on_jax(xp: Any, n: int = 1 << 22, turns: int = 500) -> None:
     assert_bits(np.asarray(gradient), third)
     with pytest.raises(TypeError, match="^grads: expected dtype float32, got bfloat16"):
         opt.step(gradient.astype(jnp.bfloat16))
-    # JAX takes the protocol's -1, which means that there is no stream to wait for, as a stream's handle.
+    # JAX treats -1, which means "no stream to wait for" in the protocol, as the handle of a stream.
     with pytest.raises((TypeError, ValueError), match="^params: .*(immutable|read-only|cannot be exported)"):
         lrcore.SGD(gradient)
 
