@@ -1,4 +1,4 @@
-"""Call a function before any opcode of the library, as a signal handler would be called."""
+"""Call a function before each opcode of the library, as a signal handler would be called."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIBRARY = str(Path(lrcore.__file__).parent)
 def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) -> Iterator[int]:
     """Yield n = 0, 1, ..., each after a run of `action` that calls `intrude` after n opcodes of the library.
 
-    If `intrude` raises Intrusion, `action` raises it too, and the exception ends here. The garbage collector
+    If `intrude` raises Intrusion, it propagates through `action` and is caught here. The garbage collector
     is off during a run: it would finalize garbage of other tests in the middle of `action`, and Python only
     prints exceptions of finalizers.
     """

@@ -1,4 +1,4 @@
-"""Shared helpers: the class that chooses each rule, problems to step on, and what "equal bits" means."""
+"""Shared helpers: the class that chooses each rule, test problems, and the definition of "equal bits"."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def make(rule: str, params: Any, lr: Any = 0.01, **arguments: Any) -> Optimizer:
 
 
 def flat_hyper(optimizer: Optimizer) -> dict[str, float]:
-    """Return an optimizer's numbers under the oracle's names."""
+    """Return an optimizer's hyperparameters under the oracle's names."""
     flat: dict[str, float] = {}
     for name, value in optimizer.hyper.items():
         if isinstance(value, tuple):
@@ -107,7 +107,7 @@ def flat_hyper(optimizer: Optimizer) -> dict[str, float]:
 def oracle_step(
     optimizer: Optimizer, p: Array, g: Array, states: Sequence[Array], *, t: int, lr: float, **stages: Any
 ) -> tuple[Array, list[Array]]:
-    """Return the oracle's parameters and states after step t under this optimizer's rule and numbers."""
+    """Return the oracle's parameters and states after step t with the optimizer's rule and hyperparameters."""
     hyper = flat_hyper(optimizer)
     decay = hyper.pop("weight_decay")
     return oracle.step32(optimizer.rule, p, g, states, t=t, lr=lr, hyper=hyper, weight_decay=decay, **stages)
@@ -142,7 +142,7 @@ def assert_same(optimizer: Optimizer, p: Array, states: Sequence[Array], what: s
 
 
 N = 21
-"""Number of elements of the problem below: one AVX-512 lane and a remainder."""
+"""Number of elements of the problem below: one AVX-512 vector and a remainder."""
 
 
 ONES = np.ones(N, np.float32)
@@ -155,7 +155,7 @@ def start() -> Array:
 
 
 def run(optimizer: Any, steps: int) -> Array:
-    """Return a copy of the parameters after steps on gradients that depend on the step number alone."""
+    """Step on gradients that depend only on the step number, and return a copy of the parameters."""
     for _ in range(steps):
         optimizer.step(gradients(np.random.default_rng([2, optimizer.step_count]), optimizer.size))
     return np.array(optimizer.params)

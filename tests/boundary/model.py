@@ -327,7 +327,7 @@ def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
 class Liar:
     """An array that exports a false device, or false values in the fields of DLPack's tensor.
 
-    A value may be a function of the tensor. ``extents`` is written into the shape, ``major`` into the version.
+    A value may be a function of the tensor. ``extents`` is written to the shape, ``major`` to the version.
     """
 
     def __init__(self, array: Array, device: tuple[int, int] = (capsules.CPU, 0), **lies: Any) -> None:

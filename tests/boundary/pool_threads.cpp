@@ -1,6 +1,6 @@
 // A stress test of the thread pool, for the sanitizers: several callers at once, varying numbers of threads, sizes
-// around the thresholds, pauses in which the workers fall asleep, and forks at any moment. The exit status is 0 if every
-// job was done completely and exactly once.
+// around the thresholds, pauses in which the workers fall asleep, and forks at any moment. The exit status is 0 if
+// every job was done completely and exactly once.
 #include <sys/wait.h>
 #include <unistd.h>
 

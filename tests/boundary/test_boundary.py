@@ -1,4 +1,4 @@
-"""Inputs that the boundary refuses, with the type and message of the error; a refused call changes nothing."""
+"""Inputs that the boundary refuses, and the error's type and message; a refused call changes nothing."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
 @settings(examples, max_examples=150)
 @given(st.data())
 def test_arrays_of_a_function(data: st.DataObject) -> None:
-    """For any dtypes, shapes, strides, offsets and overlaps, only operands change, and to the expected bits."""
+    """For any dtypes, shapes, strides, offsets and overlaps, only operands change, and have expected bits."""
     rule = data.draw(rules)
     views = data.draw(operands(rule))
     memory = model.fresh_memory()
@@ -109,7 +109,10 @@ def test_arrays_of_a_function(data: st.DataObject) -> None:
 @examples
 @given(st.data())
 def test_numbers_of_a_function(data: st.DataObject) -> None:
-    """Any hyperparameters, rate, scale and step number have the model's outcome, whatever was called before."""
+    """Any hyperparameters, rate, scale and step number have the outcome that the model expects.
+
+    Earlier calls make no difference.
+    """
     rule = data.draw(rules)
     given_numbers, taken, problems = data.draw(model.changed_numbers(rule))
     step = data.draw(model.COUNTS | st.just(3))
@@ -229,7 +232,7 @@ class Kept:
 @examples
 @given(st.data())
 def test_life_of_an_optimizer(data: st.DataObject) -> None:
-    """After any steps and any changes to count, hyperparameters and rate, the bits are the stateless oracle's."""
+    """After any steps and changes to count, hyperparameters and rate, the bits are the stateless oracle's."""
     kept = Kept(data.draw(rules), model.fresh_memory())
     for act in data.draw(
         st.lists(st.sampled_from([kept.step, kept.step, kept.jump, kept.change, kept.rate]), max_size=8)
@@ -242,7 +245,10 @@ def test_life_of_an_optimizer(data: st.DataObject) -> None:
 @settings(examples, max_examples=10)
 @given(data=st.data())
 def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
-    """The constants of a step depend only on its number and the current hyperparameters, even if it is repeated."""
+    """The constants of a step depend only on its number and the current hyperparameters.
+
+    This also holds if the step number was used before.
+    """
     kept = Kept(rule, model.fresh_memory())
     view = View((19,), (4,), 4 * model.ROOM, kept.memory.dtype, True)
     for _ in range(4):

@@ -93,7 +93,7 @@ def test_repr() -> None:
 
 
 def test_a_collection_during_the_first_construction() -> None:
-    """The garbage collector sees instances of each class and a subclass before their members are allocated."""
+    """The garbage collector sees instances of every class before their members are allocated."""
     assert_runs("""
         import gc
         classes = [getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"]

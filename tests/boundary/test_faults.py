@@ -108,7 +108,7 @@ def failing_new(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @measured
 def test_no_memory_inside_the_core(failing_new: Path) -> None:
-    """Each C++ allocation fails in turn: a call raises MemoryError or succeeds without it; it is never half done.
+    """Each C++ allocation fails in turn: a call raises MemoryError or succeeds, and is never half done.
 
     No signal stays blocked. Constructing an optimizer is left out: pybind11 aborts the process if it cannot
     allocate its own record of the instance.

@@ -72,7 +72,7 @@ backend of that object, a dot the initial one.
 
 @pytest.mark.parametrize("signs", BLOCKS)
 def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[str, str, str]) -> None:
-    """The choice applies to all threads. A block only undoes its own choice; a call within it stays in effect."""
+    """Choices apply to all threads. A block only undoes its own choice; a call within it stays in effect."""
     before, *names = two
     made: dict[str, Any] = {}
 
@@ -95,7 +95,10 @@ def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[s
 
 
 def test_choices_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
-    """At any opcode of a block, as in a signal handler, another block leaves no trace, and a call stays in effect."""
+    """At any opcode of a block, as in a signal handler, another block or a call can choose a backend.
+
+    The block leaves no trace; the call stays in effect after the outer block.
+    """
     before, name, other = two
 
     def block(name: str) -> None:
@@ -204,7 +207,7 @@ def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
 
 @pytest.fixture
 def begin_wrongly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Yield a function that sets the state after an import with two wrong variables; then restore the state."""
+    """Yield a function that sets the state of an import with two wrong variables; then restore the state."""
     runtime = lrcore._runtime
     before, threads = in_use(), lrcore.info()["threads"]
     errors = [ValueError(f"{name}: wrong") for name in ("LRCORE_BACKEND", "LRCORE_NUM_THREADS")]
@@ -241,7 +244,7 @@ def refusal() -> str:
 def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int], object]) -> None:
     """The error stays after a refused choice, and after a choice for the other variable.
 
-    A block suppresses the error while it lasts. An optimizer that was made in the block keeps working after it.
+    A block suppresses the error while it lasts. An optimizer made in the block keeps working after it.
     """
     for no_answer in (lambda: lrcore.use_backend("faster"), lambda: lrcore.set_num_threads(0)):
         with pytest.raises(ValueError, match="^(backend|num_threads): expected"):
@@ -266,7 +269,7 @@ def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int],
 
 
 def test_answers_that_are_interrupted(begin_wrongly: Callable[[], None]) -> None:
-    """If code raises, or reads the state, before any opcode, a choice is completely in effect or not at all."""
+    """If code raises or reads the state before any opcode, a choice is completely in effect or not at all."""
     others = [each for each in ("portable", "emulated") if each != in_use()]
     count = _lrcore_core.num_threads() + 1
     looked: set[str] = set()

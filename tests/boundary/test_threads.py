@@ -89,8 +89,8 @@ def test_eight_threads_call_one_function_with_the_same_arguments() -> None:
 def test_two_threads_step_while_a_third_assigns_and_saves() -> None:
     """No step is lost, and each save is a snapshot of one moment.
 
-    The state counts all steps. The step count is 2^20 times the number of the last assignment, plus the number
-    of steps since then.
+    The state counts all steps. The step count is 2^20 times the number of the last assignment, plus the
+    number of steps since then.
     """
     opt = lrcore.Adagrad(np.zeros(LARGE, np.float32), lr=lambda _: 1.0)
     g = np.ones(LARGE, np.float32)
@@ -134,7 +134,10 @@ def test_optimizers_that_step_together_in_either_order() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a CPU")
 def test_more_threads_than_the_system_runs_at_once() -> None:
-    """The caller takes slices that no worker has begun; each slice is taken once, for any timing and thread count."""
+    """The caller takes slices that no worker has begun.
+
+    Each slice is taken once, for any timing and number of threads.
+    """
     assert_runs("""
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -154,7 +157,7 @@ def test_more_threads_than_the_system_runs_at_once() -> None:
 @forks
 @pytest.mark.parametrize("workers", ["awake", "asleep"])
 def test_forks(workers: str) -> None:
-    """The child inherits no pool threads; it neither waits for them nor loses work. The parent keeps working."""
+    """The child inherits no pool threads, and neither waits for them nor loses work. The parent continues."""
     assert_runs(f"""
         import os, signal, time
         n = 1_500_000
@@ -191,7 +194,7 @@ def test_forks(workers: str) -> None:
     not Path("/proc/self/task").is_dir(), reason="this platform does not list a process's threads"
 )
 def test_signals_are_for_the_threads_of_the_program() -> None:
-    """The pool's threads block signals, because a program may wait for a signal that its own threads block."""
+    """The pool's threads block signals: a program may wait for a signal that all of its own threads block."""
     done = python("""
         import os, signal, sys, time
         from pathlib import Path
@@ -215,7 +218,10 @@ def test_signals_are_for_the_threads_of_the_program() -> None:
 
 @forks
 def test_a_child_forked_during_another_threads_step_is_told() -> None:
-    """The child's arrays may be half updated. Other optimizers work, and so does a function with the same arguments."""
+    """The child's arrays may be half updated, so the optimizer raises an error.
+
+    Other optimizers work, and so do functions that are called with the same arguments.
+    """
     assert_runs("""
         import os, signal, sys, threading
         arguments = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}
@@ -266,9 +272,10 @@ def test_a_daemon_thread_that_steps_does_not_disturb_the_exit() -> None:
 
 @pytest.mark.parametrize("during", ["sweep", "product of a class", "product of a function"])
 def test_the_gil_is_free_during_a_step(during: str) -> None:
-    """The GIL is free during a large sweep and NAdam's product of momenta, which takes a long time at late steps.
+    """The GIL is free during a large sweep and NAdam's product of momenta.
 
-    The short sweep after the product alone would let another thread run only once or twice.
+    The product takes a long time at late steps. The short sweep after it alone would let another thread run
+    only once or twice.
     """
     p, g, m, v = np.zeros((4, 10_000_000 if during == "sweep" else 1), np.float32)
     arguments: Any = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}

@@ -73,7 +73,10 @@ def test_another_reader_reads_what_is_written(path: Path) -> None:
 
 
 def test_what_another_writer_wrote(path: Path) -> None:
-    """Files of another writer are read, even lrcore's own files after it rewrote them in its order and spacing."""
+    """Files of another writer are read.
+
+    This includes files of lrcore that it has rewritten with the same metadata, in its own order and spacing.
+    """
     numpy = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
     arrays = {name: np.array(view) for name, view in all_shapes().named_arrays().items()}
     numpy.save_file(arrays, path)
@@ -88,9 +91,10 @@ def test_what_another_writer_wrote(path: Path) -> None:
 
 
 def test_the_bytes_of_a_file(path: Path) -> None:
-    """The metadata come first. The tensors follow at a multiple of 8 bytes, sorted by name, with nothing after them.
+    """The metadata come first, then the tensors in the order of their names, then nothing.
 
-    The checksum covers the text and the tensors, regardless of the blocks in which they are read.
+    The tensors begin at a multiple of 8 bytes. The checksum covers the text and the tensors, regardless of
+    the blocks in which they are read.
     """
     a = np.arange(2**18 + 5, dtype=np.float32)
     lrcore.Pack({"b": (2, 1), "a": a, "c": ()}).save(path)
@@ -106,7 +110,10 @@ def test_the_bytes_of_a_file(path: Path) -> None:
 
 
 def test_headers_of_the_format(path: Path) -> None:
-    """Entries may be in any order and followed by spaces; the data may be in another order and tensors empty."""
+    """Entries may be in any order, with empty tensors between them and spaces at the end.
+
+    The data may be in another order than the entries.
+    """
     b, zero, a = tensor([], 0, 4), tensor([0, 9], 4, 4), tensor([1, 1], 4, 8)
     text = json.dumps({"b": b, "__metadata__": {}, "a": a, "zero": zero}).encode() + b"  \n"
     made = lrcore.Pack.from_file(put(path, text, np.array([7, 8], np.float32).tobytes()))
@@ -179,7 +186,10 @@ def test_names_that_stand_twice(level: str, kind: Kind, path: Path) -> None:
 def test_a_header_of_many_values_is_not_parsed(
     part: str, kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parsing would take seconds, and many times the file's size in memory, even if each character is escaped."""
+    """Parsing would take seconds, and many times the file's size in memory.
+
+    The values also count if each of their characters is escaped in a text.
+    """
     refusal = "expected at most 5000 brackets, colons and commas, got 60"
     monkeypatch.setattr(strict_json, "MOST_MARKS", 5000)
     values = "[" + part * (6000 // sum(map(part.count, "[{:,"))) + "0]"
@@ -469,7 +479,7 @@ ACTIONS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
     "remove": (lambda path, _: path.unlink(), ""),
     "hide": (lambda path, _: path.chmod(0), ""),
 }
-"""Changes to a file, and a part of the resulting message, which is empty if the old contents are still read."""
+"""Changes to a file, and a part of the resulting message, or "" if the old contents are still read."""
 
 
 @pytest.mark.parametrize(("name", "own"), [("optimizer", True), ("pack", True), ("pack", False)])

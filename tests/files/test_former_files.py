@@ -1,8 +1,8 @@
 """Files of format 1 and pickles, written by the version before format 2, are read with equal bits.
 
 They are in ``golden/format_1``: a file for each rule, after three steps, and a pack. ``expected.json`` has
-the values that that version saved, its parameters after three more steps, and the pickles. All bytes are written
-as hexadecimal digits.
+the saved values, the parameters after three more steps of that version, and the pickles. All bytes are
+written as hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def assert_held(opt: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_state(rule: str, tmp_path: Path) -> None:
-    """A state loads into a new and an existing optimizer, and still does after a save in the current format."""
+    """A state loads into new and existing optimizers, and still does after a save in the current format."""
     assert len(RULES) == 28
     expected, file = EXPECTED[rule], FILES / f"{rule}.safetensors"
     cls: Any = getattr(lrcore, expected["class"])

@@ -1,4 +1,7 @@
-"""Packs in files: names, nesting and ties are restored, also from files of other programs; wrong files are refused."""
+"""Packs in files: names, nesting and ties are restored, even from files of other programs.
+
+Wrong files are refused.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +130,7 @@ def test_the_file_says_how_it_is_nested_and_tied(path: Path) -> None:
 
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"lrcore_run": "7"}])
 def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
-    """The file's names have dots: a pack made from it is flat, and a pack that loads it keeps its own nesting.
+    """The file's names have dots. A pack made from it is flat; a pack that loads it keeps its own nesting.
 
     Metadata are ignored if their name merely begins like that of lrcore's metadata.
     """
@@ -140,7 +143,7 @@ def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
 
 
 def test_a_part_with_ties(path: Path) -> None:
-    """An array of the part that is tied to an array outside it is stored with the part and loaded in place."""
+    """An array of a part that is tied to an array outside is stored with the part and loaded in place."""
     w = np.arange(1, 3, dtype=np.float32)
     pack = lrcore.Pack({"embed": w, "layers": [{"w": w}, {"w": w, "b": 1}]})
     pack["layers"][1].save(path)
@@ -232,7 +235,10 @@ def test_files_by_others_that_do_not_fit(path: Path) -> None:
 
 
 def test_tied_files_and_packs_that_are_not(path: Path) -> None:
-    """A file with ties has values for all names. A pack with ties loads a file whose values for tied names agree."""
+    """A file with ties has values for all names.
+
+    A pack with ties loads a file without ties if its values for tied names agree.
+    """
     tied().save(path)
     partly = untied().tree()
     partly["head"]["w"] = partly["embed"]
@@ -303,7 +309,7 @@ def test_wrong_ties(structure: dict[str, Any], ties: Any, match: str, path: Path
 
 @pytest.mark.parametrize("part", [[], {}, "[]", 0])
 def test_a_long_name_does_not_fill_the_memory(part: Any, path: Path) -> None:
-    """The path of a part repeats all names above it, so paths could grow with the square of the file's size."""
+    """Each path repeats all names above its part, so paths could grow with the square of the file's size."""
     entries = {"x" * 50_000: [part] * 2_000}
     refusal = f"^{path}: structure: expected paths of at most 99000000 characters in total"
     assert_refused(put_small(path, PACK, json.dumps(PACK.text | {"structure": entries})), PACK, refusal)

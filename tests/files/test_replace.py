@@ -303,7 +303,7 @@ def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
 
 
 def test_a_save_in_the_middle_of_another(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An inner save, as in a signal handler, keeps the outer one's temporary file. The last save to end wins."""
+    """An inner save, as in a signal handler, keeps the outer temporary file. The last save to end wins."""
 
     def between(_: int) -> None:
         kind.make(2).save(path)

@@ -107,7 +107,10 @@ class Passing(lrcore.AdamW):
 
 @pytest.mark.parametrize("cls", [Own, Chosen, Passing])
 def test_a_class_of_the_callers_own(cls: Any, path: Path) -> None:
-    """An object resumes from its dictionary, a former version's, or its file. `lrcore.load` makes its base class."""
+    """An object resumes from its own dictionary, a dictionary of a former version, or its file.
+
+    `lrcore.load` makes an instance of the base class.
+    """
     opt = cls(start(), 0.1)
     run(opt, 2)
     opt.save(path)

@@ -67,7 +67,7 @@ class CuPy:
             graph = stream.end_capture()
 
         def replay() -> None:
-            self.cupy.cuda.Stream.null.synchronize()  # a non-blocking stream does not wait for the null stream
+            self.cupy.cuda.Stream.null.synchronize()  # non-blocking streams do not wait for it
             graph.launch(stream)
             stream.synchronize()
 

@@ -148,7 +148,10 @@ class ForeignLegacy(Foreign):
 
 
 def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
-    """Their library may reuse released memory at once, unless the step runs on that library's current stream."""
+    """Their library may reuse released memory at once.
+
+    If the step runs on the current stream of that library, the library itself orders the reuse.
+    """
     opt: lrcore.SGD | None = lrcore.SGD(xp.array(ones()))
     side = xp.stream()
 

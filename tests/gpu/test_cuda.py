@@ -90,7 +90,7 @@ def test_state_lies_like_the_parameters(xp: CuPy | Torch) -> None:
 
 
 def test_edges_of_float32(xp: CuPy | Torch, rule: str) -> None:
-    """A poisoned gradient; subnormal operands, which are not flushed to 0; 0 / 0 if epsilon is 0; late steps."""
+    """A poisoned gradient; subnormal operands, which are not flushed; 0 / 0 if epsilon is 0; late steps."""
     start, all_gradients = problem(70, 3)
     all_gradients[1][[0, 37, 69]] = np.nan, np.inf, -np.inf
     assert_steps_alike(xp, rule, start, all_gradients)

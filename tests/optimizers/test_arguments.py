@@ -1,4 +1,4 @@
-"""The optimizers' arguments: each takes effect or is refused; ranges, types, combinations, shared ones."""
+"""The optimizers' arguments, each of which takes effect or is refused: ranges, types, combinations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support import CLASSES, assert_bits, choices, run, start
 
 
 def arguments() -> list[tuple[str, str]]:
-    """Return the class and name of every argument that is the rate, a number or an option."""
+    """Return the class and the name of every argument that is a rate, a number or an option."""
     taken = [(name, each) for name, cls in CLASSES.items() for each in inspect.signature(cls).parameters]
     arrays_and_graphs = ("params", "grads", "capturable", "max_steps")
     return [(name, each) for name, each in taken if each not in arrays_and_graphs]
@@ -275,7 +275,7 @@ WRONG = {
 
 @every_class
 def test_unknown_arguments_are_named(name: str) -> None:
-    """This includes arguments of other classes, and those of a step."""
+    """Unknown arguments include those of other classes and those of `step`."""
     own = inspect.signature(CLASSES[name]).parameters
     others = {each for cls in CLASSES.values() for each in inspect.signature(cls).parameters}
     for argument, words in (dict.fromkeys(others - {*own}, "; ") | WRONG).items():

@@ -50,7 +50,7 @@ def test_numbers_name_their_place_if_the_class_has_them(cls: Any, name: str, wor
 
 
 class Own(lrcore.SGD):
-    """A subclass whose own attributes share names with numbers of other classes."""
+    """A subclass with attributes that have the names of other classes' hyperparameters."""
 
     factor = 2.0
 

@@ -45,7 +45,7 @@ def keywords_of(value: Any) -> list[str]:
 
 
 def parameters_of(value: Any) -> list[inspect.Parameter]:
-    """Return the parameters, or an empty list if Python does not know them."""
+    """Return the parameters, or an empty list if there is no signature."""
     try:
         return [*inspect.signature(value).parameters.values()]
     except (TypeError, ValueError):
@@ -101,7 +101,7 @@ def test_modules_stay_what_they_were(module: Any) -> None:
 
 
 class Own(schedules.Schedule):
-    """A schedule defined by a user."""
+    """A user-defined schedule."""
 
     def _value(self, t: int) -> float:
         return 0.5 / (t + 1)
@@ -181,7 +181,7 @@ def test_unknown_attributes(owner: Any, name: str, meant: str | None) -> None:
 
 @pytest.mark.parametrize("owner", [OPT, OPT.schedule, COSINE, PACK, PACK["layers"], Own()])
 def test_objects_stay_what_they_were(owner: Any) -> None:
-    """Copying, pickling and looking up special names bypass the explanation."""
+    """Copying, pickling and looking up special names work as usual, without suggestions."""
     for made in (copy.copy(owner), copy.deepcopy(owner), pickle.loads(pickle.dumps(owner))):
         assert type(made) is type(owner)
     for name in ("__array__", "__dlpack__", "_private"):
@@ -231,7 +231,7 @@ OWN_MESSAGES = (
 
 
 def takes_keywords() -> Iterator[Any]:
-    """Yield each callable with named arguments alone that is not called in every step of a training."""
+    """Yield each callable that takes only named arguments and is not called in every step of a training."""
     met = set()
     for path, value in public():
         is_optimizer = any(name in optimizers.__all__ for name in path.split("."))
@@ -239,7 +239,7 @@ def takes_keywords() -> Iterator[Any]:
             continue
         met.add(id(value))
         is_open = any(each.kind is each.VAR_KEYWORD for each in parameters_of(value))
-        is_rule = isinstance(value, type) and issubclass(value, tuple)  # a named tuple, not made by users
+        is_rule = isinstance(value, type) and issubclass(value, tuple)  # a named tuple, not a user's class
         inherited = path.rpartition(".")[2] in vars(Mapping) or path.rpartition(".")[2] in vars(Sequence)
         if keywords_of(value) and not (is_open or is_rule or inherited):
             yield pytest.param(value, id=path)
@@ -262,7 +262,7 @@ def test_every_unknown_keyword_is_explained(value: Any) -> None:
 
 
 def typed_words() -> Iterator[Any]:
-    """Yield each argument of a schedule whose type is a Literal of words, for type checkers."""
+    """Yield each argument of a schedule that is annotated with a Literal of words."""
     for name in schedules.__all__:
         made = getattr(schedules, name)
         for argument, hint in typing.get_type_hints(made.__init__).items() if inspect.isclass(made) else ():
@@ -272,6 +272,6 @@ def typed_words() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("make", "name", "words"), [*typed_words()])
 def test_typed_words_are_taken(make: Any, name: str, words: tuple[str, ...]) -> None:
-    """The words of the type are those that the check accepts, in their order."""
+    """The check accepts exactly the words of the annotation, and lists them in the same order."""
     with pytest.raises(ValueError, match=f"^{name}: expected one of {', '.join(words)}, got 'xyzzy'$"):
         make(**EXAMPLES.get(make.__name__, [{"lr": 0.1}])[0] | {name: "xyzzy"})

@@ -13,7 +13,7 @@ from support import ONES, N, assert_bits, assert_same, run, start
 
 
 def test_a_rate_is_asked_again_only_when_it_is_for_another_step() -> None:
-    """Refused gradients and assignments that do not affect the rate cause no call; reading opt.lr does."""
+    """Steps and reads of opt.lr call the schedule; refused gradients and unrelated assignments do not."""
     asked: list[int] = []
 
     def rate(t: int) -> float:
@@ -84,7 +84,7 @@ def test_a_schedule_that_fails(rate: Any, error: type[Exception], words: str) ->
 
 
 def test_a_schedule_must_not_step_its_own_optimizer() -> None:
-    """The inner step would call the schedule in turn, whatever else the schedule does."""
+    """The inner step would call the schedule again. Other uses of the optimizer are allowed."""
 
     def stepping(t: int) -> float:
         assert opt.step_count == t == 0
@@ -103,9 +103,9 @@ def test_a_schedule_must_not_step_its_own_optimizer() -> None:
 
 @pytest.mark.parametrize("moving", [False, True])
 def test_a_schedule_that_is_never_current_is_not_asked_for_ever(moving: bool) -> None:
-    """A step with a schedule that keeps replacing itself uses its rate, as if the step came afterwards.
+    """If a schedule replaces itself at each call, the step uses its rate, as if it came after the last one.
 
-    A step with a schedule that moves the step count raises.
+    If a schedule changes the step count, the step raises.
     """
     asked = []
 

@@ -1,4 +1,4 @@
-"""Numbers and state of an optimizer: read, assigned, saved and loaded. "Equal" means equal bits."""
+"""Hyperparameters and state of an optimizer: read, assigned, saved, loaded. "Equal" means equal bits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_initial_accumulator_value() -> None:
 
 
 def test_resume_from_a_state_dict(rule: str) -> None:
-    """From any step, a new object with other numbers and rate goes on with the uninterrupted run's bits."""
+    """From any step, an object with other hyperparameters continues with the uninterrupted run's bits."""
     cosine = schedules.Cosine(0.02, steps=30)
     opt = make(rule, start(), cosine, weight_decay=0.01)
     others: dict[str, Any] = {"betas": (0.5, 0.6)} if "betas" in opt.hyper else {}
@@ -115,7 +115,7 @@ SPOILED: list[tuple[Any, Any, str]] = [
     ("state", ["exp_avg", "exp_avg_sq"], "expected a dictionary, got list"),
     ("schedule", {"schedule": "Nothing"}, "expected the name"),
     ("schedule", None, "expected a dictionary, got NoneType"),
-    # the wrong value has a name of its own
+    # messages with the name of the value instead of the entry's
     ("options", {"decoupled_weight_decay": 0, "maximize": False}, "decoupled_weight_decay: expected True or False"),
     ("hyper", NUMBERS | {"eps": np.nan}, "eps: expected"),
     ("state", {"exp_avg": NINE, "exp_avg_sq": NINE}, "exp_avg: expected 21 elements"),
@@ -123,7 +123,7 @@ SPOILED: list[tuple[Any, Any, str]] = [
     ("more", 1, "state_dict: expected the entries"),
     (3, 1, "state_dict: expected the entries"),
 ]  # fmt: skip
-"""State dictionaries with one wrong entry: the entry, its value, and the message."""
+"""State dictionaries with one wrong entry: the entry, its value, and a part of the message."""
 
 
 @pytest.mark.parametrize(("entry", "value", "words"), SPOILED)
@@ -143,7 +143,7 @@ def test_a_wrong_state_dict_changes_nothing(entry: Any, value: Any, words: str) 
 
 
 def test_states_that_trade_places_are_refused() -> None:
-    """Each state would be read after it had been overwritten."""
+    """One of the states would be overwritten before it is read."""
     opt = lrcore.Adam(start())
     run(opt, 2)
     saved = opt.state_dict()
@@ -156,21 +156,21 @@ def test_states_that_trade_places_are_refused() -> None:
 
 
 class Cosine(schedules.Schedule):
-    """A schedule with the name of one of the library's."""
+    """A schedule whose class has the name of a library class."""
 
     def _value(self, t: int) -> float:
         return 999.0 + t
 
 
 class Constant(schedules.Constant):
-    """A schedule derived from one of the library's."""
+    """A schedule derived from a library class of the same name."""
 
     _value = Cosine._value
 
 
 @pytest.mark.parametrize("rate", [lambda t: 999.0 + t, Cosine(), Constant(0.5)])
 def test_a_schedule_of_the_callers_own_is_not_stored_and_replaces_none(rate: Any) -> None:
-    """The class of the schedule may have any name."""
+    """This includes schedules whose class has the name of a library class."""
     opt = lrcore.SGD(start(), lr=rate)
     run(opt, 2)
     assert opt.lr == 1001

@@ -54,7 +54,7 @@ def tied(pad: bool = False) -> lrcore.Pack:
 
 
 def assert_tied(pack: Any, ties: dict[str, str], other: Any = None) -> None:
-    """Assert that tied names share all their memory, other names none, and that none is in `other`."""
+    """Assert that tied names share all their memory, and other names none; nothing is shared with `other`."""
     arrays = pack.named_arrays()
     for name, view in arrays.items():
         for former, its_view in arrays.items():
@@ -77,7 +77,7 @@ def assert_same(pack: Any, expected: Any) -> None:
 
 
 def test_views_lie_one_after_another() -> None:
-    """Views are in the order of their names, depth first; a tree has the same views in dicts and lists."""
+    """Views lie in the order of the entries, depth first; a tree has the same views in dicts and lists."""
     pack = model()
     starts = {name: int(view.ravel()[0]) for name, view in pack.named_arrays().items()}
     assert starts == {
@@ -250,7 +250,7 @@ def test_wrong_trees(change: Any, error: type[Exception], match: str) -> None:
 
 
 def test_errors_name_the_whole_path() -> None:
-    """The path is whole even if a node is written by itself."""
+    """Errors have the whole path even if only an inner node is written."""
     pack = model()
     with pytest.raises(ValueError, match=r"^layers\.1\.w: expected shape"):
         pack["layers"][1] = {"w": 1, "b": [1, 2, 3]}
@@ -301,7 +301,7 @@ MASKED = (
     ids=lambda each: type(each).__name__,
 )  # fmt: skip
 def test_what_does_not_fit_is_not_written(wrong: Any, match: str) -> None:
-    """NumPy would make NaN or a number, take real parts, repeat smaller arrays, and ignore masks."""
+    """NumPy would convert such values to numbers or NaN, take real parts, broadcast, and ignore masks."""
     assert_not_written(wrong, ValueError if match == SHAPE else TypeError, match)
     if isinstance(wrong, np.ma.MaskedArray):
         narrow: Any = wrong.astype(np.float32)
@@ -377,7 +377,7 @@ def test_a_pack_in_place_of_its_buffer(part: Callable[[lrcore.Pack], Any]) -> No
     "kind", ["freed", "zero", "masked", "sparse", pytest.param("fake", marks=pytest.mark.slow)]
 )
 def test_tensors_without_memory_are_refused(kind: str) -> None:
-    """Tensors whose values are not simply their memory are refused, too."""
+    """Tensors whose values are not simply the contents of their memory are refused, too."""
     torch = pytest.importorskip("torch")
     w, wrong = torch.arange(3.0), torch.ones(3)
     error: type[Exception] = TypeError
@@ -402,7 +402,7 @@ def test_tensors_without_memory_are_refused(kind: str) -> None:
 
 
 def test_tensors_are_written() -> None:
-    """Lists of tensors are written, too. Tensors without elements need no memory."""
+    """Lists of tensors can be written, too. Tensors without elements need no memory."""
     torch = pytest.importorskip("torch")
     none = torch.ones(3)[:0]
     none.untyped_storage().resize_(0)
@@ -434,7 +434,7 @@ TIES_OF_PARTS: dict[tuple[Any, ...], dict[str, str]] = {
 @pytest.mark.parametrize("keys", TIES_OF_PARTS)
 @pytest.mark.parametrize("pad", [False, True])
 def test_copies_keep_ties(pad: bool, keys: tuple[Any, ...]) -> None:
-    """Copies of a pack or part keep all bits; an array that is tied to one outside gets its own memory.
+    """Copies of a pack or part keep all bits. An array that is tied to an array outside gets its own memory.
 
     A deep copy begins at a cache line. ``like()`` makes a pack with the same names and ties, and zeros.
     """
@@ -460,7 +460,7 @@ class Own(lrcore.Pack):
 
 
 def test_a_class_of_the_callers_own() -> None:
-    """Copies have the same class, and parts have the usual class. Shallow copies share their buffer."""
+    """Copies have the user's class, but their parts have lrcore's. Shallow copies share their buffer."""
     pack = Own(model())
     for each in (pack, *copies_of(pack), pack.like(), copy.copy(pack)):
         assert type(each) is Own
@@ -469,7 +469,7 @@ def test_a_class_of_the_callers_own() -> None:
 
 
 def test_copies_of_tied_packs_go_on_sharing() -> None:
-    """Optimizers that are copied with them step the copies."""
+    """If an optimizer is copied together with its tied pack, it steps the copy of the pack."""
     pack = tied()
     grads = pack.like()
     together = (pack, grads, lrcore.SGD(pack.flat, lr=1.0, grads=grads.flat))
@@ -599,7 +599,7 @@ def w_and_xp(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("case", OVERLAPPING)
 def test_arrays_that_overlap_are_refused(case: str, w_and_xp: tuple[Any, Any]) -> None:
-    """The error has both names, the later one first, wherever they are and whatever lies between them."""
+    """The error has both names, the later one first, wherever the arrays are and whatever is between them."""
     w, xp = w_and_xp
     pair = OVERLAPPING[case](w)
     for a, b in (pair, pair[::-1]):
@@ -628,7 +628,7 @@ def test_one_pair_of_many_that_overlaps() -> None:
 
 @pytest.mark.parametrize(("cases", "tied"), [(APART, False), (TIED, True)], ids=["apart", "tied"])
 def test_arrays_that_do_not_overlap(cases: Cases, tied: bool, w_and_xp: tuple[Any, Any]) -> None:
-    """Arrays are one if address, shape and strides are equal, in any library; otherwise they are separate."""
+    """Arrays of any library are tied if address, shape and strides are equal; other arrays are separate."""
     w, xp = w_and_xp
     for name, make_pair in cases.items():
         for pair in (make_pair(w), make_pair(w)[::-1]):
@@ -662,7 +662,10 @@ def test_an_array_under_several_names_is_one(pad: bool) -> None:
 
 
 def test_the_flat_of_a_part_with_ties() -> None:
-    """It is the memory of the part's arrays if they lie together; otherwise the error has both names."""
+    """The `flat` of a part is the memory of its arrays, if that is one slice.
+
+    Otherwise, the error has the names of the array outside and of the array tied to it.
+    """
     pack = tied()
     for part, path, name, first in (
         (pack["layers"], "layers", "layers.0.w", "embed"),
@@ -712,7 +715,7 @@ OTHER_NANS = np.array([0x3F800000, 0xFFC01234, 0x80000000], np.uint32).view(np.f
     ],
 )
 def test_values_for_the_names_of_one_array_have_the_same_bits(one: Any, other: Any, fits: bool) -> None:
-    """NaN in the same places counts as equal, from any type.
+    """NaN counts as equal to NaN at the same position, whatever the types of the values.
 
     Other values raise an error with both names, and are not written.
     """

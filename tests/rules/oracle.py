@@ -7,11 +7,11 @@ Each equation is written once, generic over the arithmetic, and is evaluated in 
 `Bound`       pairs of a float64 value and a magnitude S, for ``|float32 - float64| <= k * 2**-24 * S``.
 
 S is the same expression evaluated on absolute values: subtraction adds, and a quotient is |a| / |b|. If a
-denominator or the argument of a root has cancelled (its S exceeds its absolute value), this is not a bound,
-and S grows as `Magnitude.__truediv__` and `Bound.sqrt` describe. No S is below 2**-126: a rounding errs by
-at most 2**-24 of its result or, if the result is subnormal, by 2**-150 = 2**-24 * 2**-126, and later
-operations amplify underflow like any other error. If an S exceeds 2**127, so that float32 may overflow, or
-if a denominator does not exceed its own bound, the bound is infinite.
+denominator or the argument of a root has cancelled (its S exceeds its absolute value), this S would be too
+small for a bound; `Magnitude.__truediv__` and `Bound.sqrt` describe the larger S that is used instead. No S
+is below 2**-126: a rounding errs by at most 2**-24 of its result or, if the result is subnormal, by 2**-150 =
+2**-24 * 2**-126, and later operations amplify underflow like any other error. If an S exceeds 2**127, so that
+float32 may overflow, or if a denominator does not exceed its own bound, the bound is infinite.
 
 k counts roundings to first order (Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapters
 2 and 3); second-order terms are smaller by k * 2**-24. Inputs count 0 and step constants 1; ``a + b`` and
@@ -51,7 +51,7 @@ class Arithmetic:
     """The functions that an equation needs in addition to the operators, on Python floats."""
 
     def stored(self, state: Value, _least: float, /) -> Value:
-        """Return the state as it is stored. No state is too small for float64."""
+        """Return the state as it is stored. Here, states of any size are kept."""
         return state
 
     def constants(self, **values: float) -> Names:
@@ -125,7 +125,7 @@ class Magnitude:
 
 
 class Bound(Arithmetic):
-    """Magnitudes for a rule of count `k`; `resolved` sets `comparable`."""
+    """The arithmetic of magnitudes, for a rule with count `k`; `resolved` updates `comparable`."""
 
     def __init__(self, k: float) -> None:
         self.unit = k * UNIT
@@ -135,7 +135,7 @@ class Bound(Arithmetic):
         return Magnitude(x, abs(x), self.unit)
 
     def stored(self, state: Value, least: float, /) -> Value:
-        """Return the state; if it is stored as 0, it errs by less than `least`."""
+        """Return the state; storing it as 0 adds an error of less than `least`."""
         return Magnitude(state.value, state.size + least / self.unit, self.unit)
 
     def sqrt(self, x: Value) -> Value:
@@ -164,7 +164,7 @@ class Bound(Arithmetic):
 
 @dataclass(frozen=True)
 class Rule:
-    """Public names of the states and of the hyperparameters, k of the error bound, and the equations.
+    """Public names of the states and of the hyperparameters, the k of the error bound, and the equations.
 
     The equations take the arithmetic, `h` (t, lr and the hyperparameters), p, g and the states in order.
     """
@@ -424,9 +424,9 @@ def bounds(
 ) -> tuple[float, list[float], bool]:
     """Return the bounds on ``|step32 - step64|`` for p and each state, and whether p can be compared.
 
-    The inputs are those of `step64`. If Lion's sign or centered RMSprop's variance is below its own bound, p
-    and the momentum buffer cannot be compared. If float32 may overflow or a denominator may vanish, the bound
-    is infinite.
+    The inputs are those of `step64`. If the argument of Lion's sign or the variance of centered RMSprop is
+    below its own bound, p and the momentum buffer cannot be compared. If float32 may overflow or a
+    denominator may vanish, the bound is infinite.
     """
     op = Bound(RULES[rule].k)
     start = [op.constant(x) for x in states]

@@ -1,18 +1,18 @@
-"""The calls of PyTorch, optax and Keras that take the same steps as calls here, in one table.
+"""A table of the calls of PyTorch, optax and Keras that take the same steps as calls of lrcore.
 
-A row states that a class here follows a peer's class or function: with these calls, the parameters agree
-element by element, within the row's tolerance, after each of the steps that `peers` checks, under a learning
-rate that changes at every step.
+A row states that a class of lrcore follows a class or function of a peer: with these calls, the parameters
+agree element by element, within the row's tolerance, after each of the steps that `peers` checks, under a
+learning rate that changes at every step.
 
 A float32 sign equals the float64 sign: in every row of Lion, each element of the mix whose sign is taken is 0
 or at least 2e-4 of the sum of its two terms' magnitudes.
 
-Weight decay in Keras is always decoupled, and its momentum has the rate in the velocity.
+In Keras, weight decay is always decoupled, and the velocity of momentum includes the learning rate.
 
-Some calls have no row because no call here takes their steps: optax ``amsgrad`` (the maximum of the
-corrected second moment, or no correction of it at all), ``radam`` (epsilon is added to the corrected root),
-``eps_root``, and ``rmsprop`` with ``nesterov`` or ``initial_scale``; Keras ``Adamax`` (epsilon is added to
-the maximum, not to the gradient before it).
+Some calls have no row because no call of lrcore takes the same steps: optax ``amsgrad`` (it takes the maximum
+of the corrected second moment, or does not correct it at all), ``radam`` (it adds epsilon to the corrected
+root), ``eps_root``, and ``rmsprop`` with ``nesterov`` or ``initial_scale``; Keras ``Adamax`` (it adds epsilon
+to the maximum, not to the gradient before the maximum is taken).
 """
 
 from __future__ import annotations
@@ -49,18 +49,19 @@ class Tolerance:
 ROUNDING = Tolerance(
     1e-6,
     "float32 against a float64 peer: each of 60 steps rounds p (twice if decay is decoupled), the states and "
-    "the step's constants, by up to 2^-24 = 6e-8 of their size; the largest found, in NumPy float32, is 6.8e-7",
+    "the step's constants, by up to 2^-24 = 6e-8 of their size; the largest difference found, in "
+    "NumPy float32, is 6.8e-7",
 )
 CANCELLING = Tolerance(
     5e-6,
     "as for ROUNDING; in addition, L2 makes small gradients nearly constant: v - a * a then keeps only the last "
-    "digits of v, and with them its roundings; the largest found, in NumPy float32, is 2.1e-6",
+    "digits of v, and with them its roundings; the largest difference found, in NumPy float32, is 2.1e-6",
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A peer's call and ours for the same steps."""
+    """A peer's call and lrcore's call for the same steps."""
 
     name: str
     """Name in test reports and in the stored results."""
@@ -228,15 +229,15 @@ lion-betas-decay 0.02: Lion(beta_1=0.8, beta_2=0.95, weight_decay=0.1)
     is Lion(betas=(0.8, 0.95), weight_decay=0.1)
 """,
 }
-"""Name, scale of the rates, the peer's call and ours.
+"""Name, scale of the rates, the peer's call and lrcore's call.
 
-Ours is left out for PyTorch, whose names, arguments and defaults lrcore shares. With betas of 0.8 and 0.95,
-the run forgets early gradients, so that AMSGrad's maximum differs from the last second moment.
+For PyTorch, lrcore's call is left out, because names, arguments and defaults are the same. With betas of 0.8
+and 0.95, the run forgets early gradients, so that AMSGrad's maximum differs from the last second moment.
 """
 
 
 def _call(written: str) -> Call:
-    """Return the call that the source code contains."""
+    """Return the call that is written in this source code."""
     expression: Any = ast.parse(written, mode="eval").body
     return Call(expression.func.id, {each.arg: ast.literal_eval(each.value) for each in expression.keywords})
 
@@ -247,4 +248,4 @@ ROWS = tuple(
     for row in re.sub(r"\n +", " ", rows.strip()).split("\n")
     for name, lr, theirs, ours in re.findall(r"^(\S+) (\S+): (.*?)(?: is (.*))?$", row)
 )
-"""Every call of a peer that has an equivalent here, and the equivalent."""
+"""Every call of a peer that has an equivalent in lrcore, and the equivalent."""

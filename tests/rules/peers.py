@@ -1,4 +1,4 @@
-"""Run a row of `peer_rows` on both sides, and compare the results.
+"""Run both calls of a row of `peer_rows`, and compare the results.
 
 The peer runs in float64, from the same float32 start and on the same float32 gradients as lrcore. The
 gradients are fixed in advance and do not depend on the parameters, so that no difference feeds back through
@@ -25,7 +25,7 @@ __all__ = ["ROWS", "Row", "Tolerance"]
 Float64 = NDArray[np.float64]
 
 STEPS = 60
-"""Number of steps on each side."""
+"""Number of steps of each call."""
 
 CHECKED = (1, 2, 10, 60)
 """The steps after which the parameters are compared."""
@@ -123,7 +123,7 @@ def run_peer(row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32
 def steps_of_torch(row: Row, start: Float64, gradients: Float64) -> Iterator[Any]:
     """Yield the parameters after each step.
 
-    The default dtype is float64 meanwhile: PyTorch keeps step counts and NAdam's product of momenta in it.
+    During the steps, the default dtype is float64, in which PyTorch keeps step counts and NAdam's product.
     """
     torch = importlib.import_module("torch")
     before = torch.get_default_dtype()
@@ -161,10 +161,10 @@ def steps_of_optax(row: Row, start: Float64, gradients: Float64) -> Iterator[Any
 def steps_of_keras(row: Row, start: Float64, gradients: Float64) -> Iterator[Any]:
     """Yield the parameters after each step, on Keras' JAX backend.
 
-    This backend runs the steps as Keras itself writes them; the PyTorch backend has its own, whose results
-    were the same within 1.2e-15. Python numbers become float64 arrays while JAX has 64-bit types, regardless
-    of ``floatx``. The rate is a callable because its result is cast to the parameters' dtype, whereas a
-    number would be stored in ``floatx``.
+    This backend runs Keras' own code for the steps. The PyTorch backend has separate code, whose results
+    agreed within 1.2e-15. While JAX has 64-bit types enabled, Python numbers become float64 arrays,
+    regardless of ``floatx``. The rate is a callable because Keras casts its result to the parameters' dtype,
+    but would store a number in ``floatx``.
     """
     os.environ["KERAS_BACKEND"] = "jax"
     jax = importlib.import_module("jax")

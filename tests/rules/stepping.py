@@ -1,4 +1,4 @@
-"""The sizes, stages and rates of tests with every rule, backend and device, and the oracle's steps."""
+"""Sizes, stages and rates for tests of every rule, backend and device, and the steps of the oracle."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_signature_is_that_of_the_class(name: str) -> None:
     assert list(own)[:3] == ["params", "grads", "states"]
     assert own["step"].default is own["lr"].default is inspect.Parameter.empty
     theirs = inspect.signature(CLASSES[name]).parameters
-    # The caller keeps, and so sets, Adagrad's sum and the count that a CUDA graph would advance.
+    # The caller stores Adagrad's sum and the step count, and can set them without these arguments.
     fewer = {"params", "grads", "lr", "initial_accumulator_value", "capturable", "max_steps"}
     for each in set(theirs) - fewer:
         assert own[each] == theirs[each]
@@ -46,7 +46,7 @@ def test_signature_is_that_of_the_class(name: str) -> None:
 
 
 def test_same_bits_as_the_class(rule: str) -> None:
-    """This holds for a whole array, and slice by slice in any order."""
+    """The bits are the same for a step on the whole arrays, and for steps on their slices in any order."""
     rng = np.random.default_rng(3)
     start = rng.standard_normal(N).astype(np.float32)
     all_gradients = [gradients(rng, N) for _ in range(5)]
@@ -94,7 +94,7 @@ def test_the_caller_sets_the_start_of_the_sum() -> None:
     ],
 )
 def test_refusals_change_nothing(changed: dict[str, Any], error: type[Exception], match: str) -> None:
-    """Wrong arguments are refused even if an earlier call had a valid option that equals the wrong one."""
+    """Wrong options are refused even if they equal a valid option of an earlier call, as 1 equals True."""
     arrays = [np.ones(N, np.float32) for _ in range(4)]
     lrcore.functional.adam(*arrays, step=1, lr=0.1, decoupled_weight_decay=True)
     before = [array.copy() for array in arrays]

@@ -1,7 +1,7 @@
-"""Comparison with stored results of PyTorch, optax and Keras in ``golden/peers.json``; needs none of them.
+"""Comparison with the results of PyTorch, optax and Keras that are stored in ``golden/peers.json``.
 
-"Equal" means that ``|difference| / (1 + |p|)`` of each element is within the row's tolerance, after each
-checked step.
+These packages need not be installed. "Equal" means that ``|difference| / (1 + |p|)`` of each element is
+within the row's tolerance, after each checked step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REMEDY = "run tests/golden/make_golden.py"
 
 
 def test_file_holds_the_table() -> None:
-    """No row is missing, left over, or made by a call other than the table's."""
+    """The file has exactly the rows of the table, made by the calls of the table."""
     stored = {name: (row["call"], row["lr"]) for name, row in GOLDEN["rows"].items()}
     assert len({row.name for row in peers.ROWS}) == len(peers.ROWS)
     assert stored == {row.name: (str(row.theirs), row.lr) for row in peers.ROWS}, REMEDY
@@ -30,7 +30,7 @@ def test_file_holds_the_table() -> None:
 
 
 def test_file_holds_the_problem() -> None:
-    """The stored start and gradients are bitwise identical to those of live peers."""
+    """The stored start and gradients equal those that `peers.problem` makes for live peers."""
     start, gradients = peers.problem()
     assert np.array_equal(np.array(GOLDEN["start"], np.float32), start), REMEDY
     assert np.array_equal(np.array(GOLDEN["gradients"], np.float32), gradients), REMEDY
@@ -38,7 +38,7 @@ def test_file_holds_the_problem() -> None:
 
 @pytest.mark.parametrize("row", peers.ROWS, ids=lambda row: row.name)
 def test_step_matches_stored_peer(row: peers.Row) -> None:
-    """Our call reproduces the peer's stored parameters."""
+    """The call of lrcore reproduces the peer's stored parameters."""
     start = np.array(GOLDEN["start"], np.float32)
     gradients = np.array(GOLDEN["gradients"], np.float32)
     expected = {int(step): values for step, values in GOLDEN["rows"][row.name]["after"].items()}

@@ -1,4 +1,4 @@
-"""More elements than 32 bits can count, in memory that mostly maps one file again and again."""
+"""Arrays with more elements than 32 bits can count; most of their memory maps one file again and again."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 import lrcore
 from support import Array, assert_bits
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's memory files")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="os.memfd_create needs Linux")
 
 SHARED = 2**24
-"""Number of bytes that are mapped again and again between the islands."""
+"""Size in bytes of the file that is mapped again and again."""
 ISLAND = 2**16
-"""Number of bytes with memory of their own, around each element that is checked."""
+"""Size in bytes of the separate memory around each element that is checked."""
 MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, PROT_NONE = 0x10, 0x4000, 0x8000, 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -41,7 +41,7 @@ def map_at(address: int | None, size: int, protection: int, flags: int, file: in
 
 @contextmanager
 def sparse(n: int, places: list[int], file: int) -> Iterator[Array]:
-    """Yield n zeros; the zeros around `places` have memory of their own."""
+    """Yield n zeros; those around `places` have separate memory."""
     whole = -(-4 * n // ISLAND) * ISLAND
     writable = mmap.PROT_READ | mmap.PROT_WRITE
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE

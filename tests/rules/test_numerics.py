@@ -18,12 +18,12 @@ import lrcore
 from rules.stepping import Followed
 from support import Array, assert_bits, assert_same, gradients, make
 
-N = 37  # two AVX-512 lanes and a remainder
+N = 37  # two AVX-512 vectors and a remainder
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_a_poisoned_gradient_stays_at_its_element(rule: str, backend: str, weight_decay: float) -> None:
-    """That element has the oracle's result; every other element has the result of a clean run.
+    """The poisoned element has the oracle's result; every other element has the result of a clean run.
 
     With weight decay, NaN persists; without it, a state may recover.
     """
@@ -45,7 +45,7 @@ def test_a_poisoned_gradient_stays_at_its_element(rule: str, backend: str, weigh
 
 
 def test_no_epsilon_and_no_gradient(backend: str) -> None:
-    """0 / 0 is NaN, as in IEEE arithmetic, and only where the gradient is 0."""
+    """0 / 0 is NaN, as in IEEE arithmetic, but only where the gradient is 0."""
     g = np.array([0.0, -0.0, 1.0, -2.0] * 6, np.float32)
     for rule, facts in lrcore.rules().items():
         if "eps" in facts.hyper:
@@ -56,7 +56,7 @@ def test_no_epsilon_and_no_gradient(backend: str) -> None:
 
 @pytest.mark.parametrize("rule", [each for each in lrcore.rules() if "centered" in each])
 def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> None:
-    """A constant gradient makes mean square and squared mean converge; float32 rounds each separately."""
+    """With a constant gradient, mean square and squared mean converge to one value but round separately."""
     g = gradients(np.random.default_rng(20), N)
     followed = Followed(rule, np.zeros(N, np.float32), alpha=0.5)
     below = 0
@@ -69,7 +69,7 @@ def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> N
 
 
 def test_late_steps(rule: str, backend: str) -> None:
-    """The counter is exact, and the constants are those of t, however large, at a cost independent of t."""
+    """For any t, the step count is exact, the constants are those of t, and the cost does not depend on t."""
     rng = np.random.default_rng(7)
     start, g = rng.standard_normal(N).astype(np.float32), gradients(rng, N)
     for t in (256, 2048, 2**24, 2**31 - 1, 2**53 - 1):
@@ -175,7 +175,7 @@ def subnormals() -> tuple[Array, list[Array]]:
 def test_the_callers_mode_is_neither_trusted_nor_changed(
     rule: str, backend: str, fp_mode: FloatingPointMode
 ) -> None:
-    """On subnormal numbers, whose results differ in each mode, the bits are the oracle's."""
+    """For subnormal numbers, whose results would differ in each mode, the bits are the oracle's."""
     start, all_gradients = subnormals()
     followed = Followed(rule, start, weight_decay=0.01)
     for g in all_gradients:
@@ -190,9 +190,9 @@ def test_the_callers_mode_is_neither_trusted_nor_changed(
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
 def test_rates_are_asked_in_the_default_mode(mode: int, fp_mode: FloatingPointMode) -> None:
-    """A schedule's own arithmetic uses the default mode, too, unless the caller calls the schedule."""
+    """A schedule that is called by a step also computes in the default mode."""
     rates = (
-        lrcore.schedules.Constant(1 + 2**-24 - 2**-40) * (1 + 2**-40),  # near the midpoint of two float32
+        lrcore.schedules.Constant(1 + 2**-24 - 2**-40) * (1 + 2**-40),  # near a float32 midpoint
         lrcore.schedules.Constant(1e-40) * 0.5,
         lrcore.schedules.Function(lambda _: float("5e-324") * 1e300),  # not folded by the compiler
     )

@@ -140,7 +140,7 @@ def test_steps_worked_by_hand(
 
 
 def test_stages_worked_by_hand() -> None:
-    """The new p is 2 * KEEP - 0.25 * b, where b is the gradient as the stages leave it."""
+    """The new p is 2 * KEEP - 0.25 * b, where b is the gradient after the stages."""
     options: dict[str, Any] = {"t": 1, "lr": 0.25, "hyper": {"momentum": 0.5, "dampening": 0.0}}
     cases: list[tuple[dict[str, Any], float, float]] = [
         ({}, 1.5, 2),

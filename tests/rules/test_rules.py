@@ -42,7 +42,7 @@ def expected(rule: str, stages: str) -> tuple[Array, list[Array]]:
 
 
 def test_every_rule_is_reached_and_has_an_oracle() -> None:
-    """Each registered rule has a class that chooses it and an oracle, with equal states and numbers."""
+    """Each registered rule has a class that chooses it, and an oracle with its states and hyperparameters."""
     registered = lrcore.rules()
     assert set(CONFIGURATIONS) == set(registered)
     assert set(oracle.RULES) == set(registered)
@@ -52,7 +52,7 @@ def test_every_rule_is_reached_and_has_an_oracle() -> None:
 
 
 def test_divisions_and_roots() -> None:
-    """A rule that divides has an epsilon; the divisor is a root, except in Adamax, which averages |g|."""
+    """A rule that divides has an epsilon; the divisor is a root, except in Adamax, where it is a maximum."""
     for name, rule in lrcore.rules().items():
         roots = {"adadelta": 2, "adamax": 0}.get(name, 1)
         assert (rule.divisions, rule.roots) == ((1, roots) if "eps" in rule.hyper else (0, 0)), name
@@ -86,14 +86,14 @@ def test_bits_do_not_depend_on_threads(rule: str, backend: str, count: int) -> N
         resized = [np.resize(g, n) for g in all_gradients[:3]]
         for optimizer, threads in ((one, 1), (many, count)):
             lrcore.set_num_threads(threads)
-            for g in resized:  # without a pause: so few elements are divided only right after another step
+            for g in resized:  # without a pause, or the pool would not divide so few elements
                 optimizer.step(g)
         states = [np.array(state) for state in one.state.values()]
         assert_same(many, one.params, states, f"{rule}, {backend}, {count} threads:")
 
 
 def test_any_alignment_and_nothing_outside(rule: str, backend: str) -> None:
-    """Each array has its own offset of 0 to 15 floats from a cache line; the guard words around it stay."""
+    """Each array has its own offset of 0 to 15 floats from a cache line; the guard words stay."""
     guard = np.float32(1e30)
     start, all_gradients = problem()
     cls, chosen = CONFIGURATIONS[rule]
