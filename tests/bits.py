@@ -1,4 +1,6 @@
-"""Print the backend in use and a digest of its results, which is equal on two machines if all bits are.
+"""Print the backend in use and a digest of its results.
+
+Machines with bitwise identical results print the same digest.
 
     python tests/bits.py [BACKEND DIGEST]
 

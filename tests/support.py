@@ -107,7 +107,7 @@ def flat_hyper(optimizer: Optimizer) -> dict[str, float]:
 def oracle_step(
     optimizer: Optimizer, p: Array, g: Array, states: Sequence[Array], *, t: int, lr: float, **stages: Any
 ) -> tuple[Array, list[Array]]:
-    """Return the oracle's parameters and states after step t with the optimizer's rule and hyperparameters."""
+    """Return the oracle's parameters and states after step t with the options of `optimizer`."""
     hyper = flat_hyper(optimizer)
     decay = hyper.pop("weight_decay")
     return oracle.step32(optimizer.rule, p, g, states, t=t, lr=lr, hyper=hyper, weight_decay=decay, **stages)

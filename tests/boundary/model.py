@@ -43,7 +43,7 @@ RIGHT_DTYPES = [np.dtype("f4"), np.dtype("=f4"), np.dtype("f4", metadata={"of": 
 
 
 def fresh_memory() -> Array:
-    """Return a buffer of ordinary numbers, aligned to 64 bytes."""
+    """Return a buffer of normally distributed numbers, aligned to 64 bytes."""
     memory = np.zeros(WORDS + 16, np.float32)
     begin = (-memory.ctypes.data % 64) // 4
     memory = memory[begin : begin + WORDS]
@@ -289,7 +289,7 @@ def changed_numbers(draw: st.DrawFn, rule: str) -> tuple[dict[str, Any], dict[st
             and not isinstance(value := number(name, given[name]), type)
             and value > 1
         ):
-            given[name] = 0.5  # with a larger value, the product over all earlier steps takes long
+            given[name] = 0.5  # with a larger value, the product over all steps is slow to compute
     return given, *judged(given)
 
 
@@ -309,7 +309,7 @@ def judged(given: Mapping[str, Any]) -> tuple[dict[str, float], list[Problem]]:
 
 
 def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
-    """Return the oracle's options for a rule with some numbers changed."""
+    """Return the oracle's options for a rule with some hyperparameters changed."""
     values = defaults(rule)
     flat, _ = judged(
         {name: values[name] for name in values if name in (*FRACTIONS, *AVERAGES) or name in numbers(rule)}

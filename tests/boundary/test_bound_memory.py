@@ -183,7 +183,7 @@ def test_memory_that_is_replaced(role: str, way: str) -> None:
         assert np.array(each).tobytes() == bits.tobytes()
     if role == "exp_avg":
         with pytest.raises(RuntimeError, match=f"^exp_avg: {MOVED}"):
-            opt.state_dict()  # it would save another array than the one that is stepped
+            opt.state_dict()  # it would not save the array that is stepped
     else:
         assert opt.state_dict()["step_count"] == 1
 

@@ -92,7 +92,10 @@ def operands(draw: st.DrawFn, rule: str) -> dict[str, View]:
 @settings(examples, max_examples=150)
 @given(st.data())
 def test_arrays_of_a_function(data: st.DataObject) -> None:
-    """For any dtypes, shapes, strides, offsets and overlaps, only operands change, and have expected bits."""
+    """Whatever the dtypes, shapes, strides, offsets and overlaps, only the operands change.
+
+    If the call is accepted, they have the oracle's bits; otherwise they are unchanged.
+    """
     rule = data.draw(rules)
     views = data.draw(operands(rule))
     memory = model.fresh_memory()
@@ -212,7 +215,7 @@ class Kept:
             self.count = int(value)
 
     def change(self, data: st.DataObject) -> None:
-        """Assign arbitrary numbers; either all of them are assigned, or none."""
+        """Assign arbitrary hyperparameters; either all of them are assigned, or none."""
         values, taken, problems = data.draw(model.changed_numbers(self.rule))
         if outcome(lambda: self.opt.hyper.update(values), problems):
             self.numbers |= taken

@@ -93,7 +93,10 @@ def test_repr() -> None:
 
 
 def test_a_collection_during_the_first_construction() -> None:
-    """The garbage collector sees instances of every class before their members are allocated."""
+    """The garbage collector sees an instance of each class before its members are allocated.
+
+    This includes a subclass.
+    """
     assert_runs("""
         import gc
         classes = [getattr(lrcore, name) for name in lrcore.optimizers.__all__ if name != "Optimizer"]

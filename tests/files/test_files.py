@@ -91,7 +91,7 @@ def test_what_another_writer_wrote(path: Path) -> None:
 
 
 def test_the_bytes_of_a_file(path: Path) -> None:
-    """The metadata come first, then the tensors in the order of their names, then nothing.
+    """The metadata come first, followed by the tensors in the order of their names, and nothing else.
 
     The tensors begin at a multiple of 8 bytes. The checksum covers the text and the tensors, regardless of
     the blocks in which they are read.

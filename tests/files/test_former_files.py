@@ -112,6 +112,9 @@ def test_pickled_schedules() -> None:
 
 @pytest.mark.parametrize("name", PICKLES)
 def test_the_names_in_pickles_stay(name: str) -> None:
-    """The former version reads new pickles: optimizers, packs and simple schedules keep their class paths."""
+    """The former version can read new pickles.
+
+    Optimizers, packs and simple schedules keep their class paths.
+    """
     now = pickle.dumps(pickle.loads(PICKLES[name]), protocol=4)
     assert names_in(now) == names_in(PICKLES[name])

@@ -50,7 +50,7 @@ def assert_beside(path: Path, *numbers: int) -> None:
 def before(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, action: Callable[..., object], once: bool = False
 ) -> None:
-    """Patch a function to call an action with the same arguments first, every time or only once."""
+    """Patch a function so that it first calls an action with its arguments, every time or only once."""
     function = getattr(owner, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -434,7 +434,7 @@ def test_leftovers_that_open_or_lock_in_one_way_alone(
     """The leftover of a save over a read-only file is read-only; NFS only locks writable descriptors."""
 
     def refuse(name: Any, flags: int, **_: Any) -> None:
-        if name == temporary(path).name and flags & os.O_ACCMODE == os.O_RDWR:  # even root
+        if name == temporary(path).name and flags & os.O_ACCMODE == os.O_RDWR:  # even for root
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def refuse_lock(file: Any, _: int) -> None:
@@ -453,7 +453,10 @@ def test_leftovers_that_open_or_lock_in_one_way_alone(
 def test_another_writer_takes_a_new_file_for_a_leftover(
     removed: bool, held: bool, path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the lock, the other writer removed the file, is about to, or holds a new file of that name."""
+    """Before this save can lock its new file, the other writer removes or locks it.
+
+    The other writer may also have removed it and hold its own file of that name.
+    """
     with ExitStack() as opened:
 
         def take(*_: Any) -> None:

@@ -41,7 +41,7 @@ def eager(rule: str = "adam", lr: Any = warm_cosine, **more: Any) -> Any:
 
 
 def test_a_thousand_replays(xp: CuPy | Torch, rule: str) -> None:
-    """The bits are those of as many eager steps; between replays, the host does nothing but launch them."""
+    """The bits equal those of a thousand eager steps. The host does nothing except launch the replays."""
     opt, reference = captured(xp, rule, weight_decay=0.01), eager(rule, weight_decay=0.01)
     replay = xp.capture(opt.step)
     assert opt.step_count == 0

@@ -1,4 +1,7 @@
-"""The optimizers' arguments, each of which takes effect or is refused: ranges, types, combinations."""
+"""The optimizers' arguments: ranges, types, combinations, and the arguments that all classes share.
+
+Each argument takes effect or is refused.
+"""
 
 from __future__ import annotations
 

@@ -227,11 +227,11 @@ OWN_MESSAGES = (
     "lrcore.pack.Pack.assign",
     "lrcore.pack.PackList.assign",
 )
-"""Functions that a training may call in every step are not wrapped; they raise their own errors."""
+"""Functions that may be called in every training step are not wrapped; they raise their own errors."""
 
 
 def takes_keywords() -> Iterator[Any]:
-    """Yield each callable that takes only named arguments and is not called in every step of a training."""
+    """Yield each callable with named arguments but no ``**kwargs`` that is not called in every training step."""
     met = set()
     for path, value in public():
         is_optimizer = any(name in optimizers.__all__ for name in path.split("."))
@@ -239,7 +239,7 @@ def takes_keywords() -> Iterator[Any]:
             continue
         met.add(id(value))
         is_open = any(each.kind is each.VAR_KEYWORD for each in parameters_of(value))
-        is_rule = isinstance(value, type) and issubclass(value, tuple)  # a named tuple, not a user's class
+        is_rule = isinstance(value, type) and issubclass(value, tuple)  # a named tuple, made by lrcore
         inherited = path.rpartition(".")[2] in vars(Mapping) or path.rpartition(".")[2] in vars(Sequence)
         if keywords_of(value) and not (is_open or is_rule or inherited):
             yield pytest.param(value, id=path)

@@ -103,9 +103,9 @@ def test_a_schedule_must_not_step_its_own_optimizer() -> None:
 
 @pytest.mark.parametrize("moving", [False, True])
 def test_a_schedule_that_is_never_current_is_not_asked_for_ever(moving: bool) -> None:
-    """If a schedule replaces itself at each call, the step uses its rate, as if it came after the last one.
+    """If a schedule replaces itself at each call, the step uses its rate after ten failed tries.
 
-    If a schedule changes the step count, the step raises.
+    The last replacement takes effect after the step. If a schedule changes the step count, the step raises.
     """
     asked = []
 

@@ -67,7 +67,7 @@ def test_initial_accumulator_value() -> None:
 
 
 def test_resume_from_a_state_dict(rule: str) -> None:
-    """From any step, an object with other hyperparameters continues with the uninterrupted run's bits."""
+    """From any step, an object with other hyperparameters and rate has the uninterrupted run's bits."""
     cosine = schedules.Cosine(0.02, steps=30)
     opt = make(rule, start(), cosine, weight_decay=0.01)
     others: dict[str, Any] = {"betas": (0.5, 0.6)} if "betas" in opt.hyper else {}
@@ -115,7 +115,7 @@ SPOILED: list[tuple[Any, Any, str]] = [
     ("state", ["exp_avg", "exp_avg_sq"], "expected a dictionary, got list"),
     ("schedule", {"schedule": "Nothing"}, "expected the name"),
     ("schedule", None, "expected a dictionary, got NoneType"),
-    # messages with the name of the value instead of the entry's
+    # these messages name the wrong value, not the entry
     ("options", {"decoupled_weight_decay": 0, "maximize": False}, "decoupled_weight_decay: expected True or False"),
     ("hyper", NUMBERS | {"eps": np.nan}, "eps: expected"),
     ("state", {"exp_avg": NINE, "exp_avg_sq": NINE}, "exp_avg: expected 21 elements"),
@@ -170,7 +170,7 @@ class Constant(schedules.Constant):
 
 @pytest.mark.parametrize("rate", [lambda t: 999.0 + t, Cosine(), Constant(0.5)])
 def test_a_schedule_of_the_callers_own_is_not_stored_and_replaces_none(rate: Any) -> None:
-    """This includes schedules whose class has the name of a library class."""
+    """The class of such a schedule may have the name of a library class."""
     opt = lrcore.SGD(start(), lr=rate)
     run(opt, 2)
     assert opt.lr == 1001

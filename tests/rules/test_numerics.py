@@ -56,7 +56,10 @@ def test_no_epsilon_and_no_gradient(backend: str) -> None:
 
 @pytest.mark.parametrize("rule", [each for each in lrcore.rules() if "centered" in each])
 def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> None:
-    """With a constant gradient, mean square and squared mean converge to one value but round separately."""
+    """With a constant gradient, the mean square and the squared mean converge to the same value.
+
+    In float32, they are rounded separately.
+    """
     g = gradients(np.random.default_rng(20), N)
     followed = Followed(rule, np.zeros(N, np.float32), alpha=0.5)
     below = 0
@@ -91,7 +94,7 @@ def test_the_last_step_number() -> None:
 
 
 def test_constants_depend_on_step_and_numbers_alone(rule: str) -> None:
-    """After a jump from step 2 to step 5 with changed numbers, the bits are those of the stateless oracle."""
+    """After a jump from step 2 to 5 with changed hyperparameters, the bits are the stateless oracle's."""
     rng = np.random.default_rng(19)
     followed = Followed(rule, rng.standard_normal(N).astype(np.float32))
     for t in (1, 2, 5, 6, 3):
@@ -190,7 +193,10 @@ def test_the_callers_mode_is_neither_trusted_nor_changed(
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
 def test_rates_are_asked_in_the_default_mode(mode: int, fp_mode: FloatingPointMode) -> None:
-    """A schedule that is called by a step also computes in the default mode."""
+    """A schedule that is called by a step also computes in the default mode.
+
+    If the caller calls the schedule, it computes in the caller's mode.
+    """
     rates = (
         lrcore.schedules.Constant(1 + 2**-24 - 2**-40) * (1 + 2**-40),  # near a float32 midpoint
         lrcore.schedules.Constant(1e-40) * 0.5,

@@ -93,7 +93,10 @@ def test_bits_do_not_depend_on_threads(rule: str, backend: str, count: int) -> N
 
 
 def test_any_alignment_and_nothing_outside(rule: str, backend: str) -> None:
-    """Each array has its own offset of 0 to 15 floats from a cache line; the guard words stay."""
+    """Each array has its own offset of 0 to 15 floats from a cache line.
+
+    The guard words around it stay unchanged.
+    """
     guard = np.float32(1e30)
     start, all_gradients = problem()
     cls, chosen = CONFIGURATIONS[rule]
