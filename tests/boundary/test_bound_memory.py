@@ -157,7 +157,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 }  # fmt: skip
 
 FIXED = ("numpy: larger", "numpy: smaller", "torch: larger", "torch: freed", "torch: transposed")
-"""Changes that are not tested with states, which do not own their memory: refused, or without effect."""
+"""Changes that are not tested on a state: it does not own its memory, so they fail or have no effect."""
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from support import assert_bits, assert_runs, assert_same, make, run, start
 
 
 def through_pickle(opt: Any) -> Any:
-    """Return a copy of the optimizer through a pickle."""
+    """Return a copy of the optimizer, made by pickling."""
     return pickle.loads(pickle.dumps(opt))
 
 

@@ -185,9 +185,9 @@ def test_a_module_that_is_moved(device: str) -> None:
 
 
 def test_a_grad_scaler(device: str) -> None:
-    """The scales are powers of two, undone in the step or before it. After an infinity, no step is taken.
+    """The scales are powers of two, undone in the step or before it.
 
-    The argument `grad_scale` applies as well.
+    If a gradient is infinite, the scaler skips the step. The argument `grad_scale` applies as well.
     """
     (model, opt), (twin, other) = pair = both(device)
     scaler = torch.amp.GradScaler(device, init_scale=2.0**10)

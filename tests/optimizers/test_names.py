@@ -231,7 +231,7 @@ OWN_MESSAGES = (
 
 
 def takes_keywords() -> Iterator[Any]:
-    """Yield each callable with named arguments but no ``**kwargs`` that is not called in every training step."""
+    """Yield each callable with named arguments and no ``**kwargs``, except those called in every step."""
     met = set()
     for path, value in public():
         is_optimizer = any(name in optimizers.__all__ for name in path.split("."))

@@ -417,7 +417,7 @@ def test_tensors_are_written() -> None:
 
 
 def copies_of(part: Any) -> list[Any]:
-    """Return a deep copy, and a copy through a pickle."""
+    """Return a deep copy, and a copy made by pickling."""
     return [copy.deepcopy(part), pickle.loads(pickle.dumps(part))]
 
 

@@ -123,7 +123,8 @@ def run_peer(row: Row, start: NDArray[np.float32], gradients: NDArray[np.float32
 def steps_of_torch(row: Row, start: Float64, gradients: Float64) -> Iterator[Any]:
     """Yield the parameters after each step.
 
-    During the steps, the default dtype is float64, in which PyTorch keeps step counts and NAdam's product.
+    During the steps, the default dtype is float64, in which PyTorch keeps step counts and NAdam's product of
+    momenta.
     """
     torch = importlib.import_module("torch")
     before = torch.get_default_dtype()
