@@ -113,7 +113,7 @@ def put_small(
     tensors: Mapping[str, Any] | None = None,
     metadata: Any = None,
 ) -> Path:
-    """Write the small file for the number 2 and return its path; text, tensors and metadata may be replaced."""
+    """Write the small file for the number 2, or one with other text, tensors or metadata; return its path."""
     text = json.dumps(kind.text) if text is None else text
     tensors = kind.tensors if tensors is None else tensors
     end = max((each["data_offsets"][1] for each in tensors.values()), default=0)
