@@ -80,7 +80,7 @@ def section(text: str, name: str) -> str:
 
 @pytest.mark.parametrize("name", SCHEDULE_CLASSES)
 def test_every_schedule_is_documented(name: str) -> None:
-    """The docstring has each argument, the references, and an example that is run."""
+    """The docstring lists every argument and the references, and has an example that is run."""
     cls = SCHEDULE_CLASSES[name]
     text = inspect.getdoc(cls) or ""
     listed = re.findall(r"^([a-z_0-9, ]+) : .+", section(text, "Parameters"), re.MULTILINE)
@@ -100,7 +100,7 @@ def test_pages_are_up_to_date(script: Callable[[str], Any], name: str) -> None:
 def test_pages_that_differ_are_told(
     script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One is missing, one was edited, and one belongs to nothing."""
+    """One page is missing, one was edited, and one is not generated."""
     pages = script("_pages")
     made = script("optimizer_pages").pages()
     moved = {tmp_path / path.relative_to(pages.DOCS): text for path, text in made.items()}
@@ -118,7 +118,7 @@ def test_pages_that_differ_are_told(
 def test_pictures_that_differ_are_told(
     script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One is missing, one has another size, and one belongs to nothing."""
+    """One picture is missing, one has the wrong size, and one is not drawn by the script."""
     pictures = script("tutorial_pictures")
     for name in pictures.DRAWN:
         (tmp_path / f"{name}.png").write_bytes((pictures.PICTURES / f"{name}.png").read_bytes())
@@ -135,7 +135,7 @@ def test_pictures_that_differ_are_told(
 
 
 def test_every_optimizer_has_a_page(script: Callable[[str], Any]) -> None:
-    """The page has its rules, and each call of a peer that it reproduces."""
+    """The page lists the optimizer's rules, and every call of a peer that the optimizer reproduces."""
     module = script("optimizer_pages")
     pages = {path.stem: " ".join(text.split()) for path, text in module.pages().items()}
     assert {*pages} == {*CLASSES, "index"}
@@ -151,7 +151,7 @@ def test_every_optimizer_has_a_page(script: Callable[[str], Any]) -> None:
 
 
 def test_every_schedule_has_a_page(script: Callable[[str], Any]) -> None:
-    """Each call of a peer is listed once."""
+    """Each call of a peer is listed exactly once."""
     module = script("schedule_pages")
     assert {*module.classes()} == {*SCHEDULE_CLASSES}
     pages = {path.stem: " ".join(text.split()) for path, text in module.pages().items()}

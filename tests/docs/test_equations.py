@@ -1,4 +1,4 @@
-"""The equations in docstrings and pages: computed in float64, they give the results of the code."""
+"""The equations in docstrings and pages, computed in float64, match the results of the code."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ OPTIONS: dict[str, list[tuple[dict[str, Any], set[str]]]] = {
     "AdamW": [({"weight_decay": 0.25}, set())],
     "RAdam": [({}, set()), ({"betas": (0.8, 0.9)}, set())],
 }
-"""Arguments, and the lines of the equation that apply to them. Without an entry, all lines apply to the
-defaults."""
+"""Arguments, and the conditions of the equation lines that apply to them. An optimizer that is not listed is
+tested with its defaults, and all lines of its equation apply."""
 
 CASES = [(name, *each) for name in CLASSES for each in OPTIONS.get(name, [({}, set())])]
 
@@ -64,9 +64,9 @@ def test_an_optimizers_equation(
 ) -> None:
     """Ten steps of the equation equal ten steps of the optimizer.
 
-    Each float32 step rounds a few numbers of size 1 by 2^-24 each, which the root of the second moment
-    magnifies in the first steps. Over ten steps this adds up to far less than 1e-4 of a step. A wrong sign or
-    factor makes far more.
+    Each float32 step rounds a few numbers of magnitude 1 by 2^-24 each. The root of the second moment
+    magnifies these errors in the first steps. Over ten steps, they add up to far less than 1e-4 of a step. A
+    wrong sign or factor causes a much larger difference.
     """
     cls = CLASSES[name]
     read = equation(equations, cls)

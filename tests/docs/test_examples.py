@@ -1,8 +1,8 @@
 """Each example runs in a process of its own and prints the results that it should show.
 
-The printed numbers are compared with bounds. A bound is far from the usual result, because another BLAS
-rounds differently and the training then takes another course. It is even farther from the result of learning
-nothing.
+The printed numbers are compared with bounds. Each bound leaves a wide margin to the usual result, because
+another BLAS rounds differently and so changes the course of the training. The margin to the result of a model
+that has learned nothing is even wider.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="examples/ is missin
 
 
 class Example(NamedTuple):
-    """How to run an example, and what it must print."""
+    """The requirements of an example, and the check of its output."""
 
     check: Callable[..., bool]
-    """Returns whether the values that `prints` finds are right."""
+    """A function that returns whether the values found by `prints` are right."""
     prints: str
     """A regular expression whose groups are the values."""
     module: str | None = None
     """A module that must be importable."""
     install: str = ""
-    """The remedy that the message names if it is not."""
+    """The remedy that the error message names if `module` is missing."""
     arguments: tuple[str, ...] = ()
 
 
 def spirals_are_told_apart(first: str, peak: str, last: str, accuracy: str) -> bool:
     """Return whether the rates and the accuracy are right.
 
-    Arms are 0.5 apart and the noise is 0.02, so no point is closer to the other arm; guessing gives 0.5. The
-    rate starts at a fiftieth of 0.05, is 0.05 after 50 steps, and nearly 0 in the last step.
+    The arms are 0.5 apart and the noise is 0.02, so no point is closer to the other arm. Guessing gives an
+    accuracy of 0.5. The rate starts at a fiftieth of 0.05, reaches 0.05 after 50 steps, and is nearly 0 in
+    the last step.
     """
     return (first, peak) == ("0.001", "0.05") and 0 < float(last) < 1e-6 and float(accuracy) >= 0.98
 
@@ -51,8 +52,8 @@ def spirals_are_told_apart(first: str, peak: str, last: str, accuracy: str) -> b
 def digits_are_read(steps: str, accuracy: str) -> bool:
     """Return whether the number of steps and the accuracy are right.
 
-    There are 23 batches per epoch. The demo's network without convolutions has an accuracy of 0.98. With six
-    other initial weights, the accuracy of this one was 0.989 to 0.994.
+    There are 23 batches per epoch. The demo's network, which has no convolutions, reaches an accuracy of
+    0.98. With six other sets of initial weights, this network reached 0.989 to 0.994.
     """
     return int(steps) == 20 * 23 and float(accuracy) >= 0.98
 
@@ -60,9 +61,9 @@ def digits_are_read(steps: str, accuracy: str) -> bool:
 def image_is_sharper(before: str, after: str) -> bool:
     """Return whether the error has more than halved.
 
-    The noise alone is 0.02, so the error before is mostly blur, and it falls by half only if the blur is
-    undone. Weights of the variation from a third to three times the example's all gave 0.021 to 0.026, from
-    0.071.
+    The noise alone is 0.02, so the initial error is mostly blur, and it halves only if the blur is removed.
+    The error fell from 0.071 to between 0.021 and 0.026 for all weights of the total variation from a third
+    to three times the example's.
     """
     return float(before) > 0.06 and float(after) < float(before) / 2
 
@@ -70,8 +71,8 @@ def image_is_sharper(before: str, after: str) -> bool:
 def bits_are_equal(*printed: str) -> bool:
     """Return whether the step counts and the bits are right.
 
-    In the middle, the shards have taken 200 steps altogether, in different numbers. In the end, each has
-    taken 50.
+    Halfway, the shards have taken 200 steps in total, but not the same number each. At the end, each shard
+    has taken 50.
     """
     middle, end = ([int(each) for each in line.split()] for line in printed[:2])
     return sum(middle) == 200 and len({*middle}) > 1 and end == [50] * 8 and printed[2:] == ("True", "True")
@@ -91,18 +92,19 @@ EXAMPLES = {
         r"steps per shard: (.*)\nsteps per shard: (.*)\n"
         r"400 slice updates match .*: (\S+)\n100 scattered rows match .*: (\S+)",
     ),
-    # One sample has a noise of 0.1, which a fit to 400 averages out; the function itself has a size of 0.7.
+    # The noise of a sample is 0.1, and a fit to 400 samples averages it out. The function is of magnitude 0.7.
     "with_autograd": Example(
         lambda computed, kept, error: (computed, kept) == ("float64", "float32") and float(error) < 0.1,
         r"computed in (\w+); parameters in (\w+)\n.*: (\S+), with noise of 0.1",
         "autograd",
         "pip install autograd",
     ),
-    # The surface has a size of 0.5, and the error of a fit is a tenth of that.
+    # The surface is of magnitude 0.5, and the error of a fit is at most a tenth of that.
     "with_jax": Example(
         lambda error: float(error) < 0.05, r"error at unseen points: (\S+)", "jax", "pip install jax"
     ),
-    # Rings are 1 apart and noise is 0.1, so one point in 10^6 is closer to another ring; guessing gives 0.33.
+    # The rings are 1 apart and the noise is 0.1, so one point in 10^6 is closer to another ring.
+    # Guessing gives an accuracy of 0.33.
     "with_torch": Example(
         lambda accuracy: float(accuracy) >= 0.98, r"test accuracy: (\S+)", "torch", "pip install torch"
     ),
@@ -115,7 +117,7 @@ def path_of(name: str) -> str:
 
 
 def output_of(*command: str) -> str:
-    """Return the output of Python for a command line, with warnings as errors."""
+    """Run Python with these arguments and with warnings as errors, and return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", *command], capture_output=True, text=True, check=False
     )
@@ -159,7 +161,7 @@ def test_deblur_on_a_gpu() -> None:
     + [("deblur", "cupy", 'pip install ".[cuda]", or use --cpu')],
 )
 def test_missing_package_is_named(name: str, module: str, install: str) -> None:
-    """The message comes without a traceback."""
+    """The message is printed without a traceback."""
     done = python(
         f"import runpy, sys\nsys.modules[{module!r}] = None\nrunpy.run_path({path_of(name)!r}, run_name='__main__')"
     )
@@ -169,9 +171,9 @@ def test_missing_package_is_named(name: str, module: str, install: str) -> None:
 
 @pytest.mark.parametrize("name", ["spirals", "conv_digits"])
 def test_written_out_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They equal central differences in float64.
+    """The gradients equal central differences in float64.
 
-    For values near 1, the error of the formula is h^2, and that of rounding is 1e-16 / h.
+    For values near 1, the truncation error is h^2, and the rounding error is 1e-16 / h.
     """
     if name == "conv_digits":
         pytest.importorskip("sklearn")

@@ -1,6 +1,6 @@
-"""The modules of both languages: which may use which, and what each may touch, by a search of the sources.
+"""Search the sources of both languages for modules and features that a module must not use.
 
-The tests are skipped if there are no sources, as with an installed wheel.
+The tests are skipped if the sources are missing, as with an installed wheel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def code(path: Path) -> str:
 
 
 def files(*patterns: str) -> list[Path]:
-    """Return the sources that match, and check that every pattern matches one."""
+    """Return the sources that match the patterns, and check that every pattern matches at least one."""
     found = [sorted(SOURCES.glob(pattern)) for pattern in patterns]
     assert all(found), patterns
     return [path for each in found for path in each]
@@ -45,7 +45,8 @@ def layout(script: Callable[[str], Any]) -> Any:
 def test_modules_use_only_what_is_below_them(layout: Any, language: str) -> None:
     """No two files use each other, not even for types, so that each can be read without the other.
 
-    Each module is on a floor. A new module causes an error that says where to add it.
+    Each module is on a floor, and uses no module on a higher floor. If a new module is on no floor, the error
+    says where to add it.
     """
     files = getattr(layout, f"{language}_files")()
     modules = layout.modules(files)
@@ -68,7 +69,7 @@ def test_sources_include_what_the_page_allows(layout: Any) -> None:
 
 
 def test_every_python_module_has_a_line() -> None:
-    """docs/architecture.md lists each file of the package, and a folder instead of its `__init__.py`."""
+    """docs/architecture.md lists each file of the package, with a folder in place of its `__init__.py`."""
     listing = PAGE.read_text(encoding="utf-8").partition("python/lrcore/\n")[2].partition("\n\n")[0]
     listed, folder = [], ""
     for indent, name in re.findall(r"^( +)(\S+)  +\S", listing, re.MULTILINE):
@@ -113,9 +114,9 @@ RULES: list[tuple[str, list[str], str]] = [
     ("only lanes use intrinsics", ["*.cpp", "*.h", "bind/*", "cpu/*.cpp", "cpu/[!l]*.h", "cpu/bounds.h"], INTRINSICS),
     ("lanes and sweeps do not use the standard library", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "cost.h"], r"#include <(?!immintrin)|\bstd::"),
     ("lanes and sweeps do not name rules", ["cpu/lane_*.h", "cpu/sweep.h", "cpu/bounds.h", "update.h", "cuda/*"], rf"(?i)\b({RULE_NAMES})\b"),
-    ("code for a GPU does not use the standard library", ["update.h", "cuda/job.h", "cuda/thread.h", "cuda/kernels.h", "cuda/launch.cu"], STANDARD_LIBRARY),
-    ("only files that nvcc compiles use words of CUDA", ["*.h", "*.cpp", "cpu/*", "bind/*", "cuda/*.h", "cuda/emulated.cpp"], r"__(global|device|host|shared|launch_bounds|grid_constant)__|cuda_runtime|cuda[A-Z](?!rror)\w+\(|blockIdx|threadIdx"),
-    ("files of one instruction set contain no logic", ["cpu/avx2.cpp", "cpu/avx512.cpp", "cpu/portable.cpp"], r"\b(if|for|while|switch|return|inline)\b|std::"),
+    ("GPU code does not use the standard library", ["update.h", "cuda/job.h", "cuda/thread.h", "cuda/kernels.h", "cuda/launch.cu"], STANDARD_LIBRARY),
+    ("only files that nvcc compiles use keywords and functions of CUDA", ["*.h", "*.cpp", "cpu/*", "bind/*", "cuda/*.h", "cuda/emulated.cpp"], r"__(global|device|host|shared|launch_bounds|grid_constant)__|cuda_runtime|cuda[A-Z](?!rror)\w+\(|blockIdx|threadIdx"),
+    ("files for a single instruction set contain no logic", ["cpu/avx2.cpp", "cpu/avx512.cpp", "cpu/portable.cpp"], r"\b(if|for|while|switch|return|inline)\b|std::"),
     ("dispatch does no maths and does not use Python", ["dispatch.*"], r"pybind11|Python\.h|<cmath>|\bsqrt\b|\bpow\b"),
     ("the binding does no maths and names no instruction set", ["bind/*"], r"\b(sqrt|pow|exp|cos)\b|avx|AVX"),
 ]  # fmt: skip
@@ -132,7 +133,7 @@ def test_what_a_part_may_not_touch(rule: str, patterns: list[str], forbidden: st
 
 
 def test_rules_hold_no_loops_over_buffers() -> None:
-    """The only loop is NAdam's fold, over step numbers."""
+    """The only loop is the product over step numbers in NAdam."""
     for path in files("rules/*.h"):
         if path.name in ("vocab.h", "registry.h"):
             continue
@@ -143,8 +144,8 @@ def test_rules_hold_no_loops_over_buffers() -> None:
 
 
 def test_thin_python() -> None:
-    """Nothing in the package computes on parameters."""
+    """No Python code in the package does arithmetic on parameters."""
     for path in PYTHON.rglob("*.py"):
-        if path.name != "_network.py":  # this stands for a user's program
+        if path.name != "_network.py":  # stands in for a user's program
             text = path.read_text()
             assert not re.search(r"np\.(sqrt|add|subtract|multiply|divide|maximum|sign)\(", text), path

@@ -1,8 +1,8 @@
 """Every code block in README.md, CONTRIBUTING.md, bench/README.md and docs/ is run or checked.
 
 The Python blocks of a page run one after another in an empty directory, with warnings as errors. The comment
-next to each print must be its output. A page that imports CuPy runs on imitated devices. A page is skipped if
-it needs a package that is not installed.
+next to each print must be its output. A page that imports CuPy runs on fake CUDA devices. A page is skipped
+if it needs a package that is not installed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PAGES = [
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="docs/ is missing")
 
 LANGUAGES = {"python", "pycon", "sh", "text", "math", "{toctree}", "{eval-rst}"}
-"""Languages of the blocks. Text and math are only shown, and the last two are for Sphinx."""
+"""The languages that blocks may have. Text and math are only displayed, and the last two are for Sphinx."""
 
 NEEDED_BY_METHODS = {
     "optuna": r"tune\.search\(",
@@ -69,7 +69,7 @@ def code_of(path: Path) -> str:
 
 
 def needed(code: str) -> Iterator[str]:
-    """Yield the packages that code needs."""
+    """Yield the packages that the code needs."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
@@ -115,7 +115,7 @@ def test_python(
     "path", [path for path in PAGES if any(each.language == "pycon" for each in blocks(path))], ids=name_of
 )
 def test_sessions(path: Path) -> None:
-    """They print what they show. Pages of schedules assume ``from lrcore.schedules import *``."""
+    """Each session prints what it shows. Pages about schedules assume ``from lrcore.schedules import *``."""
     text = "\n".join(block.code for block in blocks(path) if block.language == "pycon")
     known = {"lrcore": lrcore, **vars(lrcore.schedules)}
     runner = doctest.DocTestRunner(verbose=False)
@@ -125,9 +125,9 @@ def test_sessions(path: Path) -> None:
 
 
 def commands() -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Yield the words of each shell command, with its page.
+    """Yield the page and the words of each shell command.
 
-    Assignments of variables before a command are left out.
+    Variable assignments before a command are left out.
     """
     for path in PAGES:
         for block in blocks(path):
@@ -148,7 +148,7 @@ SHORT = {
 
 
 def run_lrcore(words: list[str]) -> None:
-    """Run an lrcore command in the current directory, shortened."""
+    """Run a shortened lrcore command in the current directory."""
     if "--compare" in words:
         older = words[words.index("--compare") + 1]
         assert main(["bench", "--json", older, *SHORT["bench"]]) == 0
@@ -160,9 +160,9 @@ def run_lrcore(words: list[str]) -> None:
     [pytest.param(words, id=f"{name_of(path)}: {' '.join(words)[:60]}") for path, words in commands()],
 )
 def test_commands(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Commands of lrcore are run, shortened. Others must name existing extras, groups, sessions or files.
+    """The lrcore commands are run in a shortened form.
 
-    CI runs the README's first two in empty environments, and the tests run the examples.
+    The other commands must name existing extras, groups, sessions or files. CI runs the README's first two commands in empty environments, and other tests run the examples.
     """
     program, *rest = words
     if program == "lrcore":
@@ -190,12 +190,12 @@ def test_commands(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 INDENTED = r"\n\n {4}(?!\s)(?!-|\*|\d+\.)"
-"""A paragraph that Markdown takes for code, except in a list."""
+"""An indented paragraph, which Markdown takes for code except in a list."""
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_what_a_page_is_made_of(path: Path) -> None:
-    """Its blocks are fenced, in known languages, and its links lead to existing files."""
+    """All blocks of the page are fenced and in known languages, and all its links lead to existing files."""
     text = path.read_text(encoding="utf-8")
     assert {block.language for block in blocks(path)} <= LANGUAGES
     assert text.count("\n```") == 2 * len(blocks(path))

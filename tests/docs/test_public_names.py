@@ -28,7 +28,7 @@ MODULES = (
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A module that is a default value. Its own repr has a path, which differs between machines."""
+    """Stands in for a module that is a default value. The module's repr contains a machine-dependent path."""
 
     name: str
 
@@ -42,7 +42,7 @@ def arguments(value: Any) -> str:
         return ""
     try:
         parameters = inspect.signature(value).parameters.values()
-    except (TypeError, ValueError):  # from the extension, or an alias of types
+    except (TypeError, ValueError):  # a function of the extension, or a type alias
         return ""
     bare = [
         each.replace(
@@ -51,11 +51,11 @@ def arguments(value: Any) -> str:
         )
         for each in parameters
     ]
-    return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.Signature(bare)))  # in the repr of a function
+    return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.Signature(bare)))  # from the repr of a function
 
 
 def attributes(cls: type[Any], listed: dict[Any, str]) -> Iterator[str]:
-    """Yield the public methods and properties of a class, except fields and those of a listed base."""
+    """Yield the public methods and properties of a class, except fields and members of a listed base class."""
     fields = {*getattr(cls, "__dataclass_fields__", ()), *getattr(cls, "_fields", ())}
     for name in sorted({*dir(cls)} - fields):
         if is_elsewhere(cls, name):

@@ -1,4 +1,4 @@
-"""Scripts, pages and settings that name tests, by file or by expression, name existing ones."""
+"""Scripts, pages and settings refer only to existing tests, whether by file or by expression."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def expressions() -> list[str]:
 
 @pytest.mark.slow
 def test_expressions_select_some_and_not_all() -> None:
-    """Each word of an expression also selects some and not all."""
+    """Each expression, and each word in it, selects some tests but not all."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:cacheprovider", "tests"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tests = [line.partition("::")[2].lower() for line in listed.splitlines() if "::" in line]
