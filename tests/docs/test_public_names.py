@@ -55,7 +55,7 @@ def arguments(value: Any) -> str:
 
 
 def attributes(cls: type[Any], listed: dict[Any, str]) -> Iterator[str]:
-    """Yield the public methods and properties of a class, except fields and members of a listed base class."""
+    """Yield the public methods and properties of a class, except fields and members of listed bases."""
     fields = {*getattr(cls, "__dataclass_fields__", ()), *getattr(cls, "_fields", ())}
     for name in sorted({*dir(cls)} - fields):
         if is_elsewhere(cls, name):

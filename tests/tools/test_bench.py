@@ -1,4 +1,4 @@
-"""The microbenchmark's machinery. No time is asserted: speed itself is measured by it, and not tested."""
+"""The machinery of the microbenchmark. No measured time is asserted, because speed is not tested here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def test_row() -> None:
 
 
 def test_variants_take_turns() -> None:
-    """After one call of each and the calibration, a sample of each in every round, prepared outside of the time."""
+    """Every variant is called once and calibrated. Then each round takes one sample of every variant.
+
+    Each sample is prepared before its timing starts.
+    """
     seen: list[str] = []
     variants = [
         bench.Variant(name, lambda: None, prepare=functools.partial(seen.append, name)) for name in ("a", "b")
@@ -56,7 +59,7 @@ def test_a_call_before_the_time_fills_the_caches() -> None:
 
 @pytest.mark.parametrize("rule", lrcore.rules())
 def test_every_rule_can_be_timed(rule: str) -> None:
-    """Its states stay free of NaN and of subnormal numbers over many steps."""
+    """Parameters and states stay finite and free of subnormal numbers over many steps."""
     facts, before = lrcore.rules()[rule], lrcore.info()
     names = ("step", "bound step", *(["decayed step"] if facts.states else []))
     backends = [name for name in lrcore.backends() if name in ("portable", "avx2")]
@@ -77,7 +80,7 @@ def test_every_rule_can_be_timed(rule: str) -> None:
 
 @pytest.mark.parametrize(("rule", "last"), [("sgd", "stream bound"), ("adam", "arithmetic bound")])
 def test_the_slower_loop_is_the_bound(rule: str, last: str) -> None:
-    """Bounds are measured where they say something."""
+    """The arithmetic bound is measured only for rules that contain a division or a square root."""
     (rows,) = bench.measure(
         [(rule, 10_000)], lambda rule, size: bench.variants(rule, size, ["portable"], [1]), 1
     )
@@ -91,7 +94,7 @@ def test_the_slower_loop_is_the_bound(rule: str, last: str) -> None:
 
 
 def test_decayed_states() -> None:
-    """Averages have decayed to 0; sums and maxima have kept their values."""
+    """Averages decay to 0, but sums and maxima keep their values."""
     left = {rule: _cases.decayed_states(rule) for rule in lrcore.rules()}
     assert left["adam"] == left["adadelta"] == [0, 0]
     assert left["lion"] == left["sgd_momentum"] == [0]
@@ -102,13 +105,16 @@ def test_decayed_states() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_loop_of_divisions(backend: str) -> None:
-    """In p is g / sqrt(p), with as many of both as the rule has, or p + g where it has none; g is added to the states."""
+    """The loop sets p to g / sqrt(p), with as many divisions and roots as the rule has.
+
+    If the rule has neither, the loop sets p to p + g. It adds g to each state.
+    """
     for rule, result in {"adam": 0.5, "adadelta": 0.25**0.25, "adamax": 0.25, "lion": 5.0}.items():
         params, grads = bench.aligned_full(32, 4.0), bench.aligned_full(32, 1.0)
         states = [bench.aligned_full(32, 2.0) for _ in lrcore.rules()[rule].states]
         with lrcore.use_backend(backend):
             run_arithmetic_bound(rule, params, grads, states)
-        assert params == pytest.approx(np.full(32, result), rel=2**-22), rule  # of three roundings
+        assert params == pytest.approx(np.full(32, result), rel=2**-22), rule  # three roundings
         assert all((state == 3).all() for state in states)
         assert (grads == 1).all()
 
@@ -117,11 +123,12 @@ def test_the_loop_of_divisions(backend: str) -> None:
     ("then", "now", "verdict"),
     [
         (ROW, ROW, "same"),
-        # 1.253 * 0.15 / 0.674 / 3 = 0.093 each, 0.39 together for three of them
+        # each median has a standard error of 1.253 * 0.15 / 0.674 / 3 = 0.093, and three times the standard error
+        # of the difference is 0.39
         (ROW, changed(ns=1300.0), "same"),
         (ROW, changed(ns=1700.0, low=1600.0, high=1900.0), "slower"),
         (changed(ns=1700.0, low=1600.0, high=1900.0), ROW, "faster"),
-        # less than 3 %
+        # without a spread, a difference of less than 3 % counts as none
         (changed(low=1000.0, high=1000.0), changed(ns=1020.0, low=1020.0, high=1020.0), "same"),
         (changed(low=1000.0, high=1000.0), changed(ns=1040.0, low=1040.0, high=1040.0), "slower"),
     ],
@@ -132,7 +139,7 @@ def test_verdicts(then: bench.Row, now: bench.Row, verdict: str) -> None:
 
 
 def test_results_are_saved_and_loaded(tmp_path: Path) -> None:
-    """Also those of earlier versions, which called the loops otherwise."""
+    """Results of earlier versions, which had other names for the loops, can be loaded too."""
     path = tmp_path / "results.json"
     bench.save(path, [changed(variant=name) for name in ("step", "limit", "divisions")], {"peers": "torch"})
     assert bench.load(path) == [changed(variant=name) for name in ("step", *bench.LOOPS)]
@@ -156,7 +163,7 @@ def run(*options: str) -> int:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table, a file, a picture; and against its own file a verdict for each row."""
+    """The command prints a table, writes a file and a picture, and --compare gives a verdict for each row."""
     pytest.importorskip("matplotlib")
     results, picture = tmp_path / "results.json", tmp_path / "picture.png"
     written = ("--json", str(results), "--plot", str(picture))
@@ -233,7 +240,7 @@ def test_a_progress_bar_is_shown_on_terminals_if_tqdm_is_installed(
 def test_an_interrupted_measurement_keeps_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those of finished cases: they are written, drawn and compared, and the settings are the former ones again."""
+    """The rows of finished cases are written, drawn and compared, and the former settings are restored."""
     pytest.importorskip("matplotlib")
 
     def interrupted(cases: Any, make: Any, rounds: int) -> Any:

@@ -1,4 +1,4 @@
-"""How the commands refuse, end early and complete: one line, an exit status, and nothing lost."""
+"""Refused arguments, early ends and shell completion of the commands: messages, exit statuses and results."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_a_file_that_cannot_be_written_is_refused_first(
     pytest.importorskip("matplotlib")
     path = tmp_path / "picture.png"
     path.touch()
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everything
+    monkeypatch.setattr(os, "access", lambda *_: False)  # because root may write to any file
     message = f"lrcore {command[0]}: {command[-1]}: no permission to write {path}"
     assert refusal(capsys, *command, str(path)) == message
 
 
 @pytest.fixture
 def ended_at(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that makes the demo's training end at a step, by Ctrl-C or by a loss that is not finite."""
+    """Return a function that ends the demo's training at a given step, by Ctrl-C or by a non-finite loss."""
     pytest.importorskip("sklearn")
     pytest.importorskip("tqdm")
     steps = 0
@@ -153,7 +153,7 @@ def test_a_demo_that_learned_nothing_fails(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_closed_pipe_is_silent() -> None:
-    """The program ends with the status of one that SIGPIPE ended."""
+    """The exit status is that of a program killed by SIGPIPE."""
     many = ["Cosine(0.1, 20)"] * 30
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,6 +1,6 @@
-"""The demo and the command line: what a newcomer runs first.
+"""The demo and the command line, which newcomers run first.
 
-The losses of two runs are equal when all their float64 values are: `numpy.testing.assert_array_equal`.
+The losses of two runs count as equal if all their float64 values are equal.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from lrcore.demo import _network, _training
 from support import python, slow_but_first
 
 OPTIMIZERS = [name for name in lrcore.optimizers.__all__ if name != "Optimizer"]
-LARGE = 1024  # hidden units that make enough parameters for the pool to cut
+LARGE = 1024  # hidden units; enough parameters for the thread pool to split
 
 
 @pytest.fixture
 def sklearn() -> None:
-    """Skip the test where there are no digits to train on."""
+    """Skip the test if a package that the training needs is missing."""
     pytest.importorskip("sklearn")
     pytest.importorskip("tqdm")
 
 
 @pytest.fixture
 def matplotlib(sklearn: None) -> None:  # noqa: ARG001
-    """Skip the test where nothing can be trained or nothing can be drawn."""
+    """Skip the test if a package that the training or the plots need is missing."""
     pytest.importorskip("matplotlib")
 
 
 class StandInArray(np.ndarray[Any, Any]):
-    """CPU memory that behaves like a GPU's: it meets no NumPy array, and NumPy's functions refuse it."""
+    """CPU memory that behaves like GPU memory: NumPy arrays and NumPy functions cannot be combined with it."""
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if method == "__call__" and ufunc in (np.exp, np.log, np.maximum):
-            raise TypeError(f"numpy.{ufunc.__name__} of a device array")
+            raise TypeError(f"numpy.{ufunc.__name__} was called with a device array")
         if "out" in options:
             options["out"] = tuple(map(from_device, options["out"]))
         return to_device(getattr(ufunc, method)(*map(from_device, inputs), **options))
 
     def __array_function__(self, function: Any, *_: Any) -> Any:
-        raise TypeError(f"numpy.{function.__name__} of a device array")
+        raise TypeError(f"numpy.{function.__name__} was called with a device array")
 
 
 def from_device(value: Any) -> Any:
-    """Return a device array's memory as a NumPy array; TypeError for a NumPy array."""
+    """Return a device array's memory as a NumPy array. Raise TypeError if it already is a NumPy array."""
     if type(value) is np.ndarray:
-        raise TypeError("a NumPy array met a device array")
+        raise TypeError("a NumPy array was mixed with a device array")
     return value.view(np.ndarray) if isinstance(value, StandInArray) else value
 
 
@@ -67,7 +67,7 @@ def to_device(value: Any) -> Any:
 
 
 class StandInModule(ModuleType):
-    """Stands in for cupy, with what the demo uses of it."""
+    """A stand-in for CuPy, with the functions that the demo uses."""
 
     float32 = np.float32
 
@@ -90,14 +90,14 @@ class StandInModule(ModuleType):
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> StandInModule:
-    """Put a stand-in where cupy would be imported from."""
+    """Make ``import cupy`` return a stand-in."""
     module = StandInModule()
     monkeypatch.setitem(sys.modules, "cupy", module)
     return module
 
 
 def png_size(path: Path) -> tuple[int, int]:
-    """Return width and height in pixels from the header of a PNG file."""
+    """Return the width and height in pixels from the header of a PNG file."""
     header = path.read_bytes()[:24]
     assert header.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", header[16:24])
@@ -107,7 +107,7 @@ def png_size(path: Path) -> tuple[int, int]:
 @pytest.mark.usefixtures("sklearn")
 def test_defaults() -> None:
     trained = demo.train()
-    steps = 30 * 23  # 30 epochs of 1437 images, 64 a step
+    steps = 30 * 23  # 30 epochs of 1437 images, 64 per step
     assert trained.accuracy >= 0.95
     assert trained.optimizer == "Adam"
     assert trained.parameters == 64 * 128 + 128 + 128 * 10 + 10
@@ -115,12 +115,12 @@ def test_defaults() -> None:
     cosine = lrcore.schedules.Cosine(demo.RATES["Adam"], steps=steps)
     np.testing.assert_array_equal(trained.rates, cosine(np.arange(steps)))
     assert trained.losses.shape == (steps,)
-    assert abs(trained.losses[0] - np.log(10)) < 1  # ten classes, and nothing known about them yet
+    assert abs(trained.losses[0] - np.log(10)) < 1  # ten classes, and nothing has been learned yet
     assert_times(trained)
 
 
 def assert_times(trained: demo.Result) -> None:
-    """Assert that each step has a time, of which the optimizer's is a part."""
+    """Check that each step has a time, and that the optimizer's time is only a part of it."""
     assert trained.step_seconds.shape == trained.optimizer_seconds.shape == trained.losses.shape
     assert np.all(trained.optimizer_seconds > 0)
     assert np.all(trained.optimizer_seconds < trained.step_seconds)
@@ -159,19 +159,22 @@ def test_losses_depend_on_the_seed_and_not_on_backend_and_threads() -> None:
 @pytest.mark.usefixtures("sklearn")
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 def test_network_is_written_for_any_array_module(name: str, device: StandInModule) -> None:
-    """On the same memory it gives the same bits, and it mixes no NumPy arrays with the device's."""
+    """Training on the stand-in gives the bits of NumPy, and never mixes NumPy arrays with device arrays."""
     expected = demo.train(name, epochs=2)
     trained = demo.train(name, epochs=2, device="cuda")
     np.testing.assert_array_equal(trained.losses, expected.losses)
     assert trained.accuracy == expected.accuracy
     assert (trained.backend, trained.optimizer) == ("cuda", name)
-    assert device.waits == len(trained.losses)  # each step's time ends with the step
+    assert device.waits == len(trained.losses)  # each step is timed until the device has finished
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("sklearn")
 def test_gpu() -> None:
-    """The first loss differs by the rounding of sums of at most 128 products, 2^-24 = 6e-8 each; later ones more."""
+    """The first losses differ by the rounding errors of sums of at most 128 products, 2^-24 = 6e-8 each.
+
+    Later losses differ more.
+    """
     pytest.importorskip("cupy")
     expected = demo.train(epochs=3)
     trained = demo.train(epochs=3, device="cuda")
@@ -191,7 +194,8 @@ def test_digits() -> None:
         assert x.min() == 0
         assert x.max() == 1
         shares = np.bincount(y, minlength=10) / len(y)
-        np.testing.assert_allclose(shares, 0.1, atol=0.005)  # stratified: 1797 images have 174 to 183 of each
+        # stratified; the 1797 images contain 174 to 183 of each digit
+        np.testing.assert_allclose(shares, 0.1, atol=0.005)
 
 
 def test_batches_see_every_image_once_an_epoch() -> None:
@@ -204,7 +208,10 @@ def test_batches_see_every_image_once_an_epoch() -> None:
 
 
 def test_gradient_is_that_of_the_loss() -> None:
-    """Against central differences in float64: error h^2 of the formula and 1e-16 / h of the rounding."""
+    """The gradient equals central differences in float64.
+
+    Their truncation error is h^2, and their rounding error is 1e-16 / h.
+    """
     rng = np.random.default_rng(1)
     shapes = {"w1": (5, 7), "b1": (7,), "w2": (7, 3), "b2": (3,)}  # D = 5, H = 7, C = 3, and n = 11
     params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
@@ -302,7 +309,7 @@ def test_missing_package(
     message = f'lrcore demo: {package} is not installed: pip install "lrcore[{extra}]"\n'
     if module == "cupy" and "cuda" not in lrcore.backends():
         message = f"lrcore demo: device: no GPU can be used here: {lrcore.info()['cuda_error']}\n"
-    assert capsys.readouterr() == ("", message)  # before anything was trained
+    assert capsys.readouterr() == ("", message)  # before any training
 
 
 @pytest.mark.usefixtures("sklearn")
@@ -310,7 +317,7 @@ def test_cupy_without_a_gpu(
     device: StandInModule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ones(*_: Any, **__: Any) -> None:
-        raise Exception("cudaErrorNoDevice:\nno CUDA-capable device is detected")  # noqa: TRY002  CuPy's own
+        raise Exception("cudaErrorNoDevice:\nno CUDA-capable device is detected")  # noqa: TRY002  as in CuPy
 
     monkeypatch.setattr(device, "ones", ones)
     assert main(["demo", "--device", "cuda"]) == 2
@@ -319,7 +326,7 @@ def test_cupy_without_a_gpu(
 
 
 def command_demo(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, str]:
-    """Return what the command printed, by its names."""
+    """Return the values that the command printed, by name."""
     assert main(["demo", *options]) == 0
     return dict(re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines())
 
@@ -355,7 +362,10 @@ def test_command_demo_finds_a_rate_for_a_schedule(tmp_path: Path, capsys: pytest
 
 @pytest.mark.usefixtures("sklearn")
 def test_a_plateau_is_told_the_loss_of_each_epoch() -> None:
-    """Of 3 epochs of 23 steps the second and the third do not improve by half: two reductions, one of them after the end."""
+    """Neither the second nor the third epoch improves the loss by 99 %, so the rate is reduced twice.
+
+    Each epoch has 23 steps. The second reduction comes after the last step.
+    """
     plateau = lrcore.schedules.Plateau(0.01, factor=0.5, patience=0, threshold=0.99)
     trained = demo.train(lr=plateau * 1, epochs=3)
     assert plateau.reductions == 2
@@ -410,7 +420,7 @@ def test_command_info(capsys: pytest.CaptureFixture[str]) -> None:
 def test_command_info_without_a_driver(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A machine without a GPU is told that, and not to update its driver."""
+    """Without a driver, the output says that there is no GPU, and does not advise updating the driver."""
     error = "CUDA: looking for devices: cudaErrorInsufficientDriver: ...; install or update the NVIDIA driver"
     monkeypatch.setattr(lrcore, "info", lambda: {"cuda": True, "cuda_error": error})
     for loaded, printed in (

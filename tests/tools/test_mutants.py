@@ -1,4 +1,4 @@
-"""The mutants that the tests must kill: the list is valid, and the script is right about a small tree."""
+"""The list of mutants is valid, and the script that tests them gives the right results for a small tree."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PACKAGE = "python/lrcore/__init__.py"
 
 
 class Small:
-    """A repository whose core is built by copying its source, and a list of mutants of it."""
+    """A repository whose core is built by copying its source, and a list of its mutants."""
 
     def __init__(self, mutants: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.main, self.root, self.list = mutants.main, root, root / "mutants.toml"
@@ -92,7 +92,7 @@ def make_small(mutants: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 def test_each_mutant_has_its_result(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
-    """No mutant is left in the tree for those that follow: the last one survives."""
+    """No mutant stays in the tree while later ones are tested, so the last one survives."""
     small.write(
         ("of the package", PACKAGE, "2 * x", "3 * x"),
         ("of the core", "csrc/core.cpp", "SIZE = 3", "SIZE = 4"),

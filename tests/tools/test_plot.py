@@ -1,4 +1,4 @@
-"""Pictures with matplotlib, and charts in text. What is drawn is compared with the values, not with pixels."""
+"""Plots with matplotlib, and text charts. The tests compare the drawn values, not pixels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HUGE = 1e308
 
 @pytest.fixture
 def plt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Pyplot without a screen; its figures are closed in the end."""
+    """Yield pyplot with a backend that needs no screen, and close its figures afterwards."""
     pytest.importorskip("matplotlib")
     monkeypatch.setenv("MPLBACKEND", "agg")
     import matplotlib
@@ -40,7 +40,7 @@ def plt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def entries(ax: Any) -> list[str]:
-    """Return the legend."""
+    """Return the texts of the legend."""
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
@@ -76,7 +76,7 @@ def test_several_schedules_on_given_axes(plt: Any) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 10_000, 10_001, 10**7])
 def test_lines_of_any_length(plt: Any, steps: int) -> None:  # noqa: ARG001
-    """At most 10,000 points, evenly spaced from the first step to the last."""
+    """A line has at most 10,000 points, evenly spaced from the first step to the last."""
     cosine = schedules.Cosine(0.1, steps)
     (line,) = plot.schedules(cosine, steps=steps).lines
     x = line.get_xdata()
@@ -121,7 +121,7 @@ def test_range_test(plt: Any, mode: Any, scale: str) -> None:
 
 
 def test_a_range_test_without_suggestions(plt: Any) -> None:  # noqa: ARG001
-    """A loss that does not move gives no warning either, though its moving average is rounded and so seems to fall."""
+    """A constant loss causes no warning either, although rounding makes its moving average seem to fall."""
     for losses in ([], [1], [0.0], [1, 2, 3, 4, 5, 6], [0.0] * 9, [2, 3, 2.1, 3, 1.9, 3, 2, 3], [2.3] * 9):
         test = found(losses=losses)
         test.smoothed[4:] = np.nextafter(test.smoothed[4:], 0)
@@ -134,7 +134,10 @@ def test_a_range_test_without_suggestions(plt: Any) -> None:  # noqa: ARG001
 
 @pytest.mark.parametrize("mode", ["exponential", "linear"])
 def test_huge_losses(plt: Any, mode: Any) -> None:
-    """Those that diverge in the end are cut off, and do not flatten the rest; others would overflow in matplotlib."""
+    """Losses that diverge at the end are cut off, so that they do not flatten the rest of the curve.
+
+    Other huge losses are refused, because they would overflow in matplotlib.
+    """
     ax = plot.range_test(found(mode, [5, 4, 3, 2, 1, 2, 3, HUGE]))
     ax.figure.canvas.draw()
     low, high = ax.get_ylim()
@@ -160,7 +163,7 @@ def test_the_largest_that_is_drawn(plt: Any) -> None:  # noqa: ARG001
 
 
 def test_training(plt: Any) -> None:
-    """The mean of 60 losses goes over windows of 2; a sum of two halves is exact here."""
+    """For 60 losses, the moving mean has windows of 2. The sum of two halves is exact here."""
     losses, rates = np.arange(60.0) + 1, schedules.Cosine(0.1, 60)(np.arange(60))
     ax = plot.training(losses, rates)
     above, below = ax.figure.axes
@@ -251,11 +254,11 @@ def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BRAILLE = [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (3, 0), (3, 1)]
-"""Row and column of each bit's dot."""
+"""The row and column of the dot that each bit stands for."""
 
 
 def cells(text: str, plain: bool) -> Any:
-    """Return where a chart's drawing has dots, row 0 at the top, from its characters."""
+    """Return a boolean array of the dots in a chart, read from its characters, with row 0 at the top."""
     *lines, axis, _ = text.splitlines()
     width = len(axis.partition("+")[2])
     rows = [line.partition("|")[2].ljust(width) for line in lines]
@@ -270,13 +273,14 @@ def cells(text: str, plain: bool) -> Any:
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3, 50, 63, 64, 65, 127, 128, 129, 1000, 4096])
 def test_a_peak_is_in_its_cell(steps: int, plain: bool) -> None:
-    """A single step of 1 among zeros reaches the top where it is, and nothing else does."""
+    """A single step of 1 among zeros reaches the top at its own position, and nowhere else."""
     for peak in {0, steps // 3, steps // 2, steps - 1}:
         dots = cells(chart([lambda t, peak=peak: (t == peak).astype(np.float64)], steps, plain=plain), plain)  # type: ignore[misc]
         top = np.flatnonzero(dots[0])
         columns = dots.shape[1]
         first, last = peak * columns / steps, (peak + 1) * columns / steps
-        assert first - 1 < top[0]  # whole columns, and one to come down in
+        # a peak fills whole columns, and the line may come down in one more
+        assert first - 1 < top[0]
         assert top[-1] <= math.ceil(last)
         assert dots[-1].any() == (steps > 1)
 
@@ -301,7 +305,7 @@ def test_what_falls_falls_in_the_chart(schedule: Any, steps: int, plain: bool) -
     assert (highest[1:] <= lowest[:-1] + 1).all()  # no gap between one column and the next
     assert highest[0] == 0
     last = round((1 - schedule(steps - 1) / schedule(0)) * (len(dots) - 1))
-    assert abs(int(lowest[-1]) - last) <= 1  # a large chart looks at some steps only
+    assert abs(int(lowest[-1]) - last) <= 1  # a chart of many steps evaluates only some of them
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -327,7 +331,7 @@ def test_labels_and_size() -> None:
 
 
 def test_several_lines_in_one_chart() -> None:
-    """All have the scale of the highest; where they cross, the last one is seen."""
+    """All lines share the scale of the highest one. Where lines cross, the last one is visible."""
     rates = [schedules.Linear(0.2, 0, 50), schedules.Constant(0.1), schedules.Linear(0, 0.2, 50)]
     text = chart(rates, 51, width=17, height=5)
     rows = [line.partition("|")[2].ljust(17) for line in text.splitlines()[:5]]
@@ -344,20 +348,21 @@ def test_several_lines_in_one_chart() -> None:
 @pytest.mark.parametrize(
     ("text", "steps"),
     [
-        # to the end, and a tenth more
+        # to the end of the schedule, plus a tenth
         ("Cosine(0.1, steps=80)", 88),
         ("Cosine(0.1, steps=80).warmup(20) * 0.5", 110),
         ("Linear(0.1, 0.0999, steps=100000)", 110_000),
         ("PiecewiseConstant([3, 60], [1, 0.5, 0.1])", 66),
         ("Constant(0.08).then(Linear(0.08, 0, steps=20), at=80)", 110),
-        # twice the steps until the rate stays below 0.3 of its highest: 0.97^t <= 0.3 from t = 40, 1 / (1 + 0.1 t) from 24
+        # twice the steps after which the rate stays below 0.3 of its highest value:
+        # 0.97^t <= 0.3 from t = 40, and 1 / (1 + 0.1 t) <= 0.3 from t = 24
         ("Exponential(0.1, rate=0.97)", 80),
         ("InverseTime(0.1, k=0.1)", 48),
         ("StepDecay(0.1, every=30)", 60),
         # four periods
         ("Cyclic(0.01, 0.1, up=2000)", 16_000),
         ("CyclicStages([(0.1, 30), (0.2, 40)])", 280),
-        # nothing to go by
+        # the rates suggest no number of steps
         ("0.1", DEFAULT),
         ("Plateau(0.1)", DEFAULT),
         ("Exponential(0.1, rate=1.01)", DEFAULT),

@@ -68,7 +68,7 @@ def git(folder: Path, *arguments: str) -> str:
 def make_repository(two_builds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Return the hashes of the commits "broken", "old" and "new" of a repository.
 
-    Its builds need no compiler. That of "broken" fails.
+    The builds need no compiler. The build of "broken" fails.
     """
     root = tmp_path / "repository"
     root.mkdir()
@@ -106,7 +106,7 @@ def make_main(two_builds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def prepare(tmp_path: Path, commit: str, **files: str) -> Path:
-    """Return the folder of a build of a commit that consists of these modules of lrcore."""
+    """Write a build of a commit that consists of these modules of lrcore, and return its folder."""
     folder = tmp_path / "cache" / commit / str(sysconfig.get_config_var("SOABI"))
     (folder / "lrcore").mkdir(parents=True)
     for name, text in files.items():
@@ -130,7 +130,7 @@ def write_script(tmp_path: Path, text: str) -> Path:
 
 
 def test_ratios_are_taken_within_a_round(two_builds: Any) -> None:
-    """The machine takes four times as long in the last round, but no ratio shows it.
+    """The machine is four times slower in the last round, but the ratios do not show it.
 
     With a single round, the quartiles are equal.
     """
@@ -162,7 +162,7 @@ def test_builds_take_turns(two_builds: Any) -> None:
 
 
 def test_a_script_is_compared(main: Main, builds: dict[str, Path], tmp_path: Path) -> None:
-    """A line without a name gets that of the script. If a name has several lines, the median counts."""
+    """A line without a name gets the name of the script. If a name has several lines, their median counts."""
     script = write_script(
         tmp_path,
         "import lrcore, sys\n"
