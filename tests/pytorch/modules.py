@@ -69,7 +69,7 @@ def loss_of(model: Any, step: int) -> Any:
 
 
 def train(model: Any, opt: Any, steps: range, set_to_none: bool = True) -> list[float]:
-    """Return the losses of a training."""
+    """Train a model, and return the loss of each step."""
     losses = []
     for step in steps:
         opt.zero_grad(set_to_none=set_to_none)
@@ -91,7 +91,7 @@ def assert_equal(model: Any, expected: list[Any]) -> None:
 
 
 def own(saved: Any) -> Any:
-    """Return the entries of a state dictionary that PyTorch's do not have."""
+    """Return the entries of a state dictionary that PyTorch's dictionaries lack."""
     return json.loads(saved["param_groups"][0]["lrcore"])
 
 

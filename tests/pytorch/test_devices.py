@@ -1,4 +1,4 @@
-"""A FusedOptimizer on several imitated devices: they stay in step, and consistent if interrupted."""
+"""A FusedOptimizer on several simulated devices, which stay in step and are consistent after an interrupt."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_buffer_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each device has an optimizer. Steps, states and dictionaries are those of one optimizer for all."""
+    """Each device has its own optimizer. Steps, states and dictionaries equal those of a single optimizer."""
     (twin, together) = whole = built("NAdam", lr=lrcore.schedules.Cosine(0.01, steps=20))
     monkeypatch.setattr("lrcore.torch._fused.place_of", lambda tensor: tensor.ndim)
     (model, apart) = parted = built("NAdam", lr=lrcore.schedules.Cosine(0.01, steps=20))
-    sizes = [135, 51, 341]  # padded to multiples of 16 elements, except the last array of each
+    # each array is padded to a multiple of 16 elements, except the last one on each device
+    sizes = [135, 51, 341]
     assert [each.size for each in apart.optimizers] == sizes
     for steps in (range(3), range(3, 6)):
         train(*whole, steps)
@@ -52,7 +53,7 @@ def test_a_buffer_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("apart")
 def test_what_is_set_is_set_on_every_device() -> None:
-    """This covers rates and hyperparameters, in the group or by `lr`. One Plateau controls all devices."""
+    """Rates and hyperparameters, set in the group or by `lr`, apply to all devices. So does a Plateau."""
     _, opt = built("Adam", lr=lrcore.schedules.Plateau(0.5, patience=0))
     _, other = built("Adam", lr=0.1)
     other.load_state_dict(opt.state_dict())
@@ -73,9 +74,9 @@ def test_what_is_set_is_set_on_every_device() -> None:
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("given", [lambda fn: fn, lrcore.schedules.Function])
 def test_a_callable_is_asked_once_and_at_the_step(given: Any) -> None:
-    """There is one call for all devices. After a refused or skipped step, its rate is requested again.
+    """The callable is called once for all devices, and again for a step that was refused or skipped.
 
-    The group has the last rate.
+    The group contains the rate of the last step.
     """
     rates: dict[int, float] = {0: 1.0, 1: 2.0}
     asked = []
@@ -186,7 +187,7 @@ RATES: dict[str, Callable[[], Any]] = {
 def test_an_interrupt_at_any_moment_leaves_all_or_nothing(
     call: str, rate: str, devices: int, request: pytest.FixtureRequest
 ) -> None:
-    """This holds for all devices and for the group. The next step succeeds."""
+    """After an interrupt, all devices and the group are consistent, and the next step succeeds."""
     if devices == 2:
         request.getfixturevalue("apart")
     lr = RATES[rate]()
@@ -208,7 +209,7 @@ def test_an_interrupt_at_any_moment_leaves_all_or_nothing(
         for each, value in zip(weights, values, strict=True):
             each.data.copy_(value)
         if rate == "number" and call == "step":
-            opt.param_groups[0]["lr"] = 0.125  # which the step applies
+            opt.param_groups[0]["lr"] = 0.125  # the step applies it
 
     def seen() -> Any:
         inner = opt.optimizers
@@ -248,7 +249,7 @@ def test_a_handler_that_looks_and_steps_at_any_moment(rate: str) -> None:
         nonlocal stepped
         try:
             opt.step()
-        except RuntimeError as error:  # it ran while the schedule was called
+        except RuntimeError as error:  # the handler ran inside a call of the schedule
             if "a schedule must not step" not in str(error):
                 raise
         else:

@@ -74,7 +74,7 @@ REMOVALS: dict[str, State] = {
     "empty": lambda opt, weight: opt.state.__setitem__(weight, {}),
     "clear one": lambda opt, weight: opt.state[weight].clear(),
 }
-"""Removals of the state of one parameter. They reset it if there is no other, and are refused otherwise."""
+"""Removals of the state of one parameter, which are refused if the optimizer has other parameters."""
 RESETS: dict[str, State] = {
     "defaultdict": lambda opt, _: setattr(opt, "state", defaultdict(dict)),
     "setstate": lambda opt, _: opt.__setstate__({"state": defaultdict(dict)}),
@@ -87,9 +87,9 @@ RESETS: dict[str, State] = {
 @pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop", "NAdam"])
 @pytest.mark.parametrize("way", [*RESETS, *REMOVALS])
 def test_beginning_anew(way: str, name: str) -> None:
-    """The optimizer starts afresh as PyTorch's does, whose state includes the step counts.
+    """The optimizer starts afresh, including its step count, as PyTorch's optimizer does.
 
-    Both round numbers of about 10 by a relative 2^-24.
+    Both optimizers round numbers of about 10 with a relative error of 2^-24.
     """
     change, count = (REMOVALS | RESETS)[way], 2 if way in RESETS else 1
     ours = stepped(name, False, change, count)
@@ -130,7 +130,7 @@ def put(way: str, opt: Any, weight: Any, values: Any) -> None:
     "way", ["an entry", "update of entries", "|= of entries", "entries", "update", "|=", "all"]
 )
 def test_states_that_are_assigned(way: str) -> None:
-    """They are copied immediately, then shown, used in steps, and saved. Wrong values change nothing."""
+    """Assigned states are copied immediately, then shown, used and saved. Wrong values change nothing."""
     one, two = ones(3), ones(2, 2)
     opt = adam(("one", one), ("two", two))
     given = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -150,12 +150,12 @@ def test_states_that_are_assigned(way: str) -> None:
     assert torch.equal(opt.state_dict()["state"][1]["exp_avg"], expected)
     assert opt.step_count == 1
     opt.step()
-    # float32 rounds the two products and their sum by 2^-24 each, and also 0.9 and 0.1
+    # float32 rounds 0.9, 0.1, the two products and their sum by 2^-24 each
     np.testing.assert_allclose(opt.state[two]["exp_avg"], 0.9 * expected + 0.1, rtol=1e-6)
 
 
 def test_states_that_are_exchanged() -> None:
-    """One call can exchange them. Two assignments would lose the first state, and are refused."""
+    """One call can exchange two states. Two assignments would lose the first state, and are refused."""
     one, two = ones(2), ones(2)
     opt = FusedOptimizer([one, two], lrcore.Adam)
     opt.state[one]["exp_avg"], opt.state[two]["exp_avg"] = torch.ones(2), torch.full((2,), 3.0)
@@ -203,7 +203,7 @@ def test_states_that_cannot_be_assigned(way: str) -> None:
 
 
 def test_a_state_that_was_read_before_others_took_its_place() -> None:
-    """It keeps its values and its step count, and is an ordinary dictionary."""
+    """A state that was replaced keeps its values and its step count, and is an ordinary dictionary."""
     weights = [ones(3), ones(3)]
     opt = adam(*weights)
     opt.step()
@@ -224,7 +224,7 @@ def test_a_state_that_was_read_before_others_took_its_place() -> None:
 
 
 def test_an_optimizer_without_states() -> None:
-    """Such an optimizer has only a step count."""
+    """The state of such an optimizer is only a step count."""
     weight = ones(3)
     opt = sgd(weight)
     opt.step()
@@ -254,10 +254,10 @@ def test_states_whose_storage_was_replaced(values: State) -> None:
 
 @each_of_torch
 def test_from_and_for_torchs_optimizer(name: str) -> None:
-    """A network learns as it does with PyTorch's optimizer, and each continues from the other's dictionary.
+    """A network learns as with PyTorch's optimizer, and each optimizer continues from the other's dictionary.
 
-    Both round every step in float32 by 2^-24 of p, but differently. Over 60 steps of a falling loss, the
-    difference stays far below 1e-3 of a loss of about 1.
+    Both optimizers round every step in float32, by 2^-24 of p, but they round differently. Over 60 steps of a
+    falling loss of about 1, the losses differ by far less than 1e-3.
     """
     for k in (0, 3):
         (model, opt), twin = built(name), network()
@@ -280,9 +280,9 @@ def test_from_and_for_torchs_optimizer(name: str) -> None:
 
 
 def test_the_group_of_a_dictionary() -> None:
-    """Its numbers are applied, and entries of PyTorch's tools are carried along.
+    """Loading applies the numbers in the group, and keeps the entries of PyTorch's tools.
 
-    Our own entry is empty in the group of an optimizer.
+    In the group of an optimizer, our own entry is empty.
     """
     opt = adam(ones(3))
     opt.param_groups[0]["lr_scale"] = 2.0
@@ -368,7 +368,7 @@ def test_other_defaults(dtype: Any, device: Any) -> None:
 
 @pytest.mark.parametrize("count", [2**24 - 1, 2**24 + 1, 2**40 + 1])
 def test_counts_that_float32_has_not(count: int) -> None:
-    """The dictionary has the exact count next to PyTorch's."""
+    """The dictionary has the exact count in addition to PyTorch's rounded count."""
     opt, other = adam(ones(3)), adam(ones(3))
     opt.optimizers[0].step_count = count
     other.load_state_dict(opt.state_dict())

@@ -14,12 +14,15 @@ FORGETS: list[Callable[[Any, Any], object]] = [
     lambda _, weight: setattr(weight, "grad", None),
     lambda _, weight: setattr(weight, "grad", torch.zeros(3)),
 ]
-"""Ways to stop using a gradient. Its values remain for code that has kept it."""
+"""Ways to discard a gradient. Code that has kept a reference to the gradient still sees its values."""
 
 
 @pytest.mark.parametrize("forget", FORGETS)
 def test_a_parameter_without_a_gradient_counts_as_zero(forget: Callable[[Any, Any], object]) -> None:
-    """Momentum and decay act on it, and an old gradient does not. As in PyTorch, its `grad` stays None."""
+    """Momentum and decay affect the parameter, but an old gradient does not.
+
+    The `grad` of the parameter stays None, as in PyTorch.
+    """
     first, second = zeros(3), zeros(3)
     opt = sgd(first, second, lr=0.5, momentum=0.5)
     assert first.grad is None
@@ -51,9 +54,9 @@ def ready(model: Any, opt: Any, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["module", "none", "zero", "assigned", "absent"])
 def test_gradients_accumulate(way: str) -> None:
-    """They accumulate in the flat buffer over two backward passes, however they were zeroed before.
+    """Gradients accumulate in the flat buffer over two backward passes, however they were zeroed before.
 
-    A step does not move them.
+    A step does not move the gradients.
     """
     model, opt = built("SGD", lr=0.0)
     (flat,) = opt.optimizers
@@ -73,7 +76,7 @@ def test_gradients_accumulate(way: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Using backward")  # PyTorch warns about the cycle
 def test_gradients_that_can_be_differentiated() -> None:
-    """A step uses them, and a penalty can be computed from them."""
+    """A step uses gradients that have a graph, and a penalty can be computed from them."""
     weight = ones(1)
     opt = sgd(weight)
     (weight**3).sum().backward(create_graph=True)
@@ -88,7 +91,7 @@ def test_gradients_that_can_be_differentiated() -> None:
 
 
 def test_gradients_that_are_assigned() -> None:
-    """They are read at every step, wherever they are: in the caller's tensor, or in memory that has moved."""
+    """Every step reads assigned gradients, whether in the caller's tensor or in memory that has moved."""
     weight = zeros(3)
     opt = sgd(weight)
     weight.grad = torch.zeros(3)
@@ -117,12 +120,12 @@ EXCHANGES: dict[str, Callable[[Any, Any, Any], tuple[Any, Any, Any]]] = {
     "memory taken": lambda a, _, c: (None, a.detach(), c.detach()),
     "memory taken back": lambda _, b, c: (b.detach(), None, c),
 }
-"""New gradients for three parameters, made from their present ones."""
+"""New gradients for three parameters, made from their current gradients."""
 
 
 @pytest.mark.parametrize("way", EXCHANGES)
 def test_gradients_that_are_exchanged(way: str) -> None:
-    """They act as in PyTorch's optimizer over several steps and backward passes.
+    """Exchanged gradients act as in PyTorch's optimizer over several steps and backward passes.
 
     The only difference is that a missing gradient counts as zero here.
     """
@@ -167,7 +170,7 @@ def test_gradients_that_are_kept(forget: Callable[[Any, Any], object]) -> None:
 
 
 def test_gradients_in_a_buffer_of_the_callers() -> None:
-    """They stay there during backward passes, zeroing and scaling, as in PyTorch."""
+    """The gradients stay in that buffer during backward passes, zeroing and scaling, as in PyTorch."""
     parameters = [zeros(n) for n in (3, 1, 4)]
     opt = sgd(*parameters)
     bucket = torch.zeros(8)
@@ -188,9 +191,9 @@ def test_gradients_in_a_buffer_of_the_callers() -> None:
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("asked_after", [True, False])
 def test_gradients_of_another_dtype(asked_after: bool, set_to_none: bool, dtype: Any) -> None:
-    """If `grad_dtype` requires it, gradients have another dtype, as in PyTorch.
+    """Gradients have the dtype that `grad_dtype` requires, as in PyTorch.
 
-    They are converted at the step, and remain the parameter's gradients.
+    A step converts their values, and they remain the gradients of the parameter.
     """
     weight = zeros(3)
     if not asked_after:
@@ -210,7 +213,7 @@ def test_gradients_of_another_dtype(asked_after: bool, set_to_none: bool, dtype:
 
 @pytest.mark.parametrize("before", [True, False])
 def test_hooks_of_others_on_gradients(before: bool) -> None:
-    """Whether registered before or after the optimizer is made, they may remove or replace a gradient."""
+    """A hook may remove or replace a gradient, even if it was registered before the optimizer was made."""
     weight, other = zeros(3), zeros(3)
     taken: list[Any] = []
 
@@ -252,7 +255,7 @@ def test_a_hook_on_a_gradient_that_steps() -> None:
 def test_gradients_in_inference_mode(way: str) -> None:
     """Gradients that were kept or exchanged keep their values.
 
-    Their replacements can be changed later, for example by clipping.
+    The gradients that replace them can be changed later, for example by clipping.
     """
     one, two, empty = weights = [zeros(3), zeros(3), zeros(0)]
     opt = sgd(*weights)

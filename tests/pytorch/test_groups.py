@@ -85,16 +85,16 @@ ASSIGNMENTS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("way", ASSIGNMENTS)
 def test_what_is_shown_is_what_acts(way: str) -> None:
-    """The optimizer, its repr, the group and the inner optimizers show the rate that acts.
+    """The optimizer, its repr, the group and the inner optimizers show the rate that the step uses.
 
-    The rest of the group stays as it was set.
+    The other entries of the group keep their values.
     """
     weight, opt = stepping(momentum=0.5)
     weight.data.fill_(1.0)
     opt.param_groups[0]["weight_decay"] = 0.5
     ASSIGNMENTS[way](opt)
     assert opt.lr == opt.optimizers[0].lr == opt.schedule(0) == 0.25
-    if way != "a callable":  # which is not called before the step
+    if way != "a callable":  # a callable is not called before the step
         assert opt.param_groups[0]["lr"] == 0.25
         assert "lr=0.25" in repr(opt)
     opt.step()
@@ -229,7 +229,7 @@ def test_names_that_mean_others(name: str, message: str) -> None:
 
 
 def test_refused_numbers_of_the_group_do_not_act() -> None:
-    """Valid numbers that are assigned with them do not act either."""
+    """Valid numbers that are assigned together with refused ones do not take effect either."""
     opt = FusedOptimizer([ones(3)], lrcore.AdamW)
     opt._opt_called = True  # as PyTorch's schedulers do
     group, hyper = opt.param_groups[0], opt.optimizers[0].hyper

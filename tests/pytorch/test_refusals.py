@@ -1,4 +1,4 @@
-"""The errors of a FusedOptimizer, which come before any change, and what remains after it is deleted."""
+"""The errors of a FusedOptimizer, which are raised before any change, and the effects of deleting it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def clone(weight: Any) -> None:
 
 
 def send(weight: Any) -> Any:
-    """Return a parameter that was sent through a queue for other processes."""
+    """Return a parameter that was sent through a queue between processes."""
     queue = torch.multiprocessing.SimpleQueue()
     queue.put(weight)
     return queue.get()
@@ -166,7 +166,7 @@ def freed() -> Any:
 
 @pytest.mark.parametrize(("make_one", "error"), [(fake, TypeError), (freed, ValueError)])
 def test_tensors_without_memory(make_one: Callable[[], Any], error: type[Exception]) -> None:
-    """They are refused as parameters, gradients and states, whether assigned or loaded."""
+    """Tensors without memory are refused as parameters, gradients and states, whether assigned or loaded."""
     weight, other = ones(3), ones(3)
     opt = FusedOptimizer([weight], lrcore.Adam)
     saved = opt.state_dict()
@@ -196,7 +196,7 @@ def test_no_copies() -> None:
 
 
 def test_an_optimizer_that_is_gone_leaves_nothing() -> None:
-    """Its hooks are removed with it. The parameters and their last gradients remain."""
+    """The hooks of an optimizer are removed with it. The parameters and their last gradients remain."""
     (model, opt), twin = built("Adam"), network()
     train(model, opt, range(1))
     train(twin, build("Adam", twin), range(1))

@@ -1,6 +1,6 @@
-"""`lrcore.torch.FusedOptimizer` with the tools that save trainings.
+"""`lrcore.torch.FusedOptimizer` with tools that save checkpoints.
 
-These are safetensors, accelerate, torch.distributed.checkpoint and torch.save. None of them is imitated.
+The tools are safetensors, accelerate, torch.distributed.checkpoint and torch.save. None of them is mocked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "SGD with dampening": (lrcore.SGD, {"momentum": 0.9, "dampening": 0.1, "maximize": True}),
     "Lion": (lrcore.Lion, {}),
     "AdamW": (lrcore.AdamW, {"amsgrad": True}),
-    "Adam with eps beside the root": (lrcore.Adam, {"eps_placement": "hat"}),
+    "Adam with eps before the correction": (lrcore.Adam, {"eps_placement": "hat"}),
     "NAdam": (lrcore.NAdam, {}),
 }
 
@@ -56,7 +56,7 @@ def parted(seed: int) -> tuple[Any, Any]:
 
 
 def train(model: Any, opts: Any, steps: range, backward: Any = torch.Tensor.backward) -> None:
-    """Train with an optimizer, or with several."""
+    """Train a module with one or several optimizers."""
     opts = opts if isinstance(opts, list) else [opts]
     for step in steps:
         for opt in opts:
@@ -69,7 +69,7 @@ def train(model: Any, opts: Any, steps: range, backward: Any = torch.Tensor.back
 
 
 def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
-    """Check that modules have equal bits, and optimizers are equal in everything that affects later steps."""
+    """Check that the modules have equal bits, and the optimizers agree in all that affects later steps."""
     for name, values in one[0].state_dict().items():
         assert torch.equal(values, other[0].state_dict()[name]), name
     for each in ("step_count", "lr", "schedule"):
@@ -78,7 +78,7 @@ def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
 
 
 def test_a_view_outlives_module_and_optimizer() -> None:
-    """A view that is kept keeps its memory alive."""
+    """A view keeps its memory alive."""
     model, opt = build("AdamW", "number")
     train(model, opt, range(2))
     weight = model[0].weight
@@ -90,7 +90,7 @@ def test_a_view_outlives_module_and_optimizer() -> None:
     del model, opt, weight
     gc.collect()
     assert gone() is None
-    others = [torch.full((16,), 7.0) for _ in range(1000)]  # which would reuse freed memory
+    others = [torch.full((16,), 7.0) for _ in range(1000)]  # these would reuse freed memory
     assert all(map(torch.equal, kept, expected))
     del others
 
@@ -98,9 +98,9 @@ def test_a_view_outlives_module_and_optimizer() -> None:
 @pytest.mark.parametrize("rate", ["number", "plateau"])
 @each_optimizer
 def test_torch_save(name: str, rate: str, tmp_path: Path) -> None:
-    """A loaded run has the bits of the run that continued after its dictionary was taken.
+    """A run resumed from a file is bitwise identical to the run that continued after saving.
 
-    The dictionary is a copy, and nothing in the file is executed.
+    The dictionary is a copy, and loading the file executes no code.
     """
     for taken in (0, 1, 5):
         one = (model := network(0)), build_by_name(name, model, lr=RATES[rate]())
@@ -118,7 +118,7 @@ def test_torch_save(name: str, rate: str, tmp_path: Path) -> None:
 
 
 def test_safetensors(tmp_path: Path) -> None:
-    """This covers a module with a shared parameter, and the states and gradients of parameters."""
+    """A module with a shared parameter can be saved, and so can the states and gradients of parameters."""
     tools = pytest.importorskip("safetensors.torch")
     (model, opts), (other, its) = parted(0), parted(1)
     train(model, opts, range(4))
@@ -144,9 +144,9 @@ def test_safetensors(tmp_path: Path) -> None:
     ("optimizer", "safe"), [("SGD", True), ("SGD with momentum", False), ("Lion", False), ("AdamW", True)]
 )
 def test_accelerate(optimizer: str, safe: bool, tmp_path: Path) -> None:
-    """A run equals one without accelerate, and so do runs that continue from its files.
+    """A run with accelerate equals one without, and so do runs that are resumed from its files.
 
-    They continue with the same Accelerator and with a new one.
+    Runs are resumed with the same Accelerator and with a new one.
     """
     accelerate = pytest.importorskip("accelerate")
     expected = build(optimizer)
@@ -192,9 +192,9 @@ def distributed(flattened: bool) -> tuple[Any, Any]:
     [*((each, "plateau") for each in OPTIMIZERS), *(("AdamW", each) for each in RATES if each != "plateau")],
 )
 def test_distributed_checkpoint(optimizer: str, rate: str, flattened: bool, tmp_path: Path) -> None:
-    """It keeps only states and groups.
+    """torch.distributed.checkpoint saves only states and groups.
 
-    They are also saved before the first step, and loaded into optimizers that have stepped.
+    They are also saved before the first step, and loaded into optimizers that have already taken steps.
     """
     checkpoint = pytest.importorskip("torch.distributed.checkpoint")
     get, set_all = distributed(flattened)
@@ -216,7 +216,7 @@ def test_distributed_checkpoint(optimizer: str, rate: str, flattened: bool, tmp_
 @pytest.mark.filterwarnings("ignore")  # from torch.distributed.checkpoint, which has no process group here
 @pytest.mark.parametrize("flattened", [False, True])
 def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
-    """Each has its own step count and schedule in its group."""
+    """The group of each optimizer contains its step count and schedule."""
     get, set_all = distributed(flattened)
     (model, opts), (other, its) = parted(0), parted(1)
     opts[0].step()
@@ -251,8 +251,8 @@ def test_in_inference_mode() -> None:
 
 
 def test_what_pytorch_wrote_after_loading_ours_is_pytorchs() -> None:
-    """Its optimizers carry our entry along, with options that they lack, and count their own steps."""
-    model, opt = build("Adam with eps beside the root", "plateau")
+    """PyTorch's optimizers keep our entry, with options that they lack, and count their own steps."""
+    model, opt = build("Adam with eps before the correction", "plateau")
     theirs = torch.optim.Adam(model.parameters())
     train(model, opt, range(4))
     saved = opt.state_dict()
@@ -267,12 +267,12 @@ def test_what_pytorch_wrote_after_loading_ours_is_pytorchs() -> None:
     schedule = opt.schedule
     opt.load_state_dict(theirs.state_dict())
     assert opt.step_count == 7
-    assert opt.schedule is schedule  # PyTorch's dictionary has none
+    assert opt.schedule is schedule  # PyTorch's dictionary has no schedule
     assert plateaus(schedule)[0].reductions == 3
 
 
 def test_sgd_of_pytorch_after_loading_ours() -> None:
-    """It does not count its steps. Our count is kept, or passed as an argument."""
+    """PyTorch's SGD does not count its steps. Our count is kept, or passed as an argument."""
     weight = torch.nn.Parameter(torch.zeros(3))
     opt = FusedOptimizer([weight], lrcore.SGD, lr=Plateau(0.5, patience=3), momentum=0.5)
     for _ in range(4):
@@ -294,7 +294,7 @@ def test_sgd_of_pytorch_after_loading_ours() -> None:
 
 
 def test_dictionaries_of_former_versions() -> None:
-    """They store what PyTorch's dictionaries lack in an entry next to the groups."""
+    """Former versions stored everything that PyTorch's dictionaries lack in an entry next to the groups."""
     one, other = build(), build(seed=1)
     train(*one, range(4))
     saved = one[1].state_dict()

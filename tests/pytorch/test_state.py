@@ -1,6 +1,6 @@
 """State dictionaries of `torch.optim`, imported and exported. Skipped if PyTorch is not installed.
 
-Equal means that ``|difference| / (1 + |p|)`` of each parameter is within the tolerance after each later step.
+Parameters count as equal if ``|difference| / (1 + |p|)`` is within the tolerance after each later step.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def counted(row: peers.Row, k: int) -> dict[str, int]:
 
 
 def go_on(row: peers.Row, k: int, theirs: Torch, opt: Any) -> None:
-    """Check that the parameters of both sides agree when they step from step k on.
+    """Check that the parameters of both optimizers agree after each step from step k on.
 
-    Both round in float32, and PyTorch fuses and reassociates. The tolerance is therefore twice the deviation
-    from float64 that was found for one side.
+    Both optimizers round in float32, and PyTorch fuses and reassociates operations. The tolerance is
+    therefore twice the deviation from float64 that was found for a single optimizer.
     """
     _, gradients = peers.problem()
     for index in range(k, len(gradients)):
@@ -82,9 +82,9 @@ def go_on(row: peers.Row, k: int, theirs: Torch, opt: Any) -> None:
 @pytest.mark.parametrize("k", TAKEN)
 @each_row
 def test_from_torch(row: peers.Row, k: int) -> None:
-    """After k steps of PyTorch, ours continues as PyTorch does.
+    """After k steps of PyTorch's optimizer, our optimizer continues as PyTorch's does.
 
-    Ours was made with other hyperparameters, another rate and another count.
+    Our optimizer was made with other hyperparameters, another rate and another step count.
     """
     params, gradients = peers.problem()
     theirs = Torch(row, params)
@@ -108,9 +108,9 @@ def test_from_torch(row: peers.Row, k: int) -> None:
 @pytest.mark.parametrize("k", TAKEN)
 @each_row
 def test_to_torch(row: peers.Row, k: int) -> None:
-    """After k steps of ours, PyTorch continues as ours does, with several parameters and with one.
+    """After k steps of our optimizer, PyTorch's continues as ours does, with several parameters and with one.
 
-    A round trip restores the bits.
+    A round trip restores the exact bits.
     """
     params, gradients = peers.problem()
     opt = ours(row, params.copy(), lambda t: peers.rate(row.lr, t))
@@ -125,8 +125,8 @@ def test_to_torch(row: peers.Row, k: int) -> None:
         assert group.keys() == expected.keys()
         for name in group.keys() - {
             "params",
-            "initial_accumulator_value",
-        }:  # which acts only in the constructor
+            "initial_accumulator_value",  # only the constructor uses it
+        }:
             assert group[name] == expected[name], name
         twin = ours(row, opt.params.copy(), 7.0)
         twin.load_torch_state_dict(theirs.opt.state_dict(), **counted(row, k))
@@ -141,7 +141,7 @@ LACKING = {"eps_placement": "hat", "eps_inside_sqrt": True, "lr_in_velocity": Tr
 
 
 def test_every_rule_is_exported_or_refused(rule: str) -> None:
-    """The error names what PyTorch lacks. A dictionary of the rule without that option is refused."""
+    """The error names the missing option or optimizer. A dictionary without that option is refused."""
     opt = make(rule, start())
     name, arguments = type(opt).__name__, CONFIGURATIONS[rule].arguments
     lacking = [each for each in LACKING if arguments.get(each) == LACKING[each]]
@@ -182,7 +182,7 @@ def adam(**group: Any) -> dict[str, Any]:
 def test_numbers_and_arrays_for_tensors_and_back() -> None:
     """The rate may be a tensor, the count a number, and the states arrays.
 
-    A group may have the entries of schedulers and of former versions.
+    A group may have entries of schedulers, and may come from a former version of PyTorch.
     """
     dictionary = adam(lr=torch.tensor(0.25), initial_lr=0.5, max_momentum=0.9, capturable=True, fused=True)
     dictionary["param_groups"][0]["betas"] = [torch.tensor(0.5), 0.75]
@@ -306,7 +306,7 @@ def test_another_class() -> None:
 
 
 def test_the_steps_of_sgd() -> None:
-    """PyTorch does not count them, and dampening does not affect the first velocity."""
+    """PyTorch does not count the steps of SGD, and dampening does not affect the first velocity."""
     opt, begun = (lrcore.SGD(start(), momentum=0.9, dampening=0.5) for _ in range(2))
     fresh = opt.torch_state_dict()
     run(begun, 2)
@@ -319,7 +319,7 @@ def test_the_steps_of_sgd() -> None:
             opt.load_torch_state_dict(dictionary, step_count=count)
     with pytest.raises(ValueError, match="^step_count: PyTorch's Adam counts its steps; leave it out"):
         lrcore.Adam(start()).load_torch_state_dict(adam(), step_count=3)
-    fresh["state"] = {0: {"momentum_buffer": None}}  # as some versions of PyTorch have it
+    fresh["state"] = {0: {"momentum_buffer": None}}  # as in some versions of PyTorch
     opt.load_torch_state_dict(fresh)
     assert opt.step_count == 0
 
@@ -337,7 +337,7 @@ def test_the_steps_of_sgd() -> None:
     ids=str,
 )
 def test_sgd_without_a_count_goes_on_as_pytorchs(options: dict[str, Any], steps: int) -> None:
-    """It counts from 0, or from 1 if the next gradient is damped. All numbers are exact in float32."""
+    """The count starts at 0, or at 1 if the next gradient is damped. All numbers are exact in float32."""
     weight, twin = (torch.nn.Parameter(torch.arange(16) / 4) for _ in range(2))
     theirs = torch.optim.SGD([weight], lr=0.25, **options)
     opt = FusedOptimizer([twin], lrcore.SGD, lr=0.5, **options)
@@ -362,7 +362,7 @@ def test_sgd_without_a_count_goes_on_as_pytorchs(options: dict[str, Any], steps:
 @pytest.mark.parametrize("momentum_decay", [0.0, 4e-3, 1.0])
 @pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.999])
 def test_the_product_of_the_momenta_is_the_oracles(beta1: float, momentum_decay: float) -> None:
-    """The bits are equal, down to a product that underflows to 0."""
+    """The products are bitwise identical, including a product that is so small that it becomes 0."""
     for t in (0, 1, 2, 10, 41, 59, 60, 61, 100, 100_000):
         numbers = SimpleNamespace(beta1=beta1, momentum_decay=momentum_decay, t=t)
         product = nadam_momentum_product(t, beta1, momentum_decay)
@@ -372,7 +372,7 @@ def test_the_product_of_the_momenta_is_the_oracles(beta1: float, momentum_decay:
 
 
 def test_momenta_that_changed() -> None:
-    """NAdam's product then does not follow from the number of steps."""
+    """If the momenta changed, NAdam's product cannot be computed from the number of steps."""
     opt = lrcore.NAdam(start())
     run(opt, 3)
     dictionary = opt.torch_state_dict()

@@ -1,4 +1,4 @@
-"""`lrcore.torch.FusedOptimizer` steps a module: its bits, its buffers, closures, autograd, GradScaler.
+"""Steps of a module by `lrcore.torch.FusedOptimizer`: bits, buffers, closures, autograd and GradScaler.
 
 The bits are compared with those of the same lrcore optimizer on the concatenated parameters.
 """
@@ -32,7 +32,7 @@ from pytorch.modules import (
 @pytest.mark.parametrize(("set_to_none", "channels_last"), [(True, False), (False, True)])
 @each_optimizer
 def test_bits_of_one_flat_array(name: str, set_to_none: bool, channels_last: bool) -> None:
-    """A step of a module equals a step of its parameters in one array."""
+    """A step of a module gives the bits of a step of its concatenated parameters."""
     model, twin = network(channels_last=channels_last), network(channels_last=channels_last)
     opt = build(name, model)
     flat = torch.cat([each.detach().reshape(-1) for each in twin.parameters()])
@@ -52,8 +52,8 @@ def test_bits_of_one_flat_array(name: str, set_to_none: bool, channels_last: boo
 def test_one_buffer() -> None:
     """Parameters, gradients and states are views of flat buffers, at multiples of 64 bytes.
 
-    Each has its memory format, and a storage of its own, so that it can be saved by itself. The same holds
-    for the tensors of a state dictionary.
+    Each view has the memory format of its parameter, and its own storage, so that it can be saved separately.
+    The same holds for the tensors of a state dictionary.
     """
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last),
@@ -143,7 +143,7 @@ FAULTS: dict[str, Callable[[Any, Any], object]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_step_that_raises_leaves_no_scale(fault: str) -> None:
-    """The attributes that GradScaler sets for one step do not act on the next."""
+    """The attributes that GradScaler sets for one step do not affect the next step."""
     weight = ones(3)
     opt = sgd(weight)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
@@ -155,7 +155,7 @@ def test_a_step_that_raises_leaves_no_scale(fault: str) -> None:
 
 
 def test_a_scale_that_is_set_by_hand() -> None:
-    """It acts until it is removed, as in PyTorch's fused optimizers. None acts as if there were no scale."""
+    """A scale applies until it is removed, as in PyTorch's fused optimizers. None means no scale."""
     weight = ones(3)
     opt = sgd(weight)
     weight.grad = torch.ones(3)

@@ -123,8 +123,8 @@ def test_the_loop_of_divisions(backend: str) -> None:
     ("then", "now", "verdict"),
     [
         (ROW, ROW, "same"),
-        # each median has a standard error of 1.253 * 0.15 / 0.674 / 3 = 0.093, and three times the standard error
-        # of the difference is 0.39
+        # each median has a standard error of 1.253 * 0.15 / 0.674 / 3 = 0.093, and three times the standard
+        # error of the difference is 0.39
         (ROW, changed(ns=1300.0), "same"),
         (ROW, changed(ns=1700.0, low=1600.0, high=1900.0), "slower"),
         (changed(ns=1700.0, low=1600.0, high=1900.0), ROW, "faster"),

@@ -30,19 +30,19 @@ LARGE = 1024  # hidden units; enough parameters for the thread pool to split
 
 @pytest.fixture
 def sklearn() -> None:
-    """Skip the test if a package that the training needs is missing."""
+    """Skip the test if a package that training needs is missing."""
     pytest.importorskip("sklearn")
     pytest.importorskip("tqdm")
 
 
 @pytest.fixture
 def matplotlib(sklearn: None) -> None:  # noqa: ARG001
-    """Skip the test if a package that the training or the plots need is missing."""
+    """Skip the test if a package that training or plotting needs is missing."""
     pytest.importorskip("matplotlib")
 
 
 class StandInArray(np.ndarray[Any, Any]):
-    """CPU memory that behaves like GPU memory: NumPy arrays and NumPy functions cannot be combined with it."""
+    """CPU memory that behaves like GPU memory: NumPy arrays and NumPy functions do not work with it."""
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if method == "__call__" and ufunc in (np.exp, np.log, np.maximum):
