@@ -74,7 +74,7 @@ REMOVALS: dict[str, State] = {
     "empty": lambda opt, weight: opt.state.__setitem__(weight, {}),
     "clear one": lambda opt, weight: opt.state[weight].clear(),
 }
-"""Removals of the state of one parameter, which are refused if the optimizer has other parameters."""
+"""Removals of the state of one parameter: a reset if there is no other parameter, and an error otherwise."""
 RESETS: dict[str, State] = {
     "defaultdict": lambda opt, _: setattr(opt, "state", defaultdict(dict)),
     "setstate": lambda opt, _: opt.__setstate__({"state": defaultdict(dict)}),

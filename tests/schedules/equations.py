@@ -1,4 +1,4 @@
-"""Rates from the equation in a schedule's docstring, parsed by ``scripts/equations.py``, in float64."""
+"""Compute rates in float64 from the equation in a schedule's docstring, with ``scripts/equations.py``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load() -> Any:
 
 
 def says_all(options: dict[str, Any]) -> bool:
-    """Return whether the equation covers these arguments: the docstrings describe two options in words."""
+    """Return whether the equation covers these arguments. Two options are described only in words."""
     return not options.get("three_phase") and not options.get("cycle")
 
 
@@ -50,7 +50,7 @@ def rates(schedule: Any, times: Iterable[int]) -> list[float]:
 
 
 def _more_of(schedule: Any, t: int) -> dict[str, Any]:
-    """Return what the docstring defines in words: the cycle, stage, pulse or part of t, and functions."""
+    """Return values that the docstring defines in words: the cycle, stage, pulse or part at t, and functions."""
     name = type(schedule).__name__
     if name == "PiecewiseConstant":
         return {"values_i": schedule.values[bisect_right(schedule.boundaries, t)]}

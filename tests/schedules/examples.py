@@ -117,8 +117,8 @@ CLASSES: dict[str, Any] = {
 }
 for _name in sorted(CLASSES.keys() - {*EXAMPLES, *CALLABLES, "Sequence", "Plateau"}):
     EXAMPLES[_name] = [dict(example_of(CLASSES[_name])._arguments())]
-"""A schedule without examples here gets the one in its docstring. The docstring's equation checks its
-values."""
+"""A schedule without examples above gets the example of its docstring. Its values are compared with the
+equation in the docstring."""
 
 CASES = [(name, options) for name, several in EXAMPLES.items() for options in several]
 
@@ -138,16 +138,16 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "plateau": schedules.Plateau,
     "all": lambda s: (s * 0.5).clip(0.001, 0.3).shift(2).per_epoch(3).warmup(5).then(0.125, at=12),
 }
-"""The ways to make a schedule from another."""
+"""Ways to make a schedule from another one."""
 
 
 def build(code: str) -> Any:
-    """Return the schedule that a piece of code makes with the names of `lrcore.schedules`."""
+    """Evaluate an expression with the names of `lrcore.schedules`, and return its value."""
     return eval(code, dict(vars(schedules)))
 
 
 def every() -> list[Any]:
-    """Return all example schedules and one of each composition, with or without a dictionary form."""
+    """Return all example schedules and one of each composition, including those without a dictionary form."""
     singles = [getattr(made, name)(**options) for name, options in CASES]
     return singles + [compose(made.Rex(0.2, 8)) for compose in WAYS.values()]
 

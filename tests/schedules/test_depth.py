@@ -157,7 +157,7 @@ def test_numbers_of_steps_that_would_become_too_large() -> None:
 
 
 def test_a_schedule_of_ones_own_keeps_its_rate_at_any_depth() -> None:
-    """This includes a subclass of a schedule that is made of others."""
+    """Even a subclass of a schedule that is made of others keeps its rate."""
 
     class Halved(Plateau):
         def _value(self, t: int) -> float:

@@ -18,9 +18,9 @@ ROWS = [*peers.ROWS, *plateau_peers.ROWS]
 
 
 def test_file_holds_the_tables() -> None:
-    """No call of a peer is missing, left over, or stored for other steps or metrics.
+    """No call of a peer is missing, superfluous, or stored for other steps or metrics.
 
-    Each schedule here has a row, unless no peer has that schedule.
+    Every schedule of lrcore has a row, unless no peer has that schedule.
     """
     stored = {
         (table, peer, name): len(rates)

@@ -33,7 +33,7 @@ def count_up(t: int, lr: float) -> float:
 @pytest.mark.parametrize("ahead", [0, 3])
 @pytest.mark.parametrize("asked_at", [0, 1, 4])
 def test_a_rate_that_is_asked_while_it_is_made(ahead: int, asked_at: int) -> None:
-    """The inner call returns first, and its result is the one that is kept."""
+    """The inner call returns first, and its result is kept."""
     asked: list[int] = []
 
     def fn(t: int, lr: float) -> float:
@@ -74,7 +74,7 @@ def test_an_interrupt_before_any_opcode_of_a_recursive() -> None:
 
 
 def test_two_threads_that_make_the_same_rate() -> None:
-    """Both run the callable at once, because no lock makes one wait. Both get the first result."""
+    """Both threads run the callable at the same time, because there is no lock. Both get the first result."""
     meet, got = threading.Barrier(2, timeout=60), {}
     numbers = iter(range(1, 100))
 
@@ -206,7 +206,7 @@ def test_former_states_are_not_kept() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_a_child_forked_while_threads_compute_and_observe() -> None:
-    """The threads do not exist in the child, which computes the rate and observes by itself."""
+    """The threads do not exist in the child, which computes the rate and observes metrics without them."""
     assert_runs("""
         import os, signal, threading
         inside, leave = threading.Event(), threading.Event()
@@ -270,7 +270,7 @@ SOURCES: dict[str, Callable[[Callable[[int], Any]], Any]] = {
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_arithmetic_is_in_float64(source: str, number: str) -> None:
-    """A rate of another type acts like the float64 that is equal to it."""
+    """A rate of another type gives the same results as the equal float64."""
     convert = NUMBERS[number]
     schedule = SOURCES[source](lambda t: convert(0.1 + 0.01 * (t % 3)))
     for way, compose in WAYS.items():

@@ -62,7 +62,7 @@ def places(schedule: Any) -> list[int]:
 
 @made
 def test_it_is_one_in_every_copy(make: Any) -> None:
-    """A Plateau is also listed only once."""
+    """A Plateau in several places is a single object in every copy, and is listed only once."""
     one = plateau()
     schedule = make(one)
     listed = plateaus(schedule)
@@ -155,7 +155,7 @@ def sequence(*parts: Any) -> dict[str, Any]:
 
 
 def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
-    """They stored one object in two places as two with equal states, and nested products and sequences."""
+    """Former versions stored an object in two places twice, and nested products and sequences."""
     own, state = plateau().to_dict(), plateau().state_dict()
     parts = sequence([sequence([own, 3], own), 5], {"schedule": "Constant", "lr": 0.5})
     stored: list[tuple[Any, Any, int]] = [
@@ -172,7 +172,7 @@ def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
         opt.load_state_dict(saved)
         assert [id(each) for each in plateaus(opt.schedule)] == [id(one)]
         assert one.reductions == 2
-        if places == 2:  # two with different states
+        if places == 2:  # two objects with different states
             saved["schedule_state"] = [state | {"reductions": i} for i in range(2)]
             if dictionary is None:
                 with pytest.raises(

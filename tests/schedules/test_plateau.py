@@ -71,7 +71,7 @@ def test_when_it_reduces(name: str) -> None:
 
 
 def replayed(metrics: Sequence[float], arguments: dict[str, Any]) -> int:
-    """Return the documented number of reductions, computed anew from all metrics without a state."""
+    """Return the number of reductions according to the documentation, computed from all metrics at once."""
     window = arguments.get("window")
     best, count, without, rest = NAN, 0, 0, 0
     for i, metric in enumerate(metrics, 1):
@@ -121,7 +121,7 @@ def trainings(draw: st.DrawFn) -> tuple[dict[str, Any], list[float]]:
 def test_any_history_is_as_described_wherever_it_is_saved(
     training: tuple[dict[str, Any], list[float]],
 ) -> None:
-    """A copy by state, pickle or deepcopy continues like the uninterrupted one, and independently of it."""
+    """A copy made by state, pickle or deepcopy continues like the original, and independently of it."""
     arguments, metrics = training
     rates = Linear(0.7, 0.1, 5)
     expected = [replayed(metrics[:i], arguments) for i in range(len(metrics) + 1)]

@@ -1,4 +1,4 @@
-"""Properties of schedules with any arguments, and of compositions of them, for small and large t."""
+"""Properties of schedules with any arguments, and of their compositions, for small and large t."""
 
 from __future__ import annotations
 
@@ -140,9 +140,9 @@ def rate_of(schedule: Any, t: int) -> float:
 @examples
 @given(data=st.data())
 def test_values_are_those_of_the_equation(name: str, data: st.DataObject) -> None:
-    """The tolerance is a few roundings of the largest rate.
+    """The tolerance is a few rounding errors of the largest rate.
 
-    Each value is a rate plus a fraction, at most 1, of a difference of rates.
+    Each value is a rate, plus a difference of two rates times a factor of at most 1.
     """
     schedule = data.draw(single(name)).schedule
     options = dict(schedule._arguments())
@@ -160,9 +160,9 @@ def test_values_are_those_of_the_equation(name: str, data: st.DataObject) -> Non
 @examples
 @given(data=st.data())
 def test_compositions_have_the_bits_of_their_formulas(how: str, data: st.DataObject) -> None:
-    """The bits are equal for small and large t.
+    """A composition and its formula have the same bits for small and large t.
 
-    A composition therefore stays within the rates of its parts, and holds its rate when they hold theirs.
+    The rate of a composition therefore becomes constant once the rates of its parts are constant.
     """
     schedule, formula = data.draw(composed(any_schedule, how))
     for t in (*range(40), *data.draw(st.lists(times, max_size=5))):
@@ -172,6 +172,6 @@ def test_compositions_have_the_bits_of_their_formulas(how: str, data: st.DataObj
 @settings(examples, max_examples=10)
 @given(tall(), st.lists(times, max_size=5))
 def test_tall_compositions_have_the_bits_of_their_formulas(built: Built, far: list[int]) -> None:
-    """The bits are equal however a composition is flattened, and although recursion is not used."""
+    """The bits are equal, although the composition is flattened and evaluated without recursion."""
     for t in (*range(9), *far):
         assert rate_of(built.schedule, t) == built.formula(t)

@@ -1,4 +1,4 @@
-"""Every argument of every schedule refuses invalid values, with a message that begins with its name.
+"""Every schedule refuses invalid values of each argument. The message begins with the name of the argument.
 
 The arguments are read from the signatures, and the invalid values follow from the annotations. A new schedule
 is therefore tested without a change here, unless it takes a new kind of argument.
@@ -98,12 +98,12 @@ def wrong(owner: str, name: str, hint: Any) -> Iterator[Any]:
 
 
 def places() -> Iterator[tuple[str, str]]:
-    """Yield each argument of each schedule, and of each method that composes."""
+    """Yield each argument of each schedule, and of each method that composes schedules."""
     for name, cls in CLASSES.items():
         yield from ((name, argument) for argument in inspect.signature(cls).parameters)
     for name in METHODS:
         for argument in inspect.signature(getattr(Schedule, name)).parameters:
-            if argument not in ("self", "other"):  # `other` is refused by the name of a part
+            if argument not in ("self", "other"):  # messages about `other` name a part instead
                 yield name, argument
 
 
@@ -143,7 +143,7 @@ def test_refusals(owner: str, argument: str) -> None:
     ("owner", "argument"), [each for each in places() if hint_of(*each) in (int, int | None)]
 )
 def test_numbers_of_steps(owner: str, argument: str) -> None:
-    """``steps=1e4`` means 10,000. A fraction of the steps is refused with a remedy.
+    """``steps=1e4`` means 10,000. A fractional number is refused, and the message has a remedy.
 
     Numbers of 2**64 and more are refused, because they would overflow.
     """

@@ -1,6 +1,6 @@
-"""Warm restarts begin at exactly their step.
+"""Each warm restart begins at exactly the right step.
 
-That step is computed with integers here, because a floating-point logarithm can be off.
+The tests compute that step with integers, because a floating-point logarithm can be inexact.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import pytest
 from lrcore.schedules import CosineRestarts
 
 TINY = 1e-322
-"""Below the smallest normal number, products round to multiples of 5e-324."""
+"""Absolute tolerance, because products below the smallest normal number round to multiples of 5e-324."""
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000, 2**20 + 7, 10**9])
 @pytest.mark.parametrize("mult", range(1, 11))
 def test_each_cycle_starts_at_its_step_with_its_peak(mult: int, steps: int) -> None:
-    """The step before is the last of the previous cycle, and the step after is the second of this one."""
+    """The second and the last step of each cycle have the right rates, too."""
     halved = CosineRestarts(0.3, steps, cycle_mult=mult, peak_mult=0.5)
     near_powers = {base**k + more for base in (2, 10) for k in range(40) for more in (-1, 0, 1)}
     for cycle in range(100) if mult > 1 else sorted(near_powers):

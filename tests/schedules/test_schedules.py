@@ -20,7 +20,7 @@ each_schedule = pytest.mark.parametrize("schedule", EVERY, ids=label)
 
 @each_schedule
 def test_they_are_values(schedule: Any) -> None:
-    """They print as code and can be compared, hashed, copied and pickled.
+    """Schedules print as code and can be compared, hashed, copied and pickled.
 
     They are immutable, and survive a round trip through text and JSON.
     """
@@ -53,7 +53,7 @@ def test_other_spellings_of_the_same_arguments_are_the_same_value(code: str) -> 
 
 @each_schedule
 def test_arrays_hold_the_scalar_forms_floats(schedule: Any) -> None:
-    """This holds for any shape and any integer dtype."""
+    """An array of any shape and any integer dtype gives the same floats as scalars."""
     expected = [schedule(t) for t in range(120)]
     for kind in "bBhHiIlLqQ":
         rates = schedule(np.arange(120, dtype=kind)[::-1].reshape(4, 30))
@@ -90,7 +90,7 @@ COSINE: Any = Cosine(0.1, 7, end=0.01)
 
 
 class Other:
-    """An array of another library. NumPy can read it, unless its values are an exception."""
+    """An array of another library. NumPy can read it, unless `values` is an exception, which is raised."""
 
     def __init__(self, values: Any) -> None:
         self.values = values
@@ -137,7 +137,10 @@ def test_what_is_no_t(wrong: Any, error: type[Exception], message: str) -> None:
 
 
 def test_arrays_of_any_library() -> None:
-    """They act like NumPy arrays, and a scalar with a whole value acts like an integer, whatever its type."""
+    """Other arrays act like NumPy arrays.
+
+    A scalar of any type that has an integer value acts like an integer.
+    """
     expected = [COSINE(t) for t in (3, 0, 7)]
     for array in (
         Other([3, 0, 7]),

@@ -76,7 +76,7 @@ def test_an_optimizer_follows() -> None:
 
 @pytest.mark.parametrize(("lr", "is_kept"), [(Cosine(0.1, 10), False), (double, True)])
 def test_a_saved_schedule_without_one_replaces_a_plateau(lr: Any, is_kept: bool) -> None:
-    """A callable is not saved, so loading its state keeps the plateau."""
+    """A callable is not saved, so loading the state of an optimizer with a callable keeps the plateau."""
     plateau = plain()
     target = adam(plateau)
     train(target, 8)
@@ -133,7 +133,7 @@ def test_states_that_do_not_fit_change_nothing(make: Any, lr: Any) -> None:
 
 @pytest.fixture
 def xp() -> Iterator[CuPy | Torch]:
-    """Yield a library with imitated devices."""
+    """Yield an array library with fake CUDA devices."""
     with library("imitated") as made:
         yield made
 
@@ -161,7 +161,7 @@ def test_a_capturable_optimizer_refuses_it(way: str, xp: CuPy | Torch) -> None:
 
 
 def test_plateaus_are_found_in_whatever_is_made_of_them() -> None:
-    """This includes lists and dictionaries of user-defined schedules, but not callables."""
+    """Plateaus are found in lists and dictionaries of user-defined schedules, but not in callables."""
 
     class Own(schedules.Schedule):
         def __init__(self, *parts: Any) -> None:

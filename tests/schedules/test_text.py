@@ -23,7 +23,7 @@ from lrcore.schedules import Schedule, parse
 from schedules.examples import every, has_dictionary
 
 WRITTEN = [repr(each) for each in every() if has_dictionary(each)]
-"""The texts that schedules print as. test_schedules.py checks that each can be parsed."""
+"""The printed forms of the example schedules. test_schedules.py checks that each can be parsed."""
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,10 @@ def test_command_draws_a_picture(
 
 
 def test_command_draws_charts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A legend and one chart, as long as the longest schedule and as wide as the terminal, but not wider than needed."""
+    """The command prints a legend and one chart, which is as wide as the terminal, but at most 64 columns.
+
+    The chart is as long as the longest schedule.
+    """
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["plot", "0.25"]) == 0
     out, err = capsys.readouterr()

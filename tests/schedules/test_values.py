@@ -49,7 +49,7 @@ from schedules.examples import EXAMPLES, build, made
         ("CyclicStages([(0.3, 2), (0.1, 1)])", {0: 0.3, 1: 0.3, 2: 0.1, 3: 0.3, 3 * 10**15 + 2: 0.1}),
         ("PeriodicPulse(0.1, [(0.3, 4), (0.2, 2)])", {0: 0.3, 1: 0.1, 2: 0.2, 4: 0.3, 10**15 + 2: 0.2}),
         ("Rex(0.1, 10, 0.03)", {10: 0.03, 11: 0.03, 10**15: 0.03}),
-        # `high` is below `low`; the height shrinks, or stays constant.
+        # `high` is below `low`, and the height shrinks or stays constant.
         ("Cyclic(1.0, 0.125, 3, mode='exp_range', gamma=0.5)", {0: 1, 3: 1 - 0.875 * 0.5**3, 10**15: 1}),
         ("Cyclic(1.0, 0.125, 3, mode='exp_range', gamma=1.0)", {0: 1, 3: 0.125, 6 * 10**15 + 3: 0.125}),
         # Compositions.

@@ -1,10 +1,11 @@
-"""`lrcore.tune.diagnose` on real trainings, and on curves whose verdict is known by construction.
+"""`lrcore.tune.diagnose` on real training runs, and on curves whose verdict is known by construction.
 
-For real trainings, the verdict is compared with a truth that does not depend on the shape of the curve: the
-final loss over the whole training set, relative to the final losses of all rates. Let s be the share of the
-best rate's fall that a rate misses. A rate is sound if s <= 0.05; rates below the sound ones are too small,
-and rates above them too large. Near the border, the neighbouring verdict "sound" is allowed, and so is
-"unclear". From three decades below the border and two decades above it, the verdict must be exact.
+For real training runs, the verdict is compared with a criterion that does not depend on the shape of the
+curve: the final loss over the whole training set, relative to the final losses at all rates. Let s be the
+fraction by which a rate's decrease in loss falls short of the best rate's. A rate is sound if s <= 0.05.
+Rates below the sound ones are too small, and rates above them are too large. Near the sound rates, the
+verdicts "sound" and "unclear" are also allowed. At three decades or more below the lowest sound rate, and at
+two decades or more above the highest one, the verdict must be exact.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ def whole_loss(params: lrcore.Pack, data: Digits) -> float:
 
 
 def train(data: Digits, training: str, lr: float, seed: int = 0, batch_size: int = 64) -> tuple[str, float]:
-    """Return the verdict on a training like that of `lrcore.demo`, and its final `whole_loss`.
+    """Train like `lrcore.demo`, and return the verdict and the final `whole_loss`.
 
-    Unlike `lrcore.demo`, it records non-finite losses too.
+    Unlike `lrcore.demo`, this function records non-finite losses too.
     """
     name, arguments, schedule, epochs = TRAININGS[training]
     rng = np.random.default_rng(seed)
@@ -80,7 +81,7 @@ def digits() -> Digits:
 
 @pytest.mark.parametrize("training", slow_but_first(TRAININGS))
 def test_real_sweep(digits: Digits, training: str) -> None:
-    """No rate above one that is judged too large is judged too small.
+    """All rates that are judged too small are below all rates that are judged too large.
 
     The verdict "unclear" says nothing about the rate, and is ignored.
     """
@@ -102,7 +103,7 @@ def test_real_sweep(digits: Digits, training: str) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_small_batches(digits: Digits, seed: int) -> None:
-    """With batches of four images, the noise of a sound rate is not taken for oscillation."""
+    """With batches of four images, the noise of a sound rate is not mistaken for oscillation."""
     verdicts = [train(digits, "AdamW", lr, seed, 4)[0] for lr in (1e-6, 1e-3, 1.0)]
     assert verdicts[:2] == ["barely moving", "sound"]
     assert verdicts[2] in TOO_LARGE
@@ -172,10 +173,10 @@ def test_one_loss_that_is_not_finite(bad: float, step: int) -> None:
 
 @pytest.mark.parametrize("name", curves(200, 0))
 def test_scale_and_shift(name: str) -> None:
-    """A factor that is a power of two is exact; other factors and shifts change the roundings in float64.
+    """Scaling by a power of two is exact, but other factors and shifts change the rounding in float64.
 
-    A fall that float32 could not resolve in losses of that size counts as rounding: the loss did not move at
-    all.
+    A fall that float32 could not resolve in losses of that size counts as a rounding error, as if the loss
+    had not changed at all.
     """
     losses, _ = curves(200, 0)[name]
     found = diagnose(losses)
@@ -217,7 +218,7 @@ def test_evidence() -> None:
 
 
 def test_pace_goes_by_the_rates() -> None:
-    """If the rate is too small and falls to 0, the loss levels off, but is a line over the sum of rates."""
+    """If a rate is too small and falls to 0, the loss levels off, but is linear in the sum of the rates."""
     lrs = lrcore.schedules.Cosine(1e-5, steps=200)(np.arange(200))
     losses = 2.5 - 0.5 * np.cumsum(lrs) / lrs.sum() + noise(200, 0, 0.02)
     assert diagnose(losses, lrs).verdict == "barely moving"
@@ -226,7 +227,7 @@ def test_pace_goes_by_the_rates() -> None:
 
 @pytest.mark.parametrize("lrs", [0.0, [0.0] * 200, [1.0] + [0.0] * 199, [0.0] * 199 + [1e300]])
 def test_odd_rates(lrs: Any) -> None:
-    """If the sum of the rates cannot divide the curve into thirds, the steps do."""
+    """If the sum of the rates cannot divide the curve into thirds, the number of steps is used instead."""
     losses, _ = curves(200, 0)["exponential"]
     assert diagnose(losses, lrs).evidence == diagnose(losses).evidence
 
@@ -301,7 +302,7 @@ def test_refusals(losses: Any, lrs: Any, error: type[Exception], message: str) -
 @pytest.mark.parametrize("loss", [0.0, 2.302585, -3.0, 1e30])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_that_does_not_move(loss: float, kind: type[np.floating[Any]]) -> None:
-    """All losses are equal, or differ by a rounding in float32, as means over batches of another size do."""
+    """All losses are equal or differ by a float32 rounding error, as means over batches of other sizes do."""
     losses = np.full(500, loss, kind)
     uneven = losses.copy()
     uneven[::23] = np.nextafter(losses[0], kind(-np.inf))
@@ -319,7 +320,7 @@ def test_a_loss_that_does_not_move(loss: float, kind: type[np.floating[Any]]) ->
         ([1000.0, 1.0, 0.5] + [0.4] * 30, "unclear"),
         ([50.0, 0.05] + [0.01] * 30, "unclear"),
         ([1.0] * 50 + [5.0] + [1.0] * 49, "unclear"),
-        # gradient descent does this at twice the inverse of the curvature; ten times the rate would be worse
+        # gradient descent does this at a rate of twice the inverse curvature; a tenfold rate would be worse
         ([2.0, 32.0] * 20, "oscillating"),
         ([1.0, 1.01] * 20, "oscillating"),
         ([-5.0, -4.0] * 20, "oscillating"),
@@ -336,7 +337,7 @@ T = np.arange(1000)
 def halving(sd: float) -> Curve:
     """Return a falling curve whose first and last eighths differ by 8 standard errors or more.
 
-    This holds however noisy each loss is.
+    This holds for standard deviations of the noise of up to 0.7.
     """
     return lambda rng: 1.3 + np.exp(-T / 200) + rng.normal(scale=sd, size=1000)
 
@@ -344,7 +345,7 @@ def halving(sd: float) -> Curve:
 def skewed(half_life: float) -> Curve:
     """Return a curve that falls by a factor of six.
 
-    A loss exceeds its mean by that factor at most, so it does not overshoot.
+    The largest losses exceed their means by about the same factor, so the curve does not overshoot.
     """
     return lambda rng: (0.4 + 2 * np.exp(-T[:500] / half_life)) * rng.exponential(size=500)
 
@@ -352,8 +353,8 @@ def skewed(half_life: float) -> Curve:
 def gradient_descent(lr: float, condition: float, kind: type[np.floating[Any]]) -> Curve:
     """Return losses without noise, in closed form.
 
-    The largest curvature is 10. At a rate of 2 / 10, one direction jumps back and forth without getting
-    closer to the minimum.
+    The largest curvature is 10. At a rate of 2 / 10, gradient descent jumps back and forth in one direction
+    without getting closer to the minimum.
     """
     curvatures, t = np.geomspace(10 / condition, 10, 5), np.arange(200)[:, np.newaxis]
     powers = (1 - lr * curvatures) ** (2 * t)
@@ -361,9 +362,9 @@ def gradient_descent(lr: float, condition: float, kind: type[np.floating[Any]]) 
 
 
 def two_values(share: float) -> Curve:
-    """Return losses that have two values.
+    """Return losses that take only two values.
 
-    Most losses equal their neighbours, but that does not make a change of value an overshoot or a fall.
+    Most losses equal their neighbours, but a change of value is still neither an overshoot nor a fall.
     """
     return lambda rng: (rng.random(200) < share).astype(np.float64)
 
@@ -397,8 +398,8 @@ TALLIES: list[tuple[Curve, tuple[str, ...], int]] = [
         for each in itertools.product((850, 900, 940), (0.0, 0.02, 0.1))
     ),
 ]
-"""Curves, the verdicts that fit them, and how many of a hundred curves must get one of these. The others must
-not be judged "sound" either."""
+"""Curves, the verdicts that fit them, and the number of curves out of a hundred that must get one of these
+verdicts. No curve may be judged "sound" unless "sound" is one of them."""
 
 
 @pytest.mark.parametrize(("curve", "verdicts", "least"), TALLIES)

@@ -1,4 +1,4 @@
-"""How far a step moves the parameters, and rates for other batch sizes."""
+"""The relative size of a step, and rates for other batch sizes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_it_takes_the_step_and_measures_it(rule: str) -> None:
 def test_by_hand(params: Any, gradient: Any, expected: float) -> None:
     """The gradients are bound. (3, 4) moves by (0.6, 0.8) / 2, a tenth of its norm.
 
-    float32 rounds each number by a relative 2^-24.
+    float32 rounds each number with a relative error of 2^-24.
     """
     p, g = np.array(params, np.float32), np.array(gradient, np.float32)
     moved = p - g / 2
@@ -77,7 +77,7 @@ def test_no_size_overflows_or_vanishes(scale: float) -> None:
 
 
 def test_a_tiny_move_of_many_parameters_is_exact() -> None:
-    """One of 10,000 ones loses an ulp of 2^-24, which sums in float32 would not show.
+    """One of 10,000 ones decreases by an ulp of 2^-24, which would be lost in float32 sums.
 
     All squares are powers of two.
     """

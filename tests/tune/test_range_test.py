@@ -98,7 +98,7 @@ def test_everything_is_put_back(rule: str, ending: str) -> None:
         ended = type(error).__name__
     assert ended == ending
     assert len(seen) == (6 if ending == "steps" else 4)
-    assert len({params for params, *_ in seen}) == len(seen)  # every step moved
+    assert len({params for params, *_ in seen}) == len(seen)  # every step moved the parameters
     assert [step_count for _, _, step_count, *_ in seen] == list(range(2, 2 + len(seen)))
     assert bits(opt) == before
     assert opt.schedule is schedule
@@ -118,7 +118,7 @@ def test_losses_are_those_of_a_loop(rule: str, mode: Any) -> None:
 
 
 def test_rates_grow_by_a_factor_or_by_an_addend() -> None:
-    """The exponent and the power are rounded once each, which makes a few ulps of 1.1e-16."""
+    """The exponent and the power are each rounded once, which causes errors of a few ulps of 1.1e-16."""
     closure = problem().closure
     ratio = range_test(problem().opt, closure, 1e-5, 0.3, steps=7).rates
     np.testing.assert_allclose(ratio, [1e-5 * 3e4 ** (i / 6) for i in range(7)], rtol=1e-14)
@@ -128,7 +128,10 @@ def test_rates_grow_by_a_factor_or_by_an_addend() -> None:
 
 
 def test_smoothing_by_hand() -> None:
-    """With smoothing 1/2: (1/2) / (1/2), (1/4 + 2/2) / (3/4), (5/8 + 4/2) / (7/8). All but one are exact."""
+    """With smoothing 1/2, the averages are (1/2) / (1/2), (1/4 + 2/2) / (3/4) and (5/8 + 4/2) / (7/8).
+
+    All but one of them are exact.
+    """
     found, _ = told([1.0, 2.0, 4.0], steps=3, smoothing=0.5, stop_factor=9.0)
     assert found.losses.tolist() == [1.0, 2.0, 4.0]
     assert found.smoothed.tolist() == [1.0, 1.25 / 0.75, 3.0]
@@ -138,12 +141,12 @@ def test_smoothing_by_hand() -> None:
 @pytest.mark.parametrize(
     ("losses", "ending"),
     [
-        # a minimum of 1 may rise to 4, one of -1 to 2, one of 2 to 8, and one of 0 by a tenth of the fall
+        # a loss may rise from a minimum of 1 to 4, of -1 to 2, of 2 to 8, and of 0 by a tenth of the fall
         ([5.0, 1.0, 4.0, 4.1], "divergence"),
         ([-0.5, -1.0, 2.0, 2.1], "divergence"),
         ([7.0, 4.0, 2.0, 8.1], "divergence"),
         ([5.0, 0.0, 0.5, 0.51], "divergence"),
-        # these are constant, fall, or rise by less than the factor allows
+        # these losses are constant, fall, or rise by less than the factor allows
         ([0.0] * 6, "steps"),
         ([-1.0] * 6, "steps"),
         ([1.0, 0.5, 0.0, -0.5, -1.0, -3.0], "steps"),
@@ -195,21 +198,21 @@ def test_suggestions_by_hand() -> None:
     """The loss falls from the 1st to the 9th of 13 rates in 12 decades, fastest from the 3rd to the 5th."""
     found = curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 6, 8, 9, 15], 1e-8, 1e4)
     assert found.suggest() == found.suggest("steepest") == pytest.approx(1e-5, rel=1e-14)
-    assert found.suggest("valley") == pytest.approx(1e-4, rel=1e-14)  # half of nine rates before the 9th
+    assert found.suggest("valley") == pytest.approx(1e-4, rel=1e-14)  # half of nine, or four, before the 9th
     assert found.suggest("minimum/10") == pytest.approx(0.1, rel=1e-14)
     assert curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 40, 30, 20, 9], 1e-8, 1e4).suggest() == found.suggest()
 
 
 def test_steepest_is_where_a_line_falls_fastest() -> None:
-    """The slopes of numpy.polyfit over ten of a hundred points, up to the minimum, are the reference."""
+    """The reference is numpy.polyfit, for each run of ten of the hundred points up to the minimum."""
     rng = np.random.default_rng(5)
     x = np.linspace(-4, 0, 100)
     found = curve(2 - np.tanh(3 * (x + 2.2)) + 8 * np.maximum(x + 0.6, 0) + 0.02 * rng.standard_normal(100))
     last = int(np.argmin(found.smoothed)) - 9
     slopes = [np.polyfit(x[i : i + 10], found.smoothed[i : i + 10], 1)[0] for i in range(last + 1)]
     center = x[np.argmin(slopes) :][:10].mean()
-    assert found.suggest() == pytest.approx(10**center, rel=1e-12)  # the conditioning of ten points
-    assert abs(center + 2.2) < 0.4  # the middle of the tanh, within the line's width
+    assert found.suggest() == pytest.approx(10**center, rel=1e-12)  # a fit to ten points is ill-conditioned
+    assert abs(center + 2.2) < 0.4  # the centre of the tanh is at -2.2, and the line is 0.4 wide
 
 
 ROUNDED = np.tile([2.3, float(np.nextafter(np.float32(2.3), np.float32(0)))], 50)
@@ -312,7 +315,7 @@ def test_what_a_closure_tells_a_plateau_is_put_back() -> None:
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_device_arrays(name: str, rule: str) -> None:
-    """They give the same losses as NumPy arrays, and are restored."""
+    """Device arrays give the same losses as NumPy arrays, and are restored."""
     options: dict[str, Any] = {"lr_min": 1e-3, "lr_max": 0.1, "steps": 6, "stop_factor": 1e6}
     own = problem(rule)
     with library(name) as xp:
@@ -381,11 +384,10 @@ def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 
 def interrupt(after: int) -> tuple[int, bool, bool]:
-    """Return the outcome of Ctrl-C after a number of events at which Python checks for signals.
+    """Run a test with Ctrl-C at one of the events at which Python checks for signals, and return the outcome.
 
-    These events are the beginnings of Python functions and the ends of other functions. The result is the
-    number of events, whether KeyboardInterrupt was raised, and whether everything was restored when it could
-    be caught.
+    The events are calls of Python functions and returns from C functions. The outcome is the number of
+    events, whether KeyboardInterrupt was raised, and whether everything was restored before it was caught.
     """
     opt, _, closure = problem()
     before, events = bits(opt), 0

@@ -23,7 +23,7 @@ SAMPLERS = ["tpe", "random"]
 
 @pytest.fixture(autouse=True)
 def optuna() -> Iterator[Any]:
-    """Yield Optuna without its log. The test is skipped if it is not installed."""
+    """Yield Optuna with its log limited to errors, or skip the test if Optuna is not installed."""
     module = pytest.importorskip("optuna")
     before = module.logging.get_verbosity()
     module.logging.set_verbosity(logging.ERROR)
@@ -37,7 +37,7 @@ def bowl(lr: float, _report: Any = None) -> float:
 
 
 class Training:
-    """A training that records its rates, and can raise an exception in one of its calls."""
+    """A training function that records its rates, and can raise an exception in one of its calls."""
 
     def __init__(self, fail_at: int | None = None, error: type[BaseException] = RuntimeError) -> None:
         self.rates: list[float] = []
@@ -68,7 +68,7 @@ def check(found: Search, sign: int = 1) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
 def test_it_finds_the_best_rate(sampler: Any, direction: Any, sign: int) -> None:
-    """With 50 random rates in five decades, one search in a thousand tries none so close to the best."""
+    """With 50 random rates in five decades, one search in a thousand tries no rate so close to the best."""
     training = Training()
     found = search(
         lambda lr, _: sign * training(lr, lambda _: None), 1e-5, 1.0, 50, sampler, direction=direction, seed=4
@@ -84,7 +84,7 @@ def test_it_finds_the_best_rate(sampler: Any, direction: Any, sign: int) -> None
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_rates_are_even_on_a_logarithmic_scale(sampler: Any) -> None:
-    """If the rates themselves were even, at most a tenth would lie below the middle of the logarithms."""
+    """If the rates themselves were evenly distributed, about one in a hundred would be below 1e-2."""
     found = search(bowl, 1e-4, 1.0, 20, sampler, seed=1)
     assert sum(lr < 1e-2 for lr in rates(found)) >= 5
 
@@ -100,7 +100,7 @@ def test_a_seed_repeats_a_search(sampler: Any) -> None:
 
 @pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
 def test_trainings_that_are_worse_than_the_median_are_pruned(direction: Any, sign: int) -> None:
-    """The median is that of the completed trainings, once there are five."""
+    """Once five runs are complete, a run is pruned if it is worse than the median of the completed ones."""
     reports = 0
 
     def train(lr: float, report: Callable[[float], None]) -> float:
@@ -117,7 +117,7 @@ def test_trainings_that_are_worse_than_the_median_are_pruned(direction: Any, sig
         assert pruned == (len(completed) >= 5 and bowl(lr) > np.median(completed))
         completed += [] if pruned else [bowl(lr)]
     assert 5 < len(completed) < 30
-    assert reports == 3 * len(completed) + 30 - len(completed)  # each ended at its first report
+    assert reports == 3 * len(completed) + 30 - len(completed)  # each pruned run ended at its first report
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
@@ -126,7 +126,7 @@ def test_trainings_that_are_worse_than_the_median_are_pruned(direction: Any, sig
     [("random", "minimize", math.inf), ("random", "maximize", -math.inf), ("tpe", "minimize", math.inf)],
 )
 def test_results_that_are_not_finite(wrong: float, sampler: Any, direction: Any, worst: float) -> None:
-    """They count as the worst possible results, even if they look like the best."""
+    """Non-finite results count as the worst possible results, even if they look like the best."""
     found = search(
         lambda lr, _: wrong if lr > 1e-2 else lr, 1e-4, 1.0, 12, sampler, direction=direction, seed=3
     )
@@ -179,7 +179,7 @@ def test_trainings_outside_of_the_bounds_are_not_counted(tmp_path: Path) -> None
 
 
 def test_pruned_trainings_are_listed_and_not_repeated(tmp_path: Path) -> None:
-    """A report of NaN ends a training, so that its result is never used."""
+    """A report of NaN ends a training run, so its result is never used."""
 
     def train(lr: float, report: Callable[[float], None]) -> float:
         called.append(lr)
@@ -193,7 +193,7 @@ def test_pruned_trainings_are_listed_and_not_repeated(tmp_path: Path) -> None:
     assert rates(found) == called
     assert [trial.pruned for trial in found.trials] == [True, False] * 3
     reports = [[*trial.intermediate_values.values()] for trial in found.study.trials]
-    assert reports == [[math.inf], [1.0]] * 3  # the form that the samplers see
+    assert reports == [[math.inf], [1.0]] * 3  # as passed to the samplers
     other = search(bowl, 1e-5, 1.0, 2, storage=f"sqlite:///{tmp_path}/a.db", name="other", seed=1)
     assert len(other.trials) == 2
 
@@ -282,7 +282,10 @@ for path in sys.argv[1:]:
 
 @pytest.mark.slow
 def test_processes_share_a_new_storage(tmp_path: Path) -> None:
-    """All finish, whichever creates it. They stop together, except for trainings that are in progress."""
+    """All processes finish, whichever of them creates the storage.
+
+    They stop at the same time, except for training runs that are in progress.
+    """
     paths = [str(tmp_path / f"{i}.db") for i in range(3)]
     command = [sys.executable, "-W", "ignore", "-c", SEARCHES, *paths]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -307,7 +310,7 @@ def test_processes_share_a_new_storage(tmp_path: Path) -> None:
 def test_a_storage_that_others_create_is_tried_again(
     words: str, optuna: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The attempts end after a while, and an error that persists is raised."""
+    """The attempts stop after a while, and an error that persists is raised."""
     exc = pytest.importorskip("sqlalchemy").exc
     create, failures = optuna.create_study, iter([True, True, False])
 
@@ -330,7 +333,7 @@ def test_a_storage_that_others_create_is_tried_again(
 
 
 def test_a_storage_that_cannot_be_used(tmp_path: Path) -> None:
-    (tmp_path / "text.db").write_text("no database, whatever its name says")
+    (tmp_path / "text.db").write_text("not a database, despite the name")
     for storage in (tmp_path / "text.db", tmp_path / "missing" / "file.db", ""):
         with pytest.raises(ValueError, match="^storage: "):
             search(lambda lr, _: lr, 0.1, 1.0, 1, storage=storage)
