@@ -111,7 +111,7 @@ def examples() -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("name", "options"), [*examples()], ids=lambda each: str(each)[:50])
 def test_a_schedules_equation(name: str, options: dict[str, Any]) -> None:
-    """The equation equals the schedule, except for the order of the roundings in float64."""
+    """The equation and the schedule give the same rates, except that they round in a different order."""
     schedule = getattr(schedules, name)(**options)
     if name == "Plateau":
         for _ in range(4):

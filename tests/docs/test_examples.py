@@ -1,4 +1,4 @@
-"""Each example runs in a process of its own and prints the results that it should show.
+"""Each example runs in a process of its own and prints the expected results.
 
 The printed numbers are compared with bounds. Each bound leaves a wide margin to the usual result, because
 another BLAS rounds differently and so changes the course of the training. The margin to the result of a model

@@ -60,7 +60,7 @@ def built(name: str, seed: int = 0, **others: Any) -> tuple[Any, Any]:
 
 
 def loss_of(model: Any, step: int) -> Any:
-    """Return the loss for images and classes that a network can learn."""
+    """Return the loss for random images with classes that a network can learn."""
     generator = torch.Generator().manual_seed(step)
     y = torch.randint(3, (16,), generator=generator)
     x = torch.randn(16, 3, 5, 5, generator=generator)

@@ -194,7 +194,7 @@ def distributed(flattened: bool) -> tuple[Any, Any]:
 def test_distributed_checkpoint(optimizer: str, rate: str, flattened: bool, tmp_path: Path) -> None:
     """torch.distributed.checkpoint saves only states and groups.
 
-    They are also saved before the first step, and loaded into optimizers that have already taken steps.
+    The test also saves before the first step, and loads into optimizers that have already taken steps.
     """
     checkpoint = pytest.importorskip("torch.distributed.checkpoint")
     get, set_all = distributed(flattened)

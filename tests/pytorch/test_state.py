@@ -168,7 +168,7 @@ def test_decay_that_torch_does_not_have() -> None:
 
 
 def adam(**group: Any) -> dict[str, Any]:
-    """Return the dictionary of PyTorch's Adam after three steps, with entries of its group changed."""
+    """Return the dictionary of PyTorch's Adam after three steps, with these changes to its group."""
     param = torch.nn.Parameter(torch.from_numpy(start()))
     opt = torch.optim.Adam([param], lr=0.5)
     for _ in range(3):

@@ -32,7 +32,7 @@ from pytorch.modules import (
 @pytest.mark.parametrize(("set_to_none", "channels_last"), [(True, False), (False, True)])
 @each_optimizer
 def test_bits_of_one_flat_array(name: str, set_to_none: bool, channels_last: bool) -> None:
-    """A step of a module gives the bits of a step of its concatenated parameters."""
+    """Stepping a module gives the same bits as stepping its concatenated parameters."""
     model, twin = network(channels_last=channels_last), network(channels_last=channels_last)
     opt = build(name, model)
     flat = torch.cat([each.detach().reshape(-1) for each in twin.parameters()])

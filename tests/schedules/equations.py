@@ -50,7 +50,7 @@ def rates(schedule: Any, times: Iterable[int]) -> list[float]:
 
 
 def _more_of(schedule: Any, t: int) -> dict[str, Any]:
-    """Return values that the docstring defines in words: the cycle, stage, pulse or part at t, and functions."""
+    """Return values that docstrings define in words: the cycle, stage, pulse or part at t, and functions."""
     name = type(schedule).__name__
     if name == "PiecewiseConstant":
         return {"values_i": schedule.values[bisect_right(schedule.boundaries, t)]}

@@ -163,7 +163,7 @@ def test_what_is_no_metric_changes_nothing(wrong: Any, error: type[Exception]) -
 
 
 def reduced(k: int, lr: Any = 0.7, **options: Any) -> Plateau:
-    """Return a Plateau that has reduced k times."""
+    """Return a Plateau that has reduced the rate k times."""
     plateau = Plateau(lr, **{"patience": 0} | options)
     assert history(plateau, [1.0] * (k + 1))[-1] == k
     return plateau

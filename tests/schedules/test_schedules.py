@@ -137,7 +137,7 @@ def test_what_is_no_t(wrong: Any, error: type[Exception], message: str) -> None:
 
 
 def test_arrays_of_any_library() -> None:
-    """Other arrays act like NumPy arrays.
+    """Arrays of other libraries act like NumPy arrays.
 
     A scalar of any type that has an integer value acts like an integer.
     """

@@ -221,9 +221,9 @@ def test_command_draws_a_picture(
 
 
 def test_command_draws_charts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command prints a legend and one chart, which is as wide as the terminal, but at most 64 columns.
+    """The command prints a legend and one chart, which is as long as the longest schedule.
 
-    The chart is as long as the longest schedule.
+    The drawing is as wide as the terminal allows, but no wider than 64 columns.
     """
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["plot", "0.25"]) == 0

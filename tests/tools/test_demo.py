@@ -159,7 +159,7 @@ def test_losses_depend_on_the_seed_and_not_on_backend_and_threads() -> None:
 @pytest.mark.usefixtures("sklearn")
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 def test_network_is_written_for_any_array_module(name: str, device: StandInModule) -> None:
-    """Training on the stand-in gives the bits of NumPy, and never mixes NumPy arrays with device arrays."""
+    """Training on the stand-in gives the same bits as with NumPy. NumPy and device arrays are never mixed."""
     expected = demo.train(name, epochs=2)
     trained = demo.train(name, epochs=2, device="cuda")
     np.testing.assert_array_equal(trained.losses, expected.losses)

@@ -198,13 +198,14 @@ def test_suggestions_by_hand() -> None:
     """The loss falls from the 1st to the 9th of 13 rates in 12 decades, fastest from the 3rd to the 5th."""
     found = curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 6, 8, 9, 15], 1e-8, 1e4)
     assert found.suggest() == found.suggest("steepest") == pytest.approx(1e-5, rel=1e-14)
-    assert found.suggest("valley") == pytest.approx(1e-4, rel=1e-14)  # half of nine, or four, before the 9th
+    # four rates before the minimum: half of the nine rates up to it, rounded down
+    assert found.suggest("valley") == pytest.approx(1e-4, rel=1e-14)
     assert found.suggest("minimum/10") == pytest.approx(0.1, rel=1e-14)
     assert curve([20, 19, 18, 13, 8, 7, 6.5, 6, 5, 40, 30, 20, 9], 1e-8, 1e4).suggest() == found.suggest()
 
 
 def test_steepest_is_where_a_line_falls_fastest() -> None:
-    """The reference is numpy.polyfit, for each run of ten of the hundred points up to the minimum."""
+    """The reference is numpy.polyfit, applied to every ten consecutive points up to the minimum."""
     rng = np.random.default_rng(5)
     x = np.linspace(-4, 0, 100)
     found = curve(2 - np.tanh(3 * (x + 2.2)) + 8 * np.maximum(x + 0.6, 0) + 0.02 * rng.standard_normal(100))
@@ -254,7 +255,7 @@ def suggests(found: RangeTest, method: Any) -> bool:
 @pytest.mark.parametrize("steps", [30, 300])
 @pytest.mark.parametrize("smoothing", [0.0, 0.9, 0.98])
 def test_noise_alone_is_no_fall(steps: int, smoothing: float) -> None:
-    """At three standard errors, one curve in twenty may seem to fall, because its minimum is selected."""
+    """One curve in twenty may seem to fall by three standard errors, because its minimum is selected."""
     falls = 0
     for seed in range(200):
         losses = 2.3 + np.random.default_rng(seed).normal(scale=0.1, size=steps)
