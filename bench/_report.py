@@ -72,7 +72,7 @@ class Row:
 
 
 def best(rows: Sequence[Row], row: Row, *variants: str) -> float | None:
-    """Return the largest GB/s of these variants at the rule and size of `row`, or None if none was measured."""
+    """Return the largest GB/s of these variants for the rule and size of `row`, or None if none was measured."""
     rates = [
         each.gb_per_s
         for each in rows

@@ -149,7 +149,7 @@ def make_torch(rule: str, p: Array, g: Array, way: str, tensors: int) -> Made:
 
 
 def make_fused(rule: str, p: Array, g: Array, tensors: int) -> Made:
-    """Return the optimizer of `lrcore.torch` on the same number of parameters."""
+    """Return the optimizer of `lrcore.torch` on parameters like those of `make_torch`."""
     import torch
 
     from lrcore.torch import FusedOptimizer
@@ -197,7 +197,7 @@ def make_deepspeed(_: str, p: Array, g: Array) -> Made:
 
 
 def make_thinc(_: str, p: Array, g: Array) -> Made:
-    """Return thinc's kernel with the bias corrections in the rate, as in its Adam: they apply after adding epsilon."""
+    """Return thinc's kernel with the bias corrections in the rate, as in its Adam: epsilon is added before them."""
     from thinc.backends import get_array_ops
 
     ops, m, v, t = get_array_ops(p), np.zeros_like(p), np.zeros_like(p), 0

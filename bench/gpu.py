@@ -27,7 +27,7 @@ Variants
 
 Each round times every variant of a rule and size once, so a slow phase affects all variants alike. The calls of a
 sample rotate through enough sets of arrays to exceed four times the L2 cache. Adam is measured first; cases that do
-not fit in the time budget are dropped from the end and listed. Requires PyTorch; exits with status 2 if no GPU works.
+not fit in the rest of the time budget are dropped and listed. Requires PyTorch; exits with status 2 if no GPU works.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ SIZES = (10**5, 10**6, 10**7, 10**8, 10**9)
 RULES = ("adam", "sgd", "sgd_momentum", "rmsprop", "adam_amsgrad", "lion")
 FEWEST_ROUNDS = 3
 SECONDS_FOR_JAX = 30
-"""Seconds of the budget that must remain to measure JAX, which needs its own process and compiles."""
+"""Seconds of the budget that must remain to measure JAX, which starts a process and compiles."""
 
 
 class Session:

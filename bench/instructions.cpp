@@ -29,7 +29,7 @@ constexpr Counted backends[] = {{"avx2", cpu::avx2_sweeps}, {"portable", cpu::po
 constexpr int64_t sizes[] = {1024, 135};
 constexpr int64_t largest = 1024;
 
-// Every array begins at a cache line, whatever addresses the system chooses.
+// Every array begins at the start of a cache line, whatever addresses the system chooses.
 alignas(64) float params[largest];
 alignas(64) float grads[largest];
 alignas(64) float states[max_states][largest];

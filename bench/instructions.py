@@ -111,7 +111,7 @@ def compare(compiler: str, counts: Counts) -> int:
     if compiler not in everything:
         raise Failure(
             f"{RECORD.name}: expected counts of {compiler}, got {', '.join(everything) or 'none'}; "
-            "record them with --record, from a commit whose speed is known to be right"
+            "record them with --record, from a commit whose speed is known to be good"
         )
     recorded = everything[compiler]
     off = deviations(recorded, counts)

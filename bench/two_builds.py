@@ -124,7 +124,7 @@ def bench_times(folder: Path, cwd: Path, *arguments: str) -> Times:
 
 
 def script_times(folder: Path, cwd: Path, script: Path, *arguments: str) -> Times:
-    """Return the median time for each name that a script prints with a build."""
+    """Return the median time for each name that a script prints when it runs with a build."""
     samples: dict[str, list[float]] = {}
     wanted = f"{script}: expected lines of the form `name seconds` or `seconds`"
     for line in launch(folder, cwd, str(script), *arguments).splitlines():

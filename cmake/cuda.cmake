@@ -2,7 +2,7 @@
 # OFF skips the search. nvcc is taken from CUDACXX, from the machine, or from PyPI's cuda-toolkit, in this order. Sets
 # LRCORE_HAVE_CUDA and LRCORE_CUDA_BUILT_FOR, and prints the result.
 set(LRCORE_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
-set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for; if empty, those of the releases")
+set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for; if empty, every generation since 7.5")
 set(LRCORE_HAVE_CUDA 0)
 
 string(TOUPPER "${LRCORE_CUDA}" LRCORE_CUDA)

@@ -16,7 +16,7 @@ constexpr Backend backends[] = {
     {"portable", &cpu::portable_sweeps, [] { return true; }},
 };
 
-/// Runs the code of GPU threads on the host. For tests, which choose it by name.
+/// Runs the code of GPU threads on the host. It is for tests, which choose it by name.
 constexpr Backend emulated{"emulated", &cpu::emulated_sweeps, [] { return true; }};
 
 const Backend* best_backend() {

@@ -16,9 +16,9 @@ class Array {
   /// Imports `object` through DLPack without copying. `name` is the name of the argument, for messages. The exporter of
   /// a device array must make the array safe to use on `stream`, unless `stream` is -1.
   ///
-  /// Throws the exceptions of `import_array`; TypeError if `object` is not a float32 array, or if `access` is `write`
-  /// and the exporter does not declare `object` writable; and ValueError if its layout or alignment is wrong, if it has
-  /// no memory, or if it is read-only and `access` is `write`.
+  /// Throws the exceptions of `import_array`; TypeError if `object` is not a float32 array, if it is a zero tensor of
+  /// torch, or if `access` is `write` and the exporter does not declare `object` writable; and ValueError if its layout
+  /// or alignment is wrong, if it has no memory for another reason, or if it is read-only and `access` is `write`.
   static Array import(py::handle object, std::string name, Access access, int64_t stream = -1);
 
   const std::string& name() const { return name_; }

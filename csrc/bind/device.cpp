@@ -21,11 +21,11 @@ const char* remedy(const std::string& name) {
   if (name == "cudaErrorNoDevice") return "; no device is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES";
   if (name == "cudaErrorInsufficientDriver") return "; install or update the NVIDIA driver";
   if (name == "cudaErrorInitializationError")
-    return "; a process that was forked after CUDA was used cannot use CUDA: start it with spawn";
+    return "; a process that was forked after CUDA was used cannot use CUDA: start it with the spawn method";
   if (name == "cudaErrorMemoryAllocation") return "; free memory on the device, or use a smaller buffer";
   if (name == "cudaErrorNoKernelImageForDevice")
-    return "; lrcore was built for the devices that lrcore.info() lists: set LRCORE_CUDA_ARCHITECTURES and build it "
-           "again";
+    return "; lrcore was built only for the architectures in lrcore.info()['cuda_architectures']: set "
+           "LRCORE_CUDA_ARCHITECTURES and build it again";
   if (name.starts_with("cudaErrorStreamCapture"))
     return "; while a stream is being captured, only step() of a capturable optimizer may run";
   return "";

@@ -1,5 +1,6 @@
 // The core's access to CUDA devices, through the function table of the CUDA module, which is imported when the first
-// CUDA array is used. An error of the CUDA runtime becomes a RuntimeError that names the failed operation and a remedy.
+// CUDA array is used. An error of the CUDA runtime becomes a RuntimeError that names the failed operation and,
+// for common errors, a remedy.
 #pragma once
 
 #include <memory>

@@ -155,7 +155,7 @@ void run_arithmetic_bound(const std::string& rule, py::handle params, py::handle
   run_sweep(active_backend().table->arithmetic_bounds[config.rule], work, operands.params.size());
 }
 
-/// Makes the references that instances of a class hold visible to the garbage collector, because they may form cycles.
+/// Lets the garbage collector see the references held by instances of a class, because they may form cycles.
 template <class Class>
 void make_collectable(PyHeapTypeObject* heap_type) {
   PyTypeObject& type = heap_type->ht_type;
@@ -219,7 +219,7 @@ void bind_stepper(py::module_& module) {
           "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "hyperparameters"_a, "rate"_a,
           "max_steps"_a = py::none())
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
-                    "The number of steps applied so far, 0 to 2**53 - 1. It can be assigned; the next step is then "
+                    "The number of steps applied so far, 0 to 2**53 - 1. It can be set; the next step is then "
                     "step_count + 1.")
       .def_property_readonly("rule", &Stepper::rule, "The name of the update rule; lrcore.rules() lists all rules.")
       .def_property_readonly("device", &Stepper::device, "The device of the arrays, such as cpu or cuda:0.")

@@ -52,7 +52,7 @@ class Tries {
 
   /// Returns the number of tries that have failed.
   int failed() const { return failed_; }
-  /// Begins a try. If another step has announced itself, first waits for that step, without holding the GIL.
+  /// Begins a try. If another step keeps failing, first waits for that step, without holding the GIL.
   void begin();
   /// Ends a try that was too late.
   void fail();
@@ -65,8 +65,9 @@ class Tries {
   int64_t needed_ = 0;
 };
 
-/// One thread's call of an optimizer's schedule, which does not require the lock. Throws RuntimeError if this thread is
-/// already calling the same schedule: if each step needed the rate of another step, none would ever end.
+/// One thread's call to the schedule of an optimizer, which does not require the lock. Throws RuntimeError if this
+/// thread is already calling the schedule of that optimizer: each step would need the rate of another step, and none
+/// would ever end.
 class ScheduleCall {
  public:
   explicit ScheduleCall(const void* optimizer);

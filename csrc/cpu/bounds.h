@@ -1,7 +1,7 @@
 // Lower bounds on the time of a step, for benchmarks. The stream bound reads and writes the arrays of a step with
 // almost no arithmetic, so it measures memory. The arithmetic bound performs as many divisions and roots as a rule, so
-// it measures the divider if the arrays are in cache. Both have their own loop: if they shared the loop of the sweeps,
-// a slow loop would go unnoticed.
+// it measures the divider if the arrays are in cache. Neither bound uses the loop of the sweeps: if they shared it, a
+// slow loop would go unnoticed.
 #pragma once
 
 #include "../cost.h"

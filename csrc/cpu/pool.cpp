@@ -90,7 +90,7 @@ struct Crew {
 
   void note_end() { last_end.store(steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
 
-  /// Starts workers until there are `wanted`, or as many as the system permits, and returns their number.
+  /// Starts workers until there are at least `wanted`. Returns `wanted`, or fewer if the system permits no more.
   int hire(int wanted) {
     if (static_cast<int>(workers.size()) >= wanted) return wanted;
     // Workers block all signals, which the program's own threads must receive.

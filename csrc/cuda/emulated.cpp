@@ -1,5 +1,5 @@
-// The grid of a GPU, simulated on the host: runs the same threads one after the other. For tests, which choose it by
-// name.
+// The grid of a GPU, simulated on the host, which runs the same threads one after the other. It is for tests, which
+// choose it by name.
 #include "../cpu/backends.h"
 #include "../cpu/bounds.h"
 #include "../cpu/fp_mode.h"

@@ -51,7 +51,7 @@ struct AdamHat : Adam {
   }
 };
 
-/// AMSGrad over Adam or AdamHat.
+/// The AMSGrad variant of Adam or AdamHat.
 template <class Base>
 struct AMSGrad : Base {
   static constexpr Names states = Base::states + Names{"max_exp_avg_sq"};

@@ -97,7 +97,7 @@ class Watch(metaclass=_Metaclass):
 
     def __init__(self, names: Sequence[str], arrays: Sequence[Any], why: str) -> None: ...
     def check(self) -> None:
-        """Raise RuntimeError "name: why" if the address, size or layout of an array has changed."""
+        """Raise RuntimeError "name: why" if the address, size, dtype or layout of an array has changed."""
 
 class DeviceArray(metaclass=_Metaclass):
     """Flat float32 memory of a CUDA device, exported through DLPack."""
