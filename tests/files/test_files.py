@@ -75,7 +75,7 @@ def test_another_reader_reads_what_is_written(path: Path) -> None:
 def test_what_another_writer_wrote(path: Path) -> None:
     """Files of another writer are read.
 
-    This includes files of lrcore that it has rewritten with the same metadata, in its own order and spacing.
+    This includes lrcore's files rewritten with the same metadata, but in that writer's order and spacing.
     """
     numpy = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
     arrays = {name: np.array(view) for name, view in all_shapes().named_arrays().items()}
@@ -112,7 +112,7 @@ def test_the_bytes_of_a_file(path: Path) -> None:
 def test_headers_of_the_format(path: Path) -> None:
     """Entries may be in any order, with empty tensors between them and spaces at the end.
 
-    The data may be in another order than the entries.
+    The order of the data may differ from that of the entries.
     """
     b, zero, a = tensor([], 0, 4), tensor([0, 9], 4, 4), tensor([1, 1], 4, 8)
     text = json.dumps({"b": b, "__metadata__": {}, "a": a, "zero": zero}).encode() + b"  \n"
@@ -188,7 +188,7 @@ def test_a_header_of_many_values_is_not_parsed(
 ) -> None:
     """Parsing would take seconds, and many times the file's size in memory.
 
-    The values also count if each of their characters is escaped in a text.
+    Values inside a text are also counted, even if each of their characters is escaped.
     """
     refusal = "expected at most 5000 brackets, colons and commas, got 60"
     monkeypatch.setattr(strict_json, "MOST_MARKS", 5000)
@@ -452,7 +452,7 @@ def test_a_huge_file_is_not_read(kind: Kind, path: Path) -> None:
         path.unlink()
 
 
-# ---- changed while it is read
+# ---- files that change during a read
 
 
 def rewrite(path: Path, other: bytes) -> None:

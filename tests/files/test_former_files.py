@@ -1,4 +1,4 @@
-"""Files of format 1 and pickles, written by the version before format 2, are read with equal bits.
+"""Files of format 1 and pickles, written by the version before format 2, load with exactly the saved bits.
 
 They are in ``golden/format_1``: a file for each rule, after three steps, and a pack. ``expected.json`` has
 the saved values, the parameters after three more steps of that version, and the pickles. All bytes are

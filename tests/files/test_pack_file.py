@@ -1,6 +1,6 @@
-"""Packs in files: names, nesting and ties are restored, even from files of other programs.
+"""Packs in files: names, nesting and ties are restored.
 
-Wrong files are refused.
+Files of other programs are read as well. Files that do not fit are refused.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def tied(xp: Any = np, pad: bool = False) -> lrcore.Pack:
 
 
 def untied() -> lrcore.Pack:
-    """Return a pack with the same names and values, each of them a separate array."""
+    """Return a pack with the same names and values, in which each name has its own array."""
     return lrcore.Pack(tree_map(lambda _, view: view.copy(), tied().tree()))
 
 
@@ -132,7 +132,7 @@ def test_the_file_says_how_it_is_nested_and_tied(path: Path) -> None:
 def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
     """The file's names have dots. A pack made from it is flat; a pack that loads it keeps its own nesting.
 
-    Metadata are ignored if their name merely begins like that of lrcore's metadata.
+    Other metadata are ignored, even if their name starts with ``lrcore``.
     """
     by_others(path, model().named_arrays(), **metadata)
     made = lrcore.Pack.from_file(path)
@@ -143,7 +143,7 @@ def test_a_file_by_others(metadata: dict[str, str], path: Path) -> None:
 
 
 def test_a_part_with_ties(path: Path) -> None:
-    """An array of a part that is tied to an array outside is stored with the part and loaded in place."""
+    """If an array in a part is tied to one outside, it is stored with the part and loaded in place."""
     w = np.arange(1, 3, dtype=np.float32)
     pack = lrcore.Pack({"embed": w, "layers": [{"w": w}, {"w": w, "b": 1}]})
     pack["layers"][1].save(path)

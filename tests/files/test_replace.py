@@ -455,7 +455,7 @@ def test_another_writer_takes_a_new_file_for_a_leftover(
 ) -> None:
     """Before this save can lock its new file, the other writer removes or locks it.
 
-    The other writer may also have removed it and hold its own file of that name.
+    It may also remove the file and then lock its own file of the same name.
     """
     with ExitStack() as opened:
 

@@ -1,4 +1,4 @@
-"""The file of an optimizer's state: runs resume from it with equal bits, for any class, rate and device."""
+"""The file of an optimizer's state: resumed runs have equal bits, for any class, rate and device."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ STATE = KINDS["optimizer"]
 
 @pytest.mark.parametrize("k", slow_but_first(range(1, 21)))
 def test_resume_from_a_file(rule: str, k: int, path: Path) -> None:
-    """A new object with other hyperparameters and another rate continues with the uninterrupted run's bits.
+    """A run resumed by an object with other hyperparameters and rates has the uninterrupted run's bits.
 
-    So does an object made from the file alone.
+    The same holds for an object made from the file alone.
     """
     cosine = schedules.Cosine(0.02, steps=30)
     opt = make(rule, start(), cosine, weight_decay=0.01, maximize=True)
@@ -99,7 +99,7 @@ class Chosen(lrcore.Adam):
 
 
 class Passing(lrcore.AdamW):
-    """A class whose constructor has no named arguments."""
+    """A class whose constructor only has ``*args`` and ``**keywords``."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -132,7 +132,7 @@ def test_a_class_of_the_callers_own(cls: Any, path: Path) -> None:
 
 
 def test_between_devices(path: Path) -> None:
-    """A state moves from any device to any other with equal bits, and into capturable optimizers."""
+    """A run saved on any device resumes with equal bits on any device, and in capturable optimizers."""
     with imitated() as xp:
         arrays: list[Callable[[Any], Any]] = [np.array, xp.array, lambda values: xp.array(values, 1)]
         ones = np.ones(N, np.float32)

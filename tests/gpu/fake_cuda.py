@@ -1,4 +1,4 @@
-"""CUDA devices imitated in host memory: a table of functions as in csrc/cuda/api.h, and a CuPy.
+"""CUDA devices imitated in host memory: a table of functions as in csrc/cuda/api.h, and an imitated CuPy.
 
 The core finds this table in the same way as the real module's, so tests step "device" arrays through the
 whole binding on any machine. A launch runs the code of the kernels' threads on the host: at once or, if the
@@ -141,7 +141,7 @@ class FakeCuda:
         self.fail: dict[str, int] = {}
         """Errors by function name: a function that has an entry returns the error and does nothing else."""
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
-        """Function of a `Job` and its number of blocks; returns the ranges of blocks to run. None: all."""
+        """The ranges of blocks to run, as a function of a `Job` and its number of blocks. None runs all."""
         self.behind = False
         """Whether queries report completed events as not completed."""
         self.cupy: Any = fake_cupy.make_module()

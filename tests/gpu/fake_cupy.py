@@ -1,7 +1,8 @@
-"""A CuPy without a GPU: NumPy arrays that report a CUDA device, and the streams of a `FakeCuda`.
+"""A stand-in for CuPy: NumPy arrays that report a CUDA device, and the streams of a `FakeCuda`.
 
-It has the parts of CuPy that the binding uses, and does no arithmetic. Kernels run when they are launched, so
-no function has to wait. Work on a capturing stream is recorded instead of run, as on a device.
+It has the parts of CuPy that the binding uses, needs no GPU, and does no arithmetic. Kernels run when they
+are launched, so no function has to wait. Work on a capturing stream is recorded instead of run, as on a
+device.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ class ndarray:
 
 
 def from_dlpack(array: Any) -> ndarray:
-    """Return an array over the memory of any DLPack exporter of a CUDA device."""
+    """Return an array over the memory of any CUDA array that exports DLPack."""
     _, number = array.__dlpack_device__()
     with Device(number):
         capsule = array.__dlpack__(stream=get_current_stream().ptr or 1, max_version=(1, 0))

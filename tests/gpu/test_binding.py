@@ -199,7 +199,7 @@ def test_arrays_of_another_library(xp: Imitated, kind: type[Foreign]) -> None:
 
 
 def test_state_as_a_capsule(xp: Imitated) -> None:
-    """Without CuPy, the state exports DLPack in both forms, and refuses unsupported requests."""
+    """Without CuPy, the state exports versioned and unversioned DLPack, and refuses unsupported requests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", None)
         state = lrcore.SGD(Foreign(xp.array(ones())), momentum=0.9).state["momentum_buffer"]

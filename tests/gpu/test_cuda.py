@@ -1,4 +1,4 @@
-"""Steps on device arrays have the CPU's bits, on an imitated device everywhere, on real ones if a GPU works.
+"""Steps on device arrays have the CPU's bits, on an imitated device and, if a GPU works, on real ones.
 
 "Equal" means equal to the last bit, with NaN at equal positions. Other tests compare the CPU with the oracle.
 """
@@ -90,7 +90,10 @@ def test_state_lies_like_the_parameters(xp: CuPy | Torch) -> None:
 
 
 def test_edges_of_float32(xp: CuPy | Torch, rule: str) -> None:
-    """A poisoned gradient; subnormal operands, which are not flushed; 0 / 0 if epsilon is 0; late steps."""
+    """The bits are equal for non-finite gradients, subnormal operands, 0 / 0 if epsilon is 0, and late steps.
+
+    Subnormal operands are not flushed.
+    """
     start, all_gradients = problem(70, 3)
     all_gradients[1][[0, 37, 69]] = np.nan, np.inf, -np.inf
     assert_steps_alike(xp, rule, start, all_gradients)
@@ -104,7 +107,10 @@ def test_edges_of_float32(xp: CuPy | Torch, rule: str) -> None:
 
 
 def test_resume_anywhere(xp: CuPy | Torch) -> None:
-    """A dictionary on either device, a copy and a pickle resume with the bits of the uninterrupted run."""
+    """Runs resumed from a dictionary, a copy or a pickle have the uninterrupted run's bits.
+
+    A dictionary may come from either device.
+    """
     start, all_gradients = problem(37, 6)
     schedule = lrcore.schedules.Cosine(0.1, steps=20)
     on_cpu, opt = (lrcore.NAdam(p, schedule, weight_decay=0.1) for p in (start.copy(), xp.array(start)))

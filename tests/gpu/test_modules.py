@@ -1,8 +1,8 @@
 """PyTorch modules on a device: `FusedOptimizer`, an iteration in a CUDA graph, and the guide on offloading.
 
 All results are compared with the CPU's to the last bit. The gradients are therefore assigned, or exact,
-because a device may round computed gradients differently. The tests also run with the CPU as the device. If
-PyTorch is not installed, the reason for the skip names it.
+because a device may round computed gradients differently. The tests also run with the CPU as the device. They
+are skipped if PyTorch is not installed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def linear_loss(model: Any, t: int) -> Any:
 
 
 def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
-    """Assert equal bits of modules and states, on any devices, and equal counts and rates."""
+    """Assert that modules and states on any devices have equal bits, and that counts and rates are equal."""
     (model, opt), (twin, its) = one, other
     assert_equal(model, parameters(twin))
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
@@ -185,7 +185,7 @@ def test_a_module_that_is_moved(device: str) -> None:
 
 
 def test_a_grad_scaler(device: str) -> None:
-    """The scales are powers of two, undone in the step or before it.
+    """The scales are powers of two. They are divided out before the step or during it.
 
     If a gradient is infinite, the scaler skips the step. The argument `grad_scale` applies as well.
     """

@@ -1,7 +1,7 @@
 """Uses of device arrays: files and packs; arrays, streams and gradients of other libraries.
 
-All results are compared with the CPU's to the last bit: on an imitated device everywhere, on real ones if a
-GPU works.
+All results are compared with the CPU's to the last bit, on an imitated device and, if a GPU works, on real
+ones.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def step_on_jax(xp: Any, n: int = 1 << 22, turns: int = 500) -> None:
 
 
 def step_library_on_jax(name: str) -> None:
-    """Check `step_on_jax` with parameters of a library; a test runs this in a separate process."""
+    """Run `step_on_jax` with parameters of a library; a test calls this in a separate process."""
     import jax
 
     if jax.default_backend() != "gpu":

@@ -434,9 +434,9 @@ TIES_OF_PARTS: dict[tuple[Any, ...], dict[str, str]] = {
 @pytest.mark.parametrize("keys", TIES_OF_PARTS)
 @pytest.mark.parametrize("pad", [False, True])
 def test_copies_keep_ties(pad: bool, keys: tuple[Any, ...]) -> None:
-    """Copies of a pack or part keep all bits. An array that is tied to an array outside gets its own memory.
+    """Copies of a pack or part keep all bits. An array tied to one outside the part gets its own memory.
 
-    A deep copy begins at a cache line. ``like()`` makes a pack with the same names and ties, and zeros.
+    A deep copy begins at a cache line. ``like()`` makes a pack of zeros with the same names and ties.
     """
     for pack, ties in ((model(pad), {}), (tied(pad), TIES_OF_PARTS[keys])):
         part: Any = pack
@@ -587,7 +587,7 @@ TIED: Cases = {
 
 @pytest.fixture(params=["numpy", "torch", "cupy"])
 def w_and_xp(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
-    """Yield W as an array of each library, and the library for a pack of it."""
+    """Yield `W` as an array of each library, and the argument `xp` for a pack that contains it."""
     if request.param == "torch":
         yield pytest.importorskip("torch").from_numpy(W.copy()), np
     elif request.param == "cupy":

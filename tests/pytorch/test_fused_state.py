@@ -282,7 +282,7 @@ def test_from_and_for_torchs_optimizer(name: str) -> None:
 def test_the_group_of_a_dictionary() -> None:
     """Loading applies the numbers in the group, and keeps the entries of PyTorch's tools.
 
-    In the group of an optimizer, our own entry is empty.
+    Our own entry has a value only in dictionaries; in `param_groups`, it is empty.
     """
     opt = adam(ones(3))
     opt.param_groups[0]["lr_scale"] = 2.0

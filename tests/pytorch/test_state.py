@@ -1,5 +1,6 @@
-"""State dictionaries of `torch.optim`, imported and exported. Skipped if PyTorch is not installed.
+"""State dictionaries of `torch.optim`, imported and exported.
 
+The tests are skipped if PyTorch is not installed.
 Parameters count as equal if ``|difference| / (1 + |p|)`` is within the tolerance after each later step.
 """
 

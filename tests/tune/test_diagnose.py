@@ -302,7 +302,7 @@ def test_refusals(losses: Any, lrs: Any, error: type[Exception], message: str) -
 @pytest.mark.parametrize("loss", [0.0, 2.302585, -3.0, 1e30])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_that_does_not_move(loss: float, kind: type[np.floating[Any]]) -> None:
-    """All losses are equal or differ by a float32 rounding error, as means over batches of other sizes do."""
+    """All losses are equal or differ by a float32 rounding error, as they may if batch sizes differ."""
     losses = np.full(500, loss, kind)
     uneven = losses.copy()
     uneven[::23] = np.nextafter(losses[0], kind(-np.inf))

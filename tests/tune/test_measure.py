@@ -68,7 +68,7 @@ def test_by_hand(params: Any, gradient: Any, expected: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-20, 1.0, 1e20, 1e30, 1e37])
 def test_no_size_overflows_or_vanishes(scale: float) -> None:
-    """Squares in float32 would overflow from 1e19 on, and vanish below 1e-22."""
+    """Squares in float32 would overflow above 1.85e19, and vanish below 2.6e-23."""
     before = (start() * scale).astype(np.float32)
     opt = lrcore.SGD(before.copy(), lr=0.5)
     found = update_ratio(opt, before[::-1].copy())

@@ -30,7 +30,7 @@ class Problem(NamedTuple):
 
 
 def problem(rule: str = "adam", lr: Any = 0.01, **arguments: Any) -> Problem:
-    """Return the same two-dimensional problem in every call, with -0 and NaN payloads in the parameters."""
+    """Return the same problem in every call, with -0 and NaN payloads in a matrix of parameters."""
     params, grads = start().reshape(3, 7), np.zeros((3, 7), np.float32)
     opt = make(rule, params, lr, grads=grads, **arguments)
     for t in range(2):

@@ -284,7 +284,7 @@ for path in sys.argv[1:]:
 def test_processes_share_a_new_storage(tmp_path: Path) -> None:
     """All processes finish, whichever of them creates the storage.
 
-    They stop at the same time, except for training runs that are in progress.
+    Together they perform the requested number of runs, plus any that had already begun.
     """
     paths = [str(tmp_path / f"{i}.db") for i in range(3)]
     command = [sys.executable, "-W", "ignore", "-c", SEARCHES, *paths]
