@@ -19,7 +19,7 @@ from support import make
 
 
 def digest() -> str:
-    """Return a digest of the parameters and states of every rule, at early and late steps under a scheduled rate."""
+    """Return a digest of every rule's parameters and states after early and late steps under a schedule."""
     rate = lrcore.schedules.Cosine(0.01, steps=3000).warmup(100)
     start, *gradients = np.random.default_rng(0).standard_normal((6, 1003)).astype(np.float32)
     found = hashlib.sha256()

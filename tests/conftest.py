@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn the skip of a test into a failure."""
+    """Report a skipped test as a failure, with ``--no-skips``."""
     report = yield
     return _without_skip(report, item.config)
 
@@ -43,7 +43,7 @@ def pytest_runtest_makereport(
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Turn the skip of a module into a failure."""
+    """Report a skipped module as a failure, with ``--no-skips``."""
     report = yield
     return _without_skip(report, collector.config)
 

@@ -19,8 +19,8 @@ def at_each_opcode(action: Callable[[], object], intrude: Callable[[], object]) 
     """Yield n = 0, 1, ..., each after a run of `action` that calls `intrude` after n opcodes of the library.
 
     If `intrude` raises Intrusion, it propagates through `action` and is caught here. The garbage collector
-    is off during a run: it would finalize garbage of other tests in the middle of `action`, and Python only
-    prints exceptions of finalizers.
+    is disabled during a run. Otherwise, it could finalize garbage from other tests in the middle of `action`,
+    and Python prints exceptions raised in finalizers instead of propagating them.
     """
     for number in itertools.count():
         left = number

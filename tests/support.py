@@ -202,7 +202,7 @@ def python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def assert_runs(program: str, **env: str) -> str:
-    """Return the output of a program in a new interpreter with NumPy and lrcore; assert that it succeeds."""
+    """Run a program in a new process with np and lrcore imported, assert success, and return its output."""
     done = python("import numpy as np, lrcore\n" + textwrap.dedent(program), **env)
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
     return done.stdout

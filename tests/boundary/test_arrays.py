@@ -1,4 +1,4 @@
-"""Arrays of other libraries, passed without conversion: PyTorch on the CPU, and JAX.
+"""Arrays from other libraries, passed without conversion: PyTorch on the CPU, and JAX.
 
 If a library is missing, the reason for the skip names it.
 """
@@ -25,7 +25,7 @@ def torch() -> Any:
 
 
 def test_torch_tensors_step_like_numpy_arrays(torch: Any, rule: str) -> None:
-    """Tensors get the same bits as arrays, and the states are tensors over the memory that is stepped."""
+    """Tensors get the same bits as arrays, and the states are tensors that share the optimizer's memory."""
     ours = np.linspace(-1, 1, 21, dtype=np.float32)
     theirs = torch.from_numpy(ours.copy())
     in_numpy, in_torch = make(rule, ours), make(rule, theirs)
@@ -161,7 +161,7 @@ def test_jax_arrays_are_gradients_and_no_parameters() -> None:
 
 
 def test_versions_count_every_write_and_nothing_else(torch: Any, rule: str) -> None:
-    """With correct version counts, autograd refuses a backward pass over memory that a step has changed.
+    """If version counts are correct, autograd refuses a backward pass that uses memory changed by a step.
 
     PyTorch's own in-place operations also increment the version.
     """

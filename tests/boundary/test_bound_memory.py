@@ -157,7 +157,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 }  # fmt: skip
 
 FIXED = ("numpy: larger", "numpy: smaller", "torch: larger", "torch: freed", "torch: transposed")
-"""Changes that are not tested on a state: it does not own its memory, so they fail or have no effect."""
+"""Changes not tested on a state: it is flat and does not own its memory, so they fail or have no effect."""
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_memory_that_is_replaced(role: str, way: str) -> None:
         assert np.array(each).tobytes() == bits.tobytes()
     if role == "exp_avg":
         with pytest.raises(RuntimeError, match=f"^exp_avg: {MOVED}"):
-            opt.state_dict()  # it would not save the array that is stepped
+            opt.state_dict()  # the saved array would not be the one that is stepped
     else:
         assert opt.state_dict()["step_count"] == 1
 

@@ -271,7 +271,7 @@ def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("inner", [None, 0.1, "Constant", [{"schedule": "Constant", "lr": 0.1}]])
 def test_a_dictionary_whose_inner_schedule_is_none(inner: Any) -> None:
-    """Such a dictionary used to be accepted, and the next step failed."""
+    """A dictionary without a valid inner schedule used to be accepted, and the next step failed."""
     rates = lrcore.schedules.Constant(0.1)
     opt = lrcore.SGD(np.ones(1, np.float32), lr=0.5)
     for around in (rates.warmup(3), rates * 2, rates.clip(0, 1), rates.shift(1), rates.per_epoch(3)):

@@ -167,7 +167,7 @@ def test_no_memory_inside_the_core(failing_new: Path) -> None:
 
 @measured
 def test_optimizers_that_come_and_go_leave_nothing() -> None:
-    """A leak of 64 bytes per call would add 32 kB to each round; allocators add pages only in some rounds."""
+    """A leak of 64 bytes per call adds 32 kB in every round, but allocators add pages only in some rounds."""
     assert_runs(
         LIMITED
         + """

@@ -1,8 +1,8 @@
 """Signal handlers, finalizers and other threads that run in the middle of a call.
 
-They may do anything except step the optimizer. They see a consistent state, or wait for one, and are never
-refused. The interrupted call ends as if it had run alone, or as if it had run after them. "Equal" means equal
-bits.
+They may read, save, copy and assign to the optimizer. They see a consistent state, or wait for one, and are
+never refused. The interrupted call ends as if it had run alone, or as if it had run after them. "Equal" means
+equal bits.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_assigning_and_stepping_at_any_moment() -> None:
 
 @pytest.mark.parametrize("call", slow_but_first(["step", "load", "hyper", "lr", "copy", "save"]))
 def test_all_or_nothing_at_any_moment(call: str) -> None:
-    """An exception before any opcode, as from a signal handler, leaves all effects of a call or none.
+    """An exception raised before any opcode, as by a signal handler, leaves all effects of a call or none.
 
     Code that runs there without raising also sees all effects or none.
     """

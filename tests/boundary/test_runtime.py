@@ -179,7 +179,7 @@ def test_wrong_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("variable", ["LRCORE_BACKEND", "LRCORE_NUM_THREADS"])
 def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
-    """Imports and functions that do not step do not raise, because the program may not need the variable."""
+    """The import and functions that use neither setting do not raise: the program may not need them."""
     assert_runs(
         f"""
         ones = np.ones(3, np.float32)
@@ -207,7 +207,7 @@ def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
 
 @pytest.fixture
 def begin_wrongly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Yield a function that sets the state of an import with two wrong variables; then restore the state."""
+    """Yield a function that simulates an import with two wrong variables; then restore the state."""
     runtime = lrcore._runtime
     before, threads = in_use(), lrcore.info()["threads"]
     errors = [ValueError(f"{name}: wrong") for name in ("LRCORE_BACKEND", "LRCORE_NUM_THREADS")]
@@ -233,7 +233,7 @@ def limit_by_threadpoolctl(count: int) -> None:
 
 
 def refusal() -> str:
-    """Return the variable that the error of a new optimizer names."""
+    """Return the variable that the error names when an optimizer is constructed."""
     with pytest.raises(ValueError, match=": wrong$") as refused:
         lrcore.SGD(ONES.copy())
     return str(refused.value).partition(":")[0]
@@ -297,7 +297,7 @@ def test_answers_that_are_interrupted(begin_wrongly: Callable[[], None]) -> None
 
 @pytest.mark.usefixtures("begin_wrongly")
 def test_commands_in_a_wrong_environment(capsys: pytest.CaptureFixture[str]) -> None:
-    """Commands that step print one line with the error; commands that do not step work."""
+    """Commands that use the backend or the threads print one line with the error; other commands work."""
     for arguments in (["info"], ["bench", "--rules", "sgd", "--sizes", "100", "--rounds", "1"]):
         assert lrcore_command.main(arguments) == 2
         assert capsys.readouterr() == ("", f"lrcore {arguments[0]}: LRCORE_BACKEND: wrong\n")

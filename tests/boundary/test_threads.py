@@ -274,8 +274,8 @@ def test_a_daemon_thread_that_steps_does_not_disturb_the_exit() -> None:
 def test_the_gil_is_free_during_a_step(during: str) -> None:
     """The GIL is free during a large sweep and NAdam's product of momenta.
 
-    The product takes a long time at late steps. The short sweep after it alone would let another thread run
-    only once or twice.
+    The product takes a long time at late steps. On its own, the short sweep after the product would let
+    another thread run only once or twice.
     """
     p, g, m, v = np.zeros((4, 10_000_000 if during == "sweep" else 1), np.float32)
     arguments: Any = {"lr": 0.1, "betas": (1 - 1e-7, 0.999), "momentum_decay": 1.0}

@@ -71,7 +71,7 @@ STRANGE = ("0.5", np.str_("0.5"), None, True, np.True_, 1j, np.complex64(1), [0.
 
 @pytest.mark.parametrize(("name", "argument"), arguments())
 def test_numbers_out_of_range(name: str, argument: str) -> None:
-    """The errors name the argument: ValueError, or TypeError for a value that is not a number."""
+    """The error names the argument: TypeError for a number or flag of the wrong type, else ValueError."""
     kept, others = start(), base(name)
     if argument in OPTIONS or argument == "decoupled_weight_decay":
         bad: list[Any] = []

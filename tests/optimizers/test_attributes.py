@@ -1,4 +1,4 @@
-"""Assignments to an optimizer take effect, or raise at once with an error that suggests what to assign."""
+"""Assignments to an optimizer take effect, or raise an error that suggests what to assign, if anything."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_copy_of_the_numbers_is_a_dictionary(copied: Any) -> None:
 
 
 def test_a_number_that_assigns_another_as_it_is_converted() -> None:
-    """Each number is converted once, so that neither assignment waits for the other."""
+    """Each number is converted once; otherwise, the outer assignment would be repeated forever."""
     opt = lrcore.Adam(start())
 
     class Number:

@@ -1,4 +1,4 @@
-"""Names of other libraries, and misspelt names: the error suggests the name in lrcore."""
+"""Names from other libraries, and misspelt names: the error suggests the name in lrcore."""
 
 from __future__ import annotations
 

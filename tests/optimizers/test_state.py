@@ -67,7 +67,10 @@ def test_initial_accumulator_value() -> None:
 
 
 def test_resume_from_a_state_dict(rule: str) -> None:
-    """From any step, an object with other hyperparameters and rate has the uninterrupted run's bits."""
+    """An optimizer that loads the state of any step continues with the uninterrupted run's bits.
+
+    Its own hyperparameters and rate are replaced.
+    """
     cosine = schedules.Cosine(0.02, steps=30)
     opt = make(rule, start(), cosine, weight_decay=0.01)
     others: dict[str, Any] = {"betas": (0.5, 0.6)} if "betas" in opt.hyper else {}
@@ -170,7 +173,7 @@ class Constant(schedules.Constant):
 
 @pytest.mark.parametrize("rate", [lambda t: 999.0 + t, Cosine(), Constant(0.5)])
 def test_a_schedule_of_the_callers_own_is_not_stored_and_replaces_none(rate: Any) -> None:
-    """The class of such a schedule may have the name of a library class."""
+    """The class of a user-defined schedule may have the name of a library class."""
     opt = lrcore.SGD(start(), lr=rate)
     run(opt, 2)
     assert opt.lr == 1001

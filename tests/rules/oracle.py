@@ -14,12 +14,12 @@ is below 2**-126: a rounding errs by at most 2**-24 of its result or, if the res
 float32 may overflow, or if a denominator does not exceed its own bound, the bound is infinite.
 
 k counts roundings to first order (Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapters
-2 and 3); second-order terms are smaller by k * 2**-24. Inputs count 0 and step constants 1; ``a + b`` and
-``a - b`` count max(a, b) + 1, ``a * b`` and ``a / b`` count a + b + 1, ``sqrt(a)`` counts a / 2 + 1 (a root
-halves relative errors) and ``max(a, b)`` counts max(a, b); ``abs`` and ``sign`` add nothing. After the
-preceding stages, a rule starts with 2 in p (``p * KEEP``) and 3 in g (``g * GSCALE`` 2, ``WD * p`` 2, their
-sum 3); the comment above each rule continues from there. k is the largest count among p and the states,
-rounded up to an integer.
+2 and 3); second-order terms are smaller by a factor of k * 2**-24. Inputs count 0 and step constants 1;
+``a + b`` and ``a - b`` count max(a, b) + 1, ``a * b`` and ``a / b`` count a + b + 1, ``sqrt(a)`` counts
+a / 2 + 1 (a root halves relative errors) and ``max(a, b)`` counts max(a, b); ``abs`` and ``sign`` add
+nothing. After the preceding stages, a rule starts with 2 in p (``p * KEEP``) and 3 in g (``g * GSCALE`` 2,
+``WD * p`` 2, their sum 3); the comment above each rule continues from there. k is the largest count among p
+and the states, rounded up to an integer.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""A table of the calls of PyTorch, optax and Keras that take the same steps as calls of lrcore.
+"""A table of the calls to PyTorch, optax and Keras that take the same steps as calls to lrcore.
 
 A row states that a class of lrcore follows a class or function of a peer: with these calls, the parameters
 agree element by element, within the row's tolerance, after each of the steps that `peers` checks, under a
 learning rate that changes at every step.
 
-A float32 sign equals the float64 sign: in every row of Lion, each element of the mix whose sign is taken is 0
-or at least 2e-4 of the sum of its two terms' magnitudes.
+In every row of Lion, the float32 and float64 signs are equal: each element of the interpolation whose sign is
+taken is 0, or its magnitude is at least 2e-4 times the sum of the magnitudes of its two terms.
 
 In Keras, weight decay is always decoupled, and the velocity of momentum includes the learning rate.
 
-Some calls have no row because no call of lrcore takes the same steps: optax ``amsgrad`` (it takes the maximum
+Some calls have no row because no call to lrcore takes the same steps: optax ``amsgrad`` (it takes the maximum
 of the corrected second moment, or does not correct it at all), ``radam`` (it adds epsilon to the corrected
 root), ``eps_root``, and ``rmsprop`` with ``nesterov`` or ``initial_scale``; Keras ``Adamax`` (it adds epsilon
 to the maximum, not to the gradient before the maximum is taken).

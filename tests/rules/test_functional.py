@@ -37,7 +37,7 @@ def test_signature_is_that_of_the_class(name: str) -> None:
     assert list(own)[:3] == ["params", "grads", "states"]
     assert own["step"].default is own["lr"].default is inspect.Parameter.empty
     theirs = inspect.signature(CLASSES[name]).parameters
-    # The caller stores Adagrad's sum and the step count, so a function has no argument that sets them.
+    # The caller stores Adagrad's sum and counts the steps, so the functions lack the last three of these.
     fewer = {"params", "grads", "lr", "initial_accumulator_value", "capturable", "max_steps"}
     for each in set(theirs) - fewer:
         assert own[each] == theirs[each]
@@ -110,7 +110,7 @@ def test_missing_keywords() -> None:
 
 
 def test_numbers_are_read_at_every_call() -> None:
-    """An object that is converted to a number may have another value at each call, as a tensor does."""
+    """An object that is converted to a number may have another value at each call, as a tensor may."""
 
     class Number:
         value = 0.5

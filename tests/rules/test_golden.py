@@ -38,7 +38,7 @@ def test_file_holds_the_problem() -> None:
 
 @pytest.mark.parametrize("row", peers.ROWS, ids=lambda row: row.name)
 def test_step_matches_stored_peer(row: peers.Row) -> None:
-    """The call of lrcore reproduces the peer's stored parameters."""
+    """The call to lrcore reproduces the peer's stored parameters."""
     start = np.array(GOLDEN["start"], np.float32)
     gradients = np.array(GOLDEN["gradients"], np.float32)
     expected = {int(step): values for step, values in GOLDEN["rows"][row.name]["after"].items()}

@@ -45,7 +45,7 @@ def test_a_poisoned_gradient_stays_at_its_element(rule: str, backend: str, weigh
 
 
 def test_no_epsilon_and_no_gradient(backend: str) -> None:
-    """0 / 0 is NaN, as in IEEE arithmetic, but only where the gradient is 0."""
+    """Without an epsilon, 0 / 0 is NaN, as in IEEE arithmetic; this happens only where the gradient is 0."""
     g = np.array([0.0, -0.0, 1.0, -2.0] * 6, np.float32)
     for rule, facts in lrcore.rules().items():
         if "eps" in facts.hyper:
@@ -72,7 +72,10 @@ def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> N
 
 
 def test_late_steps(rule: str, backend: str) -> None:
-    """For any t, the step count is exact, the constants are those of t, and the cost does not depend on t."""
+    """For any t, the step count is exact, and the constants are those of t.
+
+    With the default hyperparameters, the cost is bounded.
+    """
     rng = np.random.default_rng(7)
     start, g = rng.standard_normal(N).astype(np.float32), gradients(rng, N)
     for t in (256, 2048, 2**24, 2**31 - 1, 2**53 - 1):
@@ -178,7 +181,7 @@ def subnormals() -> tuple[Array, list[Array]]:
 def test_the_callers_mode_is_neither_trusted_nor_changed(
     rule: str, backend: str, fp_mode: FloatingPointMode
 ) -> None:
-    """For subnormal numbers, whose results would differ in each mode, the bits are the oracle's."""
+    """Results for subnormal numbers, which would otherwise differ in each mode, have the oracle's bits."""
     start, all_gradients = subnormals()
     followed = Followed(rule, start, weight_decay=0.01)
     for g in all_gradients:

@@ -19,13 +19,13 @@ STEPS = 50
 
 
 def grad_scale(stages: str) -> float:
-    """Return the scale of the gradients in one of the settings."""
+    """Return the scale of the gradients for an entry of `STAGES`."""
     return 0.3 if stages == "coupled" else 1.0
 
 
 @functools.cache
 def problem() -> tuple[Array, list[Array]]:
-    """Return the start and the gradients of the longest run; shorter runs take the first elements."""
+    """Return the start and the gradients for the largest size; smaller sizes take the first elements."""
     rng = np.random.default_rng(20240601)
     start = rng.standard_normal(SIZES[-1]).astype(np.float32)
     return start, [gradients(rng, SIZES[-1]) for _ in range(STEPS)]
@@ -72,7 +72,7 @@ def test_bits_of_the_oracle(rule: str, backend: str, stages: str) -> None:
 
 
 OF_EACH_KIND = ("sgd", "sgd_momentum", "adam", "adam_amsgrad")
-"""Rules with zero to three states; the division of a step into parts depends on nothing else."""
+"""Rules with zero to three states; no other property of a rule affects the division of a step into parts."""
 
 
 @pytest.mark.usefixtures("threads")

@@ -57,12 +57,12 @@ CASES: list[tuple[str, float | None]] = [
     *((name, None) for name in lrcore.rules() if name != "lion"),
     *((name, eps) for name in ("adagrad", "rmsprop_centered", "adadelta", "adam", "adamax") for eps in EPS),
 ]
-"""All rules except Lion with their default eps, and rules that divide in different ways with all of `EPS`."""
+"""Every rule except Lion, with its default eps, and rules that divide differently, with all of `EPS`."""
 
 
 @pytest.mark.parametrize(("name", "eps"), slow_but_first(CASES))
 def test_no_step_changes_by_it(name: str, eps: float | None) -> None:
-    """Constant tiny gradients, and bursts followed by thousands of zeros, cause no additional NaN or infinity.
+    """The stage adds no NaN or infinity, for constant tiny gradients and for bursts followed by many zeros.
 
     The parameters have the same bits with and without the stage. With an eps below 1e-10, the states also
     have the same bits. Lion has its own test.
