@@ -55,7 +55,8 @@ ROUNDING = Tolerance(
 CANCELLING = Tolerance(
     5e-6,
     "as for ROUNDING; in addition, L2 makes small gradients nearly constant: v - a * a then keeps only the last "
-    "digits of v, and with them its roundings; the largest difference found, in NumPy float32, is 2.1e-6",
+    "digits of v, which contain its rounding errors; the largest difference found, in NumPy float32, is "
+    "2.1e-6",
 )
 
 
