@@ -8,15 +8,15 @@ PyTorch's schedulers are advanced by ``step()`` without an epoch. The peers comp
 ``jax.enable_x64``, called with Python integers, and Keras with ``floatx`` float64 on its PyTorch backend; its
 NumPy backend computes in float32 regardless of ``floatx``.
 
-Any function of t alone can at least be written as a `Function`. Besides the rows below, these calls have no
-other form, because no composition of the other schedules matches them: an ``exponent`` of optax that is not
-a whole number, or that is not 1 and is combined with an ``alpha`` or ``end_value``; a ``t_mul`` of Keras that
+Any function of t alone can at least be written as a `Function`. The rows below show some calls that have no
+other form. No composition of the other schedules matches these calls either: an ``exponent`` of optax that is
+not a whole number, or that is not 1 and is combined with an ``alpha`` or ``end_value``; a ``t_mul`` of Keras that
 is not an integer, from the first cycle that is not a whole number of steps; and ``num_cycles`` of transformers
 if the falls and rises of the cosine do not take whole numbers of steps.
 
-Some calls have no row, because no call here matches them: transformers' ``get_greedy_schedule`` (raises the
-rate when a metric improves) and ``get_adafactor_schedule`` (reports the rate that Adafactor computes by
-itself), and the momentum that PyTorch's ``CyclicLR`` and ``OneCycleLR`` change along with the rate.
+Some calls have no row, because no call here matches them: transformers' ``get_greedy_schedule``, which
+raises the rate when a metric improves, and ``get_adafactor_schedule``, which reports the rate that Adafactor
+computes by itself; and the momentum that PyTorch's ``CyclicLR`` and ``OneCycleLR`` change along with the rate.
 transformers' ``get_scheduler`` returns the other schedules by name, and its ``get_reduce_on_plateau_schedule``
 is PyTorch's ``ReduceLROnPlateau``.
 """
@@ -43,15 +43,15 @@ PACKAGES = {
 """Distributions whose versions determine a peer's rates."""
 
 PRODUCT = 1e-14
-"""Relative to the rate itself. Both sides multiply, divide and exponentiate the same numbers in float64, some
-of them step by step, and each operation rounds by 2^-53 = 1.1e-16. The largest difference found is
-6.9e-16."""
+"""Tolerance, relative to the rate itself. Both sides multiply, divide and exponentiate the same numbers in
+float64, some of them step by step, and each operation rounds by 2^-53 = 1.1e-16. The largest difference found
+is 6.9e-16."""
 DIFFERENCE = 1e-14
-"""Relative to the row's largest rate. In float64, lr - end, 1 - z and 1 + cos(pi z) cancel and leave the
-rounding errors of their operands. The largest difference found is 8.3e-16."""
+"""Tolerance, relative to the row's largest rate. In float64, lr - end, 1 - z and 1 + cos(pi z) cancel and leave
+the rounding errors of their operands. The largest difference found is 8.3e-16."""
 CHAIN = 1e-13
-"""Relative to the row's largest rate. PyTorch computes each rate from the previous one in float64, so rounding
-errors accumulate. Its CosineAnnealingLR magnifies them near the end by dividing by 1 + cos. The largest
+"""Tolerance, relative to the row's largest rate. PyTorch computes each rate from the previous one in float64, so
+rounding errors accumulate. Its CosineAnnealingLR magnifies them near the end by dividing by 1 + cos. The largest
 difference found is 4.0e-15."""
 
 

@@ -1,4 +1,4 @@
-"""Deeply composed schedules: every schedule that can be stepped can be saved and loaded, at any depth."""
+"""Deeply composed schedules: an optimizer can use, save and load schedules of any depth."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_numbers_of_steps_that_would_become_too_large() -> None:
 
 
 def test_a_schedule_of_ones_own_keeps_its_rate_at_any_depth() -> None:
-    """Even a subclass of a schedule that is made of others keeps its rate."""
+    """A user-defined subclass of a composed schedule keeps its rate, too."""
 
     class Halved(Plateau):
         def _value(self, t: int) -> float:
@@ -169,7 +169,7 @@ def test_a_schedule_of_ones_own_keeps_its_rate_at_any_depth() -> None:
 
 
 def test_dictionaries_of_former_versions() -> None:
-    """In those versions, a product had a single factor, so products were nested."""
+    """In earlier versions, a product had a single factor, so products were nested."""
     rate = 0.5
     product: Any = {"schedule": "Constant", "lr": rate}
     for _ in range(DEEP):

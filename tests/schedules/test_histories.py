@@ -51,7 +51,7 @@ def test_a_rate_that_is_asked_while_it_is_made(ahead: int, asked_at: int) -> Non
 
 @pytest.mark.parametrize("way", ["itself", "warmup", "plateau"])
 def test_a_handler_before_any_opcode_of_a_recursive(way: str) -> None:
-    """Each rate follows from the rate before, whenever a handler calls the schedule or a copy of it."""
+    """Each rate follows from the previous one, whenever a handler calls the schedule or a copy of it."""
     rates = Recursive(count_up, lr=0.0)
     schedule, expected = WAYS[way](rates), WAYS[way](Function(lambda t: t + 1.0))
     far = iter(range(5, 10**6, 5))

@@ -117,7 +117,7 @@ RESUMED: dict[str, Callable[[Any, Any, Path], Any]] = {
 
 @made
 def test_a_resumed_run_goes_on_as_it_would_have(make: Any, tmp_path: Path) -> None:
-    """Each Plateau observes its own losses, and the optimizer is replaced at a step."""
+    """Each Plateau observes its own losses, and the optimizer is replaced at one of the steps."""
     ends = []
     for again, cut in itertools.product(RESUMED.values(), (0, 3, 6)):
         opt: Any = lrcore.SGD(np.zeros(2, np.float32), lr=make(plateau()))
@@ -146,7 +146,7 @@ def test_the_one_that_the_caller_holds_goes_on_steering(make: Any) -> None:
 
 
 def product(inner: Any, other: Any) -> dict[str, Any]:
-    """Return the dictionary of a product in former versions, which had a single factor."""
+    """Return the dictionary of a product in earlier versions, which had a single factor."""
     return {"schedule": "Product", "inner": inner, "other": other}
 
 
@@ -155,7 +155,7 @@ def sequence(*parts: Any) -> dict[str, Any]:
 
 
 def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
-    """Former versions stored an object in two places twice, and nested products and sequences."""
+    """Earlier versions stored an object in two places twice, and nested products and sequences."""
     own, state = plateau().to_dict(), plateau().state_dict()
     parts = sequence([sequence([own, 3], own), 5], {"schedule": "Constant", "lr": 0.5})
     stored: list[tuple[Any, Any, int]] = [

@@ -58,7 +58,7 @@ class Built(NamedTuple):
 
 @st.composite
 def single(draw: st.DrawFn, name: str | None = None) -> Built:
-    """Return a schedule with any arguments, or with those of its first example if they are incompatible."""
+    """Return a schedule with any arguments; if these are incompatible, use those of its first example."""
     name = name or draw(st.sampled_from(sorted(NAMES)))
     hints = typing.get_type_hints(CLASSES[name].__init__)
     options = dict(EXAMPLES[name][0])

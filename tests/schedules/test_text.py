@@ -152,7 +152,7 @@ WORDS = [
 
 @st.composite
 def with_mistakes(draw: st.DrawFn) -> str:
-    """Return the text of a schedule with some characters replaced by other words."""
+    """Return the text of a schedule after a few random replacements."""
     text = draw(st.sampled_from(WRITTEN))
     for _ in range(draw(st.integers(1, 3))):
         begin = draw(st.integers(0, len(text)))

@@ -46,7 +46,7 @@ def replace_file(path: str, write: Callable[[FileIO], None]) -> None:
 
 @contextmanager
 def os_errors_naming(path: str) -> Iterator[None]:
-    """Make each OSError that the block raises name `path`, which is the path known to the caller."""
+    """Reraise each OSError from the block with `path`, the path known to the caller, as its file name."""
     try:
         yield
     except OSError as error:

@@ -37,7 +37,7 @@ _LONGEST = 99_000_000
 """Largest length of a header to write, in bytes; safetensors reads up to 100 MB."""
 _LONGEST_READ = 100_000_000
 _BLOCK = 2**20
-"""Number of bytes to read at once; few enough to be still in the cache when their checksum is computed."""
+"""Number of bytes to read at once; few enough to still be in the cache when their checksum is computed."""
 
 
 class Tensor(NamedTuple):
@@ -61,7 +61,7 @@ class TensorFile(NamedTuple):
 
 
 def write(path: str, class_name: str, entries: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write contiguous float32 NumPy arrays, and a text with `entries` in addition to those of every text."""
+    """Write contiguous float32 NumPy arrays, and a text with `entries` and the entries that every text has."""
     text = text_of(class_name, entries)
     header = _header({TEXT: text, _SUM: _checksum(text, arrays)}, arrays)
     if len(header) > _LONGEST or marks(header.decode()) > MOST_MARKS:

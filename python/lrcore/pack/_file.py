@@ -90,7 +90,7 @@ def _structure(
 
 
 def _require_ties(ties: Any, shapes: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """Raise TypeError or ValueError unless each tie maps a name that is not stored to a stored one with its shape."""
+    """Raise TypeError or ValueError unless each tie maps an unstored name to a stored name of the same shape."""
     if not isinstance(ties, dict):
         raise TypeError(f"ties: expected a dictionary, got {type(ties).__name__}")
     for name, kept in ties.items():

@@ -82,7 +82,7 @@ class Node:
         # The path of the first array in this node whose memory is outside it, and the first path of that array.
         outside = ((name, first) for name in inside if (first := buffer.ties.get(name, name)) not in inside)
         self._outside = next(outside, None)
-        # The slice of the buffer that has the arrays of this node; the whole buffer if the memory of one is outside.
+        # The slice of the buffer that holds the arrays of this node; the whole buffer if the memory of one is outside.
         self._flat = buffer.flat
         if path and self._outside is None:
             own = [buffer.spans[name] for name in inside if name in buffer.spans] or [slice(0, 0)]

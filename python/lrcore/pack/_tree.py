@@ -89,7 +89,10 @@ def require_names(own: Mapping[str, Any], values: Mapping[str, Any], path: str =
 
 
 def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
-    """Return ``make(values)``, an array or a number. Raise TypeError with the path if these are not real numbers."""
+    """Return ``make(values)``, an array or a number.
+
+    If the values are not real numbers, raise a TypeError that names the path.
+    """
     wrong = f"{path}: expected an array, or values that can be converted to float32, got {_kind(values)}"
     if values is None or isinstance(values, Mapping):
         raise TypeError(wrong)

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=whole_number,
         metavar="N",
-        help="number of steps to draw (default: until the end of the schedules)",
+        help="number of steps to draw (default: enough to show the end, most of the decay, or four periods)",
     )
     parser.add_argument(
         "--log", action="store_true", help="use a logarithmic axis for the rates; requires --out"
@@ -39,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="draw a picture: .png, .svg, .pdf or another format of matplotlib (default: text in the terminal)",
+        help=(
+            "draw a picture: .png, .svg, .pdf or another format that matplotlib supports "
+            "(default: text in the terminal)"
+        ),
     )
 
 
@@ -72,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _print_chart(drawn: list[Schedule], steps: int) -> None:
-    """Print a legend, and below it a chart that fits in the terminal; its lines are at most 64 columns wide."""
+    """Print a legend, and below it a chart that fits in the terminal; it has at most 64 columns, plus its labels."""
     if len(drawn) > len(MARKS):
         raise ValueError(f"schedule: expected at most {len(MARKS)} in one chart, got {len(drawn)}")
     if len(drawn) == 1:

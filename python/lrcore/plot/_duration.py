@@ -20,7 +20,7 @@ _SMALL = 0.3
 
 
 def duration(schedule: Schedule) -> int:
-    """Return the number of steps to draw: until shortly after the end, four periods, or most of the decay."""
+    """Return the number of steps to draw: enough to show the end, most of the decay, or four periods."""
     try:
         with np.errstate(all="ignore"):
             return _duration(schedule)

@@ -112,7 +112,7 @@ def range_test(
     ax: Axes | None = None,
     suggestions: Sequence[SuggestionMethod] = ("steepest", "valley", "minimum/10"),
 ) -> Axes:
-    """Draw the losses of a range test over its rates, and the rates that it suggests.
+    """Draw the losses of a range test against its rates, and the rates that it suggests.
 
     Parameters
     ----------

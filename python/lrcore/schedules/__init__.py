@@ -2,8 +2,8 @@
 
 ``schedule(t)`` returns, as a float, the learning rate of the step that follows t completed steps. The first step has
 t = 0. ``schedule(array)`` returns a float64 array of the same shape, with exactly the values of single calls. Schedules
-are immutable values: their repr is the code that makes them, equal schedules compare equal, and they can be converted
-to a pickle or a plain dictionary and back. They hold no counter; the optimizer's step count is the only clock. Past
+are immutable values: their repr is the code that makes them, equal schedules compare equal, and they can be pickled,
+or converted to a plain dictionary and back. They hold no counter; the optimizer's step count is the only clock. Past
 its end, a schedule keeps its last value unless its documentation says otherwise. Only `Plateau` depends on more than
 the step number: it also depends on the metrics that it has observed.
 

@@ -400,7 +400,7 @@ class _Around(Composed, Checked):
 
     inner: Schedule
 
-    _in_text: ClassVar = False  # in texts, it is written as a method call
+    _in_text: ClassVar = False  # in text, it is written as a method call
 
     def __post_init__(self) -> None:
         if not isinstance(self.inner, Schedule):  # the argument may come from `from_dict`
@@ -498,7 +498,7 @@ class Product(_Around):
 def multiplied(schedule: Schedule, factor: float | Schedule) -> Product:
     """Return the product of a schedule, which may itself be a product, and a checked factor."""
     if isinstance(factor, Schedule) and height_of(factor) > max(TALL, height_of(schedule)):
-        # The product is bitwise identical, but only its inner schedule is evaluated without recursion.
+        # The order does not affect the result, but only the inner schedule is evaluated without recursion.
         schedule, factor = factor, schedule
     product = object.__new__(Product)
     product._multiply(schedule, (factor,))
@@ -531,7 +531,7 @@ class Clip(_Around):
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Shift(_Around):
-    """A schedule advanced by some steps, as returned by `Schedule.shift`."""
+    """A schedule advanced by `n` steps, as returned by `Schedule.shift`."""
 
     n: int
 

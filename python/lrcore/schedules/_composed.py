@@ -13,7 +13,7 @@ TALL = 30
 
 
 def height_of(schedule: Formula) -> int:
-    """Return the number of levels in a schedule. User-defined schedules are not searched and have none."""
+    """Return the number of levels in a schedule. One that is not `Composed` has none."""
     return schedule._height if isinstance(schedule, Composed) else 0
 
 
@@ -32,7 +32,7 @@ class Composed(Formula):
     """The first child with the most levels."""
 
     def _consist_of(self, *children: Formula, among: Iterable[Extent] | None = None) -> None:
-        """Store the children in the order of the repr. `among` has their extents, if they are already known."""
+        """Store the children in the order of the repr. `among` contains their extents if they are already known."""
         extents = [*(map(extent_of, children) if among is None else among)]
         set_fields(self, _children=children, _size=1 + sum(size for size, _ in extents))
         if children:
@@ -134,8 +134,8 @@ def _unfilled(first: tuple[Formula, ...], cls: type[Composed]) -> Composed:  # n
 def are_alike(one: Any, other: Any, places: bool = True) -> bool:
     """Return whether two compositions of one class have equal arguments.
 
-    If `places` is true, a stateful schedule that one of them has in several places must be shared in the same places
-    of the other.
+    If `places` is true and a stateful schedule occurs in several places of one composition, these places of the other
+    must share a single schedule, too.
     """
     waiting, met = _pairs(one, other), {(id(one), id(other))}
     partners: tuple[dict[int, int], dict[int, int]] = ({}, {})

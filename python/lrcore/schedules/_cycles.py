@@ -119,7 +119,7 @@ class Cyclic(Checked):
         Whether the height ``high - low`` stays the same, is halved after each cycle, or is multiplied by ``gamma^t``.
     gamma : float
         Base of ``gamma^t``, > 0. Only used if `mode` is "exp_range". Above 1, the height grows without bound and the
-        rate eventually overflows. If `high` is below `low`, the rate would become negative, so ValueError is raised.
+        rate eventually overflows; if `high` is below `low`, it would become negative, so ValueError is raised.
 
     References
     ----------

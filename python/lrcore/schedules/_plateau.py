@@ -50,7 +50,7 @@ class _State:
 class _History:
     """The successive states of a Plateau, as a linked list.
 
-    The list only grows, by one atomic operation on its last state, so it needs no lock. Earlier states are not kept.
+    One atomic operation on the last state appends the next one, so no lock is needed. Earlier states are not kept.
     """
 
     __slots__ = ("_last",)

@@ -16,7 +16,7 @@ from lrcore.schedules._formula import set_fields
 @explain_keywords
 @dataclasses.dataclass(frozen=True, repr=False)
 class PiecewiseConstant(Checked):
-    """Use one value after another: value i, counted from 0, while i boundaries are <= t.
+    """Use one value after another: ``values[i]`` if exactly i of the boundaries are <= t.
 
     ::
 

@@ -34,15 +34,16 @@ OVERSHOT = 3.5
 one image, reach 2.5."""
 STUCK = 8.0
 """Fall, in units of the noise, below which little was learned. At sound rates it is at least 10 with batches of 64.
-Also the change of the mean, in standard errors, below which outliers as large as the fall may hide the change; with
-such outliers, it is at least 16 at sound rates."""
+It is also the change of the mean, in standard errors, below which outliers as large as the fall may hide the change;
+with such outliers, the change is at least 16 at sound rates."""
 REBOUND = 0.2
 """Fraction of the deepest fall that a rebound must exceed. At sound rates, less than 0.1 of it is lost again."""
 REBOUND_ERRORS = 5.0
-"""Standard errors of a level that a rebound must exceed, because the lowest of eight levels is low by chance."""
+"""Number of standard errors of a level that a rebound must exceed, because the lowest of eight levels is low by
+chance."""
 FLAT = 3.0
-"""Fall, in units of the noise, below which the first loss may have been high by chance. Also the change of a mean, in
-standard errors, below which the change may be chance."""
+"""Fall, in units of the noise, below which the first loss may have been high by chance. It is also the change of a
+mean, in standard errors, below which the change may be chance."""
 TO_AND_FRO = 0.1
 """Alternation below which a loss jumps between two levels. With ten noisy differences it is never this small."""
 LIFTED = 10.0
@@ -50,7 +51,8 @@ LIFTED = 10.0
 is never higher."""
 TAILS = (2.5, 30.0)
 """Limits of the tail, in units of the noise: short curves show little of the tail, and a batch of hard examples does
-not reach the upper limit. A peak below the upper limit is not judged an overshoot either."""
+not reach the upper limit. A peak that is higher than the first loss by less than the upper limit may also be an
+outlier, not an overshoot."""
 LATE_SHARE = 0.35
 """Late share above which a curve may still be falling. A straight line has 0.5, and an exponential that falls to a
 tenth has 0.32."""
@@ -304,8 +306,8 @@ FACTORS: dict[Verdict, tuple[float, str]] = {
     "oscillating": (1 / 3, "a third of"),
     "barely moving": (10.0, "ten times"),
 }
-"""The factor for the next rate, and its name. A diverging rate may be far too large, an oscillating one is only a
-little too large."""
+"""The factor for the next rate, and its name. A diverging rate may be far too large; an oscillating one is only
+a little too large."""
 
 
 def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:
@@ -338,9 +340,9 @@ def _advise(verdict: Verdict, overshoot: float, rates: Floats | None) -> str:
 def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
     """Judge from the losses of a training run whether its learning rate looks too large, too small or sound.
 
-    The losses may have any scale and sign, and the noise of small batches. Multiplying them by a positive
-    number, or adding a constant, does not change the verdict. An exception is a constant so large that the
-    changes become smaller than the resolution of float32, 5e-7 of the median loss: such changes count as
+    The losses may have any scale and sign, and may be as noisy as those of small batches. Multiplying them by a
+    positive number, or adding a constant, does not change the verdict. An exception is a constant so large that
+    the changes become smaller than the resolution of float32, 5e-7 of the median loss: such changes count as
     rounding errors, because losses are usually computed in float32.
 
     The curve of a rate that is too small looks like that of a run that had converged before its first step; both
@@ -356,7 +358,7 @@ def diagnose(losses: Any, lrs: Any = None) -> Diagnosis:
         The loss of each step, in order; at least 20. NaN and infinities are evidence of divergence.
     lrs : float, or sequence or array of float, (steps,), optional
         The learning rate, or that of each step, >= 0. If it is given, the advice names rates, and the pace is
-        measured over the sum of the rates instead of the number of steps.
+        measured against the sum of the rates instead of the number of steps.
 
     Raises
     ------

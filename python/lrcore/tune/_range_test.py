@@ -71,8 +71,8 @@ class RangeTest:
         ----------
         method : {"steepest", "valley", "minimum/10"}
             - "steepest": the rate at which the smoothed loss falls most steeply on its way to the minimum.
-              The slope is that of a line through a tenth of the points, over the logarithm of the rate, or
-              over the rate itself if `mode` is "linear".
+              The slope is that of a line through a tenth of the points, plotted against the logarithm of
+              the rate, or against the rate itself if `mode` is "linear".
             - "valley": the rate that precedes the end of the longest decreasing subsequence of the
               smoothed loss by half the length of that subsequence.
             - "minimum/10": a tenth of the rate at which the smoothed loss is lowest.
@@ -106,7 +106,7 @@ class RangeTest:
 
     @explain_keywords
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the losses over the rates with `lrcore.plot.range_test`."""
+        """Draw the losses against the rates with `lrcore.plot.range_test`."""
         return plot.range_test(self, ax)
 
 
