@@ -34,16 +34,16 @@ OVERSHOT = 3.5
 one image, reach 2.5."""
 STUCK = 8.0
 """Fall, in units of the noise, below which little was learned. At sound rates it is at least 10 with batches of 64.
-It is also the change of the mean, in standard errors, below which outliers as large as the fall may hide the change;
-with such outliers, the change is at least 16 at sound rates."""
+This value is also the change of the mean, in standard errors, below which outliers as large as the fall may hide the
+change; with such outliers, the change is at least 16 at sound rates."""
 REBOUND = 0.2
 """Fraction of the deepest fall that a rebound must exceed. At sound rates, less than 0.1 of it is lost again."""
 REBOUND_ERRORS = 5.0
 """Number of standard errors of a level that a rebound must exceed, because the lowest of eight levels is low by
 chance."""
 FLAT = 3.0
-"""Fall, in units of the noise, below which the first loss may have been high by chance. It is also the change of a
-mean, in standard errors, below which the change may be chance."""
+"""Fall, in units of the noise, below which the first loss may have been high by chance. This value is also the change
+of a mean, in standard errors, below which the change may be chance."""
 TO_AND_FRO = 0.1
 """Alternation below which a loss jumps between two levels. With ten noisy differences it is never this small."""
 LIFTED = 10.0
