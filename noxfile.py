@@ -243,7 +243,7 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def sanitize(session: nox.Session) -> None:
-    """Run the tests under AddressSanitizer and UndefinedBehaviorSanitizer, or Clang's with ``CXX=clang++``."""
+    """Run the tests under GCC's AddressSanitizer and UndefinedBehaviorSanitizer, or Clang's with ``CXX=clang++``."""
     preload = install_sanitized(session, "address,undefined", "asan")
     # Python leaks at exit by design.
     session.run("pytest", *session.posargs, env={"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"})

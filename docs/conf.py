@@ -17,7 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
-    "sphinx-mathjax-offline",  # equations without a network: for readers behind a proxy, and for screenshots
+    "sphinx-mathjax-offline",  # displays equations without network access: behind a proxy, and in screenshots
     "sphinx_copybutton",
 ]
 exclude_patterns = ["**.in.md"]

@@ -1,6 +1,6 @@
 """Update NumPy parameters in place with the gradient of a function that JAX has compiled.
 
-The parameters are in a nested `Pack`, whose ``tree()`` is passed to a jitted function directly, and
+The parameters are in a nested `Pack`. Its ``tree()`` is passed directly to a jitted function, and
 ``grads.assign(tree)`` copies JAX's gradient into a second pack. JAX arrays are immutable, so they cannot be parameters.
 A single flat JAX array can be passed to ``opt.step(gradient)`` as the gradient without a copy.
 

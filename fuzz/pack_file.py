@@ -342,5 +342,5 @@ def shapes_by_path(structure: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 if __name__ == "__main__":
     made_of = list(seeds())
-    sys.setrecursionlimit(200)  # so that 35 levels are too deep, and take less than half a second
+    sys.setrecursionlimit(200)  # so that 35 levels are too deep; such inputs take less than half a second
     fuzz(target, mutator(change), made_of)

@@ -57,7 +57,7 @@ RANKS = {"=": 0, "<": 0, "<=": 0, ">": 0, ">=": 0, "+": 1, "-": 1, "*": 2, "/": 
 
 @dataclass(frozen=True)
 class Node:
-    """A part of an equation: a number or a name, an operator or a function with its arguments."""
+    """A part of an equation: a number, a name, or an operator or function with its arguments."""
 
     head: str
     arguments: tuple[Node, ...] = ()

@@ -64,7 +64,7 @@ class Mutant:
         """Return the text of the file with the mutant applied."""
         if (count := text.count(self.before)) != 1:
             raise Failure(
-                f"{self.name}: expected its text once in {self.file}, got it {count} times; update the list"
+                f"{self.name}: {self.file}: expected `before` once, got {count} occurrences; update the list"
             )
         if self.after == self.before:
             raise Failure(f"{self.name}: expected `after` to differ from `before`")

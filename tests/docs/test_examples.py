@@ -92,14 +92,15 @@ EXAMPLES = {
         r"steps per shard: (.*)\nsteps per shard: (.*)\n"
         r"400 slice updates match .*: (\S+)\n100 scattered rows match .*: (\S+)",
     ),
-    # The noise of a sample is 0.1, and a fit to 400 samples averages it out. The function has a size of 0.7.
+    # The noise of a sample is 0.1, and a fit to 400 samples averages it out. The function's
+    # root mean square is 0.7.
     "with_autograd": Example(
         lambda computed, kept, error: (computed, kept) == ("float64", "float32") and float(error) < 0.1,
         r"computed in (\w+); parameters in (\w+)\n.*: (\S+), with noise of 0.1",
         "autograd",
         "pip install autograd",
     ),
-    # The surface has a size of 0.5, and the error of a fit is at most a tenth of that.
+    # The surface's root mean square is 0.5, and the error of a fit is at most a tenth of that.
     "with_jax": Example(
         lambda error: float(error) < 0.05, r"error at unseen points: (\S+)", "jax", "pip install jax"
     ),

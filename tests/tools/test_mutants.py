@@ -129,8 +129,8 @@ WRONG = ("wrong", PACKAGE, "2 * x", "3 * x")
 @pytest.mark.parametrize(
     ("core", "names", "entries", "said"),
     [
-        (3, [], [("stale", PACKAGE, "4 * x", "")], f"stale: expected its text once in {PACKAGE}, got it 0"),
-        (3, [], [("stale", PACKAGE, "x", "")], f"stale: expected its text once in {PACKAGE}, got it 2"),
+        (3, [], [("stale", PACKAGE, "4 * x", "")], f"stale: {PACKAGE}: expected `before` once, got 0"),
+        (3, [], [("stale", PACKAGE, "x", "")], f"stale: {PACKAGE}: expected `before` once, got 2"),
         (3, [], [("stale", PACKAGE, "2 * x", "2 * x")], "stale: expected `after` to differ from `before`"),
         (3, [], [WRONG, WRONG], "got wrong more than once"),
         (3, ["another"], [WRONG], "another: there is no such mutant"),

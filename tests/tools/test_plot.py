@@ -279,7 +279,7 @@ def test_a_peak_is_in_its_cell(steps: int, plain: bool) -> None:
         top = np.flatnonzero(dots[0])
         columns = dots.shape[1]
         first, last = peak * columns / steps, (peak + 1) * columns / steps
-        # a peak fills whole columns, and the line may come down in one more
+        # a peak fills whole columns, and the falling line may reach the top of one more
         assert first - 1 < top[0]
         assert top[-1] <= math.ceil(last)
         assert dots[-1].any() == (steps > 1)
