@@ -41,7 +41,7 @@ PYTHON_FLOORS = (
     ("_interpreter", "_names", "_checks", "_extras", "_runtime"),
     ("_lrcore_core",),
 )
-"""The modules of python/lrcore from the top. Each may import only modules below it."""
+"""The modules of python/lrcore from the top. Each may import modules on its own floor and below."""
 CSRC_FLOORS = (
     ("bind",),
     ("dispatch",),
@@ -52,7 +52,7 @@ CSRC_FLOORS = (
     ("rules",),
     ("step",),
 )
-"""The modules of csrc from the top. Each may include only modules below it."""
+"""The modules of csrc from the top. Each may include modules on its own floor and below."""
 
 
 def python_files(root: Path = PYTHON) -> Graph:
