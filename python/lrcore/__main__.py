@@ -102,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 if the command succeeded. 2 if it failed and 130 if it was interrupted, after one line on stderr. 141 if the
-        reader of stdout has closed the pipe; nothing is printed on stderr.
+        0 if the command succeeded, 2 if it failed, 130 if it was interrupted, and 141 if the reader of stdout has
+        closed the pipe. A failure or an interruption is reported in one line on stderr.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Checks of arguments, shared by all modules. Each takes the argument's name first, for its message.
+"""Checks of arguments, shared by all modules. Most take the argument's name first, for the message.
 
 They raise TypeError for a wrong type and ValueError for a wrong value.
 """

@@ -101,9 +101,10 @@ def stderr_is_terminal() -> bool:
 
 
 def run(program: str, command: Callable[[], object]) -> int:
-    """Run a command, and return its exit status: 0, or another one after at most one line on stderr.
+    """Run a command, and return its exit status.
 
-    An error (2) and an interruption (130) are reported. A closed pipe (141), as with ``| head``, is not.
+    An error (2) or an interruption (130) is reported in one line on stderr. A closed pipe (141), as with ``| head``, is
+    not reported.
     """
     try:
         try:

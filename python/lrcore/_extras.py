@@ -1,4 +1,4 @@
-"""Optional packages: imported when used; errors name the extra that installs them.
+"""Support for optional packages, which are imported when used. Errors name the extra that installs them.
 
 The progress bar, which requires one of these packages, is also here.
 """
@@ -24,7 +24,10 @@ def optional_dependency(extra: str) -> Iterator[None]:
 
 
 def require_installed(extra: str, *modules: str) -> None:
-    """Raise an ImportError that names the extra if a module is not installed, before work that needs it later."""
+    """Raise an ImportError that names the extra if a module is not installed.
+
+    Call this before starting work that needs the modules later.
+    """
     with optional_dependency(extra):
         for module in modules:
             importlib.import_module(module)

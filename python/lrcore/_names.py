@@ -146,7 +146,7 @@ def is_name(meant: str) -> bool:
 
 
 def meant_by(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that another library calls `name`, or that equals it except for case and underscores."""
+    """Return the known name that `name` stands for in the table, or that differs from it only in case or underscores."""
     names = {each: each for each in known}
     alike = {_plain(each): each for each in names}
     meant = [name, *filter(is_name, FOREIGN.get(name, ()))]
@@ -313,7 +313,7 @@ Class = TypeVar("Class", bound=type[Any])
 def explain_attributes(
     *names: str, entries: Callable[[Any], dict[str, str]] = lambda _: {}
 ) -> Callable[[Class], Class]:
-    """Return a class decorator that makes these attributes, which do not exist, raise an error with a suggestion.
+    """Return a class decorator that makes nonexistent attributes of these names raise an error with a suggestion.
 
     `entries` is called with an object, and returns further known names with the expressions to suggest for them.
     """

@@ -123,8 +123,8 @@ def _use_latest_choice() -> None:
 def _forget_former_calls() -> None:
     """Remove the calls that can never take effect again.
 
-    A block replaces the call of its object. Once the object of a call no longer exists, the call cannot be replaced, so
-    earlier calls stay overridden.
+    A ``with`` block of an object replaces the call that created the object. Once the object no longer exists, its call
+    cannot be replaced, so earlier calls stay overridden.
     """
     calls = [each for each in _choices.copy() if each.caller is not None]
     final = [index for index, each in enumerate(calls) if each.caller is not None and each.caller() is None]
@@ -145,10 +145,11 @@ class use_backend:
     invalid, creating an optimizer, calling a function of `lrcore.functional` or calling `info` raises an error, unless
     a call or block of `use_backend` is in effect.
 
-    The latest choice in effect is used. A call stays in effect until the next call. A ``with`` block stays in effect
-    until it ends; it then withdraws its own choice and no other. Blocks may be nested, may overlap in several threads,
-    and may use the same object more than once. After the last block, the backend is the one that was in use before the
-    first. A call within a block takes effect immediately, and stays in effect after the block.
+    The latest choice in effect is used. A call stays in effect until the next call, or until a ``with`` block of its
+    object replaces it. A ``with`` block stays in effect until it ends; it then withdraws its own choice and no other.
+    Blocks may be nested, may overlap in several threads, and may use the same object more than once. After the last
+    block, the backend is the one that was in use before the objects of the blocks were created. A call within a block
+    takes effect immediately, and stays in effect after the block.
 
     Parameters
     ----------

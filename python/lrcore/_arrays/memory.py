@@ -24,8 +24,8 @@ def aligned_zeros(size: int) -> NDArray[np.float32]:
 def allocate(memory: MemoryInfo, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
     """Return a flat array filled with `value`, of the size and on the device that `memory` describes.
 
-    On a CUDA device, its address has the same offset from a multiple of 16 bytes as the parameters, so that a step on a
-    shifted view of a larger buffer can still access 16 bytes at a time.
+    On a CUDA device, its address has the same offset from a multiple of 16 bytes as that of the parameters, so that a
+    step on a shifted view of a larger buffer can still access 16 bytes at a time.
     """
     if memory.cuda_device >= 0:
         return DeviceArray(memory.cuda_device, memory.size, memory.offset, value)

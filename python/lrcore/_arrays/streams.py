@@ -1,6 +1,6 @@
 """The streams of device steps: the stream that the caller uses, and the stream that an exporter must synchronize with.
 
-This module represents a stream by its raw handle. The legacy default stream is 1, for which libraries also use 0.
+This module represents a stream by its raw handle. The legacy default stream is 1; libraries also use 0 for it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def device_context(array: Any, device: int) -> Any:
 
 
 def handle_of(stream: Any) -> int:
-    """Return the raw handle of a stream: an integer, or the stream object of CuPy, PyTorch or another library.
+    """Return the raw handle of a stream, given that handle or a stream object of CuPy, PyTorch or another library.
 
     Raises
     ------

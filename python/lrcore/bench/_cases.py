@@ -19,7 +19,7 @@ LOOPS = ("stream bound", "arithmetic bound")
 """The loops that bound the speed of a step: one over the same arrays, and one that also divides and takes roots."""
 
 SMALLEST_FOR_BOUND = 10_000
-"""Number of elements below which a call costs more than its loop, so that a share of the bound means nothing."""
+"""Number of elements below which a call's overhead exceeds the time in its loop; the bounds are then not measured."""
 
 
 def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None) -> Stepper:

@@ -91,9 +91,9 @@ def execute(
 ) -> list[Row]:
     """Measure the variants that `make` returns for each rule and size; print, compare, write and draw the results.
 
-    If the measurement ends early, for example by Ctrl-C, the finished rows are still compared, written and drawn.
+    If the measurement ends early, for example after Ctrl-C, the finished rows are still compared, written and drawn.
     `memory` returns the number of bytes that `make` allocates; cases that do not fit in memory are skipped with a
-    message. `extra` is added to the file.
+    message. `extra` is added to the JSON file.
     """
     rules = list(lrcore.rules()) if "all" in arguments.rules else arguments.rules
     sizes = [integer("--sizes", each) for each in arguments.sizes]

@@ -83,7 +83,7 @@ class Variant:
     prepare: Callable[[], object] = lambda: None
 
     def time(self, calls: int) -> float:
-        """Return the mean seconds per call of `calls` calls, after one call that brings the arrays into the caches."""
+        """Return the mean time of `calls` calls, in seconds, after one call that brings the arrays into the caches."""
         self.prepare()
         call = self.call
         call()

@@ -216,8 +216,8 @@ class Optimizer(Stepper):
     def hyper(self) -> Hyper:
         """The numeric arguments of the constructor by name; `betas` is a pair. They can be assigned between steps.
 
-        ``opt.hyper["eps"] = 1e-6`` changes one of them, ``opt.hyper.update(...)`` or ``opt.hyper = {...}`` several. New
-        values are checked like the constructor's arguments.
+        ``opt.hyper["eps"] = 1e-6`` changes one of them; ``opt.hyper.update(...)`` and ``opt.hyper = {...}`` change
+        several. New values are checked like the constructor's arguments.
         """
         return Hyper(self)
 
@@ -408,8 +408,9 @@ class Optimizer(Stepper):
             A state dictionary with one parameter group. Its parameters, each flattened in C order and then
             concatenated, correspond to `params`.
         step_count : int, optional
-            Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is 0. With
-            dampening and an existing momentum buffer it is 1, because only the first gradient is not damped.
+            Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is the count
+            that a `lrcore.torch.FusedOptimizer` stored in the dictionary, if any. Otherwise it is 0, or 1 with
+            dampening and an existing momentum buffer, because only the first gradient is not damped.
 
         Raises
         ------

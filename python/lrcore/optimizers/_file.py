@@ -24,7 +24,7 @@ def write(path: str, class_name: str, dictionary: Mapping[str, Any]) -> None:
 def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
     """Return the class name and the state dictionary in a file, for parameters of `size` elements.
 
-    The caller checks the name, and `Optimizer.load_state_dict` the entries.
+    The caller checks the name, and `Optimizer.load_state_dict` checks the entries.
     """
     with safetensors.reading(path) as opened:
         if TEXT not in opened.metadata:

@@ -15,7 +15,7 @@ _Single: TypeAlias = Literal[
 
 
 class _Numbered(Protocol):
-    """An object with numeric arguments; if one of several changes is invalid, it changes none of them."""
+    """An object with numeric arguments. If one of several changes is invalid, none is made."""
 
     @property
     def _hyperparameters(self) -> Mapping[str, Any]: ...

@@ -128,7 +128,7 @@ def require_step_count(name: str, entries: Mapping[str, Any], step_count: Any) -
 def own_text(entries: Mapping[str, Any]) -> str:
     """Return the entries that PyTorch's state dictionaries lack, as JSON text.
 
-    Any tool that saves parameter groups preserves such a text.
+    Any tool that saves parameter groups preserves this text.
     """
     return json.dumps({name: entries[name] for name in _OWN_ENTRIES if name in entries}, allow_nan=False)
 
@@ -138,8 +138,8 @@ def own_entry(
 ) -> Mapping[str, Any] | None:
     """Return the entries that `own_text` wrote, or None if there are none or they are outdated.
 
-    A PyTorch optimizer that has loaded such a text keeps it unchanged while its own step count advances, so
-    the text becomes outdated.
+    A PyTorch optimizer that has loaded these entries keeps them unchanged while its own step count advances, so
+    they become outdated.
     """
     entries = dictionary.get(OWN)  # earlier versions wrote it next to the groups
     if entries is None:
@@ -323,7 +323,7 @@ def _sgd_step_count(given: int | None, begun: bool, own: Mapping[str, Any] | Non
 
 
 def common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
-    """Return the step count of all parameters; raise ValueError if they differ."""
+    """Return the step count of all parameters; raise ValueError if their counts differ."""
     counts = {to_float("step", each.get("step", 0)) for each in of_parameters} or {0.0}
     count, *others = sorted(counts)
     if others:

@@ -10,7 +10,7 @@ from lrcore.schedules import Rate
 
 
 class Adadelta(Optimizer):
-    """Adadelta: steps in the unit of the parameters, from the ratio of two running root mean squares.
+    """Adadelta: steps in the units of the parameters, from the ratio of two running root mean squares.
 
     ::
 

@@ -249,7 +249,7 @@ class Buffer:
         if stored is None or step_count is not None:
             entries = _torch_state.converted(self.optimizer._kind(), dictionary, step_count, self.join)
             if keeps_schedule:
-                del entries["schedule"]  # only the number in PyTorch's group
+                del entries["schedule"]  # it has only the rate of PyTorch's group
             return entries
         found = {name: value for name, value in group.items() if name in shown or name in _torch_state.FIXED}
         require_entries("param_groups", found, shown)

@@ -43,8 +43,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
       error. A step that raises changes no parameter, state or step count on any device.
     - Create the optimizer after the module is on its device. `step` rejects parameters whose storage has moved since,
       for example by ``.to()``. It cannot detect that ``load_state_dict(assign=True)`` has replaced the parameters.
-    - Each parameter, gradient and state has a storage of its own, over its part of a buffer only, so saving one of them
-      does not save the whole buffer.
+    - Each parameter, gradient and state has its own storage, which covers only its part of a buffer, so saving one of
+      them does not save the whole buffer.
 
     Parameters
     ----------
@@ -315,9 +315,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             FusedOptimizer. PyTorch's dictionary has no schedule. If the rate of this optimizer comes from a schedule,
             the schedule is kept; if the rate is a number, the group's rate replaces it.
         step_count : int, optional
-            Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is 0, or 1
-            with dampening and an existing momentum buffer. If PyTorch's SGD had loaded a dictionary of a
-            FusedOptimizer, the default is the count in that dictionary.
+            Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is the count
+            that a FusedOptimizer stored in the dictionary, if any. Otherwise it is 0, or 1 with dampening and an
+            existing momentum buffer.
 
         Raises
         ------

@@ -118,7 +118,10 @@ class Group:
         self._write(group, self._adopted())
 
     def _adopted(self) -> tuple[dict[str, Any], Schedule]:
-        """Observe the current schedule; return the hyperparameters and the schedule, to detect replacements."""
+        """Start recording the rates if the schedule is opaque; return the hyperparameters and the schedule.
+
+        `_refresh` compares them with the current ones to detect replacements.
+        """
         first = self.optimizers[0]  # its schedule is called for all devices
         numbers, schedule = first._hyperparameters, first.schedule
         self._asked = _Asked(schedule)

@@ -30,7 +30,7 @@ class FormerStates(defaultdict[Any, Any]):
     """A replaced mapping: it behaves like a plain dictionary, and so do its copies and pickles."""
 
     def copy(self) -> Any:
-        """Return a plain dictionary of the same entries."""
+        """Return a plain `defaultdict` of the same entries."""
         return defaultdict(dict, self)
 
     __copy__ = copy
@@ -109,7 +109,7 @@ class States(FormerStates):
         return self[parameter].taken()
 
     def popitem(self) -> tuple[Any, Any]:
-        """Reset the only parameter's state, and return the parameter and the former values, as `pop` does."""
+        """Reset the only parameter's state as `pop` does; return the parameter and the former values."""
         parameter = next(reversed(self))
         return parameter, self.pop(parameter)
 
