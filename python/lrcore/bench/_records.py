@@ -48,8 +48,8 @@ def warning(rows: Sequence[Row]) -> str | None:
     if not noisy:
         return None
     return (
-        f"warning: {len(noisy)} of {len(rows)} rows have a spread of {MEANINGLESS:.0%} or more, and mean little; "
-        "the machine was busy: repeat them when it is idle, or with more --rounds"
+        f"warning: {len(noisy)} of {len(rows)} rows have a spread of {MEANINGLESS:.0%} or more, so their medians are "
+        "unreliable; repeat the measurement on an idle machine, or with more --rounds"
     )
 
 

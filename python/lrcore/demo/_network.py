@@ -58,7 +58,10 @@ def load(seed: int) -> Digits:
 def batches(
     count: int, batch_size: int, epochs: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the indices of each batch. An epoch has all `count` indices in a new order; its last batch may be small."""
+    """Yield the indices of each batch; each epoch has all `count` indices in a new order.
+
+    The last batch of an epoch may be smaller than `batch_size`.
+    """
     for _ in range(epochs):
         order = rng.permutation(count)
         for start in range(0, count, batch_size):

@@ -131,7 +131,8 @@ def table_length(capturable: Any, max_steps: Any) -> int | None:
         return None
     if max_steps is None:
         raise ValueError(
-            "max_steps: expected a number of steps, got None; a capturable optimizer stores constants for that many"
+            "max_steps: expected a number of steps, got None; "
+            "a capturable optimizer stores constants for max_steps steps"
         )
     steps = num_steps("max_steps", max_steps)
     if steps >= 2**53:
