@@ -25,12 +25,13 @@ class Parser(argparse.ArgumentParser):
         """Print a message on stderr and exit with status 2."""
         self.exit(2, f"{self.prog}: {message.removeprefix('argument ')}; see {self.prog} --help\n")
 
-    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+    def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
         """Parse arguments. For an unknown option, exit with an error that suggests the most similar option."""
-        parsed, unknown = super().parse_known_args(*arguments, **options)
+        parsed, unknown = super().parse_known_args(*arguments, **keywords)
         if unknown:
-            meant = nearest(unknown[0].partition("=")[0], self._option_string_actions)
-            self.error(f"unexpected {unknown[0]}" + (f"; did you mean {meant}?" if meant else ""))
+            options = {each.lstrip("-"): each for each in self._option_string_actions}
+            meant = nearest(unknown[0].partition("=")[0].lstrip("-"), options)
+            self.error(f"unexpected {unknown[0]}" + (f"; did you mean {options[meant]}?" if meant else ""))
         return parsed, unknown
 
 
@@ -110,7 +111,8 @@ def run(program: str, command: Callable[[], object]) -> int:
         try:
             command()
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as after >&-
+                sys.stdout.flush()
     except KeyboardInterrupt as interruption:
         echo = "\n" if stderr_is_terminal() else ""  # the terminal has already printed ^C
         print(f"{echo}{program}: {' '.join(['interrupted', *map(str, interruption.args)])}", file=sys.stderr)

@@ -90,7 +90,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("see lrcore.optimizers.__all__ for the available optimizers",):
         "AdaBelief Adafactor ASGD Ftrl LAMB LARS LBFGS Muon NovoGrad Rprop Shampoo Sophia SparseAdam Yogi",
     ("Constant",): "ConstantLR constant_schedule get_constant_schedule",
-    ("Cosine",): "CosineAnnealingLR CosineDecay cosine_decay_schedule SchedCos",
+    ("Cosine",): "CosineAnnealing CosineAnnealingLR CosineDecay cosine_decay_schedule SchedCos",
     ("CosineRestarts",): "CosineAnnealingWarmRestarts CosineDecayRestarts sgdr_schedule SGDR",
     ("Cyclic",): "CyclicLR",
     ("Exponential",): "ExponentialLR ExponentialDecay exponential_decay SchedExp",

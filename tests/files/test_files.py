@@ -155,7 +155,7 @@ HEADERS: dict[str, tuple[Any, str]] = {
     "a name without UTF-8": ({"\ud800": entry()}, "surrogates not allowed"),
     "metadata null": ({"__metadata__": None, "w": entry()}, "__metadata__: expected a dictionary of strings"),
     "metadata 3": ({"__metadata__": {"a": 3}, "w": entry()}, "__metadata__: expected a dictionary of strings"),
-    "a list": ([], "expected a JSON object"),
+    "a list": ([], "expected a JSON object; the file is damaged, or is not a safetensors file"),
     "a byte order mark": (b"\xef\xbb\xbf{}", "expected a JSON object"),
     "Latin-1": (b'{"\xe9": 1}', "utf-8"),
     "trailing data": (b"{} x", "Extra data"),
@@ -381,6 +381,11 @@ def test_each_kind_says_what_reads_the_other(path: Path) -> None:
 
 
 # ---- damaged files, and files of other formats
+
+
+def test_a_file_of_another_format(kind: Kind, path: Path) -> None:
+    path.write_text("print('a program of more than eight bytes')", encoding="ascii")
+    assert_refused(path, kind, "header: .*; the file is damaged, or is not a safetensors file")
 
 
 def test_cut_at_each_byte(kind: Kind, path: Path) -> None:

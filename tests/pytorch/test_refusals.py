@@ -64,6 +64,7 @@ SHARED = r"params\[1\]: shares memory with params\[0\]; pass only one"
         ([in_shared_memory()], ValueError, f"{FIRST}expected unshared memory"),
         ([{"params": [ones(3)]}] * 2, TypeError, "params: expected parameters, got a group"),
         (ones(3), TypeError, "params: expected an iterable of parameters, got a tensor"),
+        (torch.nn.Linear(2, 3), TypeError, r"params: .* got a module; pass module\.parameters\(\)$"),
         ([], ValueError, "params: expected at least one parameter, got none"),
         ([torch.ones(6).requires_grad_()] * 2, ValueError, SHARED),
         ([torch.nn.Parameter(W[:, ::2]), torch.nn.Parameter(W[:, ::3])], ValueError, SHARED),
@@ -85,6 +86,8 @@ def test_what_is_refused_leaves_the_module() -> None:
     for cls in (torch.optim.Adam, lrcore.Adam(np.ones(3, np.float32)), "Adam", lrcore.optimizers.Optimizer):
         with pytest.raises(TypeError, match="^(optimizer|Optimizer)"):
             FusedOptimizer(model.parameters(), cls)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got <class 'torch\..*AdamW'>; did you mean lrcore\.AdamW\?$"):
+        FusedOptimizer(model.parameters(), torch.optim.AdamW)
     with pytest.raises(TypeError, match=r"^params\[7\]: expected a dense gradient"):
         FusedOptimizer(weights, lrcore.SGD)
     with pytest.raises(ValueError, match=r"^params\[7\]: shares memory"):

@@ -258,6 +258,7 @@ def test_command_lists_the_schedules(capsys: pytest.CaptureFixture[str]) -> None
         ([""], "schedule: expected a schedule, got an empty string"),
         (["0.1", "Cosine(1)"], "schedule: Cosine.*'steps', at column 1 near \"Cosine\\(1\\)\""),
         (["Cosine(0.1,\n 9, x)"], 'schedule: unknown name x, at column 17 near "x\\)"'),
+        (["Cosine"], r'schedule: Cosine has no arguments, at column 1 near "Cosine"; write Cosine\(\.\.\.\)'),
         (["-1"], "schedule: lr: expected a finite number >= 0, got -1.0, .*"),
         (["1or 2"], "schedule: .*"),
         (["0.1", "--log"], "--log: .*"),

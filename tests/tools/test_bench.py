@@ -198,6 +198,11 @@ def test_what_does_not_fit_in_memory_is_left_out(
     assert captured.err.startswith("sgd at 10,000 elements is skipped: its arrays do not fit in memory")
     assert " 10,000 " not in captured.out
     assert " 100 " in captured.out
+    monkeypatch.setattr(_command, "free_bytes", lambda: 0)
+    assert run() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("lrcore bench: --sizes: nothing is left to measure; choose smaller sizes\n")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +214,7 @@ def test_what_does_not_fit_in_memory_is_left_out(
         (["--json", "/nowhere/results.json"], "--json: there is no directory /nowhere"),
         (["--json", "/"], "--json: expected the name of a file, got the directory /"),
         (["--plot", "/nowhere/picture.png"], "--plot: there is no directory /nowhere"),
-        (["--compare", "/nowhere/results.json"], r".* No such file or directory: '/nowhere/results.json'"),
+        (["--compare", "/nowhere/results.json"], "--compare: there is no file /nowhere/results.json"),
         (["--plot", "throughput.png"], r'matplotlib is not installed: pip install "lrcore\[bench\]"'),
     ],
 )

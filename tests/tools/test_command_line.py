@@ -36,6 +36,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("demo --optimzer Adam", r"unexpected --optimzer; did you mean --optimizer\?"),
         ("demo --epoch=2 --sed=1", r"unexpected --sed=1; did you mean --seed\?"),
         ("plot 0.1 -x", "unexpected -x"),
+        ("plot 0.1 --foo", "unexpected --foo"),
         ("info 3", "unexpected 3"),
         ("bench --rules adm", r"--rules: unknown name adm; did you mean adam\?"),
         ("bench --rules sgd zzz", "--rules: unknown name zzz; expected one of sgd, .*, lion, all"),
@@ -161,6 +162,14 @@ def test_a_closed_pipe_is_silent() -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("command", [["info"], ["plot", "0.1"]])
+def test_a_command_without_stdout_ends_quietly(command: list[str]) -> None:
+    """A shell closes stdout with ``>&-``."""
+    words = [sys.executable, "-m", "lrcore", *command]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *words], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_argcomplete_completes(tmp_path: Path) -> None:

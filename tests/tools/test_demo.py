@@ -392,7 +392,8 @@ def test_a_range_test_has_a_suggestion_for_every_optimizer(optimizer: str) -> No
         (["--schedule", "Cosine(lr)"], r"schedule: Cosine\(\) missing .* 'steps', at column 1 near .*"),
         (["--lr", "1", "--schedule", "Constant(lr=0.1)"], "--schedule: does not use lr, so --lr or .*"),
         (["--find-lr", "--schedule", "Constant(0.1)"], "--schedule: does not use lr, so --lr or .*"),
-        (["--find-lr", "--epochs", "0"], "epochs: expected an integer >= 1, got 0"),
+        (["--optimizer", "Lionn"], r"optimizer: expected one of .*, got 'Lionn'; did you mean Lion\?"),
+        (["--find-lr", "--epochs", "0"], "--epochs: expected an integer >= 1, got 0"),
         (["--find-lr", "--lr", "1"], "--find-lr: cannot be combined with --lr; leave one of them out"),
     ],
 )

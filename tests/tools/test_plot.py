@@ -74,15 +74,30 @@ def test_several_schedules_on_given_axes(plt: Any) -> None:
     assert plt.get_fignums() == [figure.number]
 
 
+@pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 10_000, 10_001, 10**7])
-def test_lines_of_any_length(plt: Any, steps: int) -> None:  # noqa: ARG001
-    """A line has at most 10,000 points, evenly spaced from the first step to the last."""
+def test_lines_of_any_length(plt: Any, steps: int, log: bool) -> None:  # noqa: ARG001
+    """A line has at most 10,000 points from the first step to the last, without large gaps."""
     cosine = schedules.Cosine(0.1, steps)
-    (line,) = plot.schedules(cosine, steps=steps).lines
+    (line,) = plot.schedules(cosine, steps=steps, log=log).lines
     x = line.get_xdata()
-    assert (len(x), x[0], x[-1]) == (min(steps, 10_000), 0, steps - 1)
+    assert (x[0], x[-1]) == (0, steps - 1)
+    assert min(steps, 5_000) <= len(x) <= 10_000
     np.testing.assert_array_equal(line.get_ydata(), cosine(x))
-    assert np.ptp(np.diff(x) if steps > 1 else 0) <= 1
+    assert np.diff(x, prepend=-1).max() <= max(1, steps / 2_000)
+
+
+PULSES = schedules.PeriodicPulse(0.01, [(0.1, 999)])
+
+
+def test_no_step_of_200_000_is_lost(plt: Any) -> None:  # noqa: ARG001
+    """All pulses of a single step are in the line and in the chart, and so is the peak of a long decay."""
+    pulses = np.arange(0, 50_000, 999)
+    (line,) = plot.schedules(PULSES, steps=50_000).lines
+    assert line.get_xdata()[line.get_ydata() == 0.1].tolist() == pulses.tolist()
+    tops = cells(chart([PULSES], 50_000, plain=True), plain=True)[0]
+    assert {*pulses * 64 // 50_000} <= {*np.flatnonzero(tops)}
+    assert chart([schedules.InverseSqrt(0.01, 100)], 50_000).startswith(" 0.01 |")
 
 
 def test_a_logarithmic_axis_leaves_zeros_out(plt: Any) -> None:  # noqa: ARG001

@@ -180,10 +180,11 @@ def _read_header(file: FileIO, size: int) -> tuple[dict[str, str], dict[str, Ten
         _read(file, 0, memoryview(start := bytearray(8)))
         length = int.from_bytes(start, "little")
         if length > (most := min(size - 8, _LONGEST_READ)):
-            raise ValueError(f"expected at most {most} bytes, got a length of {length}")
+            problem = f"expected at most {most} bytes, got a length of {length}"
+            raise ValueError(f"{problem}; the file is damaged, or is not a safetensors file")
         _read(file, 8, memoryview(data := bytearray(length)))
         if not data.startswith(b"{"):
-            raise ValueError("expected a JSON object")
+            raise ValueError("expected a JSON object; the file is damaged, or is not a safetensors file")
         header = parse(data.decode())
         metadata = header.pop("__metadata__", {})
         if type(metadata) is not dict or not all(type(text) is str for text in metadata.values()):

@@ -100,6 +100,8 @@ def execute(
     rounds = integer("--rounds", arguments.rounds)
     check_output("--json", arguments.json)
     check_picture("--plot", arguments.plot, "bench")
+    if arguments.compare is not None and not arguments.compare.is_file():
+        raise FileNotFoundError(f"--compare: there is no file {arguments.compare}")
     older = None if arguments.compare is None else _records.load(arguments.compare)
 
     cases = [(rule, size) for rule in rules for size in sizes]
@@ -107,6 +109,8 @@ def execute(
     for rule, size in cases:
         if (rule, size) not in fitting:
             print(f"{rule} at {size:,} elements is skipped: its arrays do not fit in memory", file=sys.stderr)
+    if not fitting:
+        raise ValueError("--sizes: nothing is left to measure; choose smaller sizes")
 
     machine = _records.machine()
     print(f"lrcore {machine['lrcore']} ({machine['compiler']}), {machine['cpu']}, {machine['cores']} cores")

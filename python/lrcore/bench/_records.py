@@ -32,7 +32,8 @@ HEADER = (
 LEGEND = """\
 ns        median time of a call, in nanoseconds
 GB/s      bytes that the step has to read and write, divided by that time
-of bound  time of the slower bound divided by that time: 1 is as fast as memory and arithmetic allow
+of bound  time of the slower bound divided by that time: 1 is as fast as memory and arithmetic allow;
+          noise can raise it above 1
 spread    half the distance between the quartiles, divided by the median
 variants  step: gradients passed to step(); bound step: gradients bound beforehand; decayed step: after the states
           have decayed to 0; stream bound: a plain loop over the same arrays; arithmetic bound: that loop with the

@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.find_lr:
         check_output("--out", picture)
     require_installed("demo", "sklearn", "tqdm", "matplotlib")
-    integer("epochs", arguments.epochs)
+    integer("--epochs", arguments.epochs)
     name = optimizer_name(arguments.optimizer)
     options = {each: getattr(arguments, each) for each in ("batch_size", "seed", "device", "backend")}
     lr: float = initial_rate(name) if arguments.lr is None else arguments.lr
@@ -147,8 +147,8 @@ def _judgement(result: Result) -> str:
 
 def _parse(arguments: argparse.Namespace, lr: float) -> lrcore.schedules.Schedule:
     """Return the schedule that the arguments describe."""
-    integer("batch_size", arguments.batch_size)
-    integer("seed", arguments.seed, least=0)
+    integer("--batch-size", arguments.batch_size)
+    integer("--seed", arguments.seed, least=0)
     steps = arguments.epochs * steps_per_epoch(load(arguments.seed), arguments.batch_size)
     schedule = lrcore.schedules.parse(arguments.schedule, lr=lr, steps=steps)
     named = schedule != lrcore.schedules.parse(arguments.schedule, lr=lr / 2, steps=steps)

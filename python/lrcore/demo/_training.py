@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import lrcore
 from lrcore._checks import integer, one_of
 from lrcore._extras import optional_dependency, progress_bar
-from lrcore._names import explain_keywords
+from lrcore._names import explain_keywords, nearest
 from lrcore.demo._network import Digits, accuracy, batches, initialize, load, loss_and_gradient
 
 RATES = {
@@ -88,7 +88,9 @@ def optimizer_name(name: str) -> str:
     """Return the name of an optimizer's class; case does not matter."""
     names = {each.lower(): each for each in lrcore.optimizers.__all__ if each != "Optimizer"}
     if name.lower() not in names:
-        raise ValueError(f"optimizer: expected one of {', '.join(names.values())}, got {name!r}")
+        meant = nearest(name, names.values())
+        hint = f"; did you mean {meant}?" if meant else ""
+        raise ValueError(f"optimizer: expected one of {', '.join(names.values())}, got {name!r}{hint}")
     return names[name.lower()]
 
 

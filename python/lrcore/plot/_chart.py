@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lrcore.plot._figures import examined_steps
+
 MARKS = "123456789abcdefghijklmnopqrstuvwxyz"
 """Characters that mark the lines of a chart with several lines."""
 
@@ -30,16 +32,15 @@ def chart(
     alone = len(functions) == 1
     dotted = alone and not plain
     columns, rows = (2 * width, 4 * height) if dotted else (width, height)
-    edges = np.linspace(0, steps, columns + 1).astype(np.int64)
-    spans = [
-        np.unique(np.linspace(a, max(a, b - 1), 64).astype(np.int64)) for a, b in itertools.pairwise(edges)
-    ]
-    lines = [[function(np.minimum(span, steps - 1)) for span in spans] for function in functions]
-    top = max(float(values.max()) for line in lines for values in line) or 1.0
+    t = examined_steps(steps)
+    edges = np.searchsorted(t, np.linspace(0, steps, columns + 1).astype(np.int64))
+    spans = [slice(min(a, len(t) - 1), max(a + 1, b)) for a, b in itertools.pairwise(edges)]
+    drawn = [function(t) for function in functions]
+    top = max(float(values.max()) for values in drawn) or 1.0
 
     cells = np.full((height, width), " ")
-    for mark, line in zip("*" if alone else MARKS, lines, strict=alone):
-        marked = _marked(line, top, rows)
+    for mark, values in zip("*" if alone else MARKS, drawn, strict=alone):
+        marked = _marked([values[span] for span in spans], top, rows)
         cells = _braille(marked) if dotted else np.where(marked, mark, cells)
 
     labels = {0: f"{top:.4g}", height // 2: f"{top / 2:.4g}", height - 1: "0"}

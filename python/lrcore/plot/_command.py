@@ -101,7 +101,7 @@ def _print_schedules() -> None:
 def _has_braille() -> bool:
     """Return whether the terminal's encoding has Braille characters."""
     try:
-        "\u28ff".encode(sys.stdout.encoding or "ascii")
+        "\u28ff".encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except UnicodeEncodeError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_EXAMINED = 200_000
+"""Maximum number of steps at which a schedule is evaluated; of more, evenly spaced ones."""
 _POINTS = 10_000
-"""Largest number of steps to draw. If there are more, evenly spaced steps are drawn."""
+"""Maximum number of points in a line."""
 
 _LARGEST = 1e150
 """Largest magnitude on an axis. Above it matplotlib overflows, for example in the margins of logarithmic axes."""
@@ -58,7 +61,7 @@ def schedules(
     *rates : float, schedule or callable
         Rates in any form that an optimizer accepts as `lr`.
     steps : int
-        Number of steps to draw.
+        Number of steps to draw. Of more than 200,000 steps, that many evenly spaced ones are evaluated.
     labels : sequence of str, optional
         Labels for the legend. The default is the repr of each schedule.
     log : bool
@@ -80,15 +83,21 @@ def schedules(
     labels = [repr(each) for each in drawn] if labels is None else _labels(labels)
     if len(labels) != len(drawn):
         raise ValueError(f"labels: expected {len(drawn)}, one for each schedule, got {len(labels)}")
-    t = np.unique(np.linspace(0, steps - 1, min(steps, _POINTS)).astype(np.int64))
+    t = examined_steps(steps)
     lines = [_drawable("rates", schedule(t)) for schedule in drawn]
     ax = _axes(ax)
     for values, label in zip(lines, labels, strict=True):
         if log:
             values[values == 0] = np.nan
+        kept = _outline(values)
         marker = "o" if steps == 1 else None  # a line with one point would be invisible
         ax.plot(
-            t, values, drawstyle="steps-post", linewidth=1.8, marker=marker, label=textwrap.fill(label, 90)
+            t[kept],
+            values[kept],
+            drawstyle="steps-post",
+            linewidth=1.8,
+            marker=marker,
+            label=textwrap.fill(label, 90),
         )
     if log:
         ax.set_yscale("log")
@@ -96,6 +105,24 @@ def schedules(
         ax.set_ylim(bottom=0)
     _finish(ax, "step", "learning rate", loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return ax
+
+
+def examined_steps(steps: int) -> NDArray[np.int64]:
+    """Return the steps at which a schedule is evaluated to draw its first `steps` steps."""
+    return np.unique(np.linspace(0, steps - 1, min(steps, _EXAMINED)).astype(np.int64))
+
+
+def _outline(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the indices of at most `_POINTS` values, the lowest and the highest of each part of the line among them."""
+    if len(values) <= _POINTS:
+        return np.arange(len(values))
+    edges = np.linspace(0, len(values), _POINTS // 4 + 1).astype(np.int64)
+    comparable = np.where(np.isnan(values), 0.0, values)
+    kept = [
+        (a, a + comparable[a:b].argmin(), a + comparable[a:b].argmax(), b - 1)
+        for a, b in itertools.pairwise(edges)
+    ]
+    return np.unique(kept)
 
 
 def steps_to_draw(name: str, value: Any) -> int:

@@ -126,6 +126,8 @@ class _Parser:
                 return [self._value(each, depth + 1) for each in elements]
             case ast.Name(id=name) if name in self._names:
                 return self._names[name]
+            case ast.Name(id=name) if name in text_classes():
+                raise self._refusal(f"{name} has no arguments; write {name}(...)", self._position(node))
             case ast.Name(id=name):
                 hint = remedy(name, {each: each for each in self._names})
                 raise self._refusal(f"unknown name {name}{hint}", self._position(node))

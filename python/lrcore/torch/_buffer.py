@@ -319,6 +319,8 @@ def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
     """Return the names that messages use for the parameters, and the parameters."""
     if isinstance(params, torch.Tensor):
         raise TypeError("params: expected an iterable of parameters, got a tensor; put it into a list")
+    if isinstance(params, torch.nn.Module):
+        raise TypeError("params: expected an iterable of parameters, got a module; pass module.parameters()")
     names, tensors = [], []
     for i, each in enumerate(params):
         if isinstance(each, Mapping):

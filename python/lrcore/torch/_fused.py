@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from lrcore import schedules
+from lrcore import optimizers, schedules
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, step_together
 from lrcore._names import FOREIGN, meant_by
@@ -93,7 +93,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     ) -> None:
         given: Any = optimizer
         if not isinstance(given, type) or not issubclass(given, Optimizer):
-            raise TypeError(f"optimizer: expected a class of lrcore.optimizers, got {optimizer!r}")
+            meant = meant_by(getattr(given, "__name__", ""), optimizers.__all__)
+            hint = f"; did you mean lrcore.{meant}?" if meant else ""
+            raise TypeError(f"optimizer: expected a class of lrcore.optimizers, got {optimizer!r}{hint}")
         if "grads" in arguments:
             raise TypeError("grads: expected no such argument; the parameters have their own gradients")
         names, tensors = named(params)
