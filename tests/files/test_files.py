@@ -73,9 +73,10 @@ def test_another_reader_reads_what_is_written(path: Path) -> None:
 
 
 def test_what_another_writer_wrote(path: Path) -> None:
-    """Files of another writer are read.
+    """Files written by another library are read.
 
-    This includes lrcore's files rewritten with the same metadata, but in that writer's order and spacing.
+    This includes lrcore's files rewritten by that library: the metadata are the same, but the order and
+    spacing are its own.
     """
     numpy = pytest.importorskip("safetensors.numpy", reason=NO_WHEELS)
     arrays = {name: np.array(view) for name, view in all_shapes().named_arrays().items()}
@@ -124,7 +125,7 @@ def test_headers_of_the_format(path: Path) -> None:
     ]
 
 
-# ---- headers that are not of the format
+# ---- headers that violate the format
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -380,7 +381,7 @@ def test_each_kind_says_what_reads_the_other(path: Path) -> None:
     assert_refused(path, pack, "class: expected 'Pack', got 'Adam'; use lrcore.load")
 
 
-# ---- damaged files, and files of other formats
+# ---- damaged files, and files in other formats
 
 
 def test_a_file_of_another_format(kind: Kind, path: Path) -> None:
@@ -492,9 +493,9 @@ ACTIONS: dict[str, tuple[Callable[[Path, bytes], None], str]] = {
 def test_changed_while_it_is_read(
     name: str, own: bool, action: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a file changes before any read, or before the last check, it is loaded as it was or refused.
+    """If a file changes before one of the reads or the last check, it is loaded as it was or refused.
 
-    This includes files of other programs, which have neither text nor checksum.
+    This includes files from other programs, which have neither text nor checksum.
     """
     kind, (act, match) = KINDS[name], ACTIONS[action]
     files = []

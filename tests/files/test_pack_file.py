@@ -1,6 +1,6 @@
 """Packs in files: names, nesting and ties are restored.
 
-Files of other programs are read as well. Files that do not fit are refused.
+Files from other programs are read as well. Files that do not fit are refused.
 """
 
 from __future__ import annotations
@@ -235,9 +235,9 @@ def test_files_by_others_that_do_not_fit(path: Path) -> None:
 
 
 def test_tied_files_and_packs_that_are_not(path: Path) -> None:
-    """A file with ties has values for all names.
+    """A pack without ties loads a file with ties, which has values for all names.
 
-    A pack with ties loads a file without ties if its values for tied names agree.
+    A pack with ties loads a file without ties if the file's values for tied names agree.
     """
     tied().save(path)
     partly = untied().tree()

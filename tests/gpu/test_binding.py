@@ -47,7 +47,7 @@ def ones(n: int = 8) -> Array:
 
 
 def test_a_step_launches_and_does_nothing_else(xp: Imitated, rule: str) -> None:
-    """A step does not wait, allocate or load kernels, which the constructor has already loaded.
+    """A step does not wait, allocate memory or load kernels; the constructor has already loaded them.
 
     A capturable optimizer also advances the count, on the same stream.
     """
@@ -148,7 +148,7 @@ class ForeignLegacy(Foreign):
 
 
 def test_foreign_gradients_are_kept_until_they_are_read(xp: Imitated) -> None:
-    """Their library may reuse released memory at once.
+    """The gradients' library may reuse released memory at once.
 
     If the step runs on the current stream of that library, the library itself orders the reuse.
     """

@@ -114,7 +114,7 @@ def test_no_parameters(xp: CuPy | Torch) -> None:
 
 @pytest.mark.parametrize("captured_first", [True, False])
 def test_loading_fills_the_table_anew(xp: CuPy | Torch, captured_first: bool) -> None:
-    """Graphs that were captured before use the new table and the new count, too."""
+    """Graphs that were captured before the load also use the new table and the new count."""
     source = eager(lr=lrcore.schedules.Cosine(0.5, steps=30), weight_decay=0.3, betas=(0.5, 0.6))
     for _ in range(7):
         source.step()

@@ -1,8 +1,8 @@
 """PyTorch modules on a device: `FusedOptimizer`, an iteration in a CUDA graph, and the guide on offloading.
 
-All results are compared with the CPU's to the last bit. The gradients are therefore assigned, or exact,
-because a device may round computed gradients differently. The tests also run with the CPU as the device. They
-are skipped if PyTorch is not installed.
+All results are compared with the CPU's to the last bit. A device may round computed gradients differently, so
+the gradients are either assigned or exact. The tests also run with the CPU as the device. They are skipped if
+PyTorch is not installed.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def base(name: str) -> dict[str, Any]:
     seen = {
         "weight_decay": 0.1,
         "momentum": 0.9,
-        "eps": 0.01,
-    }  # a smaller epsilon would vanish next to these gradients
+        "eps": 0.01,  # a smaller epsilon would vanish next to these gradients
+    }
     return {each: value for each, value in seen.items() if each in parameters}
 
 

@@ -67,7 +67,7 @@ def test_initial_accumulator_value() -> None:
 
 
 def test_resume_from_a_state_dict(rule: str) -> None:
-    """An optimizer that loads the state of any step continues with the uninterrupted run's bits.
+    """An optimizer that loads the state after any step continues bit for bit like the uninterrupted run.
 
     Its own hyperparameters and rate are replaced.
     """

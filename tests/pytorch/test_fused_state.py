@@ -224,7 +224,7 @@ def test_a_state_that_was_read_before_others_took_its_place() -> None:
 
 
 def test_an_optimizer_without_states() -> None:
-    """The state of such an optimizer is only a step count."""
+    """The state of an SGD optimizer without momentum is only a step count."""
     weight = ones(3)
     opt = sgd(weight)
     opt.step()

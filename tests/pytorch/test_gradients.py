@@ -170,7 +170,7 @@ def test_gradients_that_are_kept(forget: Callable[[Any, Any], object]) -> None:
 
 
 def test_gradients_in_a_buffer_of_the_callers() -> None:
-    """The gradients stay in that buffer during backward passes, zeroing and scaling, as in PyTorch."""
+    """Gradients in a caller's buffer stay there in backward passes, zeroing and scaling, as in PyTorch."""
     parameters = [zeros(n) for n in (3, 1, 4)]
     opt = sgd(*parameters)
     bucket = torch.zeros(8)

@@ -69,7 +69,7 @@ def train(model: Any, opts: Any, steps: range, backward: Any = torch.Tensor.back
 
 
 def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
-    """Check that the modules have equal bits, and the optimizers agree in all that affects later steps."""
+    """Check that the modules have equal bits and the optimizers agree in whatever affects later steps."""
     for name, values in one[0].state_dict().items():
         assert torch.equal(values, other[0].state_dict()[name]), name
     for each in ("step_count", "lr", "schedule"):

@@ -304,7 +304,7 @@ def adam_step(op: Arithmetic, c: Names, p: Value, g: Value, m: Value, v: Value, 
 
 
 # Liu et al. 2020.
-# As adam.
+# As for adam.
 @register("radam", "exp_avg exp_avg_sq", "beta1 beta2 eps", k=19)
 def radam(op: Arithmetic, h: Names, p: Value, g: Value, m: Value, v: Value) -> New:
     first, second = 1 - h.beta1**h.t, 1 - h.beta2**h.t
@@ -334,7 +334,7 @@ def nadam_momentum_product(h: Names) -> float:
 
 
 # Dozat 2016.
-# sqrt(v) * ROOT + EPS as adam 9; CG * g 5, CM * m 8, their sum 9, its quotient 19, p 20.
+# sqrt(v) * ROOT + EPS 9, as for adam; CG * g 5, CM * m 8, their sum 9, its quotient 19, p 20.
 @register("nadam", "exp_avg exp_avg_sq", "beta1 beta2 eps momentum_decay", k=20)
 def nadam(op: Arithmetic, h: Names, p: Value, g: Value, m: Value, v: Value) -> New:
     product, after = nadam_momentum_product(h), nadam_momentum(h, h.t + 1)

@@ -4,8 +4,9 @@ A row states that a class of lrcore follows a class or function of a peer: with 
 agree element by element, within the row's tolerance, after each of the steps that `peers` checks, under a
 learning rate that changes at every step.
 
-In every row of Lion, the float32 and float64 signs are equal: each element of the interpolation whose sign is
-taken is 0, or its magnitude is at least 2e-4 times the sum of the magnitudes of its two terms.
+Lion takes the sign of an interpolation. In every row of Lion, the float32 and float64 signs are equal: each
+element of the interpolation is 0, or its magnitude is at least 2e-4 times the sum of the magnitudes of its
+two terms.
 
 In Keras, weight decay is always decoupled, and the velocity of momentum includes the learning rate.
 

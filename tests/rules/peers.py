@@ -43,7 +43,7 @@ def rate(lr: float, index: int) -> float:
 
 
 def problem() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the start, shape ``(COUNT,)``, and the gradients, shape ``(STEPS, COUNT)``, of every row.
+    """Return the start (shape ``(COUNT,)``) and gradients (shape ``(STEPS, COUNT)``) that all rows share.
 
     The gradients' magnitudes range from 1e-4 to 3 over the elements, and fall to a quarter after a third of
     the steps. Element 0 never has a gradient, element 1 has none at first, element 2 has none at every third

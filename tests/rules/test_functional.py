@@ -46,7 +46,7 @@ def test_signature_is_that_of_the_class(name: str) -> None:
 
 
 def test_same_bits_as_the_class(rule: str) -> None:
-    """The bits are the same for a step on the whole arrays, and for steps on their slices in any order."""
+    """A step on whole arrays and steps on their slices, in any order, give the same bits as the class."""
     rng = np.random.default_rng(3)
     start = rng.standard_normal(N).astype(np.float32)
     all_gradients = [gradients(rng, N) for _ in range(5)]
@@ -110,7 +110,7 @@ def test_missing_keywords() -> None:
 
 
 def test_numbers_are_read_at_every_call() -> None:
-    """An object that is converted to a number may have another value at each call, as a tensor may."""
+    """An object that is converted to a number, such as a tensor, may have a different value at each call."""
 
     class Number:
         value = 0.5

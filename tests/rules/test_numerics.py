@@ -181,7 +181,10 @@ def subnormals() -> tuple[Array, list[Array]]:
 def test_the_callers_mode_is_neither_trusted_nor_changed(
     rule: str, backend: str, fp_mode: FloatingPointMode
 ) -> None:
-    """Results for subnormal numbers, which would otherwise differ in each mode, have the oracle's bits."""
+    """In every mode of the caller, results for subnormal numbers have the oracle's bits.
+
+    They would differ if steps computed in the caller's mode.
+    """
     start, all_gradients = subnormals()
     followed = Followed(rule, start, weight_decay=0.01)
     for g in all_gradients:

@@ -202,7 +202,7 @@ def test_k_is_the_number_of_roundings(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_float32_is_within_its_bound(rule: str) -> None:
-    """The error is at most its bound, and above a tenth of the bound somewhere, so that k is not too large.
+    """The error is at most its bound. Somewhere it exceeds a tenth of the bound, so k is not too large.
 
     It is below the bound because roundings do not all err by half a unit with the same sign; the largest
     measured ratios are 0.2 to 0.6.

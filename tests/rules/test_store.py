@@ -57,7 +57,10 @@ CASES: list[tuple[str, float | None]] = [
     *((name, None) for name in lrcore.rules() if name != "lion"),
     *((name, eps) for name in ("adagrad", "rmsprop_centered", "adadelta", "adam", "adamax") for eps in EPS),
 ]
-"""Every rule except Lion, with its default eps, and rules that divide differently, with all of `EPS`."""
+"""Each rule except Lion has a case with its default eps.
+
+Some rules, which divide in different ways, also have a case with each of `EPS`.
+"""
 
 
 @pytest.mark.parametrize(("name", "eps"), slow_but_first(CASES))
