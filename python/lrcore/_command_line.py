@@ -58,7 +58,7 @@ def whole_number(text: str) -> int:
 
 
 def one_of(known: Sequence[str]) -> Callable[[str], str]:
-    """Return the type of an argument that is one of the known names."""
+    """Return an argparse type that accepts only the known names."""
 
     def check(text: str) -> str:
         if text in known:

@@ -37,7 +37,7 @@ def require_installed(extra: str, *modules: str) -> None:
 def progress_bar(
     extra: str, total: int, unit: str, *, shown: bool, title: str | None = None, leave: bool = True
 ) -> Iterator[Any]:
-    """Yield a progress bar on stderr for `total` calls of `update`, or a stand-in that ignores them if not `shown`.
+    """Yield a progress bar on stderr for `total` calls to `update`, or a stand-in that ignores them if not `shown`.
 
     tqdm, which `extra` installs, is imported only if the bar is shown.
     """

@@ -274,7 +274,7 @@ _PUBLIC = ("lrcore", "lrcore.schedules", "lrcore.tune", "lrcore.plot", "lrcore.f
 
 
 def _public_names(module: str) -> dict[str, str]:
-    """Return the qualified names of a module's public names; empty if the module is not fully imported."""
+    """Return a dictionary from public to qualified names; empty if the module is not fully imported."""
     names = vars(sys.modules.get(module, object)).get("__all__", ())
     return {each: f"{module}.{each}" for each in names}
 
@@ -313,7 +313,7 @@ Class = TypeVar("Class", bound=type[Any])
 def explain_attributes(
     *names: str, entries: Callable[[Any], dict[str, str]] = lambda _: {}
 ) -> Callable[[Class], Class]:
-    """Return a class decorator that makes nonexistent attributes of these names raise an error with a suggestion.
+    """Return a class decorator that makes the nonexistent attributes `names` raise an error with a suggestion.
 
     `entries` is called with an object, and returns further known names with the expressions to suggest for them.
     """

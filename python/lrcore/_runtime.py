@@ -68,7 +68,7 @@ def _devices() -> tuple[list[str], str | None]:
 
 @dataclasses.dataclass(eq=False)
 class _Choice:
-    """A backend chosen by the environment, by a call of `use_backend`, or by its ``with`` block."""
+    """A backend chosen by the environment, by a call to `use_backend`, or by its ``with`` block."""
 
     name: str
     caller: Callable[[], object] | None = None

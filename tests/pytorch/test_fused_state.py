@@ -161,7 +161,7 @@ def test_states_that_are_exchanged() -> None:
     opt.state[one]["exp_avg"], opt.state[two]["exp_avg"] = torch.ones(2), torch.full((2,), 3.0)
     opt.state.update({one: opt.state[two], two: opt.state[one]})
     assert [opt.state[each]["exp_avg"].tolist() for each in (one, two)] == [[3.0] * 2, [1.0] * 2]
-    with pytest.raises(ValueError, match="got the state of another parameter itself.*assign clones"):
+    with pytest.raises(ValueError, match="got the live state of another parameter.*assign clones"):
         opt.state[one], opt.state[two] = opt.state[two], opt.state[one]
     assert [opt.state[each]["exp_avg"].tolist() for each in (one, two)] == [[3.0] * 2, [1.0] * 2]
     entries = opt.state[one]

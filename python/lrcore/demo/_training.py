@@ -175,7 +175,7 @@ def find_lr(
 ) -> lrcore.tune.RangeTest:
     """Run a learning-rate range test from 1e-6 to 100, on the network that `train` starts with.
 
-    The arguments and errors are those of `train`.
+    The arguments and errors are documented in `train`.
     """
     batch_size = integer("batch_size", batch_size)
     with _task(optimizer, hidden, seed, device, backend) as task:

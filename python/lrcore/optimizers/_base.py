@@ -119,14 +119,14 @@ class Optimizer(Stepper):
     def _configuration(
         cls, arguments: Mapping[str, Any], options: dict[str, Any]
     ) -> tuple[str, _Hyperparameters]:
-        """Check the numeric arguments; return the rule they and the options select, and the numbers for the core."""
+        """Check the numeric arguments; return the rule that they and the options select, and the core's numbers."""
         hyper = _arguments.numbers(arguments)
         rule, flat = cls._choose_rule(hyper | options), _arguments.flatten(hyper)
         return rule, (hyper, [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"])
 
     @classmethod
     def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
-        """Return the name of the rule that checked arguments select; raise ValueError if they are incompatible."""
+        """Return the name of the rule for these checked arguments; raise ValueError if they are incompatible."""
         if not cls._rules:
             raise TypeError(f"{cls.__name__} is abstract; use one of lrcore.optimizers.__all__")
         cls._check_together(arguments)
@@ -189,7 +189,7 @@ class Optimizer(Stepper):
     def state(self) -> Mapping[str, Any]:
         """The states by name: flat float32 arrays of the same library and on the same device as the parameters.
 
-        A step reads and writes these arrays themselves, so modifying them in place changes the optimizer;
+        A step reads and writes these arrays directly, so modifying them in place changes the optimizer;
         ``opt.state[name] *= 2`` works as well.
         """
         return self._state

@@ -339,7 +339,7 @@ def common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
 def _check_products(of_parameters: Sequence[Mapping[str, Any]], expected: float) -> None:
     """Raise ValueError if NAdam's momentum product does not follow from the current momenta.
 
-    The tolerance allows for PyTorch, which rounds the product to float32 at every step. It is absolute, because a step
+    The tolerance is needed because PyTorch rounds the product to float32 at every step. It is absolute, because a step
     only uses the difference between the product and 1.
     """
     for each in of_parameters:

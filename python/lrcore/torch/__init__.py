@@ -1,4 +1,4 @@
-"""Stepping all parameters of a PyTorch module in one call: ``pip install "lrcore[torch]"``.
+"""Step all parameters of a PyTorch module in one call. Requires ``pip install "lrcore[torch]"``.
 
 ::
 

@@ -58,7 +58,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         devices. ``param_groups[0]["lr"]`` is the rate of the next step if the rate is a number or an lrcore schedule
         without callables. With a callable, or a schedule class of your own, it is the rate of the last step, or NaN
         before the first step. Unless the rate comes from a schedule or a callable, a number can be assigned there, as
-        PyTorch's schedulers do. If it is a tensor, its value is read at each step.
+        PyTorch's schedulers do. A tensor, passed here or assigned there, is read again at each step.
     **arguments
         The other arguments of the class, except `grads`.
 
@@ -117,7 +117,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         # The entry `OWN` is empty. It exists because some tools restore only entries that a group already has.
         super().__init__([{"params": tensors}], self._group.numbers() | {_torch_state.OWN: ""})
         for buffer in self._buffers:
-            weakref.finalize(self, _remove, buffer.handles).atexit = False  # hooks keep the gradients alive
+            weakref.finalize(self, _remove, buffer.handles).atexit = False  # hooks must not outlive it
             with torch.inference_mode(False):
                 buffer.move_in()
         self._state = States.over(self._buffers)

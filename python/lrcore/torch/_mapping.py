@@ -198,7 +198,7 @@ class Entries(FormerEntries):
             raise TypeError(f"{self._name}: expected a dictionary, got {type(given).__name__}")
         if type(given) is Entries:
             raise ValueError(
-                f"{self._name}: got the state of another parameter itself, which changes with that parameter; assign clones: "
+                f"{self._name}: got the live state of another parameter, which changes with that parameter; assign clones: "
                 "{name: values.clone() for name, values in opt.state[other].items()}"
             )
         if not given:
