@@ -33,7 +33,7 @@ def safe_repr(value: Any) -> str:
         return type(value).__name__
 
 
-# The limits of float32, for comparisons in float64, which do not depend on the caller's rounding and flushing modes.
+# The limits of float32, for comparisons in float64, which do not depend on the caller's rounding or flush-to-zero mode.
 _LARGEST = 2.0**128 - 2.0**103
 """This number and all larger ones round to infinity in float32."""
 _SMALLEST = 2.0**-150

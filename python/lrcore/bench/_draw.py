@@ -1,4 +1,4 @@
-"""A picture of the results: throughput over size."""
+"""A picture of the results: throughput against size."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def _panel(ax: Any, rule: str, rows: Sequence[Row]) -> None:
     ax.set_yscale("log")
     ax.set_title(rule)
     ax.set_xlabel("elements")
-    ax.set_ylabel("necessary bytes over time (GB/s)")
+    ax.set_ylabel("necessary bytes / time (GB/s)")
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small")
