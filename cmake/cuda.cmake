@@ -1,8 +1,8 @@
 # Finds the compiler for the CUDA kernels. LRCORE_CUDA=AUTO builds them if nvcc 13 or later works, ON requires it, and
-# OFF skips the search. nvcc is taken from CUDACXX, from the machine, or from PyPI's cuda-toolkit, in this order. Sets
-# LRCORE_HAVE_CUDA and LRCORE_CUDA_BUILT_FOR, and prints the result.
+# OFF skips the search. nvcc is taken from CUDACXX, from an installed CUDA Toolkit, or from PyPI's cuda-toolkit, in this
+# order. Sets LRCORE_HAVE_CUDA and LRCORE_CUDA_BUILT_FOR, and prints the result.
 set(LRCORE_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
-set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for; if empty, every generation since 7.5")
+set(LRCORE_CUDA_ARCHITECTURES "" CACHE STRING "Compute capabilities to build for; if empty, discrete GPUs since 7.5")
 set(LRCORE_HAVE_CUDA 0)
 
 string(TOUPPER "${LRCORE_CUDA}" LRCORE_CUDA)
@@ -17,7 +17,7 @@ if(LRCORE_CUDA STREQUAL "OFF")
   return()
 endif()
 
-# Machine code for each generation since compute capability 7.5, and PTX for future ones.
+# Machine code for each generation of discrete GPUs since compute capability 7.5, and PTX for future ones.
 if(LRCORE_CUDA_ARCHITECTURES STREQUAL "")
   set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
 else()

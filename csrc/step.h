@@ -30,8 +30,8 @@ struct Instant {
   double lr;
 };
 
-/// An intermediate value of the step constants at `t`, from which a later step can continue. It saves time and never
-/// changes a result.
+/// An intermediate result in the computation of the step constants at `t`, from which a later step can continue. It
+/// saves time and never changes a result.
 struct Memo {
   double key[2] = {};
   double t = 0;

@@ -121,7 +121,7 @@ def gradients(rng: np.random.Generator, n: int) -> Array:
 
 
 def assert_bits(actual: Any, expected: Any, what: str = "") -> None:
-    """Assert that the bits are equal, including the sign of zero, and that NaN is at the same positions."""
+    """Assert that the bits are equal, including the sign of zero, and that NaNs are at the same positions."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype == np.float32
     assert actual.shape == expected.shape

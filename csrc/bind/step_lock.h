@@ -35,8 +35,8 @@ class StepLock {
 
 /// The tries of one step to take the lock. A try fails if another step takes the lock first, because the computed rate
 /// is then for the wrong step. If a step keeps failing because other threads step faster than its thread computes the
-/// rate, the other steps wait for it. They wait at most four times as long as one of its tries took, because its
-/// schedule may be waiting for one of them.
+/// rate, the other steps wait for it. The wait is limited to four times the duration of one try, because the schedule
+/// of the failing step may itself be waiting for another step.
 class Tries {
  public:
   /// The number of nanoseconds that other steps wait; 0 means that they do not wait. Shared by the steps of one

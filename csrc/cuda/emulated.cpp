@@ -62,8 +62,8 @@ constinit const SweepTable emulated_sweeps = rules::with_all([](auto... entry) -
 
 }  // namespace lrcore::cpu
 
-// For tests that replace the CUDA module: the first function returns the number of blocks of a launch, the second runs
-// a range of blocks on the host.
+// For tests that replace the CUDA module: the first function returns the number of blocks of a launch, and the second
+// runs a range of blocks on the host.
 extern "C" {
 [[gnu::visibility("default")]] int64_t lrcore_blocks(const lrcore::cuda::Job* job) {
   return lrcore::cuda::blocks(*job);

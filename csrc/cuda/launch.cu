@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(block_threads) fill_kernel(float* memory, floa
   if (i < n) memory[i] = value;
 }
 
-/// p = p + g, and s = s + g for each state, in whole vectors of four. Its time is the time that the memory accesses of
-/// a step take.
+/// p = p + g, and s = s + g for each state, in whole vectors of four. It takes as long as the memory accesses of a
+/// step.
 template <int states>
 __global__ void __launch_bounds__(block_threads)
     stream_bound_kernel(const __grid_constant__ Step step, int64_t vectors) {

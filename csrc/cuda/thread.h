@@ -1,6 +1,6 @@
 // One thread of a CUDA step: the elements that it updates, and how it updates them. The thread runs in the grid of a
-// GPU, or in the grid that `emulated` simulates on the host; `Memory` defines how each of these loads and stores a
-// chunk.
+// GPU, or in the grid that `emulated` simulates on the host; `Memory` defines how chunks are loaded and stored in
+// that grid.
 #pragma once
 
 #include "../rules/registry.h"

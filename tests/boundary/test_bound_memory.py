@@ -115,7 +115,7 @@ def test_memory_is_not_taken_away_under_an_optimizer(tmp_path: Path, owner: Any,
 
 @pytest.mark.parametrize("call", ["step", "function", "load"])
 def test_a_map_is_not_closed_during_a_call(tmp_path: Path, call: str) -> None:
-    """A passed array is held for the duration of the call. A map that is already closed is refused."""
+    """A passed array is held for the duration of the call. A memory map that is already closed is refused."""
     array, (close, _) = next(of_a_file(tmp_path / "weights"))
     refused = []
 

@@ -235,7 +235,7 @@ class Kept:
 @examples
 @given(st.data())
 def test_life_of_an_optimizer(data: st.DataObject) -> None:
-    """After any steps and changes to count, hyperparameters and rate, the bits are the stateless oracle's."""
+    """Any steps and changes to the count, hyperparameters and rate yield the bits of the stateless oracle."""
     kept = Kept(data.draw(rules), model.fresh_memory())
     for act in data.draw(
         st.lists(st.sampled_from([kept.step, kept.step, kept.jump, kept.change, kept.rate]), max_size=8)

@@ -59,9 +59,9 @@ def test_assigning_and_stepping_at_any_moment() -> None:
 
 @pytest.mark.parametrize("call", slow_but_first(["step", "load", "hyper", "lr", "copy", "save"]))
 def test_all_or_nothing_at_any_moment(call: str) -> None:
-    """An exception raised before any opcode, as by a signal handler, leaves all effects of a call or none.
+    """An exception raised at any opcode, as by a signal handler, leaves either all effects of a call or none.
 
-    Code that runs there without raising also sees all effects or none.
+    Code that runs at an opcode without raising also sees all effects or none.
     """
     plateau = schedules.Plateau(schedules.Cosine(0.5, steps=1000), factor=0.5, patience=0)
     schedule = plateau.warmup(5) * schedules.Recursive(

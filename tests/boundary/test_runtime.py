@@ -95,9 +95,9 @@ def test_the_latest_call_or_block_that_stands_is_in_use(signs: str, two: tuple[s
 
 
 def test_choices_before_any_opcode_of_a_block(two: tuple[str, str, str]) -> None:
-    """At any opcode of a block, as in a signal handler, another block or a call can choose a backend.
+    """Code such as a signal handler can choose a backend, with a block or a call, at any opcode of a block.
 
-    The block leaves no trace; the call stays in effect after the outer block.
+    The inner block leaves no trace; the call stays in effect after the outer block.
     """
     before, name, other = two
 
@@ -179,7 +179,10 @@ def test_wrong_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("variable", ["LRCORE_BACKEND", "LRCORE_NUM_THREADS"])
 def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
-    """The import and functions that use neither setting do not raise: the program may not need them."""
+    """The import and functions that use neither setting do not raise an error.
+
+    The program may not need the settings.
+    """
     assert_runs(
         f"""
         ones = np.ones(3, np.float32)
@@ -207,7 +210,7 @@ def test_a_wrong_environment_is_refused_at_each_use(variable: str) -> None:
 
 @pytest.fixture
 def begin_wrongly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Yield a function that simulates an import with two wrong variables; then restore the state."""
+    """Yield a function that simulates an import with two invalid variables set; then restore the state."""
     runtime = lrcore._runtime
     before, threads = in_use(), lrcore.info()["threads"]
     errors = [ValueError(f"{name}: wrong") for name in ("LRCORE_BACKEND", "LRCORE_NUM_THREADS")]
@@ -242,7 +245,7 @@ def refusal() -> str:
 @pytest.mark.usefixtures("begin_wrongly")
 @pytest.mark.parametrize("limit", [lrcore.set_num_threads, limit_by_threadpoolctl])
 def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int], object]) -> None:
-    """The error stays after a refused choice, and after a choice for the other variable.
+    """The error for a variable persists after a refused choice, and after a choice of the other setting.
 
     A block suppresses the error while it lasts. An optimizer made in the block keeps working after it.
     """
@@ -269,7 +272,7 @@ def test_a_choice_of_the_program_answers_a_wrong_variable(limit: Callable[[int],
 
 
 def test_answers_that_are_interrupted(begin_wrongly: Callable[[], None]) -> None:
-    """If code raises or reads the state before any opcode, a choice is completely in effect or not at all."""
+    """If code raises or reads the state at any opcode, a choice is completely in effect or not at all."""
     others = [each for each in ("portable", "emulated") if each != in_use()]
     count = _lrcore_core.num_threads() + 1
     looked: set[str] = set()
