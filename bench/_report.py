@@ -193,7 +193,7 @@ def calls_for(seconds_a_call: float, seconds_a_sample: float, least: int = 3, mo
 
 
 def least_bytes(elements: int, sets: int, states: int) -> int:
-    """Return the bytes of parameters and gradients, and of the arrays that a copy, a bound and one optimizer add."""
+    """Return the bytes of parameters, gradients and a copy, and of the states of a bound and of one optimizer."""
     return 4 * elements * sets * (2 + 1 + 2 * states)
 
 

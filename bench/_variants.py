@@ -46,7 +46,7 @@ class Recipe:
 
 
 class Variant:
-    """A recipe at one size on sets of arrays, with its samples in seconds per call."""
+    """A recipe applied to sets of arrays of one size, and its samples in seconds per call."""
 
     def __init__(self, recipe: Recipe, size: int, sets: Sequence[tuple[Any, Any]]) -> None:
         self.name, self.elements = recipe.name, size + recipe.extra

@@ -121,7 +121,7 @@ def make_numba(_: str, p: Array, g: Array) -> Made:
 
 
 def parameters(p: Array, tensors: int) -> list[Any]:
-    """Return `tensors` torch parameters that share the memory of `p`, of two alternating sizes, 100 to 1."""
+    """Return `tensors` torch parameters that share the memory of `p`; their sizes alternate in the ratio 100 to 1."""
     import torch
 
     weights = np.resize([1.0, 0.01], tensors).cumsum()
@@ -197,7 +197,10 @@ def make_deepspeed(_: str, p: Array, g: Array) -> Made:
 
 
 def make_thinc(_: str, p: Array, g: Array) -> Made:
-    """Return thinc's kernel with the bias corrections in the rate, as in its Adam: epsilon is added before them."""
+    """Return thinc's kernel, with the bias corrections in the rate as in its Adam.
+
+    Epsilon is therefore added to the uncorrected root.
+    """
     from thinc.backends import get_array_ops
 
     ops, m, v, t = get_array_ops(p), np.zeros_like(p), np.zeros_like(p), 0
@@ -316,7 +319,7 @@ def present(chosen: list[str], tensors: int) -> list[Peer]:
 
 
 def limit_threads(threads: int) -> None:
-    """Set the number of threads of every package, before those that read it from the environment are imported."""
+    """Set the number of threads of every package. Some read it from the environment when they are imported."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"

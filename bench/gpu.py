@@ -5,12 +5,12 @@
     python bench/gpu.py --quick                              # everything that fits into a minute
 
 Columns
-    us        microseconds per call, the median over the rounds: many calls between two events on one stream
+    us        microseconds per call, timed over many calls between two events on one stream; median over the rounds
     GB/s      necessary bytes divided by that time: a step reads p, g and each state, and writes p and each state
     of copy   GB/s relative to a device-to-device copy, which reads and writes every byte
     of bound  GB/s relative to a kernel with the memory accesses of the step and almost no arithmetic
     spread    half the distance between the quartiles, divided by the median
-    host us   microseconds until a call returned, while the device's queue is not full
+    host us   microseconds until a call returns, while the device's queue is not full
 
 Variants
     copy, stream bound            the time of the memory accesses; "graph" variants replay a captured CUDA graph

@@ -117,9 +117,7 @@ def compare(compiler: str, counts: Counts) -> int:
     off = deviations(recorded, counts)
     if off:
         print(line("backend", "rule, decay and size", "recorded", "now", "change"), *off, sep="\n")
-        print(
-            "Fix unintended increases. If an increase is intended, or a count fell, record it with --record."
-        )
+        print("Fix unintended increases. If all changes are intended, record the new counts with --record.")
     new = [
         f"{backend}: {case}"
         for backend, cases in counts.items()

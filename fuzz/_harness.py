@@ -67,8 +67,8 @@ def put(data: bytes) -> None:
 def guarded() -> Iterator[None]:
     """Forbid running, importing and writing anything inside the block.
 
-    A violation raises AssertionError, again at the end of the block if it was caught inside. Large allocations raise
-    MemoryError, even if the memory is never written.
+    A violation raises AssertionError, and raises it again at the end of the block if it was caught inside. Large
+    allocations raise MemoryError, even if the memory is never written.
     """
     global _guarded  # noqa: PLW0603  # the audit hook can only read a global
     before, hard = resource.getrlimit(resource.RLIMIT_AS)

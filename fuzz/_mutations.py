@@ -35,7 +35,10 @@ def nodes(value: Any) -> list[Node]:
 
 
 def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = ("", "more")) -> Any:
-    """Return a JSON value with one place changed, possibly in place. New keys are existing keys or from `names`."""
+    """Return a JSON value with one place changed. The value may be changed in place.
+
+    New keys are other keys or indices in the value, or from `names`.
+    """
     places = nodes(value)
     if not places:
         return random.choice(odd)

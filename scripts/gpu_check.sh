@@ -17,7 +17,7 @@ marked=${LRCORE_GPU_TESTS:-gpu}        # marker expression that selects the test
 # The tests that compute-sanitizer runs: every rule with vectors of four and with single elements, and a graph.
 short=${LRCORE_SANITIZE_TESTS:-"(any_alignment and cupy and 33) or (share_the_count and cupy)"}
 out=bench/results
-total=520 # seconds; the rest of the nine minutes is for stages that end after their limit
+total=520 # seconds; the rest of the nine minutes is for stages that overrun their limit
 stages=(build device tests bench sanitize)
 declare -A limit=([build]=240 [device]=60 [tests]=200 [bench]=150 [sanitize]=180) # maximum seconds per stage
 declare -A least=([build]=30 [device]=5 [tests]=15 [bench]=45 [sanitize]=30)      # seconds needed to start a stage

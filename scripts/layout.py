@@ -207,7 +207,7 @@ text.title { font-weight: bold; fill: #7d8590 }
 rect { fill: #dbe7f6; stroke: #7d8590 }
 path { fill: none; stroke: #7d8590; stroke-width: 1.3 }
 path.head { fill: #7d8590; stroke: none }"""
-"""Filled boxes, and grey for the rest, are readable on white and on black."""
+"""The boxes are filled and the rest is grey, so the drawing is readable on white and on black."""
 
 
 def _width(label: str) -> float:

@@ -138,7 +138,7 @@ HOMES = {
     "ChainedScheduler": "Sequence",
     "join_schedules": "Sequence",
 }
-"""Beginning of a peer's call -> schedule whose page lists the call, if it is not the first in lrcore's call."""
+"""Beginning of a peer's call -> schedule whose page lists the call. For other calls, see `home`."""
 
 NAME = r"\b(?!PyTorch)([a-zT]\w*_\w+(=[\w']+)?|[A-Z]\w*[a-z][A-Z]\w*|Cosine|Cyclic|Plateau|Recursive)\b'?"
 """Pattern of the words in a note that are code."""
@@ -152,7 +152,10 @@ def classes() -> dict[str, type[Schedule]]:
 
 
 def home(row: Row) -> str:
-    """Return the schedule whose page lists a row: by default the first in lrcore's call; `Constant` only if alone."""
+    """Return the schedule whose page lists a row.
+
+    By default, this is the first schedule in lrcore's call, or `Constant` if there is no other.
+    """
     fitting = [begin for begin in HOMES if row.theirs.startswith(begin)]
     if fitting:
         return HOMES[max(fitting, key=len)]
@@ -173,7 +176,7 @@ def elsewhere(name: str) -> Iterable[str]:
 
 
 def picture(name: str, folder: str = "") -> str:
-    """Return the Markdown of a picture, for a page in the same folder or, with `folder`, in its parent."""
+    """Return the Markdown of a picture; `folder` is the path from the page to the pictures, with a final slash."""
     text = re.sub(r"([\[\]*_])", r"\\\1", drawn()[name].text)
     return f"![{text}]({folder}{name}.png)"
 

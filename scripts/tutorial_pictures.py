@@ -147,11 +147,13 @@ def own_rates(ax: Any) -> None:
         steps = np.arange(1, len(own) + 1)
         each.fill_between(steps, low, high, color="C0", alpha=0.25, linewidth=0, label="middle 80 %")
         each.plot(steps, middle, color="C0", linewidth=2, label="median")
-        each.axhline(page["right"], color="black", linestyle="dashed", linewidth=1.3, label="SGD's one rate")
+        each.axhline(
+            page["right"], color="black", linestyle="dashed", linewidth=1.3, label="SGD's single rate"
+        )
         each.set(xscale="log", yscale="log")
         each.set_title(f"{rule.__name__}, lr={lr:g}", fontsize="medium")
         each.set_ylim(top=1000)
-        finish(each, "step", "own rate of a parameter" if rule is page["lrcore"].Adagrad else "")
+        finish(each, "step", "per-parameter rate" if rule is page["lrcore"].Adagrad else "")
 
 
 def pixels(ax: Any) -> None:
@@ -162,9 +164,9 @@ def pixels(ax: Any) -> None:
         weights = page["history"][rule][-1][: 64 * 64].reshape(64, 64)
         middle = np.median(weights[lit > 0], axis=1)
         ax.plot(lit[lit > 0], middle, marker, markersize=5, alpha=0.7, label=rule.__name__)
-    ax.axhline(page["right"], color="black", linestyle="dashed", linewidth=1.3, label="SGD's one rate")
+    ax.axhline(page["right"], color="black", linestyle="dashed", linewidth=1.3, label="SGD's single rate")
     ax.set(xscale="log", yscale="log")
-    finish(ax, "mean brightness of the pixel (from 0 to 1)", "median own rate of its 64 weights")
+    finish(ax, "mean brightness of the pixel (from 0 to 1)", "median rate of its 64 weights")
 
 
 DRAWN: dict[str, tuple[Callable[[Any], None], int]] = {

@@ -115,7 +115,10 @@ def test_python(
     "path", [path for path in PAGES if any(each.language == "pycon" for each in blocks(path))], ids=name_of
 )
 def test_sessions(path: Path) -> None:
-    """Each session prints what it shows. Pages about schedules assume ``from lrcore.schedules import *``."""
+    """Each interactive session prints the output shown on the page.
+
+    Pages about schedules assume ``from lrcore.schedules import *``.
+    """
     text = "\n".join(block.code for block in blocks(path) if block.language == "pycon")
     known = {"lrcore": lrcore, **vars(lrcore.schedules)}
     runner = doctest.DocTestRunner(verbose=False)

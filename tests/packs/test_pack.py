@@ -250,7 +250,7 @@ def test_wrong_trees(change: Any, error: type[Exception], match: str) -> None:
 
 
 def test_errors_name_the_whole_path() -> None:
-    """Errors have the whole path even if only an inner node is written."""
+    """Error messages contain the whole path even if only an inner node is written."""
     pack = model()
     with pytest.raises(ValueError, match=r"^layers\.1\.w: expected shape"):
         pack["layers"][1] = {"w": 1, "b": [1, 2, 3]}
@@ -599,7 +599,7 @@ def w_and_xp(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("case", OVERLAPPING)
 def test_arrays_that_overlap_are_refused(case: str, w_and_xp: tuple[Any, Any]) -> None:
-    """The error has both names, the later one first, wherever the arrays are and whatever is between them."""
+    """The message contains both names, the later one first, wherever the arrays are and whatever is between them."""
     w, xp = w_and_xp
     pair = OVERLAPPING[case](w)
     for a, b in (pair, pair[::-1]):
@@ -664,7 +664,7 @@ def test_an_array_under_several_names_is_one(pad: bool) -> None:
 def test_the_flat_of_a_part_with_ties() -> None:
     """The `flat` of a part is the memory of its arrays, if that is one slice.
 
-    Otherwise, the error has the names of the array outside and of the array tied to it.
+    Otherwise, the error message contains the names of the array outside and of the array tied to it.
     """
     pack = tied()
     for part, path, name, first in (

@@ -128,7 +128,7 @@ def test_the_loop_of_divisions(backend: str) -> None:
         (ROW, changed(ns=1300.0), "same"),
         (ROW, changed(ns=1700.0, low=1600.0, high=1900.0), "slower"),
         (changed(ns=1700.0, low=1600.0, high=1900.0), ROW, "faster"),
-        # without a spread, a difference of less than 3 % counts as none
+        # without a spread, a difference of less than 3 % is not significant
         (changed(low=1000.0, high=1000.0), changed(ns=1020.0, low=1020.0, high=1020.0), "same"),
         (changed(low=1000.0, high=1000.0), changed(ns=1040.0, low=1040.0, high=1040.0), "slower"),
     ],

@@ -1,4 +1,4 @@
-"""Refused arguments, early ends and shell completion of the commands: messages, exit statuses and results."""
+"""Refused arguments, early exits and shell completion of the commands: messages, exit statuses and results."""
 
 from __future__ import annotations
 

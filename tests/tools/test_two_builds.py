@@ -162,7 +162,7 @@ def test_builds_take_turns(two_builds: Any) -> None:
 
 
 def test_a_script_is_compared(main: Main, builds: dict[str, Path], tmp_path: Path) -> None:
-    """A line without a name gets the name of the script. If a name has several lines, their median counts."""
+    """A line without a name gets the name of the script. If a name has several lines, their median is used."""
     script = write_script(
         tmp_path,
         "import lrcore, sys\n"
