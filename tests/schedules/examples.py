@@ -117,8 +117,8 @@ CLASSES: dict[str, Any] = {
 }
 for _name in sorted(CLASSES.keys() - {*EXAMPLES, *CALLABLES, "Sequence", "Plateau"}):
     EXAMPLES[_name] = [dict(example_of(CLASSES[_name])._arguments())]
-"""A schedule without examples above gets the example of its docstring. Its values are compared with the
-equation in the docstring."""
+"""A schedule without examples above gets the example in its docstring. Its values are compared with the
+equation there."""
 
 CASES = [(name, options) for name, several in EXAMPLES.items() for options in several]
 

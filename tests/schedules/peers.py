@@ -8,11 +8,11 @@ PyTorch's schedulers are advanced by ``step()`` without an epoch. The peers comp
 ``jax.enable_x64``, called with Python integers, and Keras with ``floatx`` float64 on its PyTorch backend; its
 NumPy backend computes in float32 regardless of ``floatx``.
 
-Any function of t alone can at least be written as a `Function`. The rows below show some calls that have no
-other form. No composition of the other schedules matches these calls either: an ``exponent`` of optax that is
-not a whole number, or that is not 1 and is combined with an ``alpha`` or ``end_value``; a ``t_mul`` of Keras that
-is not an integer, from the first cycle that is not a whole number of steps; and ``num_cycles`` of transformers
-if the falls and rises of the cosine do not take whole numbers of steps.
+Any function of t alone can at least be written as a `Function`. Some of the rows below show calls that have no
+other form. The same is true of calls with these arguments: an ``exponent`` of optax that is not a whole number,
+or that is not 1 and is combined with an ``alpha`` or ``end_value``; a ``t_mul`` of Keras that is not an integer,
+from the first cycle that is not a whole number of steps; and ``num_cycles`` of transformers if the falls and
+rises of the cosine do not take whole numbers of steps.
 
 Some calls have no row, because no call here matches them: transformers' ``get_greedy_schedule``, which
 raises the rate when a metric improves, and ``get_adafactor_schedule``, which reports the rate that Adafactor

@@ -135,7 +135,7 @@ FLAT = {
 
 @pytest.mark.parametrize(("code", "flat"), FLAT.items(), ids=FLAT)
 def test_compositions_of_one_kind_are_one(code: str, flat: str) -> None:
-    """In the expected text, a whole number n stands for Constant(lr=n.0) and for lr=n.0."""
+    """In the expected text, a whole number n stands for either Constant(lr=n.0) or lr=n.0."""
     assert re.sub(r"Constant\(lr=(\d)\.0\)|lr=(\d)\.0", r"\1\2", repr(build(code))) == flat
 
 

@@ -155,7 +155,7 @@ def sequence(*parts: Any) -> dict[str, Any]:
 
 
 def test_files_of_former_versions_keep_the_one_that_the_caller_holds() -> None:
-    """Earlier versions stored an object in two places twice, and nested products and sequences."""
+    """Earlier versions stored an object twice if it was in two places, and they nested products and sequences."""
     own, state = plateau().to_dict(), plateau().state_dict()
     parts = sequence([sequence([own, 3], own), 5], {"schedule": "Constant", "lr": 0.5})
     stored: list[tuple[Any, Any, int]] = [

@@ -140,7 +140,7 @@ def rate_of(schedule: Any, t: int) -> float:
 @examples
 @given(data=st.data())
 def test_values_are_those_of_the_equation(name: str, data: st.DataObject) -> None:
-    """The tolerance is a few rounding errors of the largest rate.
+    """The tolerance is 64 rounding errors of the largest rate.
 
     Each value is a rate, plus a difference of two rates times a factor of at most 1.
     """

@@ -145,7 +145,7 @@ def test_refusals(owner: str, argument: str) -> None:
 def test_numbers_of_steps(owner: str, argument: str) -> None:
     """``steps=1e4`` means 10,000. A fractional number is refused, and the message has a remedy.
 
-    Numbers of 2**64 and more are refused, because they would overflow.
+    Numbers of 2**64 or more are refused, because they would overflow.
     """
     for value in (12.0, np.float64(12), np.float32(12)):
         made = attempt(owner, {argument: value})

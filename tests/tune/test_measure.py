@@ -77,7 +77,7 @@ def test_no_size_overflows_or_vanishes(scale: float) -> None:
 
 
 def test_a_tiny_move_of_many_parameters_is_exact() -> None:
-    """One of 10,000 ones decreases by an ulp of 2^-24, which would be lost in float32 sums.
+    """Of 10,000 parameters that are 1, one decreases by an ulp of 2^-24, which would be lost in float32 sums.
 
     All squares are powers of two.
     """

@@ -20,7 +20,7 @@ from lrcore._files.safetensors import naming_file
 from lrcore.pack._tree import require_names, tree_leaves, tree_map
 
 _LONGEST = 99_000_000
-"""Maximum total length of the paths of all parts, in characters. At this length, they can fill a whole header."""
+"""Maximum total length of the paths of all parts, in characters; as many as fit into a header."""
 
 
 def write(path: str, shapes: Any, arrays: Mapping[str, NDArray[Any]], ties: Mapping[str, str]) -> None:
@@ -105,7 +105,10 @@ def _require_ties(ties: Any, shapes: Mapping[str, Any], stored: Mapping[str, Any
 
 
 def _require_short(structure: Any) -> None:
-    """Raise ValueError if the full paths of all parts of a tree would fill the memory."""
+    """Raise ValueError if the full paths of all parts of a tree are too long in total.
+
+    In a deep tree, they could otherwise fill the memory.
+    """
     total, open_ones = 0, [(structure, 0)]
     while open_ones:
         tree, length = open_ones.pop()

@@ -171,7 +171,7 @@ class Node:
         return bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
 
     def _checked(self, path: str, view: Any, values: Any) -> Any:
-        """Return values as an array that can be copied to `view` and that writing to other views does not change."""
+        """Return values as an array to copy to `view`. The array stays the same if other views are written first."""
         if values is view:
             return view
         array = array_from(lambda values: self._xp.asarray(values, dtype=self._xp.float32), values, path)

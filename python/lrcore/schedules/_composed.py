@@ -93,7 +93,7 @@ class Composed(Formula):
                 leaves = [*composed._leaves()]
                 waiting += (each for each in leaves if isinstance(each, Composed) and each._is_own)
                 hashes.add(hash((type(composed), *map(_plain, leaves))))
-        # The set has one hash for two equal schedules, just as for one schedule in two places.
+        # This is a set because two equal schedules must contribute the same as one schedule in two places.
         return hash(frozenset(hashes))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -104,8 +104,8 @@ class Composed(Formula):
         """Yield the lower levels to store first, if the height of this schedule is a multiple of 10.
 
         If it is a multiple of 100, these are the levels at all lower multiples of 100; otherwise those at the lower
-        multiples of 10, down to the nearest multiple of 100. Only the child with the most levels is followed. If the
-        other children have nearly as many levels throughout, copying recurses through all their levels.
+        multiples of 10, down to the nearest multiple of 100. Only the child with the most levels is followed. If, at
+        every level, the other children have nearly as many levels, copying recurses through all of these levels.
         """
         if self._height == 0 or self._height % SLICE:
             return
@@ -134,8 +134,8 @@ def _unfilled(first: tuple[Formula, ...], cls: type[Composed]) -> Composed:  # n
 def are_alike(one: Any, other: Any, places: bool = True) -> bool:
     """Return whether two compositions of one class have equal arguments.
 
-    If `places` is true and a stateful schedule occurs in several places of one composition, these places of the other
-    must share a single schedule, too.
+    If `places` is true, stateful schedules must also be shared alike: if several places of one composition hold the
+    same object, the same places of the other one must hold a single object, too.
     """
     waiting, met = _pairs(one, other), {(id(one), id(other))}
     partners: tuple[dict[int, int], dict[int, int]] = ({}, {})

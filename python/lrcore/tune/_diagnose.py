@@ -34,8 +34,8 @@ OVERSHOT = 3.5
 one image, reach 2.5."""
 STUCK = 8.0
 """Fall, in units of the noise, below which little was learned. At sound rates it is at least 10 with batches of 64.
-This value is also the change of the mean, in standard errors, below which outliers as large as the fall may hide the
-change; with such outliers, the change is at least 16 at sound rates."""
+The same limit applies to the change of the mean, in standard errors: below it, outliers as large as the fall may hide
+the change. With such outliers, the change is at least 16 at sound rates."""
 REBOUND = 0.2
 """Fraction of the deepest fall that a rebound must exceed. At sound rates, less than 0.1 of it is lost again."""
 REBOUND_ERRORS = 5.0
@@ -50,9 +50,9 @@ LIFTED = 10.0
 """Height of the peak above both the first and the last level, in units of the noise. If the rate is too small, the peak
 is never higher."""
 TAILS = (2.5, 30.0)
-"""Limits of the tail, in units of the noise: short curves show little of the tail, and a batch of hard examples does
-not reach the upper limit. A peak that is higher than the first loss by less than the upper limit may also be an
-outlier, not an overshoot."""
+"""Limits of the tail, in units of the noise. The lower limit is for short curves, which show little of the tail; a batch
+of hard examples does not reach the upper limit. A peak that is higher than the first loss by less than the upper limit
+may also be an outlier, not an overshoot."""
 LATE_SHARE = 0.35
 """Late share above which a curve may still be falling. A straight line has 0.5, and an exponential that falls to a
 tenth has 0.32."""
@@ -118,7 +118,7 @@ class Diagnosis:
         - ``turns``: how often the loss turns from falling to rising or back in the second half, divided by how often
           it could. Changes within the rounding error of float32 are ignored. 2/3 for noise, 0 for a curve without
           turns.
-        - ``finite``: the fraction of the losses before the first one that is NaN or infinite.
+        - ``finite``: the fraction of the losses that precede the first NaN or infinite loss; 1 if there is none.
 
         If a loss is not finite, all numbers except ``finite`` are NaN.
     reason : str
