@@ -14,7 +14,7 @@ struct RuleInfo {
   rules::Cost cost;
   /// Writes the rule's step constants. `hypers` holds doubles in the order of the names.
   void (*constants_at)(const double* hypers, const Instant& now, Memo& memo, float* constants);
-  /// Returns a mask: a state with none of its bits set is stored as 0.
+  /// Returns a mask. States that have none of the mask's bits set are stored as 0.
   uint32_t (*flush_mask)(const double* hypers);
 };
 

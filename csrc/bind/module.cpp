@@ -125,7 +125,7 @@ void copy_array(py::handle source, py::handle destination) {
   copy_all({&from, 1}, {&to, 1});
 }
 
-/// Runs one pass of the stream bound over the arrays of a step. On a device, the pass covers only whole groups of four
+/// Runs the stream bound once over the arrays of a step. On a device, the pass covers only whole groups of four
 /// elements, and the arrays must be aligned to 16 bytes.
 void run_stream_bound(py::handle params, py::handle grads, const py::sequence& states, py::handle requested) {
   Names names;

@@ -8,8 +8,8 @@
 
 namespace lrcore {
 
-/// The learning rate: the schedule that the optimizer exposes, and the source of a step's rate, which is a float or a
-/// callable of the number of steps taken so far.
+/// The learning rate: the schedule that the optimizer exposes, and the source of a step's rate. The source is a float
+/// or a callable of the number of steps taken so far.
 struct Rate {
   py::object schedule;
   py::object source;

@@ -50,11 +50,11 @@ class Tries {
   Tries(const Tries&) = delete;
   Tries& operator=(const Tries&) = delete;
 
-  /// Returns the number of tries that have failed.
+  /// Returns the number of attempts that have failed.
   int failed() const { return failed_; }
-  /// Begins a try. If another step keeps failing, first waits for that step, without holding the GIL.
+  /// Begins an attempt. If another step keeps failing, first waits for that step, without holding the GIL.
   void begin();
-  /// Ends a try that was too late.
+  /// Ends an attempt that was too late.
   void fail();
 
  private:
@@ -66,8 +66,8 @@ class Tries {
 };
 
 /// One thread's call to the schedule of an optimizer, which does not require the lock. Throws RuntimeError if this
-/// thread is already calling the schedule of that optimizer: each step would need the rate of another step, and none
-/// would ever end.
+/// thread is already calling the schedule of that optimizer. Otherwise, each step would need the rate of another step,
+/// and none would ever end.
 class ScheduleCall {
  public:
   explicit ScheduleCall(const void* optimizer);

@@ -1,5 +1,5 @@
-// The operations that a rule may use, for one float, which is the lane of the portable loop and of CUDA. Wider lanes
-// define their own.
+// The operations that a rule may use, for a lane of one float, as in the portable loop and in CUDA. Wider lanes define
+// their own.
 //
 //   + - * /    IEEE-754 float32, round to nearest even, never fused
 //   sqrt(x)    correctly rounded

@@ -141,7 +141,7 @@ _SLIP = 0.85
 
 
 def is_name(meant: str) -> bool:
-    """Return whether a meaning in the table is a name, not advice."""
+    """Return whether an entry of the table is a name, as opposed to a piece of advice."""
     return meant.isidentifier()
 
 

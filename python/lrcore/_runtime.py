@@ -123,8 +123,8 @@ def _use_latest_choice() -> None:
 def _forget_former_calls() -> None:
     """Remove the calls that can never take effect again.
 
-    A ``with`` block of an object replaces the call that created the object. Once the object no longer exists, its call
-    cannot be replaced, so earlier calls stay overridden.
+    A call of `use_backend` stays in effect until its object begins a ``with`` block. Once the object no longer exists,
+    it cannot begin a block, so the call overrides all earlier calls for good.
     """
     calls = [each for each in _choices.copy() if each.caller is not None]
     final = [index for index, each in enumerate(calls) if each.caller is not None and each.caller() is None]

@@ -168,6 +168,7 @@ CyclicLR(base_lr=0.0, max_lr=0.1, step_size_up=5, scale_fn=lambda cycle: 0.8 ** 
     # The product scales the whole rate, but scale_fn scales only the height above base_lr; they agree if base_lr is 0.
 OneCycleLR(max_lr=0.1, total_steps=40)
     OneCycle(0.1, steps=40)  # 39
+    # By default, OneCycleLR also changes the momentum; pass it cycle_momentum=False to compare.
     # At t = total_steps, OneCycleLR rebounds, and one step later it raises an error; OneCycle holds its last rate.
 OneCycleLR(max_lr=0.1, epochs=4, steps_per_epoch=9, pct_start=0.4, div_factor=10, final_div_factor=50)
     OneCycle(0.1, steps=36, pct_start=0.4, div=10, final_div=50)  # 35

@@ -1,1 +1,1 @@
-"""Support for arrays of NumPy, CuPy, PyTorch and other libraries: matching state arrays, and CUDA streams."""
+"""Support for arrays from NumPy, CuPy, PyTorch and other libraries: matching state arrays, and CUDA streams."""

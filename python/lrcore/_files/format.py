@@ -1,7 +1,7 @@
-"""The format of lrcore's files: the format number, and the text that each file has in addition to its arrays.
+"""The format of lrcore's files: the format number, and lrcore's metadata, which each file has in addition to its arrays.
 
-The text is a JSON object with the format number, the version and the class that wrote the file, and the entries of
-that class. It is stored under `lrcore` in the metadata.
+The metadata are the text of a JSON object with the format number, the version and the class that wrote the file, and the entries of
+that class. They are stored under `lrcore` in the metadata of the safetensors format.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ FORMAT = 2
 """The format number of written files. Files with this or a lower number can be read."""
 TEXT = "lrcore"
 OWN = ("format", "version", "class")
-"""The entries that every text has."""
+"""The entries that every file has."""
 
 
 def text_of(class_name: str, entries: Mapping[str, Any]) -> str:
-    """Return the text for a file with the entries of a class."""
+    """Return the metadata, as JSON text, of a file with the entries of a class."""
     own = dict(zip(OWN, (FORMAT, build_info()["version"], class_name), strict=True))
     return json.dumps(own | dict(entries), allow_nan=False)
 
 
 def entries_of(text: str) -> dict[str, Any]:
-    """Return the entries of a text after checking the format number and that no entry of `OWN` is missing."""
+    """Return the entries of metadata after checking the format number and that no entry of `OWN` is missing."""
     entries = parse(text)
     if not isinstance(entries, dict):
         raise TypeError(f"{TEXT}: expected a JSON object, got {type(entries).__name__}")

@@ -5,7 +5,7 @@ JSON object that maps the name of each tensor to its dtype, shape and position, 
 dictionary of strings. The format is specified at https://github.com/huggingface/safetensors#format; here,
 each tensor is F32.
 
-The metadata entry `lrcore` is the text described in `lrcore._files.format`. The entry `lrcore.crc32` is the
+The metadata entry `lrcore` is the JSON text described in `lrcore._files.format`. The entry `lrcore.crc32` is the
 CRC-32 of that text and of the tensors in the order of their names, as 8 hexadecimal digits. It detects errors
 that the other checks cannot find, such as a changed digit. Files from other programs have neither entry.
 
@@ -61,7 +61,7 @@ class TensorFile(NamedTuple):
 
 
 def write(path: str, class_name: str, entries: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write contiguous float32 NumPy arrays, and a text with `entries` and the entries that every text has."""
+    """Write contiguous float32 NumPy arrays, and metadata with `entries` and the entries that every file has."""
     text = text_of(class_name, entries)
     header = _header({TEXT: text, _SUM: _checksum(text, arrays)}, arrays)
     if len(header) > _LONGEST or marks(header.decode()) > MOST_MARKS:

@@ -1,4 +1,4 @@
-"""Strict JSON with a limited number of values, for the headers and texts of files."""
+"""Strict JSON with a limited number of values, for the headers and the metadata of files."""
 
 from __future__ import annotations
 

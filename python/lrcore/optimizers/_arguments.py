@@ -174,7 +174,7 @@ def _meant(name: str) -> str:
 
 
 def require_bound(name: str, array: Any, bound: Any) -> None:
-    """Raise AttributeError unless the assigned array is the bound one, as after ``opt.params *= 2``."""
+    """Raise AttributeError unless the assigned array is the bound one, as it is in ``opt.params *= 2``."""
     if array is not bound:
         raise AttributeError(f"{name}: bound at construction; write into that array, or make a new optimizer")
 

@@ -1,6 +1,6 @@
 """The file of an optimizer's state: its state dictionary in safetensors format.
 
-Each state is a flat tensor of dtype F32. All other entries are in the text that `lrcore._files.format` describes.
+Each state is a flat tensor of dtype F32. All other entries are in the metadata that `lrcore._files.format` describes.
 """
 
 from __future__ import annotations

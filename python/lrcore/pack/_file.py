@@ -1,9 +1,9 @@
 """The file of a pack: its arrays in safetensors format, under names such as layers.0.w.
 
-The text of the file is described in `lrcore._files.format`. Its entry `structure` is the tree of dictionaries
+lrcore's metadata are described in `lrcore._files.format`. Their entry `structure` is the tree of dictionaries
 and lists, with the shapes of the arrays as strings at the leaves, such as "[3, 4]". An array with several
 paths is stored once, under its first path; the optional entry `ties` maps each of its other paths to the
-first. A file without a text is from another program.
+first. A file without this metadata is from another program.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read(path: str, shapes: Any = None, ties: Mapping[str, str] | None = None) -
 
 
 def _dropped(ties: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names that a file lacks but whose arrays it stores under another name, mapped to that other name."""
+    """Map each name that a file lacks to the name under which the file stores the array, if it has the array."""
     kept = {ties.get(name, name): name for name in stored}
     every = {first: first for first in ties.values()} | dict(ties)
     return {name: kept[first] for name, first in every.items() if name not in stored and first in kept}
@@ -71,7 +71,7 @@ def _dropped(ties: Mapping[str, str], stored: Mapping[str, Any]) -> dict[str, st
 def _structure(
     metadata: Mapping[str, str], stored: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the tree and the ties in the text. The leaves of the tree are not checked."""
+    """Return the tree and the ties in the metadata. The leaves of the tree are not checked."""
     if TEXT not in metadata:
         raise ValueError(f"damaged: the metadata has no {TEXT!r}")
     entries = entries_of(metadata[TEXT])
@@ -124,7 +124,7 @@ def _require_short(structure: Any) -> None:
 
 
 def _array(name: str, array: NDArray[Any], shape: Any) -> NDArray[Any]:
-    """Return an array after checking that it has the shape in the text."""
+    """Return an array after checking that it has the shape in the metadata."""
     if shape != str([*array.shape]):
         raise ValueError(f"structure: {name}: expected {str([*array.shape])!r}, got {shape!r}")
     return array

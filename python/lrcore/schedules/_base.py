@@ -469,7 +469,7 @@ class Product(_Around):
         self._multiply(self.inner, factors)
 
     def _multiply(self, schedule: Schedule, factors: tuple[Any, ...]) -> None:
-        """Make this the product of a schedule, which may itself be a product, and of checked factors."""
+        """Set the fields for the product of a schedule and checked factors. The schedule may be a product, too."""
         added = [each for each in factors if isinstance(each, Schedule)]
         if type(schedule) is Product:
             set_fields(self, inner=schedule.inner, factors=(*schedule.factors, *factors))

@@ -57,7 +57,7 @@ class Formula(ABC):
     def __call__(self, t: SupportsIndex | NDArray[Any] | Sequence[int]) -> float | NDArray[np.float64]:
         """Return the learning rate of the step after `t` steps, for an integer or an array of integers `t`.
 
-        The array may be a list, or an array of any library that NumPy can read. A zero-dimensional array counts as an
+        The array may be a list, or any array that NumPy can read. A zero-dimensional array counts as an
         integer.
 
         Raises

@@ -275,7 +275,7 @@ def _encoded(metric: float) -> float | str:
 
 
 def _decoded(name: str, value: Any) -> float:
-    """Return a metric from the form that `_encoded` returns."""
+    """Decode a metric that `_encoded` has encoded."""
     metric = float(value) if value in ("inf", "-inf") else to_float(name, value)
     if math.isnan(metric):
         raise ValueError(f"{name}: expected a number, got nan")

@@ -172,7 +172,7 @@ class Entries(FormerEntries):
         self.update(values)
 
     def as_of_then(self) -> Mapping[str, Any]:
-        """Return the states without a step count, because they share the optimizer's."""
+        """Return the states. They have no step count of their own, because they share the optimizer's."""
         return self
 
     def checked(self, given: Any) -> dict[str, Any]:

@@ -171,7 +171,8 @@ def noise_of(losses: Floats, order: int) -> float:
 def _progress(rates: Floats | None, steps: int) -> Floats:
     """Return the progress of the training at each step, from 0 to 1, measured by the sum of the rates so far.
 
-    Without rates, or if a third of that sum comes from fewer than four steps, it is measured by the number of steps.
+    The progress is measured by the number of steps instead if there are no rates, or if a third of their sum or more
+    comes from fewer than four steps.
     """
     even = (np.arange(steps) + 0.5) / steps
     if rates is None or not rates.max() > 0:
