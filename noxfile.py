@@ -155,7 +155,7 @@ def tools(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation site into build/site, treating warnings as errors."""
     session.install("torch==2.13.0")  # for the API reference of lrcore.torch
-    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"), ".[plot]")
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"), ".[plot]", env={"LRCORE_CUDA": "OFF"})
     session.run("sphinx-build", "--fail-on-warning", "--keep-going", "docs", "build/site", *session.posargs)
 
 

@@ -151,6 +151,12 @@ void require_consistent_device(const Import& import, const std::string& name) {
 
 bool is_numpy_scalar(py::handle object) { return PyObject_IsInstance(object.ptr(), known->generic.ptr()) == 1; }
 
+/// Returns whether an object is a container of arrays in plain Python.
+bool holds_several(py::handle object) {
+  PyObject* p = object.ptr();
+  return PyList_Check(p) || PyTuple_Check(p) || PyDict_Check(p) || PyGen_Check(p);
+}
+
 /// Returns the device of an array before anything is exported.
 Device device_of(py::handle object, const std::string& name) {
   py::object pair;
@@ -169,7 +175,9 @@ Device device_of(py::handle object, const std::string& name) {
         name, ": expected a float32 array that supports DLPack (NumPy, CuPy, torch, JAX, ...), got ", type_name(object),
         is_numpy_scalar(object)                     ? "; scalars cannot be updated in place: pass an array"
         : py::hasattr(py::type::of(object), "flat") ? "; pass its .flat"
-                                                    : ""));
+        : holds_several(object) ? "; put several arrays into a lrcore.Pack, or a module's parameters into a "
+                                  "lrcore.torch.FusedOptimizer"
+                                : ""));
   }
   if (const std::optional<Device> device = to_device(type, id)) return *device;
   throw std::runtime_error(text(name, ": the array is on ", device_name(type, id),

@@ -83,7 +83,8 @@ def assert_unchanged(opt: Any, call: Callable[[], object], error: type[BaseExcep
 
 NO_POINTER = "expected an array with memory, got a null pointer"
 NO_SHAPE = "the exporter of this array returned an invalid shape"
-NO_ARRAYS: tuple[Any, ...] = ([1.0], 1.0, "params", b"12345678", (), {}, object(), memoryview(b"12345678"))
+NO_ARRAYS: tuple[Any, ...] = (1.0, "params", b"12345678", object(), memoryview(b"12345678"))
+CONTAINERS: tuple[Any, ...] = ([1.0], (), {}, (each for each in ()))
 NO_ARRAY = "expected a float32 array .*DLPack .*got"
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
@@ -94,6 +95,10 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     **{
         f"not an array: {type(value).__name__}": (value, TypeError, f"{NO_ARRAY} {type(value).__name__}$")
         for value in NO_ARRAYS
+    },
+    **{
+        f"a container: {type(value).__name__}": (value, TypeError, f"{NO_ARRAY} {type(value).__name__}; put several arrays into")
+        for value in CONTAINERS
     },
     "class": (np.ndarray, TypeError, "expected a float32 array, but this type cannot be exported"),
     "mock": (unittest.mock.Mock(), TypeError, NO_ARRAY),  # a Mock has every ordinary attribute
