@@ -193,12 +193,12 @@ def calls_for(seconds_a_call: float, seconds_a_sample: float, least: int = 3, mo
 
 
 def least_bytes(elements: int, sets: int, states: int) -> int:
-    """Return the bytes of parameters, gradients and a copy, and of the states of a bound and of one optimizer."""
+    """Return the bytes needed for parameters, gradients, a copy, and the states of one bound and one optimizer."""
     return 4 * elements * sets * (2 + 1 + 2 * states)
 
 
 def parse_smi(text: str, fields: Sequence[str], uuid: str) -> dict[str, str]:
-    """Return the device's fields in nvidia-smi's CSV, from the line with its uuid or from the only line."""
+    """Return the fields of the device with this UUID, or of the only device, from nvidia-smi's CSV."""
     lines = [[cell.strip() for cell in each.split(",")] for each in text.splitlines()]
     found = [dict(zip(fields, cells, strict=True)) for cells in lines if len(cells) == len(fields)]
     ours = [each for each in found if uuid and uuid in each["uuid"]] or found

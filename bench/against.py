@@ -2,10 +2,10 @@
 
     python bench/against.py --rules adam --sizes 1e3 1e5 1e7 --json bench/results/against.json --plot against.png
 
-Accepts the options of ``lrcore bench`` except --backends, and in addition --peers and --tensors. Packages that are
-not installed are skipped with a message. Before anything is timed, each peer takes three steps on the same numbers
-and with the same hyperparameters as lrcore, and must produce the same parameters up to float32 rounding. NumPy's
-parameters are not compared, because its loop omits the bias corrections.
+Accepts --peers, --tensors and all options of ``lrcore bench`` except --backends. Packages that are not installed are
+skipped with a message. Before anything is timed, each peer takes three steps on the same numbers and with the same
+hyperparameters as lrcore, and must produce the same parameters up to float32 rounding. NumPy's parameters are not
+compared, because its loop omits the bias corrections.
 
 numpy         twelve passes with preallocated temporaries, without Adam's bias corrections
 numba         one parallel loop, compiled beforehand

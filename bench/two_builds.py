@@ -20,7 +20,8 @@ to the script.
     spread           largest distance from 1 of the median and quartiles of OLD/OLD. Smaller changes of NEW/OLD are not
                      significant; to detect them, use more rounds or a quieter machine
 
-The exit status is 0 after a measurement, 1 if a row exceeds --limit, and 2 if nothing could be measured.
+The exit status is 0 after a measurement, 1 if a row's NEW/OLD exceeds --limit by more than its spread, and 2 if nothing
+could be measured.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def build(tree: str, cache: Path, options: Sequence[str]) -> Path:
 
 
 def launch(folder: Path, cwd: Path, work: str, *arguments: str) -> str:
-    """Return the output of a process that runs "lrcore", or the script at path `work`, with a build."""
+    """Return the output of a process that runs `work` with a build; `work` is "lrcore" or the path of a script."""
     command = (sys.executable, "-P", "-c", LAUNCH, str(folder), work, *arguments)
     return run(f"{work} with {folder}", cwd, *command, PYTHONPATH=str(folder)).decode(errors="replace")
 

@@ -83,7 +83,7 @@ if(CMAKE_CUDA_COMPILER)
   set(LRCORE_HAVE_CUDA 1)
   list(TRANSFORM CMAKE_CUDA_ARCHITECTURES REPLACE "-(real|virtual)$" "" OUTPUT_VARIABLE LRCORE_CUDA_BUILT_FOR)
   list(JOIN LRCORE_CUDA_BUILT_FOR " " LRCORE_CUDA_BUILT_FOR)
-  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION} by ${CMAKE_CUDA_COMPILER} for ${LRCORE_CUDA_BUILT_FOR}")
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION} with ${CMAKE_CUDA_COMPILER} for ${LRCORE_CUDA_BUILT_FOR}")
 elseif(LRCORE_CUDA STREQUAL "ON")
   message(FATAL_ERROR "LRCORE_CUDA=ON needs nvcc 13 or later, but no working one was found; put one on PATH, set "
                       "CUDACXX, or pip install \"cuda-toolkit[nvcc,cccl]==13.0.*\". nvcc must accept "

@@ -1,5 +1,5 @@
-// Converts callers' arrays to tensors, through DLPack or in a faster way. Exporters and their errors are handled here;
-// array.h checks whether a step can use the tensor.
+// Converts callers' arrays to tensors, through DLPack or, for flat float32 NumPy arrays, directly. Exporters and their
+// errors are handled here; array.h checks whether a step can use the tensor.
 #pragma once
 
 #include <memory>

@@ -31,7 +31,7 @@ struct Operands {
   void run_step(const RuleConfig& config, const Step& step, const Stream& stream, const cuda::Table& table = {}) const;
 };
 
-/// Imports the states listed in `names`, which must have as many elements as `params`.
+/// Imports the states listed in `names`. Each must have as many elements as `params`.
 std::vector<Array> import_states(const py::sequence& states, const Names& names, const Array& params, Access access);
 
 /// Throws ValueError if an array shares memory with the counterpart of another array.

@@ -51,8 +51,8 @@ void Tries::begin() {
 void Tries::fail() {
   constexpr int enough = 8;
   if (++failed_ < enough) return;
-  // Measure only a try for which no other step waited. If the schedule waits for a step of another thread, and that
-  // step waits for this one, each try would otherwise take longer than the previous one.
+  // Measure only an attempt made before other steps began to wait. If the schedule waits for a step of another thread,
+  // and that step waits for this one, each attempt would otherwise take longer than the previous one.
   if (!is_announced_) needed_ = now() - began_;
   is_announced_ = true;
   patience_.store(4 * needed_, std::memory_order_relaxed);

@@ -33,10 +33,10 @@ class StepLock {
   StepMutex& step_mutex_;
 };
 
-/// The tries of one step to take the lock. A try fails if another step takes the lock first, because the computed rate
-/// is then for the wrong step. If a step keeps failing because other threads step faster than its thread computes the
-/// rate, the other steps wait for it. The wait is limited to four times the duration of one try, because the schedule
-/// of the failing step may itself be waiting for another step.
+/// The attempts of one step to take the lock. An attempt fails if another step takes the lock first, because the
+/// computed rate is then for the wrong step. If a step keeps failing because other threads step faster than its thread
+/// computes the rate, the other steps wait for it. The wait is limited to four times the duration of one attempt,
+/// because the schedule of the failing step may itself be waiting for another step.
 class Tries {
  public:
   /// The number of nanoseconds that other steps wait; 0 means that they do not wait. Shared by the steps of one

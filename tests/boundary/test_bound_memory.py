@@ -1,6 +1,6 @@
 """Bound memory that is replaced, shrunk, closed or made read-only: the step raises and writes nothing.
 
-A refused call leaves every array and the step count unchanged. "Equal" means equal bits.
+A refused call changes neither the step count nor any bit of an array.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Signal handlers, finalizers and other threads that run in the middle of a call.
 
 They may read, save, copy and assign to the optimizer. They see a consistent state, or wait for one, and are
-never refused. The interrupted call ends as if it had run alone, or as if it had run after them. "Equal" means
-equal bits.
+never refused. The interrupted call yields the same bits as if it had run alone, or as if it had run after
+them.
 """
 
 from __future__ import annotations
