@@ -37,7 +37,7 @@ def nodes(value: Any) -> list[Node]:
 def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = ("", "more")) -> Any:
     """Return a JSON value with one place changed. The value may be changed in place.
 
-    New keys are other keys or indices in the value, or from `names`.
+    New keys are keys or indices from elsewhere in the value, or come from `names`.
     """
     places = nodes(value)
     if not places:
@@ -101,7 +101,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def repeated(random: Random, text: str) -> str:
-    """Return JSON in which a key with its string value occurs twice."""
+    """Return a JSON text with one of its string entries repeated, if it has any."""
     found = [*re.finditer(r'"\w*": "[^"\\]*", ', text)]
     if not found:
         return text

@@ -107,7 +107,7 @@ def hammer(kind: Kind, path: Path, seed: int, seconds: float) -> tuple[int, int]
 
 
 def main() -> None:
-    """Load as often as requested on the command line, with a new seed every few seconds."""
+    """Load each kind of file as often as requested on the command line, with a new seed every few seconds."""
     options = dict(each.split("=", 1) for each in sys.argv[1:] if each[0] == "-" and "=" in each)
     runs, seed = int(options.get("-runs", 20_000)), int(options.get("-seed", 1))
     with tempfile.TemporaryDirectory() as folder:

@@ -94,7 +94,10 @@ def loaded(pack: lrcore.Pack) -> bool:
 
 
 def assert_as_written(pack: lrcore.Pack, data: bytes, *, in_order: bool) -> None:
-    """Assert that a pack has the names, shapes and bits in the file, and its structure and ties if it has any."""
+    """Assert that a pack has the names, shapes and bits in the file.
+
+    If the file has lrcore's metadata, the structure and the ties must match, too.
+    """
     header, tensors = parts(data)
     metadata = header.pop("__metadata__", None) or {}
     views = pack.named_arrays()
@@ -287,7 +290,7 @@ def retied(random: Random, ties: Any, structure: Any) -> Any:
 
 
 def reshaped(random: Random, text: str) -> str:
-    """Return another shape with the same number of elements."""
+    """Return a shape that has the same number of elements, or one less."""
     size = math.prod(extents(text))
     return str(random.choice([[size], [1, size], [size, 1, 1], [size // 2, 2], [2, size // 2]]))
 

@@ -162,7 +162,7 @@ class Template:
 
 
 def differing(pages: Mapping[Path, str]) -> list[str]:
-    """Return a message for each page that is missing or not as generated, and for each extra page in the folders."""
+    """Return a message for each page that is missing or outdated, and for each extra page in the folders."""
     found = [
         f"{path.relative_to(DOCS)} differs from the generated page"
         for path, text in pages.items()

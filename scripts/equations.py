@@ -240,7 +240,7 @@ def _bracketed(node: Node, least: int) -> str:
 
 
 def _parentheses(text: str) -> str:
-    """Return the text in parentheses, which grow with a fraction inside."""
+    """Return the text in parentheses, which are tall if it contains a fraction."""
     return rf"\left({text}\right)" if r"\frac" in text else f"({text})"
 
 
@@ -334,7 +334,7 @@ def compute(read: Iterable[Line], known: dict[str, Any], chosen: Callable[[str],
 
 
 def _condition(when: str) -> Node | None:
-    """Return the comparison that is a line's condition, or any node for ``else``; None for other lines."""
+    """Return the parsed condition if it is a comparison or ``else``; None otherwise."""
     try:
         node = parse(when)
     except ValueError:

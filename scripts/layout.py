@@ -245,7 +245,10 @@ def panel(
 
 
 def _arrow(places: list[tuple[float, float]]) -> Iterator[str]:
-    """Yield the elements of an arrow through places (top centers of boxes and passages); it is vertical inside rows."""
+    """Yield the elements of an arrow through `places`, the top centers of its boxes and passages.
+
+    The arrow is vertical inside rows.
+    """
     (x, top), *following = places
     drawn = [f"M{x:.0f} {top + BOX:.0f}"]
     for to, below in following:

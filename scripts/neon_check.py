@@ -15,7 +15,7 @@ ARITHMETIC = r"\t(fadd|fsub|fmul|fdiv|fsqrt)\t"
 
 
 def functions(listing: str) -> dict[str, str]:
-    """Return the instructions of each sweep and each bound, by name."""
+    """Return the instructions of each `sweep` and `stream_bound` function, by name."""
     parts = re.split(r"^[0-9a-f]+ <(.*)>:$", listing, flags=re.MULTILINE)
     return {
         name: body

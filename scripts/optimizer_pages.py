@@ -42,7 +42,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
 
 
 def rule_of(cls: Any, chosen: dict[str, Any], without: str) -> str:
-    """Return the rule that a class selects without one argument; empty if it rejects the remaining arguments."""
+    """Return the rule that a class selects if `without` is left out; empty if it rejects the others."""
     try:
         opt = cls(np.zeros(0, np.float32), **{key: value for key, value in chosen.items() if key != without})
     except ValueError:

@@ -74,7 +74,7 @@ def titled(ax: Any, title: str) -> None:
 
 
 def training(ax: Any) -> None:
-    """Draw the first training run. The page reuses its variable names, so it is run again here."""
+    """Draw the first training run. The page reuses its variable names, so the run is repeated here."""
     page = computed()
     steps, schedule = page["steps"], page["Cosine"](0.01, steps=page["steps"])
     _, losses = page["train"](page["lrcore"].Adam, schedule)

@@ -139,7 +139,7 @@ def test_a_failure_leaves_the_old_file(
 def test_a_folder_that_cannot_be_synchronised(
     path: Path, small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A save works on file systems that cannot synchronise folders, but raises on an I/O error."""
+    """A save works on file systems that cannot synchronize folders, but raises on an I/O error."""
 
     def refuse(file: int) -> None:
         if stat.S_ISDIR(os.fstat(file).st_mode):
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_synchronised(
 
 
 def test_a_full_disk_leaves_the_old_file(saved: Path, kind: Kind) -> None:
-    """A limit on the size of files stands in for the full disk."""
+    """A limit on the size of files stands in for a full disk."""
     made = kind.make(1, LARGE)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
@@ -290,7 +290,7 @@ def test_killed_at_each_call(kind: str, path: Path) -> None:
 )  # the collector closes the file
 @pytest.mark.slow
 def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
-    """After an interrupt, as by Ctrl-C, the file is whole, and the next save removes a leftover."""
+    """After an interrupt, such as Ctrl-C, the file is whole, and the next save removes a leftover."""
     small.save(path)
     for _ in at_each_opcode(lambda: small.save(path), interrupt):
         assert_beside(path, *([0] if temporary(path).exists() else []))
@@ -303,7 +303,10 @@ def test_interrupted_at_each_opcode(path: Path, small: Any) -> None:
 
 
 def test_a_save_in_the_middle_of_another(kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An inner save, as in a signal handler, keeps the outer temporary file. The last save to end wins."""
+    """An inner save, such as one in a signal handler, keeps the outer save's temporary file.
+
+    The save that ends last wins.
+    """
 
     def between(_: int) -> None:
         kind.make(2).save(path)

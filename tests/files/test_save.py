@@ -45,7 +45,7 @@ def test_resume_from_a_file(rule: str, k: int, path: Path) -> None:
 
 
 def test_numbers_survive_exactly(path: Path) -> None:
-    """Doubles without a short form, the largest step count, and non-finite values of states."""
+    """The numbers include doubles without a short form, the largest step count, and non-finite states."""
     rng = random.Random(5)
     for step_count in (2**53 - 1, *(rng.randrange(2**53) for _ in range(20))):
         opt = lrcore.Adam(

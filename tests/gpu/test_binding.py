@@ -306,7 +306,7 @@ def test_an_optimizer_is_let_go_during_a_capture(xp: Imitated) -> None:
 
 
 def test_a_library_that_knows_of_no_devices(xp: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If PyTorch was built without CUDA, for example, its arrays are refused like other CPU arrays."""
+    """Arrays of a library without CUDA, such as a CPU build of PyTorch, are refused like other CPU arrays."""
 
     def current_stream(_: int) -> None:
         raise AssertionError("Torch not compiled with CUDA enabled")

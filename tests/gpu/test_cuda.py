@@ -21,7 +21,7 @@ from support import CONFIGURATIONS, Array, assert_bits, make
 def assert_steps_alike(
     xp: CuPy | Torch, rule: str, start: Array, all_gradients: Any, lr: Any = 0.01, after: int = 0, **more: Any
 ) -> None:
-    """Assert that steps on the device and on the CPU, after step `after`, have equal bits."""
+    """Assert that steps on the device and on the CPU have equal bits, from the step count `after` on."""
     on_cpu, on_device = make(rule, start.copy(), lr, **more), make(rule, xp.array(start), lr, **more)
     on_cpu.step_count = on_device.step_count = after
     for g in all_gradients:

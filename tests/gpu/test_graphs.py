@@ -161,7 +161,7 @@ def test_what_is_fixed(xp: CuPy | Torch) -> None:
 
 
 def test_other_optimizers_cannot_be_captured(xp: CuPy | Torch) -> None:
-    """Functions cannot be captured either: a graph would repeat the constants of one step."""
+    """`lrcore.functional` cannot be captured either: a graph would repeat the constants of one step."""
     p, g = start()
     params, grads = xp.array(p), xp.array(g)
     opt, other = lrcore.SGD(params, grads=grads), captured(xp)

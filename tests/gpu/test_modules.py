@@ -91,7 +91,7 @@ def test_a_module_steps_as_on_the_cpu(device: str, name: str, options: dict[str,
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("aside", [False, True])
 def test_backward_passes(device: str, set_to_none: bool, aside: bool) -> None:
-    """Two backward passes add up in the flat gradients; the last step follows no backward pass.
+    """Two backward passes add up in the flat gradients; the last step is taken without a backward pass.
 
     The stream may differ from the constructor's.
     """
