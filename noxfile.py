@@ -1,4 +1,4 @@
-"""The checks of CI as nox sessions: ``nox -s tests``, ``nox -s lint``, ..."""
+"""The checks of the project as nox sessions: ``nox -s tests``, ``nox -s lint``, ..."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def retied(random: Random, ties: Any, structure: Any) -> Any:
 
 
 def reshaped(random: Random, text: str) -> str:
-    """Return a shape that has the same number of elements, or one less."""
+    """Return a shape that has the same number of elements, or one fewer."""
     size = math.prod(extents(text))
     return str(random.choice([[size], [1, size], [size, 1, 1], [size // 2, 2], [2, size // 2]]))
 

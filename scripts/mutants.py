@@ -14,7 +14,7 @@ An entry of the list has a name, a file, the literal text `before` and its repla
 files, or `file::function`. Text that does not occur exactly once, a mutant that cannot be compiled or imported, and
 tests that fail without a mutant are errors, not kills.
 
-The exit status is 0 if every mutant was killed, 1 if one survived or could not be built, and 2 if no mutant was run.
+The exit status is 0 if every mutant was killed, 1 if one survived or was an error, and 2 if no mutant was run.
 Requires git, cmake, ninja, a C++ compiler, the build dependencies of the core, and the packages that the tests use.
 """
 

@@ -154,7 +154,7 @@ def classes() -> dict[str, type[Schedule]]:
 def home(row: Row) -> str:
     """Return the schedule whose page lists a row.
 
-    By default, this is the first schedule in lrcore's call, or `Constant` if there is no other.
+    By default, this is the first schedule in lrcore's call other than `Constant`, or else `Constant`.
     """
     fitting = [begin for begin in HOMES if row.theirs.startswith(begin)]
     if fitting:

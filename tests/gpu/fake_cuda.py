@@ -75,7 +75,7 @@ FUNCTIONS = {
 """The functions of `Api` in csrc/cuda/api.h, in the same order, with the types of their arguments."""
 
 NOT_LOGGED = {"device_count", "device_name", "current_device", "error_name", "error_text"}
-"""Queries, which are too frequent to log."""
+"""Queries that are too frequent to log."""
 
 WAITING = {"fill", "copy", "synchronize", "wait_for_event"}
 """Calls that fail while a stream is capturing, and break the capture, as in the runtime's global mode."""
@@ -137,7 +137,7 @@ class FakeCuda:
         self.devices = devices
         self.thread = Thread()
         self.log: list[Call] = []
-        """Every call through the table except queries, including failed calls."""
+        """Every call through the table, including failed calls, except those in `NOT_LOGGED`."""
         self.fail: dict[str, int] = {}
         """Errors by function name: a function that has an entry returns the error and does nothing else."""
         self.blocks: Callable[[Job, int], Iterable[tuple[int, int]]] | None = None
