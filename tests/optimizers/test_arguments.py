@@ -122,7 +122,7 @@ def test_refused_combinations(cls: type[Any], refused: dict[str, Any], match: st
 
 
 def test_every_argument_has_a_check_and_is_used() -> None:
-    """The table of checks contains exactly the arguments that the classes take."""
+    """Except for the rate and the initial sum, the tables of checks cover exactly the classes' arguments."""
     taken = {argument for _, argument in arguments()} - {"lr", "initial_accumulator_value"}
     assert taken == {*NUMBERS, *OPTIONS, "decoupled_weight_decay"}
 

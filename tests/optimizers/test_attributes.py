@@ -1,4 +1,4 @@
-"""Assignments to an optimizer take effect, or raise an error that suggests what to assign, if anything."""
+"""An assignment to an optimizer takes effect or raises an error, which may suggest what to assign instead."""
 
 from __future__ import annotations
 

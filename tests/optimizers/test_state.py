@@ -1,4 +1,4 @@
-"""Hyperparameters and state of an optimizer: read, assigned, saved, loaded. "Equal" means equal bits."""
+"""Hyperparameters and state of an optimizer: read, assigned, saved, loaded. Arrays are compared bitwise."""
 
 from __future__ import annotations
 

@@ -74,9 +74,9 @@ def test_what_is_set_is_set_on_every_device() -> None:
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("given", [lambda fn: fn, lrcore.schedules.Function])
 def test_a_callable_is_asked_once_and_at_the_step(given: Any) -> None:
-    """The callable is called once for all devices, and again when a refused or skipped step is repeated.
+    """The callable is called once for all devices, and again when a refused step is repeated.
 
-    The group contains the rate of the last step.
+    A skipped step does not call it. The group contains the rate of the last step.
     """
     rates: dict[int, float] = {0: 1.0, 1: 2.0}
     asked = []

@@ -214,7 +214,7 @@ HALF = torch.ones(10)
 
 
 def maximum(saved: Any) -> None:
-    """Change a dictionary into one of amsgrad."""
+    """Change a dictionary into that of an optimizer with amsgrad."""
     set_group(saved, amsgrad=True)
     set_state(saved, 0, max_exp_avg_sq=torch.ones(N))
 

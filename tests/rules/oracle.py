@@ -71,7 +71,7 @@ class Arithmetic:
         return max(b, a)
 
     def sign(self, x: Value) -> Value:
-        """Return 1, -1, +0 for both zeros, NaN for NaN."""
+        """Return the sign of x: 1 or -1, +0 for either zero, or NaN for NaN."""
         return x if math.isnan(x) else float((x > 0) - (x < 0))
 
     def resolved(self, x: Value) -> Value:

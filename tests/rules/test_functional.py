@@ -16,7 +16,7 @@ N = 101
 
 
 def function(rule: str) -> Any:
-    """Return the function that steps with a rule."""
+    """Return the function that takes the steps of a rule."""
     return getattr(lrcore.functional, CONFIGURATIONS[rule].cls.__name__.lower())
 
 
@@ -37,7 +37,7 @@ def test_signature_is_that_of_the_class(name: str) -> None:
     assert list(own)[:3] == ["params", "grads", "states"]
     assert own["step"].default is own["lr"].default is inspect.Parameter.empty
     theirs = inspect.signature(CLASSES[name]).parameters
-    # The caller stores Adagrad's sum and counts the steps, so the functions lack the last three of these.
+    # The functions lack the last three, because the caller stores Adagrad's sum and counts the steps.
     fewer = {"params", "grads", "lr", "initial_accumulator_value", "capturable", "max_steps"}
     for each in set(theirs) - fewer:
         assert own[each] == theirs[each]

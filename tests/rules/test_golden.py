@@ -1,7 +1,7 @@
 """Comparison with the results of PyTorch, optax and Keras that are stored in ``golden/peers.json``.
 
-These packages need not be installed. "Equal" means that ``|difference| / (1 + |p|)`` of each element is
-within the row's tolerance, after each checked step.
+These packages need not be installed. Parameters count as equal if ``|difference| / (1 + |p|)`` of each
+element is within the row's tolerance after each checked step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arrays with more elements than 32 bits can count; most of their memory maps one file again and again."""
+"""Arrays with more elements than 32 bits can count. Most of their memory is one file, mapped repeatedly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Special values, the floating-point mode, and step numbers up to the last. "Equal" means equal bits."""
+"""Special values, the floating-point mode, and step numbers up to the last. Arrays are compared bitwise."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_variance_that_rounds_below_zero_is_zero(rule: str, backend: str) -> N
 def test_late_steps(rule: str, backend: str) -> None:
     """For any t, the step count is exact, and the constants are those of t.
 
-    With the default hyperparameters, the cost is bounded.
+    With the default hyperparameters, the time to compute the constants is bounded.
     """
     rng = np.random.default_rng(7)
     start, g = rng.standard_normal(N).astype(np.float32), gradients(rng, N)
@@ -97,7 +97,7 @@ def test_the_last_step_number() -> None:
 
 
 def test_constants_depend_on_step_and_numbers_alone(rule: str) -> None:
-    """After a jump from step 2 to 5 with changed hyperparameters, the bits are the stateless oracle's."""
+    """After jumps of the step count and changes of hyperparameters, the bits equal the stateless oracle's."""
     rng = np.random.default_rng(19)
     followed = Followed(rule, rng.standard_normal(N).astype(np.float32))
     for t in (1, 2, 5, 6, 3):

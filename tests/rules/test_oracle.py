@@ -79,7 +79,7 @@ BY_HAND: list[tuple[str, int, float, dict[str, float], list[float], float, list[
 
 
 def logarithmic(rng: np.random.Generator, n: int, low: float, high: float, *, signed: bool) -> Array:
-    """Return magnitudes spread evenly on a logarithmic scale from 10**low to 10**high."""
+    """Return numbers whose magnitudes are spread evenly on a logarithmic scale from 10**low to 10**high."""
     x = 10 ** rng.uniform(low, high, n)
     return (x * rng.choice([-1.0, 1.0], n) if signed else x).astype(F)
 

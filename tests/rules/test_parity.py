@@ -1,8 +1,8 @@
 """Live results of PyTorch, optax and Keras, if they are installed, against the stored results.
 
 Each peer runs in its own process, so that JAX's threads and 64-bit mode, PyTorch's default dtype and Keras'
-backend do not affect other tests. "Equal" means that ``|difference| / (1 + |p|)`` of each element is within
-the tolerance, after each checked step.
+backend do not affect other tests. Parameters count as equal if ``|difference| / (1 + |p|)`` of each element
+is within the tolerance after each checked step.
 """
 
 from __future__ import annotations

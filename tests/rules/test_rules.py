@@ -1,6 +1,6 @@
 """Every rule on every backend against the oracle.
 
-"Equal" means equal to the last bit. test_oracle.py checks how far the oracle's float32 is from its float64.
+Results must be equal to the last bit. test_oracle.py checks how far the oracle's float32 is from its float64.
 """
 
 from __future__ import annotations
