@@ -1,6 +1,6 @@
 """Checks of arguments, shared by all modules. Most take the argument's name first, for the message.
 
-They raise TypeError for a wrong type and ValueError for a wrong value.
+They raise TypeError for a wrong type and ValueError for a wrong value; `one_of` raises ValueError for both.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def run(program: str, command: Callable[[], object]) -> int:
         try:
             command()
         finally:
-            if sys.stdout is not None:  # as after >&-
+            if sys.stdout is not None:  # None if it was closed, as by >&- in a shell
                 sys.stdout.flush()
     except KeyboardInterrupt as interruption:
         echo = "\n" if stderr_is_terminal() else ""  # the terminal has already printed ^C

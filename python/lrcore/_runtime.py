@@ -123,7 +123,7 @@ def _use_latest_choice() -> None:
 def _forget_former_calls() -> None:
     """Remove the calls that can never take effect again.
 
-    A call of `use_backend` stays in effect until its object begins a ``with`` block. Once the object no longer exists,
+    A call to `use_backend` stays in effect until its object begins a ``with`` block. Once the object no longer exists,
     it cannot begin a block, so the call overrides all earlier calls for good.
     """
     calls = [each for each in _choices.copy() if each.caller is not None]
@@ -143,13 +143,13 @@ class use_backend:
     The choice applies to all threads of the process, and is looked up at every step. Results do not depend on it. The
     environment variable ``LRCORE_BACKEND`` sets the initial choice. It is read when lrcore is imported. If it is
     invalid, creating an optimizer, calling a function of `lrcore.functional` or calling `info` raises an error, unless
-    a call or block of `use_backend` is in effect.
+    a `use_backend` call or block is in effect.
 
-    The latest choice in effect is used. A call stays in effect until the next call, or until a ``with`` block of its
-    object replaces it. A ``with`` block stays in effect until it ends; it then withdraws its own choice and no other.
-    Blocks may be nested, may overlap in several threads, and may use the same object more than once. After the last
-    block, the backend is the one that was in use before the objects of the blocks were created. A call within a block
-    takes effect immediately, and stays in effect after the block.
+    The latest choice in effect is used. A call stays in effect until the next call, or until the object that it
+    returned begins a ``with`` block. A ``with`` block stays in effect until it ends; it then withdraws its own choice
+    and no other. Blocks may be nested, may overlap in several threads, and may use the same object more than once. When
+    the last block has ended, the backend is again the one that was in use before the blocks' objects were created. A
+    call within a block takes effect immediately, and stays in effect after the block.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def set_num_threads(count: int) -> None:
     Raises
     ------
     ValueError
-        If count is less than 1.
+        If `count` is less than 1 or greater than 2**31 - 1.
     """
     core.set_num_threads(count)
     _threads_errors.clear()

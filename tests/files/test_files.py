@@ -332,7 +332,7 @@ def test_wrong_texts(name: str, change: Any, match: str, path: Path) -> None:
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}])
 def test_a_file_by_others_is_no_state(metadata: dict[str, str], path: Path) -> None:
     state = KINDS["optimizer"]
-    assert_refused(put_small(path, state, metadata=metadata), state, "not an optimizer state of lrcore")
+    assert_refused(put_small(path, state, metadata=metadata), state, "not an lrcore optimizer state")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_file_by_others_is_no_state(metadata: dict[str, str], path: Path) -> N
 )
 def test_wrong_metadata(name: str, checksum: dict[str, str], kind: Kind, path: Path) -> None:
     put_small(path, kind, metadata={name: json.dumps(kind.text)} | checksum)
-    assert_refused(path, kind, "damaged|not an optimizer state of lrcore")
+    assert_refused(path, kind, "damaged|not an lrcore optimizer state")
 
 
 TENSORS: list[tuple[str, dict[str, Any], str]] = [

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=Path,
         metavar="FILE",
-        help="draw throughput against size: .png, .svg, .pdf or another format of matplotlib",
+        help="draw throughput against size: .png, .svg, .pdf or another format that matplotlib supports",
     )
     parser.add_argument(
         "--compare", type=Path, metavar="FILE", help="compare the results with an older JSON file"

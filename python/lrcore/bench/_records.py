@@ -55,7 +55,7 @@ def warning(rows: Sequence[Row]) -> str | None:
 
 
 def line(row: Row, rows: Sequence[Row]) -> str:
-    """Return a line of the table. The bound of the row is among `rows`."""
+    """Return a line of the table. `rows` contains the bounds of the row if they were measured."""
     share = share_of_bound(rows, row) if row.variant not in LOOPS else None
     return (
         f"{row.rule:32} {row.variant:16} {row.backend or '-':9} {row.threads or '-':>7} {row.size:>11,} "

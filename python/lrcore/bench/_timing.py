@@ -20,7 +20,7 @@ class Row:
     ----------
     rule, variant : str
         The update rule, and what was timed: "step", "bound step", "decayed step", "stream bound", "arithmetic bound",
-        or the step of another library, by its name.
+        or the name of another library whose step was timed.
     backend : str
         The backend of lrcore; "" for other libraries.
     threads : int

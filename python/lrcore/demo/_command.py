@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _judgement(result: Result) -> str:
-    """Return the verdict of `lrcore.tune.diagnose` on a training run, with its reason and advice unless it is sound."""
+    """Return the verdict of `lrcore.tune.diagnose` on a training run, with reason and advice unless it is "sound"."""
     try:
         diagnosis = lrcore.tune.diagnose(result.losses, result.rates)
     except ValueError as error:  # too few steps

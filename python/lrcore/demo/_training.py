@@ -108,7 +108,7 @@ def _array_module(device: Device) -> tuple[ModuleType, Callable[[], None]]:
     try:
         ones = cupy.ones((2, 2), dtype=cupy.float32)
         float((ones @ ones).sum())
-    except Exception as error:  # of many types: driver, compiler, libraries, memory
+    except Exception as error:  # driver, compiler, libraries and allocator raise different exceptions
         raise RuntimeError(f"device: CuPy cannot use a GPU here: {error}") from error
     return cupy, cupy.cuda.get_current_stream().synchronize
 

@@ -14,9 +14,10 @@ a finalizer, and while its own schedule is being called. A schedule is called on
 again only if the step count or the schedule has been changed in the meantime. If a schedule steps the optimizer that is
 calling it, RuntimeError is raised.
 
-Invalid arrays raise the errors that `Stepper.step` documents. Numbers out of range raise ValueError, and wrong types
-raise TypeError. In the equations, ``g``, ``p`` and ``t`` are the gradient, the parameter and the step number, counted
-from 1; every operation is rounded to float32 separately. `lrcore.functional` has each optimizer as a function.
+Invalid arrays raise the errors that `Stepper.step` documents. Numbers out of range and unknown values of `decay` or
+`eps_placement` raise ValueError. All other values of a wrong type raise TypeError. In the equations, ``g``, ``p`` and
+``t`` are the gradient, the parameter and the step number, counted from 1; every operation is rounded to float32
+separately. `lrcore.functional` has each optimizer as a function.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class Optimizer(Stepper):
     def _configuration(
         cls, arguments: Mapping[str, Any], options: dict[str, Any]
     ) -> tuple[str, _Hyperparameters]:
-        """Check the numeric arguments; return the rule that they and the options select, and the core's numbers."""
+        """Check the numeric arguments; return the rule that they and the options select, and numbers for the core."""
         hyper = _arguments.numbers(arguments)
         rule, flat = cls._choose_rule(hyper | options), _arguments.flatten(hyper)
         return rule, (hyper, [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"])

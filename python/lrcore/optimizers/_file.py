@@ -28,7 +28,7 @@ def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
     """
     with safetensors.reading(path) as opened:
         if TEXT not in opened.metadata:
-            raise ValueError(f"not an optimizer state of lrcore: its metadata has no entry {TEXT!r}")
+            raise ValueError(f"not an lrcore optimizer state: its metadata has no entry {TEXT!r}")
         entries = entries_of(opened.metadata[TEXT])
         if entries["class"] == "Pack" and "rule" not in entries:
             raise ValueError(

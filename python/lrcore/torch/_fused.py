@@ -57,7 +57,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         The learning rate; the default is that of the class. A schedule or callable is called once per step, for all
         devices. ``param_groups[0]["lr"]`` is the rate of the next step if the rate is a number or an lrcore schedule
         without callables. With a callable, or a schedule class of your own, it is the rate of the last step, or NaN
-        before the first step. Unless the rate comes from a schedule or a callable, a number can be assigned there, as
+        before the first step. Unless the rate comes from a schedule or a callable, you can assign a number there, as
         PyTorch's schedulers do. A tensor, passed here or assigned there, is read again at each step.
     **arguments
         The other arguments of the class, except `grads`.
@@ -66,7 +66,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     ----------
     optimizers : tuple of lrcore.optimizers.Optimizer
         One optimizer per device, ordered by the first parameter on each device. Their `params` and `grads` are the flat
-        buffers. With several devices, a step raises ValueError if only one of these optimizers was changed.
+        buffers. With several devices, a step raises ValueError if the rates, hyperparameters or step counts of these
+        optimizers differ.
     param_groups : list of dict
         A list with a single group, which has the hyperparameters of the next step. Values assigned there take effect at
         that step. Other entries are kept.
@@ -97,7 +98,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             hint = f"; did you mean lrcore.{meant}?" if meant else ""
             raise TypeError(f"optimizer: expected a class of lrcore.optimizers, got {optimizer!r}{hint}")
         if "grads" in arguments:
-            raise TypeError("grads: expected no such argument; the parameters have their own gradients")
+            raise TypeError(
+                "grads: FusedOptimizer takes no such argument; the parameters have their own gradients"
+            )
         names, tensors = named(params)
         check_parameters(names, tensors)
         if lr is not None:
@@ -226,7 +229,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             If the storage of a parameter or a state has moved.
         TypeError, ValueError
             If a gradient is sparse or has no memory, if a value assigned in `param_groups` is invalid, if the
-            parameters of the group were changed, or if the optimizer of only one device was changed.
+            parameters of the group were changed, or if the rates, hyperparameters or step counts of the devices'
+            optimizers differ.
         """
         loss = None
         if closure is not None:

@@ -212,8 +212,8 @@ class Group:
         if "lr" in changed:
             if self.is_scheduled:
                 raise ValueError(
-                    f"lr: {changed['lr']} was assigned in param_groups, as PyTorch's schedulers do, but the rate comes from "
-                    f"{self.optimizers[0].schedule!r}; pass a number as lr, or assign opt.lr"
+                    f"lr: {changed['lr']} was assigned in param_groups, perhaps by a PyTorch scheduler, but the "
+                    f"rate comes from {self.optimizers[0].schedule!r}; pass a number as lr, or assign opt.lr"
                 )
             rate = schedules.as_schedule(or_zero(to_float("lr", changed.pop("lr"))))
         given = {name: group[name] for name in self.shown}
@@ -242,7 +242,7 @@ class Group:
                 )
 
     def require_alike(self) -> None:
-        """Raise ValueError if the optimizer of only one device was changed."""
+        """Raise ValueError if the rates, hyperparameters or step counts of the optimizers differ."""
         first, *others = self.optimizers
         for i, each in enumerate(others, 1):
             schedule = each.schedule
