@@ -44,8 +44,8 @@ PACKAGES = {
 
 PRODUCT = 1e-14
 """Tolerance, relative to the rate itself. Both sides multiply, divide and exponentiate the same numbers in
-float64, some of them step by step, and each operation rounds by 2^-53 = 1.1e-16. The largest difference found
-is 6.9e-16."""
+float64, some of them step by step, and the relative rounding error of each operation is at most 2^-53 =
+1.1e-16. The largest difference found is 6.9e-16."""
 DIFFERENCE = 1e-14
 """Tolerance, relative to the row's largest rate. In float64, lr - end, 1 - z and 1 + cos(pi z) cancel and leave
 the rounding errors of their operands. The largest difference found is 8.3e-16."""

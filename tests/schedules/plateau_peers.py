@@ -6,7 +6,7 @@ as in `peers`; optax's call computes a scale, which multiplies the rate 0.1. The
 Some calls have no row, because no call here matches them: optax with ``accumulation_size`` above 1 (it uses
 the mean of each block of metrics, but ``statistic="mean"`` uses the mean of the latest metrics), with both
 ``rtol`` and ``atol`` above 0, or with ``patience=0`` (it reduces the rate when a metric improves); and PyTorch
-if its ``eps`` has an effect (it skips smaller reductions).
+if its ``eps`` has an effect (it skips reductions smaller than ``eps``).
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from schedules.test_golden import FILE, GOLDEN, ROWS
 
 pytestmark = pytest.mark.slow  # each peer takes seconds to start
 NOISE = 1e-12
-"""Tolerance, relative to the row's largest rate. On another machine or with another version, float64 may
-round differently by 2^-53 = 1.1e-16, which a chain of rates magnifies. The stored rates and ours differ by at
-most 4.0e-15."""
+"""Tolerance, relative to the row's largest rate. On another machine or with another version, each operation may
+have a different relative rounding error of up to 2^-53 = 1.1e-16, and a chain of rates magnifies these errors. The
+stored rates and ours differ by at most 4.0e-15."""
 
 
 @functools.cache

@@ -24,7 +24,7 @@ def ratio(before: Array, after: Array) -> float:
 
 
 CLOSE = 1e-14
-"""Relative tolerance: float64 rounds each of about twenty squares and sums by 1.1e-16."""
+"""Relative tolerance: each of about twenty squares and sums has a relative rounding error of up to 1.1e-16."""
 
 
 def test_it_takes_the_step_and_measures_it(rule: str) -> None:

@@ -141,7 +141,7 @@ def test_smoothing_by_hand() -> None:
 @pytest.mark.parametrize(
     ("losses", "ending"),
     [
-        # a loss may rise from a minimum of 1 to 4, of -1 to 2, of 2 to 8, and of 0 by a tenth of the fall
+        # the loss may rise from 1 to 4, from -1 to 2, from 2 to 8, and from 0 by a tenth of the fall
         ([5.0, 1.0, 4.0, 4.1], "divergence"),
         ([-0.5, -1.0, 2.0, 2.1], "divergence"),
         ([7.0, 4.0, 2.0, 8.1], "divergence"),

@@ -1,7 +1,7 @@
 """The format of lrcore's files: the format number, and lrcore's metadata, which each file has in addition to its arrays.
 
-The metadata are the text of a JSON object with the format number, the version and the class that wrote the file, and the entries of
-that class. They are stored under `lrcore` in the metadata of the safetensors format.
+The metadata is the text of a JSON object with the format number, the version and the class that wrote the file, and
+the entries of that class. It is stored under `lrcore` in the metadata of the safetensors format.
 """
 
 from __future__ import annotations

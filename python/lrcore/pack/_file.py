@@ -1,6 +1,6 @@
 """The file of a pack: its arrays in safetensors format, under names such as layers.0.w.
 
-lrcore's metadata are described in `lrcore._files.format`. Their entry `structure` is the tree of dictionaries
+lrcore's metadata is described in `lrcore._files.format`. Its entry `structure` is the tree of dictionaries
 and lists, with the shapes of the arrays as strings at the leaves, such as "[3, 4]". An array with several
 paths is stored once, under its first path; the optional entry `ties` maps each of its other paths to the
 first. A file without this metadata is from another program.

@@ -110,7 +110,10 @@ class Node:
 
     @property
     def _ties(self) -> dict[str, str]:
-        """The later paths of each array with several paths in this node, mapped to its first; relative to this node."""
+        """The later paths of each array with several paths in this node, mapped to its first path.
+
+        All paths are relative to this node.
+        """
         firsts: dict[int, str] = {}
         same = {path: firsts.setdefault(id(view), path) for path, view in self.named_arrays().items()}
         return {path: first for path, first in same.items() if first != path}

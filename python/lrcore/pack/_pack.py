@@ -152,7 +152,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
         The file must have the same names, nesting and shapes; a safetensors file from another program must
         have the same dotted names and shapes. Arrays that are tied in either the file or this pack may be
         separate in the other. If they are tied here, the file must have the same values under all their names,
-        as in `assign`; a file from another program may have only one of these names.
+        as in `assign`; a file from another program needs only one of these names.
 
         Raises
         ------

@@ -112,9 +112,9 @@ def array_from(make: Callable[[Any], Any], values: Any, path: str) -> Any:
 
 
 def require_plain(values: Any, path: str) -> None:
-    """Raise TypeError or ValueError if an array, or one in a list, has no memory or is not defined by its memory.
+    """Raise TypeError or ValueError if an array, or an array in a list, has no memory or is not fully defined by it.
 
-    An example of the latter is a masked array, because its mask is stored elsewhere. The message names the path.
+    A masked array, for example, is not, because its mask is stored elsewhere. The message names the path.
     """
     if isinstance(values, (list, tuple)):
         for each in values:

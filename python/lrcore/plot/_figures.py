@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _EXAMINED = 200_000
-"""Maximum number of steps at which a schedule is evaluated; of more, evenly spaced ones."""
+"""Maximum number of steps at which a schedule is evaluated. If there are more, it is evaluated at evenly spaced ones."""
 _POINTS = 10_000
 """Maximum number of points in a line."""
 
@@ -61,7 +61,8 @@ def schedules(
     *rates : float, schedule or callable
         Rates in any form that an optimizer accepts as `lr`.
     steps : int
-        Number of steps to draw. Of more than 200,000 steps, that many evenly spaced ones are evaluated.
+        Number of steps to draw. If there are more than 200,000, the schedules are evaluated at 200,000 evenly spaced
+        ones.
     labels : sequence of str, optional
         Labels for the legend. The default is the repr of each schedule.
     log : bool
@@ -113,7 +114,7 @@ def examined_steps(steps: int) -> NDArray[np.int64]:
 
 
 def _outline(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the indices of at most `_POINTS` values, the lowest and the highest of each part of the line among them."""
+    """Return the indices of at most `_POINTS` values, including the lowest and the highest of each part of the line."""
     if len(values) <= _POINTS:
         return np.arange(len(values))
     edges = np.linspace(0, len(values), _POINTS // 4 + 1).astype(np.int64)

@@ -101,11 +101,12 @@ class Composed(Formula):
         return _unfilled, (tuple(self._lower_levels())[::-1], type(self)), self.__getstate__()
 
     def _lower_levels(self) -> Iterator[Formula]:
-        """Yield the lower levels to store first, if the height of this schedule is a multiple of 10.
+        """Yield the lower levels to store first; none unless the height of this schedule is a multiple of 10.
 
-        If it is a multiple of 100, these are the levels at all lower multiples of 100; otherwise those at the lower
-        multiples of 10, down to the nearest multiple of 100. Only the child with the most levels is followed. If, at
-        every level, the other children have nearly as many levels, copying recurses through all of these levels.
+        If the height is a multiple of 100, these are the levels at all lower multiples of 100. Otherwise, they are the
+        levels at the lower multiples of 10, down to and including a multiple of 100. Only the child with the most
+        levels is followed. If the other children at every level have nearly as many levels, copying recurses through
+        all of them.
         """
         if self._height == 0 or self._height % SLICE:
             return
@@ -134,8 +135,8 @@ def _unfilled(first: tuple[Formula, ...], cls: type[Composed]) -> Composed:  # n
 def are_alike(one: Any, other: Any, places: bool = True) -> bool:
     """Return whether two compositions of one class have equal arguments.
 
-    If `places` is true, stateful schedules must also be shared alike: if several places of one composition hold the
-    same object, the same places of the other one must hold a single object, too.
+    If `places` is true, stateful schedules must also be shared in the same way: if several places of one
+    composition hold the same object, the same places of the other one must hold a single object, too.
     """
     waiting, met = _pairs(one, other), {(id(one), id(other))}
     partners: tuple[dict[int, int], dict[int, int]] = ({}, {})

@@ -112,14 +112,16 @@ class Cyclic(Checked):
     Parameters
     ----------
     low, high : float
-        The rates at the beginning and at the end of each rise.
+        The rates at the beginning and at the end of each rise. Unless `mode` is "triangular", the latter may change
+        from rise to rise.
     up, down : int
         Number of steps of the rise and of the fall. `down` defaults to `up`.
     mode : {"triangular", "triangular2", "exp_range"}
         Whether the height ``high - low`` stays the same, is halved after each cycle, or is multiplied by ``gamma^t``.
     gamma : float
         Base of ``gamma^t``, > 0. Only used if `mode` is "exp_range". Above 1, the height grows without bound and the
-        rate eventually overflows; if `high` is below `low`, it would become negative, so ValueError is raised.
+        rate eventually overflows. ValueError is raised if `gamma` is above 1 and `high` is below `low`, because the
+        rate would become negative.
 
     References
     ----------

@@ -29,7 +29,7 @@ class Exponential(Checked):
     rate : float
         Factor by which the learning rate is multiplied every `steps` steps, > 0.
     steps : int
-        Number of steps per factor `rate`. With 1, this is the textbook form ``lr rate^t``.
+        Number of steps in which the learning rate is multiplied by `rate`. With 1, this is the textbook form ``lr rate^t``.
     staircase : bool
         Whether to take the floor of the exponent.
 
@@ -105,7 +105,7 @@ class InverseTime(Checked):
     lr : float
         The rate at t = 0.
     k : float
-        Growth of the denominator every `steps` steps, >= 0.
+        Growth of the denominator in `steps` steps, >= 0.
     steps : int
         Number of steps in which the denominator grows by `k`.
     staircase : bool

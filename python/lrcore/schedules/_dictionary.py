@@ -1,9 +1,10 @@
 """Conversion of schedules to JSON-safe dictionaries and back.
 
-A schedule inside another is a dictionary among the arguments of the outer one. Some schedules are instead entries
-of the list `shared` in the outermost dictionary, and ``{"shared": index}`` refers to them: schedules that occur in
-several places, and, in deep compositions, schedules whose number of levels is in a lower group of ten (1 to 10, 11
-to 20, and so on) than that of the schedule around them.
+A schedule inside another is usually a dictionary among the arguments of the outer one. Two kinds of schedules are
+instead stored in the list `shared` of the outermost dictionary, and ``{"shared": index}`` takes their place. The first
+kind occurs in several places. The second kind limits the depth of the dictionary: the numbers of levels are divided
+into groups of ten (1 to 10, 11 to 20, and so on), and a schedule is stored in `shared` if its number is in a lower
+group than that of the schedule around it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def parse(text: str, /, **names: float) -> Schedule:
     `clip`, `shift` and `per_epoch`, with numbers, quoted words, lists and schedules as arguments. It may multiply
     schedules with ``*``, and compute with numbers using ``+ - * / //``. A number alone is a constant rate. Each
     `Plateau` in the text is a new one: unlike `Schedule.to_dict`, text cannot express that one `Plateau` is used in two
-    places. Expressions may be nested to 50 levels.
+    places. Expressions may be nested up to 50 levels deep.
 
     Parameters
     ----------

@@ -21,8 +21,8 @@ Verdict: TypeAlias = Literal["diverging", "oscillating", "barely moving", "sound
 
 LEAST = 20
 """Minimum number of losses for `diagnose`. It gives eight levels of two or three losses, and nine differences for the
-noise. With 20 losses, 2 % of flat noisy curves are judged diverging or oscillating; with 12 it is 4 %, with 46 below
-1 %."""
+noise. With 20 losses, 2 % of flat noisy curves are judged diverging or oscillating; the share is 4 % with 12 losses
+and below 1 % with 46."""
 
 # The thresholds were chosen on training runs of a small network, then tested with other seeds, optimizers and lengths.
 # Borderline curves tend to be judged "sound" or "unclear".
@@ -47,7 +47,7 @@ of a mean, in standard errors, below which the change may be chance."""
 TO_AND_FRO = 0.1
 """Alternation below which a loss jumps between two levels. With ten noisy differences it is never this small."""
 LIFTED = 10.0
-"""Height of the peak above both the first and the last level, in units of the noise. If the rate is too small, the peak
+"""Height of the peak above the larger of `first` and `last`, in units of the noise. If the rate is too small, the peak
 is never higher."""
 TAILS = (2.5, 30.0)
 """Limits of the tail, in units of the noise. The lower limit is for short curves, which show little of the tail; a batch
@@ -57,8 +57,8 @@ LATE_SHARE = 0.35
 """Late share above which a curve may still be falling. A straight line has 0.5, and an exponential that falls to a
 tenth has 0.32."""
 LATE_PACE = (0.25, 2.0)
-"""Range of the late pace in which a curve may still be falling. A straight line has 1, the same exponential 0.43, and a
-plateau after a late fall 0. Above 2, the fall has only begun."""
+"""Range of the late pace in which a curve may still be falling. A straight line has 1, an exponential that falls to a
+tenth has 0.43, and a plateau after a late fall has 0. Above 2, the fall has only begun."""
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 """Relative rounding error of a loss in float32 arithmetic."""
 NAMES = (

@@ -38,7 +38,8 @@ class Trial:
     lr : float
         The learning rate.
     value : float or None
-        The result of the run; infinite if it was not finite, and None if the run was pruned.
+        The result of the run, or None if the run was pruned. A result that was NaN or infinite is recorded as
+        infinity, or as minus infinity when maximizing.
     pruned : bool
         Whether the run was stopped early.
     """
