@@ -84,7 +84,7 @@ def assert_unchanged(opt: Any, call: Callable[[], object], error: type[BaseExcep
 NO_POINTER = "expected an array with memory, got a null pointer"
 NO_SHAPE = "the exporter of this array returned an invalid shape"
 NO_ARRAYS: tuple[Any, ...] = (1.0, "params", b"12345678", object(), memoryview(b"12345678"))
-CONTAINERS: tuple[Any, ...] = ([1.0], (), {}, (each for each in ()))
+CONTAINERS: tuple[Any, ...] = ([1.0], (), {}, (each for each in ""))
 NO_ARRAY = "expected a float32 array .*DLPack .*got"
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
