@@ -30,10 +30,7 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   if (operands_.api == nullptr)
     throw py::value_error("capturable: CPU arrays cannot be part of a CUDA graph; leave it out");
   if (!grads_) throw py::value_error("grads: a capturable optimizer needs gradients bound at construction, got None");
-  constants_table_.emplace(*operands_.api, operands_.device(), *max_steps);
-  const std::vector<Constants> table = rows(config_, rate_, *max_steps);
-  const GilRelease unlocked;
-  constants_table_->write(table, 0);
+  clock_.move_to_device(*operands_.api, operands_.device(), rows(config_, rate_, *max_steps));
 }
 
 /// Swaps in `hyperparameters`. The caller must release the previous ones without holding the lock.
@@ -61,8 +58,9 @@ py::object Stepper::schedule() const {
 
 void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
   const double grad_scale = checked_grad_scale(scale);
-  if (constants_table_) return step_by_table(grads, grad_scale, requested);
-
+  if (clock_.on_device() && !grads.is_none()) [[unlikely]]
+    throw py::type_error(
+        "grads: a capturable optimizer steps with the gradients that were bound at construction; write into them");
   const Stream stream = operands_.stream(requested, grads);
   std::optional<Array> passed;
   if (!grads.is_none())
@@ -82,7 +80,7 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
     completed = pending_reads_.remove_completed();
 
     const GilRelease unlocked;
-    advance(step, rate.lr, grad_scale, stream);
+    advance(step, rate, grad_scale, stream);
     if (passed) pending_reads_.add(operands_.api, std::move(*passed), stream);
     break;
   }
@@ -101,15 +99,18 @@ Array Stepper::fitting_gradients(py::handle grads, const Stream& stream) const {
   }
 }
 
-/// Computes the rate of the next step before the step takes the lock, because the schedule is Python code.
+/// Computes the rate of the next step before the step takes the lock, because the schedule is Python code. Calls no
+/// schedule if the rates are on the device.
 Stepper::ScheduledRate Stepper::next_rate() const {
+  if (clock_.on_device()) [[unlikely]]
+    return {};
   Rate rate;
   {
     const std::lock_guard lock(references_mutex_);
     rate = rate_;
   }
   if (!rate.source) throw std::runtime_error("the optimizer was cleared by the garbage collector; make a new one");
-  const int64_t count = count_.load(std::memory_order_acquire);
+  const int64_t count = clock_.count();
   if (count >= max_step) throw std::overflow_error("step_count: the maximum of 2**53 - 1 steps has been reached");
   std::optional<ScheduleCall> call;
   if (!PyFloat_CheckExact(rate.source.ptr())) call.emplace(this);
@@ -121,8 +122,9 @@ Stepper::ScheduledRate Stepper::next_rate() const {
 /// false so that the new schedule is called; but after ten failed tries, the new schedule takes effect only after this
 /// step. Requires the lock.
 bool Stepper::is_current(const ScheduledRate& rate, const Tries& tries) const {
-  if (count_.load(std::memory_order_relaxed) == rate.count)
-    return rate_.schedule.is(rate.schedule) || tries.failed() >= 10;
+  if (clock_.on_device()) [[unlikely]]
+    return true;
+  if (clock_.count() == rate.count) return rate_.schedule.is(rate.schedule) || tries.failed() >= 10;
   if (tries.failed() >= 1000)
     throw std::runtime_error(
         "step_count: it was changed 1000 times while the schedule was called for the rate of one step; a schedule must "
@@ -130,45 +132,25 @@ bool Stepper::is_current(const ScheduledRate& rate, const Tries& tries) const {
   return false;
 }
 
-/// Throws if bound memory has changed or the stream is recording a CUDA graph. Requires the lock.
+/// Throws if bound memory has changed, or if the stream is recording a CUDA graph although the step count is on the
+/// host. Requires the lock.
 void Stepper::require_unmoved(const Stream& stream) const {
   watch_.check(moved);
   states_watch_.check(moved);
-  operands_.refuse_capture(stream);
+  if (!clock_.on_device()) operands_.refuse_capture(stream);
 }
 
 /// Takes the step. Requires the lock, but not the GIL.
-void Stepper::advance(Step step, double lr, double grad_scale, const Stream& stream) {
-  const int64_t count = count_.load(std::memory_order_relaxed);
-  step.constants = config_.constants_at({.t = static_cast<double>(count + 1), .lr = lr}, memo_, grad_scale);
-  operands_.run_step(config_, step, stream);
-  count_.store(count + 1, std::memory_order_release);
+void Stepper::advance(Step step, const ScheduledRate& rate, double grad_scale, const Stream& stream) {
+  step.constants = config_.constants_at(clock_.next(rate.lr), memo_, grad_scale);
+  if (clock_.on_device()) [[unlikely]]
+    captured_ = captured_ || operands_.is_capturing(stream);
+  operands_.run_step(config_, step, stream, clock_.table());
+  clock_.advance(stream.handle);
 }
 
 void Stepper::raise_versions(bool of_params) const {
   if (written_) raise_versions_of(of_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
-}
-
-/// Takes a step whose constants the device looks up by its own step count.
-void Stepper::step_by_table(py::handle grads, double grad_scale, py::handle requested) {
-  if (!grads.is_none())
-    throw py::type_error(
-        "grads: a capturable optimizer steps with the gradients that were bound at construction; write into them");
-  const Stream stream = operands_.stream(requested, grads);
-  Step step = operands_.step(*grads_);
-
-  {
-    const StepLock lock(step_mutex_);
-    watch_.check(moved);
-    states_watch_.check(moved);
-    const GilRelease unlocked;
-    Memo memo;
-    step.constants = config_.constants_at({.t = 1, .lr = 0}, memo, grad_scale);  // only their gscale is used
-    captured_ = captured_ || operands_.is_capturing(stream);
-    operands_.run_step(config_, step, stream, constants_table_->view());
-    constants_table_->advance(stream.handle);
-  }
-  raise_versions();
 }
 
 /// Returns the constants of the first `steps` steps.
@@ -183,24 +165,21 @@ std::vector<Constants> Stepper::rows(const RuleConfig& config, const Rate& rate,
 }
 
 int64_t Stepper::step_count() const {
-  if (!constants_table_) return count_.load(std::memory_order_acquire);
+  if (!clock_.on_device()) return clock_.count();
   const GilRelease unlocked;
-  return constants_table_->step_count();
+  return clock_.count();
 }
 
 void Stepper::set_step_count(py::handle object) {
   const int64_t count = to_integer(object, "step_count", 0, max_step);
   const StepLock lock(step_mutex_);
   const GilRelease unlocked;
-  if (constants_table_)
-    constants_table_->set_step_count(count);
-  else
-    count_.store(count, std::memory_order_release);
+  clock_.set_count(count);
 }
 
-/// Throws AttributeError if the constants are in a table, which captured graphs continue to use.
+/// Throws AttributeError if the constants are on the device, where captured graphs continue to use them.
 void Stepper::refuse_where_captured(const char* what) const {
-  if (constants_table_)
+  if (clock_.on_device())
     throw py::attribute_error(text(what,
                                    ": fixed at construction: this optimizer is capturable, and graphs read the "
                                    "constants of each step from a table on the device; make a new optimizer"));

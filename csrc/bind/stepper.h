@@ -1,7 +1,6 @@
 // The Stepper, the compiled part of an optimizer: views, step count, learning rate, hyperparameters and lock.
 #pragma once
 
-#include <atomic>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -9,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "constants_table.h"
+#include "clock.h"
 #include "operands.h"
 #include "pending_reads.h"
 #include "rate.h"
@@ -57,8 +56,8 @@ class Stepper {
 
   /// Takes one step with `grads`, or with the bound gradients if it is None. If `grad_scale` is null, the scale is 1.
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
-  /// Takes one step of each stepper, with its bound gradients and the rate of the first stepper. If a check fails, none
-  /// of them steps. Capturable steppers are an exception: they step one after the other, each with its own table.
+  /// Takes one step of each stepper, with its bound gradients and the rate of the first stepper that is not capturable.
+  /// If a check fails, none of them steps.
   static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale);
 
   int64_t step_count() const;
@@ -104,9 +103,8 @@ class Stepper {
   ScheduledRate next_rate() const;
   bool is_current(const ScheduledRate& rate, const Tries& tries) const;
   void require_unmoved(const Stream& stream) const;
-  void advance(Step step, double lr, double grad_scale, const Stream& stream);
+  void advance(Step step, const ScheduledRate& rate, double grad_scale, const Stream& stream);
   void raise_versions(bool of_params = true) const;
-  void step_by_table(py::handle grads, double grad_scale, py::handle stream);
   static std::vector<Constants> rows(const RuleConfig& config, const Rate& rate, int64_t steps);
   void refuse_where_captured(const char* what) const;
   void use(Hyperparameters& hyperparameters);
@@ -121,10 +119,9 @@ class Stepper {
   py::object hyperparameters_;
   Rate rate_;
   Memo memo_;
-  std::optional<ConstantsTable> constants_table_;
+  Clock clock_;
   bool captured_ = false;
   PendingReads pending_reads_;
-  std::atomic<int64_t> count_{0};
   StepMutex step_mutex_;
   Tries::Patience patience_{0};
   /// Guards the references that are read without the step's lock. Held only for a copy or a swap.

@@ -22,19 +22,15 @@ std::vector<Stepper*> in_order(std::vector<Stepper*> steppers) {
 void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale) {
   const double grad_scale = checked_grad_scale(scale);
   std::vector<Stream> streams;
-  bool by_table = false;
   for (Stepper* each : steppers) {
     if (!each->grads_)
       throw py::type_error("grads: optimizers that step together need gradients bound at construction");
     streams.push_back(each->operands_.stream(py::none(), py::none()));
-    by_table = by_table || each->constants_table_;
-  }
-  if (by_table) {
-    for (Stepper* each : steppers) each->step_by_table(py::none(), grad_scale, py::none());
-    return;
   }
   const std::vector<Stepper*> ordered = in_order({steppers.begin(), steppers.end()});
-  Stepper& first = *steppers[0];
+  const auto has_rate = [](const Stepper* each) { return !each->clock_.on_device(); };
+  const auto found = std::ranges::find_if(steppers, has_rate);
+  Stepper& first = found == steppers.end() ? *steppers[0] : **found;
   for (Tries tries(first.patience_);; tries.fail()) {
     tries.begin();
     const ScheduledRate rate = first.next_rate();
@@ -46,7 +42,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     const GilRelease unlocked;
     for (size_t i = 0; i < steppers.size(); ++i) {
       Stepper& each = *steppers[i];
-      each.advance(each.operands_.step(*each.grads_), rate.lr, grad_scale, streams[i]);
+      each.advance(each.operands_.step(*each.grads_), rate, grad_scale, streams[i]);
     }
     break;
   }
@@ -76,8 +72,8 @@ Stepper::Prepared Stepper::prepare(Change& change) const {
   }
   if (!change.step_count.is_none()) prepared.count = to_integer(change.step_count, "step_count", 0, max_step);
   if (change.hyperparameters) prepared.config = config_.with(*change.hyperparameters);
-  if (constants_table_ && (change.hyperparameters || change.rate))
-    prepared.table = rows(prepared.config, change.rate ? *change.rate : rate_, constants_table_->steps());
+  if (clock_.on_device() && (change.hyperparameters || change.rate))
+    prepared.table = rows(prepared.config, change.rate ? *change.rate : rate_, clock_.steps_on_device());
   return prepared;
 }
 
@@ -102,13 +98,10 @@ void Stepper::make(Prepared& prepared) {
   if (prepared.change.hyperparameters) use(*prepared.change.hyperparameters);
   if (prepared.change.rate) use(*prepared.change.rate);
   const GilRelease unlocked;
-  if (!constants_table_) {
-    if (prepared.count) count_.store(*prepared.count, std::memory_order_release);
-  } else if (!prepared.table.empty()) {
-    constants_table_->write(prepared.table, prepared.count ? *prepared.count : constants_table_->step_count());
-  } else if (prepared.count) {
-    constants_table_->set_step_count(*prepared.count);
-  }
+  if (!prepared.table.empty())
+    clock_.set_rows(prepared.table, prepared.count);
+  else if (prepared.count)
+    clock_.set_count(*prepared.count);
 }
 
 void Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& attributes,

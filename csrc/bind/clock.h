@@ -1,0 +1,49 @@
+// The step count of an optimizer: on the host, where each step computes its constants, or on the device, next to a
+// table with the constants of every step that a CUDA graph may take.
+#pragma once
+
+#include <atomic>
+#include <optional>
+#include <vector>
+
+#include "constants_table.h"
+
+namespace lrcore {
+
+class Clock {
+ public:
+  /// Moves the count, which must be 0, to a device, with the constants of the first `rows.size()` steps.
+  /// Requires the GIL.
+  void move_to_device(const cuda::Api& api, Device device, const std::vector<Constants>& rows);
+  bool on_device() const { return table_.has_value(); }
+
+  /// Returns the number of steps taken. Waits for the device if the count is there.
+  int64_t count() const { return table_ ? table_->step_count() : count_.load(std::memory_order_acquire); }
+  void set_count(int64_t count);
+  /// Returns the number of steps in the table on the device.
+  int64_t steps_on_device() const { return table_->steps(); }
+  /// Replaces the constants on the device and, if it is present, the count.
+  void set_rows(const std::vector<Constants>& rows, std::optional<int64_t> count);
+
+  /// Returns the next step, whose rate is `lr`. If the count is on the device, returns the first step: the launch takes
+  /// only `gscale`, which is the same at all steps, from constants of the host.
+  Instant next(double lr) const {
+    return {.t = static_cast<double>(count_.load(std::memory_order_relaxed) + 1), .lr = lr};
+  }
+  /// Returns the addresses from which a launch reads the constants, or null pointers if they are on the host.
+  const cuda::Table& table() const { return view_; }
+  /// Counts a step. If the count is on the device, the increment is queued on `stream`.
+  void advance(uintptr_t stream) {
+    if (table_) [[unlikely]]
+      table_->advance(stream);
+    else
+      count_.store(count_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  }
+
+ private:
+  std::atomic<int64_t> count_{0};  // stays 0 if there is a table
+  cuda::Table view_{};
+  std::optional<ConstantsTable> table_;
+};
+
+}  // namespace lrcore
