@@ -376,6 +376,7 @@ def test_several_lines_in_one_chart() -> None:
         ("StepDecay(0.1, every=30)", 60),
         # four periods
         ("Cyclic(0.01, 0.1, up=2000)", 16_000),
+        ("Cyclic(0.09, 0.1, up=2000)", 16_000),  # never below 0.3 of its highest rate
         ("CyclicStages([(0.1, 30), (0.2, 40)])", 280),
         # the rates suggest no number of steps
         ("0.1", DEFAULT),

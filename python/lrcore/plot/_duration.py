@@ -15,6 +15,8 @@ DEFAULT = 1000
 _LATEST = 10**9
 """The last step that is examined."""
 _LONGEST_PERIOD = 100_000
+_CANDIDATES = 100
+"""Number of possible periods that are compared with all rates, which takes a millisecond each."""
 _SMALL = 0.3
 """A rate that falls forever is drawn for twice the time that it takes to fall to this fraction of its highest value."""
 
@@ -35,7 +37,7 @@ def _duration(schedule: Schedule) -> int:
     decayed = _last_change(schedule, _SMALL * schedule(_steps(0, _LATEST)).max())
     if end < _LATEST // 2 and (end < 10 * decayed or decayed == 0):
         return end + math.ceil(end / 10)
-    if decayed < _LATEST // 2:
+    if 0 < decayed < _LATEST // 2:
         return 2 * decayed
     return 4 * _period(schedule) or DEFAULT
 
@@ -62,8 +64,21 @@ def _last_change(schedule: Schedule, tolerance: float) -> int:
 
 
 def _period(schedule: Schedule) -> int:
-    """Return the period of the rates; 0 if none is found."""
+    """Return the period of the rates, or 0 if none is found."""
     rates = schedule(np.arange(2 * _LONGEST_PERIOD))
     first = rates[:_LONGEST_PERIOD]
-    candidates = 1 + np.flatnonzero(np.isclose(rates[1 : _LONGEST_PERIOD + 1], rates[0], rtol=1e-9))
-    return next((int(n) for n in candidates if np.allclose(rates[n : n + len(first)], first, rtol=1e-9)), 0)
+    changes = np.flatnonzero(first[1:] != first[:-1])
+    if not len(changes):
+        return 0
+    k = changes[0]  # a period later, the rates before and after the first change occur again
+    before, after = (rates[k + i : k + i + _LONGEST_PERIOD + 1] for i in (0, 1))
+    alike = np.isclose(before, before[0], rtol=1e-9) & np.isclose(after, after[0], rtol=1e-9)
+    candidates = 1 + np.flatnonzero(alike[1:])
+    return next(
+        (
+            int(n)
+            for n in candidates[:_CANDIDATES]
+            if np.allclose(rates[n : n + len(first)], first, rtol=1e-9)
+        ),
+        0,
+    )
