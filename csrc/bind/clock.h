@@ -42,7 +42,7 @@ class Clock {
 
  private:
   std::atomic<int64_t> count_{0};  // stays 0 if there is a table
-  cuda::Table view_{};
+  cuda::Table view_{};             // of the table; made once, because small steps are slower if each makes it
   std::optional<ConstantsTable> table_;
 };
 

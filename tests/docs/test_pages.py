@@ -165,8 +165,8 @@ def run_lrcore(words: list[str]) -> None:
 def test_commands(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The lrcore commands are run in a shortened form.
 
-    The other commands must name existing extras, groups, sessions or files. CI runs the README's first two
-    commands in empty environments, and other tests run the examples.
+    The other commands must name existing extras, groups, sessions or files. CI runs the README's first
+    commands in an empty environment, and other tests run the examples.
     """
     program, *rest = words
     if program == "lrcore":
