@@ -25,8 +25,8 @@ struct Adam {
 
   static Adam constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.moments = Moments::from_betas(h.beta1, h.beta2),
-            .STEP = f32(now.lr / (1 - pow(h.beta1, now.t))),
-            .ROOT = f32(1 / sqrt(1 - pow(h.beta2, now.t))),
+            .STEP = f32(now.lr / correction(h.beta1, now.t)),
+            .ROOT = f32(1 / sqrt(correction(h.beta2, now.t))),
             .EPS = f32(h.eps)};
   }
 
@@ -45,7 +45,7 @@ struct Adam {
 struct AdamHat : Adam {
   static Adam constants_at(const Hyper& h, const Instant& now, Memo&) {
     return {.moments = Moments::from_betas(h.beta1, h.beta2),
-            .STEP = f32(now.lr * sqrt(1 - pow(h.beta2, now.t)) / (1 - pow(h.beta1, now.t))),
+            .STEP = f32(now.lr * sqrt(correction(h.beta2, now.t)) / correction(h.beta1, now.t)),
             .ROOT = 1,
             .EPS = f32(h.eps)};
   }

@@ -23,7 +23,7 @@ struct Adamax {
             .ONE_MINUS_BETA1 = f32(1 - h.beta1),
             .BETA2 = f32(h.beta2),
             .EPS = f32(h.eps),
-            .STEP = f32(now.lr / (1 - pow(h.beta1, now.t)))};
+            .STEP = f32(now.lr / correction(h.beta1, now.t))};
   }
 
   template <class L>

@@ -42,7 +42,7 @@ struct NAdam {
     return {.moments = Moments::from_betas(h.beta1, h.beta2),
             .CG = f32(now.lr * (1 - mu(h, now.t)) / (1 - P)),
             .CM = f32(now.lr * next / (1 - P * next)),
-            .ROOT = f32(1 / sqrt(1 - pow(h.beta2, now.t))),
+            .ROOT = f32(1 / sqrt(correction(h.beta2, now.t))),
             .EPS = f32(h.eps)};
   }
 

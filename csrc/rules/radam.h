@@ -16,7 +16,7 @@ struct RAdam : Adam {
   static Adam constants_at(const Hyper& h, const Instant& now, Memo&) {
     const Moments moments = Moments::from_betas(h.beta1, h.beta2);
     const double decayed = pow(h.beta2, now.t);
-    const double correction1 = 1 - pow(h.beta1, now.t);
+    const double correction1 = correction(h.beta1, now.t);
     const double correction2 = 1 - decayed;
     const double rho_inf = 2 / (1 - h.beta2) - 1;
     const double rho = rho_inf - 2 * now.t * decayed / correction2;

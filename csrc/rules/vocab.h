@@ -11,7 +11,8 @@
 //
 //   flush(x, mask)   x if it has any bit of the mask set, else +0
 //
-// sqrt, pow and f32 of doubles are for `constants_at`, which computes in double on the host and rounds once to float32.
+// sqrt, pow, correction and f32 of doubles are for `constants_at`, which computes in double on the host and rounds once
+// to float32.
 //
 // The constants of a step are in upper case, so that constants and lanes can be told apart in an equation. This departs
 // from the Google style that .clang-format names.
@@ -36,6 +37,9 @@ constexpr float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x ==
 
 inline double sqrt(double x) { return ::sqrt(x); }
 inline double pow(double base, double exponent) { return ::pow(base, exponent); }
+/// Returns 1 - beta^t, by which an average that began at 0 is corrected. beta^t < exp(-t (1 - beta)), so the result is
+/// 1 without the power, which takes most of the time, once it is below exp(-38) < 2^-54.
+inline double correction(double beta, double t) { return t * (1 - beta) > 38 ? 1 : 1 - pow(beta, t); }
 constexpr float f32(double x) { return static_cast<float>(x); }
 
 }  // namespace lrcore::rules
