@@ -46,12 +46,12 @@ void fill() {
   }
 }
 
-void count(Sweep sweep, const Step& step, int64_t n, const std::string& label) {
+void count(Sweep sweep, const Step& step, const Constants& constants, int64_t n, const std::string& label) {
   fill();
-  sweep(step, 0, n);  // the first call may do additional work
+  sweep(step, constants, 0, n);  // the first call may do additional work
   CALLGRIND_ZERO_STATS;
   CALLGRIND_TOGGLE_COLLECT;
-  sweep(step, 0, n);
+  sweep(step, constants, 0, n);
   CALLGRIND_TOGGLE_COLLECT;
   CALLGRIND_DUMP_STATS_AT(label.c_str());
 }
@@ -61,13 +61,18 @@ void count_all() {
     for (size_t rule = 0; rule < rule_infos().size(); ++rule)
       for (const bool coupled : {false, true}) {
         const RuleInfo& info = rule_infos()[rule];
-        Step step{.p = params, .g = grads, .states = {states[0], states[1], states[2]}, .constants = {}};
+        const auto stream = [](float* data) { return Stream{.data = data, .format = Format::float32}; };
+        const Step step{.p = stream(params),
+                        .g = stream(grads),
+                        .states = {stream(states[0]), stream(states[1]), stream(states[2])},
+                        .origin = 0};
         Memo memo;
-        step.constants.stages = stage_constants(0.01, coupled ? 0.01 : 0, false, 1, false, info.flush_mask(half));
-        info.constants_at(half, {.t = 10, .lr = 0.01}, memo, step.constants.rule);
+        Constants constants{};
+        constants.stages = stage_constants(0.01, coupled ? 0.01 : 0, false, 1, false, info.flush_mask(half));
+        info.constants_at(half, {.t = 10, .lr = 0.01}, memo, constants.rule);
         for (const int64_t n : sizes) {
           const std::string kind = coupled ? " coupled " : " ";
-          count(backend.table.sweeps[rule][coupled], step, n,
+          count(backend.table.sweeps[rule][coupled], step, constants, n,
                 std::string(backend.name) + " " + info.name + kind + std::to_string(n));
         }
       }

@@ -50,7 +50,7 @@ std::span<const RuleInfo> rule_infos() {
 Stages stage_constants(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
                        uint32_t flush_mask) {
   return {.gscale = rules::f32(maximize ? -grad_scale : grad_scale),
-          .wd = rules::f32(weight_decay),
+          .wd = rules::f32(decoupled ? 0 : weight_decay),
           .decay_factor = rules::f32(decoupled ? 1 - lr * weight_decay : 1),
           .flush_mask = flush_mask};
 }

@@ -36,7 +36,7 @@ template <class Rule>
 consteval Cost cost() {
   Cost found;
   Counted p(found), g(found), s[max_states] = {Counted(found), Counted(found), Counted(found)};
-  Update<Counted, Rule, false>()(p, g, s);
+  Update<Counted, Rule, Coupled::no>()(p, g, s);
   return found;
 }
 

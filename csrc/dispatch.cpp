@@ -2,9 +2,6 @@
 
 #include <atomic>
 
-#include "cpu/fp_mode.h"
-#include "cpu/pool.h"
-
 namespace lrcore {
 namespace {
 
@@ -42,21 +39,5 @@ const Backend* find_backend(std::string_view name) {
 
 const Backend& active_backend() { return *active().load(std::memory_order_relaxed); }
 void choose_backend(const Backend& backend) { active().store(&backend, std::memory_order_relaxed); }
-
-void run_sweep(Sweep sweep, const Step& step, int64_t n) {
-  struct Work {
-    Sweep sweep;
-    const Step& step;
-  };
-  const Work work{sweep, step};
-  pool::parallel_for(
-      n,
-      [](const void* context, int64_t begin, int64_t end) {
-        const cpu::DefaultFpMode mode;
-        const Work& own = *static_cast<const Work*>(context);
-        own.sweep(own.step, begin, end);
-      },
-      &work);
-}
 
 }  // namespace lrcore

@@ -24,7 +24,4 @@ const Backend* find_backend(std::string_view name);
 const Backend& active_backend();
 void choose_backend(const Backend& backend);
 
-/// Runs a sweep over [0, n) on the thread pool, with each thread in the default floating-point mode.
-void run_sweep(Sweep sweep, const Step& step, int64_t n);
-
 }  // namespace lrcore

@@ -41,7 +41,7 @@ struct Memo {
 /// Constants of the stages around every rule: scale, coupled decay, decoupled decay, store.
 struct Stages {
   float gscale;
-  float wd;
+  float wd;  // 0 unless weight decay is coupled
   float decay_factor;
   uint32_t flush_mask;  // a state with none of these bits set is stored as 0
 };
@@ -52,15 +52,34 @@ struct alignas(16) Constants {
   float rule[max_constants];
 };
 
-/// One step over flat float32 buffers of equal length.
+/// Whether weight decay is added to the gradient. The factor is 0 if there is no decay, or if it is decoupled.
+constexpr bool is_coupled(const Constants& constants) { return constants.stages.wd != 0; }
+
+/// The type of an array's elements.
+enum class Format : int32_t { float32 };
+
+/// A flat array that a step reads or updates.
+struct Stream {
+  void* data;
+  Format format;
+};
+
+/// Returns the address of the first element, of type `Element`. It is a template because Clang rejects a constexpr
+/// function that can never be a constant expression.
+template <class Element>
+constexpr Element* elements(const Stream& stream) {
+  return static_cast<Element*>(stream.data);
+}
+
+/// The arrays of one step, of equal length.
 struct Step {
-  float* p;
-  const float* g;
-  float* states[max_states];
-  Constants constants;
+  Stream p;
+  Stream g;  // only read
+  Stream states[max_states];
+  int64_t origin;  // the index of the first element in the whole, of which the arrays may be a slice
 };
 
 /// Updates the elements [begin, end).
-using Sweep = void (*)(const Step& step, int64_t begin, int64_t end);
+using Sweep = void (*)(const Step& step, const Constants& constants, int64_t begin, int64_t end);
 
 }  // namespace lrcore

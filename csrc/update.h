@@ -5,7 +5,10 @@
 
 namespace lrcore {
 
-template <class Lane, class Rule, bool coupled>
+/// Whether weight decay is added to the gradient: known when the code is compiled, or only from the constants.
+enum class Coupled { no, yes, by_row };
+
+template <class Lane, class Rule, Coupled coupled>
 struct Update {
   static constexpr int states = Rule::states.count;
 
@@ -20,7 +23,9 @@ struct Update {
   /// Updates p and the first `states` of s from g.
   constexpr void operator()(Lane& p, Lane g, Lane (&s)[max_states]) const {
     g = g * stages.gscale;
-    if constexpr (coupled) g = g + stages.wd * p;
+    if constexpr (coupled == Coupled::yes) g = g + stages.wd * p;
+    if constexpr (coupled == Coupled::by_row)
+      if (stages.wd != 0) g = g + stages.wd * p;
     p = p * stages.decay_factor;
     apply(p, g, s);
     using rules::flush;

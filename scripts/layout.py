@@ -49,7 +49,7 @@ CSRC_FLOORS = (
     ("cpu", "constants"),
     ("cost",),
     ("update",),
-    ("rules",),
+    ("rules", "plan"),
     ("step",),
 )
 """The modules of csrc from the top. Each may include modules on its own floor and below."""

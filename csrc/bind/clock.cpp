@@ -4,8 +4,8 @@
 
 namespace lrcore {
 
-void Clock::move_to_device(const cuda::Api& api, Device device, const std::vector<Constants>& rows) {
-  table_.emplace(api, device, static_cast<int64_t>(rows.size()));
+void Clock::move_to_device(const cuda::Api& api, Device device, int64_t steps, const std::vector<Constants>& rows) {
+  table_.emplace(api, device, steps, static_cast<int64_t>(rows.size()) / steps);
   const GilRelease unlocked;
   table_->write(rows, 0);
   view_ = table_->view();

@@ -12,9 +12,9 @@ namespace lrcore {
 
 class Clock {
  public:
-  /// Moves the count, which must be 0, to a device, with the constants of the first `rows.size()` steps.
+  /// Moves the count, which must be 0, to a device, with the rows of constants of the first `steps` steps.
   /// Requires the GIL.
-  void move_to_device(const cuda::Api& api, Device device, const std::vector<Constants>& rows);
+  void move_to_device(const cuda::Api& api, Device device, int64_t steps, const std::vector<Constants>& rows);
   bool on_device() const { return table_.has_value(); }
 
   /// Returns the number of steps taken. Waits for the device if the count is there.
@@ -25,11 +25,6 @@ class Clock {
   /// Replaces the constants on the device and, if it is present, the count.
   void set_rows(const std::vector<Constants>& rows, std::optional<int64_t> count);
 
-  /// Returns the next step, whose rate is `lr`. If the count is on the device, returns the first step: the launch takes
-  /// only `gscale`, which is the same at all steps, from constants of the host.
-  Instant next(double lr) const {
-    return {.t = static_cast<double>(count_.load(std::memory_order_relaxed) + 1), .lr = lr};
-  }
   /// Returns the addresses from which a launch reads the constants, or null pointers if they are on the host.
   const cuda::Table& table() const { return view_; }
   /// Counts a step. If the count is on the device, the increment is queued on `stream`.

@@ -2,16 +2,18 @@
 
 namespace lrcore {
 
-ConstantsTable::ConstantsTable(const cuda::Api& api, Device device, int64_t steps)
+ConstantsTable::ConstantsTable(const cuda::Api& api, Device device, int64_t steps, int64_t rows_per_step)
     : api_(api),
       steps_(steps),
-      memory_(api, device, steps * static_cast<int64_t>(sizeof(Constants)) + static_cast<int64_t>(sizeof(int64_t))),
+      rows_per_step_(rows_per_step),
+      memory_(api, device,
+              steps * rows_per_step * static_cast<int64_t>(sizeof(Constants)) + static_cast<int64_t>(sizeof(int64_t))),
       rows_(static_cast<Constants*>(memory_.data())),
-      step_count_(reinterpret_cast<int64_t*>(rows_ + steps)) {}
+      step_count_(reinterpret_cast<int64_t*>(rows_ + steps * rows_per_step)) {}
 
 void ConstantsTable::write(const std::vector<Constants>& rows, int64_t step_count) {
   const CurrentDevice current(api_, memory_.device());
-  check_cuda(api_, api_.copy(rows_, rows.data(), steps_ * static_cast<int64_t>(sizeof(Constants))),
+  check_cuda(api_, api_.copy(rows_, rows.data(), static_cast<int64_t>(rows.size() * sizeof(Constants))),
              "writing the table of constants");
   set_step_count(step_count);
 }

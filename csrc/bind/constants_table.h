@@ -9,13 +9,13 @@ namespace lrcore {
 
 class ConstantsTable {
  public:
-  ConstantsTable(const cuda::Api& api, Device device, int64_t steps);
+  ConstantsTable(const cuda::Api& api, Device device, int64_t steps, int64_t rows_per_step);
 
   int64_t steps() const { return steps_; }
   /// Returns the addresses that a launch reads.
-  cuda::Table view() const { return {rows_, step_count_, steps_ - 1}; }
+  cuda::Table view() const { return {rows_, step_count_, steps_ - 1, rows_per_step_}; }
 
-  /// Waits for the device, then replaces all `steps()` rows and the step count.
+  /// Waits for the device, then replaces the rows of all steps and the step count.
   void write(const std::vector<Constants>& rows, int64_t step_count);
   /// Waits for the device, then returns the step count.
   int64_t step_count() const;
@@ -26,6 +26,7 @@ class ConstantsTable {
  private:
   const cuda::Api& api_;
   int64_t steps_;
+  int64_t rows_per_step_;
   DeviceMemory memory_;
   Constants* rows_;
   int64_t* step_count_;

@@ -111,7 +111,7 @@ CurrentInLibrary::~CurrentInLibrary() {
 
 py::object library_of(py::handle array) { return streams().attr("library_of")(array); }
 
-Stream resolve_stream(Device device, py::handle library, py::handle requested, py::handle grads) {
+CudaStream resolve_stream(Device device, py::handle library, py::handle requested, py::handle grads) {
   if (device.on_cpu()) {
     if (!requested.is_none()) throw py::value_error("stream: CPU arrays have no stream; leave it out");
     return {};

@@ -63,7 +63,7 @@ class DeviceMemory {
 };
 
 /// The stream of a step: its raw handle, and the `stream` argument for the `__dlpack__` of the gradients.
-struct Stream {
+struct CudaStream {
   uintptr_t handle = 1;        // the legacy default stream
   int64_t dlpack_stream = -1;  // -1 if the exporter works on the same stream
 };
@@ -86,6 +86,6 @@ py::object library_of(py::handle array);
 
 /// Returns the stream of a step on arrays of `device`: `requested` if it is not None, else the current stream of
 /// `library`. Throws TypeError or ValueError if `requested` is not a stream, or if it is passed for CPU arrays.
-Stream resolve_stream(Device device, py::handle library, py::handle requested, py::handle grads);
+CudaStream resolve_stream(Device device, py::handle library, py::handle requested, py::handle grads);
 
 }  // namespace lrcore

@@ -1,5 +1,6 @@
 #include "functional_step.h"
 
+#include "../cpu/fp_mode.h"
 #include "gil.h"
 #include "rate.h"
 #include "watch.h"
@@ -11,7 +12,7 @@ void FunctionalStep::apply(py::handle params, py::handle grads, const py::sequen
   const Instant now{.t = static_cast<double>(to_integer(t, "step", 1, max_step)), .lr = checked_rate(lr)};
   const double grad_scale = checked_grad_scale(scale);
   const Operands operands(params, states, config_.info().states);
-  const Stream stream = operands.stream(requested, grads);
+  const CudaStream stream = operands.stream(requested, grads);
   Array gradients = operands.gradients(grads, stream);
   operands.refuse_capture(stream);
   require_in_place(params, operands.params);
@@ -27,9 +28,14 @@ void FunctionalStep::apply(py::handle params, py::handle grads, const py::sequen
   }
   {
     const GilRelease unlocked;
-    Step step = operands.step(gradients);
-    step.constants = config_.constants_at(now, memo, grad_scale);
-    operands.run_step(config_, step, stream);
+    const Step step = operands.step(gradients);
+    Constants row{};
+    {
+      const cpu::DefaultFpMode mode;
+      config_.write_constants(now, memo, grad_scale, row);
+    }
+    const Segment whole{.begin = 0, .end = operands.params.size(), .before = 0, .row = 0};
+    operands.run(config_.rule, {.step = step, .rows = {&row, 1}, .segments = {&whole, 1}}, stream);
   }
   {
     const StepLock lock(mutex_);

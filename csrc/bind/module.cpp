@@ -7,6 +7,7 @@
 
 #include "../cpu/fp_mode.h"
 #include "../cpu/pool.h"
+#include "../cpu/run.h"
 #include "../dispatch.h"
 #include "arguments.h"
 #include "device_array.h"
@@ -131,14 +132,14 @@ void run_stream_bound(py::handle params, py::handle grads, const py::sequence& s
   Names names;
   while (names.count < static_cast<int>(states.size()) && names.count < max_states) names = names + Names{"state"};
   const Operands operands(params, states, names);
-  const Stream stream = operands.stream(requested, grads);
+  const CudaStream stream = operands.stream(requested, grads);
   const Array gradients = operands.gradients(grads, stream);
 
   const Step work = operands.step(gradients);
   const int64_t n = operands.params.size();
   const GilRelease unlocked;
-  if (operands.api == nullptr) return run_sweep(active_backend().table->stream_bounds[names.count], work, n);
-  if (cuda::make_job(work, names.count, n, {}).width != cuda::Vec4::width || reinterpret_cast<uintptr_t>(work.p) % 16)
+  if (operands.api == nullptr) return cpu::run(active_backend().table->stream_bounds[names.count], work, n);
+  if (cuda::chunk_width(work, names.count) != cuda::Vec4::width || reinterpret_cast<uintptr_t>(work.p.data) % 16)
     throw std::invalid_argument("params: expected arrays aligned to 16 bytes");
   const CurrentDevice current(*operands.api, operands.device());
   check_cuda(*operands.api, operands.api->stream_bound(&work, names.count, n, stream.handle),
@@ -147,12 +148,12 @@ void run_stream_bound(py::handle params, py::handle grads, const py::sequence& s
 
 /// Runs one pass of the arithmetic bound of a rule over CPU arrays.
 void run_arithmetic_bound(const std::string& rule, py::handle params, py::handle grads, const py::sequence& states) {
-  const RuleConfig config(rule, false, false);
+  const RuleConfig config(rule, false);
   const Operands operands(params, states, config.info().states);
   if (operands.api != nullptr) throw std::invalid_argument("params: expected CPU arrays");
   const Step work = operands.step(operands.gradients(grads, {}));
   const GilRelease unlocked;
-  run_sweep(active_backend().table->arithmetic_bounds[config.rule], work, operands.params.size());
+  cpu::run(active_backend().table->arithmetic_bounds[config.rule], work, operands.params.size());
 }
 
 /// Lets the garbage collector see the references held by instances of a class, because they may form cycles.
@@ -176,16 +177,55 @@ void make_collectable(PyHeapTypeObject* heap_type) {
   };
 }
 
-// How Python passes Hyperparameters, Rate and Change.
-using HyperparametersTuple = std::tuple<py::object, std::vector<double>, double>;
+// How Python passes Numbers, NewSettings, NewRate and Change.
+using NumbersTuple = std::tuple<std::vector<double>, double, bool>;
+using GroupTuple = std::tuple<NumbersTuple, bool, double, py::object>;
+using SettingsTuple = std::tuple<py::object, py::object, std::vector<GroupTuple>>;
 using RateTuple = std::tuple<py::object, py::object>;
-using ChangeTuple = std::tuple<Stepper*, std::optional<py::sequence>, py::object, std::optional<HyperparametersTuple>,
-                               std::optional<RateTuple>, py::object>;
+using RangeTuple = std::tuple<int64_t, int64_t>;
+using CountTuple = std::tuple<int64_t, int64_t, int64_t>;
+using ChangeTuple = std::tuple<Stepper*, std::optional<py::sequence>, py::object, std::vector<CountTuple>,
+                               std::optional<SettingsTuple>, std::optional<RateTuple>, py::object>;
 
-Hyperparameters to_hyperparameters(const HyperparametersTuple& parts) {
-  return {.dict = std::get<0>(parts), .values = std::get<1>(parts), .weight_decay = std::get<2>(parts)};
+Numbers to_numbers(const NumbersTuple& parts) {
+  return {.values = std::get<0>(parts), .weight_decay = std::get<1>(parts), .maximize = std::get<2>(parts)};
 }
-Rate to_rate(const RateTuple& parts) { return {.schedule = std::get<0>(parts), .source = std::get<1>(parts)}; }
+
+GroupSettings to_groups(const std::vector<GroupTuple>& groups) {
+  GroupSettings all;
+  bool all_alike = true;
+  for (const auto& [numbers, frozen, scale, source] : groups) {
+    all.numbers.push_back(to_numbers(numbers));
+    all.frozen.push_back(frozen);
+    // The rate of a frozen group is not needed, so its schedule is not called.
+    const bool has_source = !frozen && !source.is_none();
+    all.rates.push_back({has_source ? source : py::object(), frozen ? 1 : scale});
+    all_alike = all_alike && !has_source && all.rates.back().scale == 1;
+  }
+  if (all_alike) all.rates.clear();
+  return all;
+}
+
+NewSettings to_settings(const SettingsTuple& parts) {
+  const auto& [expected, shown, groups] = parts;
+  return {.expected = expected, .shown = shown, .groups = to_groups(groups)};
+}
+
+NewRate to_rate(const RateTuple& parts) { return {.schedule = std::get<0>(parts), .source = std::get<1>(parts)}; }
+
+Change to_change(const ChangeTuple& parts) {
+  const auto& [stepper, states, step_count, counts, settings, rate, params] = parts;
+  Change change{.stepper = stepper,
+                .states = states,
+                .step_count = {},
+                .counts = {},
+                .settings = settings ? std::optional(to_settings(*settings)) : std::nullopt,
+                .rate = rate ? std::optional(to_rate(*rate)) : std::nullopt,
+                .params = params};
+  if (!step_count.is_none()) change.step_count = to_integer(step_count, "step_count", 0, max_step);
+  for (const auto& [begin, end, count] : counts) change.counts.push_back({{begin, end}, count});
+  return change;
+}
 
 void bind_watch(py::module_& module) {
   using namespace py::literals;
@@ -211,12 +251,15 @@ void bind_stepper(py::module_& module) {
   py::class_<Stepper> cls(module, "Stepper", py::custom_type_setup(make_collectable<Stepper>));
   add_step_method(cls);
   cls.def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
-                      bool decoupled, bool maximize, const HyperparametersTuple& hyperparameters, const RateTuple& rate,
-                      std::optional<int64_t> max_steps) {
-            return std::make_unique<Stepper>(rule, params, states, grads, decoupled, maximize,
-                                             to_hyperparameters(hyperparameters), to_rate(rate), max_steps);
+                      bool decoupled, const std::vector<std::vector<RangeTuple>>& groups, const SettingsTuple& settings,
+                      const RateTuple& rate, std::optional<int64_t> max_steps) {
+            std::vector<std::vector<Range>> ranges(groups.size());
+            for (size_t i = 0; i < groups.size(); ++i)
+              for (const auto& [begin, end] : groups[i]) ranges[i].push_back({begin, end});
+            return std::make_unique<Stepper>(rule, params, states, grads, decoupled, ranges, to_settings(settings),
+                                             to_rate(rate), max_steps);
           }),
-          "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "maximize"_a, "hyperparameters"_a, "rate"_a,
+          "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "groups"_a, "settings"_a, "rate"_a,
           "max_steps"_a = py::none())
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "The number of steps applied so far, 0 to 2**53 - 1. It can be set; the next step is then "
@@ -224,20 +267,13 @@ void bind_stepper(py::module_& module) {
       .def_property_readonly("rule", &Stepper::rule, "The name of the update rule; lrcore.rules() lists all rules.")
       .def_property_readonly("device", &Stepper::device, "The device of the arrays, such as cpu or cuda:0.")
       .def_property_readonly("size", &Stepper::size, "The number of parameters.")
-      .def_property_readonly("_hyperparameters", &Stepper::hyperparameters)
-      .def(
-          "_replace_hyperparameters",
-          [](Stepper& self, py::handle expected, const HyperparametersTuple& hyperparameters) {
-            return self.replace_hyperparameters(expected, to_hyperparameters(hyperparameters));
-          },
-          "expected"_a, "hyperparameters"_a)
+      .def_property_readonly("_settings", &Stepper::settings)
       .def_property_readonly("schedule", &Stepper::schedule,
                              "The learning-rate schedule. Assign to `lr` to replace it.")
-      .def(
-          "_set_rate", [](Stepper& self, const RateTuple& rate) { self.set_rate(to_rate(rate)); }, "rate"_a)
+      .def("_step_count_of", &Stepper::step_count_of, "group"_a)
       .def(
           "_snapshot",
-          [type = add_named_tuple(module, "Snapshot", {"step_count", "hyperparameters", "schedule"})](
+          [type = add_named_tuple(module, "Snapshot", {"step_count", "counts", "settings", "schedule"})](
               Stepper& self, const py::sequence& states) { return type(*self.snapshot(states)); },
           "states"_a);
   module.def(
@@ -251,11 +287,8 @@ void bind_stepper(py::module_& module) {
       [](const std::vector<ChangeTuple>& changes, const std::vector<Assignment>& attributes,
          const std::vector<NewEntries>& updates) {
         std::vector<Change> all;
-        for (const auto& [stepper, states, step_count, hyperparameters, rate, params] : changes)
-          all.push_back({stepper, states, step_count,
-                         hyperparameters ? std::optional(to_hyperparameters(*hyperparameters)) : std::nullopt,
-                         rate ? std::optional(to_rate(*rate)) : std::nullopt, params});
-        Stepper::commit(all, attributes, updates);
+        for (const ChangeTuple& each : changes) all.push_back(to_change(each));
+        return Stepper::commit(all, attributes, updates);
       },
       "changes"_a, "attributes"_a = py::tuple(), "updates"_a = py::tuple());
 }
@@ -263,11 +296,10 @@ void bind_stepper(py::module_& module) {
 void bind_functional_step(py::module_& module) {
   using namespace py::literals;
   py::class_<FunctionalStep>(module, "FunctionalStep")
-      .def(py::init([](const std::string& rule, bool decoupled, bool maximize, const HyperparametersTuple& numbers) {
-             return std::make_unique<FunctionalStep>(
-                 RuleConfig(rule, decoupled, maximize).with(to_hyperparameters(numbers)));
+      .def(py::init([](const std::string& rule, bool decoupled, const NumbersTuple& numbers) {
+             return std::make_unique<FunctionalStep>(RuleConfig(rule, decoupled).with(to_numbers(numbers)));
            }),
-           "rule"_a, "decoupled"_a, "maximize"_a, "hyperparameters"_a)
+           "rule"_a, "decoupled"_a, "numbers"_a)
       .def("apply", &FunctionalStep::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a,
            "stream"_a);
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../cpu/run.h"
 #include "../dispatch.h"
 #include "gil.h"
 
@@ -83,25 +84,21 @@ Operands::Operands(py::handle params_object, const py::sequence& state_objects, 
   require_uncrossed(states, states);
 }
 
-Stream Operands::stream(py::handle requested, py::handle grads) const {
-  return resolve_stream(device(), library, requested, grads);
-}
-
-bool Operands::is_capturing(const Stream& stream) const {
+bool Operands::is_capturing(const CudaStream& stream) const {
   if (api == nullptr) return false;
   int capturing = 0;
   const CurrentDevice current(*api, device());
   return api->is_capturing(stream.handle, &capturing) == 0 && capturing != 0;
 }
 
-void Operands::refuse_capture(const Stream& stream) const {
+void Operands::refuse_capture(const CudaStream& stream) const {
   if (is_capturing(stream))
     throw std::runtime_error(
         "the stream is being captured, but a graph would repeat this step's learning rate and step number; make an "
         "optimizer with capturable=True");
 }
 
-Array Operands::gradients(py::handle object, const Stream& stream) const {
+Array Operands::gradients(py::handle object, const CudaStream& stream) const {
   Array grads = Array::import(object, "grads", Access::read, stream.dlpack_stream);
   require_same_device(grads, params);
   require_same_size(grads, params);
@@ -111,24 +108,28 @@ Array Operands::gradients(py::handle object, const Stream& stream) const {
 }
 
 Step Operands::step(const Array& grads) const {
-  Step step{};
-  step.p = params.data();
-  step.g = grads.data();
-  for (size_t k = 0; k < states.size(); ++k) step.states[k] = states[k].data();
+  const auto stream = [](const Array& array) { return Stream{.data = array.data(), .format = Format::float32}; };
+  Step step{.p = stream(params), .g = stream(grads), .states = {}, .origin = 0};
+  for (size_t k = 0; k < states.size(); ++k) step.states[k] = stream(states[k]);
   return step;
 }
 
-void Operands::run_step(const RuleConfig& config, const Step& step, const Stream& stream,
-                        const cuda::Table& table) const {
-  const int64_t n = params.size();
-  if (n == 0) return;
-  if (api == nullptr) {
-    run_sweep(active_backend().table->sweeps[config.rule][config.coupled()], step, n);
-    return;
-  }
-  const cuda::Job job = cuda::make_job(step, config.info().states.count, n, table);
+void Operands::run(int rule, const Plan& plan, const CudaStream& stream, const cuda::Table& table,
+                   const DeviceSegments* on_device) const {
+  if (plan.segments.empty()) return;
+  if (api == nullptr) return cpu::run(active_backend().table->sweeps[rule], plan);
   const CurrentDevice current(*api, device());
-  check_cuda(*api, api->launch(config.rule, config.coupled(), &job, stream.handle), "launching the step");
+  const auto job_of_all = [&] {
+    const Segment& whole = plan.segments.front();
+    const Constants& row = plan.rows[static_cast<size_t>(whole.row)];
+    return cuda::make_job(plan.step, static_cast<int>(states.size()), row, table, whole);
+  };
+  const auto job_of_several = [&] {
+    if (table.rows == nullptr) return on_device->job(plan.step, 1, on_device->write_rows(plan.rows, stream.handle));
+    return on_device->job(plan.step, plan.rows.front().stages.gscale, table);
+  };
+  const cuda::Job job = plan.segments.size() == 1 ? job_of_all() : job_of_several();
+  check_cuda(*api, api->launch(rule, &job, stream.handle), "launching the step");
 }
 
 }  // namespace lrcore

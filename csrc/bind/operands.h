@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "array.h"
+#include "device_segments.h"
 #include "rule_config.h"
 
 namespace lrcore {
@@ -19,16 +20,23 @@ struct Operands {
   Operands(py::handle params, const py::sequence& states, const Names& names);
   Device device() const { return params.device(); }
   /// Returns the stream of a step with `grads`: `requested` if it is not None, else the current stream.
-  Stream stream(py::handle requested, py::handle grads) const;
+  CudaStream stream(py::handle requested, py::handle grads) const {
+    if (api == nullptr && requested.is_none()) return {};
+    return resolve_stream(device(), library, requested, grads);
+  }
   /// Whether the stream is recording a CUDA graph.
-  bool is_capturing(const Stream& stream) const;
+  bool is_capturing(const CudaStream& stream) const;
   /// Throws RuntimeError if the stream is recording a CUDA graph.
-  void refuse_capture(const Stream& stream) const;
+  void refuse_capture(const CudaStream& stream) const;
   /// Imports gradients, which must match the other arrays. They are safe to read on `stream`.
-  Array gradients(py::handle grads, const Stream& stream) const;
+  Array gradients(py::handle grads, const CudaStream& stream) const;
   Step step(const Array& grads) const;
-  /// Runs the step, either immediately on the CPU or as a launch on `stream`. Does not require the GIL.
-  void run_step(const RuleConfig& config, const Step& step, const Stream& stream, const cuda::Table& table = {}) const;
+  /// Runs a step of a rule, either immediately on the CPU or as a launch on `stream`. Does not require the GIL.
+  ///
+  /// On a device, the constants of the step are in `table` if it has rows; then the rows of the plan have only gscale.
+  /// A plan with several segments requires `on_device`, which holds them.
+  void run(int rule, const Plan& plan, const CudaStream& stream, const cuda::Table& table = {},
+           const DeviceSegments* on_device = nullptr) const;
 };
 
 /// Imports the states listed in `names`. Each must have as many elements as `params`.

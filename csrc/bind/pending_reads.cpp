@@ -4,7 +4,7 @@
 
 namespace lrcore {
 
-void PendingReads::add(const cuda::Api* api, Array&& array, const Stream& stream) {
+void PendingReads::add(const cuda::Api* api, Array&& array, const CudaStream& stream) {
   if (api == nullptr || stream.dlpack_stream == -1) return;
   const CurrentDevice current(*api, array.device());
   void* event = nullptr;

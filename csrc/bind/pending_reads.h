@@ -18,7 +18,7 @@ class PendingReads {
 
   /// Keeps `array` alive until `stream` has completed the work queued on it so far. Does not take the array if it is on
   /// the CPU (`api` is null) or if its library works on the same stream; the caller then releases it, holding the GIL.
-  void add(const cuda::Api* api, Array&& array, const Stream& stream);
+  void add(const cuda::Api* api, Array&& array, const CudaStream& stream);
   /// Returns the arrays that have been read. The caller releases them, which requires the GIL.
   std::vector<Array> remove_completed();
 

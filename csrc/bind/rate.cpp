@@ -1,5 +1,6 @@
 #include "rate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -10,24 +11,71 @@ namespace {
 
 bool fits_float32(double value) { return std::abs(value) <= std::numeric_limits<float>::max(); }
 
-}  // namespace
+bool is_number(py::handle source) { return PyFloat_CheckExact(source.ptr()); }
 
-double checked_rate(py::handle value, std::optional<int64_t> t) {
-  const std::string name = PyFloat_Check(value.ptr()) ? "" : t ? text("lr from the schedule at t = ", *t) : "lr";
-  const double lr = to_double(value, name.c_str());
+/// Returns the end of a message about the rate that a schedule returned.
+std::string from_schedule(std::optional<int64_t> t) { return t ? text(" from the schedule at t = ", *t) : ""; }
+
+/// Returns `value` as a rate. `name` is the name of the argument, for messages. If a schedule returned the value, `t`
+/// is the step count.
+double checked(py::handle value, const std::string& name, std::optional<int64_t> t) {
+  const double lr = to_double(value, PyFloat_Check(value.ptr()) ? "" : text(name, from_schedule(t)).c_str());
   if (!(lr >= 0) || !fits_float32(lr))
-    throw py::value_error(text("lr: expected a number >= 0 that is finite in float32, got ", number(lr),
-                               t ? text(" from the schedule at t = ", *t) : ""));
+    throw py::value_error(
+        text(name, ": expected a number >= 0 that is finite in float32, got ", number(lr), from_schedule(t)));
   return lr;
 }
 
-double rate_at(py::handle source, int64_t count) {
-  if (PyFloat_CheckExact(source.ptr())) return PyFloat_AS_DOUBLE(source.ptr());
+std::string name_of(std::optional<size_t> group) { return group ? text("opt.groups[", *group, "].lr") : "lr"; }
+
+/// Returns the rate of the step that follows `count` steps.
+double rate_at(py::handle source, int64_t count, std::optional<size_t> group = std::nullopt) {
+  if (is_number(source)) return PyFloat_AS_DOUBLE(source.ptr());
   const cpu::DefaultFpMode mode;
   const auto t = py::reinterpret_steal<py::object>(PyLong_FromLongLong(count));
   const auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(source.ptr(), t.ptr()));
   if (!value) throw py::error_already_set();
-  return checked_rate(value, count);
+  if (PyFloat_CheckExact(value.ptr())) [[likely]] {
+    const double lr = PyFloat_AS_DOUBLE(value.ptr());
+    if (lr >= 0 && fits_float32(lr)) return lr;
+  }
+  return checked(value, name_of(group), count);
+}
+
+/// Returns the optimizer's rate multiplied by a group's scale.
+double scaled(double lr, double scale, size_t group) {
+  const double own = lr * scale;
+  if (!fits_float32(own))
+    throw py::value_error(text("opt.groups[", group, "].lr: ", number(lr), " multiplied by lr_scale ", number(scale),
+                               " is not finite in float32"));
+  return own;
+}
+
+}  // namespace
+
+bool is_same(py::handle source, py::handle other) {
+  if (source.is(other) || !source || !other) return source.is(other);
+  if (is_number(source) && is_number(other)) return PyFloat_AS_DOUBLE(source.ptr()) == PyFloat_AS_DOUBLE(other.ptr());
+  return PyMethod_Check(source.ptr()) && PyMethod_Check(other.ptr()) &&
+         PyMethod_GET_SELF(source.ptr()) == PyMethod_GET_SELF(other.ptr()) &&
+         PyMethod_GET_FUNCTION(source.ptr()) == PyMethod_GET_FUNCTION(other.ptr());
+}
+
+double checked_rate(py::handle value) { return checked(value, "lr", std::nullopt); }
+
+bool calls_python(const RateSources& sources) {
+  return !is_number(sources.of_optimizer) || std::ranges::any_of(sources.of_groups, [](const auto& group) {
+    return group.source && !is_number(group.source);
+  });
+}
+
+Rates rates_at(const RateSources& sources, int64_t count) {
+  Rates rates{.of_optimizer = rate_at(sources.of_optimizer, count), .of_groups = {}};
+  for (size_t i = 0; i < sources.of_groups.size(); ++i) {
+    const auto& [source, scale] = sources.of_groups[i];
+    rates.of_groups.push_back(source ? rate_at(source, count, i) : scaled(rates.of_optimizer, scale, i));
+  }
+  return rates;
 }
 
 double checked_grad_scale(py::handle object) {

@@ -22,25 +22,23 @@ std::string joined(const Names& names) {
   return all;
 }
 
-RuleConfig::RuleConfig(const std::string& rule_name, bool is_decoupled, bool is_maximize)
-    : rule(find_rule(rule_name)), hypers{}, weight_decay(0), decoupled(is_decoupled), maximize(is_maximize) {}
+RuleConfig::RuleConfig(const std::string& rule_name, bool is_decoupled)
+    : rule(find_rule(rule_name)), hypers{}, weight_decay(0), decoupled(is_decoupled), maximize(false) {}
 
-RuleConfig RuleConfig::with(const Hyperparameters& hyperparameters) const {
-  if (static_cast<int>(hyperparameters.values.size()) != info().hypers.count)
+RuleConfig RuleConfig::with(const Numbers& numbers) const {
+  if (static_cast<int>(numbers.values.size()) != info().hypers.count)
     throw py::type_error(text("hyper: rule ", info().name, " takes ", joined(info().hypers)));
   RuleConfig changed = *this;
-  std::copy(hyperparameters.values.begin(), hyperparameters.values.end(), changed.hypers.begin());
-  changed.weight_decay = hyperparameters.weight_decay;
+  std::copy(numbers.values.begin(), numbers.values.end(), changed.hypers.begin());
+  changed.weight_decay = numbers.weight_decay;
+  changed.maximize = numbers.maximize;
   return changed;
 }
 
-Constants RuleConfig::constants_at(const Instant& now, Memo& memo, double grad_scale) const {
-  const cpu::DefaultFpMode mode;
-  Constants constants{};
+void RuleConfig::write_constants(const Instant& now, Memo& memo, double grad_scale, Constants& constants) const {
   constants.stages =
       stage_constants(now.lr, weight_decay, decoupled, grad_scale, maximize, info().flush_mask(hypers.data()));
   info().constants_at(hypers.data(), now, memo, constants.rule);
-  return constants;
 }
 
 }  // namespace lrcore

@@ -13,12 +13,11 @@ namespace lrcore {
 /// The largest step number. All step numbers are exact as doubles.
 inline constexpr int64_t max_step = (int64_t{1} << 53) - 1;
 
-/// The numeric arguments, both as the dictionary for the optimizer's `hyper` and as the values for its rule, in the
-/// order of the rule's hyperparameters.
-struct Hyperparameters {
-  py::object dict;
+/// The numbers of a rule: the values of its hyperparameters in order, and those of the stages.
+struct Numbers {
   std::vector<double> values;
   double weight_decay;
+  bool maximize;
 };
 
 /// A rule with its hyperparameters.
@@ -29,15 +28,14 @@ struct RuleConfig {
   bool decoupled;
   bool maximize;
 
-  RuleConfig(const std::string& rule_name, bool decoupled, bool maximize);
+  RuleConfig(const std::string& rule_name, bool decoupled);
 
   const RuleInfo& info() const { return rule_infos()[static_cast<size_t>(rule)]; }
-  /// Returns the same rule with other hyperparameters.
-  RuleConfig with(const Hyperparameters& hyperparameters) const;
-  /// Returns the constants of the step `now`, computed in the default floating-point mode.
-  Constants constants_at(const Instant& now, Memo& memo, double grad_scale) const;
-  /// Whether weight decay is added to the gradient.
-  bool coupled() const { return weight_decay != 0 && !decoupled; }
+  /// Returns the same rule with other numbers.
+  RuleConfig with(const Numbers& numbers) const;
+  /// Writes the constants of the step `now`. Requires the default floating-point mode. Does not return them, because a
+  /// processor waits if it reads several numbers together that have just been written one by one.
+  void write_constants(const Instant& now, Memo& memo, double grad_scale, Constants& constants) const;
 };
 
 /// Returns the names, separated by commas.

@@ -1,18 +1,42 @@
 #include "stepper.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "../cpu/fp_mode.h"
 #include "gil.h"
 
 namespace lrcore {
 
+namespace {
+
+/// Writes the constants of the step after `count` steps for each row that is not frozen. Elements that began later than
+/// the optimizer take no step before their first one; until then, their constants are those of the first step.
+void write_rows(const std::vector<RuleConfig>& configs, const std::vector<Row>& rows, const Rates& rates, int64_t count,
+                double grad_scale, std::vector<Memo>& memos, Constants* to) {
+  const cpu::DefaultFpMode mode;
+  Memo* memo = memos.data();
+  for (const Row& row : rows) {
+    const auto group = static_cast<size_t>(row.group);
+    const int64_t t = std::max<int64_t>(1, count + 1 - row.steps);
+    const Instant now{.t = static_cast<double>(t), .lr = rates.of_group(group)};
+    if (!row.is_frozen) configs[group].write_constants(now, *memo, grad_scale, *to);
+    ++memo;
+    ++to;
+  }
+}
+
+}  // namespace
+
 Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
-                 bool decoupled, bool maximize, Hyperparameters hyperparameters, Rate rate,
+                 bool decoupled, const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
                  std::optional<int64_t> max_steps)
-    : operands_(params, states, RuleConfig(rule, decoupled, maximize).info().states),
-      config_(rule, decoupled, maximize),
-      rate_(std::move(rate)) {
-  use(hyperparameters);
+    : operands_(params, states, RuleConfig(rule, decoupled).info().states),
+      configs_(ranges.size() + 1, RuleConfig(rule, decoupled)),
+      partition_(operands_.params.size(), ranges) {
+  use(settings, configs_with(settings.groups));
+  use(rate);
+  use(partition_.with_counts(0, {}, frozen_));
   watch_.add(params, operands_.params, true);
   written_ = tensors_among(params, states);
   if (!grads.is_none()) {
@@ -24,36 +48,63 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   if (operands_.api != nullptr) {
     const GilRelease unlocked;
     const CurrentDevice current(*operands_.api, operands_.device());
-    check_cuda(*operands_.api, operands_.api->prepare(config_.rule), "loading the kernels");
+    check_cuda(*operands_.api, operands_.api->prepare(configs_.front().rule), "loading the kernels");
   }
   if (!max_steps) return;
   if (operands_.api == nullptr)
     throw py::value_error("capturable: CPU arrays cannot be part of a CUDA graph; leave it out");
   if (!grads_) throw py::value_error("grads: a capturable optimizer needs gradients bound at construction, got None");
-  clock_.move_to_device(*operands_.api, operands_.device(), rows(config_, rate_, *max_steps));
+  clock_.move_to_device(*operands_.api, operands_.device(), *max_steps,
+                        table_of(configs_, sources_, partition_, *max_steps));
+  on_device(operands_.step(*grads_));  // now, because a step may be captured, and then nothing may be allocated
 }
 
-/// Swaps in `hyperparameters`. The caller must release the previous ones without holding the lock.
-void Stepper::use(Hyperparameters& hyperparameters) {
-  config_ = config_.with(hyperparameters);
-  const std::lock_guard lock(references_mutex_);
-  std::swap(hyperparameters_, hyperparameters.dict);
+/// Returns the rule with the numbers of each group.
+std::vector<RuleConfig> Stepper::configs_with(const GroupSettings& groups) const {
+  if (groups.numbers.size() != configs_.size() || groups.frozen.size() != configs_.size() ||
+      (!groups.rates.empty() && groups.rates.size() != configs_.size()))
+    throw py::value_error("settings: expected those of each group");
+  std::vector<RuleConfig> changed;
+  for (size_t i = 0; i < configs_.size(); ++i) changed.push_back(configs_[i].with(groups.numbers[i]));
+  return changed;
 }
 
-/// Swaps in `rate` in the same way.
-void Stepper::use(Rate& rate) {
+/// Swaps in the settings. The caller must release the previous ones without holding the lock.
+void Stepper::use(NewSettings& settings, std::vector<RuleConfig> configs) {
+  configs_ = std::move(configs);
+  frozen_ = settings.groups.frozen;
   const std::lock_guard lock(references_mutex_);
-  std::swap(rate_, rate);
+  std::swap(settings_, settings.shown);
+  if (sources_.of_groups != settings.groups.rates) ++version_;
+  std::swap(sources_.of_groups, settings.groups.rates);
 }
 
-py::object Stepper::hyperparameters() const {
+/// Swaps in the rate in the same way.
+void Stepper::use(NewRate& rate) {
   const std::lock_guard lock(references_mutex_);
-  return hyperparameters_;
+  std::swap(schedule_, rate.schedule);
+  if (!is_same(sources_.of_optimizer, rate.source)) ++version_;
+  std::swap(sources_.of_optimizer, rate.source);
+}
+
+/// Replaces the partition, and forgets what was computed from the previous one. Captured graphs continue to use the
+/// segments on the device, so they are kept if they are the same.
+void Stepper::use(Partition partition) {
+  if (!std::ranges::equal(partition.segments(), partition_.segments()))
+    for (auto& each : on_device_) each.reset();
+  partition_ = std::move(partition);
+  constants_.assign(partition_.rows().size(), {});
+  memos_.assign(partition_.rows().size(), {});
+}
+
+py::object Stepper::settings() const {
+  const std::lock_guard lock(references_mutex_);
+  return settings_;
 }
 
 py::object Stepper::schedule() const {
   const std::lock_guard lock(references_mutex_);
-  return rate_.schedule;
+  return schedule_;
 }
 
 void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
@@ -61,35 +112,44 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
   if (clock_.on_device() && !grads.is_none()) [[unlikely]]
     throw py::type_error(
         "grads: a capturable optimizer steps with the gradients that were bound at construction; write into them");
-  const Stream stream = operands_.stream(requested, grads);
-  std::optional<Array> passed;
-  if (!grads.is_none())
-    passed = fitting_gradients(grads, stream);
-  else if (!grads_)
-    throw py::type_error("grads: expected an array, got None; pass the gradients, or bind them once with grads=");
-  const Step step = operands_.step(passed ? *passed : *grads_);
-
-  std::vector<Array> completed;  // destroyed after the lock is released
-  for (Tries tries(patience_);; tries.fail()) {
-    tries.begin();
-    const ScheduledRate rate = next_rate();
-    const StepLock lock(step_mutex_);
-    if (!is_current(rate, tries)) continue;
-    require_unmoved(stream);
-    if (passed) require_in_place(grads, *passed);
-    completed = pending_reads_.remove_completed();
-
-    const GilRelease unlocked;
-    advance(step, rate, grad_scale, stream);
-    if (passed) pending_reads_.add(operands_.api, std::move(*passed), stream);
-    break;
+  const CudaStream stream = operands_.stream(requested, grads);
+  if (grads.is_none()) {
+    if (!grads_)
+      throw py::type_error("grads: expected an array, got None; pass the gradients, or bind them once with grads=");
+    step_with(*grads_, nullptr, grads, grad_scale, stream);
+  } else {
+    Array passed = fitting_gradients(grads, stream);
+    step_with(passed, &passed, grads, grad_scale, stream);
   }
   raise_versions();
 }
 
+/// Takes one step with `gradients`. If they were passed to this step, `passed` points to them, and they were imported
+/// from `grads`.
+void Stepper::step_with(const Array& gradients, Array* passed, py::handle grads, double grad_scale,
+                        const CudaStream& stream) {
+  const Step step = operands_.step(gradients);
+  std::vector<Array> completed;  // destroyed after the lock is released
+  for (Tries tries(patience_);; tries.fail()) {
+    tries.begin();
+    const NextRates rates = next_rates();
+    const StepLock lock(step_mutex_);
+    if (!is_current(rates, tries)) continue;
+    require_unmoved(stream);
+    if (passed != nullptr) require_in_place(grads, *passed);
+    const DeviceSegments* segments = operands_.api == nullptr ? nullptr : on_device(step);
+    completed = pending_reads_.remove_completed();
+
+    const GilRelease unlocked;
+    advance(step, rates, grad_scale, stream, segments);
+    if (passed != nullptr) pending_reads_.add(operands_.api, std::move(*passed), stream);
+    return;
+  }
+}
+
 /// Returns the gradients of one step. If they do not match because bound arrays have moved, the error is about the
 /// bound arrays.
-Array Stepper::fitting_gradients(py::handle grads, const Stream& stream) const {
+Array Stepper::fitting_gradients(py::handle grads, const CudaStream& stream) const {
   try {
     return operands_.gradients(grads, stream);
   } catch (py::builtin_exception&) {
@@ -99,32 +159,31 @@ Array Stepper::fitting_gradients(py::handle grads, const Stream& stream) const {
   }
 }
 
-/// Computes the rate of the next step before the step takes the lock, because the schedule is Python code. Calls no
-/// schedule if the rates are on the device.
-Stepper::ScheduledRate Stepper::next_rate() const {
+/// Computes the rates of the next step before the step takes the lock, because schedules are Python code. Calls none if
+/// the rates are on the device.
+Stepper::NextRates Stepper::next_rates() const {
   if (clock_.on_device()) [[unlikely]]
     return {};
-  Rate rate;
-  {
-    const std::lock_guard lock(references_mutex_);
-    rate = rate_;
-  }
-  if (!rate.source) throw std::runtime_error("the optimizer was cleared by the garbage collector; make a new one");
+  std::unique_lock lock(references_mutex_);
+  const RateSources sources = sources_;
+  const uint64_t version = version_;
+  lock.unlock();
+  if (!sources.of_optimizer)
+    throw std::runtime_error("the optimizer was cleared by the garbage collector; make a new one");
   const int64_t count = clock_.count();
   if (count >= max_step) throw std::overflow_error("step_count: the maximum of 2**53 - 1 steps has been reached");
   std::optional<ScheduleCall> call;
-  if (!PyFloat_CheckExact(rate.source.ptr())) call.emplace(this);
-  const double lr = rate_at(rate.source, count);
-  return {std::move(rate.schedule), count, lr};
+  if (calls_python(sources)) call.emplace(this);
+  return {rates_at(sources, count), version, count};
 }
 
-/// Whether the rate is still the rate of the next step. If the schedule has been replaced in the meantime, returns
-/// false so that the new schedule is called; but after ten failed tries, the new schedule takes effect only after this
-/// step. Requires the lock.
-bool Stepper::is_current(const ScheduledRate& rate, const Tries& tries) const {
+/// Whether the rates are still those of the next step. If a schedule has been replaced in the meantime, returns false
+/// so that the new schedule is called; but after ten failed tries, the new schedule takes effect only after this step.
+/// Requires the lock.
+bool Stepper::is_current(const NextRates& rates, const Tries& tries) const {
   if (clock_.on_device()) [[unlikely]]
     return true;
-  if (clock_.count() == rate.count) return rate_.schedule.is(rate.schedule) || tries.failed() >= 10;
+  if (clock_.count() == rates.count) return version_ == rates.version || tries.failed() >= 10;
   if (tries.failed() >= 1000)
     throw std::runtime_error(
         "step_count: it was changed 1000 times while the schedule was called for the rate of one step; a schedule must "
@@ -134,18 +193,34 @@ bool Stepper::is_current(const ScheduledRate& rate, const Tries& tries) const {
 
 /// Throws if bound memory has changed, or if the stream is recording a CUDA graph although the step count is on the
 /// host. Requires the lock.
-void Stepper::require_unmoved(const Stream& stream) const {
+void Stepper::require_unmoved(const CudaStream& stream) const {
   watch_.check(moved);
   states_watch_.check(moved);
-  if (!clock_.on_device()) operands_.refuse_capture(stream);
+  if (operands_.api != nullptr && !clock_.on_device()) operands_.refuse_capture(stream);
+}
+
+/// Returns the segments on the device, or null if a step needs none there. Requires the lock and arrays on a device.
+const DeviceSegments* Stepper::on_device(const Step& step) {
+  if (partition_.segments().size() < 2) return nullptr;
+  const int width = cuda::chunk_width(step, static_cast<int>(operands_.states.size()));
+  auto& segments = on_device_[width == cuda::Vec4::width];
+  if (!segments)
+    segments.emplace(*operands_.api, operands_.device(), step, width, partition_.segments(),
+                     std::ssize(partition_.rows()));
+  return &*segments;
 }
 
 /// Takes the step. Requires the lock, but not the GIL.
-void Stepper::advance(Step step, const ScheduledRate& rate, double grad_scale, const Stream& stream) {
-  step.constants = config_.constants_at(clock_.next(rate.lr), memo_, grad_scale);
-  if (clock_.on_device()) [[unlikely]]
-    captured_ = captured_ || operands_.is_capturing(stream);
-  operands_.run_step(config_, step, stream, clock_.table());
+void Stepper::advance(const Step& step, const NextRates& rates, double grad_scale, const CudaStream& stream,
+                      const DeviceSegments* segments) {
+  if (clock_.on_device()) [[unlikely]] {
+    const cpu::DefaultFpMode mode;
+    for (Constants& row : constants_) row.stages.gscale = static_cast<float>(grad_scale);
+  } else {
+    write_rows(configs_, partition_.rows(), rates, rates.count, grad_scale, memos_, constants_.data());
+  }
+  const Plan plan{.step = step, .rows = constants_, .segments = partition_.segments()};
+  operands_.run(configs_.front().rule, plan, stream, clock_.table(), segments);
   clock_.advance(stream.handle);
 }
 
@@ -153,15 +228,16 @@ void Stepper::raise_versions(bool of_params) const {
   if (written_) raise_versions_of(of_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
 }
 
-/// Returns the constants of the first `steps` steps.
-std::vector<Constants> Stepper::rows(const RuleConfig& config, const Rate& rate, int64_t steps) {
-  std::vector<Constants> all;
-  all.reserve(static_cast<size_t>(steps));
-  Memo memo;
-  for (int64_t count = 0; count < steps; ++count)
-    all.push_back(
-        config.constants_at({.t = static_cast<double>(count + 1), .lr = rate_at(rate.source, count)}, memo, 1));
-  return all;
+/// Returns the constants of the first `steps` steps, row by row of the partition.
+std::vector<Constants> Stepper::table_of(const std::vector<RuleConfig>& configs, const RateSources& sources,
+                                         const Partition& partition, int64_t steps) const {
+  const std::vector<Row>& rows = partition.rows();
+  std::vector<Constants> table(static_cast<size_t>(steps) * rows.size());
+  std::vector<Memo> memos(rows.size());
+  Constants* to = table.data();
+  for (int64_t count = 0; count < steps; ++count, to += rows.size())
+    write_rows(configs, rows, rates_at(sources, count), count, 1, memos, to);
+  return table;
 }
 
 int64_t Stepper::step_count() const {
@@ -170,63 +246,57 @@ int64_t Stepper::step_count() const {
   return clock_.count();
 }
 
-void Stepper::set_step_count(py::handle object) {
-  const int64_t count = to_integer(object, "step_count", 0, max_step);
-  const StepLock lock(step_mutex_);
-  const GilRelease unlocked;
-  clock_.set_count(count);
+void Stepper::set_step_count(py::handle count) {
+  const int64_t checked = to_integer(count, "step_count", 0, max_step);
+  Change change{.stepper = this,
+                .states = {},
+                .step_count = checked,
+                .counts = {},
+                .settings = {},
+                .rate = {},
+                .params = py::none()};
+  commit({&change, 1}, {}, {});
 }
 
-/// Throws AttributeError if the constants are on the device, where captured graphs continue to use them.
-void Stepper::refuse_where_captured(const char* what) const {
-  if (clock_.on_device())
-    throw py::attribute_error(text(what,
-                                   ": fixed at construction: this optimizer is capturable, and graphs read the "
-                                   "constants of each step from a table on the device; make a new optimizer"));
-}
-
-bool Stepper::replace_hyperparameters(py::handle expected, Hyperparameters hyperparameters) {
-  refuse_where_captured("hyper");
+std::optional<int64_t> Stepper::step_count_of(size_t group) {
   const StepLock lock(step_mutex_);
-  if (!hyperparameters_.is(expected)) return false;
-  use(hyperparameters);
-  return true;
-}
-
-void Stepper::set_rate(Rate rate) {
-  refuse_where_captured("lr");
-  const StepLock lock(step_mutex_);
-  use(rate);
+  return partition_.count_of(group, step_count());
 }
 
 py::tuple Stepper::snapshot(const py::sequence& states) {
-  const std::vector<Array> to = import_states(states, config_.info().states, operands_.params, Access::write);
+  const std::vector<Array> to = import_states(states, configs_.front().info().states, operands_.params, Access::write);
   int64_t count = 0;
-  py::object hyperparameters, schedule;
+  std::vector<CountedRange> others;
+  py::object shown, schedule;
   {
     const StepLock lock(step_mutex_);
     states_watch_.check(moved);
     require_in_place(states, to);
     copy_all(operands_.states, to);
     count = step_count();
-    hyperparameters = hyperparameters_;
-    schedule = rate_.schedule;
+    others = partition_.other_counts(count);
+    shown = settings_;
+    schedule = schedule_;
   }
-  return py::make_tuple(count, hyperparameters, schedule);
+  py::list counts;
+  for (const CountedRange& each : others) counts.append(py::make_tuple(each.begin, each.end, each.count));
+  return py::make_tuple(count, counts, shown, schedule);
 }
 
 int Stepper::traverse(visitproc visit, void* arg) const {
-  Py_VISIT(hyperparameters_.ptr());
-  Py_VISIT(rate_.schedule.ptr());
-  Py_VISIT(rate_.source.ptr());
+  Py_VISIT(settings_.ptr());
+  Py_VISIT(schedule_.ptr());
+  Py_VISIT(sources_.of_optimizer.ptr());
+  for (const auto& [source, scale] : sources_.of_groups) Py_VISIT(source.ptr());
   Py_VISIT(written_.ptr());
   if (const int found = watch_.traverse(visit, arg)) return found;
   return states_watch_.traverse(visit, arg);
 }
 
 void Stepper::clear() {
-  const py::object hyperparameters = std::exchange(hyperparameters_, py::object());
-  const Rate rate = std::exchange(rate_, Rate());
+  const py::object settings = std::exchange(settings_, py::object());
+  const py::object schedule = std::exchange(schedule_, py::object());
+  const RateSources sources = std::exchange(sources_, RateSources());
   const py::object written = std::exchange(written_, py::object());
   watch_.clear();
   states_watch_.clear();

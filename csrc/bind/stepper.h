@@ -10,8 +10,9 @@
 
 #include "clock.h"
 #include "operands.h"
+#include "partition.h"
 #include "pending_reads.h"
-#include "rate.h"
+#include "settings.h"
 #include "step_lock.h"
 #include "watch.h"
 
@@ -23,9 +24,10 @@ class Stepper;
 struct Change {
   Stepper* stepper;
   std::optional<py::sequence> states;
-  py::object step_count;
-  std::optional<Hyperparameters> hyperparameters;
-  std::optional<Rate> rate;
+  std::optional<int64_t> step_count;
+  std::vector<CountedRange> counts;  // of the elements that have taken fewer than `step_count` steps, in order
+  std::optional<NewSettings> settings;
+  std::optional<NewRate> rate;
   py::object params;
 };
 
@@ -50,9 +52,12 @@ class Stepper {
   /// The error message for an object created by `__new__` alone.
   static constexpr char uninitialized[] = "Optimizer.__init__ has not been called";
 
-  /// `max_steps` is for CUDA graphs: the constants of that many steps, and the step count, are stored on the device.
+  /// The settings are those of all groups; each group after the first has the elements of its ranges, and the first one
+  /// has the rest. `max_steps` is for CUDA graphs: the constants of that many steps, and the step count, are stored on
+  /// the device.
   Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, bool decoupled,
-          bool maximize, Hyperparameters hyperparameters, Rate rate, std::optional<int64_t> max_steps);
+          const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
+          std::optional<int64_t> max_steps);
 
   /// Takes one step with `grads`, or with the bound gradients if it is None. If `grad_scale` is null, the scale is 1.
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
@@ -62,22 +67,23 @@ class Stepper {
 
   int64_t step_count() const;
   void set_step_count(py::handle count);
+  /// Returns the number of steps that the elements of a group have taken, or no value if they differ.
+  std::optional<int64_t> step_count_of(size_t group);
 
-  py::object hyperparameters() const;
-  /// Replaces the hyperparameters if their dictionary is still `expected`; otherwise returns false.
-  bool replace_hyperparameters(py::handle expected, Hyperparameters hyperparameters);
-
+  /// Returns the settings and the schedule, as they were passed for Python.
+  py::object settings() const;
   py::object schedule() const;
-  void set_rate(Rate rate);
 
-  /// Copies the states into `states`; returns the step count, the hyperparameters and the schedule that belong to them.
+  /// Copies the states into `states`; returns the step count, the counts of elements that have taken fewer steps, the
+  /// settings and the schedule that belong to them.
   py::tuple snapshot(const py::sequence& states);
   /// Makes either all changes or none; then assigns attributes and updates dictionaries, before any Python code runs.
-  static void commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
+  /// Returns false, and does nothing, if settings are no longer those that a change expects.
+  static bool commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
                      const std::vector<NewEntries>& updates);
 
   int64_t size() const { return operands_.params.size(); }
-  const char* rule() const { return config_.info().name; }
+  const char* rule() const { return configs_.front().info().name; }
   std::string device() const { return operands_.device().name(); }
 
   /// For the garbage collector.
@@ -93,38 +99,48 @@ class Stepper {
   Prepared prepare(Change& change) const;
   void require_free(const Prepared& prepared) const;
   void make(Prepared& prepared);
-  /// A rate that was computed before the step took the lock, and the schedule and step count that it was computed from.
-  struct ScheduledRate {
-    py::object schedule;
-    int64_t count;
-    double lr;
+  /// Rates that were computed before the step took the lock, and the version of their sources and the step count that
+  /// they were computed from.
+  struct NextRates : Rates {
+    uint64_t version = 0;
+    int64_t count = 0;
   };
-  Array fitting_gradients(py::handle grads, const Stream& stream) const;
-  ScheduledRate next_rate() const;
-  bool is_current(const ScheduledRate& rate, const Tries& tries) const;
-  void require_unmoved(const Stream& stream) const;
-  void advance(Step step, const ScheduledRate& rate, double grad_scale, const Stream& stream);
+  void step_with(const Array& gradients, Array* passed, py::handle grads, double grad_scale, const CudaStream& stream);
+  Array fitting_gradients(py::handle grads, const CudaStream& stream) const;
+  NextRates next_rates() const;
+  bool is_current(const NextRates& rates, const Tries& tries) const;
+  void require_unmoved(const CudaStream& stream) const;
+  const DeviceSegments* on_device(const Step& step);
+  void advance(const Step& step, const NextRates& rates, double grad_scale, const CudaStream& stream,
+               const DeviceSegments* segments);
   void raise_versions(bool of_params = true) const;
-  static std::vector<Constants> rows(const RuleConfig& config, const Rate& rate, int64_t steps);
-  void refuse_where_captured(const char* what) const;
-  void use(Hyperparameters& hyperparameters);
-  void use(Rate& rate);
+  std::vector<Constants> table_of(const std::vector<RuleConfig>& configs, const RateSources& sources,
+                                  const Partition& partition, int64_t steps) const;
+  std::vector<RuleConfig> configs_with(const GroupSettings& groups) const;
+  void use(NewSettings& settings, std::vector<RuleConfig> configs);
+  void use(NewRate& rate);
+  void use(Partition partition);
 
   Operands operands_;
   std::optional<Array> grads_;
   Watch watch_;  // parameters and bound gradients
   Watch states_watch_;
-  py::object written_;  // a list of the torch tensors that a step writes to, or null
-  RuleConfig config_;
-  py::object hyperparameters_;
-  Rate rate_;
-  Memo memo_;
+  py::object written_;               // a list of the torch tensors that a step writes to, or null
+  std::vector<RuleConfig> configs_;  // by group
+  std::vector<bool> frozen_;         // by group
+  Partition partition_;
+  std::vector<Constants> constants_;            // by row of the partition; those of the last step
+  std::vector<Memo> memos_;                     // by row
+  std::optional<DeviceSegments> on_device_[2];  // for each width of chunks, once it is needed
+  py::object settings_;
+  py::object schedule_;
+  RateSources sources_;
+  uint64_t version_ = 0;  // of the sources
   Clock clock_;
-  bool captured_ = false;
   PendingReads pending_reads_;
   StepMutex step_mutex_;
   Tries::Patience patience_{0};
-  /// Guards the references that are read without the step's lock. Held only for a copy or a swap.
+  /// Guards the references that are read without the step's lock, and the version. Held only for a copy or a swap.
   mutable GilOrMutex references_mutex_;
 };
 

@@ -21,10 +21,11 @@ std::vector<Stepper*> in_order(std::vector<Stepper*> steppers) {
 
 void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale) {
   const double grad_scale = checked_grad_scale(scale);
-  std::vector<Stream> streams;
+  std::vector<CudaStream> streams;
   for (Stepper* each : steppers) {
     if (!each->grads_)
       throw py::type_error("grads: optimizers that step together need gradients bound at construction");
+    if (each->configs_.size() > 1) throw py::type_error("groups: optimizers that step together have one group each");
     streams.push_back(each->operands_.stream(py::none(), py::none()));
   }
   const std::vector<Stepper*> ordered = in_order({steppers.begin(), steppers.end()});
@@ -33,36 +34,36 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   Stepper& first = found == steppers.end() ? *steppers[0] : **found;
   for (Tries tries(first.patience_);; tries.fail()) {
     tries.begin();
-    const ScheduledRate rate = first.next_rate();
+    const NextRates rates = first.next_rates();
     std::deque<StepLock> locks;
     for (Stepper* each : ordered) locks.emplace_back(each->step_mutex_);
-    if (!first.is_current(rate, tries)) continue;
+    if (!first.is_current(rates, tries)) continue;
     for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->require_unmoved(streams[i]);
 
     const GilRelease unlocked;
     for (size_t i = 0; i < steppers.size(); ++i) {
       Stepper& each = *steppers[i];
-      each.advance(each.operands_.step(*each.grads_), rate, grad_scale, streams[i]);
+      each.advance(each.operands_.step(*each.grads_), rates, grad_scale, streams[i], nullptr);
     }
     break;
   }
   for (const Stepper* each : steppers) each->raise_versions();
 }
 
-/// A change whose arrays and hyperparameters have been checked.
+/// A change that has been checked.
 struct Stepper::Prepared {
   Change& change;
   std::vector<Array> states;
   std::optional<Array> params;
-  std::optional<int64_t> count;
-  RuleConfig config;
-  std::vector<Constants> table;  // empty unless the hyperparameters or rate of a capturable optimizer change
+  std::vector<RuleConfig> configs;
+  std::optional<Partition> partition;
+  std::vector<Constants> table;  // empty unless that of a capturable optimizer changes
 };
 
 Stepper::Prepared Stepper::prepare(Change& change) const {
-  Prepared prepared{.change = change, .states = {}, .params = {}, .count = {}, .config = config_, .table = {}};
+  Prepared prepared{.change = change, .states = {}, .params = {}, .configs = configs_, .partition = {}, .table = {}};
   if (change.states) {
-    prepared.states = import_states(*change.states, config_.info().states, operands_.params, Access::read);
+    prepared.states = import_states(*change.states, configs_.front().info().states, operands_.params, Access::read);
     require_uncrossed(prepared.states, operands_.states);
   }
   if (!change.params.is_none()) {
@@ -70,17 +71,29 @@ Stepper::Prepared Stepper::prepare(Change& change) const {
     require_same_size(*prepared.params, operands_.params);
     require_disjoint(*prepared.params, operands_.params);
   }
-  if (!change.step_count.is_none()) prepared.count = to_integer(change.step_count, "step_count", 0, max_step);
-  if (change.hyperparameters) prepared.config = config_.with(*change.hyperparameters);
-  if (clock_.on_device() && (change.hyperparameters || change.rate))
-    prepared.table = rows(prepared.config, change.rate ? *change.rate : rate_, clock_.steps_on_device());
+  const GroupSettings* groups = change.settings ? &change.settings->groups : nullptr;
+  if (groups != nullptr) prepared.configs = configs_with(*groups);
+  if (change.step_count)
+    prepared.partition = partition_.with_counts(*change.step_count, change.counts, groups ? groups->frozen : frozen_);
+  if (!clock_.on_device()) return prepared;
+
+  const Partition& partition = prepared.partition ? *prepared.partition : partition_;
+  if (partition.rows().size() != partition_.rows().size() ||
+      !std::ranges::equal(partition.segments(), partition_.segments()) || (groups && groups->frozen != frozen_))
+    throw py::value_error(
+        "groups: a capturable optimizer keeps the frozen groups that it was made with, and one step count in each "
+        "group; make a new optimizer");
+  if (change.settings || change.rate || !std::ranges::equal(partition.rows(), partition_.rows())) {
+    RateSources sources = sources_;
+    if (change.rate) sources.of_optimizer = change.rate->source;
+    if (groups != nullptr) sources.of_groups = groups->rates;
+    prepared.table = table_of(prepared.configs, sources, partition, clock_.steps_on_device());
+  }
   return prepared;
 }
 
 /// Throws if the change cannot be made. Requires the lock.
 void Stepper::require_free(const Prepared& prepared) const {
-  if (captured_ && prepared.config.coupled() != config_.coupled())
-    throw py::value_error("weight_decay: captured graphs would continue to use the kernel for the previous value");
   if (prepared.change.states) {
     states_watch_.check(moved);
     require_in_place(*prepared.change.states, prepared.states);
@@ -95,16 +108,23 @@ void Stepper::require_free(const Prepared& prepared) const {
 void Stepper::make(Prepared& prepared) {
   if (prepared.change.states) copy_all(prepared.states, operands_.states);
   if (prepared.params) copy_all({&*prepared.params, 1}, {&operands_.params, 1});
-  if (prepared.change.hyperparameters) use(*prepared.change.hyperparameters);
+  const std::vector<bool> thawed = frozen_;
+  if (prepared.change.settings) use(*prepared.change.settings, std::move(prepared.configs));
   if (prepared.change.rate) use(*prepared.change.rate);
+  if (prepared.partition) {
+    use(std::move(*prepared.partition));
+  } else if (frozen_ != thawed) {
+    const int64_t count = clock_.count();
+    use(partition_.with_counts(count, partition_.other_counts(count), frozen_));
+  }
   const GilRelease unlocked;
   if (!prepared.table.empty())
-    clock_.set_rows(prepared.table, prepared.count);
-  else if (prepared.count)
-    clock_.set_count(*prepared.count);
+    clock_.set_rows(prepared.table, prepared.change.step_count);
+  else if (prepared.change.step_count)
+    clock_.set_count(*prepared.change.step_count);
 }
 
-void Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
+bool Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
                      const std::vector<NewEntries>& updates) {
   std::vector<Prepared> all;
   std::vector<Stepper*> steppers;
@@ -116,6 +136,10 @@ void Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& a
   {
     std::deque<StepLock> locks;
     for (Stepper* each : ordered) locks.emplace_back(each->step_mutex_);
+    for (const Change& change : changes)
+      if (change.settings && !change.settings->expected.is_none() &&
+          !change.stepper->settings_.is(change.settings->expected))
+        return false;
     for (const Prepared& each : all) each.change.stepper->require_free(each);
     for (Prepared& each : all) each.change.stepper->make(each);
   }
@@ -125,6 +149,7 @@ void Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& a
     if (PyDict_Update(dictionary.ptr(), entries.ptr()) != 0) throw py::error_already_set();
   for (const Prepared& each : all)
     if (each.change.states || each.params) each.change.stepper->raise_versions(each.params.has_value());
+  return true;
 }
 
 }  // namespace lrcore

@@ -12,11 +12,12 @@ namespace lrcore::cpu {
 /// p = p + g, or p = g / sqrt(p) with as many divisions and roots as in `cost`; and s = s + g for each of the `states`
 /// states. If p and g are near 1, the divisions keep p near 1.
 template <class Isa, int states, rules::Cost cost = rules::Cost{}>
-[[gnu::flatten]] void stream_bound(const Step& step, int64_t begin, int64_t end) {
+[[gnu::flatten]] void stream_bound(const Step& step, const Constants&, int64_t begin, int64_t end) {
   using rules::sqrt;
-  float* const p = step.p;
-  const float* const g = step.g;
-  float* const s[max_states] = {step.states[0], step.states[1], step.states[2]};
+  float* const p = elements<float>(step.p);
+  const float* const g = elements<const float>(step.g);
+  float* s[max_states];
+  for (int k = 0; k < max_states; ++k) s[k] = elements<float>(step.states[k]);
   LRCORE_INDEPENDENT
   for (int64_t i = begin; i + Isa::width <= end; i += Isa::width) {
     const auto lane_g = Isa::load(g + i);

@@ -16,8 +16,8 @@
 
 namespace lrcore::cpu {
 
-template <class Isa, class Rule, bool coupled>
-struct Streams {
+template <class Isa, class Rule, Coupled coupled>
+struct LaneUpdate {
   using Lane = typename Isa::Lane;
   static constexpr int states = Rule::states.count;
 
@@ -26,8 +26,17 @@ struct Streams {
   const float* g;
   float* s[max_states];
 
-  explicit Streams(const Step& step)
-      : update(step.constants), p(step.p), g(step.g), s{step.states[0], step.states[1], step.states[2]} {}
+  LaneUpdate(const Step& step, const Constants& constants)
+      : update(constants), p(elements<float>(step.p)), g(elements<const float>(step.g)) {
+    for (int k = 0; k < states; ++k) s[k] = elements<float>(step.states[k]);
+  }
+
+  /// Returns the number of elements from element i to the first one at which a whole lane of the array that is written
+  /// most, a state if there are any, is aligned.
+  int64_t unaligned(int64_t i) const {
+    const auto address = reinterpret_cast<uintptr_t>((states > 0 ? s[0] : p) + i);
+    return static_cast<int64_t>(-(address / sizeof(float)) % Isa::width);
+  }
 
   /// Updates the lane at element i, or its first `count` elements.
   template <class... Count>
@@ -44,22 +53,27 @@ struct Streams {
   }
 };
 
-template <class Isa, class Rule, bool coupled>
-[[gnu::flatten]] void sweep(const Step& step, int64_t begin, int64_t end) {
-  const Streams<Isa, Rule, coupled> update(step);
-  int64_t i = begin;
+template <class Isa, class Rule, Coupled coupled>
+[[gnu::flatten]] void sweep(const Step& step, const Constants& constants, int64_t begin, int64_t end) {
+  const LaneUpdate<Isa, Rule, coupled> update(step, constants);
+  // A longer range begins with whole lanes at aligned addresses, because each access across two cache lines takes twice
+  // as long. The elements before them follow later: a load waits if it is close to a partial store that precedes it.
+  const int64_t head = end - begin > 8 * Isa::width ? update.unaligned(begin) : 0;
+  const int64_t rest = (end - begin - head) % Isa::width;
   LRCORE_INDEPENDENT
-  for (; i + Isa::width <= end; i += Isa::width) update(i);
-  if constexpr (Isa::width > 1)
-    if (i < end) update(i, static_cast<int>(end - i));
+  for (int64_t i = begin + head; i < end - rest; i += Isa::width) update(i);
+  if constexpr (Isa::width > 1) {
+    if (head != 0) update(begin, static_cast<int>(head));
+    if (rest != 0) update(end - rest, static_cast<int>(rest));
+  }
 }
 
 /// The table of one instruction set, rule by rule in the order of the registry.
 template <class Isa>
 consteval SweepTable sweep_table() {
   return rules::with_all([](auto... entry) -> SweepTable {
-    return {.sweeps = {{sweep<Isa, typename decltype(entry)::Rule, false>,
-                        sweep<Isa, typename decltype(entry)::Rule, true>}...},
+    return {.sweeps = {{sweep<Isa, typename decltype(entry)::Rule, Coupled::no>,
+                        sweep<Isa, typename decltype(entry)::Rule, Coupled::yes>}...},
             .arithmetic_bounds = {arithmetic_bound<Isa, typename decltype(entry)::Rule>...},
             .stream_bounds = {stream_bound<Isa, 0>, stream_bound<Isa, 1>, stream_bound<Isa, 2>, stream_bound<Isa, 3>}};
   });

@@ -23,28 +23,25 @@ struct Host {
 using Grid = void (*)(const Job& job, int64_t begin, int64_t end);
 
 /// Runs the blocks [begin, end).
-template <class Chunk, class Rule, bool coupled>
+template <class Chunk, class Rule>
 void grid(const Job& job, int64_t begin, int64_t end) {
   for (int64_t block = begin; block < end; ++block)
-    for (int thread = 0; thread < block_threads; ++thread) run_thread<Host, Chunk, Rule, coupled>(job, block, thread);
+    for (int thread = 0; thread < block_threads; ++thread) run_thread<Host, Chunk, Rule>(job, block, thread);
 }
 
-template <class Chunk, class Rule, bool coupled>
+template <class Chunk, class Rule>
 struct Grids {
-  static constexpr Grid kernel() { return grid<Chunk, Rule, coupled>; }
+  static constexpr Grid kernel() { return grid<Chunk, Rule>; }
 };
 
 constexpr Kernels<Grid> grids = make_kernels<Grid, Grids>();
 
 /// One launch over the elements [begin, end).
-template <class Rule, bool coupled>
-void sweep(const Step& whole, int64_t begin, int64_t end) {
-  Step step = whole;
-  step.p += begin;
-  step.g += begin;
-  for (int k = 0; k < Rule::states.count; ++k) step.states[k] += begin;
-  const Job job = make_job(step, Rule::states.count, end - begin, {});
-  (job.width == Vec4::width ? grid<Vec4, Rule, coupled> : grid<Vec1, Rule, coupled>)(job, 0, blocks(job));
+template <class Rule>
+void sweep(const Step& step, const Constants& constants, int64_t begin, int64_t end) {
+  const Segment segment{.begin = begin, .end = end, .before = 0, .row = 0};
+  const Job job = make_job(step, Rule::states.count, constants, {}, segment);
+  (job.width == Vec4::width ? grid<Vec4, Rule> : grid<Vec1, Rule>)(job, 0, job.blocks);
 }
 
 }  // namespace
@@ -53,8 +50,7 @@ void sweep(const Step& whole, int64_t begin, int64_t end) {
 namespace lrcore::cpu {
 
 constinit const SweepTable emulated_sweeps = rules::with_all([](auto... entry) -> SweepTable {
-  return {.sweeps = {{cuda::sweep<typename decltype(entry)::Rule, false>,
-                      cuda::sweep<typename decltype(entry)::Rule, true>}...},
+  return {.sweeps = {{cuda::sweep<typename decltype(entry)::Rule>, cuda::sweep<typename decltype(entry)::Rule>}...},
           .arithmetic_bounds = {cpu::arithmetic_bound<Portable, typename decltype(entry)::Rule>...},
           .stream_bounds = {stream_bound<Portable, 0>, stream_bound<Portable, 1>, stream_bound<Portable, 2>,
                             stream_bound<Portable, 3>}};
@@ -62,15 +58,10 @@ constinit const SweepTable emulated_sweeps = rules::with_all([](auto... entry) -
 
 }  // namespace lrcore::cpu
 
-// For tests that replace the CUDA module: the first function returns the number of blocks of a launch, and the second
-// runs a range of blocks on the host.
+// For tests that replace the CUDA module: runs a range of a launch's blocks on the host.
 extern "C" {
-[[gnu::visibility("default")]] int64_t lrcore_blocks(const lrcore::cuda::Job* job) {
-  return lrcore::cuda::blocks(*job);
-}
-[[gnu::visibility("default")]] void lrcore_emulate(int rule, int coupled, const lrcore::cuda::Job* job, int64_t begin,
-                                                   int64_t end) {
+[[gnu::visibility("default")]] void lrcore_emulate(int rule, const lrcore::cuda::Job* job, int64_t begin, int64_t end) {
   const lrcore::cpu::DefaultFpMode mode;
-  lrcore::cuda::grids.at(rule, coupled != 0, *job)(*job, begin, end);
+  lrcore::cuda::grids.at(rule, *job)(*job, begin, end);
 }
 }

@@ -2,7 +2,7 @@
 // The `constexpr` functions of this module run on both.
 #pragma once
 
-#include "../step.h"
+#include "../plan.h"
 
 namespace lrcore::cuda {
 
@@ -22,43 +22,77 @@ using Vec1 = Chunk<1>;
 /// as long, because fewer threads fit on a multiprocessor.
 constexpr int unroll(int width) { return Vec4::width / width; }
 
-/// The constants of every step that a captured graph may take, and the index of the next step. If `rows` is null, there
-/// is no table.
+/// Rows of constants in the memory of a device: `per_step` rows for each step in turn. If `rows` is null, there is no
+/// table. If `step_count` is null, the rows are those of the next step; otherwise `step_count` is the number of steps
+/// taken, and steps after the last one use the rows of the last one.
 struct Table {
   const Constants* rows;
-  const int64_t* step_count;  // the row to use; beyond the last row, the last row is used
+  const int64_t* step_count;
   int64_t last;
+  int64_t per_step;
+};
+
+/// The blocks that update one segment. Its chunks begin at element `prologue`; the few elements of the segment before
+/// and after them are updated one by one.
+struct Extent {
+  int64_t begin, prologue, chunks, end;
+  int64_t first_block;
+  int64_t row;
 };
 
 /// The arguments of one launch.
-///
-/// Chunks begin at element `prologue`; the few elements before and after the chunks are updated one by one.
 struct Job {
   Step step;
+  Constants constants;  // without a table, the row; with a table, only gscale, which multiplies that of the row
   Table table;
-  int64_t n;
-  int64_t prologue;
-  int64_t chunks;
+  Extent whole;             // the only segment, unless there are several
+  const Extent* extents;    // the segments, or null
+  const int32_t* of_block;  // for each block, the index of its segment
+  int64_t blocks;
   int width;
 };
 
-/// Returns a job with chunks of four elements if all arrays have the same offset from a multiple of 16 bytes, else with
-/// chunks of one element.
-inline Job make_job(const Step& step, int states, int64_t n, const Table& table) {
-  const auto offset = [](const float* array) { return reinterpret_cast<uintptr_t>(array) % sizeof(Vec4); };
+/// Returns the number of elements in a chunk: four if all arrays have the same offset from a multiple of 16 bytes,
+/// otherwise one.
+inline int chunk_width(const Step& step, int states) {
+  const auto offset = [](const Stream& array) { return reinterpret_cast<uintptr_t>(array.data) % sizeof(Vec4); };
   bool alike = offset(step.p) == offset(step.g);
   for (int k = 0; k < states; ++k) alike = alike && offset(step.states[k]) == offset(step.p);
-
-  const int width = alike ? Vec4::width : Vec1::width;
-  const auto before = static_cast<int64_t>((sizeof(Vec4) - offset(step.p)) % sizeof(Vec4) / sizeof(float));
-  const int64_t prologue = !alike ? 0 : before < n ? before : n;
-  return {step, table, n, prologue, (n - prologue) / width, width};
+  return alike ? Vec4::width : Vec1::width;
 }
 
-/// Returns the number of blocks of a launch, at least 1.
-constexpr int64_t blocks(const Job& job) {
-  const int64_t tile = int64_t{block_threads} * unroll(job.width);
-  return job.chunks == 0 ? 1 : (job.chunks + tile - 1) / tile;
+/// Returns the blocks that update a segment with chunks of `width` elements.
+inline Extent extent_of(const Step& step, int width, const Segment& segment, int64_t first_block) {
+  const auto address = reinterpret_cast<uintptr_t>(elements<float>(step.p) + segment.begin);
+  const auto before = static_cast<int64_t>((sizeof(Vec4) - address % sizeof(Vec4)) % sizeof(Vec4) / sizeof(float));
+  const int64_t unaligned = width == Vec1::width ? 0 : before < segment.size() ? before : segment.size();
+  return {.begin = segment.begin,
+          .prologue = segment.begin + unaligned,
+          .chunks = (segment.size() - unaligned) / width,
+          .end = segment.end,
+          .first_block = first_block,
+          .row = segment.row};
+}
+
+/// Returns the number of blocks that update a segment, at least 1.
+constexpr int64_t blocks(const Extent& extent, int width) {
+  const int64_t tile = int64_t{block_threads} * unroll(width);
+  return extent.chunks == 0 ? 1 : (extent.chunks + tile - 1) / tile;
+}
+
+/// Returns the job of a step with one segment.
+inline Job make_job(const Step& step, int states, const Constants& constants, const Table& table,
+                    const Segment& segment) {
+  const int width = chunk_width(step, states);
+  const Extent whole = extent_of(step, width, segment, 0);
+  return {.step = step,
+          .constants = constants,
+          .table = table,
+          .whole = whole,
+          .extents = nullptr,
+          .of_block = nullptr,
+          .blocks = blocks(whole, width),
+          .width = width};
 }
 
 }  // namespace lrcore::cuda

@@ -1,4 +1,6 @@
 // The kernels, and their launches.
+#include <string.h>
+
 #include "kernels.h"
 #include "launch.h"
 
@@ -33,13 +35,25 @@ __device__ void wait_for_previous() {
 }
 
 /// The number of blocks that must fit on a multiprocessor. This limits the compiler to 80 registers per thread; Adam
-/// uses 46.
+/// uses 47.
 constexpr int resident_blocks = 3;
 
-template <class Chunk, class Rule, bool coupled>
+template <class Chunk, class Rule>
 __global__ void __launch_bounds__(block_threads, resident_blocks) sweep_kernel(const __grid_constant__ Job job) {
   let_next_come();
-  run_thread<Global, Chunk, Rule, coupled>(job, blockIdx.x, static_cast<int>(threadIdx.x));
+  run_thread<Global, Chunk, Rule>(job, blockIdx.x, static_cast<int>(threadIdx.x));
+}
+
+/// Rows of constants as a kernel's argument, of which CUDA permits 4 KB.
+struct Rows {
+  static constexpr int most = 4000 / sizeof(Constants);
+  Constants row[most];
+};
+
+__global__ void __launch_bounds__(block_threads)
+    write_rows_kernel(Constants* to, const __grid_constant__ Rows rows, int count) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < count) to[i] = rows.row[i];
 }
 
 __global__ void advance_kernel(int64_t* step_count) {
@@ -59,9 +73,9 @@ __global__ void __launch_bounds__(block_threads)
     stream_bound_kernel(const __grid_constant__ Step step, int64_t vectors) {
   const int64_t i = int64_t{blockIdx.x} * block_threads + threadIdx.x;
   if (i >= vectors) return;
-  const auto vector = [&](auto* array) { return reinterpret_cast<float4*>(array) + i; };
+  const auto vector = [&](const Stream& array) { return elements<float4>(array) + i; };
   const auto sum = [](float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); };
-  const float4 g = reinterpret_cast<const float4*>(step.g)[i];
+  const float4 g = *vector(step.g);
   float4 p = *vector(step.p), s[max_states];
   for (int k = 0; k < states; ++k) s[k] = *vector(step.states[k]);
   *vector(step.p) = sum(p, g);
@@ -70,9 +84,9 @@ __global__ void __launch_bounds__(block_threads)
 
 using Kernel = const void*;
 
-template <class Chunk, class Rule, bool coupled>
+template <class Chunk, class Rule>
 struct Address {
-  static Kernel kernel() { return reinterpret_cast<Kernel>(sweep_kernel<Chunk, Rule, coupled>); }
+  static Kernel kernel() { return reinterpret_cast<Kernel>(sweep_kernel<Chunk, Rule>); }
 };
 
 const Kernels<Kernel>& kernels() {
@@ -94,15 +108,26 @@ int64_t blocks_for(int64_t threads) { return (threads + block_threads - 1) / blo
 
 int prepare(int rule) {
   cudaFuncAttributes attributes;
-  int error = cudaFuncGetAttributes(&attributes, reinterpret_cast<Kernel>(advance_kernel));
-  for (const auto& coupled : kernels().sweeps[rule])
-    for (const Kernel kernel : coupled)
-      if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+  int error = cudaSuccess;
+  for (const Kernel kernel : {kernels().sweeps[rule][0], kernels().sweeps[rule][1],
+                              reinterpret_cast<Kernel>(write_rows_kernel), reinterpret_cast<Kernel>(advance_kernel)})
+    if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
   return error;
 }
 
-int launch(int rule, int coupled, const Job* job, uintptr_t stream) {
-  return start(kernels().at(rule, coupled != 0, *job), blocks(*job), block_threads, stream, *job);
+int launch(int rule, const Job* job, uintptr_t stream) {
+  return start(kernels().at(rule, *job), job->blocks, block_threads, stream, *job);
+}
+
+int write_rows(Constants* to, const Constants* rows, int64_t count, uintptr_t stream) {
+  int error = cudaSuccess;
+  for (int64_t done = 0; done < count && error == cudaSuccess; done += Rows::most) {
+    Rows part;
+    const int n = static_cast<int>(count - done < Rows::most ? count - done : Rows::most);
+    memcpy(part.row, rows + done, static_cast<size_t>(n) * sizeof(Constants));
+    error = start(reinterpret_cast<Kernel>(write_rows_kernel), 1, block_threads, stream, to + done, part, n);
+  }
+  return error;
 }
 
 int advance(int64_t* step_count, uintptr_t stream) {

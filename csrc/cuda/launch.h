@@ -6,7 +6,8 @@
 namespace lrcore::cuda {
 
 int prepare(int rule);
-int launch(int rule, int coupled, const Job* job, uintptr_t stream);
+int launch(int rule, const Job* job, uintptr_t stream);
+int write_rows(Constants* to, const Constants* rows, int64_t count, uintptr_t stream);
 int advance(int64_t* step_count, uintptr_t stream);
 int start_fill(float* memory, float value, int64_t n);
 int launch_stream_bound(const Step* step, int states, int64_t n, uintptr_t stream);

@@ -109,8 +109,10 @@ constexpr Api api = {
           return error;
         },
     .prepare = [](int rule) { return first_error([&] { return prepare(rule); }); },
-    .launch = [](int rule, int coupled, const Job* job,
-                 uintptr_t stream) { return first_error([&] { return launch(rule, coupled, job, stream); }); },
+    .launch = [](int rule, const Job* job,
+                 uintptr_t stream) { return first_error([&] { return launch(rule, job, stream); }); },
+    .write_rows = [](Constants* to, const Constants* rows, int64_t count,
+                     uintptr_t stream) { return first_error([&] { return write_rows(to, rows, count, stream); }); },
     .advance = [](int64_t* step_count,
                   uintptr_t stream) { return first_error([&] { return advance(step_count, stream); }); },
     .stream_bound =

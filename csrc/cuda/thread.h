@@ -9,26 +9,36 @@
 
 namespace lrcore::cuda {
 
-constexpr Constants constants(const Job& job) {
-  if (job.table.rows == nullptr) return job.step.constants;
-  const int64_t step_count = *job.table.step_count;
-  Constants row = job.table.rows[step_count < job.table.last ? step_count : job.table.last];
-  row.stages.gscale = job.step.constants.stages.gscale;  // depends on the call, not on the step number
+/// Returns the constants of a row.
+constexpr Constants constants(const Job& job, int64_t index) {
+  if (job.table.rows == nullptr) return job.constants;
+  int64_t step = 0;
+  if (job.table.step_count != nullptr) {
+    const int64_t step_count = *job.table.step_count;
+    step = step_count < job.table.last ? step_count : job.table.last;
+  }
+  Constants row = job.table.rows[step * job.table.per_step + index];
+  row.stages.gscale = row.stages.gscale * job.constants.stages.gscale;  // exact, because the row's is 1 or -1
   return row;
+}
+
+/// Returns the blocks of the segment that a block updates.
+constexpr Extent extent(const Job& job, int64_t block) {
+  return job.extents == nullptr ? job.whole : job.extents[job.of_block[block]];
 }
 
 /// Updates up to `count` chunks, `stride` elements apart, of which the first begins at element `first`. All loads come
 /// before the stores. `inside(k)` returns whether the k-th chunk exists.
-template <class Memory, class Chunk, class Rule, bool coupled, int count, class Inside>
-constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Inside inside) {
+template <class Memory, class Chunk, class Rule, int count, class Inside>
+constexpr void update_chunks(const Job& job, int64_t row, int64_t first, int64_t stride, Inside inside) {
   constexpr int states = Rule::states.count;
   constexpr int width = Chunk::width;
   const auto at = [&](auto* array, int k) { return array + first + k * stride; };
-  const auto load = [&](const float* array, int k) {
-    return Memory::load(reinterpret_cast<const Chunk*>(at(array, k)));
+  const auto load = [&](const Stream& array, int k) {
+    return Memory::load(reinterpret_cast<const Chunk*>(at(elements<const float>(array), k)));
   };
-  const auto store = [&](float* array, int k, const Chunk& chunk) {
-    Memory::store(reinterpret_cast<Chunk*>(at(array, k)), chunk);
+  const auto store = [&](const Stream& array, int k, const Chunk& chunk) {
+    Memory::store(reinterpret_cast<Chunk*>(at(elements<float>(array), k)), chunk);
   };
 
   Chunk p[count] = {}, g[count] = {}, s[max_states][count] = {};
@@ -39,7 +49,7 @@ constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Insi
       for (int i = 0; i < states; ++i) s[i][k] = load(job.step.states[i], k);
     }
 
-  const Update<float, Rule, coupled> update(constants(job));
+  const Update<float, Rule, Coupled::by_row> update(constants(job, row));
   for (int k = 0; k < count; ++k)
     for (int x = 0; x < width; ++x) {
       float lanes[max_states] = {};
@@ -55,29 +65,34 @@ constexpr void update_chunks(const Job& job, int64_t first, int64_t stride, Insi
     }
 }
 
-/// Runs thread `thread` of block `block`. A block updates a tile of chunks, and neighbouring threads update
-/// neighbouring chunks. The first block also updates the elements before and after all chunks.
-template <class Memory, class Chunk, class Rule, bool coupled>
+/// Runs thread `thread` of block `block`. A block updates a tile of a segment's chunks, and neighbouring threads update
+/// neighbouring chunks. The first block of a segment also updates the elements before and after all its chunks.
+template <class Memory, class Chunk, class Rule>
 constexpr void run_thread(const Job& job, int64_t block, int thread) {
   constexpr int count = unroll(Chunk::width);
   constexpr int64_t tile = int64_t{block_threads} * count;
   constexpr int64_t stride = int64_t{block_threads} * Chunk::width;
 
-  const int64_t chunk = block * tile + thread;
-  const int64_t first = job.prologue + chunk * Chunk::width;
-  if ((block + 1) * tile <= job.chunks)
-    update_chunks<Memory, Chunk, Rule, coupled, count>(job, first, stride, [](int) { return true; });
-  else
-    update_chunks<Memory, Chunk, Rule, coupled, count>(job, first, stride,
-                                                       [&](int k) { return chunk + k * block_threads < job.chunks; });
+  const Extent part = extent(job, block);
+  const int64_t own_block = block - part.first_block;
+  const int64_t chunk = own_block * tile + thread;
+  const int64_t first = part.prologue + chunk * Chunk::width;
+  const int64_t left = part.chunks - chunk;  // from the thread's first chunk to the end of the segment
+  const bool is_full = (own_block + 1) * tile <= part.chunks;
+  const int64_t row = part.row;
+  // Computed before the update, so that the extent need not be kept in registers.
+  const int64_t before = part.prologue - part.begin;
+  const int64_t tail = part.prologue + part.chunks * Chunk::width;
+  const bool has_single = own_block == 0 && thread < before + (part.end - tail);
+  const int64_t single = thread < before ? part.begin + thread : tail + (thread - before);
 
-  if constexpr (Chunk::width > 1) {
-    const int64_t tail = job.prologue + job.chunks * Chunk::width;
-    if (block == 0 && thread < job.prologue + (job.n - tail)) {
-      const int64_t element = thread < job.prologue ? thread : tail + (thread - job.prologue);
-      update_chunks<Memory, Vec1, Rule, coupled, 1>(job, element, 1, [](int) { return true; });
-    }
-  }
+  if (is_full)
+    update_chunks<Memory, Chunk, Rule, count>(job, row, first, stride, [](int) { return true; });
+  else
+    update_chunks<Memory, Chunk, Rule, count>(job, row, first, stride, [&](int k) { return k * block_threads < left; });
+
+  if constexpr (Chunk::width > 1)
+    if (has_single) update_chunks<Memory, Vec1, Rule, 1>(job, row, single, 1, [](int) { return true; });
 }
 
 }  // namespace lrcore::cuda

@@ -10,7 +10,7 @@ import math
 import operator
 import os
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -121,6 +121,18 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected True or False, got {safe_repr(value)}")
     return bool(value)
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put a name before the message of a TypeError or ValueError, unless it begins with the name of a group."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if str(error).startswith("opt.groups"):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what}: {error}") from error
 
 
 def one_of(*known: str) -> Check:

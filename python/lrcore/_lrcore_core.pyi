@@ -3,16 +3,34 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-_Hyperparameters: TypeAlias = tuple[dict[str, Any], Sequence[float], float]
-"""The numeric arguments for display, the values of the rule's hyperparameters in order, and the weight decay."""
+_Numbers: TypeAlias = tuple[Sequence[float], float, bool]
+"""The values of the rule's hyperparameters in order, the weight decay, and whether to maximize."""
 
-_Rate: TypeAlias = tuple[object, float | Callable[[int], float]]
-"""The schedule for display, and the source of a step's rate: a float, or a callable of the step count."""
+_Source: TypeAlias = float | Callable[[int], float]
+"""The source of a rate: a float, or a callable of the step count."""
+
+_Group: TypeAlias = tuple[_Numbers, bool, float, _Source | None]
+"""A group: its numbers, whether it is frozen, and the source of its rate, or the factor for the optimizer's rate."""
+
+_Settings: TypeAlias = tuple[object, object, Sequence[_Group]]
+"""Settings: those that they replace, or None for any; those for display; and all groups."""
+
+_Rate: TypeAlias = tuple[object, _Source]
+"""The schedule for display, and the source of a step's rate."""
 
 _Change: TypeAlias = tuple[
-    Stepper, Sequence[Any] | None, int | None, _Hyperparameters | None, _Rate | None, Any
+    Stepper,
+    Sequence[Any] | None,
+    int | None,
+    Sequence[tuple[int, int, int]],
+    _Settings | None,
+    _Rate | None,
+    Any,
 ]
-"""An optimizer and its new states, step count, hyperparameters, rate and parameters; None leaves a value unchanged."""
+"""An optimizer and its new states, step count, counts of ranges that differ from it, settings, rate and parameters.
+
+None leaves a value unchanged.
+"""
 
 class _Metaclass(type):
     """The metaclass of pybind11's classes; its real name is an implementation detail."""
@@ -33,14 +51,15 @@ class MemoryInfo(NamedTuple):
     offset: int
 
 class Snapshot(NamedTuple):
-    """The step count, the hyperparameters and the schedule that belong to copied states."""
+    """The step count, the ranges with other counts, the settings and the schedule that belong to copied states."""
 
     step_count: int
-    hyperparameters: dict[str, Any]
+    counts: list[tuple[int, int, int]]
+    settings: Any
     schedule: Any
 
 class Stepper(metaclass=_Metaclass):
-    """Owns the views, the step count, the learning rate, the hyperparameters and the lock of one optimizer."""
+    """Owns the views, the step count, the settings and the lock of one optimizer."""
 
     def __init__(
         self,
@@ -49,8 +68,8 @@ class Stepper(metaclass=_Metaclass):
         states: Sequence[Any],
         grads: Any,
         decoupled: bool,
-        maximize: bool,
-        hyperparameters: _Hyperparameters,
+        groups: Sequence[Sequence[tuple[int, int]]],
+        settings: _Settings,
         rate: _Rate,
         max_steps: int | None = None,
     ) -> None: ...
@@ -68,19 +87,14 @@ class Stepper(metaclass=_Metaclass):
     @property
     def schedule(self) -> Any: ...
     @property
-    def _hyperparameters(self) -> dict[str, Any]: ...
-    def _replace_hyperparameters(
-        self, expected: dict[str, Any], hyperparameters: _Hyperparameters
-    ) -> bool: ...
-    def _set_rate(self, rate: _Rate) -> None: ...
+    def _settings(self) -> Any: ...
+    def _step_count_of(self, group: int) -> int | None: ...
     def _snapshot(self, states: Sequence[Any]) -> Snapshot: ...
 
 class FunctionalStep(metaclass=_Metaclass):
     """A rule with its hyperparameters, for arrays that the caller keeps."""
 
-    def __init__(
-        self, rule: str, decoupled: bool, maximize: bool, hyperparameters: _Hyperparameters
-    ) -> None: ...
+    def __init__(self, rule: str, decoupled: bool, numbers: _Numbers) -> None: ...
     def apply(
         self,
         params: Any,
@@ -125,8 +139,11 @@ def commit(
     changes: Sequence[_Change],
     attributes: Sequence[tuple[Any, str, Any]] = (),
     updates: Sequence[tuple[dict[str, Any], dict[str, Any]]] = (),
-) -> None:
-    """Make all changes or none; then assign the attributes and update the dictionaries, before any Python code runs."""
+) -> bool:
+    """Make all changes or none; then assign the attributes and update the dictionaries, before any Python code runs.
+
+    Return False, and do nothing, if the settings of an optimizer are no longer those that a change replaces.
+    """
 
 def step_together(steppers: Sequence[Stepper], grad_scale: float = 1.0) -> None: ...
 def run_stream_bound(params: Any, grads: Any, states: Sequence[Any], stream: Any = None) -> None: ...

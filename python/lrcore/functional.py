@@ -94,8 +94,11 @@ def _function(cls: type[Optimizer]) -> StepFunction:
         shared = {each: value for each, value in checked.items() if each in cls._defaults}
         settings = _arguments.settings(name, own | checked, shared, cls._defaults)
         options = _arguments.options(settings)
-        rule, numbers = cls._configuration(settings, options)
-        return FunctionalStep(rule, options["decay"] == "decoupled", options["maximize"], numbers)
+        hyper = _arguments.numbers(settings)
+        rule = cls._choose_rule([hyper], options)
+        return FunctionalStep(
+            rule, options["decay"] == "decoupled", cls._numbers(rule, hyper, options["maximize"])
+        )
 
     def step_function(
         params: Any,

@@ -118,7 +118,7 @@ def test_init_was_not_called() -> None:
         lambda: opt.step_count,
         lambda: opt.schedule,
         lambda: step_together([opt]),
-        lambda: commit([(opt, None, 1, None, None, None)]),
+        lambda: commit([(opt, None, 1, (), None, None, None)]),
     ):
         with pytest.raises(TypeError, match=r"^Optimizer\.__init__ has not been called$"):
             use()

@@ -28,13 +28,15 @@ class Job(ctypes.Structure):
     """`Job` of csrc/cuda/job.h."""
 
     _fields_ = [
-        ("step", ctypes.c_float * 24),
-        ("table", ctypes.c_void_p * 3),
-        ("n", ctypes.c_int64),
-        ("prologue", ctypes.c_int64),
-        ("chunks", ctypes.c_int64),
+        ("step", ctypes.c_int64 * 12),
+        ("constants", ctypes.c_float * 12),
+        ("table", ctypes.c_void_p * 4),
+        ("whole", ctypes.c_int64 * 6),
+        ("extents", ctypes.c_void_p),
+        ("of_block", ctypes.c_void_p),
+        ("blocks", ctypes.c_int64),
         ("width", ctypes.c_int),
-        ("_to_a_multiple_of_16_bytes", ctypes.c_int * 3),
+        ("_to_a_multiple_of_16_bytes", ctypes.c_int),
     ]
 
 
@@ -66,7 +68,8 @@ FUNCTIONS = {
     "destroy_event": "address",
     "is_capturing": "stream int*",
     "prepare": "int",
-    "launch": "int int job* stream",
+    "launch": "int job* stream",
+    "write_rows": "address address int64 stream",
     "advance": "address stream",
     "stream_bound": "address int int64 stream",
     "error_name": "int",
@@ -100,8 +103,7 @@ _STRINGS = {
 }
 
 _core = ctypes.CDLL(_lrcore_core.__file__)
-_core.lrcore_blocks.restype = ctypes.c_int64
-_core.lrcore_emulate.argtypes = [TYPES[kind] for kind in ("int", "int", "job*", "int64", "int64")]
+_core.lrcore_emulate.argtypes = [TYPES[kind] for kind in ("int", "job*", "int64", "int64")]
 
 _kept: list[Any] = []
 """Tables, which are never freed: objects that outlive an imitation must still be able to release memory."""
@@ -284,15 +286,20 @@ class FakeCuda:
     def _is_capturing(self, stream: int, capturing: Any) -> None:
         capturing[0] = stream in self.captures
 
-    def _launch(self, rule: int, coupled: int, given: Any, stream: int) -> int:
+    def _launch(self, rule: int, given: Any, stream: int) -> int:
         job = Job.from_buffer_copy(given.contents)
 
         def run() -> None:
-            total = _core.lrcore_blocks(ctypes.byref(job))
-            for begin, end in [(0, total)] if self.blocks is None else self.blocks(job, total):
-                _core.lrcore_emulate(rule, coupled, job, begin, end)
+            for begin, end in [(0, job.blocks)] if self.blocks is None else self.blocks(job, job.blocks):
+                _core.lrcore_emulate(rule, job, begin, end)
 
         return self.submit(stream, run)
+
+    def _write_rows(self, to: int, rows: int, count: int, stream: int) -> int:
+        size = count * ctypes.sizeof(ctypes.c_float) * 12
+        copied = ctypes.string_at(rows, size)  # as the argument of a kernel
+
+        return self.submit(stream, lambda: ctypes.memmove(to, copied, size))
 
     def _advance(self, step_count: int, stream: int) -> int:
         def add_one() -> None:

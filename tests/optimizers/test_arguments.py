@@ -24,8 +24,8 @@ from support import CLASSES, assert_bits, choices, run, start
 def arguments() -> list[tuple[str, str]]:
     """Return the class and the name of every argument that is a rate, a number or an option."""
     taken = [(name, each) for name, cls in CLASSES.items() for each in inspect.signature(cls).parameters]
-    arrays_and_graphs = ("params", "grads", "capturable", "max_steps")
-    return [(name, each) for name, each in taken if each not in arrays_and_graphs]
+    others = ("params", "grads", "groups", "capturable", "max_steps")
+    return [(name, each) for name, each in taken if each not in others]
 
 
 def base(name: str) -> dict[str, Any]:

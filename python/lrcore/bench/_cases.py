@@ -27,9 +27,10 @@ def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None
 
     With these hyperparameters, no value becomes subnormal, and therefore slow, in a long run with a constant gradient.
     """
-    numbers = [0.9 for _ in lrcore.rules()[rule].hyper]
-    schedule = lrcore.schedules.Cosine(1e-3, steps=10**9)
-    return Stepper(rule, params, states, grads, False, False, ({}, numbers, 0.0), (schedule, schedule._value))
+    numbers = ([0.9 for _ in lrcore.rules()[rule].hyper], 0.0, False)
+    rate = lrcore.schedules.Cosine(1e-3, steps=10**9)._value
+    settings = (None, None, [(numbers, False, 1.0, None)])
+    return Stepper(rule, params, states, grads, False, (), settings, (None, rate))
 
 
 def aligned_full(size: int, value: float) -> NDArray[np.float32]:

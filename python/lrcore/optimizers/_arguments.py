@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, TypeAlias, get_args, get_type_hints
 
 from lrcore._checks import flag, fraction, nonnegative_float32, num_steps, one_of, safe_repr
-from lrcore._names import is_elsewhere, meant_by, unknown_argument
+from lrcore._names import is_elsewhere, meant_by, unknown_argument, unknown_key
 from lrcore.optimizers._shared import OF_ONE_STEP, Decay, Shared
 
 Value: TypeAlias = float | tuple[float, float]
@@ -63,6 +63,14 @@ OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the arguments that are numbers."""
     return {name: NUMBERS[name](name, value) for name, value in values.items() if name in NUMBERS}
+
+
+def known_numbers(changes: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Check new values of numeric arguments; raise KeyError if one of the names is not in `known`."""
+    for name in changes:
+        if name not in known:
+            raise unknown_key(name, known)
+    return numbers(changes)
 
 
 def options(values: Mapping[str, Any]) -> dict[str, Any]:

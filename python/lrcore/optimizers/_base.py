@@ -6,24 +6,27 @@ import contextlib
 import copyreg
 import inspect
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 from lrcore import schedules
 from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
-from lrcore._checks import FilePath, file_path, flag, require_entries
+from lrcore._checks import FilePath, file_path, flag, naming, require_entries
 from lrcore._files.safetensors import naming_file
-from lrcore._lrcore_core import Stepper, commit, describe, rules
-from lrcore._names import explain_attributes, unknown_argument, unknown_key
+from lrcore._lrcore_core import Snapshot, Stepper, commit, describe, rules
+from lrcore._names import explain_attributes, unknown_argument
 from lrcore._runtime import require_environment
-from lrcore.optimizers import _arguments, _file, _torch_state
+from lrcore.optimizers import _arguments, _file, _group_state, _groups, _torch_state
+from lrcore.optimizers._groups import Groups
 from lrcore.optimizers._hyper import Hyper
+from lrcore.optimizers._ranges import Ranges, rest_of
+from lrcore.optimizers._settings import GroupSettings, Settings
 from lrcore.optimizers._shared import DEFAULTS, Shared
 from lrcore.schedules._state import kept_or_stored, stateful, states_of, states_to_set
 
 if TYPE_CHECKING:
-    from lrcore._lrcore_core import _Change, _Hyperparameters, _Rate
+    from lrcore._lrcore_core import _Change, _Group, _Numbers, _Rate, _Settings
 
 _RULES = rules()
 _SHARED = inspect.cleandoc(str(Shared.__doc__))
@@ -91,46 +94,90 @@ class Optimizer(Stepper):
         `own` has the class's own arguments, `shared` the shared arguments that were passed, and `initial` the initial
         values of states that do not begin as zeros.
         """
+        arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
+        options, hyper = _arguments.options(arguments), _arguments.numbers(arguments)
+        if not arguments["groups"]:
+            self._choose_rule([hyper], options)  # before the parameters are looked at
+        max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
+        ranges, groups = _groups.parsed(arguments["groups"], describe(params).size, hyper, options)
+        rate = schedules.as_schedule(lr)
+        self._bind(
+            params, arguments["grads"], options, ranges, Settings(hyper, groups), rate, max_steps, initial
+        )
+
+    def _bind(
+        self,
+        params: Any,
+        grads: Any,
+        options: dict[str, Any],
+        ranges: tuple[Ranges, ...],
+        settings: Settings,
+        schedule: schedules.Schedule,
+        max_steps: int | None,
+        initial: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Create the states and bind all arrays. The arguments have been checked."""
         if "_params" in vars(self):
             raise TypeError(f"{type(self).__name__}: this optimizer is already initialized; make another")
         require_environment()
-        arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
-        self._options = _arguments.options(arguments)
-        rule, numbers = self._configuration(arguments, self._options)
-        self._max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
+        self._options, self._ranges, self._max_steps = options, ranges, max_steps
         self._memory = describe(params)
+        rule, numbers = self._configuration(settings)
         names = _RULES[rule].states
         states = [wrap_like(params, allocate(self._memory, initial.get(name, 0.0))) for name in names]
         super().__init__(
             rule,
             params,
             states,
-            arguments["grads"],
-            self._options["decay"] == "decoupled",
-            self._options["maximize"],
-            numbers,
-            self._rate_of(schedules.as_schedule(lr)),
-            self._max_steps,
+            grads,
+            options["decay"] == "decoupled",
+            ranges[1:],
+            (None, settings, numbers),
+            self._rate_of(schedule),
+            max_steps,
         )
-        self._params, self._grads = params, arguments["grads"]
+        self._params, self._grads = params, grads
         self._state = State(zip(names, states, strict=True))
 
-    @classmethod
-    def _configuration(
-        cls, arguments: Mapping[str, Any], options: dict[str, Any]
-    ) -> tuple[str, _Hyperparameters]:
-        """Check the numeric arguments; return the rule that they and the options select, and numbers for the core."""
-        hyper = _arguments.numbers(arguments)
-        rule, flat = cls._choose_rule(hyper | options), _arguments.flatten(hyper)
-        return rule, (hyper, [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"])
+    def _configuration(self, settings: Settings) -> tuple[str, list[_Group]]:
+        """Return the rule that settings select, and for the core, the numbers of each group."""
+        every = settings.numbers()
+        rule = self._choose_rule(every, self._options)
+        maximize = self._options["maximize"]
+        groups = [
+            (
+                self._numbers(rule, numbers, maximize if own.maximize is None else own.maximize),
+                own.frozen,
+                own.lr_scale,
+                None if own.schedule is None else self._rate_of(own.schedule)[1],
+            )
+            for numbers, own in zip(every, settings.groups, strict=True)
+        ]
+        return rule, groups
+
+    @staticmethod
+    def _numbers(rule: str, hyper: Mapping[str, Any], maximize: bool) -> _Numbers:
+        """Return numeric arguments for the core."""
+        flat = _arguments.flatten(hyper)
+        return [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"], maximize
 
     @classmethod
-    def _choose_rule(cls, arguments: Mapping[str, Any]) -> str:
-        """Return the name of the rule for these checked arguments; raise ValueError if they are incompatible."""
+    def _choose_rule(cls, groups: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+        """Return the name of the rule for the checked numbers of each group, and the options.
+
+        A number that selects the rule, such as momentum, counts as 0 only if it is 0 in all groups. Raises ValueError if
+        arguments are incompatible.
+        """
         if not cls._rules:
             raise TypeError(f"{cls.__name__} is abstract; use one of lrcore.optimizers.__all__")
-        cls._check_together(arguments)
-        values = (arguments[name] for name in cls._choices)
+        selecting = {name: any(each[name] for each in groups) for name in cls._choices if name in groups[0]}
+        for i, each in enumerate(groups):
+            # A group that would select another rule by itself has its numbers, but none of the options of this rule.
+            alike = all(bool(each[name]) == value for name, value in selecting.items())
+            with naming(f"opt.groups[{i}]") if i else contextlib.nullcontext():
+                cls._check_together({**each, **(options if alike else cls._default_options())})
+        chosen = {**options, **selecting}
+        values = (chosen[name] for name in cls._choices)
         return cls._rules[tuple(value if isinstance(value, str) else bool(value) for value in values)]
 
     @classmethod
@@ -160,7 +207,7 @@ class Optimizer(Stepper):
         return _arguments.options(require_entries("options", stored, known))
 
     def _rate_of(self, schedule: schedules.Schedule) -> _Rate:
-        """Return the schedule, and the source of the Stepper's rates: a number, or the schedule's unchecked formula."""
+        """Return the schedule, and the source of the core's rates: a number, or the schedule's unchecked formula."""
         if self._max_steps is not None and stateful(schedule):
             raise ValueError(
                 "lr: the rates of a capturable optimizer are fixed, so a Plateau cannot change them"
@@ -201,7 +248,11 @@ class Optimizer(Stepper):
 
     @lr.setter
     def lr(self, lr: schedules.Rate) -> None:
+        self._require_changeable("lr")
         self._set_rate(self._rate_of(schedules.as_schedule(lr)))
+
+    def _set_rate(self, rate: _Rate) -> None:
+        commit([(self, None, None, (), None, rate, None)])
 
     def _rate_after(self, t: int, schedule: schedules.Schedule) -> float:
         """Return the rate of the step that follows t steps."""
@@ -217,7 +268,8 @@ class Optimizer(Stepper):
         """The numeric arguments of the constructor by name; `betas` is a pair. They can be assigned between steps.
 
         ``opt.hyper["eps"] = 1e-6`` changes one of them; ``opt.hyper.update(...)`` and ``opt.hyper = {...}`` change
-        several. New values are checked like the constructor's arguments.
+        several. New values are checked like the constructor's arguments. Groups that have such a number of their own
+        keep it.
         """
         return Hyper(self)
 
@@ -225,10 +277,31 @@ class Optimizer(Stepper):
     def hyper(self, changes: Mapping[str, Any]) -> None:
         self._change_hyper(dict(changes))
 
-    if TYPE_CHECKING:  # with __setattr__, type checkers would accept every attribute
+    @property
+    def groups(self) -> Groups:
+        """The parameter groups.
 
+        ``opt.groups[0]`` has the elements that no group names, so it always exists; ``opt.groups[i + 1]`` is the i-th
+        group that was passed. Each has attributes that can be assigned between steps: ``hyper``, ``lr``, ``lr_scale``, ``frozen`` and
+        ``maximize``; and shows its ``ranges``, ``size`` and ``step_count``. Every element has the bits of an optimizer
+        of its own with its group's settings, which takes no step while the group is frozen. Schedules are called with
+        the step count of this optimizer.
+        """
+        return Groups(self)
+
+    @groups.setter
+    def groups(self, _: Any) -> None:
+        raise AttributeError(
+            "groups: fixed at construction; make each group that you may need there, frozen until you thaw it with "
+            "opt.groups[i].frozen = False"
+        )
+
+    if TYPE_CHECKING:  # with __setattr__, type checkers would accept every attribute
+        # narrower than in the Stepper
         @property
-        def schedule(self) -> schedules.Schedule: ...  # narrower than in the Stepper
+        def schedule(self) -> schedules.Schedule: ...
+        @property
+        def _settings(self) -> Settings: ...
     else:
 
         def __setattr__(self, name: str, value: Any) -> None:
@@ -236,37 +309,52 @@ class Optimizer(Stepper):
                 _arguments.require_assignable(type(self), name, self.hyper, {*self._options, *vars(self)})
             super().__setattr__(name, value)
 
-    def _checked_hyper(self, values: Mapping[str, Any]) -> _Hyperparameters:
-        """Check a full set of numeric arguments; raise ValueError if they select another rule."""
-        rule, numbers = self._configuration(values, self._options)
+    @property
+    def _hyperparameters(self) -> dict[str, Any]:
+        return self._settings.hyper
+
+    def _change_hyper(self, changes: Mapping[str, Any]) -> None:
+        """Change some of the numeric arguments; if one of the changes is invalid, change nothing."""
+        checked = _arguments.known_numbers(changes, self._hyperparameters)
+        self._require_changeable("hyper")
+        self._change_settings(lambda settings: settings._replace(hyper=settings.hyper | checked))
+
+    def _require_changeable(self, name: str) -> None:
+        """Raise AttributeError if the constants are on the device, where captured graphs continue to use them."""
+        if self._max_steps is not None:
+            raise AttributeError(
+                f"{name}: fixed at construction: this optimizer is capturable, and graphs read the constants of each "
+                "step from a table on the device; make a new optimizer"
+            )
+
+    def _change_settings(self, changed: Callable[[Settings], Settings]) -> None:
+        """Replace the settings by those that `changed` returns; call it again if they change in the meantime."""
+        while True:
+            before = self._settings
+            if commit([(self, None, None, (), self._new_settings(changed(before), before), None, None)]):
+                return
+
+    def _new_settings(self, settings: Settings, before: Settings | None = None) -> _Settings:
+        """Return settings for the core, which replace `before`, or any settings if it is None.
+
+        Raises ValueError if they select another rule.
+        """
+        rule, groups = self._configuration(settings)
         if rule != self.rule:
             raise ValueError(
                 f"hyper: this would change the rule from {self.rule} to {rule}; make a new optimizer"
             )
-        return numbers
+        return before, settings, groups
 
-    def _change_hyper(self, changes: Mapping[str, Any]) -> None:
-        """Change some of the numeric arguments; if one of the changes is invalid, change nothing."""
-        for name in changes:
-            if name not in self._hyperparameters:
-                raise unknown_key(name, self._hyperparameters)
-        checked = _arguments.numbers(changes)  # only once, because it may run the caller's code
-        while True:
-            before = self._hyperparameters
-            if self._replace_hyperparameters(before, self._checked_hyper(before | checked)):
-                return  # no other thread has changed them in the meantime
-
-    def _snapshot_all(
-        self, on_host: bool = False
-    ) -> tuple[int, dict[str, Any], schedules.Schedule, dict[str, Any]]:
-        """Return a consistent snapshot: step count, numeric arguments, schedule and copies of the states.
+    def _snapshot_all(self, on_host: bool = False) -> tuple[Snapshot, dict[str, Any]]:
+        """Return a consistent snapshot, and copies of the states.
 
         The copies are arrays of the same kind as the parameters or, if `on_host`, NumPy arrays.
         """
         copies = [aligned_zeros(self.size) if on_host else allocate(self._memory) for _ in self._state]
-        step_count, hyper, schedule = self._snapshot(copies)
+        snapshot = self._snapshot(copies)
         offered = copies if on_host else [wrap_like(self._params, each) for each in copies]
-        return step_count, hyper, schedule, dict(zip(self._state, offered, strict=True))
+        return snapshot, dict(zip(self._state, offered, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that a resumed run needs, except the parameters.
@@ -282,11 +370,11 @@ class Optimizer(Stepper):
 
     def _dictionary(self, on_host: bool = False) -> dict[str, Any]:
         """Return the state dictionary, with arrays of the parameters' kind or, if `on_host`, NumPy arrays."""
-        step_count, hyper, schedule, state = self._snapshot_all(on_host)
+        (step_count, counts, settings, schedule), state = self._snapshot_all(on_host)
         dictionary = {
             "rule": self.rule,
             "options": dict(self._options),
-            "hyper": dict(hyper),
+            "hyper": dict(settings.hyper),
             "step_count": step_count,
             "state": state,
         }
@@ -294,6 +382,8 @@ class Optimizer(Stepper):
             dictionary["schedule"] = schedule.to_dict()
         if states := states_of(schedule):
             dictionary["schedule_state"] = states
+        if groups := _group_state.stored(self._ranges, settings, counts):
+            dictionary["groups"] = groups
         return dictionary
 
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
@@ -321,13 +411,14 @@ class Optimizer(Stepper):
             ("rule", "options", "hyper", "step_count", "state"),
             "schedule",
             "schedule_state",
+            "groups",
         )
         if not isinstance(entries["rule"], str) or entries["rule"] != self.rule:
             raise ValueError(f"rule: expected {self.rule}, got {entries['rule']}")
         options = self._checked_options(self.rule, entries["options"], self._options)
         if options != self._options:
             raise ValueError(f"options: expected {self._options}, got {options}")
-        numbers = self._checked_hyper(require_entries("hyper", entries["hyper"], self._hyperparameters))
+        hyper = _arguments.numbers(require_entries("hyper", entries["hyper"], self._hyperparameters))
         state = require_entries("state", entries["state"], self._state)
         if entries["step_count"] is None:  # `commit` would keep the current step count
             raise TypeError("step_count: expected an integer, got None")
@@ -336,8 +427,13 @@ class Optimizer(Stepper):
             schedule = kept_or_stored(schedule, entries["schedule"], entries.get("schedule_state", ()))
         plateau_states = entries.get("schedule_state", () if "schedule" in entries else states_of(schedule))
         plateaus_to_set = states_to_set(schedule, plateau_states)
+        groups, counts, others_to_set = _group_state.restored(
+            entries.get("groups"), self._ranges, self._settings, entries["step_count"]
+        )
+        settings = self._new_settings(Settings(hyper, groups))
         states = [state[name] for name in self._state]
-        return (self, states, entries["step_count"], numbers, self._rate_of(schedule), None), plateaus_to_set
+        change = (self, states, entries["step_count"], counts, settings, self._rate_of(schedule), None)
+        return change, [*plateaus_to_set, *others_to_set]
 
     def save(self, path: FilePath) -> None:
         """Write the state dictionary to a file, for `load` and `lrcore.load`. Save the parameters separately.
@@ -392,9 +488,9 @@ class Optimizer(Stepper):
         """
         if shapes is None:
             shapes = [getattr(self._params, "shape", self.size)]
-        step_count, hyper, schedule, state = self._snapshot_all(on_host=True)
+        (step_count, _, settings, schedule), state = self._snapshot_all(on_host=True)
         lr = self._rate_after(step_count, schedule)
-        return _torch_state.exported(self._kind(), shapes, step_count, lr, hyper, state)
+        return _torch_state.exported(self._kind(), shapes, step_count, lr, settings.hyper, state)
 
     def load_torch_state_dict(self, dictionary: Mapping[str, Any], *, step_count: int | None = None) -> None:
         """Resume from the ``state_dict()`` of the optimizer of the same name in ``torch.optim``.
@@ -440,28 +536,36 @@ class Optimizer(Stepper):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        step_count, hyper, schedule, state = self._snapshot_all()
-        own = ("_options", "_params", "_grads", "_max_steps", "_memory", "_state")
+        (step_count, counts, settings, schedule), state = self._snapshot_all()
+        own = ("_options", "_ranges", "_params", "_grads", "_max_steps", "_memory", "_state")
         return {
             "params": self._params,
             "grads": self._grads,
             "max_steps": self._max_steps,
-            "arguments": hyper | self._options,
+            "arguments": settings.hyper | self._options,
             "schedule": schedule,
+            "ranges": self._ranges,
+            "groups": [tuple(each) for each in settings.groups],
             "step_count": step_count,
+            "counts": counts,
             "states": list(state.values()),
             "attributes": {name: value for name, value in vars(self).items() if name not in own},
         }
 
     def __setstate__(self, parts: dict[str, Any]) -> None:
-        max_steps = parts["max_steps"]
-        shared: Shared = {
-            "grads": parts["grads"],
-            "capturable": max_steps is not None,
-            "max_steps": max_steps,
-        }
-        Optimizer.__init__(self, parts["params"], parts["schedule"], parts["arguments"], shared)
-        commit([(self, parts["states"], parts["step_count"], None, None, None)])
+        arguments = _arguments.with_decay(
+            parts["arguments"]
+        )  # earlier versions wrote `decoupled_weight_decay`
+        groups = tuple(
+            GroupSettings(*each) for each in parts.get("groups", [()])
+        )  # earlier versions had none
+        settings = Settings(_arguments.numbers(arguments), groups)
+        params, grads, schedule, max_steps = (
+            parts[name] for name in ("params", "grads", "schedule", "max_steps")
+        )
+        ranges = parts.get("ranges") or (rest_of((), describe(params).size),)
+        self._bind(params, grads, _arguments.options(arguments), ranges, settings, schedule, max_steps)
+        commit([(self, parts["states"], parts["step_count"], parts.get("counts", ()), None, None, None)])
         vars(self).update(parts["attributes"])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -475,4 +579,8 @@ class Optimizer(Stepper):
 
     def __repr__(self) -> str:
         rate = self.schedule.lr if type(self.schedule) is schedules.Constant else self.schedule
-        return f"{type(self).__name__}(size={self.size}, device={self.device}, lr={rate!r}, step_count={self.step_count})"
+        whole = f"{type(self).__name__}(size={self.size}, device={self.device}, lr={rate!r}, step_count={self.step_count})"
+        groups = (
+            [f"groups[{i}]: {each!r}" for i, each in enumerate(self.groups)] if len(self.groups) > 1 else []
+        )
+        return "\n    ".join([whole, *groups])

@@ -11,7 +11,7 @@ from typing import Any
 from lrcore._files import safetensors
 from lrcore._files.format import OWN, TEXT, entries_of, require_known
 
-ENTRIES = ("rule", "options", "hyper", "step_count", "schedule", "schedule_state")
+ENTRIES = ("rule", "options", "hyper", "step_count", "schedule", "schedule_state", "groups")
 """The entries of a state dictionary other than the states. Earlier versions wrote only two of the options."""
 
 

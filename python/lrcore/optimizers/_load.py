@@ -11,8 +11,10 @@ from lrcore._checks import FilePath, file_path, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import describe
 from lrcore._names import explain_keywords
-from lrcore.optimizers import Optimizer, _arguments, _file
-from lrcore.schedules import Rate
+from lrcore.optimizers import Optimizer, _arguments, _file, _group_state
+from lrcore.optimizers._ranges import Ranges
+from lrcore.optimizers._settings import GroupSettings, Settings
+from lrcore.schedules import Rate, as_schedule
 
 
 @explain_keywords
@@ -59,30 +61,39 @@ def load(
         invalid.
     """
     path = file_path(path)
-    name, dictionary = _file.read(path, describe(params).size)
+    max_steps = _arguments.table_length(capturable, max_steps)
+    size = describe(params).size
+    name, dictionary = _file.read(path, size)
     with naming_file(path):
         if not isinstance(name, str) or name not in optimizers.__all__ or name == "Optimizer":
             raise ValueError(f"class: expected the name of an optimizer, got {name!r}")
-        cls: type[Any] = getattr(optimizers, name)
-        arguments = _arguments_for(cls, dictionary)
+        cls: type[Optimizer] = getattr(optimizers, name)
+        options, ranges, settings = _read(cls, dictionary, size)
     if lr is None and "schedule" not in dictionary:
         raise ValueError(f"lr: {path} has no schedule, because the rate came from a callable; pass lr")
     if lr is not None and "schedule" in dictionary:
         raise ValueError(f"lr: {path} has a schedule; leave lr out, and assign opt.lr afterwards")
-    rate = 0.0 if lr is None else lr
-    opt: Optimizer = cls(params, rate, grads=grads, capturable=capturable, max_steps=max_steps, **arguments)
+    opt = cls.__new__(cls)
+    opt._bind(params, grads, options, ranges, settings, as_schedule(0.0 if lr is None else lr), max_steps)
     with naming_file(path):
         opt.load_state_dict(dictionary)
     return opt
 
 
-def _arguments_for(cls: type[Any], dictionary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a class that select the rule of a state dictionary."""
+def _read(
+    cls: type[Optimizer], dictionary: Mapping[str, Any], size: int
+) -> tuple[dict[str, Any], tuple[Ranges, ...], Settings]:
+    """Return the options, the ranges of the groups, and the settings in a state dictionary."""
     rule = dictionary.get("rule")
     names = tuple(name for name in inspect.signature(cls).parameters if name in _arguments.NUMBERS)
     hyper = _arguments.numbers(require_entries("hyper", dictionary.get("hyper"), names))
     options = cls._checked_options(rule, dictionary.get("options"), cls._default_options())
-    arguments: dict[str, Any] = hyper | options
-    if cls._choose_rule(arguments) != rule:
-        raise ValueError(f"rule: expected {cls._choose_rule(arguments)}, got {rule!r}")
-    return arguments
+    groups = dictionary.get("groups")
+    ranges = _group_state.ranges_in(groups, size)
+    settings = Settings(hyper, (GroupSettings(),) * len(ranges))
+    settings = settings._replace(
+        groups=_group_state.restored(groups, ranges, settings, dictionary.get("step_count"))[0]
+    )
+    if (selected := cls._choose_rule(settings.numbers(), options)) != rule:
+        raise ValueError(f"rule: expected {selected}, got {rule!r}")
+    return options, ranges, settings

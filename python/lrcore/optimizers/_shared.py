@@ -6,6 +6,7 @@ of `Stepper.step`. Only the gradients can be either: bound at construction or pa
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 Decay = Literal["l2", "decoupled"]
@@ -24,6 +25,11 @@ class Shared(TypedDict, total=False):
         Maximize the objective instead of minimizing it.
     grads : array of float32, optional
         Gradients to bind, so that ``step()`` needs no argument.
+    groups : list of dict, optional
+        Parts of the parameters with their own settings; see `Optimizer.groups`. The entry ``params`` has the elements of
+        a group in the flat buffer: a slice, a pair ``(begin, end)``, or a list of these. The other entries are any
+        numeric arguments and `maximize`, which replace the optimizer's; ``lr``, a rate of its own, or ``lr_scale``, a
+        factor for the optimizer's rate; and ``frozen``. Elements that no group has are as the other arguments say.
     capturable : bool
         Keep the step number and the constants of `max_steps` steps on the CUDA device, for steps that are captured in a
         CUDA graph and replayed. Requires bound `grads`; `lr` and `hyper` cannot then be changed.
@@ -37,6 +43,7 @@ class Shared(TypedDict, total=False):
     decoupled_weight_decay: bool | None
     maximize: bool
     grads: Any
+    groups: Sequence[Mapping[str, Any]] | None
     capturable: bool
     max_steps: int | None
 
@@ -47,6 +54,7 @@ DEFAULTS: Shared = {
     "decoupled_weight_decay": None,
     "maximize": False,
     "grads": None,
+    "groups": None,
     "capturable": False,
     "max_steps": None,
 }

@@ -33,8 +33,8 @@ class Kind(NamedTuple):
     options: Mapping[str, Any]
     default_options: Mapping[str, Any]
     """The default options of its public class."""
-    choose_rule: Callable[[Mapping[str, Any]], str]
-    """Returns the name of the rule for given hyperparameters and options."""
+    choose_rule: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], str]
+    """Returns the name of the rule for the hyperparameters of each group, and the options."""
 
 
 class _Peer(NamedTuple):
@@ -272,7 +272,7 @@ def converted(
         step_count = common_step_count(of_parameters)
     if name == "NAdam":
         _check_products(of_parameters, _momentum_product(step_count, hyper))
-    rule = kind.choose_rule(hyper | options)
+    rule = kind.choose_rule([hyper], options)
     return {
         "rule": rule,
         "options": options,

@@ -155,7 +155,7 @@ class Buffer:
     def change_to(self, states: Mapping[str, Any], step_count: int) -> _Change:
         """Return the change for `commit` that replaces the optimizer's states and step count."""
         flats = [states[name] for name in self.optimizer.state]
-        return self.optimizer, flats, step_count, None, None, None
+        return self.optimizer, flats, step_count, (), None, None, None
 
     def gather(self) -> None:
         """Update the flat gradients from the parameters' gradients, after checking that no memory has moved.

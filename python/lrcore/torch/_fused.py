@@ -60,7 +60,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         before the first step. Unless the rate comes from a schedule or a callable, you can assign a number there, as
         PyTorch's schedulers do. A tensor, passed here or assigned there, is read again at each step.
     **arguments
-        The other arguments of the class, except `grads`.
+        The other arguments of the class, except `grads` and `groups`.
 
     Attributes
     ----------
@@ -101,6 +101,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             raise TypeError(
                 "grads: FusedOptimizer takes no such argument; the parameters have their own gradients"
             )
+        if "groups" in arguments:
+            raise TypeError("groups: FusedOptimizer takes no such argument; make one for each group")
         names, tensors = named(params)
         check_parameters(names, tensors)
         if lr is not None:

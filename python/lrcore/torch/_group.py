@@ -82,8 +82,12 @@ class Group:
         first = self.optimizers[0]
         if schedule is not None and first._max_steps is not None:
             first.lr = schedule  # raises the error of a capturable optimizer
-        numbers = [
-            each._checked_hyper(each._hyperparameters | dict(changed)) if changed else None
+        settings = [
+            each._new_settings(
+                each._settings._replace(hyper=each._hyperparameters | _arguments.numbers(changed))
+            )
+            if changed
+            else None
             for each in self.optimizers
         ]
         pending = self._pending(group)
@@ -92,8 +96,8 @@ class Group:
         }
         commit(
             [
-                (each, None, None, of_each, None if schedule is None else each._rate_of(schedule), None)
-                for each, of_each in zip(self.optimizers, numbers, strict=True)
+                (each, None, None, (), new, None if schedule is None else each._rate_of(schedule), None)
+                for each, new in zip(self.optimizers, settings, strict=True)
             ],
             [self._stamped()],
             [(group, {name: self.shown[name] for name in pending if name not in kept})],
@@ -111,7 +115,7 @@ class Group:
         carried = {name: value for name, value in loaded.items() if name not in others}
         group = self.only()
         commit(
-            [(*change[:4], first[4], None) for change, _ in checked],  # one schedule for all devices
+            [(*change[:5], first[5], None) for change, _ in checked],  # one schedule for all devices
             [*attributes, (self, "used", used), self._stamped()],
             [(group, carried | self.shown)],  # so that no assignment is pending
         )
@@ -249,6 +253,7 @@ class Group:
             if (
                 each.step_count != first.step_count
                 or each._hyperparameters != first._hyperparameters
+                or each._settings.groups != first._settings.groups
                 or (
                     schedule is not first.schedule
                     and not (type(schedule) is Constant and schedule == first.schedule)

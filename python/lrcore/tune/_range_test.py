@@ -165,7 +165,7 @@ _SUGGESTIONS: dict[SuggestionMethod, Callable[[RangeTest], float]] = {
 }
 
 
-def _restorer(opt: Optimizer) -> Callable[[], None]:
+def _restorer(opt: Optimizer) -> Callable[[], object]:
     """Return a function that restores the current parameters, states, step count, hyperparameters and schedule.
 
     The function is a single call into the extension module, which Ctrl-C cannot interrupt.
@@ -173,10 +173,11 @@ def _restorer(opt: Optimizer) -> Callable[[], None]:
     params = allocate(opt._memory)
     copy(opt.params, params)
     states = [allocate(opt._memory) for _ in opt.state]
-    step_count, hyper, schedule = opt._snapshot(states)
-    numbers, rate = opt._checked_hyper(hyper), opt._rate_of(schedule)
-    observed = states_to_set(schedule, states_of(schedule))
-    return functools.partial(commit, [(opt, states, step_count, numbers, rate, params)], observed)
+    step_count, counts, settings, schedule = opt._snapshot(states)
+    every = [schedule, *settings.schedules()]
+    observed = [attribute for each in every for attribute in states_to_set(each, states_of(each))]
+    numbers, rate = opt._new_settings(settings), opt._rate_of(schedule)
+    return functools.partial(commit, [(opt, states, step_count, counts, numbers, rate, params)], observed)
 
 
 @explain_keywords

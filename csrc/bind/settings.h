@@ -1,0 +1,31 @@
+// The settings of an optimizer: those that Python shows, and the numbers and sources that its steps use.
+#pragma once
+
+#include <vector>
+
+#include "rate.h"
+#include "rule_config.h"
+
+namespace lrcore {
+
+/// The settings of all groups, as a step uses them.
+struct GroupSettings {
+  std::vector<Numbers> numbers;
+  std::vector<bool> frozen;
+  std::vector<RateSources::OfGroup> rates;  // empty if all groups take the optimizer's rate
+};
+
+/// New settings of all groups.
+struct NewSettings {
+  py::object expected;  // the settings that they replace, or None for any
+  py::object shown;     // for Python
+  GroupSettings groups;
+};
+
+/// A new rate of the optimizer: the schedule, for Python, and the source of the rates.
+struct NewRate {
+  py::object schedule;
+  py::object source;
+};
+
+}  // namespace lrcore

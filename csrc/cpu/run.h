@@ -1,0 +1,15 @@
+// Runs a step on the CPU.
+#pragma once
+
+#include "../plan.h"
+
+namespace lrcore::cpu {
+
+/// Runs a step on the thread pool, with each thread in the default floating-point mode. Each segment is updated by one
+/// of the two sweeps: without or with coupled decay, as its row says.
+void run(const Sweep (&sweeps)[2], const Plan& plan);
+
+/// Runs a sweep that needs no constants over the elements [0, n) in the same way.
+void run(Sweep sweep, const Step& step, int64_t n);
+
+}  // namespace lrcore::cpu

@@ -1,0 +1,152 @@
+"""The parameter groups in the state dictionary of an optimizer, in a form that JSON can hold."""
+
+from __future__ import annotations
+
+import itertools
+import reprlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from lrcore._checks import flag, integer, is_list, naming, require_entries, safe_repr, sequence
+from lrcore.optimizers import _arguments
+from lrcore.optimizers._ranges import Ranges, is_pair, merged, range_of, require_disjoint, rest_of
+from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings
+from lrcore.schedules import Schedule
+from lrcore.schedules._state import kept_or_stored, states_of, states_to_set
+
+
+def stored(
+    ranges: Sequence[Ranges], settings: Settings, counts: Sequence[tuple[int, int, int]]
+) -> list[dict[str, Any]]:
+    """Return the entry `groups` of a state dictionary: a list that JSON can hold, or an empty one if there is nothing to say.
+
+    `counts` has the ranges of elements that have taken fewer steps than the optimizer, with their counts.
+    """
+    if settings.groups == (GroupSettings(),) and not counts:
+        return []
+    return [
+        {
+            "ranges": [[*each] for each in of_group],
+            "hyper": dict(own.hyper),
+            "maximize": own.maximize,
+            "lr_scale": own.lr_scale,
+            "frozen": own.frozen,
+            "step_counts": [
+                [max(begin, first), min(end, last), count]
+                for first, last, count in counts
+                for begin, end in of_group
+                if begin < last and first < end
+            ],
+        }
+        | _stored_schedule(own.schedule)
+        for of_group, own in zip(ranges, settings.groups, strict=True)
+    ]
+
+
+def _stored_schedule(schedule: Schedule | None) -> dict[str, Any]:
+    """Return the entries for a group's own schedule. One that has no dictionary form is stored as None."""
+    if schedule is None:
+        return {}
+    entries: dict[str, Any] = {"schedule": None}
+    with suppress(TypeError):
+        entries["schedule"] = schedule.to_dict()
+    return entries | {"schedule_state": states_of(schedule)}
+
+
+_STORED = ("ranges", "hyper", "maximize", "lr_scale", "frozen", "step_counts")
+
+
+def restored(
+    groups: Any, ranges: Sequence[Ranges], settings: Settings, step_count: Any
+) -> tuple[tuple[GroupSettings, ...], list[tuple[int, int, int]], list[tuple[Any, str, Any]]]:
+    """Check the entry `groups` of a state dictionary for an optimizer with these ranges and settings.
+
+    Returns the settings of the groups, the counts of the elements that have taken fewer steps, and the attributes of
+    plateaus to assign.
+    """
+    if groups is None and len(ranges) == 1:
+        return (GroupSettings(),), [], []
+    if not is_list(groups) or len(groups) != len(ranges):
+        raise ValueError(
+            f"groups: expected the {len(ranges)} groups of this optimizer, got {safe_repr(groups)}"
+        )
+    found: list[GroupSettings] = []
+    counts: list[tuple[int, int, int]] = []
+    to_set: list[tuple[Any, str, Any]] = []
+    for i, (group, of_group, own) in enumerate(zip(groups, ranges, settings.groups, strict=True)):
+        with naming(f"groups[{i}]"):
+            entry = require_entries("entries", group, _STORED, "schedule", "schedule_state")
+            _require_same(entry["ranges"], of_group)
+            schedule, states = _restored_schedule(entry, own.schedule)
+            scale = CHECKS["lr_scale"]("lr_scale", entry["lr_scale"])
+            if schedule is not None:
+                to_set += states_to_set(schedule, states)
+                if scale != 1:
+                    raise ValueError(f"lr_scale: expected 1 in a group with a schedule, got {scale}")
+            hyper = _arguments.numbers(require_entries("hyper", entry["hyper"], (), *settings.hyper))
+            maximize = None if entry["maximize"] is None else flag("maximize", entry["maximize"])
+            found.append(GroupSettings(hyper, maximize, schedule, scale, flag("frozen", entry["frozen"])))
+            counts += _restored_counts(entry["step_counts"], of_group, step_count)
+    return tuple(found), sorted(counts), to_set
+
+
+def _require_same(stored_ranges: Any, ranges: Ranges) -> None:
+    """Raise ValueError if stored ranges differ from those of the group."""
+    pairs = [is_pair(each) for each in stored_ranges] if is_list(stored_ranges) else [False]
+    if not all(pairs) or tuple((begin, end) for begin, end in stored_ranges) != ranges:
+        raise ValueError(
+            f"ranges: expected {reprlib.repr([*ranges])}, got {reprlib.repr(stored_ranges)}; "
+            "make the optimizer with the groups that were stored"
+        )
+
+
+def _restored_schedule(entry: Mapping[str, Any], own: Any) -> tuple[Any, Any]:
+    """Return the schedule of a group, or None if it has none, and its states."""
+    if "schedule" not in entry:
+        return None, ()
+    states = entry.get("schedule_state", ())
+    if entry["schedule"] is not None:
+        return kept_or_stored(own, entry["schedule"], states), states
+    if own is None:
+        raise ValueError(
+            "schedule: not stored, because the rate came from a callable; assign the lr of the group first"
+        )
+    return own, states
+
+
+def _restored_counts(counts: Any, ranges: Ranges, step_count: Any) -> list[tuple[int, int, int]]:
+    """Check the ranges of elements that have taken fewer steps than the optimizer."""
+    found = []
+    for each in sequence("step_counts", counts):
+        if not is_list(each) or len(each) != 3:
+            raise TypeError(f"step_counts: expected lists of begin, end and count, got {safe_repr(each)}")
+        begin, end, count = (integer("step_counts", number, 0) for number in each)
+        if not any(first <= begin < end <= last for first, last in ranges):
+            raise ValueError(f"step_counts: expected ranges of the group, got {begin}:{end}")
+        if count > integer("step_count", step_count, 0):
+            raise ValueError(
+                f"step_counts: expected at most the optimizer's step count {step_count}, got {count}"
+            )
+        found.append((begin, end, count))
+    for (_, end, _), (begin, _, _) in itertools.pairwise(sorted(found)):
+        if begin < end:
+            raise ValueError(f"step_counts: expected each element once, got {begin} twice")
+    return found
+
+
+def ranges_in(groups: Any, size: int) -> tuple[Ranges, ...]:
+    """Check the ranges in the entry `groups` of a state dictionary, which together have all elements; return them."""
+    if groups is None:
+        return (rest_of((), size),)
+    found: list[list[tuple[int, int]]] = []
+    for i, group in enumerate(sequence("groups", groups)):
+        with naming(f"groups[{i}]"):
+            if not isinstance(group, Mapping) or "ranges" not in group:
+                raise TypeError("expected a dictionary with the entry ranges")
+            found.append([range_of(each, size) for each in sequence("ranges", group["ranges"])])
+    require_disjoint(found)
+    of_groups = tuple(merged(each) for each in found)
+    if not of_groups or of_groups[0] != rest_of(of_groups[1:], size):
+        raise ValueError("groups: expected groups that together have all elements")
+    return of_groups

@@ -1,0 +1,74 @@
+"""Parts of a flat buffer, as ranges of elements."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+from lrcore._checks import is_integer, is_list, safe_repr
+
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+"""The elements of a group: pairs of begin and end, in order, none of which touch."""
+
+
+def ranges_of(params: Any, size: int) -> list[tuple[int, int]]:
+    """Return the ranges of a group, as passed."""
+    several = is_list(params) and not is_pair(params)
+    ranges = [range_of(each, size) for each in (params if several else [params])]
+    if not ranges:
+        raise ValueError("params: expected at least one range, got none")
+    return ranges
+
+
+def is_pair(value: Any) -> bool:
+    return is_list(value) and len(value) == 2 and all(map(is_integer, value))
+
+
+def range_of(given: Any, size: int) -> tuple[int, int]:
+    """Return the begin and end of a slice or pair. Negative indices count from the end."""
+    if isinstance(given, slice):
+        if given.step not in (None, 1):
+            raise ValueError(f"params: expected slices with step 1, got {given}")
+        bounds = (0 if given.start is None else given.start, size if given.stop is None else given.stop)
+    elif is_pair(given):
+        bounds = tuple(given)
+    else:
+        raise TypeError(f"params: expected a slice or a pair (begin, end), got {safe_repr(given)}")
+    if not all(map(is_integer, bounds)):
+        raise TypeError(f"params: expected a slice of integers, got {given}")
+    begin, end = (int(each) + size if each < 0 else int(each) for each in bounds)
+    if not 0 <= begin <= end <= size:
+        raise ValueError(f"params: expected a range inside the {size} elements, got {given}")
+    if begin == end:
+        raise ValueError(f"params: expected a range that is not empty, got {given}")
+    return begin, end
+
+
+def require_disjoint(ranges: Sequence[Sequence[tuple[int, int]]]) -> None:
+    """Raise ValueError if two ranges of the groups as passed overlap."""
+    every = sorted((*each, i) for i, of_group in enumerate(ranges) for each in of_group)
+    for (begin, end, i), (other_begin, other_end, j) in itertools.pairwise(every):
+        if other_begin < end:
+            raise ValueError(
+                f"groups[{j}]: params: {other_begin}:{other_end} overlaps {begin}:{end} of groups[{i}]"
+            )
+
+
+def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Return the ranges in order, with those that touch as one."""
+    found: list[tuple[int, int]] = []
+    for begin, end in sorted(ranges):
+        if found and found[-1][1] == begin:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((begin, end))
+    return tuple(found)
+
+
+def rest_of(groups: Iterable[Ranges], size: int) -> Ranges:
+    """Return the ranges that no group has."""
+    named = sorted(itertools.chain.from_iterable(groups))
+    bounds = [0, *itertools.chain.from_iterable(named), size]
+    between = zip(bounds[::2], bounds[1::2], strict=True)
+    return tuple((begin, end) for begin, end in between if begin < end)

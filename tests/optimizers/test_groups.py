@@ -1,0 +1,512 @@
+"""Parameter groups: what they show and accept, what is refused, and what copies and files carry."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrcore
+from gpu.devices import imitated
+from lrcore import schedules
+from support import CLASSES, ONES, N, assert_bits, assert_same, make, run, start
+
+AdamW: Any = lrcore.AdamW
+SGD: Any = lrcore.SGD
+functional: Any = lrcore.functional
+COSINE = schedules.Cosine(0.01, steps=30)
+
+GROUPS: list[dict[str, Any]] = [
+    {"params": [slice(0, 3), (5, 9)], "weight_decay": 0.0},
+    {"params": slice(9, 12), "lr_scale": 0.125, "betas": (0.5, 0.75)},
+    {"params": (-9, -4), "frozen": True},
+    {"params": (17, 18), "lr": 0.5, "maximize": True},
+]
+
+
+def grouped(params: Any = None, **arguments: Any) -> Any:
+    """Return an optimizer with a group of each kind."""
+    chosen = {"lr": COSINE, "weight_decay": 0.25, "groups": GROUPS} | arguments
+    return AdamW(start() if params is None else params, **chosen)
+
+
+def numbers(opt: Any, name: str) -> list[Any]:
+    """Return a number of each group."""
+    return [group.hyper[name] for group in opt.groups]
+
+
+def shown(opt: Any, *names: str) -> list[Any]:
+    """Return attributes of each group, of all of them by default."""
+    all_names = ("ranges", "size", "schedule", "lr", "lr_scale", "frozen", "maximize", "step_count")
+    groups = [[getattr(group, name) for name in names or all_names] for group in opt.groups]
+    return groups if names else [[*each, dict(opt.groups[i].hyper)] for i, each in enumerate(groups)]
+
+
+def contents(opt: Any) -> Any:
+    """Return everything that a step or an assignment can change, without a call to a schedule."""
+    dictionary = opt.state_dict()
+    arrays = [each.tobytes() for each in (opt.params, *dictionary.pop("state").values())]
+    return dictionary, arrays, shown(opt, "schedule", "lr_scale", "frozen", "maximize", "step_count")
+
+
+def assert_refused(call: Callable[[], object], error: Any, *words: str) -> None:
+    """Assert that a call raises an error whose message matches all regular expressions."""
+    with pytest.raises(error) as caught:
+        call()
+    for each in words:
+        assert re.search(each, str(caught.value)), f"{each} is not in {caught.value}"
+
+
+# ---- what groups show and accept
+
+
+def test_the_rest_comes_first() -> None:
+    opt = grouped()
+    assert isinstance(opt.groups, Sequence)
+    assert len(opt.groups) == 5
+    assert [group.ranges for group in opt.groups] == [
+        ((3, 5), (18, 21)), ((0, 3), (5, 9)), ((9, 12),), ((12, 17),), ((17, 18),)
+    ]  # fmt: skip
+    assert [group.size for group in opt.groups] == [5, 7, 3, 5, 1]
+    assert opt.groups[-2].ranges == ((12, 17),)
+    with pytest.raises(IndexError):
+        _ = opt.groups[5]
+    assert [group.ranges for group in AdamW(start()).groups] == [((0, N),)]
+    whole = AdamW(start(), groups=({"params": slice(None)},))
+    assert shown(whole, "ranges", "size") == [[(), 0], [((0, N),), N]]
+
+
+@pytest.mark.parametrize(
+    ("params", "ranges"),
+    [
+        (slice(3, None), ((3, 21),)),
+        (slice(-4), ((0, 17),)),
+        (slice(-4, -1, 1), ((17, 20),)),
+        ((-21, -1), ((0, 20),)),
+        ((np.int64(2), 21), ((2, 21),)),
+        ([(5, 9), slice(0, 5)], ((0, 9),)),
+        ([slice(9, 12), (2, 4), slice(-1, None)], ((2, 4), (9, 12), (20, 21))),
+    ],
+)
+def test_ranges_are_of_flat_elements(params: Any, ranges: Any) -> None:
+    """They are shown in order, and merged where they touch."""
+    opt = SGD(np.zeros((3, 7), np.float32), 0.0, groups=[{"params": params, "lr": 1.0}])
+    assert opt.groups[1].ranges == ranges
+    opt.step(ONES.reshape(3, 7))
+    expected = np.zeros(N, np.float32)
+    for begin, end in ranges:
+        expected[begin:end] = -1
+    assert_bits(opt.params.ravel(), expected)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_takes_groups_with_all_its_numbers(name: str) -> None:
+    cls = CLASSES[name]
+    assert inspect.signature(cls).parameters["groups"].default is None
+    own = dict(cls(start()).hyper)
+    opt = cls(start(), groups=[{"params": (0, 9)} | own])
+    assert dict(opt.groups[1].hyper) == own
+
+
+def test_what_a_group_shows() -> None:
+    opt = grouped()
+    run(opt, 3)
+    rate = COSINE(3)
+    assert shown(opt, "lr", "lr_scale", "frozen", "maximize", "schedule") == [
+        [rate, 1, False, False, None],
+        [rate, 1, False, False, None],
+        [rate * 0.125, 0.125, False, False, None],
+        [rate, 1, True, False, None],
+        [0.5, 1, False, True, schedules.Constant(0.5)],
+    ]
+    expected = {"betas": (0.5, 0.75), "eps": 1e-8, "weight_decay": 0.25}
+    assert dict(opt.groups[2].hyper) == expected
+    assert repr(opt.groups[2].hyper) == repr(expected)
+    assert numbers(opt, "weight_decay") == [0.25, 0, 0.25, 0.25, 0.25]
+
+
+def test_assignments_to_a_group_concern_no_other() -> None:
+    opt = grouped()
+    others = shown(opt)
+    group = opt.groups[1]
+    group.hyper["eps"] = 1
+    group.hyper.update(betas=(0.5, 0.7), weight_decay=0.1)
+    assert dict(group.hyper) == {"betas": (0.5, 0.7), "eps": 1.0, "weight_decay": 0.1}
+    group.lr = linear = schedules.Linear(0.5, end=0.0, steps=10)
+    opt.step_count = 4
+    assert (group.lr, group.schedule) == (linear(4), linear)
+    group.lr = lambda t: t / 8
+    assert group.lr == 0.5
+    group.lr = None
+    assert (group.lr, group.schedule) == (COSINE(4), None)
+    group.lr_scale, group.frozen, group.maximize = np.float32(0.5), True, True
+    assert (group.lr, opt.groups[1].frozen, opt.groups[1].maximize) == (COSINE(4) * 0.5, True, True)
+    opt.groups[4].lr_scale = 1  # as it is
+    opt.step_count = 0
+    assert [*shown(opt)[:1], *shown(opt)[2:]] == [*others[:1], *others[2:]]
+
+
+def test_changes_of_the_optimizer_leave_what_groups_named() -> None:
+    """That includes the rest. Until it names something, it has the optimizer's numbers."""
+    opt = grouped()
+    opt.groups[3].hyper["eps"] = 0.5
+    opt.hyper.update(weight_decay=0.75, eps=0.25, betas=(0.1, 0.2))
+    opt.lr = 2.0
+    assert numbers(opt, "weight_decay") == [0.75, 0, 0.75, 0.75, 0.75]
+    assert numbers(opt, "eps") == [0.25, 0.25, 0.25, 0.5, 0.25]
+    assert numbers(opt, "betas") == [(0.1, 0.2), (0.1, 0.2), (0.5, 0.75), (0.1, 0.2), (0.1, 0.2)]
+    assert [group.lr for group in opt.groups] == [2, 2, 0.25, 2, 0.5]
+    opt.groups[0].hyper["eps"], opt.groups[0].lr, opt.groups[4].lr = 0.125, 1.0, None
+    assert (opt.hyper["eps"], opt.lr) == (0.25, 2)
+    opt.hyper["eps"] = opt.lr = 4.0
+    assert numbers(opt, "eps") == [0.125, 4, 4, 0.5, 4]
+    assert [group.lr for group in opt.groups] == [1, 4, 0.5, 4, 4]
+
+
+def test_step_counts() -> None:
+    """A frozen group does not count; `opt.step_count` counts every step, and assigning it sets all counts."""
+    opt = grouped()
+    run(opt, 3)
+    opt.groups[3].frozen, opt.groups[1].frozen = False, True
+    run(opt, 2)
+    assert opt.step_count == 5
+    assert [group.step_count for group in opt.groups] == [5, 3, 5, 2, 5]
+    opt.step_count = 7
+    assert [group.step_count for group in opt.groups] == [7] * 5
+
+
+def test_schedules_are_called_once_before_anything_is_written() -> None:
+    """They are called with the optimizer's count. The schedule of a frozen group is not called."""
+    asked: list[tuple[str, int]] = []
+
+    def rate(name: str) -> Callable[[int], float]:
+        def called(t: int) -> float:
+            asked.append((name, t))
+            assert_bits(opt.params, before)
+            return 0.5
+
+        return called
+
+    groups = [{"params": (0, 5), "lr": rate("own")}, {"params": (5, 9), "lr": rate("frozen"), "frozen": True}]
+    opt = AdamW(start(), rate("optimizer"), groups=groups)
+    for t in range(3):
+        before = opt.params.copy()
+        asked.clear()
+        opt.groups[2].frozen = t < 2
+        opt.step(ONES)
+        names = ["frozen"] * (t == 2) + ["optimizer", "own"]
+        assert sorted(asked) == [(name, t) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("lr", "own"),
+    [
+        (0.1, {"lr": lambda t: np.nan if t == 2 else 0.1}),
+        (0.1, {"lr": lambda t: 0.1 - t}),
+        (lambda t: 1e30 if t == 2 else 0.1, {"lr_scale": 1e10}),
+    ],
+)
+def test_a_rate_that_fails_in_one_group(lr: Any, own: dict[str, Any]) -> None:
+    """No group is stepped, and nothing else changes. While the group is frozen, the others step."""
+    opt = AdamW(start(), lr, groups=[{"params": (0, 5)}, {"params": (9, 12)} | own])
+    opt.groups[2].frozen = True
+    run(opt, 2)
+    opt.groups[2].frozen = False
+    before = contents(opt)
+    assert_refused(lambda: opt.step(ONES), ValueError, r"opt\.groups\[2\]", r"\blr\b")
+    assert contents(opt) == before
+    opt.groups[2].frozen = True
+    opt.step(ONES)
+    assert [group.step_count for group in opt.groups] == [3, 3, 0]
+
+
+def test_reprs() -> None:
+    """A group has one line. The optimizer's repr has one more line for each group if groups were passed."""
+    opt, plain = grouped(), grouped(groups=None)
+    plain.groups[0].lr_scale = 0.5
+    assert all(len(repr(group).splitlines()) == 1 for group in opt.groups)
+    first, *others = repr(opt).splitlines()
+    assert first == repr(plain)
+    assert len(others) == len(opt.groups)
+
+
+# ---- what is refused
+
+BOTH = (TypeError, ValueError)
+TWO: dict[str, Any] = {"params": (0, 5)}
+
+GROUPS_REFUSED: list[tuple[Any, Any, tuple[str, ...]]] = [
+    # not a list of dictionaries with places
+    (5, TypeError, ("^groups: expected",)),
+    (TWO, TypeError, ("^groups: expected",)),
+    ([TWO, 5], TypeError, (r"^groups\[1\]: expected",)),
+    ([TWO, {"frozen": True}], BOTH, (r"^groups\[1\]: ", "params")),
+    *(([TWO, {"params": each}], BOTH, (r"^groups\[1\]: params", "expected"))
+      for each in (7, [7], None, (7.5, 9), (7, 8, 9), slice(7.5, 9), [slice(7, 9), "w"])),
+    # not elements of the buffer
+    *(([TWO, {"params": each}], ValueError, (r"^groups\[1\]: params",))
+      for each in (slice(9, 22), (9, 22), slice(-22, 3), (-22, 3), (22, 23), slice(7, 7), (9, 7),
+                   slice(7, 15, 2), slice(15, 7, -1), [(7, 9), (12, 12)])),
+    # twice
+    ([{"params": slice(4, 8)}, TWO], ValueError, ("0:5", "4:8", r"groups\[0\]", r"groups\[1\]")),
+    ([TWO, {"params": slice(None)}], ValueError, ("0:5", "0:21", r"groups\[0\]", r"groups\[1\]")),
+    ([TWO, {"params": [(9, 12), (7, 8), slice(-11, -9)]}], ValueError, ("9:12", "10:12", r"groups\[1\]")),
+]  # fmt: skip
+
+OWN_REFUSED: list[tuple[dict[str, Any], Any, str]] = [
+    ({"lr_scale": -1.0}, ValueError, r"lr_scale: expected a finite number >= 0, got -1\.0"),
+    *(({name: value}, ValueError, rf"{name}(\[1\])?: ") for name, value in (
+        ("lr_scale", np.nan), ("lr_scale", np.inf), ("lr", -1.0), ("lr", np.nan), ("betas", (0.9, 1.0)),
+        ("eps", -1.0), ("weight_decay", np.inf), ("amsgrad", True), ("eps_placement", "hat"),
+        ("decay", "l2"))),
+    *(({name: value}, TypeError, f"{name}: expected") for name, value in (
+        ("lr_scale", "half"), ("lr_scale", True), ("lr", "fast"), ("frozen", 1), ("frozen", None),
+        ("maximize", "yes"), ("betas", 0.5), ("eps", "small"))),
+    ({"decoupled_weight_decay": False}, ValueError, "(decoupled_weight_)?decay: "),
+    ({"lr": 0.1, "lr_scale": 0.5}, ValueError, r"(?=.*\blr\b).*\blr_scale\b"),
+    ({"weight_decy": 0.1}, TypeError, "weight_decy: .*did you mean weight_decay"),
+    *(({name: None}, TypeError, f"{name}: ") for name in ("momentum", "grads", "capturable", "groups")),
+]  # fmt: skip
+
+
+OF_THE_SECOND: list[tuple[Any, Any, tuple[str, ...]]] = [
+    ([TWO, {"params": (7, 9)} | own], error, (rf"^groups\[1\]: {words}",))
+    for own, error, words in OWN_REFUSED
+]
+
+
+@pytest.mark.parametrize(("groups", "error", "words"), GROUPS_REFUSED + OF_THE_SECOND)
+def test_groups_that_are_refused(groups: Any, error: Any, words: tuple[str, ...]) -> None:
+    """The message names the group by its index in the list, and the argument."""
+    params = start()
+    assert_refused(lambda: AdamW(params, groups=groups), error, *words)
+    assert_bits(params, start())
+
+
+def test_options_that_agree_are_accepted() -> None:
+    agreeing = {"amsgrad": False, "decay": "decoupled", "eps_placement": "corrected"}
+    for own in (agreeing, {"decoupled_weight_decay": True}):
+        assert_bits(run(AdamW(start(), groups=[TWO | own]), 2), run(AdamW(start()), 2))
+
+
+@pytest.mark.parametrize(
+    ("i", "name", "value", "error"),
+    [
+        (2, "lr", 0.5, ValueError),  # its lr_scale is not 1
+        (4, "lr_scale", 0.5, ValueError),  # it has a rate of its own
+        *((1, name, value, ValueError) for name, value in (
+            ("lr_scale", -1.0), ("lr_scale", np.nan), ("lr", -1.0))),
+        *((1, name, value, TypeError) for name, value in (
+            ("lr_scale", "x"), ("lr", "x"), ("frozen", 1), ("maximize", None))),
+        *((0, name, 1, AttributeError) for name in ("ranges", "size", "step_count", "schedule", "colour")),
+        *((1, name, 0.5, AttributeError) for name in ("weight_decay", "amsgrad", "params")),
+    ],
+)  # fmt: skip
+def test_assignments_that_are_refused(i: int, name: str, value: Any, error: Any) -> None:
+    opt = grouped()
+    run(opt, 2)
+    before = contents(opt)
+    assert_refused(lambda: setattr(opt.groups[i], name, value), error, rf"opt\.groups\[{i}\]", rf"\b{name}\b")
+    assert contents(opt) == before
+
+
+def test_other_changes_that_are_refused() -> None:
+    """A group's numbers change all or none. Groups are not replaced, and keep the optimizer's rule."""
+    opt = grouped()
+    run(opt, 2)
+    before = contents(opt), shown(opt)
+    hyper, here = opt.groups[1].hyper, r"opt\.groups\[1\]"
+    assert_refused(lambda: hyper.update(eps=0.5, weight_decay=-1), ValueError, here, "weight_decay: expected")
+    assert_refused(lambda: hyper.update(eps=0.5, betas=0.5), TypeError, here, "betas: expected two numbers")
+    assert_refused(lambda: hyper.update(eps=0.5, epz=0.5), KeyError, "epz: .*did you mean eps")
+    assert_refused(lambda: hyper.pop("eps"), TypeError, "cannot be removed")
+    assert_refused(lambda: setattr(opt, "groups", []), AttributeError, "^groups: ", "construct", "frozen")
+    assert_refused(lambda: opt.groups.__setitem__(1, opt.groups[2]), (TypeError, AttributeError))
+    assert (contents(opt), shown(opt)) == before
+    sgd = SGD(start(), groups=[TWO])
+    assert_refused(lambda: sgd.groups[1].hyper.update(momentum=0.5), ValueError, here, "rule")
+    assert_refused(
+        lambda: functional.sgd(start(), ONES, step=1, lr=0.1, groups=[TWO]), TypeError, "^groups: "
+    )
+
+
+def test_groups_of_a_capturable_optimizer_are_fixed() -> None:
+    with imitated() as xp:
+        opt = grouped(xp.array(start()), grads=xp.array(ONES), capturable=True, max_steps=9)
+        expected = grouped(grads=ONES)
+        for each in (opt, expected, opt, expected):
+            each.step()
+        for name, value in {"frozen": True, "lr": 0.5, "lr_scale": 0.5, "maximize": True}.items():
+            assert_refused(partial(setattr, opt.groups[1], name, value), AttributeError, name)
+        assert_refused(lambda: opt.groups[1].hyper.update(eps=0.5), AttributeError, "hyper|eps")
+        opt.step()
+        expected.step()
+        assert_bits(opt.params.get(), expected.params)
+
+
+# ---- copies, dictionaries and files
+
+
+def another(opt: Any) -> Any:
+    """Return an optimizer of the same groups, with other numbers and rates, some of which the groups name."""
+    others = {"eps": 0.5, "frozen": True, "lr_scale": 3.0}
+    groups = [{"params": [*group.ranges]} | others for group in [*opt.groups][1:]]
+    return AdamW(np.array(opt.params), 7.0, weight_decay=0.5, groups=groups)
+
+
+def from_dictionary(opt: Any, _: Path) -> Any:
+    resumed = another(opt)
+    resumed.load_state_dict(opt.state_dict())
+    return resumed
+
+
+def from_file(opt: Any, path: Path) -> Any:
+    resumed = another(opt)
+    opt.save(path)
+    resumed.load(path)
+    return resumed
+
+
+def made_from_file(opt: Any, path: Path) -> Any:
+    opt.save(path)
+    return lrcore.load(path, np.array(opt.params))
+
+
+WAYS: dict[str, Callable[[Any, Path], Any]] = {
+    "copy": lambda opt, _: copy.copy(opt),
+    "deepcopy": lambda opt, _: copy.deepcopy(opt),
+    "pickle": lambda opt, _: pickle.loads(pickle.dumps(opt)),
+    "dictionary": from_dictionary,
+    "file": from_file,
+    "lrcore.load": made_from_file,
+}
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+@every_way
+def test_groups_are_carried(way: Callable[[Any, Path], Any], tmp_path: Path) -> None:
+    """So is what they named: after the same changes of the optimizers, the runs go on with equal bits."""
+    opt = grouped()
+    opt.groups[0].hyper["eps"], opt.groups[0].lr = 1e-3, schedules.Linear(0.1, end=0.0, steps=9)
+    run(opt, 2)
+    opt.groups[1].frozen, opt.groups[2].maximize, opt.groups[3].frozen = True, True, False
+    run(opt, 2)
+    resumed = way(opt, tmp_path / "file.safetensors")
+    assert shown(resumed) == shown(opt)
+    for each in (opt, resumed):
+        each.hyper.update(eps=0.125, betas=(0.1, 0.2), weight_decay=0.75)
+        each.lr = 0.25
+    assert shown(resumed) == shown(opt)
+    before = opt.params.copy()
+    run(opt, 3)
+    after = opt.params.copy()
+    resumed.params[:] = before  # a shallow copy has the same parameters
+    run(resumed, 3)
+    assert_same(resumed, after, [*opt.state.values()])
+    resumed.groups[1].frozen = False
+    resumed.groups[1].hyper["eps"] = 0.5
+    assert (opt.groups[1].frozen, opt.groups[1].hyper["eps"]) == (True, 0.125)
+
+
+@every_way
+def test_a_plateau_of_a_group_is_carried(way: Callable[[Any, Path], Any], tmp_path: Path) -> None:
+    plateau = schedules.Plateau(0.5, patience=0, threshold=0)
+    opt = AdamW(start(), 1.0, groups=[{"params": (0, 9), "lr": plateau}])
+    plateau.observe(1)
+    plateau.observe(1)
+    resumed = way(opt, tmp_path / "file.safetensors")
+    (carried,) = schedules.plateaus(resumed.groups[1].schedule)
+    assert carried.state_dict() == plateau.state_dict()
+    assert resumed.groups[1].lr == opt.groups[1].lr == plateau(0)
+    carried.observe(1)
+    assert resumed.groups[1].lr == carried(0)
+    assert carried.reductions == 2
+
+
+def test_a_plateau_that_equals_the_stored_one_stays_in_use() -> None:
+    """As the optimizer's own does: the caller has a reference to it."""
+    opts, plateaus = [], [schedules.Plateau(0.5, patience=0, threshold=0) for _ in range(2)]
+    for plateau in plateaus:
+        opts.append(AdamW(start(), 1.0, groups=[{"params": (0, 9), "lr": plateau}]))
+    for _ in range(3):
+        plateaus[0].observe(1)
+    opts[1].load_state_dict(opts[0].state_dict())
+    assert opts[1].groups[1].schedule is plateaus[1]
+    assert plateaus[1].reductions == 2
+
+
+def test_the_dictionary_has_groups_if_there_is_something_to_say() -> None:
+    assert "groups" in grouped().state_dict()
+    opt = grouped(groups=None)
+    assert "groups" not in opt.state_dict()
+    own = {"lr": 0.5, "lr_scale": 0.5, "frozen": True, "maximize": True, "eps": 0.5}
+    for name, value in own.items():
+        opt = grouped(groups=None)
+        rest = opt.groups[0]
+        rest.hyper.update(eps=value) if name == "eps" else setattr(rest, name, value)
+        assert "groups" in opt.state_dict(), name
+
+
+def go(opt: Any, steps: int) -> None:
+    """Step, freezing and thawing groups at certain steps."""
+    for _ in range(steps):
+        t = opt.step_count
+        for i, begin, end in ((1, 4, 9), (3, 0, 7), (0, 12, 15), (4, 14, 99)):
+            if t in (begin, end):
+                opt.groups[i].frozen = t == begin
+        run(opt, 1)
+
+
+@pytest.mark.parametrize("name", ["adam", "radam", "nadam", "adagrad", "sgd_momentum", "rmsprop_momentum"])
+@pytest.mark.parametrize("by_file", [False, True])
+def test_resume_in_the_middle_of_a_freeze(name: str, by_file: bool, tmp_path: Path) -> None:
+    """A run that is resumed after any of 20 steps has the bits of the uninterrupted one."""
+    groups = [{key: value for key, value in each.items() if key != "betas"} for each in GROUPS]
+    opt: Any = make(name, start(), COSINE, weight_decay=0.1, groups=groups)
+    saved: list[Any] = []
+    for k in range(20):
+        go(opt, 1)
+        path = tmp_path / f"{k}.safetensors"
+        if by_file:
+            opt.save(path)
+        saved.append((path if by_file else opt.state_dict(), opt.params.copy(), shown(opt)))
+    go(opt, 3)
+    places = [{"params": group["params"]} for group in GROUPS]
+    for k, (state, params, expected) in enumerate(saved, 1):
+        resumed: Any = make(name, params, 7.0, weight_decay=0.5, groups=places)
+        resumed.load(state) if by_file else resumed.load_state_dict(state)
+        assert shown(resumed) == expected
+        go(resumed, 23 - k)
+        assert_same(resumed, opt.params, [*opt.state.values()], f"{name}, {k}:")
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        None,
+        GROUPS[:3],
+        [*GROUPS, {"params": (20, 21)}],
+        [*GROUPS[:3], {"params": (17, 19)}],
+        [*GROUPS[:2], *GROUPS[:1:-1]],
+    ],
+    ids=["no groups", "fewer", "more", "other ranges", "another order"],
+)
+def test_another_partition_is_refused(groups: Any, tmp_path: Path) -> None:
+    """Neither takes the other's state, and nothing changes."""
+    path = tmp_path / "file.safetensors"
+    opts = [grouped(), grouped(groups=groups)]
+    for opt, other in (opts, opts[::-1]):
+        run(other, 2)
+        before = contents(opt)
+        other.save(path)
+        assert_refused(partial(opt.load_state_dict, other.state_dict()), ValueError, "^groups")
+        assert_refused(partial(opt.load, path), ValueError, "groups")
+        assert contents(opt) == before
