@@ -97,6 +97,7 @@ class Stepper {
 
   struct Prepared;
   Prepared prepare(Change& change) const;
+  void prepare_table(Prepared& prepared) const;
   void require_free(const Prepared& prepared) const;
   void make(Prepared& prepared);
   /// Rates that were computed before the step took the lock, and the version of their sources and the step count that

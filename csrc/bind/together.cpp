@@ -55,13 +55,12 @@ struct Stepper::Prepared {
   Change& change;
   std::vector<Array> states;
   std::optional<Array> params;
-  std::vector<RuleConfig> configs;
-  std::optional<Partition> partition;
-  std::vector<Constants> table;  // empty unless that of a capturable optimizer changes
+  std::vector<RuleConfig> configs;  // if the settings change
+  std::vector<Constants> table;     // if the constants on a device change
 };
 
 Stepper::Prepared Stepper::prepare(Change& change) const {
-  Prepared prepared{.change = change, .states = {}, .params = {}, .configs = configs_, .partition = {}, .table = {}};
+  Prepared prepared{.change = change, .states = {}, .params = {}, .configs = {}, .table = {}};
   if (change.states) {
     prepared.states = import_states(*change.states, configs_.front().info().states, operands_.params, Access::read);
     require_uncrossed(prepared.states, operands_.states);
@@ -71,25 +70,29 @@ Stepper::Prepared Stepper::prepare(Change& change) const {
     require_same_size(*prepared.params, operands_.params);
     require_disjoint(*prepared.params, operands_.params);
   }
-  const GroupSettings* groups = change.settings ? &change.settings->groups : nullptr;
-  if (groups != nullptr) prepared.configs = configs_with(*groups);
-  if (change.step_count)
-    prepared.partition = partition_.with_counts(*change.step_count, change.counts, groups ? groups->frozen : frozen_);
-  if (!clock_.on_device()) return prepared;
+  if (change.settings) prepared.configs = configs_with(change.settings->groups);
+  if (clock_.on_device()) prepare_table(prepared);
+  return prepared;
+}
 
-  const Partition& partition = prepared.partition ? *prepared.partition : partition_;
-  if (partition.rows().size() != partition_.rows().size() ||
-      !std::ranges::equal(partition.segments(), partition_.segments()) || (groups && groups->frozen != frozen_))
+/// Computes the constants on the device after a change. Throws ValueError if captured graphs cannot continue with the
+/// change, because it would need other segments or rows.
+void Stepper::prepare_table(Prepared& prepared) const {
+  const Change& change = prepared.change;
+  const Partition partition =
+      change.step_count ? partition_.with_counts(*change.step_count, change.counts, frozen_) : partition_;
+  if ((change.settings && change.settings->groups.frozen != frozen_) ||
+      partition.rows().size() != partition_.rows().size() ||
+      !std::ranges::equal(partition.segments(), partition_.segments()))
     throw py::value_error(
         "groups: a capturable optimizer keeps the frozen groups that it was made with, and one step count in each "
         "group; make a new optimizer");
-  if (change.settings || change.rate || !std::ranges::equal(partition.rows(), partition_.rows())) {
-    RateSources sources = sources_;
-    if (change.rate) sources.of_optimizer = change.rate->source;
-    if (groups != nullptr) sources.of_groups = groups->rates;
-    prepared.table = table_of(prepared.configs, sources, partition, clock_.steps_on_device());
-  }
-  return prepared;
+  if (!change.settings && !change.rate && std::ranges::equal(partition.rows(), partition_.rows())) return;
+  RateSources sources = sources_;
+  if (change.rate) sources.of_optimizer = change.rate->source;
+  if (change.settings) sources.of_groups = change.settings->groups.rates;
+  const auto& configs = change.settings ? prepared.configs : configs_;
+  prepared.table = table_of(configs, sources, partition, clock_.steps_on_device());
 }
 
 /// Throws if the change cannot be made. Requires the lock.
@@ -108,12 +111,12 @@ void Stepper::require_free(const Prepared& prepared) const {
 void Stepper::make(Prepared& prepared) {
   if (prepared.change.states) copy_all(prepared.states, operands_.states);
   if (prepared.params) copy_all({&*prepared.params, 1}, {&operands_.params, 1});
-  const std::vector<bool> thawed = frozen_;
+  const std::vector<bool> were_frozen = frozen_;
   if (prepared.change.settings) use(*prepared.change.settings, std::move(prepared.configs));
   if (prepared.change.rate) use(*prepared.change.rate);
-  if (prepared.partition) {
-    use(std::move(*prepared.partition));
-  } else if (frozen_ != thawed) {
+  if (prepared.change.step_count) {
+    use(partition_.with_counts(*prepared.change.step_count, prepared.change.counts, frozen_));
+  } else if (frozen_ != were_frozen) {
     const int64_t count = clock_.count();
     use(partition_.with_counts(count, partition_.other_counts(count), frozen_));
   }

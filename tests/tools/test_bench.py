@@ -93,6 +93,21 @@ def test_the_slower_loop_is_the_bound(rule: str, last: str) -> None:
         assert bench.share_of_bound(loops, step) == max(row.ns for row in loops) / step.ns
 
 
+@pytest.mark.parametrize("segments", [1, 7, 2000])
+def test_segments(segments: int) -> None:
+    """The segments cover all elements, and each of up to 28 groups has a rate of its own."""
+    params, grads = bench.aligned_full(1000, 1.0), bench.aligned_full(1000, 0.5)
+    ends = bench.boundaries(1000, segments)
+    assert (ends[0], ends[-1]) == (0, 1000)
+    assert len(ends) - 1 == segments or segments > 100
+    opt = bench.stepper_for("sgd", params, [], grads, ends)
+    opt.step()
+    steps = 1 - params.astype(np.float64)
+    for i, (begin, end) in enumerate(itertools.pairwise(ends)):
+        scale = 0.9 ** (i % min(28, len(ends) - 1))
+        assert steps[begin:end] == pytest.approx(0.5e-3 * scale, rel=1e-3)
+
+
 def test_decayed_states() -> None:
     """Averages decay to 0, but sums and maxima keep their values."""
     left = {rule: _cases.decayed_states(rule) for rule in lrcore.rules()}
@@ -167,14 +182,14 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     results, picture = tmp_path / "results.json", tmp_path / "picture.png"
     written = ("--json", str(results), "--plot", str(picture))
-    assert run("--backends", "all", "--threads", "1", "2", *written) == 0
+    assert run("--backends", "all", "--threads", "1", "2", "--segments", "5", *written) == 0
     rows = bench.load(results)
     assert {row.key for row in rows} == {
         ("sgd", variant, backend, threads, size)
         for backend in lrcore._runtime.cpu_backends()
         for threads in (1, 2)
         for size in (100, 10_000)
-        for variant in ("step", "bound step", "stream bound")
+        for variant in ("step", "bound step", "5 segments", "stream bound")
         if (variant, size) != ("stream bound", 100)
     }
     printed = capsys.readouterr().out.splitlines()

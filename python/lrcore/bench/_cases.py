@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -22,15 +23,32 @@ SMALLEST_FOR_BOUND = 10_000
 """Number of elements below which a call's overhead exceeds the time in its loop; the bounds are then not measured."""
 
 
-def stepper_for(rule: str, params: Any, states: Sequence[Any], grads: Any = None) -> Stepper:
+GROUPS = 28
+"""The largest number of groups of a step with several segments."""
+
+
+def stepper_for(
+    rule: str, params: Any, states: Sequence[Any], grads: Any = None, segments: Sequence[int] = ()
+) -> Stepper:
     """Return a Stepper that applies a rule with a cosine rate.
 
     With these hyperparameters, no value becomes subnormal, and therefore slow, in a long run with a constant gradient.
+    `segments` has the boundaries of segments, which belong to up to `GROUPS` groups in turn.
     """
+    ranges: list[list[tuple[int, int]]] = [[] for _ in range(max(1, min(GROUPS, len(segments) - 1)))]
+    for i, segment in enumerate(itertools.pairwise(segments)):
+        ranges[i % len(ranges)].append(segment)
     numbers = ([0.9 for _ in lrcore.rules()[rule].hyper], 0.0, False)
     rate = lrcore.schedules.Cosine(1e-3, steps=10**9)._value
-    settings = (None, None, [(numbers, False, 1.0, None)])
-    return Stepper(rule, params, states, grads, False, (), settings, (None, rate))
+    settings = (None, None, [(numbers, False, 0.9**i, None) for i in range(len(ranges))])
+    return Stepper(rule, params, states, grads, False, ranges[1:], settings, (None, rate))
+
+
+def boundaries(size: int, segments: int) -> list[int]:
+    """Return the boundaries of at most so many segments, whose sizes are spread over three orders of magnitude."""
+    sizes = 1000 ** np.random.default_rng(segments).random(segments)
+    ends = np.cumsum(sizes) / sizes.sum() * size
+    return sorted({0, *ends.astype(int).tolist(), size})
 
 
 def aligned_full(size: int, value: float) -> NDArray[np.float32]:
@@ -52,8 +70,13 @@ def decayed_states(rule: str) -> list[float]:
     return [float(state[0]) for state in states]
 
 
-def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[int]) -> list[Variant]:
-    """Return the steps of a rule and the loops that bound their speed, on one set of arrays."""
+def variants(
+    rule: str, size: int, backends: Sequence[str], threads: Sequence[int], segments: Sequence[int] = ()
+) -> list[Variant]:
+    """Return the steps of a rule and the loops that bound their speed, on one set of arrays.
+
+    `segments` has the numbers of segments of further steps.
+    """
     params, grads = aligned_full(size, 1.0), aligned_full(size, 0.5)
     states = [aligned_full(size, 0.0) for _ in lrcore.rules()[rule].states]
     passed, with_bound_grads = stepper_for(rule, params, states), stepper_for(rule, params, states, grads)
@@ -61,6 +84,8 @@ def variants(rule: str, size: int, backends: Sequence[str], threads: Sequence[in
         "step": functools.partial(passed.step, grads),
         "bound step": with_bound_grads.step,
     }
+    for count in segments:
+        calls[f"{count:,} segments"] = stepper_for(rule, params, states, grads, boundaries(size, count)).step
     fresh, decayed = [(grads, 0.5)], [(grads, 0.0), *zip(states, decayed_states(rule), strict=True)]
     if states:
         calls["decayed step"] = calls["step"]

@@ -59,6 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="numbers of elements; 1e6 is a million (default: 1e2 to 1e8)",
     )
     parser.add_argument(
+        "--segments",
+        nargs="+",
+        type=whole_number,
+        default=[],
+        metavar="N",
+        help="also time steps of so many segments, which belong to up to 28 parameter groups",
+    )
+    parser.add_argument(
         "--rounds",
         type=whole_number,
         default=15,
@@ -83,7 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
     if "all" in backends:
         backends = cpu_backends()
     threads = [integer("--threads", each) for each in arguments.threads or [lrcore.info()["threads"]]]
-    execute(arguments, lambda rule, size: variants(rule, size, backends, threads), bytes_of_arrays)
+    segments = [integer("--segments", each) for each in arguments.segments]
+    execute(arguments, lambda rule, size: variants(rule, size, backends, threads, segments), bytes_of_arrays)
 
 
 def execute(
