@@ -96,8 +96,6 @@ class Optimizer(Stepper):
         """
         arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
         options, hyper = _arguments.options(arguments), _arguments.numbers(arguments)
-        if not arguments["groups"]:
-            self._choose_rule([hyper], options)  # before the parameters are looked at
         max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
         ranges, groups = _groups.parsed(arguments["groups"], describe(params).size, hyper, options)
         rate = schedules.as_schedule(lr)
