@@ -72,8 +72,13 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("state",): "variables slots opt_state get_weights",
     ("step",): "apply_gradients apply_updates update minimize",
     ("write grads[:] = 0; a step only reads the gradients",): "zero_grad zero_grads",
-    ('write opt.hyper["weight_decay"] or opt.lr; an optimizer has a single group',): "param_groups",
-    ("make another optimizer; an optimizer has a single group",): "add_param_group",
+    # parameter groups
+    ("groups",): "param_groups",
+    ("pass groups= to the constructor; freeze a group there and thaw it later",): "add_param_group append",
+    ("lr_scale",): "lr_mult lr_multiplier",
+    ("write weight_decay=factor * weight_decay",): "decay_mult",
+    ("leave it out; optimizers, groups and schedules have no names",): "name param_names",
+    # learning rates and metrics
     ("write opt.lr",): "get_last_lr get_lr",
     ("write lrcore.schedules.plateaus(opt.schedule)[0].observe(metric)",): "observe",
     ("observe", "write opt.step(); a schedule has no counter"): "step",
@@ -218,7 +223,8 @@ def unknown_key(key: Any, known: Iterable[Any]) -> KeyError:
     """Return the error for a key that a mapping does not have."""
     names = [*map(str, known)]
     listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-    hint = remedy(key, {each: each for each in names}) if isinstance(key, str) else ""
+    meant = nearest(key, names) if isinstance(key, str) else None
+    hint = f"; did you mean {meant}?" if meant else ""
     return KeyError(f"{key}: expected one of {listed}{hint}" if names else f"{key}: there are no entries")
 
 

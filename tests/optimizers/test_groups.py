@@ -272,7 +272,10 @@ OWN_REFUSED: list[tuple[dict[str, Any], Any, str]] = [
         ("maximize", "yes"), ("betas", 0.5), ("eps", "small"))),
     ({"decoupled_weight_decay": False}, ValueError, "(decoupled_weight_)?decay: "),
     ({"lr": 0.1, "lr_scale": 0.5}, ValueError, r"(?=.*\blr\b).*\blr_scale\b"),
-    ({"weight_decy": 0.1}, TypeError, "weight_decy: .*did you mean weight_decay"),
+    *(({name: value}, TypeError, f"{name}: .*; {hint}$") for name, value, hint in (
+        ("weight_decy", 0.1, r"did you mean weight_decay\?"), ("initial_lr", 0.1, r"did you mean lr\?"),
+        ("lr_mult", 0.5, r"did you mean lr_scale\?"), ("name", "biases", "leave it out; .* have no names"),
+        ("decay_mult", 0, r"write weight_decay=factor \* weight_decay"))),
     *(({name: None}, TypeError, f"{name}: ") for name in ("momentum", "grads", "capturable", "groups")),
 ]  # fmt: skip
 

@@ -55,7 +55,7 @@ def parameters_of(value: Any) -> list[inspect.Parameter]:
 def test_the_table_names_what_is_there() -> None:
     """Each suggested name is public: a class, a function, a method, an attribute or an argument."""
     names = {path.rpartition(".")[2] for path, _ in public()}
-    names |= {name for _, value in public() for name in keywords_of(value)}
+    names |= {name for _, value in public() for name in keywords_of(value)} | {*dir(OPT.groups[0])}
     meant = {each for row in _names.FOREIGN.values() for each in row if _names.is_name(each)}
     assert len(meant) > 60
     assert meant <= names
@@ -72,12 +72,12 @@ def test_the_table_says_what_can_be_written() -> None:
         "alpha": 0.1, "copy": copy, "factor": 0.5, "grads": grads, "lr": 0.1, "lrcore": lrcore, "metric": 1.0, "n": 3,
         "opt": lrcore.SGD(params, lr=schedules.Plateau(0.1), momentum=0.5, grads=grads),
         "other": schedules.Constant(0.5), "pack": lrcore.Pack({"w": 3}), "plateau": schedules.Plateau(0.1), "rate": 0.5,
-        "ratio": 0.1, "schedule": schedules.Constant(0.1), "steps": 10,
+        "ratio": 0.1, "schedule": schedules.Constant(0.1), "steps": 10, "weight_decay": 0.1,
     }  # fmt: skip
     words = {each for row in _names.FOREIGN.values() for each in row if not _names.is_name(each)}
     assert len(words) > 20
     for each in words:
-        if each.startswith(("leave it out; ", "make another optimizer; ")):
+        if each.startswith(("leave it out; ", "pass groups= to the constructor; ")):
             continue
         match = re.match(
             r"(?:write|assign|see) (.+?)(?: between steps| for the available optimizers)?(?:; [^;]+)?$", each
@@ -158,6 +158,9 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
         (lrcore, "xyzzy", None),
         (plot, "schedulers", "did you mean lrcore.plot.schedules?"),
         (OPT, "zero_grad", "write grads[:] = 0; a step only reads the gradients"),
+        (OPT, "param_groups", "did you mean groups?"),
+        (OPT, "add_param_group", "pass groups= to the constructor; freeze a group there and thaw it later"),
+        (OPT.groups, "append", "pass groups= to the constructor; freeze a group there and thaw it later"),
         (OPT, "learning_rate", "did you mean lr?"),
         (OPT, "betas", 'did you mean opt.hyper["betas"]?'),
         (OPT, "beta1", 'did you mean opt.hyper["betas"]?'),

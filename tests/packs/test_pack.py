@@ -256,7 +256,7 @@ def test_errors_name_the_whole_path() -> None:
         pack["layers"][1] = {"w": 1, "b": [1, 2, 3]}
     with pytest.raises(TypeError, match=r"^tree: expected a dictionary .*, got list"):
         pack.assign([])
-    for name, hint in (("v", ""), ("W", "; did you mean w[?]")):
+    for name, hint in (("v", ""), ("step", ""), ("W", "; did you mean w[?]")):
         with pytest.raises(KeyError, match=f"^'{name}: expected one of w, b{hint}'$"):
             _ = pack["layers"][0][name]
         with pytest.raises(KeyError, match=f"^'{name}: expected one of w, b{hint}'$"):
