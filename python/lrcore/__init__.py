@@ -2,6 +2,7 @@
 
 Optimizers     SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, NAdam, RAdam, Adamax, Lion: help(lrcore.Adam)
 Rates          a number, a callable, or one of lrcore.schedules
+Groups         groups=[{"params": slice(0, 512), "weight_decay": 0.0}], opt.groups: own settings for parts of the buffer
 Flat buffers   Pack: named and nested views of one buffer; pack.save(), Pack.from_file()
 Functions      lrcore.functional: the same steps as functions on state that you keep
 Finding a rate lrcore.tune: range test, diagnosis, search; lrcore.plot: figures

@@ -3,7 +3,7 @@
 ``adam(params, grads, exp_avg, exp_avg_sq, *, step, lr, ...)`` takes step number `step` in place, on arrays that the
 caller keeps. It accepts the hyperparameters and options of `lrcore.Adam` as keywords, with the same defaults and
 checks. They determine the variant and thereby the states, which are passed in the order of ``lrcore.rules()`` and start
-as zeros.
+as zeros. The functions have no parameter groups; call a function for each slice instead.
 
 Slices of larger buffers are supported: pass ``table[256:512]`` with the same slice of each state. Index arrays are not:
 ``table[rows]`` is a copy, and updates to a copy are lost. Gather the rows, take the step and write them back:

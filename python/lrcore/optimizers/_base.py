@@ -241,7 +241,10 @@ class Optimizer(Stepper):
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step. Assign a number, a schedule or a callable to replace it."""
+        """The learning rate of the next step. Assign a number, a schedule or a callable to replace it.
+
+        Groups with a rate of their own keep it.
+        """
         return self._rate_after(self.step_count, self.schedule)
 
     @lr.setter
@@ -280,10 +283,10 @@ class Optimizer(Stepper):
         """The parameter groups.
 
         ``opt.groups[0]`` has the elements that no group names, so it always exists; ``opt.groups[i + 1]`` is the i-th
-        group that was passed. Each has attributes that can be assigned between steps: ``hyper``, ``lr``, ``lr_scale``, ``frozen`` and
-        ``maximize``; and shows its ``ranges``, ``size`` and ``step_count``. Every element has the bits of an optimizer
-        of its own with its group's settings, which takes no step while the group is frozen. Schedules are called with
-        the step count of this optimizer.
+        group that was passed. The attributes ``hyper``, ``lr``, ``lr_scale``, ``frozen`` and ``maximize`` of a group can
+        be assigned between steps; ``ranges``, ``size``, ``schedule`` and ``step_count`` can be read. Each element has
+        the same bits as if its group had a separate optimizer that takes no step while the group is frozen. Schedules
+        are called with the step count of this optimizer.
         """
         return Groups(self)
 
@@ -362,7 +365,8 @@ class Optimizer(Stepper):
         dict
             `rule`, `options`, `hyper`, `step_count` and `state` (name -> array). `schedule` is included unless the rate
             comes from an opaque callable or from a schedule class of your own; see `lrcore.schedules.from_dict`. If the
-            schedule contains a `Plateau`, `schedule_state` is a list with the state of each `Plateau`.
+            schedule contains a `Plateau`, `schedule_state` is a list with the state of each `Plateau`. `groups` is
+            included if groups were passed, or if ``opt.groups[0]`` has settings of its own.
         """
         return self._dictionary()
 
@@ -387,6 +391,8 @@ class Optimizer(Stepper):
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Replace the hyperparameters, the step count, the state and, if the dictionary has one, the schedule.
 
+        The settings and step counts of the groups are replaced too; their ranges must be equal.
+
         If the dictionary has no schedule, because the rate came from a callable, this optimizer keeps its own. It also
         keeps its own schedule if that equals the stored one, so your reference to a `Plateau` stays valid. Otherwise
         the schedule is replaced; then pass metrics to the plateaus of the new schedule,
@@ -395,8 +401,8 @@ class Optimizer(Stepper):
         Raises
         ------
         TypeError, ValueError
-            If the dictionary belongs to another rule or other options, or has a missing, unknown or invalid entry. The
-            optimizer is left unchanged.
+            If the dictionary belongs to another rule, other options or other groups, or has a missing, unknown or
+            invalid entry. The optimizer is left unchanged.
         """
         change, plateaus_to_set = self._change_to(dictionary)
         commit([change], plateaus_to_set)

@@ -187,7 +187,7 @@ class Group:
 
     @property
     def frozen(self) -> bool:
-        """Whether steps leave the group alone: its parameters, gradients and states are neither read nor written."""
+        """Whether steps skip the group. Its parameters, gradients and states are then neither read nor written."""
         return self._own.frozen
 
     @frozen.setter

@@ -195,6 +195,8 @@ def range_test(
 ) -> RangeTest:
     """Take steps at increasing learning rates, then undo them.
 
+    Parameter groups with a rate of their own keep that rate during the test.
+
     At the end, even after an exception or Ctrl-C, the parameters and the optimizer's states, step count and
     schedule, including the observations of a `Plateau`, are restored bitwise. The gradients keep their values
     from the last call of `closure`.
