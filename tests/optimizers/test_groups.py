@@ -228,6 +228,31 @@ def test_a_rate_that_fails_in_one_group(lr: Any, own: dict[str, Any]) -> None:
     assert [group.step_count for group in opt.groups] == [3, 3, 0]
 
 
+def test_groups_as_objects() -> None:
+    """Two views of a group are equal, and a copy is the group of a copied optimizer."""
+    opt = grouped()
+    group = opt.groups[1]
+    assert group == opt.groups[1] != opt.groups[2]
+    assert group != grouped().groups[1]
+    assert group != 1
+    assert {*opt.groups, *opt.groups} == {*opt.groups}
+    assert len({*opt.groups}) == 5
+    assert opt.groups.index(group) == 1
+    copy.copy(group).frozen = True
+    assert group.frozen
+    for copied in (copy.deepcopy(group), pickle.loads(pickle.dumps(group))):
+        assert repr(copied) == repr(group)
+        copied.frozen = False
+        assert group.frozen
+    for wrong in (5, -6, "lr", 1.0):
+        with pytest.raises(
+            (IndexError, TypeError), match=r"opt\.groups: expected an index from -5 to 4, got"
+        ):
+            _ = opt.groups[wrong]
+    with pytest.raises(AttributeError):
+        opt.groups.lr = 0.5
+
+
 def test_reprs() -> None:
     """A group has one line. The optimizer's repr has one more line for each group if groups were passed."""
     opt, plain = grouped(), grouped(groups=None)
@@ -250,7 +275,8 @@ GROUPS_REFUSED: list[tuple[Any, Any, tuple[str, ...]]] = [
     ([TWO, 5], TypeError, (r"^groups\[1\]: expected",)),
     ([TWO, {"frozen": True}], BOTH, (r"^groups\[1\]: ", "params")),
     *(([TWO, {"params": each}], BOTH, (r"^groups\[1\]: params", "expected"))
-      for each in (7, [7], None, (7.5, 9), (7, 8, 9), slice(7.5, 9), [slice(7, 9), "w"])),
+      for each in (7, [7], None, (7.5, 9), (7, 8, 9), slice(7.5, 9), [slice(7, 9), "w"],
+                   [7, 9], range(7, 9), slice(7, 9, 1.0), (7, 10**5000))),  # the first two may mean elements 7, ...
     # not elements of the buffer
     *(([TWO, {"params": each}], ValueError, (r"^groups\[1\]: params",))
       for each in (slice(9, 22), (9, 22), slice(-22, 3), (-22, 3), (22, 23), slice(7, 7), (9, 7),
@@ -292,6 +318,15 @@ def test_groups_that_are_refused(groups: Any, error: Any, words: tuple[str, ...]
     params = start()
     assert_refused(lambda: AdamW(params, groups=groups), error, *words)
     assert_bits(params, start())
+
+
+def test_numbers_that_do_not_fit_the_options() -> None:
+    groups = [TWO, {"params": (7, 9), "dampening": 0.5}]
+    assert_refused(
+        lambda: SGD(start(), momentum=0.9, nesterov=True, groups=groups),
+        ValueError,
+        r"^groups\[1\]: nesterov: ",
+    )
 
 
 def test_options_that_agree_are_accepted() -> None:
@@ -491,6 +526,41 @@ def test_resume_in_the_middle_of_a_freeze(name: str, by_file: bool, tmp_path: Pa
         assert_same(resumed, opt.params, [*opt.state.values()], f"{name}, {k}:")
 
 
+def test_thousands_of_ranges_with_other_step_counts(tmp_path: Path) -> None:
+    """Each group's are stored by range, also where neighbours of several groups have the same count."""
+    n = 30_000
+    every = [[(3 * i + k, 3 * i + k + 1) for i in range(n)] for k in range(2)]
+    opt = SGD(np.zeros(3 * n, np.float32), groups=[{"params": each, "frozen": True} for each in every])
+    opt.step(np.ones(3 * n, np.float32))
+    opt.groups[1].frozen = False
+    for count, ranges, of_group in zip((None, 0, 0), ([], *every), opt.state_dict()["groups"], strict=True):
+        assert of_group["step_counts"] == [[*each, count] for each in ranges]
+    resumed = made_from_file(opt, tmp_path / "file.safetensors")
+    assert [group.step_count for group in resumed.groups] == [1, 0, 0]
+
+
+def test_damaged_entries_are_refused() -> None:
+    opt = grouped()
+    run(opt, 2)
+    opt.groups[3].frozen = False
+    before = contents(opt)
+    for name, value, words in (
+        ("step_counts", [[12, 17, 3]], "at most .* 2, got 3"),
+        ("step_counts", [[12, 18, 1]], "ranges of the group, got 12:18"),
+        ("step_counts", [[9, 10, 1]], "ranges of the group, got 9:10"),
+        ("step_counts", [[20, 21, 1]], "ranges of the group, got 20:21"),
+        ("step_counts", [[13, 13, 1]], "ranges of the group, got 13:13"),
+        ("step_counts", [[12, 15, 1], [14, 17, 0]], "each element once, got 14 twice"),
+        ("schedule_state", [], "expected an entry schedule"),
+    ):
+        dictionary = opt.state_dict()
+        dictionary["groups"][3][name] = value
+        assert_refused(
+            partial(opt.load_state_dict, dictionary), ValueError, rf"^groups\[3\]: {name}: ", words
+        )
+        assert contents(opt) == before
+
+
 @pytest.mark.parametrize(
     "groups",
     [
@@ -510,6 +580,7 @@ def test_another_partition_is_refused(groups: Any, tmp_path: Path) -> None:
         run(other, 2)
         before = contents(opt)
         other.save(path)
-        assert_refused(partial(opt.load_state_dict, other.state_dict()), ValueError, "^groups")
-        assert_refused(partial(opt.load, path), ValueError, "groups")
+        remedy = "make the optimizer with the groups"
+        assert_refused(partial(opt.load_state_dict, other.state_dict()), ValueError, "^groups", remedy)
+        assert_refused(partial(opt.load, path), ValueError, "groups", remedy)
         assert contents(opt) == before

@@ -41,6 +41,7 @@ lr : float, schedule or callable
 """The first two arguments of each class, for the docstrings."""
 
 _NONE: Shared = {}
+_UNNAMED = contextlib.nullcontext()
 
 
 def _hyper_entries(opt: Any) -> dict[str, str]:
@@ -97,30 +98,36 @@ class Optimizer(Stepper):
         arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
         options, hyper = _arguments.options(arguments), _arguments.numbers(arguments)
         max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
-        ranges, groups = _groups.parsed(arguments["groups"], describe(params).size, hyper, options)
+        ranges, settings = None, Settings(hyper)
+        if arguments["groups"] is not None:
+            ranges, groups = _groups.parsed(arguments["groups"], describe(params).size, hyper, options)
+            settings = Settings(hyper, groups)
+            self._choose_rule(settings.numbers(), options, lambda i: f"groups[{i - 1}]")
         rate = schedules.as_schedule(lr)
-        self._bind(
-            params, arguments["grads"], options, ranges, Settings(hyper, groups), rate, max_steps, initial
-        )
+        self._bind(params, arguments["grads"], options, ranges, settings, rate, max_steps, initial)
 
     def _bind(
         self,
         params: Any,
         grads: Any,
         options: dict[str, Any],
-        ranges: tuple[Ranges, ...],
+        ranges: tuple[Ranges, ...] | None,
         settings: Settings,
         schedule: schedules.Schedule,
         max_steps: int | None,
         initial: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Create the states and bind all arrays. The arguments have been checked."""
+        """Create the states and bind all arrays. The arguments have been checked.
+
+        If `ranges` is None, there is only the group of all elements.
+        """
         if "_params" in vars(self):
             raise TypeError(f"{type(self).__name__}: this optimizer is already initialized; make another")
         require_environment()
-        self._options, self._ranges, self._max_steps = options, ranges, max_steps
-        self._memory = describe(params)
+        self._options, self._max_steps = options, max_steps
         rule, numbers = self._configuration(settings)
+        self._memory = describe(params)
+        self._ranges = (rest_of((), self._memory.size),) if ranges is None else ranges
         names = _RULES[rule].states
         states = [wrap_like(params, allocate(self._memory, initial.get(name, 0.0))) for name in names]
         super().__init__(
@@ -129,7 +136,7 @@ class Optimizer(Stepper):
             states,
             grads,
             options["decay"] == "decoupled",
-            ranges[1:],
+            self._ranges[1:],
             (None, settings, numbers),
             self._rate_of(schedule),
             max_steps,
@@ -160,11 +167,16 @@ class Optimizer(Stepper):
         return [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"], maximize
 
     @classmethod
-    def _choose_rule(cls, groups: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+    def _choose_rule(
+        cls,
+        groups: Sequence[Mapping[str, Any]],
+        options: Mapping[str, Any],
+        label: Callable[[int], str] = "opt.groups[{}]".format,
+    ) -> str:
         """Return the name of the rule for the checked numbers of each group, and the options.
 
         A number that selects the rule, such as momentum, counts as 0 only if it is 0 in all groups. Raises ValueError if
-        arguments are incompatible.
+        arguments are incompatible; the message begins with the `label` of a group other than the first.
         """
         if not cls._rules:
             raise TypeError(f"{cls.__name__} is abstract; use one of lrcore.optimizers.__all__")
@@ -172,11 +184,10 @@ class Optimizer(Stepper):
         for i, each in enumerate(groups):
             # A group that would select another rule by itself has its numbers, but none of the options of this rule.
             alike = all(bool(each[name]) == value for name, value in selecting.items())
-            with naming(f"opt.groups[{i}]") if i else contextlib.nullcontext():
+            with naming(label(i)) if i else _UNNAMED:
                 cls._check_together({**each, **(options if alike else cls._default_options())})
         chosen = {**options, **selecting}
-        values = (chosen[name] for name in cls._choices)
-        return cls._rules[tuple(value if isinstance(value, str) else bool(value) for value in values)]
+        return cls._rules[tuple(chosen[name] for name in cls._choices)]
 
     @classmethod
     def _check_together(cls, arguments: Mapping[str, Any]) -> None:
@@ -567,8 +578,8 @@ class Optimizer(Stepper):
         params, grads, schedule, max_steps = (
             parts[name] for name in ("params", "grads", "schedule", "max_steps")
         )
-        ranges = parts.get("ranges") or (rest_of((), describe(params).size),)
-        self._bind(params, grads, _arguments.options(arguments), ranges, settings, schedule, max_steps)
+        options, ranges = _arguments.options(arguments), parts.get("ranges")
+        self._bind(params, grads, options, ranges, settings, schedule, max_steps)
         commit([(self, parts["states"], parts["step_count"], parts.get("counts", ()), None, None, None)])
         vars(self).update(parts["attributes"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import reprlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -32,16 +33,28 @@ def stored(
             "maximize": own.maximize,
             "lr_scale": own.lr_scale,
             "frozen": own.frozen,
-            "step_counts": [
-                [max(begin, first), min(end, last), count]
-                for first, last, count in counts
-                for begin, end in of_group
-                if begin < last and first < end
-            ],
+            "step_counts": of_elements,
         }
         | _stored_schedule(own.schedule)
-        for of_group, own in zip(ranges, settings.groups, strict=True)
+        for of_group, own, of_elements in zip(ranges, settings.groups, _by_group(counts, ranges), strict=True)
     ]
+
+
+def _by_group(counts: Sequence[tuple[int, int, int]], ranges: Sequence[Ranges]) -> list[list[list[int]]]:
+    """Return the counts of each group's elements."""
+    found: list[list[list[int]]] = [[] for _ in ranges]
+    every = sorted((*each, i) for i, of_group in enumerate(ranges) for each in of_group)
+    j = 0  # of the range that has the next element
+    for first, last, count in counts:
+        begin = first
+        while begin < last:
+            _, end, i = every[j]
+            if end <= begin:
+                j += 1
+            else:
+                found[i].append([begin, min(end, last), count])
+                begin = min(end, last)
+    return found
 
 
 def _stored_schedule(schedule: Schedule | None) -> dict[str, Any]:
@@ -68,7 +81,7 @@ def restored(
     if groups is None and len(ranges) == 1:
         return (GroupSettings(),), [], []
     if not is_list(groups) or len(groups) != len(ranges):
-        got = len(groups) if is_list(groups) else safe_repr(groups)
+        got = len(groups) if is_list(groups) else reprlib.repr(groups)
         raise ValueError(
             f"groups: expected {len(ranges)} as in this optimizer, got {got}; "
             "make the optimizer with the groups that were stored"
@@ -95,8 +108,8 @@ def restored(
 
 def _require_same(stored_ranges: Any, ranges: Ranges) -> None:
     """Raise ValueError if stored ranges differ from those of the group."""
-    pairs = [is_pair(each) for each in stored_ranges] if is_list(stored_ranges) else [False]
-    if not all(pairs) or tuple((begin, end) for begin, end in stored_ranges) != ranges:
+    pairs = tuple(map(_as_pair, stored_ranges)) if is_list(stored_ranges) else ()
+    if not all(map(is_pair, pairs)) or pairs != ranges:
         raise ValueError(
             f"ranges: expected {reprlib.repr([*ranges])}, got {reprlib.repr(stored_ranges)}; "
             "make the optimizer with the groups that were stored"
@@ -106,13 +119,16 @@ def _require_same(stored_ranges: Any, ranges: Ranges) -> None:
 def _restored_schedule(entry: Mapping[str, Any], own: Any) -> tuple[Any, Any]:
     """Return the schedule of a group, or None if it has none, and its states."""
     if "schedule" not in entry:
+        if "schedule_state" in entry:
+            raise ValueError("schedule_state: expected an entry schedule as well")
         return None, ()
     states = entry.get("schedule_state", ())
     if entry["schedule"] is not None:
         return kept_or_stored(own, entry["schedule"], states), states
     if own is None:
         raise ValueError(
-            "schedule: not stored, because the rate came from a callable; assign the lr of the group first"
+            "schedule: not stored, because the rate came from a callable; make the optimizer, assign the lr of the "
+            "group, and call its load or load_state_dict"
         )
     return own, states
 
@@ -120,11 +136,13 @@ def _restored_schedule(entry: Mapping[str, Any], own: Any) -> tuple[Any, Any]:
 def _restored_counts(counts: Any, ranges: Ranges, step_count: Any) -> list[tuple[int, int, int]]:
     """Check the ranges of elements that have taken fewer steps than the optimizer."""
     found = []
+    ends = [end for _, end in ranges]
     for each in sequence("step_counts", counts):
         if not is_list(each) or len(each) != 3:
             raise TypeError(f"step_counts: expected lists of begin, end and count, got {safe_repr(each)}")
         begin, end, count = (integer("step_counts", number, 0) for number in each)
-        if not any(first <= begin < end <= last for first, last in ranges):
+        i = bisect_right(ends, begin)
+        if i == len(ranges) or not ranges[i][0] <= begin < end <= ends[i]:
             raise ValueError(f"step_counts: expected ranges of the group, got {begin}:{end}")
         if count > integer("step_count", step_count, 0):
             raise ValueError(
@@ -137,6 +155,11 @@ def _restored_counts(counts: Any, ranges: Ranges, step_count: Any) -> list[tuple
     return found
 
 
+def _as_pair(stored_range: Any) -> Any:
+    """Return a stored range as a pair; JSON has it as a list."""
+    return tuple(stored_range) if isinstance(stored_range, list) else stored_range
+
+
 def ranges_in(groups: Any, size: int) -> tuple[Ranges, ...]:
     """Check the ranges in the entry `groups` of a state dictionary, which together have all elements; return them."""
     if groups is None:
@@ -146,7 +169,7 @@ def ranges_in(groups: Any, size: int) -> tuple[Ranges, ...]:
         with naming(f"groups[{i}]"):
             if not isinstance(group, Mapping) or "ranges" not in group:
                 raise TypeError("expected a dictionary with the entry ranges")
-            found.append([range_of(each, size) for each in sequence("ranges", group["ranges"])])
+            found.append([range_of(_as_pair(each), size) for each in sequence("ranges", group["ranges"])])
     require_disjoint(found)
     of_groups = tuple(merged(each) for each in found)
     if not of_groups or of_groups[0] != rest_of(of_groups[1:], size):

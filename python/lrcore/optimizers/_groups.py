@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, overload
 
 from lrcore import schedules
-from lrcore._checks import is_list, naming
+from lrcore._checks import is_list, naming, safe_repr
 from lrcore._names import explain_attributes, unknown_argument, unknown_attribute
 from lrcore.optimizers import _arguments
 from lrcore.optimizers._hyper import Hyper
@@ -24,8 +24,6 @@ def parsed(
 
     `hyper` and `options` are those of the optimizer.
     """
-    if groups is None:
-        groups = ()
     if not is_list(groups):
         raise TypeError(f"groups: expected a list of dictionaries, got {type(groups).__name__}")
     settings, ranges = [GroupSettings()], []
@@ -91,7 +89,7 @@ class Group:
     """A part of an optimizer's parameters, with its own settings. ``opt.groups[i]`` is such a group.
 
     Assigned values are used by the next step. Everything that a group does not have of its own is as in the optimizer,
-    and follows it.
+    and follows it. Two of these objects are equal if they are the same group of the same optimizer.
     """
 
     __slots__ = ("_index", "_optimizer")
@@ -102,6 +100,17 @@ class Group:
     def __init__(self, optimizer: _Grouped, index: int) -> None:
         object.__setattr__(self, "_optimizer", optimizer)
         object.__setattr__(self, "_index", index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Group, (self._optimizer, self._index)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Group):
+            return NotImplemented
+        return self._optimizer is other._optimizer and self._index == other._index
+
+    def __hash__(self) -> int:
+        return hash((id(self._optimizer), self._index))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _ASSIGNABLE:
@@ -256,6 +265,8 @@ _ASSIGNABLE = ("hyper", "lr", "lr_scale", "frozen", "maximize")
 class Groups(Sequence[Group]):
     """The groups of an optimizer: the elements that no group names, then the groups in the order of the constructor."""
 
+    __slots__ = ("_optimizer",)
+
     def __init__(self, optimizer: _Grouped) -> None:
         self._optimizer = optimizer
 
@@ -267,7 +278,13 @@ class Groups(Sequence[Group]):
     @overload
     def __getitem__(self, index: slice) -> list[Group]: ...
     def __getitem__(self, index: int | slice) -> Group | list[Group]:
-        found = range(len(self))[index]
+        count = len(self)
+        try:
+            found = range(count)[index]
+        except (IndexError, TypeError) as error:
+            raise type(error)(
+                f"opt.groups: expected an index from {-count} to {count - 1}, got {safe_repr(index)}"
+            ) from None
         return (
             Group(self._optimizer, found)
             if isinstance(found, int)

@@ -22,26 +22,27 @@ def ranges_of(params: Any, size: int) -> list[tuple[int, int]]:
 
 
 def is_pair(value: Any) -> bool:
-    return is_list(value) and len(value) == 2 and all(map(is_integer, value))
+    """Return whether a value is a tuple of two integers. A list of integers may be meant as indices."""
+    return isinstance(value, tuple) and len(value) == 2 and all(map(is_integer, value))
 
 
 def range_of(given: Any, size: int) -> tuple[int, int]:
     """Return the begin and end of a slice or pair. Negative indices count from the end."""
     if isinstance(given, slice):
-        if given.step not in (None, 1):
-            raise ValueError(f"params: expected slices with step 1, got {given}")
+        if given.step is not None and not (is_integer(given.step) and given.step == 1):
+            raise ValueError(f"params: expected slices with step 1, got {safe_repr(given)}")
         bounds = (0 if given.start is None else given.start, size if given.stop is None else given.stop)
     elif is_pair(given):
-        bounds = tuple(given)
+        bounds = given
     else:
         raise TypeError(f"params: expected a slice or a pair (begin, end), got {safe_repr(given)}")
     if not all(map(is_integer, bounds)):
-        raise TypeError(f"params: expected a slice of integers, got {given}")
+        raise TypeError(f"params: expected a slice of integers, got {safe_repr(given)}")
     begin, end = (int(each) + size if each < 0 else int(each) for each in bounds)
     if not 0 <= begin <= end <= size:
-        raise ValueError(f"params: expected a range inside the {size} elements, got {given}")
+        raise ValueError(f"params: expected a range inside the {size} elements, got {safe_repr(given)}")
     if begin == end:
-        raise ValueError(f"params: expected a range that is not empty, got {given}")
+        raise ValueError(f"params: expected a range that is not empty, got {safe_repr(given)}")
     return begin, end
 
 
