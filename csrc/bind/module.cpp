@@ -197,10 +197,9 @@ GroupSettings to_groups(const std::vector<GroupTuple>& groups) {
   for (const auto& [numbers, frozen, scale, source] : groups) {
     all.numbers.push_back(to_numbers(numbers));
     all.frozen.push_back(frozen);
-    // The rate of a frozen group is not needed, so its schedule is not called.
     const bool has_source = !frozen && !source.is_none();
-    all.rates.push_back({has_source ? source : py::object(), frozen ? 1 : scale});
-    all_alike = all_alike && !has_source && all.rates.back().scale == 1;
+    all.rates.push_back({has_source ? source : py::object(), frozen ? 1 : scale, frozen});
+    all_alike = all_alike && !frozen && !has_source && scale == 1;
   }
   if (all_alike) all.rates.clear();
   return all;

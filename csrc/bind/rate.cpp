@@ -71,9 +71,10 @@ bool calls_python(const RateSources& sources) {
 
 Rates rates_at(const RateSources& sources, int64_t count) {
   Rates rates{.of_optimizer = rate_at(sources.of_optimizer, count), .of_groups = {}};
+  rates.of_groups.assign(sources.of_groups.size(), std::numeric_limits<double>::quiet_NaN());
   for (size_t i = 0; i < sources.of_groups.size(); ++i) {
-    const auto& [source, scale] = sources.of_groups[i];
-    rates.of_groups.push_back(source ? rate_at(source, count, i) : scaled(rates.of_optimizer, scale, i));
+    const auto& [source, scale, is_frozen] = sources.of_groups[i];
+    if (!is_frozen) rates.of_groups[i] = source ? rate_at(source, count, i) : scaled(rates.of_optimizer, scale, i);
   }
   return rates;
 }

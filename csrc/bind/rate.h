@@ -15,13 +15,15 @@ bool is_same(py::handle source, py::handle other);
 
 /// The sources of the learning rates of a step. A source is a float or a callable of the number of steps taken so far.
 struct RateSources {
-  /// A group's own source, or null if the group takes the optimizer's rate multiplied by `scale`.
+  /// A group's own source, or null if the group takes the optimizer's rate multiplied by `scale`. A frozen group needs
+  /// no rate.
   struct OfGroup {
     py::object source;
     double scale;
+    bool is_frozen;
 
     friend bool operator==(const OfGroup& a, const OfGroup& b) {
-      return is_same(a.source, b.source) && a.scale == b.scale;
+      return is_same(a.source, b.source) && a.scale == b.scale && a.is_frozen == b.is_frozen;
     }
   };
   py::object of_optimizer;
@@ -31,7 +33,7 @@ struct RateSources {
 /// The learning rates of one step.
 struct Rates {
   double of_optimizer = 0;
-  std::vector<double> of_groups;  // empty if all groups take the optimizer's rate
+  std::vector<double> of_groups;  // NaN for frozen groups; empty if all groups take the optimizer's rate
 
   double of_group(size_t group) const { return of_groups.empty() ? of_optimizer : of_groups[group]; }
 };

@@ -1,6 +1,9 @@
 #include "stepper.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <new>
 #include <utility>
 
 #include "../cpu/fp_mode.h"
@@ -32,7 +35,8 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
                  bool decoupled, const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
                  std::optional<int64_t> max_steps)
     : operands_(params, states, RuleConfig(rule, decoupled).info().states),
-      configs_(ranges.size() + 1, RuleConfig(rule, decoupled)),
+      rule_(rule, decoupled),
+      groups_(ranges.size() + 1),
       partition_(operands_.params.size(), ranges) {
   use(settings, configs_with(settings.groups));
   use(rate);
@@ -48,7 +52,7 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   if (operands_.api != nullptr) {
     const GilRelease unlocked;
     const CurrentDevice current(*operands_.api, operands_.device());
-    check_cuda(*operands_.api, operands_.api->prepare(configs_.front().rule), "loading the kernels");
+    check_cuda(*operands_.api, operands_.api->prepare(rule_.rule), "loading the kernels");
   }
   if (!max_steps) return;
   if (operands_.api == nullptr)
@@ -61,12 +65,12 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
 
 /// Returns the rule with the numbers of each group.
 std::vector<RuleConfig> Stepper::configs_with(const GroupSettings& groups) const {
-  if (groups.numbers.size() != configs_.size() || groups.frozen.size() != configs_.size() ||
-      (!groups.rates.empty() && groups.rates.size() != configs_.size()))
+  if (groups.numbers.size() != groups_ || groups.frozen.size() != groups_ ||
+      (!groups.rates.empty() && groups.rates.size() != groups_))
     throw py::value_error("settings: expected those of each group");
-  std::vector<RuleConfig> changed;
-  for (size_t i = 0; i < configs_.size(); ++i) changed.push_back(configs_[i].with(groups.numbers[i]));
-  return changed;
+  std::vector<RuleConfig> configs;
+  for (const Numbers& numbers : groups.numbers) configs.push_back(rule_.with(numbers));
+  return configs;
 }
 
 /// Swaps in the settings. The caller must release the previous ones without holding the lock.
@@ -88,9 +92,10 @@ void Stepper::use(NewRate& rate) {
 }
 
 /// Replaces the partition, and forgets what was computed from the previous one. Captured graphs continue to use the
-/// segments on the device, so they are kept if they are the same.
+/// segments on the device, so they are kept if they are the same and have memory for as many rows.
 void Stepper::use(Partition partition) {
-  if (!std::ranges::equal(partition.segments(), partition_.segments()))
+  if (!std::ranges::equal(partition.segments(), partition_.segments()) ||
+      partition.rows().size() != partition_.rows().size())
     for (auto& each : on_device_) each.reset();
   partition_ = std::move(partition);
   constants_.assign(partition_.rows().size(), {});
@@ -183,12 +188,21 @@ Stepper::NextRates Stepper::next_rates() const {
 bool Stepper::is_current(const NextRates& rates, const Tries& tries) const {
   if (clock_.on_device()) [[unlikely]]
     return true;
-  if (clock_.count() == rates.count) return version_ == rates.version || tries.failed() >= 10;
+  const bool has_same_count = clock_.count() == rates.count;
+  if (has_same_count && (version_ == rates.version || (tries.failed() >= 10 && has_rates(rates)))) return true;
   if (tries.failed() >= 1000)
     throw std::runtime_error(
-        "step_count: it was changed 1000 times while the schedule was called for the rate of one step; a schedule must "
-        "not change the step count of the optimizer that is calling it");
+        text(has_same_count ? "frozen: groups were thawed" : "step_count: it was changed",
+             " 1000 times while the schedule was called for the rate of one step; a schedule must not ",
+             has_same_count ? "thaw groups" : "change the step count", " of the optimizer that is calling it"));
   return false;
+}
+
+/// Whether there is a rate for each group that is not frozen. Requires the lock.
+bool Stepper::has_rates(const Rates& rates) const {
+  for (size_t i = 0; i < groups_; ++i)
+    if (!frozen_[i] && std::isnan(rates.of_group(i))) return false;
+  return true;
 }
 
 /// Throws if bound memory has changed, or if the stream is recording a CUDA graph although the step count is on the
@@ -220,7 +234,7 @@ void Stepper::advance(const Step& step, const NextRates& rates, double grad_scal
     write_rows(configs_, partition_.rows(), rates, rates.count, grad_scale, memos_, constants_.data());
   }
   const Plan plan{.step = step, .rows = constants_, .segments = partition_.segments()};
-  operands_.run(configs_.front().rule, plan, stream, clock_.table(), segments);
+  operands_.run(rule_.rule, plan, stream, clock_.table(), segments);
   clock_.advance(stream.handle);
 }
 
@@ -232,6 +246,8 @@ void Stepper::raise_versions(bool of_params) const {
 std::vector<Constants> Stepper::table_of(const std::vector<RuleConfig>& configs, const RateSources& sources,
                                          const Partition& partition, int64_t steps) const {
   const std::vector<Row>& rows = partition.rows();
+  const auto most = std::numeric_limits<int64_t>::max() / static_cast<int64_t>(sizeof(Constants)) - 1;
+  if (steps > most / std::max<int64_t>(1, std::ssize(rows))) throw std::bad_alloc();
   std::vector<Constants> table(static_cast<size_t>(steps) * rows.size());
   std::vector<Memo> memos(rows.size());
   Constants* to = table.data();
@@ -264,7 +280,7 @@ std::optional<int64_t> Stepper::step_count_of(size_t group) {
 }
 
 py::tuple Stepper::snapshot(const py::sequence& states) {
-  const std::vector<Array> to = import_states(states, configs_.front().info().states, operands_.params, Access::write);
+  const std::vector<Array> to = import_states(states, rule_.info().states, operands_.params, Access::write);
   int64_t count = 0;
   std::vector<CountedRange> others;
   py::object shown, schedule;
@@ -287,7 +303,7 @@ int Stepper::traverse(visitproc visit, void* arg) const {
   Py_VISIT(settings_.ptr());
   Py_VISIT(schedule_.ptr());
   Py_VISIT(sources_.of_optimizer.ptr());
-  for (const auto& [source, scale] : sources_.of_groups) Py_VISIT(source.ptr());
+  for (const auto& group : sources_.of_groups) Py_VISIT(group.source.ptr());
   Py_VISIT(written_.ptr());
   if (const int found = watch_.traverse(visit, arg)) return found;
   return states_watch_.traverse(visit, arg);

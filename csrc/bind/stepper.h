@@ -83,7 +83,7 @@ class Stepper {
                      const std::vector<NewEntries>& updates);
 
   int64_t size() const { return operands_.params.size(); }
-  const char* rule() const { return configs_.front().info().name; }
+  const char* rule() const { return rule_.info().name; }
   std::string device() const { return operands_.device().name(); }
 
   /// For the garbage collector.
@@ -96,9 +96,9 @@ class Stepper {
       ".data =, resize_() or .to(); make the optimizer again";
 
   struct Prepared;
-  Prepared prepare(Change& change) const;
-  void prepare_table(Prepared& prepared) const;
-  void require_free(const Prepared& prepared) const;
+  Prepared prepare(Change& change);
+  void prepare_table(Prepared& prepared);
+  void complete(Prepared& prepared) const;
   void make(Prepared& prepared);
   /// Rates that were computed before the step took the lock, and the version of their sources and the step count that
   /// they were computed from.
@@ -110,6 +110,7 @@ class Stepper {
   Array fitting_gradients(py::handle grads, const CudaStream& stream) const;
   NextRates next_rates() const;
   bool is_current(const NextRates& rates, const Tries& tries) const;
+  bool has_rates(const Rates& rates) const;
   void require_unmoved(const CudaStream& stream) const;
   const DeviceSegments* on_device(const Step& step);
   void advance(const Step& step, const NextRates& rates, double grad_scale, const CudaStream& stream,
@@ -126,7 +127,10 @@ class Stepper {
   std::optional<Array> grads_;
   Watch watch_;  // parameters and bound gradients
   Watch states_watch_;
-  py::object written_;               // a list of the torch tensors that a step writes to, or null
+  py::object written_;     // a list of the torch tensors that a step writes to, or null
+  const RuleConfig rule_;  // without numbers
+  const size_t groups_;    // their number, including the rest
+  // Those below are read and written with the lock.
   std::vector<RuleConfig> configs_;  // by group
   std::vector<bool> frozen_;         // by group
   Partition partition_;

@@ -25,7 +25,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   for (Stepper* each : steppers) {
     if (!each->grads_)
       throw py::type_error("grads: optimizers that step together need gradients bound at construction");
-    if (each->configs_.size() > 1) throw py::type_error("groups: optimizers that step together have one group each");
+    if (each->groups_ > 1) throw py::type_error("groups: optimizers that step together have one group each");
     streams.push_back(each->operands_.stream(py::none(), py::none()));
   }
   const std::vector<Stepper*> ordered = in_order({steppers.begin(), steppers.end()});
@@ -55,14 +55,17 @@ struct Stepper::Prepared {
   Change& change;
   std::vector<Array> states;
   std::optional<Array> params;
-  std::vector<RuleConfig> configs;  // if the settings change
-  std::vector<Constants> table;     // if the constants on a device change
+  std::vector<RuleConfig> configs;     // if the settings change
+  std::optional<Partition> partition;  // if it changes
+  std::vector<Constants> table;        // empty unless that of a capturable optimizer changes
 };
 
-Stepper::Prepared Stepper::prepare(Change& change) const {
-  Prepared prepared{.change = change, .states = {}, .params = {}, .configs = {}, .table = {}};
+/// Checks a change as far as other changes, which may come first, do not matter. Does not hold the lock, because the
+/// table of a capturable optimizer calls schedules.
+Stepper::Prepared Stepper::prepare(Change& change) {
+  Prepared prepared{.change = change, .states = {}, .params = {}, .configs = {}, .partition = {}, .table = {}};
   if (change.states) {
-    prepared.states = import_states(*change.states, configs_.front().info().states, operands_.params, Access::read);
+    prepared.states = import_states(*change.states, rule_.info().states, operands_.params, Access::read);
     require_uncrossed(prepared.states, operands_.states);
   }
   if (!change.params.is_none()) {
@@ -75,28 +78,46 @@ Stepper::Prepared Stepper::prepare(Change& change) const {
   return prepared;
 }
 
-/// Computes the constants on the device after a change. Throws ValueError if captured graphs cannot continue with the
-/// change, because it would need other segments or rows.
-void Stepper::prepare_table(Prepared& prepared) const {
+/// Computes the partition and the constants of a capturable optimizer after a change. Throws ValueError if captured
+/// graphs cannot continue with the change, because it would need other segments or rows.
+void Stepper::prepare_table(Prepared& prepared) {
   const Change& change = prepared.change;
-  const Partition partition =
-      change.step_count ? partition_.with_counts(*change.step_count, change.counts, frozen_) : partition_;
-  if ((change.settings && change.settings->groups.frozen != frozen_) ||
-      partition.rows().size() != partition_.rows().size() ||
-      !std::ranges::equal(partition.segments(), partition_.segments()))
-    throw py::value_error(
-        "groups: a capturable optimizer keeps the frozen groups that it was made with, and one step count in each "
-        "group; make a new optimizer");
-  if (!change.settings && !change.rate && std::ranges::equal(partition.rows(), partition_.rows())) return;
-  RateSources sources = sources_;
+  RateSources sources;
+  std::vector<RuleConfig> configs = prepared.configs;
+  std::optional<Partition> partition;
+  {
+    const StepLock lock(step_mutex_);
+    partition = partition_;
+    if (change.step_count) {
+      prepared.partition = partition_.with_counts(*change.step_count, change.counts, frozen_);
+      partition = prepared.partition;
+    }
+    if (partition->rows().size() != partition_.rows().size() ||
+        !std::ranges::equal(partition->segments(), partition_.segments()) ||
+        (change.settings && change.settings->groups.frozen != frozen_))
+      throw py::value_error(
+          "groups: a capturable optimizer keeps the frozen groups that it was made with, and one step count in each "
+          "group; make a new optimizer");
+    if (!change.settings && !change.rate && std::ranges::equal(partition->rows(), partition_.rows())) return;
+    if (!change.settings) configs = configs_;
+    sources = sources_;
+  }
   if (change.rate) sources.of_optimizer = change.rate->source;
   if (change.settings) sources.of_groups = change.settings->groups.rates;
-  const auto& configs = change.settings ? prepared.configs : configs_;
-  prepared.table = table_of(configs, sources, partition, clock_.steps_on_device());
+  prepared.table = table_of(configs, sources, *partition, clock_.steps_on_device());
 }
 
+/// Computes the new partition, which depends on the changes before this one; that of a capturable optimizer is there.
 /// Throws if the change cannot be made. Requires the lock.
-void Stepper::require_free(const Prepared& prepared) const {
+void Stepper::complete(Prepared& prepared) const {
+  const Change& change = prepared.change;
+  const std::vector<bool>& frozen = change.settings ? change.settings->groups.frozen : frozen_;
+  if (change.step_count && !prepared.partition) {
+    prepared.partition = partition_.with_counts(*change.step_count, change.counts, frozen);
+  } else if (frozen != frozen_) {
+    const int64_t count = clock_.count();
+    prepared.partition = partition_.with_counts(count, partition_.other_counts(count), frozen);
+  }
   if (prepared.change.states) {
     states_watch_.check(moved);
     require_in_place(*prepared.change.states, prepared.states);
@@ -111,15 +132,9 @@ void Stepper::require_free(const Prepared& prepared) const {
 void Stepper::make(Prepared& prepared) {
   if (prepared.change.states) copy_all(prepared.states, operands_.states);
   if (prepared.params) copy_all({&*prepared.params, 1}, {&operands_.params, 1});
-  const std::vector<bool> were_frozen = frozen_;
   if (prepared.change.settings) use(*prepared.change.settings, std::move(prepared.configs));
   if (prepared.change.rate) use(*prepared.change.rate);
-  if (prepared.change.step_count) {
-    use(partition_.with_counts(*prepared.change.step_count, prepared.change.counts, frozen_));
-  } else if (frozen_ != were_frozen) {
-    const int64_t count = clock_.count();
-    use(partition_.with_counts(count, partition_.other_counts(count), frozen_));
-  }
+  if (prepared.partition) use(std::move(*prepared.partition));
   const GilRelease unlocked;
   if (!prepared.table.empty())
     clock_.set_rows(prepared.table, prepared.change.step_count);
@@ -143,7 +158,7 @@ bool Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& a
       if (change.settings && !change.settings->expected.is_none() &&
           !change.stepper->settings_.is(change.settings->expected))
         return false;
-    for (const Prepared& each : all) each.change.stepper->require_free(each);
+    for (Prepared& each : all) each.change.stepper->complete(each);
     for (Prepared& each : all) each.change.stepper->make(each);
   }
   for (const auto& [object, name, value] : attributes)

@@ -128,6 +128,26 @@ def test_captured_groups(xp: CuPy | Torch, rule: str) -> None:
     assert_equal(xp, opt, expected, "after the count was set")
 
 
+def test_rows_that_only_frozen_elements_have(xp: CuPy | Torch) -> None:
+    """A loaded state may have more step counts than before, although the segments are the same."""
+    groups = [{"params": (16, 32), "lr_scale": 0.5}, {"params": (32, N), "frozen": True}]
+    opt, expected, grads = pair(xp, "adam", groups)
+    for each, g in ((opt, xp.array(grads[0])), (expected, grads[0])):
+        each.step(g)
+        dictionary = each.state_dict() | {"step_count": 50}
+        dictionary["groups"][2]["step_counts"] = [[32 + i, 33 + i, i] for i in range(40)]
+        each.load_state_dict(dictionary)
+        each.step(g)
+    assert_equal(xp, opt, expected)
+
+
+def test_constants_that_fit_in_no_memory(xp: CuPy | Torch) -> None:
+    p = xp.zeros(4096)
+    groups = [{"params": (i, i + 1), "lr_scale": 0.5} for i in range(4096)]
+    with pytest.raises(MemoryError):
+        make("sgd", p, groups=groups, grads=xp.zeros(4096), capturable=True, max_steps=2**52)
+
+
 def test_captured_groups_stay_frozen(xp: CuPy | Torch) -> None:
     opt, expected, _ = pair(xp, "adam", [{"params": (3, 50)}], capturable=True, max_steps=20)
     expected.groups[1].frozen = True

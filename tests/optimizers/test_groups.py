@@ -17,6 +17,7 @@ import pytest
 import lrcore
 from gpu.devices import imitated
 from lrcore import schedules
+from lrcore._lrcore_core import commit
 from support import CLASSES, ONES, N, assert_bits, assert_same, make, run, start
 
 AdamW: Any = lrcore.AdamW
@@ -226,6 +227,43 @@ def test_a_rate_that_fails_in_one_group(lr: Any, own: dict[str, Any]) -> None:
     opt.groups[2].frozen = True
     opt.step(ONES)
     assert [group.step_count for group in opt.groups] == [3, 3, 0]
+
+
+def test_a_group_that_a_schedule_thaws() -> None:
+    """The step takes the group's own rate or leaves it frozen, however often the schedule changes its mind."""
+
+    def rate(_: int) -> float:
+        opt.groups[1].frozen = not opt.groups[1].frozen
+        return 8.0
+
+    opt = SGD(np.zeros(4, np.float32), rate, groups=[{"params": (0, 2), "lr": 0.5, "frozen": True}])
+    for _ in range(5):
+        before = opt.params.copy()
+        opt.step(np.ones(4, np.float32))
+        moved = (before - opt.params).tolist()
+        assert moved in ([0, 0, 8, 8], [0.5, 0.5, 8, 8])
+
+
+def test_a_count_that_is_set_while_a_group_is_frozen() -> None:
+    """Neither change loses the other. Here, one comes between the check of the count and its assignment."""
+
+    class Freezing:
+        array = np.zeros(N, np.float32)
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+        def __dlpack__(self, **keywords: Any) -> Any:
+            opt.groups[1].frozen = True
+            return self.array.__dlpack__(**keywords)
+
+    opt, other = SGD(start(), 1.0, groups=[TWO]), SGD(start(), 1.0, momentum=0.9)
+    changes = [(opt, None, 5, (), None, None, None), (other, [Freezing()], None, (), None, None, None)]
+    commit(changes)
+    assert (opt.step_count, opt.groups[1].frozen) == (5, True)
+    opt.step(ONES)
+    assert_bits(opt.params[:5], start()[:5])
+    assert [group.step_count for group in opt.groups] == [6, 5]
 
 
 def test_groups_as_objects() -> None:
