@@ -30,23 +30,33 @@ SHAPES = ((2, 3), (), (5,), (0, 4), (3, 2))
 
 
 class Torch:
-    """A PyTorch optimizer of some parameters, which steps with given gradients."""
+    """A PyTorch optimizer of some parameters, which steps with given gradients.
 
-    def __init__(self, row: peers.Row, params: Array, shapes: Any = SHAPES) -> None:
+    `groups` has the indices of the parameters in each group, and the group's own numbers.
+    """
+
+    def __init__(self, row: peers.Row, params: Array, shapes: Any = SHAPES, groups: Any = None) -> None:
         sizes = [int(np.prod(shape)) for shape in shapes]
         parts = torch.from_numpy(params.copy()).split(sizes)
         self.params = [
             torch.nn.Parameter(part.reshape(shape)) for part, shape in zip(parts, shapes, strict=True)
         ]
-        self.opt = getattr(torch.optim, row.theirs.name)(self.params, lr=row.lr, **row.theirs.kwargs)
+        given = [
+            {"params": [self.params[i] for i in indices], **numbers}
+            for indices, numbers in groups or [(range(len(sizes)), {})]
+        ]
+        self.opt = getattr(torch.optim, row.theirs.name)(given, lr=row.lr, **row.theirs.kwargs)
         self.sizes = sizes
 
-    def step(self, gradient: Array, lr: float) -> None:
-        """Take a step at a rate."""
-        self.opt.param_groups[0]["lr"] = lr
+    def step(self, gradient: Array, lr: float, frozen: bool = False) -> None:
+        """Take a step at a rate, which is halved from each group to the next, perhaps without the last group."""
+        for i, group in enumerate(self.opt.param_groups):
+            group["lr"] = lr / 2**i
         parts = torch.from_numpy(gradient.copy()).split(self.sizes)
         for param, part in zip(self.params, parts, strict=True):
             param.grad = part.reshape(param.shape)
+        for param in self.opt.param_groups[-1]["params"] if frozen else ():
+            param.grad = None
         self.opt.step()
 
     def flat(self) -> Array:
@@ -74,6 +84,8 @@ def go_on(row: peers.Row, k: int, theirs: Torch, opt: Any) -> None:
     _, gradients = peers.problem()
     for index in range(k, len(gradients)):
         opt.lr = rate = peers.rate(row.lr, index)
+        for i, group in enumerate(opt.groups[1:], 1):
+            group.lr = rate / 2**i
         opt.step(gradients[index])
         theirs.step(gradients[index], rate)
         off = peers.deviation(opt.params, theirs.flat()).max()
@@ -412,3 +424,340 @@ def test_shapes() -> None:
         opt.torch_state_dict(shapes=[21, (-1,)])
     with pytest.raises(TypeError, match=r"^shapes\[0\]: "):
         opt.torch_state_dict(shapes=["21"])
+
+
+# ---- groups
+
+LAYOUT = ((2, 3), (3,), (0, 4), (2, 2), (2,), (), (2,))
+"""Shapes of parameters, each of which is inside one of the groups below."""
+MEMBERS = ([1, 5, 6], [0, 4], [2, 3])
+"""The parameters in each group, the rest first."""
+PARTS = ([slice(0, 6), (13, 15)], [(9, 13)])
+"""The elements of the groups after the rest."""
+ORDER = [6, 7, 8, 15, 16, 17, *range(6), 13, 14, *range(9, 13)]
+"""The elements in the order of PyTorch's parameters."""
+UNFROZEN = 2
+"""The step before which the last group is frozen."""
+
+
+def of_groups(row: peers.Row) -> list[dict[str, Any]]:
+    """Return the numbers of each group: another weight decay in the second, and other numbers in the third.
+
+    A centered average takes another epsilon instead. With decay, it subtracts squares that are so close that rounding
+    errors exceed the tolerances, which were found without decay.
+    """
+    decays = dict(ours(row, np.ones(1, np.float32), 0.1).hyper)["weight_decay"] > 0
+    betas = {"betas": (0.5, 0.75)} if "betas" in row.theirs.kwargs else {}
+    centered = "centered" in row.theirs.kwargs
+    second = {"eps": 1e-4} if centered else {"weight_decay": 0.0 if decays else 0.01}
+    return [{}, second, {"maximize": True, **betas}]
+
+
+def torch_with_groups(row: peers.Row, params: Array, numbers: Any = None) -> Torch:
+    """Return PyTorch's optimizer with three groups."""
+    return Torch(row, params, LAYOUT, [*zip(MEMBERS, numbers or of_groups(row), strict=True)])
+
+
+def ours_with_groups(row: peers.Row, params: Array, lr: Any, numbers: Any = None, **others: Any) -> Any:
+    """Return our optimizer with the same groups."""
+    _, *rest = numbers or of_groups(row)
+    groups = [{"params": params_of, **own} for params_of, own in zip(PARTS, rest, strict=True)]
+    return ours(row, params, lr, groups=groups, **others)
+
+
+def assert_same_groups(opt: Any, expected: Any) -> None:
+    """Assert that groups have the same numbers."""
+    for group, other in zip(opt.groups, expected.groups, strict=True):
+        assert (dict(group.hyper), group.maximize) == (dict(other.hyper), other.maximize)
+
+
+@pytest.mark.parametrize("k", TAKEN)
+@each_row
+def test_groups_from_torch(row: peers.Row, k: int) -> None:
+    """Each group continues as in PyTorch, with its own numbers and, except in SGD, its own step count.
+
+    The last group of PyTorch's parameters had no gradients in the first two steps.
+    """
+    params, gradients = peers.problem()
+    theirs = torch_with_groups(row, params)
+    for index in range(k):
+        theirs.step(gradients[index], peers.rate(row.lr, index), frozen=index < UNFROZEN)
+    given = theirs.opt.state_dict()
+    others = [{}, {"lr_scale": 3.0, "weight_decay": 0.5}, {"lr": 5.0}]
+    opt = ours_with_groups(row, theirs.flat().copy(), 7.0, others, weight_decay=0.25)
+    opt.step_count = 99
+    opt.load_torch_state_dict(given, **counted(row, k))
+    assert opt.step_count == k
+    if row.ours.name != "SGD":
+        assert [group.step_count for group in opt.groups] == [k, k, max(0, k - UNFROZEN)]
+    assert [group.lr for group in opt.groups] == [group["lr"] for group in given["param_groups"]]
+    assert [group.lr_scale for group in opt.groups] == [1, 1, 1]
+    assert_same_groups(opt, ours_with_groups(row, params.copy(), 7.0))
+    for name, state in opt.state.items():
+        parts = [
+            given["state"].get(i, {}).get(name, torch.zeros(LAYOUT[j])).numpy().ravel()
+            for i, j in enumerate(j for members in MEMBERS for j in members)
+        ]
+        assert_bits(state[ORDER], np.concatenate(parts))
+    go_on(row, k, theirs, opt)
+
+
+@pytest.mark.parametrize("k", TAKEN)
+@each_row
+def test_groups_to_torch(row: peers.Row, k: int) -> None:
+    """PyTorch continues each group, and a round trip restores the exact bits. The last group was frozen at first."""
+    params, gradients = peers.problem()
+    opt = ours_with_groups(row, params.copy(), lambda t: peers.rate(row.lr, t))
+    opt.groups[1].lr_scale = 0.5
+    opt.groups[2].lr = lambda t: peers.rate(row.lr, t) / 4
+    for index in range(k):
+        opt.groups[2].frozen = index < UNFROZEN
+        opt.step(gradients[index])
+    dictionary = opt.torch_state_dict(LAYOUT)
+    theirs = torch_with_groups(row, opt.params, [{}, {"lr": 3.0}, {"weight_decay": 0.7}])
+    theirs.opt.load_state_dict(dictionary)
+    expected = torch_with_groups(row, params).opt.param_groups
+    for i, (group, wanted) in enumerate(zip(theirs.opt.param_groups, expected, strict=True)):
+        assert group.keys() == wanted.keys()
+        assert group["lr"] == peers.rate(row.lr, k) / 2**i
+        for name in group.keys() - {"params", "lr", "initial_accumulator_value"}:
+            assert group[name] == wanted[name], name
+    assert [each["params"] for each in dictionary["param_groups"]] == [[0, 1, 2], [3, 4], [5, 6]]
+    twin = ours_with_groups(row, opt.params.copy(), 7.0)
+    twin.load_torch_state_dict(theirs.opt.state_dict(), **counted(row, k))
+    assert_same_groups(twin, opt)
+    if row.ours.name != "SGD":
+        counts = [[group.step_count for group in each.groups] for each in (opt, twin)]
+        assert counts == [[k, k, max(0, k - UNFROZEN)]] * 2
+    for name, state in opt.state.items():
+        assert_bits(twin.state[name], state)
+    go_on(row, k, theirs, twin)
+
+
+def split_adam(**arguments: Any) -> Any:
+    """Return an Adam optimizer with a rest of 11 elements, and groups of 7 and 3 elements."""
+    groups: Any = [{"params": [(0, 4), (8, 11)], "eps": 0.5}, {"params": (18, 21)}]
+    return lrcore.Adam(start(), lr=0.25, groups=groups, **arguments)
+
+
+def test_the_default_is_one_parameter_for_each_range() -> None:
+    """A rest without elements is left out. One group that has all elements has a parameter like `params`."""
+    opt = split_adam()
+    run(opt, 2)
+    exported = opt.torch_state_dict()
+    assert [group["params"] for group in exported["param_groups"]] == [[0, 1], [2, 3], [4]]
+    assert [each["exp_avg"].numel() for each in exported["state"].values()] == [4, 7, 4, 3, 3]
+    again = split_adam()
+    again.load_torch_state_dict(exported)
+    assert_bits(again.state["exp_avg"], opt.state["exp_avg"])
+    for groups, numels in (([(0, 9), (9, 21)], [9, 12]), ([(0, 21)], [21])):
+        whole = lrcore.Adam(
+            start().reshape(3, 7), lr=0.25, groups=[{"params": each, "lr": 0.5} for each in groups]
+        )
+        exported = whole.torch_state_dict()
+        assert [group["lr"] for group in exported["param_groups"]] == [0.5] * len(groups)
+        assert [each["exp_avg"].numel() for each in exported["state"].values()] == numels
+        exported["param_groups"][0] |= {"lr": 0.75, "eps": 0.5}
+        whole.load_torch_state_dict(exported)
+        assert (whole.groups[1].lr, whole.groups[1].hyper["eps"]) == (0.75, 0.5)
+        assert (whole.lr, whole.hyper["eps"]) == (0.25, 1e-8)
+    assert exported["state"][0]["exp_avg"].shape == (3, 7)
+
+
+def test_what_the_optimizer_keeps() -> None:
+    """PyTorch's groups are never frozen, and have no factors."""
+    opt = split_adam()
+    opt.groups[0].maximize = opt.groups[1].frozen = True
+    opt.groups[2].lr_scale = 0.5
+    run(opt, 3)
+    exported = opt.torch_state_dict()
+    steps = [[int(exported["state"][i]["step"]) for i in each["params"]] for each in exported["param_groups"]]
+    assert steps == [[3, 3], [0, 0], [3]]
+    assert [each["maximize"] for each in exported["param_groups"]] == [True, False, False]
+    opt.groups[0].maximize = False
+    opt.load_torch_state_dict(exported)
+    assert [each.frozen for each in opt.groups] == [False, True, False]
+    assert [each.maximize for each in opt.groups] == [True, False, False]
+    assert [each.step_count for each in opt.groups] == [3, 0, 3]
+    assert [(each.lr, each.lr_scale) for each in opt.groups] == [(0.25, 1), (0.25, 1), (0.125, 1)]
+    opt.hyper["eps"] = 0.125  # PyTorch's groups have all numbers, so these are the groups' own
+    assert [each.hyper["eps"] for each in opt.groups] == [0.125, 0.5, 1e-8]
+
+    whole = lrcore.Adam(start())
+    whole.groups[0].maximize = whole.groups[0].frozen = True
+    whole.load_torch_state_dict(whole.torch_state_dict())
+    assert (whole.groups[0].maximize, whole.groups[0].frozen) == (True, True)
+
+
+def test_parameters_of_a_group_with_different_counts() -> None:
+    """PyTorch counts the steps of each parameter, and a later export has the same counts."""
+    params = [torch.nn.Parameter(torch.ones(size)) for size in (11, 2, 5, 3)]
+    theirs = torch.optim.Adam([{"params": params[:1]}, {"params": params[1:3]}, {"params": params[3:]}])
+    for without in ((1, 3), (1, 0), ()):
+        for i, param in enumerate(params):
+            param.grad = None if i in without else torch.ones(param.shape)
+        theirs.step()
+    given = theirs.state_dict()
+    opt = split_adam()
+    opt.load_torch_state_dict(given)
+    assert opt.step_count == 3
+    assert [group.step_count for group in opt.groups] == [2, None, 2]
+    # The second group has the elements 0:4 and 8:11, of which PyTorch's first parameter has two.
+    found = opt.torch_state_dict(shapes=[2, 2, 4, 3, 7, 3])
+    steps = [[int(found["state"][i]["step"]) for i in each["params"]] for each in found["param_groups"]]
+    assert steps == [[2, 2], [1, 3, 3], [2]]
+    with pytest.raises(ValueError, match=r"^shapes\[0\]: .*elements 0:4 have taken 1 to 3 steps"):
+        opt.torch_state_dict()
+    run(opt, 1)
+    assert [group.step_count for group in opt.groups] == [3, None, 3]
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop"])
+def test_a_group_without_momentum(name: str) -> None:
+    """PyTorch has no buffer for it, and both continue alike."""
+    params = [torch.nn.Parameter(torch.ones(size)) for size in (8, 4)]
+    theirs = getattr(torch.optim, name)(
+        [{"params": params[:1], "momentum": 0.5}, {"params": params[1:]}], lr=0.25
+    )
+    opt = getattr(lrcore, name)(
+        np.ones(12, np.float32), lr=0.25, momentum=0.5, groups=[{"params": (8, 12), "momentum": 0.0}]
+    )
+    for i in range(4):
+        if i == 2:
+            assert "momentum_buffer" not in theirs.state_dict()["state"].get(1, {})
+            opt.load_torch_state_dict(theirs.state_dict())
+            opt.params[:] = np.concatenate([param.detach().numpy() for param in params])
+            theirs.load_state_dict(opt.torch_state_dict([8, 4]))
+        for param in params:
+            param.grad = torch.full_like(param, 1.0 + i)
+        theirs.step()
+        if i >= 2:
+            opt.step(np.full(12, 1.0 + i, np.float32))
+            found = np.concatenate([param.detach().numpy() for param in params])
+            np.testing.assert_allclose(opt.params, found, rtol=1e-6)
+
+
+def test_dampening_of_groups_that_have_not_begun() -> None:
+    """The first gradient of such a group is not damped, although the other group has taken steps."""
+    params = [torch.nn.Parameter(torch.zeros(4)) for _ in range(2)]
+    theirs = torch.optim.SGD([{"params": [param]} for param in params], lr=0.25, momentum=0.5, dampening=0.5)
+    groups = [{"params": (4, 8)}]
+    opt: Any = lrcore.SGD(np.zeros(8, np.float32), lr=0.25, momentum=0.5, dampening=0.5, groups=groups)
+    for i in range(4):
+        for j, param in enumerate(params):
+            param.grad = torch.full_like(param, 1.0 + i) if i >= 2 or j == 0 else None
+        if i == 2:
+            opt.params[:4] = params[0].detach().numpy()
+            opt.load_torch_state_dict(theirs.state_dict(), step_count=2)
+            assert [group.step_count for group in opt.groups] == [2, 0]
+            dictionary = opt.torch_state_dict()
+            assert [*dictionary["state"]] == [0]
+            theirs.load_state_dict(dictionary)
+        theirs.step()
+        if i >= 2:
+            opt.step(np.full(8, 1.0 + i, np.float32))
+            assert_bits(opt.params, np.concatenate([param.detach().numpy() for param in params]))
+    opt = lrcore.SGD(np.zeros(8, np.float32), momentum=0.5, groups=groups)
+    with pytest.raises(ValueError, match=r"^param_groups\[0\]: state\[0\]: expected the entries"):
+        fresh = torch.optim.SGD([{"params": [param]} for param in params], momentum=0.5)
+        opt.load_torch_state_dict(fresh.state_dict(), step_count=2)
+
+
+def test_momenta_of_a_group_that_changed() -> None:
+    opt = lrcore.NAdam(start(), groups=[{"params": (0, 9), "betas": (0.5, 0.75)}])
+    run(opt, 3)
+    dictionary = opt.torch_state_dict()
+    products = [nadam_momentum_product(3, beta1, 4e-3) for beta1 in (0.9, 0.5)]
+    assert [float(dictionary["state"][i]["mu_product"]) for i in (0, 1)] == pytest.approx(products)
+    opt.load_torch_state_dict(dictionary)
+    dictionary["param_groups"][1]["betas"] = (0.9, 0.75)
+    with pytest.raises(ValueError, match=r"^param_groups\[1\]: mu_product: expected"):
+        opt.load_torch_state_dict(dictionary)
+
+
+def test_rates_are_called_once() -> None:
+    calls = []
+
+    def rate(t: int) -> float:
+        calls.append(t)
+        return 0.5
+
+    opt = split_adam()
+    opt.lr = rate
+    assert [group["lr"] for group in opt.torch_state_dict()["param_groups"]] == [0.5] * 3
+    assert calls == [0]
+
+
+def second(**changes: Any) -> Callable[[Any], None]:
+    """Return a function that changes the second group of a dictionary."""
+    return lambda saved: saved["param_groups"][1].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda saved: saved["param_groups"].pop(), "param_groups: expected 3 groups, got 2; make the optimizer"),
+        (lambda saved: saved["param_groups"].append({}), "param_groups: expected 3 groups, got 4"),
+        (second(params=None), "param_groups: expected the entry params to be a list"),
+        (second(params=[]), "state: expected only the parameters"),
+        (second(params=[2]), "state: expected only the parameters"),
+        (lambda saved: saved["param_groups"][1].pop("betas"), r"param_groups\[1\]: expected the entries"),
+        (second(momentum=0.5), r"param_groups\[1\]: expected the entries"),
+        (second(differentiable=True), r"param_groups\[1\]: differentiable: "),
+        (second(eps=-1.0), r"param_groups\[1\]: eps: expected"),
+        (second(lr=-1.0), r"param_groups\[1\]: lr: expected"),
+        (second(amsgrad=True), r"param_groups\[1\]: amsgrad: expected False as in param_groups\[0\], got True"),
+        (
+            second(decoupled_weight_decay=True),
+            r"param_groups\[1\]: decay: expected 'l2' as in param_groups\[0\], got 'decoupled'",
+        ),
+        (lambda saved: set_state(saved, 2, step=2.5), r"param_groups\[1\]: step: expected a whole number"),
+        (lambda saved: set_state(saved, 2, step=-1.0), r"param_groups\[1\]: step: expected an integer >= 0"),
+        (lambda saved: saved["state"].pop(2), r"param_groups\[1\]: state\[2\]: expected the entries"),
+        (lambda saved: saved["state"][2].pop("exp_avg"), r"param_groups\[1\]: state\[2\]: expected the entries"),
+        (
+            lambda saved: set_state(saved, 2, exp_avg_sq=torch.ones(5)),
+            r"param_groups\[1\]: exp_avg_sq: expected 7 elements like opt.groups\[1\], got 8",
+        ),
+        (lambda saved: set_state(saved, 2, exp_avg=3), r"param_groups\[1\]: exp_avg: expected a float32 tensor"),
+    ],
+)  # fmt: skip
+def test_wrong_groups_change_nothing(spoil: Callable[[Any], object], message: str) -> None:
+    opt = split_adam()
+    run(opt, 2)
+    dictionary = copy.deepcopy(opt.torch_state_dict())
+    run(opt, 1)
+    before = opt.state_dict()
+    spoil(dictionary)
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
+        opt.load_torch_state_dict(dictionary)
+    after = opt.state_dict()
+    for name, state in before.pop("state").items():
+        assert_bits(after["state"][name], state)
+    del after["state"]
+    assert after == before
+
+
+def test_groups_that_do_not_match() -> None:
+    """A group without parameters, a dictionary of one group, and parameters of two groups are refused."""
+    opt = split_adam()
+    run(opt, 2)
+    with pytest.raises(
+        ValueError, match="^param_groups: expected one group, got 3; make the optimizer with groups="
+    ):
+        lrcore.Adam(start()).load_torch_state_dict(opt.torch_state_dict())
+    with pytest.raises(ValueError, match="^param_groups: expected 3 groups, got 1"):
+        opt.load_torch_state_dict(adam())
+    param = torch.nn.Parameter(torch.ones(21))
+    theirs = torch.optim.Adam([{"params": [param]}, {"params": []}, {"params": []}])
+    with pytest.raises(
+        ValueError, match=r"^param_groups\[1\]: params: expected the indices of parameters, got none"
+    ):
+        opt.load_torch_state_dict(theirs.state_dict())
+    message = r"^shapes\[1\]: expected a parameter inside one group, got elements 4:11 of opt.groups\[0\], opt.groups\[1\]$"
+    with pytest.raises(ValueError, match=message):
+        opt.torch_state_dict(shapes=[4, 7, 7, 3])
+    opt.step_count = 2**24 + 1
+    opt.groups[1].frozen = True
+    with pytest.raises(ValueError, match="^step_count: PyTorch counts in float32"):
+        opt.torch_state_dict()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import inspect
+import itertools
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +18,15 @@ from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import Snapshot, Stepper, commit, describe, rules
 from lrcore._names import explain_attributes, unknown_argument
 from lrcore._runtime import require_environment
-from lrcore.optimizers import _arguments, _file, _group_state, _groups, _torch_state
+from lrcore.optimizers import (
+    _arguments,
+    _file,
+    _group_state,
+    _groups,
+    _torch_export,
+    _torch_import,
+    _torch_state,
+)
 from lrcore.optimizers._groups import Groups
 from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._ranges import Ranges, rest_of
@@ -485,14 +494,20 @@ class Optimizer(Stepper):
     def torch_state_dict(self, shapes: Sequence[Any] | None = None) -> dict[str, Any]:
         """Return a dictionary for ``load_state_dict`` of the optimizer of the same name in ``torch.optim``.
 
-        Its tensors are on the CPU; PyTorch moves them. Its learning rate is `lr`. The flags that select PyTorch's
-        implementation (``fused``, ``capturable``, ...) have PyTorch's defaults.
+        Its tensors are on the CPU; PyTorch moves them. The flags that select PyTorch's implementation (``fused``,
+        ``capturable``, ...) have PyTorch's defaults.
+
+        Each group in `groups` is an entry of ``param_groups``, with the numbers and the learning rate that act in it;
+        ``groups[0]`` is left out if it has no elements. PyTorch has no `frozen` and no `lr_scale`: a frozen group is like
+        any other, with its own step count, and the factor is part of the rate.
 
         Parameters
         ----------
         shapes : sequence of shapes or arrays, optional
-            The shapes of PyTorch's parameters, in order. Together they have as many elements as `params`. By default,
-            there is one parameter with the shape of `params`.
+            The shapes of PyTorch's parameters, in the order of the buffer. Together they have as many elements as
+            `params`, and each lies inside one group. PyTorch's optimizer must have the parameters in the order of the
+            groups: first those of the first group, in the order of the buffer. By default, there is one parameter with
+            the shape of `params`, or with several groups, a flat one for each range of each group.
 
         Raises
         ------
@@ -502,34 +517,47 @@ class Optimizer(Stepper):
             If PyTorch has no such optimizer or option, or the shapes do not match.
         """
         if shapes is None:
-            shapes = [getattr(self._params, "shape", self.size)]
-        (step_count, _, settings, schedule), state = self._snapshot_all(on_host=True)
+            ranges = sorted(itertools.chain.from_iterable(self._ranges))
+            whole = getattr(self._params, "shape", self.size)
+            shapes = [whole] if len(ranges) < 2 else [end - begin for begin, end in ranges]
+        (step_count, counts, settings, schedule), state = self._snapshot_all(on_host=True)
         lr = self._rate_after(step_count, schedule)
-        return _torch_state.exported(self._kind(), shapes, step_count, lr, settings.hyper, state)
+        rates = [
+            lr * own.lr_scale if own.schedule is None else self._rate_after(step_count, own.schedule)
+            for own in settings.groups
+        ]
+        kind = self._kind()._replace(settings=settings)
+        return _torch_export.exported(kind, shapes, step_count, counts, rates, state)
 
     def load_torch_state_dict(self, dictionary: Mapping[str, Any], *, step_count: int | None = None) -> None:
         """Resume from the ``state_dict()`` of the optimizer of the same name in ``torch.optim``.
 
-        This replaces the state, the step count, the hyperparameters and the learning rate. The rate becomes the number
+        This replaces the state, the step counts, the hyperparameters and the learning rates. The rate becomes the number
         in PyTorch's group; to use a schedule, assign `lr` afterwards.
+
+        Each of PyTorch's groups is loaded into the group of `groups` at the same place, not counting a ``groups[0]``
+        without elements. Its numbers and its rate become the group's own, or those of the optimizer for ``groups[0]``;
+        `lr_scale` becomes 1, and `frozen` stays as it is. `step_count` becomes the largest count of all parameters.
 
         Parameters
         ----------
         dictionary : dict
-            A state dictionary with one parameter group. Its parameters, each flattened in C order and then
-            concatenated, correspond to `params`.
+            A state dictionary with as many parameter groups. The parameters of a group, each flattened in C order and
+            then concatenated, correspond to the elements of the group, in the order of the buffer.
         step_count : int, optional
             Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is the count
             that a `lrcore.torch.FusedOptimizer` stored in the dictionary, if any. Otherwise it is 0, or 1 with
-            dampening and an existing momentum buffer, because only the first gradient is not damped.
+            dampening and an existing momentum buffer, because only the first gradient is not damped. A group without
+            buffers has taken no step if other groups have them.
 
         Raises
         ------
         TypeError, ValueError
-            If the dictionary belongs to another optimizer or other options, has several groups or parameters with
-            different step counts, or contains anything that lrcore cannot represent. The optimizer is left unchanged.
+            If the dictionary belongs to another optimizer, other options or other groups, has only one group but
+            parameters with different step counts, or contains anything that lrcore cannot represent. The optimizer is
+            left unchanged.
         """
-        self.load_state_dict(_torch_state.converted(self._kind(), dictionary, step_count))
+        self.load_state_dict(_torch_import.converted(self._kind(), dictionary, step_count))
 
     @classmethod
     def _public_class(cls) -> type[Optimizer]:
@@ -543,8 +571,8 @@ class Optimizer(Stepper):
         defaults = public._default_options()
         return _torch_state.Kind(
             public.__name__,
-            self.size,
-            tuple(self._hyperparameters),
+            self._ranges,
+            self._settings,
             self._options,
             defaults,
             self._choose_rule,

@@ -10,7 +10,7 @@ from lrcore._checks import is_list, naming, safe_repr
 from lrcore._names import explain_attributes, unknown_argument, unknown_attribute
 from lrcore.optimizers import _arguments
 from lrcore.optimizers._hyper import Hyper
-from lrcore.optimizers._ranges import Ranges, merged, ranges_of, require_disjoint, rest_of
+from lrcore.optimizers._ranges import Ranges, merged, ranges_of, require_disjoint, rest_of, size_of
 from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings
 
 _OTHERS = ("params", "lr", "lr_scale", "frozen", "maximize")
@@ -130,7 +130,7 @@ class Group:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return sum(end - begin for begin, end in self.ranges)
+        return size_of(self.ranges)
 
     @property
     def step_count(self) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from lrcore._checks import is_integer, is_list, safe_repr
@@ -73,3 +73,17 @@ def rest_of(groups: Iterable[Ranges], size: int) -> Ranges:
     bounds = [0, *itertools.chain.from_iterable(named), size]
     between = zip(bounds[::2], bounds[1::2], strict=True)
     return tuple((begin, end) for begin, end in between if begin < end)
+
+
+def size_of(ranges: Ranges) -> int:
+    """Return the number of elements in the ranges."""
+    return sum(end - begin for begin, end in ranges)
+
+
+def part_of(ranges: Ranges, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of the elements `begin` to `end` of a group, which are counted within the group."""
+    for first, last in ranges:
+        low, high = max(begin, 0), min(end, last - first)
+        if low < high:
+            yield first + low, first + high
+        begin, end = begin - (last - first), end - (last - first)

@@ -1,4 +1,4 @@
-"""Conversion between the state dictionaries of `torch.optim` and lrcore.
+"""The state dictionaries of `torch.optim`: how they differ from those of lrcore, and what both directions share.
 
 States, hyperparameters and options have PyTorch's names, so a single table holds the differences. In addition to the
 states, PyTorch stores a ``step`` for each parameter, except in SGD. For NAdam, it also stores the product of the
@@ -7,37 +7,47 @@ momenta, which lrcore computes from the step number.
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrcore._checks import flag, integer, require_entries, shape_of
-from lrcore._extras import optional_dependency
-from lrcore._lrcore_core import nadam_momentum_product, require_memory, rules, to_float
+from lrcore._checks import flag, integer, require_entries
+from lrcore._lrcore_core import nadam_momentum_product, require_memory, to_float
 from lrcore.optimizers import _arguments
-from lrcore.schedules import Constant
+from lrcore.optimizers._ranges import Ranges, size_of
+from lrcore.optimizers._settings import Settings
 
 
 class Kind(NamedTuple):
-    """The properties of an optimizer that the conversions need. They never change."""
+    """The properties of an optimizer that the conversions need."""
 
     name: str
     """The name of its public class."""
-    size: int
-    hyper: tuple[str, ...]
-    """The names of its hyperparameters."""
+    ranges: tuple[Ranges, ...]
+    """The elements of each group, the rest first."""
+    settings: Settings
     options: Mapping[str, Any]
     default_options: Mapping[str, Any]
     """The default options of its public class."""
     choose_rule: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], str]
     """Returns the name of the rule for the hyperparameters of each group, and the options."""
 
+    def shown(self) -> list[int]:
+        """Return the indices of the groups that PyTorch's dictionaries have: all except a rest without elements."""
+        return [i for i, each in enumerate(self.ranges) if each or len(self.ranges) == 1]
 
-class _Peer(NamedTuple):
+    def size(self) -> int:
+        """Return the number of elements of the optimizer."""
+        return sum(map(size_of, self.ranges))
+
+    def maximizes_as_one(self) -> bool:
+        """Return whether `maximize` is an option of the optimizer, not a setting of its groups."""
+        return len(self.ranges) == 1 and self.settings.groups[0].maximize is None
+
+
+class Peer(NamedTuple):
     """The properties of the class of the same name in `torch.optim`."""
 
     options: tuple[str, ...]
@@ -49,19 +59,19 @@ class _Peer(NamedTuple):
 _ANY = {"foreach": None, "differentiable": False}
 _FUSED, _CAPTURABLE = {"fused": None}, {"capturable": False}
 DECOUPLED = "decoupled_weight_decay"
-_LATER = (DECOUPLED, "maximize")
+LATER = (DECOUPLED, "maximize")
 """Options that earlier versions of PyTorch lack."""
 
 _PEERS = {
-    "SGD": _Peer(("nesterov", "maximize"), _ANY | _FUSED),
-    "Adagrad": _Peer(("maximize",), _ANY | _FUSED | {"initial_accumulator_value": 0.0}),
-    "RMSprop": _Peer(("centered", "maximize"), _ANY | _CAPTURABLE),
-    "Adadelta": _Peer(("maximize",), _ANY | _CAPTURABLE),
-    "Adam": _Peer(("amsgrad", *_LATER), _ANY | _CAPTURABLE | _FUSED),
-    "AdamW": _Peer(("amsgrad", "maximize"), _ANY | _CAPTURABLE | _FUSED | {"decoupled_weight_decay": True}),
-    "NAdam": _Peer(_LATER, _ANY | _CAPTURABLE),
-    "RAdam": _Peer(_LATER, _ANY | _CAPTURABLE),
-    "Adamax": _Peer(("maximize",), _ANY | _CAPTURABLE),
+    "SGD": Peer(("nesterov", "maximize"), _ANY | _FUSED),
+    "Adagrad": Peer(("maximize",), _ANY | _FUSED | {"initial_accumulator_value": 0.0}),
+    "RMSprop": Peer(("centered", "maximize"), _ANY | _CAPTURABLE),
+    "Adadelta": Peer(("maximize",), _ANY | _CAPTURABLE),
+    "Adam": Peer(("amsgrad", *LATER), _ANY | _CAPTURABLE | _FUSED),
+    "AdamW": Peer(("amsgrad", "maximize"), _ANY | _CAPTURABLE | _FUSED | {"decoupled_weight_decay": True}),
+    "NAdam": Peer(LATER, _ANY | _CAPTURABLE),
+    "RAdam": Peer(LATER, _ANY | _CAPTURABLE),
+    "Adamax": Peer(("maximize",), _ANY | _CAPTURABLE),
 }
 
 
@@ -74,7 +84,7 @@ FIXED = frozenset(_arguments.OPTIONS) | {DECOUPLED}
 """The names of structural options in constructors and groups; groups have `decoupled_weight_decay`, never `decay`."""
 
 FLAGS = frozenset(flag for peer in _PEERS.values() for flag in peer.others)
-"""The names of all entries in `_Peer.others`."""
+"""The names of all entries in `Peer.others`."""
 
 
 def options_in_group(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +103,7 @@ def options_of_group(group: Mapping[str, Any]) -> dict[str, Any]:
     return _arguments.options(found)
 
 
-def _peer(name: str) -> _Peer:
+def peer_of(name: str) -> Peer:
     """Return the properties of PyTorch's class of that name; raise ValueError if there is none."""
     if name not in _PEERS:
         raise ValueError(f"{name}: torch.optim has no such optimizer; it has {', '.join(_PEERS)}")
@@ -101,11 +111,11 @@ def _peer(name: str) -> _Peer:
 
 
 def flags_of(name: str) -> dict[str, Any]:
-    """Return `_Peer.others` for the optimizer of that name; empty if PyTorch has no such optimizer."""
+    """Return `Peer.others` for the optimizer of that name; empty if PyTorch has no such optimizer."""
     return _PEERS[name].others if name in _PEERS else {}
 
 
-def _momentum_product(step_count: int, hyper: Mapping[str, Any]) -> float:
+def momentum_product(step_count: int, hyper: Mapping[str, Any]) -> float:
     """Return NAdam's product ``mu(1) ... mu(t)``, or 0 once it is negligible."""
     return nadam_momentum_product(step_count, hyper["betas"][0], hyper["momentum_decay"])
 
@@ -156,15 +166,6 @@ def own_entry(
     return None if went_on and all(went_on) else entries
 
 
-def _group_of(kind: Kind, lr: float, hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return PyTorch's parameter group without the indices of its parameters."""
-    peer, own = _peer(kind.name), options_in_group(kind.options)
-    for option, default in options_in_group(kind.default_options).items():
-        if option not in peer.options and own[option] != default:
-            raise ValueError(f"{option}: torch.optim.{kind.name} has no {option}={own[option]!r}")
-    return {"lr": lr, **hyper, **{each: own[each] for each in peer.options}, **peer.others}
-
-
 def states_of(
     name: str,
     step_count: int,
@@ -182,7 +183,7 @@ def states_of(
     if name != "SGD":
         numbers["step"] = float(step_count)
     if name == "NAdam":
-        numbers["mu_product"] = _momentum_product(step_count, hyper)
+        numbers["mu_product"] = momentum_product(step_count, hyper)
     return [
         {
             each: torch.tensor(number, dtype=torch.float32, device="cpu")  # overrides global defaults
@@ -193,108 +194,23 @@ def states_of(
     ]
 
 
-def exported(
-    kind: Kind,
-    shapes: Sequence[Any],
-    step_count: int,
-    lr: float,
-    hyper: Mapping[str, Any],
-    state: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the dictionary that `Optimizer.torch_state_dict` documents."""
-    extents = [shape_of(f"shapes[{i}]", each) for i, each in enumerate(shapes)]
-    ends = [0, *itertools.accumulate(map(math.prod, extents))]
-    if ends[-1] != kind.size:
-        raise ValueError(f"shapes: expected {kind.size} elements in total, got {ends[-1]}")
-    with optional_dependency("torch"):
-        import torch
-
-    if kind.name != "SGD" and as_float32(step_count) != step_count:
-        raise ValueError(
-            f"step_count: PyTorch counts in float32, which rounds {step_count} to {as_float32(step_count):.0f}; "
-            "use state_dict()"
-        )
-    group = _group_of(kind, lr, hyper)
-    tensors = {
-        each: [
-            torch.from_numpy(array[start:end].reshape(shape))
-            for shape, (start, end) in zip(extents, itertools.pairwise(ends), strict=True)
-        ]
-        for each, array in state.items()
-    }
-    if not step_count and hyper.get("dampening"):
-        tensors = {}  # given a buffer, PyTorch would damp the first gradient
-    states = states_of(kind.name, step_count, hyper, tensors, len(extents))
-    return {
-        "state": {i: each for i, each in enumerate(states) if each},
-        "param_groups": [group | {"params": [*range(len(extents))]}],
-    }
-
-
-def concatenated(name: str, tensors: Sequence[Any]) -> Any:
-    """Return a state's tensors, each flattened in C order, as one array on the CPU."""
-    parts = [require_dense(name, each) for each in tensors]
-    return np.concatenate(
-        [np.asarray(each.detach().cpu() if hasattr(each, "detach") else each).reshape(-1) for each in parts]
-    )
-
-
-def converted(
-    kind: Kind,
-    dictionary: Mapping[str, Any],
-    step_count: int | None,
-    join: Callable[[str, Sequence[Any]], Any] = concatenated,
-) -> dict[str, Any]:
-    """Convert a state dictionary of `torch.optim` to one for `Optimizer.load_state_dict`, which checks the entries.
-
-    `join` takes the name of a state and its tensors, and returns one flat array.
-    """
-    name, peer = kind.name, _peer(kind.name)
-    entries = require_entries("state_dict", dictionary, ("state", "param_groups"))
-    group = only_group(entries["param_groups"])
-    defaults = options_in_group(kind.default_options)
-    found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in FIXED}
-    there = [each for each in peer.options if each not in _LATER]
-    # PyTorch's optimizers keep unknown entries of loaded groups, so a group may have options that PyTorch lacks.
-    require_entries("param_groups", found, (*kind.hyper, *there), *_LATER, *(defaults.keys() - {*there}))
-    if group.get("differentiable"):
-        raise ValueError("differentiable: expected False; the steps of lrcore cannot be differentiated")
-
-    hyper = _arguments.numbers(found)
-    options = options_of_group(defaults | found)
-    of_parameters = states_in_order(entries["state"], group["params"])
-    if name == "SGD":
-        begun = any(of_parameters) and hyper["dampening"] > 0
-        step_count = _sgd_step_count(step_count, begun, own_entry(dictionary, group, of_parameters))
-    else:
-        if step_count is not None:
-            raise ValueError(f"step_count: PyTorch's {name} counts its steps; leave it out")
-        step_count = common_step_count(of_parameters)
-    if name == "NAdam":
-        _check_products(of_parameters, _momentum_product(step_count, hyper))
-    rule = kind.choose_rule([hyper], options)
-    return {
-        "rule": rule,
-        "options": options,
-        "hyper": hyper,
-        "step_count": step_count,
-        "state": _flat_states(kind, rules()[rule].states, of_parameters, step_count, join),
-        "schedule": Constant(to_float("lr", group.get("lr"))).to_dict(),
-    }
-
-
 def only_group(groups: Any) -> Mapping[str, Any]:
     """Return the only parameter group; raise an error if there are several or if it does not list its parameters."""
+    (group,) = groups_in(groups, 1, "an lrcore optimizer has one set of hyperparameters")
+    return group
+
+
+def groups_in(groups: Any, expected: int, why: str) -> Sequence[Mapping[str, Any]]:
+    """Return the parameter groups after checking their number, and that they list their parameters."""
     if not isinstance(groups, (list, tuple)) or not all(isinstance(each, Mapping) for each in groups):
         raise TypeError("param_groups: expected a list of dictionaries, as in PyTorch")
-    if len(groups) != 1:
-        raise ValueError(
-            f"param_groups: expected one group, got {len(groups)}; an lrcore optimizer has one set of hyperparameters"
-        )
-    if not isinstance(groups[0].get("params"), (list, tuple)):
-        raise TypeError("param_groups: expected the entry params to be a list of parameter indices")
-    group: Mapping[str, Any] = groups[0]
-    return group
+    if len(groups) != expected:
+        number = "one group" if expected == 1 else f"{expected} groups"
+        raise ValueError(f"param_groups: expected {number}, got {len(groups)}; {why}")
+    for each in groups:
+        if not isinstance(each.get("params"), (list, tuple)):
+            raise TypeError("param_groups: expected the entry params to be a list of parameter indices")
+    return groups
 
 
 def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]:
@@ -307,21 +223,6 @@ def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]
     return [{name: value for name, value in each.items() if value is not None} for each in of_parameters]
 
 
-def _sgd_step_count(given: int | None, begun: bool, own: Mapping[str, Any] | None) -> int:
-    """Return the step count of SGD, which PyTorch does not store.
-
-    The default is the count that lrcore stored, if any; otherwise 0, or 1 if the next gradient is damped.
-    """
-    if given is None:
-        return int(begun) if own is None else own["step_count"]
-    step_count = integer("step_count", given, 0)
-    if begun and not step_count:
-        raise ValueError(
-            "step_count: expected at least 1, because the momentum has begun and the next gradient is damped"
-        )
-    return step_count
-
-
 def common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
     """Return the step count of all parameters; raise ValueError if their counts differ."""
     counts = {to_float("step", each.get("step", 0)) for each in of_parameters} or {0.0}
@@ -331,40 +232,14 @@ def common_step_count(of_parameters: Sequence[Mapping[str, Any]]) -> int:
             f"step: expected the same step count for all parameters, got counts from {count:g} to {others[-1]:g}; "
             "use a separate optimizer for each step count"
         )
-    if not count.is_integer():
-        raise ValueError(f"step: expected a whole number of steps, got {count}")
-    return int(count)
+    return whole(count)
 
 
-def _check_products(of_parameters: Sequence[Mapping[str, Any]], expected: float) -> None:
-    """Raise ValueError if NAdam's momentum product does not follow from the current momenta.
-
-    The tolerance is needed because PyTorch rounds the product to float32 at every step. It is absolute, because a step
-    only uses the difference between the product and 1.
-    """
-    for each in of_parameters:
-        product = to_float("mu_product", each.get("mu_product", 1.0))
-        if each and not abs(product - expected) <= 1e-4:
-            raise ValueError(
-                f"mu_product: expected {expected:.6g}, got {product:.6g}; betas and momentum_decay must have been the same "
-                "in all steps, because lrcore computes the product from the step count"
-            )
-
-
-def _flat_states(
-    kind: Kind,
-    names: Sequence[str],
-    of_parameters: Sequence[Mapping[str, Any]],
-    step_count: int,
-    join: Callable[[str, Sequence[Any]], Any],
-) -> dict[str, Any]:
-    """Return each state as one array that concatenates all parameters; zeros if no step has been taken."""
-    if not step_count and not any(of_parameters):
-        return {name: np.zeros(kind.size, np.float32) for name in names}
-    others = {"SGD": (), "NAdam": ("step", "mu_product")}.get(kind.name, ("step",))
-    for i, each in enumerate(of_parameters):
-        require_entries(f"state[{i}]", each, (*others, *names))
-    return {name: join(name, [each[name] for each in of_parameters]) for name in names}
+def whole(step_count: float) -> int:
+    """Return a step count as an integer; raise ValueError if it is not a whole number."""
+    if not step_count.is_integer():
+        raise ValueError(f"step: expected a whole number of steps, got {step_count}")
+    return int(step_count)
 
 
 def require_dense(name: str, value: Any) -> Any:

@@ -11,7 +11,7 @@ from lrcore import schedules
 from lrcore._checks import integer, require_entries
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import Watch, require_memory, to_float
-from lrcore.optimizers import Optimizer, _torch_state
+from lrcore.optimizers import Optimizer, _torch_import, _torch_state
 from lrcore.pack import layout
 from lrcore.pack._tree import sharing
 from lrcore.schedules import Constant
@@ -247,7 +247,7 @@ class Buffer:
         if stored is not None and step_count is not None and self.optimizer._public_class().__name__ == "SGD":
             stored, step_count = {**stored, "step_count": integer("step_count", step_count, 0)}, None
         if stored is None or step_count is not None:
-            entries = _torch_state.converted(self.optimizer._kind(), dictionary, step_count, self.join)
+            entries = _torch_import.converted(self.optimizer._kind(), dictionary, step_count, self.join)
             if keeps_schedule:
                 del entries["schedule"]  # it has only the rate of PyTorch's group
             return entries

@@ -1,0 +1,130 @@
+"""Conversion of an optimizer's state to a state dictionary of `torch.optim`."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lrcore._checks import shape_of
+from lrcore._extras import optional_dependency
+from lrcore.optimizers._torch_state import Kind, as_float32, options_in_group, peer_of, states_of
+
+
+class _Parameter(NamedTuple):
+    """One of PyTorch's parameters, as a part of the flat buffer."""
+
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+    group: int
+    step_count: int
+
+
+def exported(
+    kind: Kind,
+    shapes: Sequence[Any],
+    step_count: int,
+    counts: Sequence[tuple[int, int, int]],
+    rates: Sequence[float],
+    state: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the dictionary that `Optimizer.torch_state_dict` documents.
+
+    `counts` has the ranges of elements that have taken fewer steps than the optimizer, with their counts, and `rates`
+    the rate of each group.
+    """
+    parameters = _parameters(kind, shapes, step_count, counts)
+    with optional_dependency("torch"):
+        import torch
+
+    numbers = kind.settings.numbers()
+    states: list[dict[str, Any]] = []
+    groups = []
+    for i in kind.shown():
+        of_group = [each for each in parameters if each.group == i]
+        first = len(states)
+        for count, run in itertools.groupby(of_group, key=lambda each: each.step_count):
+            _require_float32(kind, count)
+            alike = [*run]
+            tensors = {
+                name: [torch.from_numpy(array[each.begin : each.end].reshape(each.shape)) for each in alike]
+                for name, array in state.items()
+            }
+            if not count and numbers[i].get("dampening"):
+                tensors = {}  # given a buffer, PyTorch would damp the first gradient
+            states += states_of(kind.name, count, numbers[i], tensors, len(alike))
+        own = kind.settings.groups[i].maximize
+        maximize = kind.options["maximize"] if own is None else own
+        group = _group_of(kind, rates[i], numbers[i], maximize)
+        groups.append(group | {"params": [*range(first, len(states))]})
+    return {"state": {i: each for i, each in enumerate(states) if each}, "param_groups": groups}
+
+
+def _parameters(
+    kind: Kind, shapes: Sequence[Any], step_count: int, counts: Sequence[tuple[int, int, int]]
+) -> list[_Parameter]:
+    """Return the parameters of these shapes, in the order of the buffer.
+
+    Raises ValueError if PyTorch cannot have such parameters.
+    """
+    extents = [shape_of(f"shapes[{i}]", each) for i, each in enumerate(shapes)]
+    bounds = [0, *itertools.accumulate(map(math.prod, extents))]
+    size = kind.size()
+    if bounds[-1] != size:
+        raise ValueError(f"shapes: expected {size} elements in total, got {bounds[-1]}")
+    ranges = sorted((*each, i) for i, of_group in enumerate(kind.ranges) for each in of_group) or [(0, 0, 0)]
+    begins = [begin for begin, _, _ in ranges]
+    parameters = []
+    for i, (shape, (begin, end)) in enumerate(zip(extents, itertools.pairwise(bounds), strict=True)):
+        # A parameter without elements belongs to the group of the next element, or of the last one.
+        first = min(begin, max(size - 1, 0))
+        last = max(end, first + 1)
+        found = [
+            group
+            for _, _, group in ranges[bisect.bisect(begins, first) - 1 : bisect.bisect_left(begins, last)]
+        ]
+        if len(found) > 1:
+            several = ", ".join(f"opt.groups[{group}]" for group in dict.fromkeys(found))
+            raise ValueError(
+                f"shapes[{i}]: expected a parameter inside one group, got elements {begin}:{end} of {several}"
+            )
+        taken = _counts_in(first, last, step_count, counts)
+        if len(taken) > 1:
+            raise ValueError(
+                f"shapes[{i}]: PyTorch has one step count for each parameter, but elements {begin}:{end} have taken "
+                f"{min(taken)} to {max(taken)} steps; pass smaller shapes"
+            )
+        parameters.append(_Parameter(shape, begin, end, found[0], *taken))
+    return parameters
+
+
+def _counts_in(begin: int, end: int, step_count: int, counts: Sequence[tuple[int, int, int]]) -> set[int]:
+    """Return the different numbers of steps that the elements of a range have taken."""
+    others = [
+        (min(end, last) - max(begin, first), count)
+        for first, last, count in counts
+        if begin < last and first < end
+    ]
+    found = {count for _, count in others}
+    return found if sum(size for size, _ in others) == end - begin else found | {step_count}
+
+
+def _require_float32(kind: Kind, step_count: int) -> None:
+    """Raise ValueError if PyTorch cannot have this step count."""
+    if kind.name != "SGD" and as_float32(step_count) != step_count:
+        raise ValueError(
+            f"step_count: PyTorch counts in float32, which rounds {step_count} to {as_float32(step_count):.0f}; "
+            "use state_dict()"
+        )
+
+
+def _group_of(kind: Kind, lr: float, hyper: Mapping[str, Any], maximize: bool) -> dict[str, Any]:
+    """Return PyTorch's parameter group without the indices of its parameters."""
+    peer, own = peer_of(kind.name), options_in_group({**kind.options, "maximize": maximize})
+    for option, default in options_in_group(kind.default_options).items():
+        if option not in peer.options and own[option] != default:
+            raise ValueError(f"{option}: torch.optim.{kind.name} has no {option}={own[option]!r}")
+    return {"lr": lr, **hyper, **{each: own[each] for each in peer.options}, **peer.others}

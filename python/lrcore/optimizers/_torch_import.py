@@ -1,0 +1,295 @@
+"""Conversion of a state dictionary of `torch.optim` to one of lrcore."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrcore._checks import integer, naming, require_entries
+from lrcore._lrcore_core import rules, to_float
+from lrcore.optimizers import _arguments, _group_state
+from lrcore.optimizers._ranges import Ranges, part_of, size_of
+from lrcore.optimizers._settings import Settings
+from lrcore.optimizers._torch_state import (
+    COUNTS,
+    FIXED,
+    LATER,
+    Kind,
+    common_step_count,
+    groups_in,
+    momentum_product,
+    options_in_group,
+    options_of_group,
+    own_entry,
+    peer_of,
+    require_dense,
+    states_in_order,
+    whole,
+)
+from lrcore.schedules import Constant
+
+
+def concatenated(name: str, tensors: Sequence[Any]) -> Any:
+    """Return a state's tensors, each flattened in C order, as one array on the CPU."""
+    parts = [require_dense(name, each) for each in tensors]
+    return np.concatenate(
+        [np.asarray(each.detach().cpu() if hasattr(each, "detach") else each).reshape(-1) for each in parts]
+    )
+
+
+class _Loaded(NamedTuple):
+    """A checked parameter group of a dictionary, with the entries of its parameters."""
+
+    number: int
+    """Its index in `opt.groups`."""
+    name: str
+    """Its name in messages, or an empty text if it is the only group."""
+    hyper: dict[str, Any]
+    options: dict[str, Any]
+    schedule: Constant
+    states: dict[str, dict[str, Any]]
+    """The entries of each parameter, by the name of the parameter in messages."""
+
+
+def _naming(group: str) -> contextlib.AbstractContextManager[None]:
+    """Put the name of a group, if there is one, before the message of an error."""
+    return naming(group) if group else contextlib.nullcontext()
+
+
+def converted(
+    kind: Kind,
+    dictionary: Mapping[str, Any],
+    step_count: int | None,
+    join: Callable[[str, Sequence[Any]], Any] = concatenated,
+) -> dict[str, Any]:
+    """Convert a state dictionary of `torch.optim` to one for `Optimizer.load_state_dict`, which checks the entries.
+
+    `join` takes the name of a state and its tensors, and returns one flat array.
+    """
+    peer_of(kind.name)
+    entries = require_entries("state_dict", dictionary, ("state", "param_groups"))
+    given = groups_in(
+        entries["param_groups"], len(kind.shown()), "make the optimizer with groups= for the same parameters"
+    )
+    groups = _loaded(kind, given, entries["state"])
+    if kind.name == "SGD":
+        own = own_entry(dictionary, given[0], [*groups[0].states.values()]) if len(given) == 1 else None
+        step_count, counts = _sgd_counts(step_count, groups, own)
+    else:
+        if step_count is not None:
+            raise ValueError(f"step_count: PyTorch's {kind.name} counts its steps; leave it out")
+        counts = [_counts(each) for each in groups]
+        step_count = max(itertools.chain.from_iterable(counts), default=0)
+    if kind.name == "NAdam":
+        for group, of_group in zip(groups, counts, strict=True):
+            _check_products(group, of_group)
+    options, settings = _options(kind, groups), _settings(kind, groups)
+    rule = kind.choose_rule(settings.numbers(), options)
+    found = {
+        "rule": rule,
+        "options": options,
+        "hyper": settings.hyper,
+        "step_count": step_count,
+        "state": _flat_states(kind, rules()[rule].states, groups, counts, join),
+    }
+    if groups[0].number == 0:
+        found["schedule"] = groups[0].schedule.to_dict()
+    fewer = [
+        each
+        for group, of_group in zip(groups, counts, strict=True)
+        for each in _counted(kind.ranges[group.number], group, of_group)
+        if each[2] != step_count
+    ]
+    if stored := _group_state.stored(kind.ranges, settings, fewer):
+        found["groups"] = stored
+    return found
+
+
+def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list[_Loaded]:
+    """Check the groups, and the form of the entries of their parameters."""
+    keys = [key for each in given for key in each["params"]]
+    of_parameters = zip(keys, states_in_order(states, keys), strict=True)
+    defaults = options_in_group(kind.default_options)
+    there = [each for each in peer_of(kind.name).options if each not in LATER]
+    groups = []
+    for i, (number, group) in enumerate(zip(kind.shown(), given, strict=True)):
+        name = f"param_groups[{i}]" if len(given) > 1 else ""
+        found = {each: group[each] for each in group if each in _arguments.NUMBERS or each in FIXED}
+        # PyTorch's optimizers keep unknown entries of loaded groups, so a group may have options that PyTorch lacks.
+        optional = (*LATER, *(defaults.keys() - {*there}))
+        require_entries(name or "param_groups", found, (*kind.settings.hyper, *there), *optional)
+        of_group = itertools.islice(of_parameters, len(group["params"]))
+        with _naming(name):
+            if group.get("differentiable"):
+                raise ValueError(
+                    "differentiable: expected False; the steps of lrcore cannot be differentiated"
+                )
+            if name and not group["params"]:
+                raise ValueError("params: expected the indices of parameters, got none")
+            groups.append(
+                _Loaded(
+                    number,
+                    name,
+                    _arguments.numbers(found),
+                    options_of_group(defaults | found),
+                    Constant(to_float("lr", group.get("lr"))),
+                    {f"state[{key!r}]": each for key, each in of_group},
+                )
+            )
+    return groups
+
+
+def _options(kind: Kind, groups: Sequence[_Loaded]) -> dict[str, Any]:
+    """Return the options that all groups have, with the optimizer's `maximize` if each group has its own."""
+    first = groups[0]
+    for each in groups[1:]:
+        for name, value in each.options.items():
+            if name != "maximize" and value != first.options[name]:
+                raise ValueError(
+                    f"{each.name}: {name}: expected {first.options[name]!r} as in {first.name}, got {value!r}; "
+                    "make an optimizer for each option"
+                )
+    return first.options | ({} if kind.maximizes_as_one() else {"maximize": kind.options["maximize"]})
+
+
+def _settings(kind: Kind, groups: Sequence[_Loaded]) -> Settings:
+    """Return the optimizer's settings with the numbers, rates and `maximize` of the groups.
+
+    Those of the rest are the optimizer's.
+    """
+    settings = kind.settings
+    for each in groups:
+        maximize = each.options["maximize"]
+        differs = not kind.maximizes_as_one() and maximize != kind.options["maximize"]
+        changes = {"lr_scale": 1.0, "maximize": maximize if differs else None}
+        if each.number == 0:
+            settings = settings.with_group(0, hyper={}, schedule=None, **changes)._replace(hyper=each.hyper)
+        else:
+            settings = settings.with_group(each.number, hyper=each.hyper, schedule=each.schedule, **changes)
+    return settings
+
+
+def _sgd_step_count(given: int | None, begun: bool, own: Mapping[str, Any] | None) -> int:
+    """Return the step count of SGD, which PyTorch does not store.
+
+    The default is the count that lrcore stored, if any; otherwise 0, or 1 if the next gradient is damped.
+    """
+    if given is None:
+        return int(begun) if own is None else own["step_count"]
+    step_count = integer("step_count", given, 0)
+    if begun and not step_count:
+        raise ValueError(
+            "step_count: expected at least 1, because the momentum has begun and the next gradient is damped"
+        )
+    return step_count
+
+
+def _sgd_counts(
+    given: int | None, groups: Sequence[_Loaded], own: Mapping[str, Any] | None
+) -> tuple[int, list[list[int]]]:
+    """Return the step count of SGD, and the step counts of the parameters in each group.
+
+    If some groups have momentum buffers, those that lack them have taken no step.
+    """
+    begun = [any(each.states.values()) for each in groups]
+    damped = any(has_begun and each.hyper["dampening"] for has_begun, each in zip(begun, groups, strict=True))
+    step_count = _sgd_step_count(given, damped, own)
+    counts = [
+        [0 if any(begun) and each.hyper["momentum"] and not has_begun else step_count] * len(each.states)
+        for has_begun, each in zip(begun, groups, strict=True)
+    ]
+    return step_count, counts
+
+
+def _counts(group: _Loaded) -> list[int]:
+    """Return the step count of each parameter. They may differ only if there are several groups."""
+    states = [*group.states.values()]
+    if not group.name:
+        return [common_step_count(states)] * len(states)
+    with _naming(group.name):
+        return [integer("step", whole(to_float("step", each.get("step", 0))), 0) for each in states]
+
+
+def _check_products(group: _Loaded, counts: Sequence[int]) -> None:
+    """Raise ValueError if NAdam's momentum product does not follow from the current momenta.
+
+    The tolerance is needed because PyTorch rounds the product to float32 at every step. It is absolute, because a step
+    only uses the difference between the product and 1.
+    """
+    products = {count: momentum_product(count, group.hyper) for count in {*counts}}
+    for each, count in zip(group.states.values(), counts, strict=True):
+        product, expected = to_float("mu_product", each.get("mu_product", 1.0)), products[count]
+        if each and not abs(product - expected) <= 1e-4:
+            with _naming(group.name):
+                raise ValueError(
+                    f"mu_product: expected {expected:.6g}, got {product:.6g}; betas and momentum_decay must have been "
+                    "the same in all steps, because lrcore computes the product from the step count"
+                )
+
+
+def _flat_states(
+    kind: Kind,
+    names: Sequence[str],
+    groups: Sequence[_Loaded],
+    counts: Sequence[Sequence[int]],
+    join: Callable[[str, Sequence[Any]], Any],
+) -> dict[str, Any]:
+    """Return each state as one array of all parameters, with zeros in groups that have taken no step."""
+    others = {"SGD": (), "NAdam": COUNTS}.get(kind.name, ("step",))
+    for group, of_group in zip(groups, counts, strict=True):
+        if not any(of_group) and not any(group.states.values()):
+            continue
+        # Beside groups with momentum, PyTorch has no buffer for a group without.
+        optional = {"momentum_buffer"} & {*names} if group.hyper.get("momentum") == 0 else ()
+        required = tuple(each for each in (*others, *names) if each not in optional)
+        with _naming(group.name):
+            for name, entries in group.states.items():
+                require_entries(name, entries, required, *optional)
+    return {name: _flat_state(kind, name, groups, join) for name in names}
+
+
+def _flat_state(
+    kind: Kind, name: str, groups: Sequence[_Loaded], join: Callable[[str, Sequence[Any]], Any]
+) -> Any:
+    """Return a state as one array of all parameters."""
+    flat = np.zeros(kind.size(), np.float32)
+    for group in groups:
+        tensors = [each[name] for each in group.states.values() if name in each]
+        if not tensors:
+            continue
+        ranges = kind.ranges[group.number]
+        with _naming(group.name):
+            values = join(name, tensors)
+            if len(kind.ranges) == 1:
+                return values
+            if len(values) != (size := size_of(ranges)):
+                raise ValueError(
+                    f"{name}: expected {size} elements like opt.groups[{group.number}], got {len(values)}"
+                )
+        before = 0
+        for begin, end in ranges:
+            flat[begin:end] = values[before : before + end - begin]
+            before += end - begin
+    return flat
+
+
+def _counted(ranges: Ranges, group: _Loaded, counts: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield the ranges of a group's elements with the same step count, and this count."""
+    if len({*counts}) < 2:
+        yield from ((begin, end, count) for begin, end in ranges for count in counts[:1])
+        return
+    # The groups of a rule without states have a single count.
+    sizes = [
+        math.prod(next(value.shape for name, value in entries.items() if name not in COUNTS))
+        for entries in group.states.values()
+    ]
+    begin = 0
+    for count, run in itertools.groupby(zip(counts, sizes, strict=True), key=lambda pair: pair[0]):
+        end = begin + sum(size for _, size in run)
+        yield from ((*each, count) for each in part_of(ranges, begin, end))
+        begin = end
