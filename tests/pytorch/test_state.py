@@ -486,8 +486,10 @@ def test_groups_from_torch(row: peers.Row, k: int) -> None:
     others = [{}, {"lr_scale": 3.0, "weight_decay": 0.5}, {"lr": 5.0}]
     opt = ours_with_groups(row, theirs.flat().copy(), 7.0, others, weight_decay=0.25)
     opt.step_count = 99
+    opt.groups[0].lr, opt.groups[0].hyper["weight_decay"] = 3.0, 0.75
     opt.load_torch_state_dict(given, **counted(row, k))
     assert opt.step_count == k
+    assert opt.lr == opt.groups[0].lr
     if row.ours.name != "SGD":
         assert [group.step_count for group in opt.groups] == [k, k, max(0, k - UNFROZEN)]
     assert [group.lr for group in opt.groups] == [group["lr"] for group in given["param_groups"]]
@@ -538,6 +540,21 @@ def split_adam(**arguments: Any) -> Any:
     """Return an Adam optimizer with a rest of 11 elements, and groups of 7 and 3 elements."""
     groups: Any = [{"params": [(0, 4), (8, 11)], "eps": 0.5}, {"params": (18, 21)}]
     return lrcore.Adam(start(), lr=0.25, groups=groups, **arguments)
+
+
+def test_parameters_without_elements() -> None:
+    """They have the step counts of their neighbours, also in an optimizer that is frozen as a whole."""
+    opt = lrcore.Adam(start())
+    run(opt, 2)
+    opt.groups[0].frozen = True
+    run(opt, 1)
+    exported = opt.torch_state_dict([0, 3, (2, 0), 18, 0])
+    assert [int(each["step"]) for each in exported["state"].values()] == [2] * 5
+    opt.load_torch_state_dict(exported)
+    assert opt.step_count == 2
+    empty = lrcore.Adam(np.zeros(0, np.float32))
+    assert [each["exp_avg"].shape for each in empty.torch_state_dict()["state"].values()] == [(0,)]
+    empty.load_torch_state_dict(empty.torch_state_dict())
 
 
 def test_the_default_is_one_parameter_for_each_range() -> None:
@@ -593,7 +610,7 @@ def test_parameters_of_a_group_with_different_counts() -> None:
     """PyTorch counts the steps of each parameter, and a later export has the same counts."""
     params = [torch.nn.Parameter(torch.ones(size)) for size in (11, 2, 5, 3)]
     theirs = torch.optim.Adam([{"params": params[:1]}, {"params": params[1:3]}, {"params": params[3:]}])
-    for without in ((1, 3), (1, 0), ()):
+    for without in ((2, 3), (2, 0), ()):
         for i, param in enumerate(params):
             param.grad = None if i in without else torch.ones(param.shape)
         theirs.step()
@@ -602,10 +619,10 @@ def test_parameters_of_a_group_with_different_counts() -> None:
     opt.load_torch_state_dict(given)
     assert opt.step_count == 3
     assert [group.step_count for group in opt.groups] == [2, None, 2]
-    # The second group has the elements 0:4 and 8:11, of which PyTorch's first parameter has two.
+    # The second group has the elements 0:4 and 8:11, of which PyTorch's second parameter has the last five.
     found = opt.torch_state_dict(shapes=[2, 2, 4, 3, 7, 3])
     steps = [[int(found["state"][i]["step"]) for i in each["params"]] for each in found["param_groups"]]
-    assert steps == [[2, 2], [1, 3, 3], [2]]
+    assert steps == [[2, 2], [3, 1, 1], [2]]
     with pytest.raises(ValueError, match=r"^shapes\[0\]: .*elements 0:4 have taken 1 to 3 steps"):
         opt.torch_state_dict()
     run(opt, 1)

@@ -33,8 +33,8 @@ def exported(
 ) -> dict[str, Any]:
     """Return the dictionary that `Optimizer.torch_state_dict` documents.
 
-    `counts` has the ranges of elements that have taken fewer steps than the optimizer, with their counts, and `rates`
-    the rate of each group.
+    `counts` has the ranges of elements that have taken fewer steps than the optimizer, in order, with their counts, and
+    `rates` the rate of each group.
     """
     parameters = _parameters(kind, shapes, step_count, counts)
     with optional_dependency("torch"):
@@ -103,13 +103,12 @@ def _parameters(
 
 def _counts_in(begin: int, end: int, step_count: int, counts: Sequence[tuple[int, int, int]]) -> set[int]:
     """Return the different numbers of steps that the elements of a range have taken."""
-    others = [
-        (min(end, last) - max(begin, first), count)
-        for first, last, count in counts
-        if begin < last and first < end
-    ]
-    found = {count for _, count in others}
-    return found if sum(size for size, _ in others) == end - begin else found | {step_count}
+    first = bisect.bisect_right(counts, begin, key=lambda each: each[1])
+    last = bisect.bisect_left(counts, end, key=lambda each: each[0])
+    others = counts[first:last]
+    size = sum(min(end, other_end) - max(begin, other_begin) for other_begin, other_end, _ in others)
+    found = {count for _, _, count in others}
+    return found if size == end - begin else found | {step_count}
 
 
 def _require_float32(kind: Kind, step_count: int) -> None:

@@ -165,8 +165,7 @@ def _settings(kind: Kind, groups: Sequence[_Loaded]) -> Settings:
     settings = kind.settings
     for each in groups:
         maximize = each.options["maximize"]
-        differs = not kind.maximizes_as_one() and maximize != kind.options["maximize"]
-        changes = {"lr_scale": 1.0, "maximize": maximize if differs else None}
+        changes = {"lr_scale": 1.0, "maximize": None if maximize == kind.options["maximize"] else maximize}
         if each.number == 0:
             settings = settings.with_group(0, hyper={}, schedule=None, **changes)._replace(hyper=each.hyper)
         else:
