@@ -340,7 +340,9 @@ OWN_REFUSED: list[tuple[dict[str, Any], Any, str]] = [
         ("weight_decy", 0.1, r"did you mean weight_decay\?"), ("initial_lr", 0.1, r"did you mean lr\?"),
         ("lr_mult", 0.5, r"did you mean lr_scale\?"), ("name", "biases", "leave it out; .* have no names"),
         ("decay_mult", 0, r"write weight_decay=factor \* weight_decay"))),
-    *(({name: None}, TypeError, f"{name}: ") for name in ("momentum", "grads", "capturable", "groups")),
+    ({"momentum": None}, TypeError, "momentum: "),
+    *(({name: None}, TypeError, f"{name}: an argument of the optimizer")
+      for name in ("grads", "capturable", "max_steps", "groups")),
 ]  # fmt: skip
 
 
@@ -426,6 +428,11 @@ def test_groups_of_a_capturable_optimizer_are_fixed() -> None:
         opt.step()
         expected.step()
         assert_bits(opt.params.get(), expected.params)
+        plateau = [TWO | {"lr": schedules.Plateau(0.1)}]
+        assert_refused(
+            lambda: grouped(xp.array(start()), groups=plateau, grads=xp.array(ONES), capturable=True, max_steps=9),
+            ValueError, r"^opt\.groups\[1\]\.lr: .* Plateau",
+        )  # fmt: skip
 
 
 # ---- copies, dictionaries and files

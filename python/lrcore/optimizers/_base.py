@@ -163,9 +163,9 @@ class Optimizer(Stepper):
                 self._numbers(rule, numbers, maximize if own.maximize is None else own.maximize),
                 own.frozen,
                 own.lr_scale,
-                None if own.schedule is None else self._rate_of(own.schedule)[1],
+                None if own.schedule is None else self._rate_of(own.schedule, f"opt.groups[{i}].lr")[1],
             )
-            for numbers, own in zip(every, settings.groups, strict=True)
+            for i, (numbers, own) in enumerate(zip(every, settings.groups, strict=True))
         ]
         return rule, groups
 
@@ -224,11 +224,11 @@ class Optimizer(Stepper):
             }
         return _arguments.options(require_entries("options", stored, known))
 
-    def _rate_of(self, schedule: schedules.Schedule) -> _Rate:
+    def _rate_of(self, schedule: schedules.Schedule, name: str = "lr") -> _Rate:
         """Return the schedule, and the source of the core's rates: a number, or the schedule's unchecked formula."""
         if self._max_steps is not None and stateful(schedule):
             raise ValueError(
-                "lr: the rates of a capturable optimizer are fixed, so a Plateau cannot change them"
+                f"{name}: the rates of a capturable optimizer are fixed, so a Plateau cannot change them"
             )
         return schedule, schedule.lr if type(schedule) is schedules.Constant else schedule._value
 

@@ -81,7 +81,7 @@ def restored(
     if groups is None and len(ranges) == 1:
         return (GroupSettings(),), [], []
     if not is_list(groups) or len(groups) != len(ranges):
-        got = len(groups) if is_list(groups) else reprlib.repr(groups)
+        got = len(groups) if is_list(groups) else safe_repr(groups)
         raise ValueError(
             f"groups: expected {len(ranges)} as in this optimizer, got {got}; "
             "make the optimizer with the groups that were stored"

@@ -12,6 +12,7 @@ from lrcore.optimizers import _arguments
 from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._ranges import Ranges, merged, ranges_of, require_disjoint, rest_of, size_of
 from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings
+from lrcore.optimizers._shared import DEFAULTS
 
 _OTHERS = ("params", "lr", "lr_scale", "frozen", "maximize")
 """The entries of a group other than numeric arguments and structural options."""
@@ -46,6 +47,8 @@ def _settings_of(
     """Check the entries of a group other than its parameters."""
     known = [*_OTHERS, *hyper, *(name for name in options if name != "maximize"), "decoupled_weight_decay"]
     for name in group:
+        if name in DEFAULTS and name not in known:
+            raise TypeError(f"{name}: an argument of the optimizer; leave it out of its groups")
         if name not in known:
             raise unknown_argument(f"groups[{i}]", str(name), known)
     given = {name: value for name, value in group.items() if name not in _OTHERS}
