@@ -22,7 +22,7 @@ def stored(
 ) -> list[dict[str, Any]]:
     """Return the entry `groups` of a state dictionary: a list that JSON can hold, or an empty one if there is nothing to say.
 
-    `counts` has the ranges of elements that have taken fewer steps than the optimizer, with their counts.
+    `counts` has the ranges of elements that have taken fewer steps than the optimizer, in order, with their counts.
     """
     if settings.groups == (GroupSettings(),) and not counts:
         return []

@@ -105,7 +105,7 @@ def converted(
         for each in _counted(kind.ranges[group.number], group, of_group)
         if each[2] != step_count
     ]
-    if stored := _group_state.stored(kind.ranges, settings, fewer):
+    if stored := _group_state.stored(kind.ranges, settings, sorted(fewer)):
         found["groups"] = stored
     return found
 
