@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,29 @@ def test_hyperparameters_are_those_that_were_assigned_last() -> None:
     opt.step()
     for numbers in (group, inner.hyper):
         assert (numbers["momentum"], numbers["weight_decay"]) == (0.125, 0.5)
+
+
+def test_groups_of_inner_optimizers_have_nothing_of_their_own() -> None:
+    """Neither `param_groups` nor a state dictionary would show it. Copies of them are free."""
+    weight, opt = stepping(lr=0.5, momentum=0.5)
+    (inner,) = opt.optimizers
+    for name, value in {"lr": 0.25, "lr_scale": 0.5, "frozen": True, "maximize": True}.items():
+        with pytest.raises(AttributeError, match=rf"^opt\.groups\[0\]\.{name}: .*param_groups"):
+            setattr(inner.groups[0], name, value)
+    with pytest.raises(AttributeError, match=r"^opt\.groups\[0\]\.hyper: .*param_groups"):
+        inner.groups[0].hyper["momentum"] = 0.25
+    free = copy.copy(inner)
+    free.groups[0].lr_scale = 0.5
+    with pytest.raises(ValueError, match="^groups: expected none"):
+        inner.load_state_dict(free.state_dict())
+    opt.step()
+    assert weight.item() == -0.5
+
+    class Grouped(lrcore.SGD, groups=[{"params": (0, 1)}]):
+        pass
+
+    with pytest.raises(TypeError, match="^groups: "):
+        FusedOptimizer([weight], Grouped)
 
 
 def test_numbers_that_are_assigned_twice_in_two_places_are_refused() -> None:

@@ -76,6 +76,8 @@ class Optimizer(Stepper):
     _changed_defaults: ClassVar[Mapping[str, Any]] = {}
     """The defaults that this class itself changes."""
     _defaults: ClassVar[Shared] = DEFAULTS
+    _has_groups = True
+    """Whether groups can have settings of their own; False for the optimizers of a `lrcore.torch.FusedOptimizer`."""
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **defaults: Unpack[Shared]) -> None:
@@ -348,6 +350,15 @@ class Optimizer(Stepper):
                 "step from a table on the device; make a new optimizer"
             )
 
+    def _require_groups(self, name: str) -> None:
+        """Raise AttributeError if a setting of a group cannot be assigned."""
+        self._require_changeable(name)
+        if not self._has_groups:
+            raise AttributeError(
+                f"{name}: this optimizer is part of a FusedOptimizer, which has a single group; "
+                "assign fused.param_groups[0] or fused.lr"
+            )
+
     def _change_settings(self, changed: Callable[[Settings], Settings]) -> None:
         """Replace the settings by those that `changed` returns; call it again if they change in the meantime."""
         while True:
@@ -454,6 +465,8 @@ class Optimizer(Stepper):
         groups, counts, others_to_set = _group_state.restored(
             entries.get("groups"), self._ranges, self._settings, entries["step_count"]
         )
+        if not self._has_groups and groups != (GroupSettings(),):
+            raise ValueError("groups: expected none, because this optimizer is part of a FusedOptimizer")
         settings = self._new_settings(Settings(hyper, groups))
         states = [state[name] for name in self._state]
         change = (self, states, entries["step_count"], counts, settings, self._rate_of(schedule), None)
@@ -580,7 +593,9 @@ class Optimizer(Stepper):
 
     def __getstate__(self) -> dict[str, Any]:
         (step_count, counts, settings, schedule), state = self._snapshot_all()
-        own = ("_options", "_ranges", "_params", "_grads", "_max_steps", "_memory", "_state")
+        own = (
+            "_options", "_ranges", "_params", "_grads", "_max_steps", "_memory", "_state", "_has_groups"
+        )  # fmt: skip
         return {
             "params": self._params,
             "grads": self._grads,

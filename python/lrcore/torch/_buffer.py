@@ -111,6 +111,7 @@ class Buffer:
             self._params = torch.zeros(size, device=device, dtype=torch.float32)
             self._grads = torch.zeros_like(self._params)
         self.optimizer: Any = cls(self._params, grads=self._grads, **arguments)
+        self.optimizer._has_groups = False
         values = map(with_own_storage, self.views(self._params))
         places = zip(names, parameters, values, self.views(self._grads), strict=True)
         self._slots = [Slot(*each) for each in places]

@@ -101,7 +101,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             raise TypeError(
                 "grads: FusedOptimizer takes no such argument; the parameters have their own gradients"
             )
-        if "groups" in arguments:
+        if "groups" in arguments or given._defaults["groups"] is not None:
             raise TypeError("groups: FusedOptimizer takes no such argument; make one for each group")
         names, tensors = named(params)
         check_parameters(names, tensors)
