@@ -54,13 +54,14 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
     const CurrentDevice current(*operands_.api, operands_.device());
     check_cuda(*operands_.api, operands_.api->prepare(rule_.rule), "loading the kernels");
   }
+  // Now, so that a step allocates nothing: it may be captured, or another stream may be.
+  if (operands_.api != nullptr) on_device(operands_.step(grads_ ? *grads_ : operands_.params));
   if (!max_steps) return;
   if (operands_.api == nullptr)
     throw py::value_error("capturable: CPU arrays cannot be part of a CUDA graph; leave it out");
   if (!grads_) throw py::value_error("grads: a capturable optimizer needs gradients bound at construction, got None");
   clock_.move_to_device(*operands_.api, operands_.device(), *max_steps,
                         table_of(configs_, sources_, partition_, *max_steps));
-  on_device(operands_.step(*grads_));  // now, because a step may be captured, and then nothing may be allocated
 }
 
 /// Returns the rule with the numbers of each group.
