@@ -41,7 +41,7 @@ struct Memo {
 /// Constants of the stages around every rule: scale, coupled decay, decoupled decay, store.
 struct Stages {
   float gscale;
-  float wd;  // 0 unless weight decay is coupled
+  float wd;  // 0 if there is no decay, or if it is decoupled
   float decay_factor;
   uint32_t flush_mask;  // a state with none of these bits set is stored as 0
 };
@@ -52,7 +52,7 @@ struct alignas(16) Constants {
   float rule[max_constants];
 };
 
-/// Whether weight decay is added to the gradient. The factor is 0 if there is no decay, or if it is decoupled.
+/// Whether weight decay is added to the gradient.
 constexpr bool is_coupled(const Constants& constants) { return constants.stages.wd != 0; }
 
 /// The type of an array's elements.
@@ -76,7 +76,7 @@ struct Step {
   Stream p;
   Stream g;  // only read
   Stream states[max_states];
-  int64_t origin;  // the index of the first element in the whole, of which the arrays may be a slice
+  int64_t origin;  // the index of the first element, if the arrays are a slice of larger ones
 };
 
 /// Updates the elements [begin, end).

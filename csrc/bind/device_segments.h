@@ -1,4 +1,4 @@
-// The segments of a step in the memory of a CUDA device, where each block of a launch looks its segment up.
+// The segments of a step in the memory of a CUDA device, where each block of a launch looks up its segment.
 #pragma once
 
 #include <optional>
@@ -17,7 +17,7 @@ class DeviceSegments {
 
   /// Queues a copy of the rows to the device on `stream`, and returns them as a table of one step.
   cuda::Table write_rows(std::span<const Constants> rows, uintptr_t stream) const;
-  /// Returns the job of a step whose constants are in `table`, except for the scale of the gradients.
+  /// Returns the job of a step whose constants are in `table`; `gscale` multiplies the gradient scale of each row.
   cuda::Job job(const Step& step, float gscale, const cuda::Table& table) const;
 
  private:

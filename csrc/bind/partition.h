@@ -21,8 +21,8 @@ struct CountedRange : Range {
 
 /// The elements of a group that have taken the same number of steps. They share the constants of a step.
 ///
-/// The number itself is stored only while the elements are frozen. Otherwise, `steps` is the difference from the
-/// optimizer's step count, so that a step changes no row.
+/// While the elements are frozen, `steps` is that number. Otherwise, it is the difference from the optimizer's step
+/// count, so that a step changes no row.
 struct Row {
   int32_t group;
   bool is_frozen;
@@ -40,11 +40,11 @@ class Partition {
 
   size_t groups() const { return static_cast<size_t>(groups_); }
   const std::vector<Row>& rows() const { return rows_; }
-  /// Returns the segments of a step: all elements that are not frozen, with neighbours of one row merged.
+  /// Returns the segments of a step: all elements that are not frozen, with adjacent parts of a row merged.
   const std::vector<Segment>& segments() const { return segments_; }
 
   /// Returns this partition with other counts. Elements outside `counts`, whose ranges are in order, have taken
-  /// `step_count` steps. `frozen` is by group.
+  /// `step_count` steps. `frozen` has an entry for each group.
   Partition with_counts(int64_t step_count, const std::vector<CountedRange>& counts,
                         const std::vector<bool>& frozen) const;
   /// Returns the elements that have not taken `step_count` steps, in order.

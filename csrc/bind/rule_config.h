@@ -33,8 +33,8 @@ struct RuleConfig {
   const RuleInfo& info() const { return rule_infos()[static_cast<size_t>(rule)]; }
   /// Returns the same rule with other numbers.
   RuleConfig with(const Numbers& numbers) const;
-  /// Writes the constants of the step `now`. Requires the default floating-point mode. Does not return them, because a
-  /// processor waits if it reads several numbers together that have just been written one by one.
+  /// Writes the constants of the step `now`. Requires the default floating-point mode. Writes in place,
+  /// because the wide loads of a copy would have to wait for the narrow stores before them.
   void write_constants(const Instant& now, Memo& memo, double grad_scale, Constants& constants) const;
 };
 

@@ -1,4 +1,4 @@
-// The settings of an optimizer: those that Python shows, and the numbers and sources that its steps use.
+// The settings of an optimizer: the object that Python shows, and the numbers and sources that steps use.
 #pragma once
 
 #include <vector>

@@ -13,8 +13,8 @@ namespace lrcore {
 
 namespace {
 
-/// Writes the constants of the step after `count` steps for each row that is not frozen. Elements that began later than
-/// the optimizer take no step before their first one; until then, their constants are those of the first step.
+/// Writes the constants of the step after `count` steps for each row that is not frozen. A table also has
+/// entries from before the first step of a row; they are not used, and equal those of the first step.
 void write_rows(const std::vector<RuleConfig>& configs, const std::vector<Row>& rows, const Rates& rates, int64_t count,
                 double grad_scale, std::vector<Memo>& memos, Constants* to) {
   const cpu::DefaultFpMode mode;
@@ -54,7 +54,7 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
     const CurrentDevice current(*operands_.api, operands_.device());
     check_cuda(*operands_.api, operands_.api->prepare(rule_.rule), "loading the kernels");
   }
-  // Now, so that a step allocates nothing: it may be captured, or another stream may be.
+  // Not in a step, because the allocation may fail while a stream is captured.
   if (operands_.api != nullptr) on_device(operands_.step(grads_ ? *grads_ : operands_.params));
   if (!max_steps) return;
   if (operands_.api == nullptr)
@@ -93,7 +93,7 @@ void Stepper::use(NewRate& rate) {
 }
 
 /// Replaces the partition, and forgets what was computed from the previous one. Captured graphs continue to use the
-/// segments on the device, so they are kept if they are the same and have memory for as many rows.
+/// segments on the device, so these are kept if neither the segments nor the number of rows changes.
 void Stepper::use(Partition partition) {
   if (!std::ranges::equal(partition.segments(), partition_.segments()) ||
       partition.rows().size() != partition_.rows().size())

@@ -130,13 +130,13 @@ class Stepper {
   py::object written_;     // a list of the torch tensors that a step writes to, or null
   const RuleConfig rule_;  // without numbers
   const size_t groups_;    // their number, including the rest
-  // Those below are read and written with the lock.
+  // Those below are written with the lock; `references_mutex_` also guards the references and the version.
   std::vector<RuleConfig> configs_;  // by group
   std::vector<bool> frozen_;         // by group
   Partition partition_;
   std::vector<Constants> constants_;            // by row of the partition; those of the last step
   std::vector<Memo> memos_;                     // by row
-  std::optional<DeviceSegments> on_device_[2];  // for each width of chunks, once it is needed
+  std::optional<DeviceSegments> on_device_[2];  // for each width of chunks, if it has been needed
   py::object settings_;
   py::object schedule_;
   RateSources sources_;

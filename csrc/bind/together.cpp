@@ -60,8 +60,8 @@ struct Stepper::Prepared {
   std::vector<Constants> table;        // empty unless that of a capturable optimizer changes
 };
 
-/// Checks a change as far as other changes, which may come first, do not matter. Does not hold the lock, because the
-/// table of a capturable optimizer calls schedules.
+/// Makes the checks that do not depend on what other threads change before the lock is taken. Must be called without
+/// the lock, because computing the table of a capturable optimizer calls schedules.
 Stepper::Prepared Stepper::prepare(Change& change) {
   Prepared prepared{.change = change, .states = {}, .params = {}, .configs = {}, .partition = {}, .table = {}};
   if (change.states) {
@@ -107,8 +107,8 @@ void Stepper::prepare_table(Prepared& prepared) {
   prepared.table = table_of(configs, sources, *partition, clock_.steps_on_device());
 }
 
-/// Computes the new partition, which depends on the changes before this one; that of a capturable optimizer is there.
-/// Throws if the change cannot be made. Requires the lock.
+/// Computes the new partition from the current one, unless `prepare_table` has computed it. Throws if the change cannot
+/// be made. Requires the lock.
 void Stepper::complete(Prepared& prepared) const {
   const Change& change = prepared.change;
   const std::vector<bool>& frozen = change.settings ? change.settings->groups.frozen : frozen_;

@@ -31,8 +31,8 @@ struct LaneUpdate {
     for (int k = 0; k < states; ++k) s[k] = elements<float>(step.states[k]);
   }
 
-  /// Returns the number of elements from element i to the first one at which a whole lane of the array that is written
-  /// most, a state if there are any, is aligned.
+  /// Returns the number of elements from element i to the next one at which a lane of the first state, or of p if there
+  /// are no states, is aligned.
   int64_t unaligned(int64_t i) const {
     const auto address = reinterpret_cast<uintptr_t>((states > 0 ? s[0] : p) + i);
     return static_cast<int64_t>(-(address / sizeof(float)) % Isa::width);
@@ -56,8 +56,8 @@ struct LaneUpdate {
 template <class Isa, class Rule, Coupled coupled>
 [[gnu::flatten]] void sweep(const Step& step, const Constants& constants, int64_t begin, int64_t end) {
   const LaneUpdate<Isa, Rule, coupled> update(step, constants);
-  // A longer range begins with whole lanes at aligned addresses, because each access across two cache lines takes twice
-  // as long. The elements before them follow later: a load waits if it is close to a partial store that precedes it.
+  // In longer ranges, whole lanes are aligned, because each access across two cache lines takes twice as long. The
+  // elements before them are updated afterwards, because a load waits for a preceding partial store close to it.
   const int64_t head = end - begin > 8 * Isa::width ? update.unaligned(begin) : 0;
   const int64_t rest = (end - begin - head) % Isa::width;
   LRCORE_INDEPENDENT

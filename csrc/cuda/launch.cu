@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) sweep_kernel(c
   run_thread<Global, Chunk, Rule>(job, blockIdx.x, static_cast<int>(threadIdx.x));
 }
 
-/// Rows of constants as a kernel's argument, of which CUDA permits 4 KB.
+/// Rows of constants as an argument of a kernel. All arguments of a kernel may take 4 KB together.
 struct Rows {
   static constexpr int most = 4000 / sizeof(Constants);
   Constants row[most];

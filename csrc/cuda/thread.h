@@ -18,11 +18,11 @@ constexpr Constants constants(const Job& job, int64_t index) {
     step = step_count < job.table.last ? step_count : job.table.last;
   }
   Constants row = job.table.rows[step * job.table.per_step + index];
-  row.stages.gscale = row.stages.gscale * job.constants.stages.gscale;  // exact, because the row's is 1 or -1
+  row.stages.gscale = row.stages.gscale * job.constants.stages.gscale;  // exact, because one of them is 1 or -1
   return row;
 }
 
-/// Returns the blocks of the segment that a block updates.
+/// Returns the extent of the segment that a block updates.
 constexpr Extent extent(const Job& job, int64_t block) {
   return job.extents == nullptr ? job.whole : job.extents[job.of_block[block]];
 }

@@ -37,8 +37,8 @@ constexpr float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x ==
 
 inline double sqrt(double x) { return ::sqrt(x); }
 inline double pow(double base, double exponent) { return ::pow(base, exponent); }
-/// Returns 1 - beta^t, by which an average that began at 0 is corrected. beta^t < exp(-t (1 - beta)), so the result is
-/// 1 without the power, which takes most of the time, once it is below exp(-38) < 2^-54.
+/// Returns 1 - beta^t, by which an average that began at 0 is corrected. The power is slow, and is left out once
+/// beta^t < exp(-t (1 - beta)) < exp(-38) < 2^-54, because the result is then 1.
 inline double correction(double beta, double t) { return t * (1 - beta) > 38 ? 1 : 1 - pow(beta, t); }
 constexpr float f32(double x) { return static_cast<float>(x); }
 

@@ -125,7 +125,7 @@ def flag(name: str, value: Any) -> bool:
 
 @contextlib.contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Put a name before the message of a TypeError or ValueError, unless it begins with the name of a group."""
+    """Prefix the message of a TypeError or ValueError with `what`, unless it already begins with ``opt.groups``."""
     try:
         yield
     except (TypeError, ValueError) as error:

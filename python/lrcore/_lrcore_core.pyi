@@ -13,7 +13,7 @@ _Group: TypeAlias = tuple[_Numbers, bool, float, _Source | None]
 """A group: its numbers, whether it is frozen, and the source of its rate, or the factor for the optimizer's rate."""
 
 _Settings: TypeAlias = tuple[object, object, Sequence[_Group]]
-"""Settings: those that they replace, or None for any; those for display; and all groups."""
+"""The settings to be replaced, or None for any; the new settings, for display; and the groups as the core uses them."""
 
 _Rate: TypeAlias = tuple[object, _Source]
 """The schedule for display, and the source of a step's rate."""
@@ -27,7 +27,7 @@ _Change: TypeAlias = tuple[
     _Rate | None,
     Any,
 ]
-"""An optimizer and its new states, step count, counts of ranges that differ from it, settings, rate and parameters.
+"""An optimizer, and its new values: states, step count, ranges with smaller counts, settings, rate and parameters.
 
 None leaves a value unchanged.
 """
@@ -51,7 +51,7 @@ class MemoryInfo(NamedTuple):
     offset: int
 
 class Snapshot(NamedTuple):
-    """The step count, the ranges with other counts, the settings and the schedule that belong to copied states."""
+    """The step count, the ranges with smaller counts, the settings and the schedule that belong to copied states."""
 
     step_count: int
     counts: list[tuple[int, int, int]]
@@ -142,7 +142,7 @@ def commit(
 ) -> bool:
     """Make all changes or none; then assign the attributes and update the dictionaries, before any Python code runs.
 
-    Return False, and do nothing, if the settings of an optimizer are no longer those that a change replaces.
+    Return False, and change nothing, if an optimizer no longer has the settings that a change is meant to replace.
     """
 
 def step_together(steppers: Sequence[Stepper], grad_scale: float = 1.0) -> None: ...

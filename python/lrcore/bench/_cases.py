@@ -24,19 +24,19 @@ SMALLEST_FOR_BOUND = 10_000
 
 
 GROUPS = 28
-"""The largest number of groups of a step with several segments."""
+"""The largest number of groups in a step of several segments."""
 
 
 def stepper_for(
-    rule: str, params: Any, states: Sequence[Any], grads: Any = None, segments: Sequence[int] = ()
+    rule: str, params: Any, states: Sequence[Any], grads: Any = None, bounds: Sequence[int] = ()
 ) -> Stepper:
     """Return a Stepper that applies a rule with a cosine rate.
 
     With these hyperparameters, no value becomes subnormal, and therefore slow, in a long run with a constant gradient.
-    `segments` has the boundaries of segments, which belong to up to `GROUPS` groups in turn.
+    `bounds` has the boundaries of segments, which are assigned to up to `GROUPS` groups in turn.
     """
-    ranges: list[list[tuple[int, int]]] = [[] for _ in range(max(1, min(GROUPS, len(segments) - 1)))]
-    for i, segment in enumerate(itertools.pairwise(segments)):
+    ranges: list[list[tuple[int, int]]] = [[] for _ in range(max(1, min(GROUPS, len(bounds) - 1)))]
+    for i, segment in enumerate(itertools.pairwise(bounds)):
         ranges[i % len(ranges)].append(segment)
     numbers = ([0.9 for _ in lrcore.rules()[rule].hyper], 0.0, False)
     rate = lrcore.schedules.Cosine(1e-3, steps=10**9)._value
@@ -45,7 +45,7 @@ def stepper_for(
 
 
 def boundaries(size: int, segments: int) -> list[int]:
-    """Return the boundaries of at most so many segments, whose sizes are spread over three orders of magnitude."""
+    """Return the boundaries of at most `segments` segments, whose sizes are spread over three orders of magnitude."""
     sizes = 1000 ** np.random.default_rng(segments).random(segments)
     ends = np.cumsum(sizes) / sizes.sum() * size
     return sorted({0, *ends.astype(int).tolist(), size})
@@ -75,7 +75,7 @@ def variants(
 ) -> list[Variant]:
     """Return the steps of a rule and the loops that bound their speed, on one set of arrays.
 
-    `segments` has the numbers of segments of further steps.
+    Each number in `segments` adds a step of that many segments.
     """
     params, grads = aligned_full(size, 1.0), aligned_full(size, 0.5)
     states = [aligned_full(size, 0.0) for _ in lrcore.rules()[rule].states]

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         default=[],
         metavar="N",
-        help="also time steps of so many segments, which belong to up to 28 parameter groups",
+        help="also time steps of N segments in up to 28 parameter groups",
     )
     parser.add_argument(
         "--rounds",

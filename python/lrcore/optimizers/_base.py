@@ -156,7 +156,7 @@ class Optimizer(Stepper):
         self._state = State(zip(names, states, strict=True))
 
     def _configuration(self, settings: Settings) -> tuple[str, list[_Group]]:
-        """Return the rule that settings select, and for the core, the numbers of each group."""
+        """Return the rule that settings select, and the settings of each group for the core."""
         every = settings.numbers()
         rule = self._choose_rule(every, self._options)
         maximize = self._options["maximize"]
@@ -173,7 +173,7 @@ class Optimizer(Stepper):
 
     @staticmethod
     def _numbers(rule: str, hyper: Mapping[str, Any], maximize: bool) -> _Numbers:
-        """Return numeric arguments for the core."""
+        """Return the numbers of a group for the core."""
         flat = _arguments.flatten(hyper)
         return [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"], maximize
 
@@ -193,7 +193,7 @@ class Optimizer(Stepper):
             raise TypeError(f"{cls.__name__} is abstract; use one of lrcore.optimizers.__all__")
         selecting = {name: any(each[name] for each in groups) for name in cls._choices if name in groups[0]}
         for i, each in enumerate(groups):
-            # A group that would select another rule by itself has its numbers, but none of the options of this rule.
+            # An option may require a number, such as `nesterov` a momentum, that only another group has.
             alike = all(bool(each[name]) == value for name, value in selecting.items())
             with naming(label(i)) if i else _UNNAMED:
                 cls._check_together({**each, **(options if alike else cls._default_options())})
@@ -291,8 +291,7 @@ class Optimizer(Stepper):
         """The numeric arguments of the constructor by name; `betas` is a pair. They can be assigned between steps.
 
         ``opt.hyper["eps"] = 1e-6`` changes one of them; ``opt.hyper.update(...)`` and ``opt.hyper = {...}`` change
-        several. New values are checked like the constructor's arguments. Groups that have such a number of their own
-        keep it.
+        several. New values are checked like the constructor's arguments. A group that has its own value keeps it.
         """
         return Hyper(self)
 
@@ -304,11 +303,11 @@ class Optimizer(Stepper):
     def groups(self) -> Groups:
         """The parameter groups.
 
-        ``opt.groups[0]`` has the elements that no group names, so it always exists; ``opt.groups[i + 1]`` is the i-th
-        group that was passed. The attributes ``hyper``, ``lr``, ``lr_scale``, ``frozen`` and ``maximize`` of a group can
-        be assigned between steps; ``ranges``, ``size``, ``schedule`` and ``step_count`` can be read. Each element has
-        the same bits as if its group had a separate optimizer that takes no step while the group is frozen. Schedules
-        are called with the step count of this optimizer.
+        ``opt.groups[0]`` has the elements that no group names, so it always exists; ``opt.groups[i + 1]`` is the group
+        at index i of the argument. The attributes ``hyper``, ``lr``, ``lr_scale``, ``frozen`` and ``maximize`` of a
+        group can be assigned between steps; ``ranges``, ``size``, ``schedule`` and ``step_count`` can be read. Each
+        element has the same bits as if its group had a separate optimizer that takes no step while the group is frozen.
+        Schedules are called with the step count of this optimizer.
         """
         return Groups(self)
 
@@ -367,7 +366,7 @@ class Optimizer(Stepper):
                 return
 
     def _new_settings(self, settings: Settings, before: Settings | None = None) -> _Settings:
-        """Return settings for the core, which replace `before`, or any settings if it is None.
+        """Return settings for the core that replace `before`, or any settings if `before` is None.
 
         Raises ValueError if they select another rule.
         """
@@ -397,7 +396,7 @@ class Optimizer(Stepper):
             `rule`, `options`, `hyper`, `step_count` and `state` (name -> array). `schedule` is included unless the rate
             comes from an opaque callable or from a schedule class of your own; see `lrcore.schedules.from_dict`. If the
             schedule contains a `Plateau`, `schedule_state` is a list with the state of each `Plateau`. `groups` is
-            included if groups were passed, or if ``opt.groups[0]`` has settings of its own.
+            included if groups were passed, or if ``opt.groups[0]`` has settings or a step count of its own.
         """
         return self._dictionary()
 
@@ -422,7 +421,7 @@ class Optimizer(Stepper):
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Replace the hyperparameters, the step count, the state and, if the dictionary has one, the schedule.
 
-        The settings and step counts of the groups are replaced too; their ranges must be equal.
+        The settings and step counts of the groups are replaced too; their ranges must equal the stored ones.
 
         If the dictionary has no schedule, because the rate came from a callable, this optimizer keeps its own. It also
         keeps its own schedule if that equals the stored one, so your reference to a `Plateau` stays valid. Otherwise
@@ -511,8 +510,8 @@ class Optimizer(Stepper):
         ``capturable``, ...) have PyTorch's defaults.
 
         Each group in `groups` is an entry of ``param_groups``, with the numbers and the learning rate that act in it;
-        ``groups[0]`` is left out if it has no elements. PyTorch has no `frozen` and no `lr_scale`: a frozen group is like
-        any other, with its own step count, and the factor is part of the rate.
+        ``groups[0]`` is left out if it has no elements. PyTorch has no `frozen` and no `lr_scale`: a frozen group
+        becomes an ordinary one with its own step count, and the factor becomes part of the rate.
 
         Parameters
         ----------
@@ -520,7 +519,7 @@ class Optimizer(Stepper):
             The shapes of PyTorch's parameters, in the order of the buffer. Together they have as many elements as
             `params`, and each lies inside one group. PyTorch's optimizer must have the parameters in the order of the
             groups: first those of the first group, in the order of the buffer. By default, there is one parameter with
-            the shape of `params`, or with several groups, a flat one for each range of each group.
+            the shape of `params`; if the groups have several ranges, there is a flat parameter for each range.
 
         Raises
         ------
@@ -548,20 +547,21 @@ class Optimizer(Stepper):
         This replaces the state, the step counts, the hyperparameters and the learning rates. The rate becomes the number
         in PyTorch's group; to use a schedule, assign `lr` afterwards.
 
-        Each of PyTorch's groups is loaded into the group of `groups` at the same place, not counting a ``groups[0]``
-        without elements. Its numbers and its rate become the group's own, or those of the optimizer for ``groups[0]``;
+        PyTorch's groups are loaded into `groups` in order; a ``groups[0]`` without elements is skipped. The numbers and
+        the rate of a PyTorch group become the group's own, except that those for ``groups[0]`` become the optimizer's.
         `lr_scale` becomes 1, and `frozen` stays as it is. `step_count` becomes the largest count of all parameters.
 
         Parameters
         ----------
         dictionary : dict
-            A state dictionary with as many parameter groups. The parameters of a group, each flattened in C order and
-            then concatenated, correspond to the elements of the group, in the order of the buffer.
+            A state dictionary with one parameter group for each of these groups. The parameters of a group, each
+            flattened in C order and then concatenated, correspond to the elements of the group, in the order of the
+            buffer.
         step_count : int, optional
             Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is the count
             that a `lrcore.torch.FusedOptimizer` stored in the dictionary, if any. Otherwise it is 0, or 1 with
-            dampening and an existing momentum buffer, because only the first gradient is not damped. A group without
-            buffers has taken no step if other groups have them.
+            dampening and an existing momentum buffer, because only the first gradient is not damped. If any group
+            has momentum buffers, the groups with momentum that lack them have taken no step.
 
         Raises
         ------

@@ -20,7 +20,9 @@ from lrcore.schedules._state import kept_or_stored, states_of, states_to_set
 def stored(
     ranges: Sequence[Ranges], settings: Settings, counts: Sequence[tuple[int, int, int]]
 ) -> list[dict[str, Any]]:
-    """Return the entry `groups` of a state dictionary: a list that JSON can hold, or an empty one if there is nothing to say.
+    """Return the entry `groups` of a state dictionary, which JSON can hold.
+
+    The list is empty if the only group has no settings and no step counts of its own.
 
     `counts` has the ranges of elements that have taken fewer steps than the optimizer, in order, with their counts.
     """
@@ -44,7 +46,7 @@ def _by_group(counts: Sequence[tuple[int, int, int]], ranges: Sequence[Ranges]) 
     """Return the counts of each group's elements."""
     found: list[list[list[int]]] = [[] for _ in ranges]
     every = sorted((*each, i) for i, of_group in enumerate(ranges) for each in of_group)
-    j = 0  # of the range that has the next element
+    j = 0  # index of the range that has the next element
     for first, last, count in counts:
         begin = first
         while begin < last:
@@ -58,7 +60,7 @@ def _by_group(counts: Sequence[tuple[int, int, int]], ranges: Sequence[Ranges]) 
 
 
 def _stored_schedule(schedule: Schedule | None) -> dict[str, Any]:
-    """Return the entries for a group's own schedule. One that has no dictionary form is stored as None."""
+    """Return the entries for a group's own schedule; `schedule` is None if it has no dictionary form."""
     if schedule is None:
         return {}
     entries: dict[str, Any] = {"schedule": None}
@@ -161,7 +163,7 @@ def _as_pair(stored_range: Any) -> Any:
 
 
 def ranges_in(groups: Any, size: int) -> tuple[Ranges, ...]:
-    """Check the ranges in the entry `groups` of a state dictionary, which together have all elements; return them."""
+    """Return the ranges in the entry `groups` of a state dictionary, after checking that they cover all elements."""
     if groups is None:
         return (rest_of((), size),)
     found: list[list[tuple[int, int]]] = []

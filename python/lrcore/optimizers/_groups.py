@@ -1,4 +1,7 @@
-"""Parameter groups: parts of a flat buffer that have settings of their own."""
+"""Parameter groups: parts of a flat buffer that have settings of their own.
+
+The first group, called the rest, has the elements that no entry of the argument `groups` names.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ def _settings_of(
 
 
 class _Grouped(Protocol):
-    """The part of an optimizer that its groups show and change."""
+    """The attributes of an optimizer that its groups use."""
 
     _ranges: tuple[Ranges, ...]
 
@@ -91,8 +94,8 @@ class _Grouped(Protocol):
 class Group:
     """A part of an optimizer's parameters, with its own settings. ``opt.groups[i]`` is such a group.
 
-    Assigned values are used by the next step. Everything that a group does not have of its own is as in the optimizer,
-    and follows it. Two of these objects are equal if they are the same group of the same optimizer.
+    Assigned values are used by the next step. If a group has no value of its own, the optimizer's current value
+    applies. Two of these objects are equal if they stand for the same group of the same optimizer.
     """
 
     __slots__ = ("_index", "_optimizer")
@@ -127,7 +130,7 @@ class Group:
 
     @property
     def ranges(self) -> Ranges:
-        """The elements of the group in the flat buffer, as pairs of begin and end. Ranges that touch are one."""
+        """The elements of the group in the flat buffer, as pairs of begin and end. Adjacent ranges are merged."""
         return self._optimizer._ranges[self._index]
 
     @property
@@ -137,7 +140,7 @@ class Group:
 
     @property
     def step_count(self) -> int | None:
-        """The number of steps that the group has taken, or None if its elements have taken different numbers.
+        """The number of steps that the group has taken, or None if its elements differ in this number.
 
         Steps of the optimizer do not count while the group is frozen.
         """

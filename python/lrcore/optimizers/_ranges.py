@@ -13,7 +13,7 @@ Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def ranges_of(params: Any, size: int) -> list[tuple[int, int]]:
-    """Return the ranges of a group, as passed."""
+    """Return the ranges of the entry `params` of a group, in the order in which they were passed."""
     several = is_list(params) and not is_pair(params)
     ranges = [range_of(each, size) for each in (params if several else [params])]
     if not ranges:
@@ -47,7 +47,7 @@ def range_of(given: Any, size: int) -> tuple[int, int]:
 
 
 def require_disjoint(ranges: Sequence[Sequence[tuple[int, int]]]) -> None:
-    """Raise ValueError if two ranges of the groups as passed overlap."""
+    """Raise ValueError if two ranges, which are listed by group, overlap."""
     every = sorted((*each, i) for i, of_group in enumerate(ranges) for each in of_group)
     for (begin, end, i), (other_begin, other_end, j) in itertools.pairwise(every):
         if other_begin < end:
@@ -57,7 +57,7 @@ def require_disjoint(ranges: Sequence[Sequence[tuple[int, int]]]) -> None:
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """Return the ranges in order, with those that touch as one."""
+    """Return the ranges in order, merging those that touch."""
     found: list[tuple[int, int]] = []
     for begin, end in sorted(ranges):
         if found and found[-1][1] == begin:

@@ -1,6 +1,6 @@
 """The settings of an optimizer and of its groups, as immutable values that replace one another.
 
-The core holds the settings together with the numbers that its steps use, so that both always belong together.
+The core holds the settings together with the numbers that its steps use, so that the two always agree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lrcore.schedules import Schedule
 
 
 class GroupSettings(NamedTuple):
-    """What a group has of its own. Everything else is as in the optimizer."""
+    """The settings that a group has of its own. Missing numbers, and None, stand for the optimizer's values."""
 
     hyper: Mapping[str, Value] = {}
     maximize: bool | None = None
@@ -38,7 +38,7 @@ class Settings(NamedTuple):
         return [each.schedule for each in self.groups if each.schedule is not None]
 
     def with_group(self, group: int, **changes: Any) -> Settings:
-        """Return settings in which a group has other settings."""
+        """Return these settings with some of a group's settings replaced."""
         groups = [*self.groups]
         groups[group] = groups[group]._replace(**changes)
         return self._replace(groups=tuple(groups))

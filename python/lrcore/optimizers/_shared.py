@@ -29,7 +29,8 @@ class Shared(TypedDict, total=False):
         Parts of the parameters with their own settings; see `Optimizer.groups`. The entry ``params`` has the elements of
         a group in the flat buffer: a slice, a pair ``(begin, end)``, or a list of these. The other entries are any
         numeric arguments and `maximize`, which replace the optimizer's; ``lr``, a rate of its own, or ``lr_scale``, a
-        factor for the optimizer's rate; and ``frozen``. The other arguments apply to elements that no group has.
+        factor for the optimizer's rate; and ``frozen``. The remaining elements form a group with the
+        optimizer's settings.
     capturable : bool
         Keep the step number and the constants of `max_steps` steps on the CUDA device, for steps that are captured in a
         CUDA graph and replayed. Requires bound `grads`; `lr` and `hyper` cannot then be changed.

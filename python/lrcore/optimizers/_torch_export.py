@@ -112,7 +112,7 @@ def _counts_in(begin: int, end: int, step_count: int, counts: Sequence[tuple[int
 
 
 def _require_float32(kind: Kind, step_count: int) -> None:
-    """Raise ValueError if PyTorch cannot have this step count."""
+    """Raise ValueError if PyTorch cannot store this step count."""
     if kind.name != "SGD" and as_float32(step_count) != step_count:
         raise ValueError(
             f"step_count: PyTorch counts in float32, which rounds {step_count} to {as_float32(step_count):.0f}; "

@@ -152,7 +152,7 @@ def _options(kind: Kind, groups: Sequence[_Loaded]) -> dict[str, Any]:
             if name != "maximize" and value != first.options[name]:
                 raise ValueError(
                     f"{each.name}: {name}: expected {first.options[name]!r} as in {first.name}, got {value!r}; "
-                    "make an optimizer for each option"
+                    "make an optimizer for each value"
                 )
     return first.options | ({} if kind.maximizes_as_one() else {"maximize": kind.options["maximize"]})
 
@@ -160,7 +160,7 @@ def _options(kind: Kind, groups: Sequence[_Loaded]) -> dict[str, Any]:
 def _settings(kind: Kind, groups: Sequence[_Loaded]) -> Settings:
     """Return the optimizer's settings with the numbers, rates and `maximize` of the groups.
 
-    Those of the rest are the optimizer's.
+    The numbers and the rate of the rest become the optimizer's.
     """
     settings = kind.settings
     for each in groups:
@@ -193,7 +193,7 @@ def _sgd_counts(
 ) -> tuple[int, list[list[int]]]:
     """Return the step count of SGD, and the step counts of the parameters in each group.
 
-    If some groups have momentum buffers, those that lack them have taken no step.
+    If some groups have momentum buffers, the groups with momentum that lack them have taken no step.
     """
     begun = [any(each.states.values()) for each in groups]
     damped = any(has_begun and each.hyper["dampening"] for has_begun, each in zip(begun, groups, strict=True))
@@ -243,7 +243,7 @@ def _flat_states(
     for group, of_group in zip(groups, counts, strict=True):
         if not any(of_group) and not any(group.states.values()):
             continue
-        # Beside groups with momentum, PyTorch has no buffer for a group without.
+        # PyTorch has no buffers for a group without momentum, although other groups may have them.
         optional = {"momentum_buffer"} & {*names} if group.hyper.get("momentum") == 0 else ()
         required = tuple(each for each in (*others, *names) if each not in optional)
         with _naming(group.name):

@@ -1,4 +1,4 @@
-"""The state dictionaries of `torch.optim`: how they differ from those of lrcore, and what both directions share.
+"""How the state dictionaries of `torch.optim` differ from those of lrcore, for the conversions in both directions.
 
 States, hyperparameters and options have PyTorch's names, so a single table holds the differences. In addition to the
 states, PyTorch stores a ``step`` for each parameter, except in SGD. For NAdam, it also stores the product of the
@@ -196,7 +196,7 @@ def states_of(
 
 def only_group(groups: Any) -> Mapping[str, Any]:
     """Return the only parameter group; raise an error if there are several or if it does not list its parameters."""
-    (group,) = groups_in(groups, 1, "an lrcore optimizer has one set of hyperparameters")
+    (group,) = groups_in(groups, 1, "a FusedOptimizer has a single group")
     return group
 
 
