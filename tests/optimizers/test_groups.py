@@ -406,6 +406,11 @@ def test_other_changes_that_are_refused() -> None:
     assert_refused(lambda: hyper.update(eps=0.5, betas=0.5), TypeError, here, "betas: expected two numbers")
     assert_refused(lambda: hyper.update(eps=0.5, epz=0.5), KeyError, "epz: .*did you mean eps")
     assert_refused(lambda: hyper.pop("eps"), TypeError, "cannot be removed")
+    group: Any = opt.groups[1]
+    assert_refused(lambda: group["lr"], TypeError, here, r"did you mean opt\.groups\[1\]\.lr\?")
+    assert_refused(
+        lambda: group.__setitem__("eps", 1), TypeError, r'did you mean opt\.groups\[1\]\.hyper\["eps"\]\?'
+    )
     assert_refused(lambda: setattr(opt, "groups", []), AttributeError, "^groups: ", "construct", "frozen")
     assert_refused(lambda: opt.groups.__setitem__(1, opt.groups[2]), (TypeError, AttributeError))
     assert (contents(opt), shown(opt)) == before

@@ -6,11 +6,11 @@ The first group, called the rest, has the elements that no entry of the argument
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, overload
+from typing import Any, NoReturn, Protocol, overload
 
 from lrcore import schedules
 from lrcore._checks import is_list, naming, safe_repr
-from lrcore._names import explain_attributes, unknown_argument, unknown_attribute
+from lrcore._names import explain_attributes, remedy, unknown_argument, unknown_attribute
 from lrcore.optimizers import _arguments
 from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._ranges import Ranges, merged, ranges_of, require_disjoint, rest_of, size_of
@@ -127,6 +127,15 @@ class Group:
                 self, self._name(), name, {each: each for each in _ASSIGNABLE}, self._entries()
             )
         object.__setattr__(self, name, value)
+
+    def __getitem__(self, name: Any) -> NoReturn:
+        """Raise TypeError: PyTorch's groups are dictionaries, but these have attributes."""
+        places = {each: f"{self._name()}.{each}" for each in _ASSIGNABLE} | self._entries()
+        raise TypeError(f"{self._name()}[{name!r}]: a group has attributes{remedy(str(name), places)}")
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        """Raise the same error."""
+        self[name]
 
     @property
     def ranges(self) -> Ranges:
