@@ -55,7 +55,7 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
     check_cuda(*operands_.api, operands_.api->prepare(rule_.rule), "loading the kernels");
   }
   // Not in a step, because the allocation may fail while a stream is captured.
-  if (operands_.api != nullptr) on_device(operands_.step(grads_ ? *grads_ : operands_.params));
+  on_device(operands_.step(grads_ ? *grads_ : operands_.params));
   if (!max_steps) return;
   if (operands_.api == nullptr)
     throw py::value_error("capturable: CPU arrays cannot be part of a CUDA graph; leave it out");
@@ -143,7 +143,7 @@ void Stepper::step_with(const Array& gradients, Array* passed, py::handle grads,
     if (!is_current(rates, tries)) continue;
     require_unmoved(stream);
     if (passed != nullptr) require_in_place(grads, *passed);
-    const DeviceSegments* segments = operands_.api == nullptr ? nullptr : on_device(step);
+    const DeviceSegments* segments = on_device(step);
     completed = pending_reads_.remove_completed();
 
     const GilRelease unlocked;
@@ -214,9 +214,9 @@ void Stepper::require_unmoved(const CudaStream& stream) const {
   if (operands_.api != nullptr && !clock_.on_device()) operands_.refuse_capture(stream);
 }
 
-/// Returns the segments on the device, or null if a step needs none there. Requires the lock and arrays on a device.
+/// Returns the segments on the device, or null if a step needs none there. Requires the lock.
 const DeviceSegments* Stepper::on_device(const Step& step) {
-  if (partition_.segments().size() < 2) return nullptr;
+  if (operands_.api == nullptr || partition_.segments().size() < 2) return nullptr;
   const int width = cuda::chunk_width(step, static_cast<int>(operands_.states.size()));
   auto& segments = on_device_[width == cuda::Vec4::width];
   if (!segments)
@@ -232,7 +232,7 @@ void Stepper::advance(const Step& step, const NextRates& rates, double grad_scal
     const cpu::DefaultFpMode mode;
     for (Constants& row : constants_) row.stages.gscale = static_cast<float>(grad_scale);
   } else {
-    write_rows(configs_, partition_.rows(), rates, rates.count, grad_scale, memos_, constants_.data());
+    write_rows(configs_, partition_.rows(), rates, clock_.count(), grad_scale, memos_, constants_.data());
   }
   const Plan plan{.step = step, .rows = constants_, .segments = partition_.segments()};
   operands_.run(rule_.rule, plan, stream, clock_.table(), segments);

@@ -78,7 +78,7 @@ class Stepper {
   /// settings and the schedule that belong to them.
   py::tuple snapshot(const py::sequence& states);
   /// Makes either all changes or none; then assigns attributes and updates dictionaries, before any Python code runs.
-  /// Returns false, and does nothing, if settings are no longer those that a change expects.
+  /// Returns false without changing anything if the settings that a change expects have been replaced.
   static bool commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
                      const std::vector<NewEntries>& updates);
 

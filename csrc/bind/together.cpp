@@ -39,12 +39,16 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     for (Stepper* each : ordered) locks.emplace_back(each->step_mutex_);
     if (!first.is_current(rates, tries)) continue;
     for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->require_unmoved(streams[i]);
+    std::vector<Step> steps;
+    std::vector<const DeviceSegments*> segments;
+    for (Stepper* each : steppers) {
+      steps.push_back(each->operands_.step(*each->grads_));
+      segments.push_back(each->on_device(steps.back()));
+    }
 
     const GilRelease unlocked;
-    for (size_t i = 0; i < steppers.size(); ++i) {
-      Stepper& each = *steppers[i];
-      each.advance(each.operands_.step(*each.grads_), rates, grad_scale, streams[i], nullptr);
-    }
+    for (size_t i = 0; i < steppers.size(); ++i)
+      steppers[i]->advance(steps[i], rates, grad_scale, streams[i], segments[i]);
     break;
   }
   for (const Stepper* each : steppers) each->raise_versions();

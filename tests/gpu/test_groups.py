@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu.devices import CuPy, Imitated, Torch, assert_equal, problem
+from gpu.devices import CuPy, Torch, assert_equal, imitated, problem
 from lrcore import schedules
+from lrcore._lrcore_core import step_together
 from rules.test_groups import deal, draw_lengths, draw_own
 from support import Array, make
 
@@ -65,17 +66,16 @@ def shifted(xp: CuPy | Torch, g: Array, offset: int) -> Any:
     return xp.array(np.concatenate([np.zeros(offset, np.float32), g]))[offset:]
 
 
-def test_a_step_is_one_launch(xp: CuPy | Torch) -> None:
+def test_a_step_is_one_launch() -> None:
     """It queues the rows of constants and the launch, and nothing else: the constructor has written the segments."""
-    if not isinstance(xp, Imitated):
-        pytest.skip("only the imitation logs calls")
-    opt, _, _ = pair(xp, "adam", groups_of("adam", N, 40))
-    xp.fake.clear()
-    opt.step()
-    assert [call.name for call in xp.fake.calls()] == ["is_capturing", "write_rows", "launch"]
-    opt.groups[1].frozen = not opt.groups[1].frozen
-    opt.step()  # copies the new segments
-    assert len(xp.fake.calls("launch")) == 2
+    with imitated() as xp:
+        opt, _, _ = pair(xp, "adam", groups_of("adam", N, 40))
+        xp.fake.clear()
+        opt.step()
+        assert [call.name for call in xp.fake.calls()] == ["is_capturing", "write_rows", "launch"]
+        opt.groups[1].frozen = not opt.groups[1].frozen
+        opt.step()  # copies the new segments
+        assert len(xp.fake.calls("launch")) == 2
 
 
 def test_more_rows_than_fit_into_one_launch(xp: CuPy | Torch) -> None:
@@ -157,3 +157,28 @@ def test_captured_groups_stay_frozen(xp: CuPy | Torch) -> None:
     for name, value in {"frozen": True, "lr": 0.1, "lr_scale": 2, "maximize": True}.items():
         with pytest.raises(AttributeError, match=rf"^opt\.groups\[1\]\.{name}: fixed at construction"):
             setattr(opt.groups[1], name, value)
+
+
+def test_optimizers_that_step_together(xp: CuPy | Torch) -> None:
+    """Each continues from its own step counts, which may differ among its elements."""
+    p, (g, *_) = problem(N, 1)
+    expected = [make("adam", p.copy(), 0.1, grads=g) for _ in range(2)]
+    expected[0].step_count = 5
+    state = expected[1].state_dict()
+    ranges, counts = [[0, N]], [[3, 70, 2], [100, 101, 0]]
+    group: dict[str, object] = {
+        "ranges": ranges,
+        "hyper": {},
+        "maximize": None,
+        "lr_scale": 1.0,
+        "frozen": False,
+        "step_counts": counts,
+    }
+    expected[1].load_state_dict(state | {"step_count": 4, "groups": [group]})
+    found = [make("adam", xp.array(p), 0.1, grads=xp.array(g)) for _ in range(2)]
+    for each, other in zip(found, expected, strict=True):
+        each.load_state_dict(other.state_dict())
+    step_together(found)
+    for each, other in zip(found, expected, strict=True):
+        other.step()
+        assert_equal(xp, each, other)
