@@ -30,7 +30,7 @@ from lrcore.optimizers import (
 from lrcore.optimizers._groups import Groups
 from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._ranges import Ranges, rest_of
-from lrcore.optimizers._settings import GroupSettings, Settings
+from lrcore.optimizers._settings import GroupSettings, Settings, shown_rate
 from lrcore.optimizers._shared import DEFAULTS, Shared
 from lrcore.schedules._state import kept_or_stored, stateful, states_of, states_to_set
 
@@ -636,7 +636,7 @@ class Optimizer(Stepper):
         return copied
 
     def __repr__(self) -> str:
-        rate = self.schedule.lr if type(self.schedule) is schedules.Constant else self.schedule
+        rate = shown_rate(self.schedule)
         whole = f"{type(self).__name__}(size={self.size}, device={self.device}, lr={rate!r}, step_count={self.step_count})"
         groups = (
             [f"groups[{i}]: {each!r}" for i, each in enumerate(self.groups)] if len(self.groups) > 1 else []

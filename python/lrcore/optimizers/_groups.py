@@ -14,7 +14,7 @@ from lrcore._names import explain_attributes, remedy, unknown_argument, unknown_
 from lrcore.optimizers import _arguments
 from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._ranges import Ranges, merged, ranges_of, require_disjoint, rest_of, size_of
-from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings
+from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings, shown_rate
 from lrcore.optimizers._shared import DEFAULTS
 
 _OTHERS = ("params", "lr", "lr_scale", "frozen", "maximize")
@@ -260,10 +260,9 @@ class Group:
 
     def __repr__(self) -> str:
         own = self._own
-        rate = own.schedule.lr if type(own.schedule) is schedules.Constant else own.schedule
         shown = {
             "size": self.size,
-            **({} if own.schedule is None else {"lr": rate}),
+            **({} if own.schedule is None else {"lr": shown_rate(own.schedule)}),
             **({} if own.lr_scale == 1 else {"lr_scale": own.lr_scale}),
             **own.hyper,
             **({} if own.maximize is None else {"maximize": own.maximize}),

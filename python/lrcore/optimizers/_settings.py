@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 
 from lrcore._checks import flag, nonnegative
 from lrcore.optimizers._arguments import Value
-from lrcore.schedules import Schedule
+from lrcore.schedules import Constant, Schedule
+
+
+def shown_rate(schedule: Schedule) -> Schedule | float:
+    """Return what a repr shows of a rate: the number if it is constant, else the schedule."""
+    return schedule.lr if type(schedule) is Constant else schedule
 
 
 class GroupSettings(NamedTuple):
