@@ -41,7 +41,7 @@ struct Memo {
 /// Constants of the stages around every rule: scale, coupled decay, decoupled decay, store.
 struct Stages {
   float gscale;
-  float wd;  // 0 if there is no decay, or if it is decoupled
+  float wd;  // 0 without weight decay, and with decoupled decay
   float decay_factor;
   uint32_t flush_mask;  // a state with none of these bits set is stored as 0
 };

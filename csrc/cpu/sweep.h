@@ -31,8 +31,8 @@ struct LaneUpdate {
     for (int k = 0; k < states; ++k) s[k] = elements<float>(step.states[k]);
   }
 
-  /// Returns the number of elements from element i to the next one at which a lane of the first state, or of p if there
-  /// are no states, is aligned.
+  /// Returns the number of elements from element i to the next address that is aligned to a lane, in the first state.
+  /// Rules without states use p.
   int64_t unaligned(int64_t i) const {
     const auto address = reinterpret_cast<uintptr_t>((states > 0 ? s[0] : p) + i);
     return static_cast<int64_t>(-(address / sizeof(float)) % Isa::width);

@@ -1,4 +1,4 @@
-"""Parameter groups: what they show and accept, what is refused, and what copies and files carry."""
+"""Parameter groups: their attributes, accepted and refused arguments, copies and files."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_reprs() -> None:
     assert len(others) == len(opt.groups)
 
 
-# ---- what is refused
+# ---- refusals
 
 BOTH = (TypeError, ValueError)
 TWO: dict[str, Any] = {"params": (0, 5)}

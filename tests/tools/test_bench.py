@@ -105,7 +105,8 @@ def test_segments(segments: int) -> None:
     steps = 1 - params.astype(np.float64)
     for i, (begin, end) in enumerate(itertools.pairwise(ends)):
         scale = 0.9 ** (i % min(28, len(ends) - 1))
-        assert steps[begin:end] == pytest.approx(0.5e-3 * scale, rel=1e-3)
+        # Below 1, the parameters are multiples of 2^-24.
+        assert steps[begin:end] == pytest.approx(0.5e-3 * scale, rel=0, abs=2**-24)
 
 
 def test_decayed_states() -> None:

@@ -35,8 +35,8 @@ class Shared(TypedDict, total=False):
         Keep the step number and the constants of `max_steps` steps on the CUDA device, for steps that are captured in a
         CUDA graph and replayed. Requires bound `grads`; `lr` and `hyper` cannot then be changed.
     max_steps : int, optional
-        Number of steps for which a capturable optimizer stores constants, 48 bytes each. Later steps use the constants
-        of the last one.
+        Number of steps for which a capturable optimizer stores constants: 48 bytes for each step and group. Later
+        steps use the constants of the last one.
     """  # noqa: D205
 
     weight_decay: float
