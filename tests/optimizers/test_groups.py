@@ -316,9 +316,12 @@ GROUPS_REFUSED: list[tuple[Any, Any, tuple[str, ...]]] = [
       for each in (7, [7], None, (7.5, 9), (7, 8, 9), slice(7.5, 9), [slice(7, 9), "w"],
                    [7, 9], range(7, 9), slice(7, 9, 1.0), (7, 10**5000))),  # the first two may mean elements 7, ...
     # not elements of the buffer
-    *(([TWO, {"params": each}], ValueError, (r"^groups\[1\]: params",))
-      for each in (slice(9, 22), (9, 22), slice(-22, 3), (-22, 3), (22, 23), slice(7, 7), (9, 7),
-                   slice(7, 15, 2), slice(15, 7, -1), [(7, 9), (12, 12)])),
+    *(([TWO, {"params": each}], ValueError, (rf"^groups\[1\]: params: expected {words}",))
+      for words, places in {
+          "a range inside the 21 elements": (slice(9, 22), (9, 22), slice(-22, 3), (-22, 3), (22, 23)),
+          "a range that is not empty": (slice(7, 7), (9, 7), [(7, 9), (12, 12)]),
+          "slices with step 1": (slice(7, 15, 2), slice(15, 7, -1)),
+      }.items() for each in places),
     # twice
     ([{"params": slice(4, 8)}, TWO], ValueError, ("0:5", "4:8", r"groups\[0\]", r"groups\[1\]")),
     ([TWO, {"params": slice(None)}], ValueError, ("0:5", "0:21", r"groups\[0\]", r"groups\[1\]")),

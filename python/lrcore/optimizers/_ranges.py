@@ -39,9 +39,9 @@ def range_of(given: Any, size: int) -> tuple[int, int]:
     if not all(map(is_integer, bounds)):
         raise TypeError(f"params: expected a slice of integers, got {safe_repr(given)}")
     begin, end = (int(each) + size if each < 0 else int(each) for each in bounds)
-    if not 0 <= begin <= end <= size:
+    if not (0 <= begin <= size and 0 <= end <= size):
         raise ValueError(f"params: expected a range inside the {size} elements, got {safe_repr(given)}")
-    if begin == end:
+    if begin >= end:
         raise ValueError(f"params: expected a range that is not empty, got {safe_repr(given)}")
     return begin, end
 
