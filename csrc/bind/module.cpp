@@ -116,9 +116,10 @@ void require_memory(const std::string& name, py::handle object) {
 }
 
 /// Copies an array to another of the same size, on the CPU or any device, and waits for completion.
-void copy_array(py::handle source, py::handle destination) {
-  const Array to = Array::import(destination, "destination", Access::write);
-  const Array from = Array::import(source, "source", Access::read);
+void copy_array(py::handle source, py::handle destination, const std::string& source_name,
+                const std::string& destination_name) {
+  const Array to = Array::import(destination, destination_name, Access::write);
+  const Array from = Array::import(source, source_name, Access::read);
   require_same_size(from, to);
   require_disjoint(from, to);
   require_in_place(destination, to);
@@ -251,15 +252,15 @@ void bind_stepper(py::module_& module) {
   add_step_method(cls);
   cls.def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
                       bool decoupled, const std::vector<std::vector<RangeTuple>>& groups, const SettingsTuple& settings,
-                      const RateTuple& rate, std::optional<int64_t> max_steps) {
+                      const RateTuple& rate, std::optional<int64_t> max_steps, const py::object& flat_gradients) {
             std::vector<std::vector<Range>> ranges(groups.size());
             for (size_t i = 0; i < groups.size(); ++i)
               for (const auto& [begin, end] : groups[i]) ranges[i].push_back({begin, end});
             return std::make_unique<Stepper>(rule, params, states, grads, decoupled, ranges, to_settings(settings),
-                                             to_rate(rate), max_steps);
+                                             to_rate(rate), max_steps, flat_gradients);
           }),
           "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "groups"_a, "settings"_a, "rate"_a,
-          "max_steps"_a = py::none())
+          "max_steps"_a = py::none(), "flat_gradients"_a = py::none())
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "The number of steps applied so far, 0 to 2**53 - 1. It can be set; the next step is then "
                     "step_count + 1.")
@@ -329,7 +330,8 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
       },
       "params"_a);
   module.def("nadam_momentum_product", &momentum_product, "step_count"_a, "beta1"_a, "momentum_decay"_a);
-  module.def("copy", &copy_array, "source"_a, "destination"_a);
+  module.def("copy", &copy_array, "source"_a, "destination"_a, "source_name"_a = "source",
+             "destination_name"_a = "destination");
   module.def("cuda_devices", &cuda_devices);
   module.def("run_stream_bound", &run_stream_bound, "params"_a, "grads"_a, "states"_a, "stream"_a = py::none());
   module.def("run_arithmetic_bound", &run_arithmetic_bound, "rule"_a, "params"_a, "grads"_a, "states"_a);

@@ -33,8 +33,9 @@ void write_rows(const std::vector<RuleConfig>& configs, const std::vector<Row>& 
 
 Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
                  bool decoupled, const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
-                 std::optional<int64_t> max_steps)
+                 std::optional<int64_t> max_steps, const py::object& flat_gradients)
     : operands_(params, states, RuleConfig(rule, decoupled).info().states),
+      flat_gradients_(flat_gradients.is_none() ? py::object() : flat_gradients),
       rule_(rule, decoupled),
       groups_(ranges.size() + 1),
       partition_(operands_.params.size(), ranges) {
@@ -118,6 +119,11 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
   if (clock_.on_device() && !grads.is_none()) [[unlikely]]
     throw py::type_error(
         "grads: a capturable optimizer steps with the gradients that were bound at construction; write into them");
+  py::object flat;
+  if (flat_gradients_ && !grads.is_none() && !is_numpy(grads)) {
+    flat = flat_gradients_(grads);
+    grads = flat;
+  }
   const CudaStream stream = operands_.stream(requested, grads);
   if (grads.is_none()) {
     if (!grads_)
@@ -301,6 +307,7 @@ py::tuple Stepper::snapshot(const py::sequence& states) {
 }
 
 int Stepper::traverse(visitproc visit, void* arg) const {
+  Py_VISIT(flat_gradients_.ptr());
   Py_VISIT(settings_.ptr());
   Py_VISIT(schedule_.ptr());
   Py_VISIT(sources_.of_optimizer.ptr());
@@ -311,6 +318,7 @@ int Stepper::traverse(visitproc visit, void* arg) const {
 }
 
 void Stepper::clear() {
+  const py::object flat_gradients = std::exchange(flat_gradients_, py::object());
   const py::object settings = std::exchange(settings_, py::object());
   const py::object schedule = std::exchange(schedule_, py::object());
   const RateSources sources = std::exchange(sources_, RateSources());

@@ -54,10 +54,11 @@ class Stepper {
 
   /// The settings are those of all groups; each group after the first has the elements of its ranges, and the first one
   /// has the rest. `max_steps` is for CUDA graphs: the constants of that many steps, and the step count, are stored on
-  /// the device.
+  /// the device. If `flat_gradients` is not None, steps call it with gradients that are not a NumPy array, and use the
+  /// array that it returns.
   Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, bool decoupled,
           const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
-          std::optional<int64_t> max_steps);
+          std::optional<int64_t> max_steps, const py::object& flat_gradients);
 
   /// Takes one step with `grads`, or with the bound gradients if it is None. If `grad_scale` is null, the scale is 1.
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
@@ -127,9 +128,10 @@ class Stepper {
   std::optional<Array> grads_;
   Watch watch_;  // parameters and bound gradients
   Watch states_watch_;
-  py::object written_;     // a list of the torch tensors that a step writes to, or null
-  const RuleConfig rule_;  // without numbers
-  const size_t groups_;    // their number, including the rest
+  py::object flat_gradients_;  // or null
+  py::object written_;         // a list of the torch tensors that a step writes to, or null
+  const RuleConfig rule_;      // without numbers
+  const size_t groups_;        // their number, including the rest
   // Those below are written with the lock; `references_mutex_` also guards the references and the version.
   std::vector<RuleConfig> configs_;  // by group
   std::vector<bool> frozen_;         // by group

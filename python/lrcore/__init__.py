@@ -45,6 +45,7 @@ from lrcore._runtime import (
     use_backend,
 )
 from lrcore.optimizers import *
+from lrcore.optimizers._decay_groups import decay_groups
 from lrcore.optimizers._load import load
 from lrcore.pack import Pack
 
@@ -52,6 +53,7 @@ __all__ = [
     "Pack",
     "Rule",
     "backends",
+    "decay_groups",
     "functional",
     "info",
     "load",

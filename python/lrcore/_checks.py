@@ -132,7 +132,7 @@ def naming(what: str) -> Iterator[None]:
         if str(error).startswith("opt.groups"):
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{what}: {error}") from error
+        raise kind(f"{what}: {error}") from error.__cause__ or error
 
 
 def one_of(*known: str) -> Check:

@@ -77,7 +77,9 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("pass groups= to the constructor; freeze a group there and thaw it later",): "add_param_group append",
     ("lr_scale",): "lr_mult lr_multiplier",
     ("write weight_decay=factor * weight_decay",): "decay_mult",
-    ("leave it out; optimizers, groups and schedules have no names",): "name param_names",
+    ("write groups=lrcore.decay_groups(pack, weight_decay)",): "mask decay_mask exclude_from_weight_decay",
+    ("leave it out; optimizers, groups and schedules have no names",): "name",
+    ("leave it out; pass a Pack, whose arrays have names",): "param_names",
     # learning rates and metrics
     ("write opt.lr",): "get_last_lr get_lr",
     ("write lrcore.schedules.plateaus(opt.schedule)[0].observe(metric)",): "observe",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import functools
 import inspect
 import itertools
 from collections import ChainMap
@@ -23,12 +24,14 @@ from lrcore.optimizers import (
     _file,
     _group_state,
     _groups,
+    _named_state,
     _torch_export,
     _torch_import,
     _torch_state,
 )
 from lrcore.optimizers._groups import Groups
 from lrcore.optimizers._hyper import Hyper
+from lrcore.optimizers._places import flat_of, gradients_of, places_of
 from lrcore.optimizers._ranges import Ranges, rest_of
 from lrcore.optimizers._settings import GroupSettings, Settings, shown_rate
 from lrcore.optimizers._shared import DEFAULTS, Shared
@@ -41,9 +44,9 @@ _RULES = rules()
 _SHARED = inspect.cleandoc(str(Shared.__doc__))
 
 _PARAMS = """\
-params : array of float32
+params : array of float32, or Pack
     The parameters, updated in place: a C-contiguous array of any shape, on the CPU or a CUDA device, from NumPy, CuPy,
-    PyTorch or another library that supports DLPack.
+    PyTorch or another library that supports DLPack; or a `lrcore.Pack` of such memory.
 lr : float, schedule or callable
     The learning rate. A schedule or callable is called once before each step, with the number of steps taken so far. It
     is called again only if that number has changed in the meantime."""
@@ -111,7 +114,8 @@ class Optimizer(Stepper):
         max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
         ranges, settings = None, Settings(hyper)
         if arguments["groups"] is not None:
-            ranges, groups = _groups.parsed(arguments["groups"], describe(params).size, hyper, options)
+            size, places = describe(flat_of(params)).size, places_of(params)
+            ranges, groups = _groups.parsed(arguments["groups"], size, places, hyper, options)
             settings = Settings(hyper, groups)
             self._choose_rule(settings.numbers(), options, lambda i: f"groups[{i - 1}]")
         rate = schedules.as_schedule(lr)
@@ -137,23 +141,26 @@ class Optimizer(Stepper):
         require_environment()
         self._options, self._max_steps = options, max_steps
         rule, numbers = self._configuration(settings)
-        self._memory = describe(params)
+        self._array, bound_grads = flat_of(params), gradients_of(params, grads)
+        self._memory, self._places = describe(self._array), places_of(params)
         self._ranges = (rest_of((), self._memory.size),) if ranges is None else ranges
         names = _RULES[rule].states
-        states = [wrap_like(params, allocate(self._memory, initial.get(name, 0.0))) for name in names]
+        states = [wrap_like(self._array, allocate(self._memory, initial.get(name, 0.0))) for name in names]
         super().__init__(
             rule,
-            params,
+            self._array,
             states,
-            grads,
+            bound_grads,
             options["decay"] == "decoupled",
             self._ranges[1:],
             (None, settings, numbers),
             self._rate_of(schedule),
             max_steps,
+            None if self._places is None else functools.partial(gradients_of, params),
         )
         self._params, self._grads = params, grads
-        self._state = State(zip(names, states, strict=True))
+        shown = states if self._places is None else map(params._over, states)
+        self._state = State(zip(names, shown, strict=True))
 
     def _configuration(self, settings: Settings) -> tuple[str, list[_Group]]:
         """Return the rule that settings select, and the settings of each group for the core."""
@@ -236,7 +243,7 @@ class Optimizer(Stepper):
 
     @property
     def params(self) -> Any:
-        """The parameters, as passed to the constructor. ``opt.params *= 2`` modifies them in place."""
+        """The parameters, as passed to the constructor. ``opt.params *= 2`` modifies an array in place."""
         return self._params
 
     @params.setter
@@ -245,7 +252,7 @@ class Optimizer(Stepper):
 
     @property
     def grads(self) -> Any:
-        """The gradients bound at construction, or None. ``opt.grads *= 2`` modifies them in place."""
+        """The gradients bound at construction, or None. ``opt.grads *= 2`` modifies an array in place."""
         return self._grads
 
     @grads.setter
@@ -256,7 +263,8 @@ class Optimizer(Stepper):
     def state(self) -> Mapping[str, Any]:
         """The states by name: flat float32 arrays of the same library and on the same device as the parameters.
 
-        A step reads and writes these arrays directly, so modifying them in place changes the optimizer;
+        If the parameters are a `lrcore.Pack`, each state is a pack of the same names and shapes. A step reads and
+        writes this memory directly, so modifying it in place changes the optimizer; for an array,
         ``opt.state[name] *= 2`` works as well.
         """
         return self._state
@@ -384,7 +392,7 @@ class Optimizer(Stepper):
         """
         copies = [aligned_zeros(self.size) if on_host else allocate(self._memory) for _ in self._state]
         snapshot = self._snapshot(copies)
-        offered = copies if on_host else [wrap_like(self._params, each) for each in copies]
+        offered = copies if on_host else [wrap_like(self._array, each) for each in copies]
         return snapshot, dict(zip(self._state, offered, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
@@ -393,10 +401,12 @@ class Optimizer(Stepper):
         Returns
         -------
         dict
-            `rule`, `options`, `hyper`, `step_count` and `state` (name -> array). `schedule` is included unless the rate
+            `rule`, `options`, `hyper`, `step_count` and `state` (name -> flat array). `schedule` is included unless the rate
             comes from an opaque callable or from a schedule class of your own; see `lrcore.schedules.from_dict`. If the
             schedule contains a `Plateau`, `schedule_state` is a list with the state of each `Plateau`. `groups` is
-            included if groups were passed, or if ``opt.groups[0]`` has settings or a step count of its own.
+            included if groups were passed, or if ``opt.groups[0]`` has settings or a step count of its own. `names`, a
+            list with the name, the offset in the buffer and the shape of each array, is included if the parameters are
+            a `lrcore.Pack`.
         """
         return self._dictionary()
 
@@ -416,12 +426,15 @@ class Optimizer(Stepper):
             dictionary["schedule_state"] = states
         if groups := _group_state.stored(self._ranges, settings, counts):
             dictionary["groups"] = groups
+        if self._places is not None:
+            dictionary["names"] = self._places.stored()
         return dictionary
 
     def load_state_dict(self, dictionary: Mapping[str, Any]) -> None:
         """Replace the hyperparameters, the step count, the state and, if the dictionary has one, the schedule.
 
-        The settings and step counts of the groups are replaced too; their ranges must equal the stored ones.
+        The settings and step counts of the groups are replaced too; their elements must be the stored ones. If the
+        parameters are a `lrcore.Pack`, arrays match by name, and may have another order or padding than the stored ones.
 
         If the dictionary has no schedule, because the rate came from a callable, this optimizer keeps its own. It also
         keeps its own schedule if that equals the stored one, so your reference to a `Plateau` stays valid. Otherwise
@@ -431,8 +444,8 @@ class Optimizer(Stepper):
         Raises
         ------
         TypeError, ValueError
-            If the dictionary belongs to another rule, other options or other groups, or has a missing, unknown or
-            invalid entry. The optimizer is left unchanged.
+            If the dictionary belongs to another rule, other options, other groups or other arrays, or has a missing,
+            unknown or invalid entry. The optimizer is left unchanged.
         """
         change, plateaus_to_set = self._change_to(dictionary)
         commit([change], plateaus_to_set)
@@ -446,6 +459,7 @@ class Optimizer(Stepper):
             "schedule",
             "schedule_state",
             "groups",
+            "names",
         )
         if not isinstance(entries["rule"], str) or entries["rule"] != self.rule:
             raise ValueError(f"rule: expected {self.rule}, got {entries['rule']}")
@@ -453,6 +467,7 @@ class Optimizer(Stepper):
         if options != self._options:
             raise ValueError(f"options: expected {self._options}, got {options}")
         hyper = _arguments.numbers(require_entries("hyper", entries["hyper"], self._hyperparameters))
+        entries = _named_state.rearranged(entries, self._places)
         state = require_entries("state", entries["state"], self._state)
         if entries["step_count"] is None:  # `commit` would keep the current step count
             raise TypeError("step_count: expected an integer, got None")
@@ -462,7 +477,7 @@ class Optimizer(Stepper):
         plateau_states = entries.get("schedule_state", () if "schedule" in entries else states_of(schedule))
         plateaus_to_set = states_to_set(schedule, plateau_states)
         groups, counts, others_to_set = _group_state.restored(
-            entries.get("groups"), self._ranges, self._settings, entries["step_count"]
+            entries.get("groups"), self._ranges, self._settings, entries["step_count"], self._places
         )
         if not self._has_groups and groups != (GroupSettings(),):
             raise ValueError("groups: expected none, because this optimizer is part of a FusedOptimizer")
@@ -519,7 +534,9 @@ class Optimizer(Stepper):
             The shapes of PyTorch's parameters, in the order of the buffer. Together they have as many elements as
             `params`, and each lies inside one group. PyTorch's optimizer must have the parameters in the order of the
             groups: first those of the first group, in the order of the buffer. By default, there is one parameter with
-            the shape of `params`; if the groups have several ranges, there is a flat parameter for each range.
+            the shape of `params`; if the groups have several ranges, there is a flat parameter for each range. If the
+            parameters are a `lrcore.Pack`, there is one parameter for each array, and the groups have ``param_names``.
+            An array with several names is one parameter, under its first name.
 
         Raises
         ------
@@ -528,7 +545,7 @@ class Optimizer(Stepper):
         TypeError, ValueError
             If PyTorch has no such optimizer or option, or the shapes do not match.
         """
-        if shapes is None:
+        if shapes is None and self._places is None:
             ranges = sorted(itertools.chain.from_iterable(self._ranges))
             whole = getattr(self._params, "shape", self.size)
             shapes = [whole] if len(ranges) < 2 else [end - begin for begin, end in ranges]
@@ -556,7 +573,8 @@ class Optimizer(Stepper):
         dictionary : dict
             A state dictionary with one parameter group for each of these groups. The parameters of a group, each
             flattened in C order and then concatenated, correspond to the elements of the group, in the order of the
-            buffer.
+            buffer. If the parameters are a `lrcore.Pack`, each array of a group corresponds to a parameter of the same
+            shape: by name if the dictionary has ``param_names``, otherwise by position.
         step_count : int, optional
             Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is the count
             that a `lrcore.torch.FusedOptimizer` stored in the dictionary, if any. Otherwise it is 0, or 1 with
@@ -589,12 +607,14 @@ class Optimizer(Stepper):
             self._options,
             defaults,
             self._choose_rule,
+            self._places,
         )
 
     def __getstate__(self) -> dict[str, Any]:
         (step_count, counts, settings, schedule), state = self._snapshot_all()
         own = (
-            "_options", "_ranges", "_params", "_grads", "_max_steps", "_memory", "_state", "_has_groups"
+            "_options", "_ranges", "_params", "_grads", "_max_steps", "_memory", "_state", "_has_groups", "_array",
+            "_places",
         )  # fmt: skip
         return {
             "params": self._params,

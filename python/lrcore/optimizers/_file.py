@@ -10,8 +10,9 @@ from typing import Any
 
 from lrcore._files import safetensors
 from lrcore._files.format import OWN, TEXT, entries_of, require_known
+from lrcore.optimizers._places import places_in
 
-ENTRIES = ("rule", "options", "hyper", "step_count", "schedule", "schedule_state", "groups")
+ENTRIES = ("rule", "options", "hyper", "step_count", "schedule", "schedule_state", "groups", "names")
 """The entries of a state dictionary other than the states. Earlier versions wrote only two of the options."""
 
 
@@ -24,7 +25,8 @@ def write(path: str, class_name: str, dictionary: Mapping[str, Any]) -> None:
 def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
     """Return the class name and the state dictionary in a file, for parameters of `size` elements.
 
-    The caller checks the name, and `Optimizer.load_state_dict` checks the entries.
+    If the file names arrays, their padding may differ, so the states may have another size. The caller checks the name,
+    and `Optimizer.load_state_dict` checks the entries.
     """
     with safetensors.reading(path) as opened:
         if TEXT not in opened.metadata:
@@ -35,6 +37,8 @@ def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
                 "class: expected the name of an optimizer, got 'Pack'; read this file with lrcore.Pack.from_file"
             )
         require_known(entries, ENTRIES)
+        if "names" in entries:
+            size = places_in(entries["names"]).size
         state = safetensors.read_arrays(opened, dict.fromkeys(opened.tensors, (size,)))
     dictionary = {name: value for name, value in entries.items() if name not in OWN}
     return entries["class"], dictionary | {"state": state}

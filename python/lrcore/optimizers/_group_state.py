@@ -11,6 +11,7 @@ from typing import Any
 
 from lrcore._checks import flag, integer, is_list, naming, require_entries, safe_repr, sequence
 from lrcore.optimizers import _arguments
+from lrcore.optimizers._places import Places
 from lrcore.optimizers._ranges import Ranges, is_pair, merged, range_of, require_disjoint, rest_of
 from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings
 from lrcore.schedules import Schedule
@@ -73,9 +74,11 @@ _STORED = ("ranges", "hyper", "maximize", "lr_scale", "frozen", "step_counts")
 
 
 def restored(
-    groups: Any, ranges: Sequence[Ranges], settings: Settings, step_count: Any
+    groups: Any, ranges: Sequence[Ranges], settings: Settings, step_count: Any, places: Places | None
 ) -> tuple[tuple[GroupSettings, ...], list[tuple[int, int, int]], list[tuple[Any, str, Any]]]:
     """Check the entry `groups` of a state dictionary for an optimizer with these ranges and settings.
+
+    `places` has the arrays if the parameters are a pack.
 
     Returns the settings of the groups, the counts of the elements that have taken fewer steps, and the attributes of
     plateaus to assign.
@@ -94,7 +97,7 @@ def restored(
     for i, (group, of_group, own) in enumerate(zip(groups, ranges, settings.groups, strict=True)):
         with naming(f"groups[{i}]"):
             entry = require_entries("entries", group, _STORED, "schedule", "schedule_state")
-            _require_same(entry["ranges"], of_group)
+            _require_same(entry["ranges"], of_group, places)
             schedule, states = _restored_schedule(entry, own.schedule)
             scale = CHECKS["lr_scale"]("lr_scale", entry["lr_scale"])
             if schedule is not None:
@@ -108,13 +111,17 @@ def restored(
     return tuple(found), sorted(counts), to_set
 
 
-def _require_same(stored_ranges: Any, ranges: Ranges) -> None:
+def _require_same(stored_ranges: Any, ranges: Ranges, places: Places | None) -> None:
     """Raise ValueError if stored ranges differ from those of the group."""
     pairs = tuple(map(_as_pair, stored_ranges)) if is_list(stored_ranges) else ()
     if not all(map(is_pair, pairs)) or pairs != ranges:
+        what, expected, got = "ranges", reprlib.repr([*ranges]), reprlib.repr(stored_ranges)
+        if places is not None and all(map(is_pair, pairs)):
+            names, stored_names = (reprlib.repr([*places.names_in(each)]) for each in (ranges, pairs))
+            if names != stored_names:
+                what, expected, got = "names", names, stored_names
         raise ValueError(
-            f"ranges: expected {reprlib.repr([*ranges])}, got {reprlib.repr(stored_ranges)}; "
-            "make the optimizer with the groups that were stored"
+            f"{what}: expected {expected}, got {got}; make the optimizer with the groups that were stored"
         )
 
 
@@ -177,3 +184,28 @@ def ranges_in(groups: Any, size: int) -> tuple[Ranges, ...]:
     if not of_groups or of_groups[0] != rest_of(of_groups[1:], size):
         raise ValueError("groups: expected groups that together have all elements")
     return of_groups
+
+
+def moved(groups: Any, step_count: Any, former: Places, places: Places) -> Any:
+    """Return the entry `groups` of a state dictionary for a buffer that has the same arrays in other places.
+
+    Raises TypeError or ValueError if its ranges are not those of parts of the former buffer.
+    """
+    found = []
+    for i, (entry, ranges) in enumerate(zip(groups, ranges_in(groups, former.size), strict=True)):
+        with naming(f"groups[{i}]"):
+            if "step_counts" not in entry:
+                raise ValueError("step_counts: missing")
+            counts = _restored_counts(entry["step_counts"], ranges, step_count)
+        found.append(
+            {
+                **entry,
+                "ranges": merged(former.moved_to(places, ranges)),
+                "step_counts": [
+                    [*each, count]
+                    for begin, end, count in counts
+                    for each in former.moved_to(places, [(begin, end)])
+                ],
+            }
+        )
+    return found

@@ -5,6 +5,7 @@ The first group, called the rest, has the elements that no entry of the argument
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, overload
 
@@ -13,7 +14,9 @@ from lrcore._checks import is_list, naming, safe_repr
 from lrcore._names import explain_attributes, remedy, unknown_argument, unknown_attribute
 from lrcore.optimizers import _arguments
 from lrcore.optimizers._hyper import Hyper
-from lrcore.optimizers._ranges import Ranges, merged, ranges_of, require_disjoint, rest_of, size_of
+from lrcore.optimizers._places import Places
+from lrcore.optimizers._ranges import Ranges, rest_of, size_of
+from lrcore.optimizers._selection import all_selected, ranges_of
 from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings, shown_rate
 from lrcore.optimizers._shared import DEFAULTS
 
@@ -22,25 +25,20 @@ _OTHERS = ("params", "lr", "lr_scale", "frozen", "maximize")
 
 
 def parsed(
-    groups: Any, size: int, hyper: Mapping[str, Any], options: Mapping[str, Any]
+    groups: Any, size: int, places: Places | None, hyper: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[tuple[Ranges, ...], tuple[GroupSettings, ...]]:
     """Check the argument `groups`; return the ranges and the settings of all groups, the rest first.
 
-    `hyper` and `options` are those of the optimizer.
+    `places` has the arrays if the parameters are a pack. `hyper` and `options` are those of the optimizer.
     """
     if not is_list(groups):
         raise TypeError(f"groups: expected a list of dictionaries, got {type(groups).__name__}")
-    settings, ranges = [GroupSettings()], []
+    settings = [GroupSettings()]
+    selections = all_selected(groups, size, places)
     for i, group in enumerate(groups):
         with naming(f"groups[{i}]"):
-            if not isinstance(group, Mapping):
-                raise TypeError(f"expected a dictionary, got {type(group).__name__}")
-            if "params" not in group:
-                raise TypeError("params: missing; expected a slice, a pair (begin, end), or a list of these")
             settings.append(_settings_of(i, group, hyper, options))
-            ranges.append(ranges_of(group["params"], size))
-    require_disjoint(ranges)
-    of_groups = [merged(each) for each in ranges]
+    of_groups = ranges_of(selections, places)
     return (rest_of(of_groups, size), *of_groups), tuple(settings)
 
 
@@ -73,6 +71,7 @@ class _Grouped(Protocol):
     """The attributes of an optimizer that its groups use."""
 
     _ranges: tuple[Ranges, ...]
+    _places: Places | None
 
     @property
     def _settings(self) -> Settings: ...
@@ -120,7 +119,7 @@ class Group:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _ASSIGNABLE:
-            if name in ("ranges", "size", "step_count", "schedule"):
+            if name in ("names", "ranges", "size", "step_count", "schedule"):
                 hint = "; assign lr" if name == "schedule" else ""
                 raise AttributeError(f"{self._name()}.{name}: cannot be assigned{hint}")
             raise unknown_attribute(
@@ -143,8 +142,17 @@ class Group:
         return self._optimizer._ranges[self._index]
 
     @property
+    def names(self) -> tuple[str, ...] | None:
+        """The names of the arrays that have elements in the group, or None if the parameters are not a pack.
+
+        An array with several names is listed once, under the first one.
+        """
+        places = self._optimizer._places
+        return None if places is None else places.names_in(self.ranges)
+
+    @property
     def size(self) -> int:
-        """The number of elements."""
+        """The number of elements, including those of padding."""
         return size_of(self.ranges)
 
     @property
@@ -260,7 +268,9 @@ class Group:
 
     def __repr__(self) -> str:
         own = self._own
+        names = self.names
         shown = {
+            **({} if names is None else {"names": names}),
             "size": self.size,
             **({} if own.schedule is None else {"lr": shown_rate(own.schedule)}),
             **({} if own.lr_scale == 1 else {"lr_scale": own.lr_scale}),
@@ -269,7 +279,12 @@ class Group:
             **({"frozen": True} if own.frozen else {}),
             "step_count": self.step_count,
         }
-        return f"Group({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return f"Group({', '.join(f'{name}={_shown(value)}' for name, value in shown.items())})"
+
+
+def _shown(value: Any) -> str:
+    """Return the repr of a value, shortened if it is a tuple of many names."""
+    return reprlib.repr(value) if isinstance(value, tuple) else repr(value)
 
 
 _ASSIGNABLE = ("hyper", "lr", "lr_scale", "frozen", "maximize")

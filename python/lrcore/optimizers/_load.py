@@ -12,6 +12,8 @@ from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import describe
 from lrcore._names import explain_keywords
 from lrcore.optimizers import Optimizer, _arguments, _file, _group_state
+from lrcore.optimizers._named_state import rearranged
+from lrcore.optimizers._places import flat_of, places_of
 from lrcore.optimizers._ranges import Ranges
 from lrcore.optimizers._settings import GroupSettings, Settings
 from lrcore.schedules import Rate, as_schedule
@@ -37,9 +39,10 @@ def load(
     ----------
     path : str, bytes or path
         The file.
-    params : array of float32
-        The parameters, with the values they had when the file was written; the file does not contain them.
-    grads : array of float32, optional
+    params : array of float32, or Pack
+        The parameters, with the values they had when the file was written; the file does not contain them. A file of an
+        optimizer over a `Pack` is loaded with a `Pack`, whose arrays match by name.
+    grads : array of float32, or Pack, optional
         Gradients to bind, so that ``step()`` needs no argument.
     lr : float, schedule or callable
         The learning rate. It is required if the optimizer was saved with a callable, because callables are not stored.
@@ -62,12 +65,13 @@ def load(
     """
     path = file_path(path)
     max_steps = _arguments.table_length(capturable, max_steps)
-    size = describe(params).size
+    size = describe(flat_of(params)).size
     name, dictionary = _file.read(path, size)
     with naming_file(path):
         if not isinstance(name, str) or name not in optimizers.__all__ or name == "Optimizer":
             raise ValueError(f"class: expected the name of an optimizer, got {name!r}")
         cls: type[Optimizer] = getattr(optimizers, name)
+        dictionary = {**rearranged(dictionary, places_of(params))}
         options, ranges, settings = _read(cls, dictionary, size)
     if lr is None and "schedule" not in dictionary:
         raise ValueError(f"lr: {path} has no schedule, because the rate came from a callable; pass lr")
@@ -92,7 +96,7 @@ def _read(
     ranges = _group_state.ranges_in(groups, size)
     settings = Settings(hyper, (GroupSettings(),) * len(ranges))
     settings = settings._replace(
-        groups=_group_state.restored(groups, ranges, settings, dictionary.get("step_count"))[0]
+        groups=_group_state.restored(groups, ranges, settings, dictionary.get("step_count"), None)[0]
     )
     if (selected := cls._choose_rule(settings.numbers(), options)) != rule:
         raise ValueError(f"rule: expected {selected}, got {rule!r}")

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
-from lrcore._checks import is_integer, is_list, safe_repr
+from lrcore._checks import is_integer, safe_repr
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 """The elements of a group: pairs of begin and end, in order, none of which touch."""
-
-
-def ranges_of(params: Any, size: int) -> list[tuple[int, int]]:
-    """Return the ranges of the entry `params` of a group, in the order in which they were passed."""
-    several = is_list(params) and not is_pair(params)
-    ranges = [range_of(each, size) for each in (params if several else [params])]
-    if not ranges:
-        raise ValueError("params: expected at least one range, got none")
-    return ranges
 
 
 def is_pair(value: Any) -> bool:
@@ -35,7 +26,9 @@ def range_of(given: Any, size: int) -> tuple[int, int]:
     elif is_pair(given):
         bounds = given
     else:
-        raise TypeError(f"params: expected a slice or a pair (begin, end), got {safe_repr(given)}")
+        raise TypeError(
+            f"params: expected a slice, a pair (begin, end) or, for a Pack, a name or predicate, got {safe_repr(given)}"
+        )
     if not all(map(is_integer, bounds)):
         raise TypeError(f"params: expected a slice of integers, got {safe_repr(given)}")
     begin, end = (int(each) + size if each < 0 else int(each) for each in bounds)
@@ -46,14 +39,21 @@ def range_of(given: Any, size: int) -> tuple[int, int]:
     return begin, end
 
 
-def require_disjoint(ranges: Sequence[Sequence[tuple[int, int]]]) -> None:
-    """Raise ValueError if two ranges, which are listed by group, overlap."""
+def first_overlap(
+    ranges: Iterable[Iterable[tuple[int, int]]],
+) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
+    """Return two ranges that overlap, each with the index of its group, or None. The ranges are listed by group."""
     every = sorted((*each, i) for i, of_group in enumerate(ranges) for each in of_group)
-    for (begin, end, i), (other_begin, other_end, j) in itertools.pairwise(every):
-        if other_begin < end:
-            raise ValueError(
-                f"groups[{j}]: params: {other_begin}:{other_end} overlaps {begin}:{end} of groups[{i}]"
-            )
+    return next((pair for pair in itertools.pairwise(every) if pair[1][0] < pair[0][1]), None)
+
+
+def require_disjoint(ranges: Iterable[Iterable[tuple[int, int]]]) -> None:
+    """Raise ValueError if two ranges, which are listed by group, overlap."""
+    if overlap := first_overlap(ranges):
+        (begin, end, i), (other_begin, other_end, j) = overlap
+        raise ValueError(
+            f"groups[{j}]: params: {other_begin}:{other_end} overlaps {begin}:{end} of groups[{i}]"
+        )
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:

@@ -23,11 +23,14 @@ class Shared(TypedDict, total=False):
         PyTorch's name for this choice: True means ``decay="decoupled"``, and False means ``decay="l2"``.
     maximize : bool
         Maximize the objective instead of minimizing it.
-    grads : array of float32, optional
-        Gradients to bind, so that ``step()`` needs no argument.
+    grads : array of float32, or Pack, optional
+        Gradients to bind, so that ``step()`` needs no argument. A `lrcore.Pack` must have the names and shapes of
+        `params`, in the same order.
     groups : list of dict, optional
         Parts of the parameters with their own settings; see `Optimizer.groups`. The entry ``params`` has the elements of
-        a group in the flat buffer: a slice, a pair ``(begin, end)``, or a list of these. The other entries are any
+        a group in the flat buffer: a slice, a pair ``(begin, end)``, or a list of these. If the parameters are a
+        `lrcore.Pack`, it can also have the names of arrays, such as ``"layers.0.bias"``; patterns for the names, such as
+        ``"*.bias"``; and functions of the name and the shape of an array that return a bool. The other entries are any
         numeric arguments and `maximize`, which replace the optimizer's; ``lr``, a rate of its own, or ``lr_scale``, a
         factor for the optimizer's rate; and ``frozen``. The remaining elements form a group with the
         optimizer's settings.

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lrcore._checks import shape_of
 from lrcore._extras import optional_dependency
-from lrcore.optimizers._torch_state import Kind, as_float32, options_in_group, peer_of, states_of
+from lrcore.optimizers._torch_state import (
+    Kind,
+    as_float32,
+    elements_of,
+    groups_of,
+    options_in_group,
+    peer_of,
+    states_of,
+)
+from lrcore.pack._node import Place
 
 
 class _Parameter(NamedTuple):
     """One of PyTorch's parameters, as a part of the flat buffer."""
 
+    name: str
+    """Its name in messages, and in PyTorch's group if the parameters are a pack."""
     shape: tuple[int, ...]
     begin: int
     end: int
@@ -25,7 +35,7 @@ class _Parameter(NamedTuple):
 
 def exported(
     kind: Kind,
-    shapes: Sequence[Any],
+    shapes: Sequence[Any] | None,
     step_count: int,
     counts: Sequence[tuple[int, int, int]],
     rates: Sequence[float],
@@ -36,7 +46,8 @@ def exported(
     `counts` has the ranges of elements that have taken fewer steps than the optimizer, in order, with their counts, and
     `rates` the rate of each group.
     """
-    parameters = _parameters(kind, shapes, step_count, counts)
+    parameters = _parameters(kind, _spans(kind, shapes), step_count, counts)
+    is_named = shapes is None and kind.places is not None
     with optional_dependency("torch"):
         import torch
 
@@ -60,44 +71,43 @@ def exported(
         maximize = kind.options["maximize"] if own is None else own
         group = _group_of(kind, rates[i], numbers[i], maximize)
         groups.append(group | {"params": [*range(first, len(states))]})
+        if is_named:
+            groups[-1]["param_names"] = [each.name for each in of_group]
     return {"state": {i: each for i, each in enumerate(states) if each}, "param_groups": groups}
 
 
+def _spans(kind: Kind, shapes: Sequence[Any] | None) -> list[tuple[str, Place]]:
+    """Return the name of each of PyTorch's parameters and its place in the buffer, in the order of the buffer."""
+    if shapes is None:
+        assert kind.places is not None
+        return [*kind.places.distinct.items()]
+    found = []
+    end = 0
+    for i, each in enumerate(shapes):
+        found.append((f"shapes[{i}]", Place(end, shape_of(f"shapes[{i}]", each))))
+        end = found[-1][1].end
+    if end != (size := kind.size()):
+        raise ValueError(f"shapes: expected {size} elements in total, got {end}")
+    return found
+
+
 def _parameters(
-    kind: Kind, shapes: Sequence[Any], step_count: int, counts: Sequence[tuple[int, int, int]]
+    kind: Kind, spans: Sequence[tuple[str, Place]], step_count: int, counts: Sequence[tuple[int, int, int]]
 ) -> list[_Parameter]:
-    """Return the parameters of these shapes, in the order of the buffer.
+    """Return the parameters in these places.
 
     Raises ValueError if PyTorch cannot have such parameters.
     """
-    extents = [shape_of(f"shapes[{i}]", each) for i, each in enumerate(shapes)]
-    bounds = [0, *itertools.accumulate(map(math.prod, extents))]
-    size = kind.size()
-    if bounds[-1] != size:
-        raise ValueError(f"shapes: expected {size} elements in total, got {bounds[-1]}")
-    ranges = sorted((*each, i) for i, of_group in enumerate(kind.ranges) for each in of_group) or [(0, 0, 0)]
-    begins = [begin for begin, _, _ in ranges]
     parameters = []
-    for i, (shape, (begin, end)) in enumerate(zip(extents, itertools.pairwise(bounds), strict=True)):
-        # A parameter without elements belongs to the group of the next element, or of the last one.
-        first = min(begin, max(size - 1, 0))
-        last = max(end, first + 1)
-        found = [
-            group
-            for _, _, group in ranges[bisect.bisect(begins, first) - 1 : bisect.bisect_left(begins, last)]
-        ]
-        if len(found) > 1:
-            several = ", ".join(f"opt.groups[{group}]" for group in dict.fromkeys(found))
-            raise ValueError(
-                f"shapes[{i}]: expected a parameter inside one group, got elements {begin}:{end} of {several}"
-            )
+    for (name, place), group in zip(spans, groups_of(kind, spans), strict=True):
+        first, last = elements_of(place, kind.size())
         taken = _counts_in(first, last, step_count, counts)
         if len(taken) > 1:
             raise ValueError(
-                f"shapes[{i}]: PyTorch has one step count for each parameter, but elements {begin}:{end} have taken "
-                f"{min(taken)} to {max(taken)} steps; pass smaller shapes"
+                f"{name}: PyTorch has one step count for each parameter, but elements {place.begin}:{place.end} have "
+                f"taken {min(taken)} to {max(taken)} steps; pass smaller shapes"
             )
-        parameters.append(_Parameter(shape, begin, end, found[0], *taken))
+        parameters.append(_Parameter(name, place.shape, place.begin, place.end, group, *taken))
     return parameters
 
 

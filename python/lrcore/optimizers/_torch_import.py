@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrcore._checks import integer, naming, require_entries
+from lrcore._checks import integer, naming, require_entries, sequence
 from lrcore._lrcore_core import rules, to_float
 from lrcore.optimizers import _arguments, _group_state
+from lrcore.optimizers._places import Places
 from lrcore.optimizers._ranges import Ranges, part_of, size_of
 from lrcore.optimizers._settings import Settings
 from lrcore.optimizers._torch_state import (
@@ -22,6 +24,7 @@ from lrcore.optimizers._torch_state import (
     Kind,
     common_step_count,
     groups_in,
+    groups_of,
     momentum_product,
     options_in_group,
     options_of_group,
@@ -31,6 +34,7 @@ from lrcore.optimizers._torch_state import (
     states_in_order,
     whole,
 )
+from lrcore.pack._node import Place
 from lrcore.schedules import Constant
 
 
@@ -52,8 +56,10 @@ class _Loaded(NamedTuple):
     hyper: dict[str, Any]
     options: dict[str, Any]
     schedule: Constant
+    ranges: Ranges
+    """The elements of its parameters in the buffer."""
     states: dict[str, dict[str, Any]]
-    """The entries of each parameter, by the name of the parameter in messages."""
+    """The entries of each parameter in the order of the buffer, by the name of the parameter in messages."""
 
 
 def _naming(group: str) -> contextlib.AbstractContextManager[None]:
@@ -102,11 +108,13 @@ def converted(
     fewer = [
         each
         for group, of_group in zip(groups, counts, strict=True)
-        for each in _counted(kind.ranges[group.number], group, of_group)
+        for each in _counted(kind.places, group, of_group)
         if each[2] != step_count
     ]
     if stored := _group_state.stored(kind.ranges, settings, sorted(fewer)):
         found["groups"] = stored
+    if kind.places is not None:
+        found["names"] = kind.places.stored()
     return found
 
 
@@ -115,6 +123,7 @@ def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list
     keys = [key for each in given for key in each["params"]]
     of_parameters = zip(keys, states_in_order(states, keys), strict=True)
     defaults = options_in_group(kind.default_options)
+    arrays = _arrays_by_group(kind)
     there = [each for each in peer_of(kind.name).options if each not in LATER]
     groups = []
     for i, (number, group) in enumerate(zip(kind.shown(), given, strict=True)):
@@ -123,7 +132,8 @@ def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list
         # PyTorch's optimizers keep unknown entries of loaded groups, so a group may have options that PyTorch lacks.
         optional = (*LATER, *(defaults.keys() - {*there}))
         require_entries(name or "param_groups", found, (*kind.settings.hyper, *there), *optional)
-        of_group = itertools.islice(of_parameters, len(group["params"]))
+        of_group = [*itertools.islice(of_parameters, len(group["params"]))]
+        ranges = kind.ranges[number]
         with _naming(name):
             if group.get("differentiable"):
                 raise ValueError(
@@ -131,6 +141,9 @@ def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list
                 )
             if name and not group["params"]:
                 raise ValueError("params: expected the indices of parameters, got none")
+            if kind.places is not None and arrays is not None:
+                ranges = tuple((place.begin, place.end) for place in arrays[number].values())
+                of_group = _in_order(number, arrays[number], kind.places.first, group, of_group)
             groups.append(
                 _Loaded(
                     number,
@@ -138,10 +151,54 @@ def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list
                     _arguments.numbers(found),
                     options_of_group(defaults | found),
                     Constant(to_float("lr", group.get("lr"))),
+                    ranges,
                     {f"state[{key!r}]": each for key, each in of_group},
                 )
             )
     return groups
+
+
+def _arrays_by_group(kind: Kind) -> list[dict[str, Place]] | None:
+    """Return the places of the arrays of each group by first name, or None if the parameters are not a pack."""
+    if kind.places is None:
+        return None
+    found: list[dict[str, Place]] = [{} for _ in kind.ranges]
+    arrays = kind.places.distinct.items()
+    for (name, place), number in zip(arrays, groups_of(kind, arrays), strict=True):
+        found[number][name] = place
+    return found
+
+
+def _in_order(
+    number: int,
+    arrays: Mapping[str, Place],
+    first: Mapping[str, str],
+    group: Mapping[str, Any],
+    states: Sequence[tuple[Any, dict[str, Any]]],
+) -> list[tuple[Any, dict[str, Any]]]:
+    """Return the keys and entries of a group's parameters in the order of the arrays of `opt.groups[number]`.
+
+    The parameters match by name if the group has names, and otherwise by position. `first` has the first name of each
+    array by each of its names.
+    """
+    like = f"like opt.groups[{number}]"
+    if group.get("param_names") is None:
+        if len(states) != len(arrays):
+            raise ValueError(f"params: expected {len(arrays)} parameters {like}, got {len(states)}")
+        by_name = dict(zip(arrays, states, strict=True))
+    else:
+        names = sequence("param_names", group["param_names"])
+        firsts = [first.get(name, "") if isinstance(name, str) else "" for name in names]
+        if len(names) != len(states) or sorted(firsts) != sorted(arrays):
+            raise ValueError(
+                f"param_names: expected {reprlib.repr([*arrays])} {like}, got {reprlib.repr([*names])}"
+            )
+        by_name = dict(zip(firsts, states, strict=True))
+    for name, place in arrays.items():
+        for state, value in by_name[name][1].items():
+            if state not in COUNTS and hasattr(value, "shape") and tuple(value.shape) != place.shape:
+                raise ValueError(f"{name}: {state}: expected shape {place.shape}, got {tuple(value.shape)}")
+    return [by_name[name] for name in arrays]
 
 
 def _options(kind: Kind, groups: Sequence[_Loaded]) -> dict[str, Any]:
@@ -261,26 +318,35 @@ def _flat_state(
         tensors = [each[name] for each in group.states.values() if name in each]
         if not tensors:
             continue
-        ranges = kind.ranges[group.number]
         with _naming(group.name):
             values = join(name, tensors)
-            if len(kind.ranges) == 1:
+            if len(kind.ranges) == 1 and kind.places is None:
                 return values
-            if len(values) != (size := size_of(ranges)):
+            if len(values) != (size := size_of(group.ranges)):
                 raise ValueError(
                     f"{name}: expected {size} elements like opt.groups[{group.number}], got {len(values)}"
                 )
         before = 0
-        for begin, end in ranges:
+        for begin, end in group.ranges:
             flat[begin:end] = values[before : before + end - begin]
             before += end - begin
     return flat
 
 
-def _counted(ranges: Ranges, group: _Loaded, counts: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield the ranges of a group's elements with the same step count, and this count."""
+def _counted(places: Places | None, group: _Loaded, counts: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield the ranges of a group's elements with the same step count, and this count.
+
+    Padding after an array has the count of the array.
+    """
+    for begin, end, count in _counted_elements(group, counts):
+        ranges = [(begin, end)]
+        yield from ((*each, count) for each in (ranges if places is None else places.padded(ranges)))
+
+
+def _counted_elements(group: _Loaded, counts: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield the same without padding."""
     if len({*counts}) < 2:
-        yield from ((begin, end, count) for begin, end in ranges for count in counts[:1])
+        yield from ((begin, end, count) for begin, end in group.ranges for count in counts[:1])
         return
     # The groups of a rule without states have a single count.
     sizes = [
@@ -290,5 +356,5 @@ def _counted(ranges: Ranges, group: _Loaded, counts: Sequence[int]) -> Iterator[
     begin = 0
     for count, run in itertools.groupby(zip(counts, sizes, strict=True), key=lambda pair: pair[0]):
         end = begin + sum(size for _, size in run)
-        yield from ((*each, count) for each in part_of(ranges, begin, end))
+        yield from ((*each, count) for each in part_of(group.ranges, begin, end))
         begin = end

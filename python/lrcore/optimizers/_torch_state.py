@@ -7,8 +7,9 @@ momenta, which lrcore computes from the step number.
 
 from __future__ import annotations
 
+import bisect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,10 @@ import numpy as np
 from lrcore._checks import flag, integer, require_entries
 from lrcore._lrcore_core import nadam_momentum_product, require_memory, to_float
 from lrcore.optimizers import _arguments
+from lrcore.optimizers._places import Places
 from lrcore.optimizers._ranges import Ranges, size_of
 from lrcore.optimizers._settings import Settings
+from lrcore.pack._node import Place
 
 
 class Kind(NamedTuple):
@@ -33,6 +36,8 @@ class Kind(NamedTuple):
     """The default options of its public class."""
     choose_rule: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], str]
     """Returns the name of the rule for the hyperparameters of each group, and the options."""
+    places: Places | None = None
+    """The places of the arrays if the parameters are a pack."""
 
     def shown(self) -> list[int]:
         """Return the indices of the groups that PyTorch's dictionaries have: all except a rest without elements."""
@@ -45,6 +50,34 @@ class Kind(NamedTuple):
     def maximizes_as_one(self) -> bool:
         """Return whether `maximize` is an option of the optimizer, not a setting of its groups."""
         return len(self.ranges) == 1 and self.settings.groups[0].maximize is None
+
+
+def groups_of(kind: Kind, parameters: Iterable[tuple[str, Place]]) -> Iterator[int]:
+    """Yield the index in `opt.groups` for each of PyTorch's parameters, given by its name and its place in the buffer.
+
+    A parameter without elements belongs to the group of the next element, or of the last one. Raises ValueError if a
+    parameter is in several groups.
+    """
+    ranges = sorted((*each, i) for i, of_group in enumerate(kind.ranges) for each in of_group) or [(0, 0, 0)]
+    begins = [begin for begin, _, _ in ranges]
+    for name, place in parameters:
+        first, last = elements_of(place, kind.size())
+        found = [
+            group
+            for _, _, group in ranges[bisect.bisect(begins, first) - 1 : bisect.bisect_left(begins, last)]
+        ]
+        if len(found) > 1:
+            several = ", ".join(f"opt.groups[{group}]" for group in dict.fromkeys(found))
+            raise ValueError(
+                f"{name}: expected a parameter inside one group, got elements {place.begin}:{place.end} of {several}"
+            )
+        yield found[0]
+
+
+def elements_of(place: Place, size: int) -> tuple[int, int]:
+    """Return the begin and end of the elements that decide to which group a parameter belongs."""
+    first = min(place.begin, max(size - 1, 0))
+    return first, max(place.end, first + 1)
 
 
 class Peer(NamedTuple):

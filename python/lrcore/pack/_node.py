@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
@@ -21,8 +22,19 @@ from lrcore.pack._tree import (
     tree_zip,
 )
 
-_CACHE_LINE = 64
+CACHE_LINE = 64
 """Size of a cache line in bytes."""
+
+
+class Place(NamedTuple):
+    """The place of an array in a flat buffer."""
+
+    begin: int
+    shape: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return self.begin + math.prod(self.shape)
 
 
 class _Buffer(NamedTuple):
@@ -57,12 +69,9 @@ class Node:
 
     def _adopt(self, flat: Any, shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Self:
         """Make views of a flat array of `xp`. `ties` maps each later path of a tied array to its first path."""
-        own = own_shapes(shapes, ties)
-        starts, _ = layout([*own.values()], pad)
-        spans = {
-            path: slice(start, start + math.prod(own[path])) for path, start in zip(own, starts, strict=True)
-        }
-        views = {path: flat[span].reshape(own[path]) for path, span in spans.items()}
+        places = places_in(shapes, pad, ties)
+        spans = {path: slice(place.begin, place.end) for path, place in places.items()}
+        views = {path: flat[spans[path]].reshape(place.shape) for path, place in places.items()}
         views |= {path: views[first] for path, first in ties.items()}
         return self._lie_over(_Buffer(flat, xp, pad, ties, spans, views), shapes, "")
 
@@ -123,9 +132,40 @@ class Node:
 
         An array that is tied to one outside this part has separate memory in the new node.
         """
+        return self._over(zeros_for(self._shapes, self._xp, self._pad, self._ties))
+
+    def _over(self, flat: Any) -> Self:
+        """Return a new node with the same names, shapes and ties over another flat array of the same library."""
+        return type(self).__new__(type(self))._adopt(flat, self._shapes, self._xp, self._pad, self._ties)
+
+    def _places(self) -> dict[str, Place]:
+        """Return the place of each array in `flat` by name, in order. Tied names have the same place."""
         ties = self._ties
-        flat = zeros_for(self._shapes, self._xp, self._pad, ties)
-        return type(self).__new__(type(self))._adopt(flat, self._shapes, self._xp, self._pad, ties)
+        firsts = places_in(self._shapes, self._pad, ties)
+        return {path: firsts[ties.get(path, path)] for path in tree_leaves(self._shapes)}
+
+    def _require_same_layout(self, other: Node, name: str) -> None:
+        """Raise ValueError unless another node has the same names, shapes, ties and padding, in the same order.
+
+        The message refers to the other node as `name`.
+        """
+        if other._shapes is self._shapes:  # as in packs made by `like`
+            return
+        hint = "make it with params.like()"
+        pairs = itertools.zip_longest(self._places().items(), other._places().items(), fillvalue=(None, None))
+        for (path, place), (other_path, other_place) in pairs:
+            if path != other_path or place is None or other_place is None:
+                expected, got = path or "no more arrays", other_path or "no more arrays"
+                raise ValueError(f"{name}: expected {expected} as in params, got {got}; {hint}")
+            if place.shape != other_place.shape:
+                raise ValueError(
+                    f"{name}: {path}: expected shape {place.shape} as in params, got {other_place.shape}"
+                )
+            if place.begin != other_place.begin:
+                raise ValueError(
+                    f"{name}: {path}: expected offset {place.begin} in the buffer as in params, got "
+                    f"{other_place.begin}; the packs differ in their ties or padding; {hint}"
+                )
 
     def tree(self) -> Any:
         """Return the views in plain dictionaries and lists, for example for ``jax.grad``."""
@@ -289,7 +329,7 @@ def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int
     list of int, int
         The offset of each array in elements, and the total number of elements. No padding follows the last array.
     """
-    step = _CACHE_LINE // 4 if pad else 1
+    step = CACHE_LINE // 4 if pad else 1
     starts, end = [], 0
     for shape in shapes:
         starts.append(-(-end // step) * step)
@@ -300,6 +340,13 @@ def layout(shapes: Sequence[tuple[int, ...]], pad: bool) -> tuple[list[int], int
 def own_shapes(shapes: Any, ties: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """Return the shape of each distinct array in a tree of shapes with ties, by its first path."""
     return {path: shape for path, shape in tree_leaves(shapes).items() if path not in ties}
+
+
+def places_in(shapes: Any, pad: bool, ties: Mapping[str, str]) -> dict[str, Place]:
+    """Return the place of each distinct array in a tree of shapes with ties, by its first path."""
+    own = own_shapes(shapes, ties)
+    starts, _ = layout([*own.values()], pad)
+    return {path: Place(start, own[path]) for path, start in zip(own, starts, strict=True)}
 
 
 def zeros_for(shapes: Any, xp: ModuleType, pad: bool, ties: Mapping[str, str]) -> Any:

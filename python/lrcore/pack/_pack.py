@@ -23,11 +23,11 @@ class Pack(Node, Mapping[str, Any], over=dict):
     ``pack["w1"]`` is a view of `flat`: writing to either changes both. ``pack["w1"] -= x`` and
     ``pack["w1"] = values`` write in place; `values` must be a number or have the same shape. If the entry
     "head" is a dictionary, ``pack["head"]`` is a pack over its part of the same buffer. If the entry "layers"
-    is a list, ``pack["layers"]`` is a sequence of views and packs; ``pack["layers"][0].flat`` can have its own
+    is a list, ``pack["layers"]`` is a sequence of views and packs; ``pack["layers"][0]`` can have its own
     optimizer, and ``pack["layers"] = values`` writes in place like `assign`.
 
-    If a pack and an optimizer on ``pack.flat`` are pickled or deep-copied together, the copies share memory
-    too. The copy of an optimizer on the `flat` of a part, however, is independent of the copied pack.
+    If a pack and an optimizer over it are pickled or deep-copied together, the copies share memory too. The copy
+    of an optimizer over a part, however, is independent of the copied pack.
 
     Arrays with several names (tied weights) stay tied in packs made by `like`, and in copies, pickles and
     files. A part with an array whose first name is outside the part has no `flat`, and a copy of such a part
@@ -64,7 +64,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
     --------
     >>> pack = Pack({"w": (2, 3), "b": (3,)})
     >>> grads = pack.like()
-    >>> opt = lrcore.SGD(pack.flat, lr=1.0, grads=grads.flat)
+    >>> opt = lrcore.SGD(pack, lr=1.0, grads=grads)
     >>> grads["b"] -= 1
     >>> opt.step()
     >>> pack.flat

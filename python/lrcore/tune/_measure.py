@@ -99,9 +99,9 @@ def update_ratio(opt: Optimizer, grads: Any = None, **arguments: Any) -> float:
     if not isinstance(opt, Optimizer):
         raise TypeError(f"opt: expected an optimizer, got {type(opt).__name__}")
     before, after = np.empty((2, opt.size), np.float32)
-    copy(opt.params, before)
+    copy(opt._array, before)
     opt.step(grads, **arguments)
-    copy(opt.params, after)
+    copy(opt._array, after)
     with np.errstate(invalid="ignore"):  # infinite parameters
         size = float(np.linalg.norm(before.astype(np.float64)))
         moved = float(np.linalg.norm(after.astype(np.float64) - before))

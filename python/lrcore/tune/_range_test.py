@@ -171,7 +171,7 @@ def _restorer(opt: Optimizer) -> Callable[[], object]:
     The function is a single call into the extension module, which Ctrl-C cannot interrupt.
     """
     params = allocate(opt._memory)
-    copy(opt.params, params)
+    copy(opt._array, params)
     states = [allocate(opt._memory) for _ in opt.state]
     step_count, counts, settings, schedule = opt._snapshot(states)
     every = [schedule, *settings.schedules()]
