@@ -545,10 +545,11 @@ class Optimizer(Stepper):
         TypeError, ValueError
             If PyTorch has no such optimizer or option, or the shapes do not match.
         """
-        if shapes is None and self._places is None:
+        parameters = self._places if shapes is None else shapes
+        if parameters is None:
             ranges = sorted(itertools.chain.from_iterable(self._ranges))
             whole = getattr(self._params, "shape", self.size)
-            shapes = [whole] if len(ranges) < 2 else [end - begin for begin, end in ranges]
+            parameters = [whole] if len(ranges) < 2 else [end - begin for begin, end in ranges]
         (step_count, counts, settings, schedule), state = self._snapshot_all(on_host=True)
         lr = self._rate_after(step_count, schedule)
         rates = [
@@ -556,7 +557,7 @@ class Optimizer(Stepper):
             for own in settings.groups
         ]
         kind = self._kind()._replace(settings=settings)
-        return _torch_export.exported(kind, shapes, step_count, counts, rates, state)
+        return _torch_export.exported(kind, parameters, step_count, counts, rates, state)
 
     def load_torch_state_dict(self, dictionary: Mapping[str, Any], *, step_count: int | None = None) -> None:
         """Resume from the ``state_dict()`` of the optimizer of the same name in ``torch.optim``.

@@ -68,6 +68,7 @@ class Places:
         self._arrays = [
             _Array(name, begin, end, until) for (begin, end, name), until in zip(filled, ends, strict=True)
         ]
+        self._by_first_name = {each.name: each for each in self._arrays}
         self._begins = [each.begin for each in self._arrays]
 
     def parts(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[_Array, int, int]]:
@@ -90,9 +91,8 @@ class Places:
 
         Each range is in one array, with the padding after it if it ends with the array.
         """
-        arrays = {each.name: each for each in other._arrays}
         for array, low, high in self.parts(ranges):
-            to = arrays[other.first[array.name]]
+            to = other._by_first_name[other.first[array.name]]
             yield (
                 to.begin + low - array.begin,
                 to.until if high == array.end else to.begin + high - array.begin,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from lrcore._checks import shape_of
 from lrcore._extras import optional_dependency
+from lrcore.optimizers._places import Places
 from lrcore.optimizers._torch_state import (
     Kind,
     as_float32,
@@ -35,7 +36,7 @@ class _Parameter(NamedTuple):
 
 def exported(
     kind: Kind,
-    shapes: Sequence[Any] | None,
+    shapes: Sequence[Any] | Places,
     step_count: int,
     counts: Sequence[tuple[int, int, int]],
     rates: Sequence[float],
@@ -43,11 +44,11 @@ def exported(
 ) -> dict[str, Any]:
     """Return the dictionary that `Optimizer.torch_state_dict` documents.
 
+    `shapes` is that argument, or the places of the arrays of a pack, which also have names.
     `counts` has the ranges of elements that have taken fewer steps than the optimizer, in order, with their counts, and
     `rates` the rate of each group.
     """
     parameters = _parameters(kind, _spans(kind, shapes), step_count, counts)
-    is_named = shapes is None and kind.places is not None
     with optional_dependency("torch"):
         import torch
 
@@ -71,16 +72,15 @@ def exported(
         maximize = kind.options["maximize"] if own is None else own
         group = _group_of(kind, rates[i], numbers[i], maximize)
         groups.append(group | {"params": [*range(first, len(states))]})
-        if is_named:
+        if isinstance(shapes, Places):
             groups[-1]["param_names"] = [each.name for each in of_group]
     return {"state": {i: each for i, each in enumerate(states) if each}, "param_groups": groups}
 
 
-def _spans(kind: Kind, shapes: Sequence[Any] | None) -> list[tuple[str, Place]]:
+def _spans(kind: Kind, shapes: Sequence[Any] | Places) -> list[tuple[str, Place]]:
     """Return the name of each of PyTorch's parameters and its place in the buffer, in the order of the buffer."""
-    if shapes is None:
-        assert kind.places is not None
-        return [*kind.places.distinct.items()]
+    if isinstance(shapes, Places):
+        return [*shapes.distinct.items()]
     found = []
     end = 0
     for i, each in enumerate(shapes):
@@ -99,8 +99,9 @@ def _parameters(
     Raises ValueError if PyTorch cannot have such parameters.
     """
     parameters = []
+    size = kind.size()
     for (name, place), group in zip(spans, groups_of(kind, spans), strict=True):
-        first, last = elements_of(place, kind.size())
+        first, last = elements_of(place, size)
         taken = _counts_in(first, last, step_count, counts)
         if len(taken) > 1:
             raise ValueError(

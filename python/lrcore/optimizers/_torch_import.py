@@ -141,7 +141,7 @@ def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list
                 )
             if name and not group["params"]:
                 raise ValueError("params: expected the indices of parameters, got none")
-            if kind.places is not None and arrays is not None:
+            if kind.places is not None:
                 ranges = tuple((place.begin, place.end) for place in arrays[number].values())
                 of_group = _in_order(number, arrays[number], kind.places.first, group, of_group)
             groups.append(
@@ -158,12 +158,10 @@ def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list
     return groups
 
 
-def _arrays_by_group(kind: Kind) -> list[dict[str, Place]] | None:
-    """Return the places of the arrays of each group by first name, or None if the parameters are not a pack."""
-    if kind.places is None:
-        return None
+def _arrays_by_group(kind: Kind) -> list[dict[str, Place]]:
+    """Return the places of the arrays of each group by first name; empty if the parameters are not a pack."""
+    arrays = [] if kind.places is None else [*kind.places.distinct.items()]
     found: list[dict[str, Place]] = [{} for _ in kind.ranges]
-    arrays = kind.places.distinct.items()
     for (name, place), number in zip(arrays, groups_of(kind, arrays), strict=True):
         found[number][name] = place
     return found

@@ -60,8 +60,9 @@ def groups_of(kind: Kind, parameters: Iterable[tuple[str, Place]]) -> Iterator[i
     """
     ranges = sorted((*each, i) for i, of_group in enumerate(kind.ranges) for each in of_group) or [(0, 0, 0)]
     begins = [begin for begin, _, _ in ranges]
+    size = kind.size()
     for name, place in parameters:
-        first, last = elements_of(place, kind.size())
+        first, last = elements_of(place, size)
         found = [
             group
             for _, _, group in ranges[bisect.bisect(begins, first) - 1 : bisect.bisect_left(begins, last)]
