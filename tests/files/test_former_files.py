@@ -1,8 +1,8 @@
-"""Files of format 1 and pickles, written by the version before format 2, load with exactly the saved bits.
+"""Files and pickles of earlier versions load with exactly the saved bits.
 
-They are in ``golden/format_1``: a file for each rule, after three steps, and a pack. ``expected.json`` has
-the saved values, the parameters after three more steps of that version, and the pickles. All bytes are
-written as hexadecimal digits.
+In ``golden/format_1`` is a file for each rule, after three steps, and a pack; ``expected.json`` has the saved values,
+the parameters after three more steps of that version, and pickles. In ``golden/format_2`` are optimizers with groups,
+after four steps: one over a plain array, and one over a pack. All bytes are written as hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import lrcore
 from lrcore import schedules
 from support import Array
 
-FILES = Path(__file__).resolve().parents[1] / "golden" / "format_1"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+FILES, GROUPED = GOLDEN / "format_1", GOLDEN / "format_2"
 EXPECTED: dict[str, Any] = json.loads((FILES / "expected.json").read_text())
+EXPECTED_OF_GROUPS: dict[str, Any] = json.loads((GROUPED / "expected.json").read_text())
 PICKLES = {name: bytes.fromhex(text) for name, text in EXPECTED["pickles"].items()}
 RULES = [name for name in EXPECTED if name in lrcore.rules()]
 SIZE = 5
@@ -31,9 +33,9 @@ def decoded(digits: str) -> Array:
     return np.frombuffer(bytes.fromhex(digits), np.float32).copy()
 
 
-def grads(t: int) -> Array:
+def grads(t: int, size: int = SIZE) -> Array:
     """Return the gradient of step t + 1."""
-    return np.random.default_rng([7, t]).standard_normal(SIZE).astype(np.float32)
+    return np.random.default_rng([7, t]).standard_normal(size).astype(np.float32)
 
 
 def names_in(pickled: bytes) -> set[bytes]:
@@ -79,6 +81,57 @@ def test_a_state(rule: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="options: expected"):
         other.load(file)
     assert other.step_count == 0
+
+
+def test_groups_of_a_plain_array() -> None:
+    file, expected = GROUPED / "groups.safetensors", EXPECTED_OF_GROUPS["groups"]
+    params = decoded(expected["params"])
+    opt = lrcore.load(file, params)
+    assert (opt.step_count, [group.step_count for group in opt.groups]) == (4, expected["counts"])
+    assert {name: each.tobytes().hex() for name, each in opt.state.items()} == expected["state"]
+    again = lrcore.AdamW(params.copy(), groups=[{"params": [*group.ranges]} for group in opt.groups[1:]])
+    again.load(file)
+    for each in (opt, again):
+        for t in range(4, 7):
+            each.step(grads(t, 12))
+        assert [group.lr.hex() for group in each.groups] == expected["rates"]
+        assert each.params.tobytes().hex() == expected["gone_on"]
+
+
+@pytest.mark.parametrize(
+    ("order", "pad"),
+    [("embed b layers head", False), ("embed b layers head", True), ("head layers b embed", False)],
+)
+def test_groups_of_a_pack(order: str, pad: bool) -> None:
+    """The arrays match by name. The values of this pack are stored in the order of the first case."""
+    table = np.zeros((2, 2), np.float32)
+    entries: dict[str, Any] = {
+        "embed": table,
+        "b": 2,
+        "layers": [{"w": (1, 3), "none": (0, 2)}],
+        "head": {"w": table, "b": 3},
+    }
+
+    def packed(values: Array) -> lrcore.Pack:
+        stored = lrcore.Pack(entries)
+        stored.flat = values
+        pack = lrcore.Pack({name: entries[name] for name in order.split()}, pad=pad)
+        pack.assign(stored)
+        return pack
+
+    file, expected = GROUPED / "names.safetensors", EXPECTED_OF_GROUPS["names"]
+    opt = lrcore.load(file, packed(decoded(expected["params"])))
+    groups = [{"params": name} for name in ("b", "head.b", "layers.*")]
+    again = lrcore.AdamW(packed(decoded(expected["params"])), groups=groups)
+    again.load(file)
+    for each in (opt, again):
+        assert (each.step_count, [group.step_count for group in each.groups]) == (4, expected["counts"])
+        for name, digits in expected["state"].items():
+            assert each.state[name].flat.tobytes() == packed(decoded(digits)).flat.tobytes()
+        for t in range(4, 7):
+            each.step(packed(grads(t, 12)))
+        assert [group.lr.hex() for group in each.groups] == expected["rates"]
+        assert each.params.flat.tobytes() == packed(decoded(expected["gone_on"])).flat.tobytes()
 
 
 def test_a_pack() -> None:
