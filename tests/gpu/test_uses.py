@@ -98,16 +98,24 @@ def test_packs(name: str, pad: bool, path: Path) -> None:
         there = lrcore.Pack(host.tree(), xp.cupy, pad=pad)
         its_gradient = there.like()
         its_gradient.assign(gradient.tree())
+        groups = [{"params": ["layers.*.b", "s"], "lr_scale": 0.5}, {"params": "embed", "frozen": True}]
         opt, reference = (
-            lrcore.Adam(p.flat, grads=g.flat) for p, g in ((there, its_gradient), (host, gradient))
+            lrcore.Adam(p, grads=g, groups=groups) for p, g in ((there, its_gradient), (host, gradient))
         )
         for _ in range(3):
             opt.step()
             reference.step()
         for pack, grads in ((there, its_gradient), (host, gradient)):
-            lrcore.SGD(pack["layers"][1].flat).step(grads["layers"][1].flat)
+            lrcore.SGD(pack["layers"][1]).step(grads["layers"][1])
+        for state, expected in reference.state.items():
+            assert_equal(opt.state[state], expected)
+        reordered = lrcore.Pack({name: there.tree()[name] for name in ("s", "layers", "embed")}, xp.cupy)
+        moved = lrcore.Adam(reordered, groups=groups)
+        moved.load_state_dict(opt.state_dict())
+        for state, expected in reference.state.items():
+            assert_equal(moved.state[state], expected)
         copied, its_opt = copy.deepcopy((there, opt))
-        assert its_opt.params is copied.flat
+        assert its_opt.params is copied
         for pack in (there, copied, pickle.loads(pickle.dumps(there))):
             assert_equal(pack, host)
 
