@@ -82,7 +82,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("leave it out; pass a Pack, whose arrays have names",): "param_names",
     # learning rates and metrics
     ("write opt.lr",): "get_last_lr get_lr",
-    ("write lrcore.schedules.plateaus(opt.schedule)[0].observe(metric)",): "observe",
+    ("write lrcore.schedules.plateaus(opt)[0].observe(metric)",): "observe",
     ("observe", "write opt.step(); a schedule has no counter"): "step",
     ('write plateau.state_dict()["bad"]',): "num_bad_epochs",
     # methods of packs

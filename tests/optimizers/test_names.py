@@ -164,7 +164,7 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
         (OPT, "learning_rate", "did you mean lr?"),
         (OPT, "betas", 'did you mean opt.hyper["betas"]?'),
         (OPT, "beta1", 'did you mean opt.hyper["betas"]?'),
-        (OPT, "observe", "write lrcore.schedules.plateaus(opt.schedule)[0].observe(metric)"),
+        (OPT, "observe", "write lrcore.schedules.plateaus(opt)[0].observe(metric)"),
         (OPT.schedule, "step", "did you mean observe?"),
         (COSINE, "step", "write opt.step(); a schedule has no counter"),
         (PACK, "parameters", "did you mean flat?"),

@@ -58,7 +58,7 @@ def test_what_is_set_is_set_on_every_device() -> None:
     _, other = built("Adam", lr=0.1)
     other.load_state_dict(opt.state_dict())
     for each in (opt, other):
-        (plateau,) = lrcore.schedules.plateaus(each.schedule)
+        (plateau,) = lrcore.schedules.plateaus(each)
         for metric in (1.0, 2.0):
             plateau.observe(metric)
         assert {inner.lr for inner in each.optimizers} == {0.05} == {each.param_groups[0]["lr"], each.lr}

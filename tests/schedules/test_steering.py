@@ -177,3 +177,20 @@ def test_plateaus_are_found_in_whatever_is_made_of_them() -> None:
     assert [id(each) for each in schedules.plateaus(Own(first))] == [id(first)]  # listed once
     assert schedules.plateaus(schedules.Function(lambda t: first(t) * 2)) == []
     assert schedules.plateaus(Constant(0.1)) == []
+
+
+def test_plateaus_of_an_optimizer_are_those_of_its_groups_too() -> None:
+    """They are in the order of the optimizer and its groups, each once, even if they are equal or shared."""
+    shared, *equal = plain(), plain(0.1), plain(0.1)
+    rates: list[Any] = [equal[1] * shared, shared, 0.1, equal[0]]
+    groups = [{"params": (i, i + 1), "lr": lr, "frozen": i == 3} for i, lr in enumerate(rates)]
+    opt = lrcore.Adam(start(), lr=shared.warmup(3), groups=groups)
+    expected = [*map(id, (shared, equal[1], equal[0]))]
+    assert [id(each) for each in schedules.plateaus(opt)] == expected
+    opt.groups[0].lr = equal[0]
+    opt.lr = 0.1
+    assert [id(each) for each in schedules.plateaus(opt)] == [expected[2], *expected[1::-1]]
+    wrong: Any
+    for wrong in (0.1, None, double, lrcore.Adam, Plateau, opt.groups[1], [shared]):
+        with pytest.raises(TypeError, match="^schedule: expected a schedule or an optimizer, got "):
+            schedules.plateaus(wrong)

@@ -289,6 +289,10 @@ class Optimizer(Stepper):
         """Return the rate of the step that follows t steps."""
         return schedule(t if self._max_steps is None else min(t, self._max_steps - 1))
 
+    def _all_schedules(self) -> list[schedules.Schedule]:
+        """Return the schedule, then the own schedules of the groups."""
+        return [self.schedule, *self._settings.schedules()]
+
     @property
     def options(self) -> Mapping[str, bool | str]:
         """The structural options by name. They are fixed at construction."""

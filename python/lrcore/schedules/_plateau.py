@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, cast, get_args
 
 from lrcore._checks import integer, nonnegative, one_of, rate, require_entries, sequence
 from lrcore._lrcore_core import to_float
@@ -282,18 +282,46 @@ def _decoded(name: str, value: Any) -> float:
     return metric
 
 
+class _Scheduled(Protocol):
+    """An optimizer, whose groups may have schedules of their own."""
+
+    def _all_schedules(self) -> list[Schedule]: ...
+
+
 @explain_keywords
-def plateaus(schedule: Schedule) -> list[Plateau]:
-    """Return each distinct `Plateau` in a schedule, in the order of the schedule's repr.
+def plateaus(schedule: Schedule | _Scheduled) -> list[Plateau]:
+    """Return each distinct `Plateau` in a schedule, or in the schedules of an optimizer and of its groups.
 
     Use it to call `Plateau.observe` on each of them. A `Plateau` that occurs in several places is listed once, and
-    should observe each metric once. It remains a single object in copies, dictionaries and files. A `Plateau` inside
-    a callable is not found.
+    should observe each metric once. It remains a single object in copies, dictionaries and files of a schedule. A
+    `Plateau` inside a callable is not found.
+
+    Parameters
+    ----------
+    schedule : Schedule or Optimizer
+        A schedule, whose plateaus are listed in the order of its repr, or an optimizer: first the plateaus of
+        ``opt.schedule``, then those of the groups with a rate of their own, including frozen groups.
+
+    Raises
+    ------
+    TypeError
+        If `schedule` is neither.
 
     Examples
     --------
     >>> schedule = Plateau(0.1).warmup(10) * 0.5
     >>> plateaus(schedule)
     [Plateau(lr=0.1)]
+    >>> params = numpy.zeros(5, numpy.float32)
+    >>> opt = lrcore.SGD(params, lr=schedule, groups=[{"params": (0, 2), "lr": Plateau(0.2)}])
+    >>> plateaus(opt)
+    [Plateau(lr=0.1), Plateau(lr=0.2)]
     """
-    return [each for each in stateful(schedule) if isinstance(each, Plateau)]
+    if isinstance(schedule, Schedule):
+        every = [schedule]
+    elif hasattr(type(schedule), "_all_schedules"):
+        every = schedule._all_schedules()
+    else:
+        raise TypeError(f"schedule: expected a schedule or an optimizer, got {type(schedule).__name__}")
+    found = {id(each): each for one in every for each in stateful(one)}
+    return [each for each in found.values() if isinstance(each, Plateau)]

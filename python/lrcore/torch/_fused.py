@@ -202,6 +202,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """The schedule of the learning rate."""
         return self.optimizers[0].schedule
 
+    def _all_schedules(self) -> list[Schedule]:
+        return [self.schedule]
+
     @property
     def step_count(self) -> int:
         """The number of steps taken. Steps that GradScaler skips do not count."""
