@@ -158,14 +158,15 @@ def sequence(name: str, value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def vector(name: str, value: Any) -> NDArray[np.float64]:
-    """Check that a value is a one-dimensional sequence of real numbers, and return it as a float64 array."""
+def vector(name: str, value: Any, most: int = 1) -> NDArray[np.float64]:
+    """Check that a value is a sequence of real numbers in at most `most` dimensions; return it as a float64 array."""
+    expected = ("one dimension", "one or two dimensions")[most - 1]
     try:
         array = np.asarray(value)
     except ValueError:
-        raise ValueError(f"{name}: expected one dimension, got rows of different lengths") from None
-    if array.ndim != 1:
-        raise ValueError(f"{name}: expected one dimension, got {array.ndim}")
+        raise ValueError(f"{name}: expected {expected}, got rows of different lengths") from None
+    if not 1 <= array.ndim <= most:
+        raise ValueError(f"{name}: expected {expected}, got {array.ndim}")
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
     return array.astype(np.float64)

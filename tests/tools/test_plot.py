@@ -74,6 +74,77 @@ def test_several_schedules_on_given_axes(plt: Any) -> None:
     assert plt.get_fignums() == [figure.number]
 
 
+COSINE = schedules.Cosine(0.1, 9)
+REDUCED = schedules.Plateau(0.1, patience=0)
+for metric in (1, 1):
+    REDUCED.observe(metric)
+GROUPS: dict[str, tuple[list[dict[str, Any]], int, dict[str, int]]] = {
+    # the settings of groups of one element, the number of other elements, and the group of each label
+    "no groups": ([], 2, {repr(COSINE): 0}),
+    "equal": ([{"lr": schedules.Cosine(0.1, 9)}, {"weight_decay": 0.5}], 2, {repr(COSINE): 1}),
+    "scaled": (
+        [{"lr_scale": 0.3}, {"lr": 0.2}, {"lr_scale": 0.3}, {"lr": COSINE}, {"lr": 0.2}],
+        1,
+        {
+            f"groups[0], groups[4]: {COSINE!r}": 0,
+            f"groups[1], groups[3]: {COSINE * 0.3!r}": 1,
+            "groups[2], groups[5]: Constant(lr=0.2)": 2,
+        },
+    ),
+    "empty rest": ([{"lr": 0.2}] * 3, 0, {"Constant(lr=0.2)": 1}),
+    "frozen": ([{"lr": 0.2, "frozen": True}, {"lr_scale": 0.5, "frozen": True}], 1, {repr(COSINE): 0}),
+    "all frozen": (
+        [{"lr": 0.2, "frozen": True}, {"lr": 0.3, "frozen": True}],
+        0,
+        {"groups[1]: Constant(lr=0.2)": 1, "groups[2]: Constant(lr=0.3)": 2},
+    ),
+    "plateaus": (
+        [{"lr": REDUCED}, {"lr": schedules.Plateau(0.1, patience=0)}, {"lr": REDUCED}],
+        0,
+        {f"groups[1], groups[3]: {REDUCED!r}": 1, f"groups[2]: {REDUCED!r}": 2},
+    ),
+    "many in one line": (
+        [{"lr": 0.2}, {}, {}, {}, {}],
+        1,
+        {f"groups[0], groups[2], ..., groups[5]: {COSINE!r}": 0, "groups[1]: Constant(lr=0.2)": 1},
+    ),
+    "many lines": (
+        [{"lr_scale": 0.5**i} for i in range(24)],
+        1,
+        {f"groups[{i}]": i for i in range(2, 25)} | {"groups[0], groups[1]": 0},
+    ),
+    "no elements": ([], 0, {repr(COSINE): 0}),
+}
+
+
+def grouped(settings: list[dict[str, Any]], others: int) -> lrcore.Adam:
+    """Return an optimizer with groups of one element each, and with other elements."""
+    groups = [{"params": (i, i + 1), **each} for i, each in enumerate(settings)]
+    return lrcore.Adam(np.zeros(len(groups) + others, np.float32), COSINE, groups=groups)
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_the_rates_of_an_optimizer(plt: Any, case: str) -> None:  # noqa: ARG001
+    """An optimizer stands for the distinct rates of its groups, which are exactly those of its steps."""
+    settings, others, expected = GROUPS[case]
+    opt = grouped(settings, others)
+    rates = []
+    for t in range(9):
+        opt.step_count = t
+        rates.append([group.lr for group in opt.groups])
+    ax = plot.schedules(0.5, opt, steps=9)
+    first, *lines = ax.lines
+    assert {*first.get_ydata()} == {0.5}
+    labels = [entry.replace("\n", " ") for entry in entries(ax)[1:]]
+    assert {*labels} == {*expected}
+    for line, its in zip(lines, labels, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), np.array(rates)[:, expected[its]])
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == len(ax.lines)
+    ax.figure.canvas.draw()
+    given = [f"{i}" for i in range(len(ax.lines))]
+    assert entries(plot.schedules(0.5, opt, steps=9, labels=given)) == given
+
+
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 10_000, 10_001, 10**7])
 def test_lines_of_any_length(plt: Any, steps: int, log: bool) -> None:  # noqa: ARG001
@@ -204,12 +275,34 @@ def test_training(plt: Any) -> None:
     plot.training([1.0], [0.1]).figure.canvas.draw()
 
 
+def test_the_rates_of_groups_in_a_training(plt: Any) -> None:  # noqa: ARG001
+    """Equal columns are one line. Missing rates leave gaps, and a column without rates is left out."""
+    one, other, gone = np.linspace(1, 0, 9), np.full(9, 0.5), np.full(9, np.nan)
+    thawed = np.where(np.arange(9) < 4, gone, one)
+    cases: list[tuple[list[Any], dict[str, Any]]] = [
+        ([one], {}),
+        ([other, other, gone], {}),
+        ([one, other, one, thawed, gone, thawed, one], {
+            "groups[0], groups[2], groups[6]": one, "groups[1]": other, "groups[3], groups[5]": thawed,
+        }),
+        ([one * 0.5**i for i in range(25)], {f"groups[{i}]": one * 0.5**i for i in range(25)}),
+    ]  # fmt: skip
+    for columns, expected in cases:
+        above, below = plot.training(np.ones(9), np.stack(columns, axis=1)).figure.axes
+        assert (entries(below) if below.get_legend() else []) == [*expected]
+        for line, values in zip(below.lines, expected.values() or columns[:1], strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), values)
+        assert len({(line.get_color(), line.get_linestyle()) for line in below.lines}) == len(below.lines)
+        above.figure.canvas.draw()
+
+
 RATES: list[tuple[Any, dict[str, Any], str]] = [
     ((), {}, "rates: expected at least one schedule"),
     ((0.1,), {"steps": 0}, "steps: "),
     ((0.1,), {"steps": 2.5}, "steps: "),
     ((0.1,), {"log": 1}, "log: "),
-    ((0.1,), {"labels": []}, "labels: expected 1, one for each schedule, got 0"),
+    ((0.1,), {"labels": []}, "labels: expected 1, one for each line, got 0"),
+    ((grouped([{"lr": 0.2}], 1),), {"labels": ["a"]}, "labels: expected 2, one for each line, got 1"),
     ((0.1, 0.2), {"labels": "ab"}, "labels: expected a sequence, got str"),
     ((0.1,), {"labels": [None]}, "labels: expected strings, got None"),
     ((0.1, lambda t: HUGE * (t == 1)), {}, r"rates: .* up to 1e\+150, .* 1e\+308"),
@@ -223,7 +316,13 @@ SUGGESTIONS: list[tuple[Any, str]] = [
 TRAININGS: list[tuple[Any, Any, str]] = [
     ([], [], "losses: expected at least one, got none"),
     ([[1.0]], [[1.0]], "losses: "),
-    ([1.0, 2.0], [1.0], "lrs: expected shape"),
+    *(
+        ([1.0, 2.0], lrs, rf"lrs: expected shape \(2,\) like losses, or \(2, groups\) .*, got {shape}")
+        for lrs, shape in (([1.0], r"\(1,\)"), ([[1.0, 2.0]], r"\(1, 2\)"), (np.empty((2, 0)), r"\(2, 0\)"))
+    ),
+    ([1.0, 2.0], [[[1.0]], [[2.0]]], "lrs: expected one or two dimensions, got 3"),
+    ([1.0, 2.0], 0.1, "lrs: expected one or two dimensions, got 0"),
+    ([1.0, 2.0], [[1.0], [2.0, 3.0]], "lrs: expected one or two dimensions, got rows of different lengths"),
     (["a"], [1.0], "losses: "),
     ([[1.0], [1.0, 2.0]], [1.0], "losses: "),
     ([1.0, -1e308, 1e200], [0.1] * 3, r"losses: .* up to 1e\+150, .* got -1e\+308"),

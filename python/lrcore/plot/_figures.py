@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from lrcore._checks import flag, num_steps, one_of, safe_repr, sequence, vector
 from lrcore._extras import optional_dependency
 from lrcore._names import explain_keywords
-from lrcore.schedules import Rate, as_schedule
+from lrcore.optimizers import Optimizer
+from lrcore.schedules import Rate, Schedule, as_schedule
+from lrcore.schedules._state import states_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +25,14 @@ _EXAMINED = 200_000
 """Maximum number of steps at which a schedule is evaluated. If there are more, it is evaluated at evenly spaced ones."""
 _POINTS = 10_000
 """Maximum number of points in a line."""
+
+_COLORS = 10
+"""Number of colors of matplotlib. More lines than that differ in their style."""
+_STYLES = ("-", "--", ":", "-.")
+_ROWS = 5
+"""Number of entries above which a legend has several columns."""
+_ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}
+"""The options of a legend above the axes."""
 
 _LARGEST = 1e150
 """Largest magnitude on an axis. Above it matplotlib overflows, for example in the margins of logarithmic axes."""
@@ -48,7 +58,7 @@ class _RangeTest(Protocol):
 
 @explain_keywords
 def schedules(
-    *rates: Rate,
+    *rates: Rate | Optimizer,
     steps: int,
     labels: Sequence[str] | None = None,
     log: bool = False,
@@ -58,13 +68,16 @@ def schedules(
 
     Parameters
     ----------
-    *rates : float, schedule or callable
-        Rates in any form that an optimizer accepts as `lr`.
+    *rates : float, schedule, callable or Optimizer
+        Rates in any form that an optimizer accepts as `lr`. An optimizer stands for the rates of its groups: groups
+        with equal rates are one line. Groups without elements are not drawn, nor are frozen groups, unless all groups
+        are frozen.
     steps : int
         Number of steps to draw. If there are more than 200,000, the schedules are evaluated at 200,000 evenly spaced
         ones.
     labels : sequence of str, optional
-        Labels for the legend. The default is the repr of each schedule.
+        Labels for the legend, one for each line. The default is the repr of each schedule. If an optimizer has several
+        lines, each repr follows the names of its groups; with more than ten lines, the label has only the names.
     log : bool
         Whether the axis of the rates is logarithmic. Rates of 0 are then left out.
     ax : Axes, optional
@@ -80,14 +93,19 @@ def schedules(
     steps, log = steps_to_draw("steps", steps), flag("log", log)
     if not rates:
         raise ValueError("rates: expected at least one schedule")
-    drawn = [as_schedule(rate) for rate in rates]
-    labels = [repr(each) for each in drawn] if labels is None else _labels(labels)
+    drawn: list[tuple[str, Schedule]] = []
+    for rate in rates:
+        drawn += rates_of(rate) if isinstance(rate, Optimizer) else [("", as_schedule(rate))]
+    if labels is None:
+        labels = [label_of(*each) if len(drawn) <= _COLORS else each[0] or repr(each[1]) for each in drawn]
+    else:
+        labels = _labels(labels)
     if len(labels) != len(drawn):
-        raise ValueError(f"labels: expected {len(drawn)}, one for each schedule, got {len(labels)}")
+        raise ValueError(f"labels: expected {len(drawn)}, one for each line, got {len(labels)}")
     t = examined_steps(steps)
-    lines = [_drawable("rates", schedule(t)) for schedule in drawn]
+    lines = [_drawable("rates", schedule(t)) for _, schedule in drawn]
     ax = _axes(ax)
-    for values, label in zip(lines, labels, strict=True):
+    for i, (values, label) in enumerate(zip(lines, labels, strict=True)):
         if log:
             values[values == 0] = np.nan
         kept = _outline(values)
@@ -96,6 +114,7 @@ def schedules(
             t[kept],
             values[kept],
             drawstyle="steps-post",
+            linestyle=_style(i),
             linewidth=1.8,
             marker=marker,
             label=textwrap.fill(label, 90),
@@ -104,8 +123,47 @@ def schedules(
         ax.set_yscale("log")
     else:
         ax.set_ylim(bottom=0)
-    _finish(ax, "step", "learning rate", loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    _finish(ax, "step", "learning rate", **_ABOVE)
     return ax
+
+
+def rates_of(opt: Optimizer) -> list[tuple[str, Schedule]]:
+    """Return the distinct rates of an optimizer's groups, with the names of the groups, or "" if there is one rate.
+
+    Groups without elements are left out, and so are frozen groups, unless all groups are frozen.
+    """
+    filled = [i for i, group in enumerate(opt.groups) if group.size] or [0]
+    found: list[tuple[Schedule, list[int]]] = []
+    for i in [i for i in filled if not opt.groups[i].frozen] or filled:
+        group = opt.groups[i]
+        rate = opt.schedule if group.schedule is None else group.schedule
+        if group.lr_scale != 1:
+            rate = rate * group.lr_scale
+        for other, groups in found:
+            if rate == other and states_of(rate) == states_of(
+                other
+            ):  # equal plateaus may differ in their states
+                groups.append(i)
+                break
+        else:
+            found.append((rate, [i]))
+    return [(_names_of(groups) if len(found) > 1 else "", rate) for rate, groups in found]
+
+
+def _names_of(groups: Sequence[int]) -> str:
+    """Return the names of some groups, of which only the first two and the last are named if there are many."""
+    names = [f"groups[{i}]" for i in groups]
+    return ", ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]])
+
+
+def label_of(groups: str, rate: Schedule) -> str:
+    """Return the label of a rate from the result of `rates_of`."""
+    return f"{groups}: {rate!r}" if groups else repr(rate)
+
+
+def _style(i: int) -> str:
+    """Return the style of the line with the index i."""
+    return _STYLES[i // _COLORS % len(_STYLES)]
 
 
 def examined_steps(steps: int) -> NDArray[np.int64]:
@@ -189,8 +247,12 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    losses, lrs : array of float, (n,)
-        The loss and the learning rate of each step. The axis of the losses is logarithmic if all losses are > 0.
+    losses : array of float, (n,)
+        The loss of each step. The axis of the losses is logarithmic if all losses are > 0.
+    lrs : array of float, (n,) or (n, groups)
+        The learning rate of each step, or the rates of ``opt.groups``, such as ``[group.lr for group in opt.groups]`` in
+        each step. Equal columns are one line, whose label names the groups. NaN leaves a gap, and a column of NaN is
+        not drawn.
     ax : Axes, optional
         Axes to draw on, in a grid such as that of ``plt.subplots``. Their lower third becomes the axes of the rates.
 
@@ -206,12 +268,15 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     ImportError
         If matplotlib is not installed.
     """
-    loss, rate = vector("losses", losses), vector("lrs", lrs)
+    loss, rates = vector("losses", losses), vector("lrs", lrs, 2)
     if not loss.size:
         raise ValueError("losses: expected at least one, got none")
-    if rate.shape != loss.shape:
-        raise ValueError(f"lrs: expected shape {loss.shape} like losses, got {rate.shape}")
-    loss, rate = _drawable("losses", loss), _drawable("lrs", rate)
+    if rates.shape[0] != len(loss) or not rates.size:
+        raise ValueError(
+            f"lrs: expected shape {loss.shape} like losses, or ({len(loss)}, groups) with at least one group, "
+            f"got {rates.shape}"
+        )
+    loss, rates = _drawable("losses", loss), _drawable("lrs", rates)
     above = _axes(ax)
     grid = above.get_subplotspec()
     if grid is None:
@@ -230,11 +295,31 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
         above.plot(middles, means, color="C0", linewidth=2, label=f"mean over {window} steps")
     if (loss > 0).all():
         above.set_yscale("log")
-    below.plot(steps, rate, color="C1", linewidth=2, drawstyle="steps-post")
+    for i, (groups, rate) in enumerate(_distinct(rates)):
+        below.plot(
+            steps,
+            rate,
+            color=f"C{1 + i}",
+            linestyle=_style(i),
+            linewidth=2,
+            drawstyle="steps-post",
+            label=groups or None,
+        )
     below.set_ylim(bottom=0)
     _finish(above, "", "training loss")
-    _finish(below, "step", "learning rate")
+    _finish(below, "step", "learning rate", **(_ABOVE if len(below.lines) > _ROWS else {}))
     return above
+
+
+def _distinct(rates: NDArray[np.float64]) -> list[tuple[str, NDArray[np.float64]]]:
+    """Return the rates of each step, or the distinct columns that are not all NaN, after the names of their groups."""
+    if rates.ndim == 1:
+        return [("", rates)]
+    found: dict[bytes, list[int]] = {}
+    for i, column in enumerate(rates.T):
+        if not np.isnan(column).all():
+            found.setdefault(column.tobytes(), []).append(i)
+    return [(_names_of(groups) if len(found) > 1 else "", rates[:, groups[0]]) for groups in found.values()]
 
 
 def _labels(labels: Any) -> tuple[str, ...]:
@@ -267,9 +352,13 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _finish(ax: Any, x: str, y: str, **legend: Any) -> None:
-    """Label the axes, and add a grid and a legend with the options in `legend`."""
+    """Label the axes, and add a grid and a legend with the options in `legend`.
+
+    The legend has several columns if it has more than `_ROWS` entries and they are short.
+    """
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.grid(alpha=0.3)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize="small", **legend)
+    if labels := ax.get_legend_handles_labels()[1]:
+        most = 110 // (max(map(len, labels)) + 4)  # columns in a figure of 8 inches
+        ax.legend(fontsize="small", ncols=max(1, min(-(-len(labels) // _ROWS), most)), **legend)
