@@ -21,6 +21,7 @@ from lrcore.demo._training import (
     initial_rate,
     optimizer_name,
     steps_per_epoch,
+    task_of,
 )
 
 GUESSING = 0.2
@@ -102,21 +103,23 @@ def run(arguments: argparse.Namespace) -> None:
     require_installed("demo", "sklearn", "tqdm", "matplotlib")
     integer("--epochs", arguments.epochs)
     name = optimizer_name(arguments.optimizer)
-    options = {each: getattr(arguments, each) for each in ("batch_size", "seed", "device", "backend")}
+    options = {each: getattr(arguments, each) for each in ("seed", "device", "backend")}
     lr: float = initial_rate(name) if arguments.lr is None else arguments.lr
     if arguments.schedule is not None:  # reject a wrong schedule before anything slow
         _parse(arguments, lr)
     if arguments.find_lr:
         if arguments.lr is not None:
             raise ValueError("--find-lr: cannot be combined with --lr; leave one of them out")
-        found = find_lr(name, progress=stderr_is_terminal(), **options)
+        found = find_lr(name, batch_size=arguments.batch_size, progress=stderr_is_terminal(), **options)
         lr = float(f"{found.suggest():.3g}")
         plot_range_test(found, picture)
         print(f"{'found rate':<18}{lr}")
         print(f"{'range test':<18}{picture}")
     rate: lrcore.schedules.Rate = lr if arguments.schedule is None else _parse(arguments, lr)
-    progress = stderr_is_terminal()
-    result, ended_by = attempt(name, rate, epochs=arguments.epochs, progress=progress, **options)
+    with task_of(name, **options) as task:
+        result, ended_by = attempt(
+            task, rate, arguments.epochs, arguments.batch_size, progress=stderr_is_terminal()
+        )
     if len(result.losses):
         print(report(result))
         print(_judgement(result))

@@ -114,10 +114,11 @@ def _array_module(device: Device) -> tuple[ModuleType, Callable[[], None]]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Task:
+class Task:
     """A training task: the data, the network's parameters and gradients, and an optimizer for them."""
 
     xp: ModuleType
+    device: Device
     wait: Callable[[], None]
     data: Digits
     rng: np.random.Generator
@@ -134,7 +135,14 @@ class _Task:
 
 
 @contextmanager
-def _task(optimizer: str, hidden: int, seed: int, device: Device, backend: str | None) -> Iterator[_Task]:
+def task_of(
+    optimizer: str,
+    *,
+    hidden: int = 128,
+    seed: int,
+    device: Device,
+    backend: str | None,
+) -> Iterator[Task]:
     """Check the arguments, and yield the task that they describe, with its backend in use."""
     name = optimizer_name(optimizer)
     hidden, seed = integer("hidden", hidden), integer("seed", seed, least=0)
@@ -154,7 +162,7 @@ def _task(optimizer: str, hidden: int, seed: int, device: Device, backend: str |
         lrcore.use_backend(lrcore.info()["backend"] if backend is None else backend),
         np.errstate(over="ignore", invalid="ignore"),
     ):
-        yield _Task(xp, wait, data, rng, params, grads, opt)
+        yield Task(xp, device, wait, data, rng, params, grads, opt)
 
 
 def steps_per_epoch(data: Digits, batch_size: int) -> int:
@@ -178,7 +186,7 @@ def find_lr(
     The arguments and errors are documented in `train`.
     """
     batch_size = integer("batch_size", batch_size)
-    with _task(optimizer, hidden, seed, device, backend) as task:
+    with task_of(optimizer, hidden=hidden, seed=seed, device=device, backend=backend) as task:
         every = batches(len(task.data.train_y), batch_size, 100, task.rng)
         return lrcore.tune.range_test(
             task.opt, lambda: task.loss_and_gradient(next(every)), 1e-6, 100.0, progress=progress
@@ -237,83 +245,64 @@ def train(
     ImportError
         If a package that the demo needs is not installed.
     """
-    result, ended_by = attempt(
-        optimizer,
-        lr,
-        epochs=epochs,
-        batch_size=batch_size,
-        hidden=hidden,
-        seed=seed,
-        device=device,
-        backend=backend,
-        progress=progress,
-    )
+    with task_of(optimizer, hidden=hidden, seed=seed, device=device, backend=backend) as task:
+        result, ended_by = attempt(task, lr, epochs, batch_size, progress)
     if ended_by is not None:
         raise ended_by
     return result
 
 
 def attempt(
-    optimizer: str,
-    lr: lrcore.schedules.Rate | None,
-    *,
-    epochs: int,
-    batch_size: int,
-    hidden: int = 128,
-    seed: int,
-    device: Device,
-    backend: str | None,
-    progress: bool,
+    task: Task, lr: lrcore.schedules.Rate | None, epochs: int, batch_size: int, progress: bool
 ) -> tuple[Result, ValueError | KeyboardInterrupt | None]:
     """Train as `train` does; return the result of the steps taken, and the exception that ended them early, if any."""
     epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
-    with _task(optimizer, hidden, seed, device, backend) as task:
-        opt, data = task.opt, task.data
-        name = type(opt).__name__
-        per_epoch = steps_per_epoch(data, batch_size)
-        steps = epochs * per_epoch
-        if lr is None:
-            lr = initial_rate(name)
-        opt.lr = lr if callable(lr) else lrcore.schedules.Cosine(lr, steps=steps)
+    opt, data = task.opt, task.data
+    name = type(opt).__name__
+    per_epoch = steps_per_epoch(data, batch_size)
+    steps = epochs * per_epoch
+    if lr is None:
+        lr = initial_rate(name)
+    opt.lr = lr if callable(lr) else lrcore.schedules.Cosine(lr, steps=steps)
 
-        taken: list[tuple[float, float, float, float]] = []  # loss, rate, seconds, seconds in the optimizer
-        ended_by: ValueError | KeyboardInterrupt | None = None
-        try:
-            with progress_bar("demo", steps, "step", shown=progress, title=name) as bar:
-                for batch in batches(len(data.train_y), batch_size, epochs, task.rng):
-                    rate = opt.lr
-                    begin = perf_counter()
-                    loss = task.loss_and_gradient(batch)
-                    middle = perf_counter()
-                    opt.step()
-                    task.wait()
-                    end = perf_counter()
-                    taken.append((loss, rate, end - begin, end - middle))
-                    if len(taken) % per_epoch == 0:
-                        for plateau in lrcore.schedules.plateaus(opt.schedule):
-                            plateau.observe(float(np.mean([each[0] for each in taken[-per_epoch:]])))
-                    if not np.isfinite(loss):
-                        highest = max(each[1] for each in taken)
-                        problem = f"the loss became {loss} at step {len(taken) - 1}"
-                        raise ValueError(f"lr: {highest:g} is too large; {problem}")
-                    bar.update()
-        except KeyboardInterrupt:
-            ended_by = KeyboardInterrupt(f"after {len(taken)} of {steps} steps")
-        except ValueError as error:
-            ended_by = error
-        info = lrcore.info()
-        losses, rates, step_seconds, optimizer_seconds = np.array(taken, np.float64).reshape(-1, 4).T.copy()
-        result = Result(
-            optimizer=name,
-            backend=info["backend"] if device == "cpu" else device,
-            schedule=repr(opt.schedule),
-            threads=info["threads"],
-            parameters=opt.size,
-            steps_per_epoch=per_epoch,
-            accuracy=accuracy(task.params, data.test_x, data.test_y, task.xp),
-            losses=losses,
-            rates=rates,
-            step_seconds=step_seconds,
-            optimizer_seconds=optimizer_seconds,
-        )
+    taken: list[tuple[float, float, float, float]] = []  # loss, rate, seconds, seconds in the optimizer
+    ended_by: ValueError | KeyboardInterrupt | None = None
+    try:
+        with progress_bar("demo", steps, "step", shown=progress, title=name) as bar:
+            for batch in batches(len(data.train_y), batch_size, epochs, task.rng):
+                rate = opt.lr
+                begin = perf_counter()
+                loss = task.loss_and_gradient(batch)
+                middle = perf_counter()
+                opt.step()
+                task.wait()
+                end = perf_counter()
+                taken.append((loss, rate, end - begin, end - middle))
+                if len(taken) % per_epoch == 0:
+                    for plateau in lrcore.schedules.plateaus(opt.schedule):
+                        plateau.observe(float(np.mean([each[0] for each in taken[-per_epoch:]])))
+                if not np.isfinite(loss):
+                    highest = max(each[1] for each in taken)
+                    problem = f"the loss became {loss} at step {len(taken) - 1}"
+                    raise ValueError(f"lr: {highest:g} is too large; {problem}")
+                bar.update()
+    except KeyboardInterrupt:
+        ended_by = KeyboardInterrupt(f"after {len(taken)} of {steps} steps")
+    except ValueError as error:
+        ended_by = error
+    info = lrcore.info()
+    losses, rates, step_seconds, optimizer_seconds = np.array(taken, np.float64).reshape(-1, 4).T.copy()
+    result = Result(
+        optimizer=name,
+        backend=info["backend"] if task.device == "cpu" else task.device,
+        schedule=repr(opt.schedule),
+        threads=info["threads"],
+        parameters=opt.size,
+        steps_per_epoch=per_epoch,
+        accuracy=accuracy(task.params, data.test_x, data.test_y, task.xp),
+        losses=losses,
+        rates=rates,
+        step_seconds=step_seconds,
+        optimizer_seconds=optimizer_seconds,
+    )
     return result, ended_by
