@@ -5,6 +5,7 @@ The losses of two runs count as equal if all their float64 values are equal.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import struct
@@ -253,6 +254,15 @@ def test_large_logits_do_not_overflow() -> None:
             {"optimizer": "SGD", "lr": 1e30, "epochs": 1},
             r"lr: 1e\+30 is too large; the loss became nan at step 1$",
         ),
+        (  # at the end of an epoch, which a Plateau observes
+            {"optimizer": "SGD", "lr": lrcore.schedules.Plateau(1e30), "epochs": 1, "batch_size": 1000},
+            r"lr: 1e\+30 is too large; the loss became nan at step 1$",
+        ),
+        (
+            {"optimizer": "SGD", "groups": [{"params": (0, 8192), "lr": 1e30}], "epochs": 1},
+            r"lr: 1e\+30 is too large; the loss became nan at step 2$",
+        ),
+        ({"groups": [{"params": (0, 9611)}]}, r"groups\[0\]: params: expected .*, got \(0, 9611\)"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -371,6 +381,54 @@ def test_a_plateau_is_told_the_loss_of_each_epoch() -> None:
     assert plateau.reductions == 2
     assert [*trained.rates] == [0.01] * 46 + [0.005] * 23
     assert plateau.state_dict()["best"] == trained.losses[:23].mean()
+
+
+@pytest.mark.usefixtures("matplotlib")
+def test_groups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The rates of all groups are recorded, reported and drawn, and a Plateau of a group observes.
+
+    The rest, which is empty, and a frozen group take no steps.
+    """
+    plateau = lrcore.schedules.Plateau(0.01, factor=0.5, patience=0, threshold=0.99)
+    settings: list[dict[str, Any]] = [{"lr_scale": 0.5}, {"lr": plateau}, {"lr_scale": 0.5}, {"frozen": True}]
+    ends = [0, 8192, 9000, 9600, 9610]
+    groups = [{"params": each, **own} for each, own in zip(itertools.pairwise(ends), settings, strict=True)]
+    trained = demo.train(groups=groups, epochs=3)
+    cosine = lrcore.schedules.Cosine(demo.RATES["Adam"], steps=69)
+    half, own = 0.5 * cosine(np.arange(69)), [0.01] * 46 + [0.005] * 23
+    none = np.full(69, np.nan)
+    np.testing.assert_array_equal(trained.rates.T, [none, half, own, half, none])
+    assert plateau.reductions == 2
+    lines = demo.report(trained).splitlines()
+    begin = lines.index(f"learning rate     groups[1], groups[3]: {cosine!r} * 0.5")
+    assert lines[begin + 1] == f"{'':18}groups[2]: {plateau!r}"
+
+    def training(*given: Any) -> Any:
+        axes = draw(*given)
+        legend: Any = axes.figure.axes[-1].get_legend()
+        assert [each.get_text() for each in legend.get_texts()] == ["groups[1], groups[3]", "groups[2]"]
+        return axes
+
+    draw = lrcore.plot.training
+    monkeypatch.setattr(lrcore.plot, "training", training)
+    demo.plot(trained, tmp_path / "demo.png")
+    assert png_size(tmp_path / "demo.png") == (1200, 900)
+
+
+@pytest.mark.usefixtures("sklearn")
+def test_groups_act_in_the_training() -> None:
+    """A group without settings changes no bit, and a frozen one learns as little as at a rate of 0."""
+    everything: dict[str, Any] = {"params": slice(None)}
+    pairs: list[tuple[dict[str, Any], list[Any]]] = [
+        ({}, []),
+        ({}, [everything]),
+        ({"lr": 0.0}, [everything | {"frozen": True}]),
+    ]
+    for arguments, groups in pairs:
+        expected, trained = demo.train(epochs=1, **arguments), demo.train(epochs=1, groups=groups)
+        np.testing.assert_array_equal(trained.losses, expected.losses)
+        assert trained.schedule.count("\n") == 0
+        assert trained.rates.shape == ((23, 2) if groups else (23,))
 
 
 @pytest.mark.usefixtures("sklearn")

@@ -14,7 +14,7 @@ from lrcore.demo._training import Result
 
 @explain_keywords
 def report(result: Result) -> str:
-    """Return the result as text, one value per line."""
+    """Return the result as text, one value per line. If groups have different rates, each rate has a line."""
     step, optimizer = np.median(result.step_seconds), np.median(result.optimizer_seconds)
     lines = {
         "test accuracy": f"{result.accuracy:.4f}",
@@ -23,7 +23,7 @@ def report(result: Result) -> str:
         "time per step": f"{step * 1e6:.1f} us (median)",
         "in the optimizer": f"{optimizer * 1e6:.1f} us, {optimizer / step:.1%} of it",
         "optimizer": result.optimizer,
-        "learning rate": result.schedule,
+        "learning rate": result.schedule.replace("\n", "\n" + " " * 18),
         "backend": result.backend,
     }
     if result.backend != "cuda":

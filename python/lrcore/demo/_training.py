@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from types import ModuleType
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from lrcore._checks import integer, one_of
 from lrcore._extras import optional_dependency, progress_bar
 from lrcore._names import explain_keywords, nearest
 from lrcore.demo._network import Digits, accuracy, batches, initialize, load, loss_and_gradient
+from lrcore.plot._figures import label_of, rates_of
 
 RATES = {
     "Adadelta": 10.0,
@@ -44,6 +46,9 @@ Device: TypeAlias = Literal["cpu", "cuda"]
 
 DEVICES: tuple[Device, ...] = get_args(Device)
 
+Groups: TypeAlias = Sequence[Mapping[str, Any]] | None
+"""The argument `groups` of the optimizers."""
+
 
 @explain_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +60,8 @@ class Result:
     optimizer, backend : str
         Names of the optimizer and of the backend.
     schedule : str
-        The learning-rate schedule, as code.
+        The learning-rate schedule, as code. If groups have different rates, there is a line for each distinct rate, after
+        the names of the groups.
     threads : int
         Number of threads that lrcore could use on the CPU.
     parameters : int
@@ -64,8 +70,11 @@ class Result:
         Number of steps in one pass over the training images.
     accuracy : float
         Fraction of the test images that were classified correctly after training.
-    losses, rates : array of float64, (steps,)
-        Loss of each step's batch in nats before the step, and the learning rate of each step.
+    losses : array of float64, (steps,)
+        Loss of each step's batch in nats before the step.
+    rates : array of float64, (steps,) or (steps, groups)
+        Learning rate of each step. If groups were passed, column i has the rates of ``opt.groups[i]``, or NaN if the
+        group takes no steps, because it is frozen or has no elements.
     step_seconds, optimizer_seconds : array of float64, (steps,)
         Duration of each step, including the forward and backward passes, and the optimizer's part of it. On a GPU,
         these times end when the device has finished its work.
@@ -142,6 +151,7 @@ def task_of(
     seed: int,
     device: Device,
     backend: str | None,
+    groups: Groups = None,
 ) -> Iterator[Task]:
     """Check the arguments, and yield the task that they describe, with its backend in use."""
     name = optimizer_name(optimizer)
@@ -157,7 +167,7 @@ def task_of(
     data = data.to(xp)
     params = initialize(pixels, hidden, classes, rng, xp)
     grads = params.like()
-    opt = getattr(lrcore.optimizers, name)(params.flat, initial_rate(name), grads=grads.flat)
+    opt = getattr(lrcore.optimizers, name)(params.flat, initial_rate(name), grads=grads.flat, groups=groups)
     with (
         lrcore.use_backend(lrcore.info()["backend"] if backend is None else backend),
         np.errstate(over="ignore", invalid="ignore"),
@@ -198,6 +208,7 @@ def train(
     optimizer: str = "Adam",
     lr: lrcore.schedules.Rate | None = None,
     *,
+    groups: Groups = None,
     epochs: int = 30,
     batch_size: int = 64,
     hidden: int = 128,
@@ -219,7 +230,11 @@ def train(
         The name of a class in `lrcore.optimizers`; case does not matter.
     lr : float, schedule or callable, optional
         A number is the rate of the first step, and the rate then falls to 0 along a cosine. Default: the optimizer's
-        rate in `RATES`, or else the default of its class. A `Plateau` observes the mean loss of each epoch.
+        rate in `RATES`, or else the default of its class. A `Plateau`, here or in a group, observes the mean loss of each
+        epoch.
+    groups : list of dict, optional
+        Parameter groups, as in the constructor of the optimizer. The flat buffer has the arrays w1 (64, hidden),
+        b1 (hidden,), w2 (hidden, 10) and b2 (10,), in this order. A number as the `lr` of a group is constant.
     epochs : int
         Number of passes over the training images.
     batch_size : int
@@ -238,14 +253,14 @@ def train(
 
     Raises
     ------
-    ValueError
-        If an argument is out of range, or if the rate is so large that the loss becomes non-finite.
+    TypeError, ValueError
+        If an argument is invalid, or if the rate is so large that the loss becomes non-finite.
     RuntimeError
         If this CPU cannot run the backend, no GPU can be used, or lrcore was built without CUDA.
     ImportError
         If a package that the demo needs is not installed.
     """
-    with task_of(optimizer, hidden=hidden, seed=seed, device=device, backend=backend) as task:
+    with task_of(optimizer, hidden=hidden, seed=seed, device=device, backend=backend, groups=groups) as task:
         result, ended_by = attempt(task, lr, epochs, batch_size, progress)
     if ended_by is not None:
         raise ended_by
@@ -265,43 +280,44 @@ def attempt(
         lr = initial_rate(name)
     opt.lr = lr if callable(lr) else lrcore.schedules.Cosine(lr, steps=steps)
 
-    taken: list[tuple[float, float, float, float]] = []  # loss, rate, seconds, seconds in the optimizer
+    taken: list[tuple[float, ...]] = []  # loss, seconds, seconds in the optimizer, and the rate of each group
     ended_by: ValueError | KeyboardInterrupt | None = None
     try:
         with progress_bar("demo", steps, "step", shown=progress, title=name) as bar:
             for batch in batches(len(data.train_y), batch_size, epochs, task.rng):
-                rate = opt.lr
+                rates = [group.lr if group.size and not group.frozen else math.nan for group in opt.groups]
                 begin = perf_counter()
                 loss = task.loss_and_gradient(batch)
                 middle = perf_counter()
                 opt.step()
                 task.wait()
                 end = perf_counter()
-                taken.append((loss, rate, end - begin, end - middle))
-                if len(taken) % per_epoch == 0:
-                    for plateau in lrcore.schedules.plateaus(opt.schedule):
-                        plateau.observe(float(np.mean([each[0] for each in taken[-per_epoch:]])))
+                taken.append((loss, end - begin, end - middle, *rates))
                 if not np.isfinite(loss):
-                    highest = max(each[1] for each in taken)
+                    highest = np.nanmax([each[3:] for each in taken])
                     problem = f"the loss became {loss} at step {len(taken) - 1}"
                     raise ValueError(f"lr: {highest:g} is too large; {problem}")
+                if len(taken) % per_epoch == 0:
+                    for plateau in lrcore.schedules.plateaus(opt):
+                        plateau.observe(float(np.mean([each[0] for each in taken[-per_epoch:]])))
                 bar.update()
     except KeyboardInterrupt:
         ended_by = KeyboardInterrupt(f"after {len(taken)} of {steps} steps")
     except ValueError as error:
         ended_by = error
     info = lrcore.info()
-    losses, rates, step_seconds, optimizer_seconds = np.array(taken, np.float64).reshape(-1, 4).T.copy()
+    columns = np.array(taken, np.float64).reshape(-1, 3 + len(opt.groups)).T.copy()
+    losses, step_seconds, optimizer_seconds, *of_groups = columns
     result = Result(
         optimizer=name,
         backend=info["backend"] if task.device == "cpu" else task.device,
-        schedule=repr(opt.schedule),
+        schedule="\n".join(label_of(*each) for each in rates_of(opt)),
         threads=info["threads"],
         parameters=opt.size,
         steps_per_epoch=per_epoch,
         accuracy=accuracy(task.params, data.test_x, data.test_y, task.xp),
         losses=losses,
-        rates=rates,
+        rates=of_groups[0] if len(of_groups) == 1 else np.stack(of_groups, axis=1),
         step_seconds=step_seconds,
         optimizer_seconds=optimizer_seconds,
     )
