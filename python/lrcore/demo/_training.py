@@ -167,7 +167,7 @@ def task_of(
     data = data.to(xp)
     params = initialize(pixels, hidden, classes, rng, xp)
     grads = params.like()
-    opt = getattr(lrcore.optimizers, name)(params.flat, initial_rate(name), grads=grads.flat, groups=groups)
+    opt = getattr(lrcore.optimizers, name)(params, initial_rate(name), grads=grads, groups=groups)
     with (
         lrcore.use_backend(lrcore.info()["backend"] if backend is None else backend),
         np.errstate(over="ignore", invalid="ignore"),
@@ -233,8 +233,8 @@ def train(
         rate in `RATES`, or else the default of its class. A `Plateau`, here or in a group, observes the mean loss of each
         epoch.
     groups : list of dict, optional
-        Parameter groups, as in the constructor of the optimizer. The flat buffer has the arrays w1 (64, hidden),
-        b1 (hidden,), w2 (hidden, 10) and b2 (10,), in this order. A number as the `lr` of a group is constant.
+        Parameter groups, as in the constructor of the optimizer. The arrays are w1 (64, hidden), b1 (hidden,),
+        w2 (hidden, 10) and b2 (10,). A number as the `lr` of a group is constant.
     epochs : int
         Number of passes over the training images.
     batch_size : int

@@ -443,7 +443,7 @@ class Optimizer(Stepper):
         If the dictionary has no schedule, because the rate came from a callable, this optimizer keeps its own. It also
         keeps its own schedule if that equals the stored one, so your reference to a `Plateau` stays valid. Otherwise
         the schedule is replaced; then pass metrics to the plateaus of the new schedule,
-        ``lrcore.schedules.plateaus(opt.schedule)``.
+        ``lrcore.schedules.plateaus(opt)``.
 
         Raises
         ------

@@ -140,9 +140,8 @@ def rates_of(opt: Optimizer) -> list[tuple[str, Schedule]]:
         if group.lr_scale != 1:
             rate = rate * group.lr_scale
         for other, groups in found:
-            if rate == other and states_of(rate) == states_of(
-                other
-            ):  # equal plateaus may differ in their states
+            # equal plateaus may differ in their states
+            if rate == other and states_of(rate) == states_of(other):
                 groups.append(i)
                 break
         else:
