@@ -534,6 +534,27 @@ def test_a_plateau_that_equals_the_stored_one_stays_in_use() -> None:
     assert plateaus[1].reductions == 2
 
 
+def test_a_shared_plateau_does_not_take_two_states() -> None:
+    """If the stored plateaus differ, those that cannot be the shared one are replaced."""
+    separate = [schedules.Plateau(0.5, patience=0, threshold=0) for _ in range(3)]
+    for plateau, metrics in zip(separate, (3, 1, 1), strict=True):
+        for _ in range(metrics):
+            plateau.observe(1)
+    shared = schedules.Plateau(0.5, patience=0, threshold=0)
+    opts = [
+        AdamW(
+            start(),
+            first.warmup(2),
+            groups=[{"params": (0, 9), "lr": second}, {"params": (9, 12), "lr": third}],
+        )
+        for first, second, third in (separate, [shared] * 3)
+    ]
+    opts[1].load_state_dict(opts[0].state_dict())
+    assert shown(opts[1], "lr") == shown(opts[0], "lr")
+    assert schedules.plateaus(opts[1])[0] is shared
+    assert [each.reductions for each in schedules.plateaus(opts[1])] == [2, 0, 0]
+
+
 def test_the_dictionary_has_groups_if_there_is_something_to_say() -> None:
     assert "groups" in grouped().state_dict()
     opt = grouped(groups=None)

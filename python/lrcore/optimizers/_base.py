@@ -35,7 +35,7 @@ from lrcore.optimizers._places import flat_of, gradients_of, places_of
 from lrcore.optimizers._ranges import Ranges, rest_of
 from lrcore.optimizers._settings import GroupSettings, Settings, shown_rate
 from lrcore.optimizers._shared import DEFAULTS, Shared
-from lrcore.schedules._state import kept_or_stored, stateful, states_of, states_to_set
+from lrcore.schedules._state import add_states, kept_or_stored, stateful, states_of, states_to_set
 
 if TYPE_CHECKING:
     from lrcore._lrcore_core import _Change, _Group, _Numbers, _Rate, _Settings
@@ -476,12 +476,14 @@ class Optimizer(Stepper):
         if entries["step_count"] is None:  # `commit` would keep the current step count
             raise TypeError("step_count: expected an integer, got None")
         schedule = self.schedule
+        met: dict[int, Any] = {}
         if "schedule" in entries:
-            schedule = kept_or_stored(schedule, entries["schedule"], entries.get("schedule_state", ()))
+            schedule = kept_or_stored(schedule, entries["schedule"], entries.get("schedule_state", ()), met)
         plateau_states = entries.get("schedule_state", () if "schedule" in entries else states_of(schedule))
         plateaus_to_set = states_to_set(schedule, plateau_states)
+        add_states(schedule, plateau_states, met)
         groups, counts, others_to_set = _group_state.restored(
-            entries.get("groups"), self._ranges, self._settings, entries["step_count"], self._places
+            entries.get("groups"), self._ranges, self._settings, entries["step_count"], self._places, met
         )
         if not self._has_groups and groups != (GroupSettings(),):
             raise ValueError("groups: expected none, because this optimizer is part of a FusedOptimizer")

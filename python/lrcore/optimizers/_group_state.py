@@ -15,7 +15,7 @@ from lrcore.optimizers._places import Places
 from lrcore.optimizers._ranges import Ranges, is_pair, merged, range_of, require_disjoint, rest_of
 from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings
 from lrcore.schedules import Schedule
-from lrcore.schedules._state import kept_or_stored, states_of, states_to_set
+from lrcore.schedules._state import add_states, kept_or_stored, states_of, states_to_set
 
 
 def stored(
@@ -74,11 +74,17 @@ _STORED = ("ranges", "hyper", "maximize", "lr_scale", "frozen", "step_counts")
 
 
 def restored(
-    groups: Any, ranges: Sequence[Ranges], settings: Settings, step_count: Any, places: Places | None
+    groups: Any,
+    ranges: Sequence[Ranges],
+    settings: Settings,
+    step_count: Any,
+    places: Places | None,
+    met: dict[int, Any],
 ) -> tuple[tuple[GroupSettings, ...], list[tuple[int, int, int]], list[tuple[Any, str, Any]]]:
     """Check the entry `groups` of a state dictionary for an optimizer with these ranges and settings.
 
-    `places` has the arrays if the parameters are a pack.
+    `places` has the arrays if the parameters are a pack, and `met` the states of the plateaus in the optimizer's own
+    schedule.
 
     Returns the settings of the groups, the counts of the elements that have taken fewer steps, and the attributes of
     plateaus to assign.
@@ -98,10 +104,11 @@ def restored(
         with naming(f"groups[{i}]"):
             entry = require_entries("entries", group, _STORED, "schedule", "schedule_state")
             _require_same(entry["ranges"], of_group, places)
-            schedule, states = _restored_schedule(entry, own.schedule)
+            schedule, states = _restored_schedule(entry, own.schedule, met)
             scale = CHECKS["lr_scale"]("lr_scale", entry["lr_scale"])
             if schedule is not None:
                 to_set += states_to_set(schedule, states)
+                add_states(schedule, states, met)
                 if scale != 1:
                     raise ValueError(f"lr_scale: expected 1 in a group with a schedule, got {scale}")
             hyper = _arguments.numbers(require_entries("hyper", entry["hyper"], (), *settings.hyper))
@@ -125,7 +132,7 @@ def _require_same(stored_ranges: Any, ranges: Ranges, places: Places | None) -> 
         )
 
 
-def _restored_schedule(entry: Mapping[str, Any], own: Any) -> tuple[Any, Any]:
+def _restored_schedule(entry: Mapping[str, Any], own: Any, met: Mapping[int, Any]) -> tuple[Any, Any]:
     """Return the schedule of a group, or None if it has none, and its states."""
     if "schedule" not in entry:
         if "schedule_state" in entry:
@@ -133,7 +140,7 @@ def _restored_schedule(entry: Mapping[str, Any], own: Any) -> tuple[Any, Any]:
         return None, ()
     states = entry.get("schedule_state", ())
     if entry["schedule"] is not None:
-        return kept_or_stored(own, entry["schedule"], states), states
+        return kept_or_stored(own, entry["schedule"], states, met), states
     if own is None:
         raise ValueError(
             "schedule: not stored, because the rate came from a callable; make the optimizer, assign the lr of the "

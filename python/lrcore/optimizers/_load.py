@@ -96,7 +96,7 @@ def _read(
     ranges = _group_state.ranges_in(groups, size)
     settings = Settings(hyper, (GroupSettings(),) * len(ranges))
     settings = settings._replace(
-        groups=_group_state.restored(groups, ranges, settings, dictionary.get("step_count"), None)[0]
+        groups=_group_state.restored(groups, ranges, settings, dictionary.get("step_count"), None, {})[0]
     )
     if (selected := cls._choose_rule(settings.numbers(), options)) != rule:
         raise ValueError(f"rule: expected {selected}, got {rule!r}")

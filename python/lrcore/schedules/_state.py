@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lrcore._checks import sequence
+from lrcore._checks import is_list, sequence
 from lrcore.schedules._composed import Composed, are_alike
 from lrcore.schedules._dictionary import decode
 from lrcore.schedules._formula import Formula
@@ -51,13 +51,17 @@ def _once(schedule: Formula, found: list[Any], states: tuple[Any, ...]) -> list[
     return [first[id(each)] for each in found]
 
 
-def kept_or_stored(own: Formula, dictionary: Any, states: Any) -> Any:
+def kept_or_stored(own: Formula | None, dictionary: Any, states: Any, met: Mapping[int, Any]) -> Any:
     """Return the optimizer's own schedule if it equals the stored one, so that the caller's Plateau stays in use.
 
     Otherwise, return the stored one. Earlier versions stored a Plateau that occurs in two places as two schedules with
-    equal states.
+    equal states. `met` has the states that `add_states` found for other schedules of the optimizer: a Plateau that is
+    in several of them, but has different stored states, is not kept.
     """
     stored = decode(dictionary)
+    pairs = zip(stateful(own), states, strict=False) if own is not None and is_list(states) else ()
+    if any(met.get(id(each), state) != state for each, state in pairs):
+        return stored
     if own == stored:
         return own
     if "shared" not in dictionary and isinstance(own, Composed) and type(own) is type(stored):
@@ -66,3 +70,8 @@ def kept_or_stored(own: Formula, dictionary: Any, states: Any) -> Any:
             if are_alike(own, stored, places=False):
                 return own
     return stored
+
+
+def add_states(schedule: Formula, states: Iterable[Any], met: dict[int, Any]) -> None:
+    """Add the checked state of each stateful schedule inside a schedule to `met`, by its id."""
+    met |= dict(zip(map(id, stateful(schedule)), states, strict=False))
