@@ -130,7 +130,7 @@ def assert_bits(actual: Any, expected: Any, what: str = "") -> None:
     differ = np.flatnonzero((actual.view(np.uint32) != expected.view(np.uint32)) & ~nan)
     assert not differ.size, (
         f"{what}: {differ.size} of {actual.size} elements differ, first at {differ[0]}: "
-        f"{actual[differ[0]]!r}, expected {expected[differ[0]]!r}"
+        f"{actual.flat[differ[0]]!r}, expected {expected.flat[differ[0]]!r}"
     )
 
 
