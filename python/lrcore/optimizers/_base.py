@@ -542,7 +542,8 @@ class Optimizer(Stepper):
             groups: first those of the first group, in the order of the buffer. By default, there is one parameter with
             the shape of `params`; if the groups have several ranges, there is a flat parameter for each range. If the
             parameters are a `lrcore.Pack`, there is one parameter for each array, and the groups have ``param_names``.
-            An array with several names is one parameter, under its first name.
+            An array with several names is one parameter, under its first name, and a parameter without elements is in
+            the group of the next element.
 
         Raises
         ------

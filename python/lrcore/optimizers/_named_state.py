@@ -25,12 +25,12 @@ def rearranged(dictionary: Mapping[str, Any], places: Places | None) -> Mapping[
         if stored is not None:
             raise ValueError(
                 "names: the states belong to the arrays of a Pack, but the parameters are a plain array; pass the Pack "
-                "instead of its flat"
+                "instead of its .flat"
             )
         return dictionary
     if stored is None:
         raise ValueError(
-            "names: the states belong to a plain array, but the parameters are a Pack; pass the flat of the Pack"
+            "names: the states belong to a plain array, but the parameters are a Pack; pass the .flat of the Pack"
         )
     former = places_in(stored)
     places.require_same_arrays(former)

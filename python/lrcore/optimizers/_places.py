@@ -27,7 +27,7 @@ def gradients_of(params: Any, grads: Any) -> Any:
     if isinstance(grads, Node):
         if not isinstance(params, Node):
             raise TypeError(
-                f"grads: expected an array like params, got a {type(grads).__name__}; pass its flat, or the pack as params"
+                f"grads: expected an array like params, got a {type(grads).__name__}; pass its .flat, or the pack as params"
             )
         params._require_same_layout(grads, "grads")
     return flat_of(grads)
@@ -64,7 +64,7 @@ class Places:
         self.size = max((place.end for place in by_name.values()), default=0)
         """The number of elements of the buffer."""
         filled = sorted((p.begin, p.end, name) for name, p in self.distinct.items() if p.begin < p.end)
-        ends = [*(begin for begin, _, _ in filled[1:]), self.size]
+        ends = [*(begin for begin, _, _ in filled[1:]), self.size][: len(filled)]
         self._arrays = [
             _Array(name, begin, end, until) for (begin, end, name), until in zip(filled, ends, strict=True)
         ]

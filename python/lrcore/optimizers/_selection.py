@@ -41,7 +41,7 @@ def selected(group: Any, size: int, places: Places | None) -> Selection:
             if places is None:
                 raise TypeError(
                     f"params: expected a slice or a pair (begin, end), got {safe_repr(each)}; names and predicates "
-                    "select arrays of a Pack: pass the Pack instead of its flat"
+                    "select arrays of a Pack: pass the Pack instead of its .flat"
                 )
             matching = _named(each, places) if isinstance(each, str) else _accepted(each, places)
             names |= dict.fromkeys(matching)
