@@ -274,8 +274,13 @@ system has given each woken thread its own core."""
 
 
 def settle(call: Callable[[], object], grads: Array) -> None:
-    """Refill the gradients, let the threads of other packages fall asleep, and wake the threads of `call`."""
+    """Refill the gradients, and `wake` the threads of `call`."""
     grads.fill(0.5)
+    wake(call)
+
+
+def wake(call: Callable[[], object]) -> None:
+    """Let the threads of other packages fall asleep, and wake the threads of `call`."""
     time.sleep(IDLE_SECONDS)
     awake = time.perf_counter() + AWAKE_SECONDS
     call()

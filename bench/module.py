@@ -1,27 +1,41 @@
-"""Time a whole training step of a PyTorch module with many small tensors, with torch.optim and with lrcore.torch.
+"""Time training steps of a PyTorch module with many tensors, and optimizer steps over a GPT with parameter groups.
 
-    python bench/module.py                         # 200 tensors with 105,600 parameters in total
-    python bench/module.py --layers 50 --width 128 --json bench/results/module.json
+    python bench/module.py                         # both tables
+    python bench/module.py --tables chain --layers 50 --width 128 --json bench/results/module.json
+    python bench/module.py --tables gpt --gpt 12 512 5000
 
-The module is a chain of linear layers, each with a weight and a bias. A training step zeroes the gradients, computes
-them and calls the optimizer; the row "no optimizer" leaves out the optimizer's step. Zeroing is timed in both forms:
-setting the gradients to None, and setting them to zero.
+chain: a whole training step of a module, with torch.optim and with lrcore.torch. The module is a chain of linear
+layers, each with a weight and a bias. A training step zeroes the gradients, computes them and calls the optimizer; the
+row "no optimizer" leaves out the optimizer's step. Zeroing is timed in both forms: setting the gradients to None, and
+setting them to zero.
+
+gpt: a step of AdamW alone, on arrays with the shapes of a GPT-2. Matrices have a weight decay of 0.1, and vectors have
+none. lrcore steps a `Pack` in groups from `decay_groups`, PyTorch two groups of separate tensors, and optax a
+dictionary of arrays with a mask. In the row "lrcore, no groups", everything decays. The gradients are the same. Before
+anything is timed, each package takes three steps, and must produce the same parameters as lrcore up to float32
+rounding. There is no row for a padded pack: padding has no effect if the width is a multiple of 16.
+
+All packages use as many threads as the process may use CPUs. ``taskset -c 0 python bench/module.py`` uses one.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lrcore
+from against import limit_threads
 from lrcore.bench import Row, Variant, interleave, save
 from lrcore.bench._timing import quartiles
 
 try:
     import torch
 
+    import _gpt as gpt
     import lrcore.torch
 except ImportError as error:
     raise SystemExit(f"bench/module.py: {error}") from None
@@ -37,8 +51,8 @@ def computation(layers: int, width: int) -> tuple[Any, Callable[[], None]]:
     return module, lambda: module(x).square().mean().backward()
 
 
-def variants(layers: int, width: int) -> list[Variant]:
-    """Return the variants to time."""
+def chain_variants(layers: int, width: int) -> list[Variant]:
+    """Return the training steps to time."""
     makers: dict[str, Callable[[Any], Any]] = {
         "torch fused": lambda module: torch.optim.AdamW(module.parameters(), fused=True),
         "torch foreach": lambda module: torch.optim.AdamW(module.parameters(), foreach=True),
@@ -70,25 +84,49 @@ def step_of(make: Callable[[Any], Any], layers: int, width: int, none: bool) -> 
     return step
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    for name, default in (("layers", 100), ("width", 32), ("rounds", 25)):
-        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
-    arguments = parser.parse_args()
-    timed = variants(arguments.layers, arguments.width)
-    *_, samples = interleave(timed, arguments.rounds)
-    size = arguments.layers * arguments.width * (arguments.width + 1)
-    print(f"{2 * arguments.layers} tensors, {size:,} parameters, torch {torch.__version__}")
+def measured(timed: list[Variant], size: int, rounds: int) -> list[Row]:
+    """Time the variants, print their times, and return them as rows."""
+    *_, samples = interleave(timed, rounds)
     rows = []
     for variant, each in zip(timed, samples, strict=True):
         low, middle, high = (second * 1e9 for second in quartiles(each))
-        rows.append(Row("adam", variant.name, "", 0, size, 0, middle, low, high, len(each)))
-        print(f"{variant.name:20} {middle / 1e3:>9,.0f} us  {rows[-1].spread:.0%}")
+        name, backend, threads = variant.name, variant.backend, variant.threads
+        rows.append(Row("adam", name, backend, threads, size, 0, middle, low, high, len(each)))
+        print(f"{name:20} {middle / 1e3:>9,.0f} us  {rows[-1].spread:.0%}")
+    return rows
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    tables = ("chain", "gpt")
+    parser.add_argument("--tables", nargs="+", choices=tables, default=tables, help="default: both")
+    for name, default in (("layers", 100), ("width", 32), ("rounds", 25)):
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    sizes = ("LAYERS", "WIDTH", "VOCABULARY")
+    parser.add_argument(
+        "--gpt", nargs=3, type=int, default=[6, 384, 65], metavar=sizes, help="default: 6 384 65"
+    )
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    arguments = parser.parse_args()
+    threads = lrcore.info()["threads"]
+    limit_threads(threads)
+    rows = []
+    if "chain" in arguments.tables:
+        layers, width = arguments.layers, arguments.width
+        size = layers * width * (width + 1)
+        print(f"{2 * layers} tensors, {size:,} parameters")
+        rows += measured(chain_variants(layers, width), size, arguments.rounds)
+    if "gpt" in arguments.tables:
+        pack = lrcore.Pack(gpt.shapes(*arguments.gpt))
+        print(f"GPT of {len(pack.named_arrays())} tensors, {pack.flat.size:,} parameters")
+        rows += measured(gpt.variants(pack, threads), pack.flat.size, arguments.rounds)
+    installed = [name for name in ("torch", "jax", "optax") if importlib.util.find_spec(name)]
+    peers = {name: importlib.metadata.version(name) for name in installed}
+    print(f"threads {threads}, " + ", ".join(f"{name} {version}" for name, version in peers.items()))
     if arguments.json is not None:
-        chosen = {name: getattr(arguments, name) for name in ("layers", "width")}
-        save(arguments.json, rows, {"peers": {"torch": torch.__version__}, **chosen})
+        chosen = {name: getattr(arguments, name) for name in ("layers", "width", "gpt")}
+        save(arguments.json, rows, {"peers": peers, **chosen})
 
 
 if __name__ == "__main__":
