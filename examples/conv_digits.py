@@ -78,7 +78,7 @@ def main() -> float:
         params[name] = rng.normal(scale=np.sqrt(2 / len(params[name])), size=params[name].shape)
     grads = params.like()
     schedule = lrcore.schedules.Cosine(0.01, steps=EPOCHS * -(-TRAIN // BATCH))
-    opt = lrcore.AdamW(params.flat, lr=schedule, grads=grads.flat, weight_decay=0.1)
+    opt = lrcore.AdamW(params, lr=schedule, grads=grads, weight_decay=0.1)
 
     for _ in range(EPOCHS):
         for batch in np.split(rng.permutation(TRAIN), range(BATCH, TRAIN, BATCH)):

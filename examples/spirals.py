@@ -61,7 +61,7 @@ def main() -> float:
     params["w2"] = rng.normal(size=HIDDEN) / np.sqrt(HIDDEN)
     grads = params.like()
     schedule = lrcore.schedules.Cosine(0.05, steps=STEPS - WARMUP).warmup(WARMUP)
-    opt = lrcore.AdamW(params.flat, lr=schedule, grads=grads.flat, weight_decay=0.01)
+    opt = lrcore.AdamW(params, lr=schedule, grads=grads, weight_decay=0.01)
 
     for step in range(STEPS):
         rate = opt.lr

@@ -53,7 +53,7 @@ def main() -> float:
     for layer in params["layers"]:
         layer["w"] = rng.normal(scale=len(layer["w"]) ** -0.5, size=layer["w"].shape)
     grads = params.like()
-    opt = lrcore.NAdam(params.flat, lr=lrcore.schedules.Cosine(0.02, steps=STEPS), grads=grads.flat)
+    opt = lrcore.NAdam(params, lr=lrcore.schedules.Cosine(0.02, steps=STEPS), grads=grads)
 
     loss_and_gradient = value_and_grad(loss)
     for _ in range(STEPS):

@@ -56,7 +56,7 @@ def main() -> float:
     for layer in params["layers"]:
         layer["w"] = rng.normal(scale=len(layer["w"]) ** -0.5, size=layer["w"].shape)
     grads = params.like()
-    opt = lrcore.Adam(params.flat, lr=lrcore.schedules.Cosine(0.05, steps=STEPS), grads=grads.flat)
+    opt = lrcore.Adam(params, lr=lrcore.schedules.Cosine(0.05, steps=STEPS), grads=grads)
 
     loss_and_gradient = jax.jit(jax.value_and_grad(loss))
     for _ in range(STEPS):
