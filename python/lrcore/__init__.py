@@ -2,8 +2,8 @@
 
 Optimizers     SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, NAdam, RAdam, Adamax, Lion: help(lrcore.Adam)
 Rates          a number, a callable, or one of lrcore.schedules
-Groups         groups=[{"params": slice(0, 512), "weight_decay": 0.0}], opt.groups: own settings for parts of the buffer
-Flat buffers   Pack: named and nested views of one buffer; pack.save(), Pack.from_file()
+Flat buffers   Pack: named and nested views of one buffer; Adam(pack, grads=grads); pack.save(), Pack.from_file()
+Groups         groups=[{"params": "head.*", "lr_scale": 10.0}], decay_groups(), opt.groups: own settings for some arrays
 Functions      lrcore.functional: the same steps as functions on state that you keep
 Finding a rate lrcore.tune: range test, diagnosis, search; lrcore.plot: figures
 Resuming       opt.save(), lrcore.load(), or opt.state_dict(), opt.load_state_dict(); save the parameters separately

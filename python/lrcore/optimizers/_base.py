@@ -317,9 +317,9 @@ class Optimizer(Stepper):
 
         ``opt.groups[0]`` has the elements that no group names, so it always exists; ``opt.groups[i + 1]`` is the group
         at index i of the argument. The attributes ``hyper``, ``lr``, ``lr_scale``, ``frozen`` and ``maximize`` of a
-        group can be assigned between steps; ``ranges``, ``size``, ``schedule`` and ``step_count`` can be read. Each
-        element has the same bits as if its group had a separate optimizer that takes no step while the group is frozen.
-        Schedules are called with the step count of this optimizer.
+        group can be assigned between steps; ``names``, ``ranges``, ``size``, ``schedule`` and ``step_count`` can be
+        read. Each element has the same bits as if its group had a separate optimizer that takes no step while the group
+        is frozen. Schedules are called with the step count of this optimizer.
         """
         return Groups(self)
 

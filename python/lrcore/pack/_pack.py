@@ -23,8 +23,12 @@ class Pack(Node, Mapping[str, Any], over=dict):
     ``pack["w1"]`` is a view of `flat`: writing to either changes both. ``pack["w1"] -= x`` and
     ``pack["w1"] = values`` write in place; `values` must be a number or have the same shape. If the entry
     "head" is a dictionary, ``pack["head"]`` is a pack over its part of the same buffer. If the entry "layers"
-    is a list, ``pack["layers"]`` is a sequence of views and packs; ``pack["layers"][0]`` can have its own
-    optimizer, and ``pack["layers"] = values`` writes in place like `assign`.
+    is a list, ``pack["layers"]`` is a sequence of views and packs; ``pack["layers"] = values`` writes in place
+    like `assign`.
+
+    An optimizer takes a pack, or a part such as ``pack["layers"]``, as its parameters and gradients. It steps
+    the whole buffer at once, and its states are packs of the same names. Its parameter groups and files refer
+    to arrays by their names in `named_arrays`.
 
     If a pack and an optimizer over it are pickled or deep-copied together, the copies share memory too. The copy
     of an optimizer over a part, however, is independent of the copied pack.
