@@ -674,7 +674,7 @@ def test_the_flat_of_a_part_with_ties() -> None:
         (pack["layers"][1], "layers.1", "layers.1.w", "embed"),
         (pack["head"]["s"], "head.s", "head.s.0", "c"),
     ):
-        match = rf"^{path}\.flat: expected .* got {name}, .* {first}, outside {path}; use the flat of the whole pack$"
+        match = rf"^{path}\.flat: expected .* got {name}, .* {first}, outside {path}; use the whole pack$"
         with pytest.raises(ValueError, match=match):
             _ = part.flat
         with pytest.raises(ValueError, match=match):

@@ -34,10 +34,8 @@ def rearranged(dictionary: Mapping[str, Any], places: Places | None) -> Mapping[
         )
     former = places_in(stored)
     places.require_same_arrays(former)
-    if former.by_name == places.by_name:
-        return dictionary
     changed = {**dictionary, "names": places.stored()}
-    if isinstance(dictionary["state"], Mapping):
+    if former.by_name != places.by_name and isinstance(dictionary["state"], Mapping):
         states = dictionary["state"].items()
         changed["state"] = {name: _moved(name, state, former, places) for name, state in states}
     if dictionary.get("groups") is not None:

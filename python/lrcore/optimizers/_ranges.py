@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ def range_of(given: Any, size: int) -> tuple[int, int]:
         bounds = given
     else:
         raise TypeError(
-            f"params: expected a slice, a pair (begin, end) or, for a Pack, a name or predicate, got {safe_repr(given)}"
+            f"params: expected a slice, a pair (begin, end) or, for a Pack, a name or predicate, got {reprlib.repr(given)}"
         )
     if not all(map(is_integer, bounds)):
         raise TypeError(f"params: expected a slice of integers, got {safe_repr(given)}")

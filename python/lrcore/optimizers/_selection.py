@@ -59,11 +59,22 @@ def _named(pattern: str, places: Places) -> Iterable[str]:
     if found := [first for name, first in places.first.items() if fnmatchcase(name, pattern)]:
         return found
     names = [*places.first]
-    patterns = (f"{pattern}.*", f"*.{pattern}")
-    likely = (each for each in patterns if any(fnmatchcase(name, each) for name in names))
-    meant = next(likely, None) or nearest(pattern, names)
+    likely = (
+        each for each in (f"{pattern}.*", f"*.{pattern}") if any(fnmatchcase(name, each) for name in names)
+    )
+    meant = next(likely, None) or nearest(pattern, _patterns(names) if "*" in pattern else names)
     hint = f"; did you mean {meant!r}?" if meant else ""
     raise ValueError(f"params: {pattern!r} matches none of the names {_shortened(names)}{hint}")
+
+
+def _patterns(names: Iterable[str]) -> list[str]:
+    """Return the patterns for all arrays inside each part of a pack, and for all arrays of the same last name."""
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        found |= dict.fromkeys(".".join([*parts[:i], "*"]) for i in range(1, len(parts)))
+        found[f"*.{parts[-1]}"] = None
+    return [*found]
 
 
 def _accepted(predicate: Callable[[str, tuple[int, ...]], object], places: Places) -> Iterable[str]:

@@ -109,7 +109,7 @@ class Node:
             name, first = self._outside
             raise ValueError(
                 f"{join(self._path, 'flat')}: expected contiguous arrays, got {name}, which is tied to {first}, "
-                f"outside {self._path}; use the flat of the whole pack"
+                f"outside {self._path}; use the whole pack"
             )
         return self._flat
 
