@@ -120,7 +120,7 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
     throw py::type_error(
         "grads: a capturable optimizer steps with the gradients that were bound at construction; write into them");
   py::object flat;
-  if (flat_gradients_ && !grads.is_none() && !is_numpy(grads)) {
+  if (flat_gradients_ && !grads.is_none() && !is_numpy(grads)) [[unlikely]] {
     flat = flat_gradients_(grads);
     grads = flat;
   }
