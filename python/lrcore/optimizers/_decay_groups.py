@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrcore._checks import is_list, naming
 from lrcore._names import explain_keywords
 from lrcore.optimizers._arguments import NUMBERS
 from lrcore.optimizers._places import places_of
@@ -58,19 +57,16 @@ def decay_groups(
         raise TypeError(f"pack: expected a Pack, got {type(pack).__name__}")
     decay = NUMBERS["weight_decay"]("weight_decay", weight_decay)
     given = [] if groups is None else groups
-    if not is_list(given):
-        raise TypeError(f"groups: expected a list of dictionaries, got {type(groups).__name__}")
     selections = all_selected(given, places.size, places)
     for i, selection in enumerate(selections):
         if selection.ranges:
-            with naming(f"groups[{i}]"):
-                raise TypeError("params: expected names or predicates, got a range of elements")
+            raise TypeError(f"groups[{i}]: params: expected names or predicates, got a range of elements")
     named = {name for selection in selections for name in selection.names}
     rest = [name for name in places.distinct if name not in named]
     found: list[dict[str, Any]] = []
     for group, names in [*zip(given, (each.names for each in selections), strict=True), ({}, rest)]:
         matrices = [name for name in names if len(places.by_name[name].shape) >= 2]
-        others = [name for name in names if name not in {*matrices}]
+        others = [name for name in names if len(places.by_name[name].shape) < 2]
         for part, number in ((matrices, group.get("weight_decay", decay)), (others, 0.0)):
             if part:
                 found.append({**group, "params": part, "weight_decay": number})

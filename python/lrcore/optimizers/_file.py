@@ -10,7 +10,7 @@ from typing import Any
 
 from lrcore._files import safetensors
 from lrcore._files.format import OWN, TEXT, entries_of, require_known
-from lrcore.optimizers._places import places_in
+from lrcore.optimizers._places import parsed_places
 
 ENTRIES = ("rule", "options", "hyper", "step_count", "schedule", "schedule_state", "groups", "names")
 """The entries of a state dictionary other than the states. Earlier versions wrote only two of the options."""
@@ -38,7 +38,7 @@ def read(path: str, size: int) -> tuple[Any, dict[str, Any]]:
             )
         require_known(entries, ENTRIES)
         if "names" in entries:
-            size = places_in(entries["names"]).size
+            size = parsed_places(entries["names"]).size
         state = safetensors.read_arrays(opened, dict.fromkeys(opened.tensors, (size,)))
     dictionary = {name: value for name, value in entries.items() if name not in OWN}
     return entries["class"], dictionary | {"state": state}

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, overload
 
 from lrcore import schedules
-from lrcore._checks import is_list, naming, safe_repr
+from lrcore._checks import naming, safe_repr
 from lrcore._names import explain_attributes, remedy, unknown_argument, unknown_attribute
 from lrcore.optimizers import _arguments
 from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._places import Places
 from lrcore.optimizers._ranges import Ranges, rest_of, size_of
-from lrcore.optimizers._selection import all_selected, ranges_of
+from lrcore.optimizers._selection import all_selected, ranges_by_group
 from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings, shown_rate
 from lrcore.optimizers._shared import DEFAULTS
 
@@ -31,14 +31,12 @@ def parsed(
 
     `places` has the arrays if the parameters are a pack. `hyper` and `options` are those of the optimizer.
     """
-    if not is_list(groups):
-        raise TypeError(f"groups: expected a list of dictionaries, got {type(groups).__name__}")
-    settings = [GroupSettings()]
     selections = all_selected(groups, size, places)
+    settings = [GroupSettings()]
     for i, group in enumerate(groups):
         with naming(f"groups[{i}]"):
             settings.append(_settings_of(i, group, hyper, options))
-    of_groups = ranges_of(selections, places)
+    of_groups = ranges_by_group(selections, places)
     return (rest_of(of_groups, size), *of_groups), tuple(settings)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lrcore._arrays.memory import aligned_zeros
 from lrcore._lrcore_core import copy
 from lrcore.optimizers import _group_state
-from lrcore.optimizers._places import Places, places_in
+from lrcore.optimizers._places import Places, parsed_places
 
 
 def rearranged(dictionary: Mapping[str, Any], places: Places | None) -> Mapping[str, Any]:
@@ -32,7 +32,7 @@ def rearranged(dictionary: Mapping[str, Any], places: Places | None) -> Mapping[
         raise ValueError(
             "names: the states belong to a plain array, but the parameters are a Pack; pass the .flat of the Pack"
         )
-    former = places_in(stored)
+    former = parsed_places(stored)
     places.require_same_arrays(former)
     changed = {**dictionary, "names": places.stored()}
     if former.by_name != places.by_name and isinstance(dictionary["state"], Mapping):

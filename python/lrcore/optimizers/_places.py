@@ -111,11 +111,11 @@ class Places:
 
     def require_same_arrays(self, stored: Places) -> None:
         """Raise ValueError unless a stored buffer has arrays of the same names, shapes and ties, in any order."""
-        if missing := [name for name in self.by_name if name not in stored.by_name]:
-            unknown = [name for name in stored.by_name if name not in self.by_name]
-            raise ValueError(f"names: expected {_listed(missing)}, got {_listed(unknown)}")
-        if unknown := [name for name in stored.by_name if name not in self.by_name]:
-            raise ValueError(f"names: expected no further names, got {_listed(unknown)}")
+        missing = [name for name in self.by_name if name not in stored.by_name]
+        unknown = [name for name in stored.by_name if name not in self.by_name]
+        if missing or unknown:
+            expected = _listed(missing) if missing else "no further names"
+            raise ValueError(f"names: expected {expected}, got {_listed(unknown)}")
         ours, theirs = self._tied(), stored._tied()
         for name, place in self.by_name.items():
             if (shape := stored.by_name[name].shape) != place.shape:
@@ -144,10 +144,10 @@ def places_of(params: Any) -> Places | None:
     return Places(params._places()) if isinstance(params, Node) else None
 
 
-def places_in(stored: Any) -> Places:
+def parsed_places(names: Any) -> Places:
     """Return the places in the entry `names` of a state dictionary, after checking that they can be those of a pack."""
     by_name: dict[str, Place] = {}
-    for i, each in enumerate(sequence("names", stored)):
+    for i, each in enumerate(sequence("names", names)):
         with naming(f"names[{i}]"):
             entry = require_entries("entries", each, ("name", "begin", "shape"))
             name = entry["name"]
@@ -156,7 +156,7 @@ def places_in(stored: Any) -> Places:
             shape = tuple(integer("shape", extent, 0) for extent in sequence("shape", entry["shape"]))
             by_name[name] = Place(integer("begin", entry["begin"], 0), shape)
     places = Places(by_name)
-    every = sorted({(place.begin, place.end, name) for name, place in places.distinct.items()})
+    every = sorted((place.begin, place.end, name) for name, place in places.distinct.items())
     for (_, end, _), (begin, _, name) in itertools.pairwise([(0, 0, ""), *every]):
         if not 0 <= begin - end < CACHE_LINE // 4:
             raise ValueError(

@@ -22,7 +22,7 @@ class Selection(NamedTuple):
     """The ranges of slices and pairs."""
 
 
-def selected(group: Any, size: int, places: Places | None) -> Selection:
+def _selected(group: Any, size: int, places: Places | None) -> Selection:
     """Return the elements that the entry `params` of a group selects from a buffer of `size` elements.
 
     `places` has the places of the arrays if the parameters are a pack.
@@ -56,15 +56,21 @@ def _named(pattern: str, places: Places) -> Iterable[str]:
     """Return the first name of each array of which a name equals the pattern or, if there is none, matches it."""
     if pattern in places.first:
         return [places.first[pattern]]
-    if found := [first for name, first in places.first.items() if fnmatchcase(name, pattern)]:
-        return found
-    names = [*places.first]
-    likely = (
-        each for each in (f"{pattern}.*", f"*.{pattern}") if any(fnmatchcase(name, each) for name in names)
-    )
-    meant = next(likely, None) or nearest(pattern, _patterns(names) if "*" in pattern else names)
-    hint = f"; did you mean {meant!r}?" if meant else ""
-    raise ValueError(f"params: {pattern!r} matches none of the names {_shortened(names)}{hint}")
+    found = [first for name, first in places.first.items() if fnmatchcase(name, pattern)]
+    if not found:
+        names = [*places.first]
+        meant = _meant_by(pattern, names)
+        hint = f"; did you mean {meant!r}?" if meant else ""
+        raise ValueError(f"params: {pattern!r} matches none of the names {_shortened(names)}{hint}")
+    return found
+
+
+def _meant_by(pattern: str, names: Sequence[str]) -> str | None:
+    """Return the name or pattern that a pattern without a match probably stands for, or None."""
+    for likely in (f"{pattern}.*", f"*.{pattern}"):
+        if any(fnmatchcase(name, likely) for name in names):
+            return likely
+    return nearest(pattern, _patterns(names) if "*" in pattern else names)
 
 
 def _patterns(names: Iterable[str]) -> list[str]:
@@ -99,26 +105,33 @@ def _shortened(names: list[str]) -> str:
     return shortened.repr(names)
 
 
-def all_selected(groups: Sequence[Any], size: int, places: Places | None) -> list[Selection]:
-    """Return the elements of each group; raise ValueError if two groups name the same array."""
+def all_selected(groups: Any, size: int, places: Places | None) -> list[Selection]:
+    """Return the elements of each dictionary in the argument `groups`.
+
+    Raises TypeError if it is not a list of dictionaries, and ValueError if two groups name the same array.
+    """
+    if not is_list(groups):
+        raise TypeError(f"groups: expected a list of dictionaries, got {type(groups).__name__}")
     found: list[Selection] = []
     owners: dict[str, int] = {}
     for i, group in enumerate(groups):
         with naming(f"groups[{i}]"):
-            found.append(selected(group, size, places))
+            found.append(_selected(group, size, places))
             for name in found[-1].names:
                 if owners.setdefault(name, i) != i:
                     raise ValueError(_in_two(name, owners[name]))
     return found
 
 
-def ranges_of(selections: Sequence[Selection], places: Places | None) -> list[Ranges]:
-    """Return the ranges of each group; raise ValueError if two groups, or the ranges of a group, overlap."""
+def ranges_by_group(selections: Sequence[Selection], places: Places | None) -> list[Ranges]:
+    """Return the ranges of each group, with the padding after its arrays; raise ValueError if any two overlap."""
     found = []
     for names, ranges in selections:
-        spans = [] if places is None else [places.by_name[name] for name in names]
-        every = [*ranges, *((each.begin, each.end) for each in spans)]
-        found.append(every if places is None else [*places.padded(every)])
+        if places is None:
+            found.append(ranges)
+        else:
+            of_arrays = [(places.by_name[name].begin, places.by_name[name].end) for name in names]
+            found.append([*places.padded([*ranges, *of_arrays])])
     if places is not None and (overlap := first_overlap(found)):
         (_, _, i), (begin, _, j) = overlap
         if i != j:
