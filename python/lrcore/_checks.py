@@ -125,11 +125,14 @@ def flag(name: str, value: Any) -> bool:
 
 @contextlib.contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Prefix the message of a TypeError or ValueError with `what`, unless it already begins with ``opt.groups``."""
+    """Prefix the message of a TypeError or ValueError with `what`.
+
+    The message stays as it is if `what` is empty, or if it already begins with ``opt.groups``.
+    """
     try:
         yield
     except (TypeError, ValueError) as error:
-        if str(error).startswith("opt.groups"):
+        if not what or str(error).startswith("opt.groups"):
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{what}: {error}") from error.__cause__ or error

@@ -53,7 +53,6 @@ lr : float, schedule or callable
 """The first two arguments of each class, for the docstrings."""
 
 _NONE: Shared = {}
-_UNNAMED = contextlib.nullcontext()
 
 
 def _hyper_entries(opt: Any) -> dict[str, str]:
@@ -202,7 +201,7 @@ class Optimizer(Stepper):
         for i, each in enumerate(groups):
             # An option may require a number, such as `nesterov` a momentum, that only another group has.
             alike = all(bool(each[name]) == value for name, value in selecting.items())
-            with naming(label(i)) if i else _UNNAMED:
+            with naming(label(i) if i else ""):
                 cls._check_together({**each, **(options if alike else cls._default_options())})
         chosen = {**options, **selecting}
         return cls._rules[tuple(chosen[name] for name in cls._choices)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import reprlib
@@ -60,11 +59,6 @@ class _Loaded(NamedTuple):
     """The elements of its parameters in the buffer."""
     states: dict[str, dict[str, Any]]
     """The entries of each parameter in the order of the buffer, by the name of the parameter in messages."""
-
-
-def _naming(group: str) -> contextlib.AbstractContextManager[None]:
-    """Put the name of a group, if there is one, before the message of an error."""
-    return naming(group) if group else contextlib.nullcontext()
 
 
 def converted(
@@ -134,7 +128,7 @@ def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list
         require_entries(name or "param_groups", found, (*kind.settings.hyper, *there), *optional)
         of_group = [*itertools.islice(of_parameters, len(group["params"]))]
         ranges = kind.ranges[number]
-        with _naming(name):
+        with naming(name):
             if group.get("differentiable"):
                 raise ValueError(
                     "differentiable: expected False; the steps of lrcore cannot be differentiated"
@@ -265,7 +259,7 @@ def _counts(group: _Loaded) -> list[int]:
     states = [*group.states.values()]
     if not group.name:
         return [common_step_count(states)] * len(states)
-    with _naming(group.name):
+    with naming(group.name):
         return [integer("step", whole(to_float("step", each.get("step", 0))), 0) for each in states]
 
 
@@ -279,7 +273,7 @@ def _check_products(group: _Loaded, counts: Sequence[int]) -> None:
     for each, count in zip(group.states.values(), counts, strict=True):
         product, expected = to_float("mu_product", each.get("mu_product", 1.0)), products[count]
         if each and not abs(product - expected) <= 1e-4:
-            with _naming(group.name):
+            with naming(group.name):
                 raise ValueError(
                     f"mu_product: expected {expected:.6g}, got {product:.6g}; betas and momentum_decay must have been "
                     "the same in all steps, because lrcore computes the product from the step count"
@@ -301,7 +295,7 @@ def _flat_states(
         # PyTorch has no buffers for a group without momentum, although other groups may have them.
         optional = {"momentum_buffer"} & {*names} if group.hyper.get("momentum") == 0 else ()
         required = tuple(each for each in (*others, *names) if each not in optional)
-        with _naming(group.name):
+        with naming(group.name):
             for name, entries in group.states.items():
                 require_entries(name, entries, required, *optional)
     return {name: _flat_state(kind, name, groups, join) for name in names}
@@ -316,7 +310,7 @@ def _flat_state(
         tensors = [each[name] for each in group.states.values() if name in each]
         if not tensors:
             continue
-        with _naming(group.name):
+        with naming(group.name):
             values = join(name, tensors)
             if len(kind.ranges) == 1 and kind.places is None:
                 return values
