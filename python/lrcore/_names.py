@@ -65,7 +65,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
         "clipnorm clipvalue global_clipnorm max_grad_norm clip_grad_norm_ clip_grad_value_ "
         "clip_by_global_norm",
     # attributes and methods of optimizers
-    ("params", "flat"): "parameters params",
+    ("params", "flat", "names"): "parameters params",
     ("grads",): "gradients gradient grad",
     ("step_count", "steps", "steps_per_epoch"): "steps step_number iterations t count",
     ("hyper",): "hyperparameters hypers defaults",
@@ -221,12 +221,12 @@ def unknown_attribute(owner: Any, label: str, name: str, *places: Mapping[str, s
     return AttributeError(f"{name}: {label} has no such attribute{remedy(name, *places)}", obj=owner)
 
 
-def unknown_key(key: Any, known: Iterable[Any]) -> KeyError:
-    """Return the error for a key that a mapping does not have."""
+def unknown_key(key: Any, known: Iterable[Any], advice: str = "") -> KeyError:
+    """Return the error for a key that a mapping does not have. The message ends with `advice` or a similar key."""
     names = [*map(str, known)]
     listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
     meant = nearest(key, names) if isinstance(key, str) else None
-    hint = f"; did you mean {meant}?" if meant else ""
+    hint = f"; {advice}" if advice else f"; did you mean {meant}?" if meant else ""
     return KeyError(f"{key}: expected one of {listed}{hint}" if names else f"{key}: there are no entries")
 
 

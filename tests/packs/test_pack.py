@@ -256,6 +256,8 @@ def test_errors_name_the_whole_path() -> None:
         pack["layers"][1] = {"w": 1, "b": [1, 2, 3]}
     with pytest.raises(TypeError, match=r"^tree: expected a dictionary .*, got list"):
         pack.assign([])
+    with pytest.raises(KeyError, match=r"^'1\.w: expected one of 0, 1; write named_arrays\(\)\[\"1\.w\"\]'$"):
+        _ = lrcore.Pack({"0": {"w": 1}, "1": {"w": 1}})["1.w"]
     for name, hint in (("v", ""), ("step", ""), ("W", "; did you mean w[?]")):
         with pytest.raises(KeyError, match=f"^'{name}: expected one of w, b{hint}'$"):
             _ = pack["layers"][0][name]

@@ -242,7 +242,8 @@ class Node:
         try:
             return self._parts[key]
         except KeyError:
-            raise unknown_key(key, self._parts) from None
+            advice = f'write named_arrays()["{key}"]' if key in self.named_arrays() else ""
+            raise unknown_key(key, self._parts, advice) from None
 
     def __setitem__(self, key: Any, values: Any) -> None:
         part = self[key]
