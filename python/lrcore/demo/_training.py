@@ -61,7 +61,7 @@ class Result:
         Names of the optimizer and of the backend.
     schedule : str
         The learning-rate schedule, as code. If groups have different rates, there is a line for each distinct rate, after
-        the names of the groups.
+        the groups that have it.
     threads : int
         Number of threads that lrcore could use on the CPU.
     parameters : int

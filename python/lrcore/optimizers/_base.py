@@ -573,6 +573,7 @@ class Optimizer(Stepper):
 
         PyTorch's groups are loaded into `groups` in order; a ``groups[0]`` without elements is skipped. The numbers and
         the rate of a PyTorch group become the group's own, except that those for ``groups[0]`` become the optimizer's.
+        To use a schedule in a group, assign the group's `lr`; None returns the group to the optimizer's rate.
         `lr_scale` becomes 1, and `frozen` stays as it is. `step_count` becomes the largest count of all parameters.
 
         Parameters

@@ -77,7 +77,8 @@ def schedules(
         ones.
     labels : sequence of str, optional
         Labels for the legend, one for each line. The default is the repr of each schedule. If an optimizer has several
-        lines, each repr follows the names of its groups; with more than ten lines, the label has only the names.
+        lines, each repr follows the groups of its line, such as ``groups[1], groups[2]``; with more than ten lines, the
+        label has only the groups.
     log : bool
         Whether the axis of the rates is logarithmic. Rates of 0 are then left out.
     ax : Axes, optional
@@ -128,7 +129,7 @@ def schedules(
 
 
 def rates_of(opt: Optimizer) -> list[tuple[str, Schedule]]:
-    """Return the distinct rates of an optimizer's groups, with the names of the groups, or "" if there is one rate.
+    """Return the distinct rates of an optimizer's groups, each after the list of its groups, or "" if there is one rate.
 
     Groups without elements are left out, and so are frozen groups, unless all groups are frozen.
     """
@@ -146,11 +147,11 @@ def rates_of(opt: Optimizer) -> list[tuple[str, Schedule]]:
                 break
         else:
             found.append((rate, [i]))
-    return [(_names_of(groups) if len(found) > 1 else "", rate) for rate, groups in found]
+    return [(_listed(groups) if len(found) > 1 else "", rate) for rate, groups in found]
 
 
-def _names_of(groups: Sequence[int]) -> str:
-    """Return the names of some groups, of which only the first two and the last are named if there are many."""
+def _listed(groups: Sequence[int]) -> str:
+    """Return groups as text, such as ``groups[0], groups[2]``; if there are many, only the first two and the last."""
     names = [f"groups[{i}]" for i in groups]
     return ", ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]])
 
@@ -250,8 +251,8 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
         The loss of each step. The axis of the losses is logarithmic if all losses are > 0.
     lrs : array of float, (n,) or (n, groups)
         The learning rate of each step, or the rates of ``opt.groups``, such as ``[group.lr for group in opt.groups]`` in
-        each step. Equal columns are one line, whose label names the groups. NaN leaves a gap, and a column of NaN is
-        not drawn.
+        each step. Equal columns are one line, whose label lists the groups. NaN leaves a gap, and a column of NaN is
+        not drawn: use it for groups that take no steps, because they are frozen or have no elements.
     ax : Axes, optional
         Axes to draw on, in a grid such as that of ``plt.subplots``. Their lower third becomes the axes of the rates.
 
@@ -311,14 +312,14 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
 
 
 def _distinct(rates: NDArray[np.float64]) -> list[tuple[str, NDArray[np.float64]]]:
-    """Return the rates of each step, or the distinct columns that are not all NaN, after the names of their groups."""
+    """Return the rates of each step, or the distinct columns that are not all NaN, each after the list of its groups."""
     if rates.ndim == 1:
         return [("", rates)]
     found: dict[bytes, list[int]] = {}
     for i, column in enumerate(rates.T):
         if not np.isnan(column).all():
             found.setdefault(column.tobytes(), []).append(i)
-    return [(_names_of(groups) if len(found) > 1 else "", rates[:, groups[0]]) for groups in found.values()]
+    return [(_listed(groups) if len(found) > 1 else "", rates[:, groups[0]]) for groups in found.values()]
 
 
 def _labels(labels: Any) -> tuple[str, ...]:
