@@ -101,11 +101,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     tables = ("chain", "gpt")
     parser.add_argument("--tables", nargs="+", choices=tables, default=tables, help="default: both")
-    for name, default in (("layers", 100), ("width", 32), ("rounds", 25)):
-        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    for name, default, meaning in (
+        ("layers", 100, "layers of the chain"),
+        ("width", 32, "width of the chain"),
+        ("rounds", 25, "samples of each variant"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{meaning}; default: %(default)s")
     sizes = ("LAYERS", "WIDTH", "VOCABULARY")
     parser.add_argument(
-        "--gpt", nargs=3, type=int, default=[6, 384, 65], metavar=sizes, help="default: 6 384 65"
+        "--gpt",
+        nargs=3,
+        type=int,
+        default=[6, 384, 65],
+        metavar=sizes,
+        help="sizes of the GPT; default: 6 384 65",
     )
     parser.add_argument("--json", type=Path, help="write the results to this file")
     arguments = parser.parse_args()

@@ -11,7 +11,7 @@ import operator
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,14 +161,14 @@ def sequence(name: str, value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def vector(name: str, value: Any, most: int = 1) -> NDArray[np.float64]:
-    """Check that a value is a sequence of real numbers in at most `most` dimensions; return it as a float64 array."""
-    expected = ("one dimension", "one or two dimensions")[most - 1]
+def vector(name: str, value: Any, max_ndim: Literal[1, 2] = 1) -> NDArray[np.float64]:
+    """Check that a value is an array of real numbers with 1 to `max_ndim` dimensions; return it in float64."""
+    expected = "one dimension" if max_ndim == 1 else "one or two dimensions"
     try:
         array = np.asarray(value)
     except ValueError:
         raise ValueError(f"{name}: expected {expected}, got rows of different lengths") from None
-    if not 1 <= array.ndim <= most:
+    if not 1 <= array.ndim <= max_ndim:
         raise ValueError(f"{name}: expected {expected}, got {array.ndim}")
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}")

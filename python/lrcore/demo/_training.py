@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from types import ModuleType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,6 +203,16 @@ def find_lr(
         )
 
 
+class _Step(NamedTuple):
+    """A step that was taken."""
+
+    loss: float
+    seconds: float
+    optimizer_seconds: float
+    rates: list[float]
+    """The rate of each group, or NaN if the group took no step."""
+
+
 @explain_keywords
 def train(
     optimizer: str = "Adam",
@@ -280,7 +290,7 @@ def attempt(
         lr = initial_rate(name)
     opt.lr = lr if callable(lr) else lrcore.schedules.Cosine(lr, steps=steps)
 
-    taken: list[tuple[float, ...]] = []  # loss, seconds, seconds in the optimizer, and the rate of each group
+    taken: list[_Step] = []
     ended_by: ValueError | KeyboardInterrupt | None = None
     try:
         with progress_bar("demo", steps, "step", shown=progress, title=name) as bar:
@@ -292,33 +302,36 @@ def attempt(
                 opt.step()
                 task.wait()
                 end = perf_counter()
-                taken.append((loss, end - begin, end - middle, *rates))
+                taken.append(_Step(loss, end - begin, end - middle, rates))
                 if not np.isfinite(loss):
-                    highest = np.nanmax([each[3:] for each in taken])
+                    highest = np.nanmax([each.rates for each in taken])
                     problem = f"the loss became {loss} at step {len(taken) - 1}"
                     raise ValueError(f"lr: {highest:g} is too large; {problem}")
                 if len(taken) % per_epoch == 0:
                     for plateau in lrcore.schedules.plateaus(opt):
-                        plateau.observe(float(np.mean([each[0] for each in taken[-per_epoch:]])))
+                        plateau.observe(float(np.mean([each.loss for each in taken[-per_epoch:]])))
                 bar.update()
     except KeyboardInterrupt:
         ended_by = KeyboardInterrupt(f"after {len(taken)} of {steps} steps")
     except ValueError as error:
         ended_by = error
-    info = lrcore.info()
-    columns = np.array(taken, np.float64).reshape(-1, 3 + len(opt.groups)).T.copy()
-    losses, step_seconds, optimizer_seconds, *of_groups = columns
-    result = Result(
-        optimizer=name,
+    return _result(task, taken, per_epoch), ended_by
+
+
+def _result(task: Task, taken: Sequence[_Step], per_epoch: int) -> Result:
+    """Return the result of the steps taken."""
+    info, opt, data = lrcore.info(), task.opt, task.data
+    rates = np.array([each.rates for each in taken], np.float64).reshape(-1, len(opt.groups))
+    return Result(
+        optimizer=type(opt).__name__,
         backend=info["backend"] if task.device == "cpu" else task.device,
         schedule="\n".join(label_of(*each) for each in rates_of(opt)),
         threads=info["threads"],
         parameters=opt.size,
         steps_per_epoch=per_epoch,
         accuracy=accuracy(task.params, data.test_x, data.test_y, task.xp),
-        losses=losses,
-        rates=of_groups[0] if len(of_groups) == 1 else np.stack(of_groups, axis=1),
-        step_seconds=step_seconds,
-        optimizer_seconds=optimizer_seconds,
+        losses=np.array([each.loss for each in taken], np.float64),
+        rates=rates if len(opt.groups) > 1 else rates[:, 0],
+        step_seconds=np.array([each.seconds for each in taken], np.float64),
+        optimizer_seconds=np.array([each.optimizer_seconds for each in taken], np.float64),
     )
-    return result, ended_by

@@ -268,7 +268,7 @@ def training(losses: ArrayLike, lrs: ArrayLike, ax: Axes | None = None) -> Axes:
     ImportError
         If matplotlib is not installed.
     """
-    loss, rates = vector("losses", losses), vector("lrs", lrs, 2)
+    loss, rates = vector("losses", losses), vector("lrs", lrs, max_ndim=2)
     if not loss.size:
         raise ValueError("losses: expected at least one, got none")
     if rates.shape[0] != len(loss) or not rates.size:
