@@ -171,8 +171,8 @@ def deal(rng: np.random.Generator, pack: Any) -> list[list[str]]:
     return [sum(empty, rest), *(each for each in others if each not in empty)]
 
 
-def describe(rng: np.random.Generator, pack: Any, arrays: Sequence[str]) -> Any:
-    """Return a random way to select some arrays of a pack: names, globs, a predicate, or these and slices."""
+def describe(rng: np.random.Generator, pack: Any, arrays: Sequence[str], by_name: bool = False) -> Any:
+    """Return a random way to select some arrays of a pack: names, globs, a predicate, and ranges unless `by_name`."""
     every, places = names_of(pack), spans(pack)
     chosen = [str(rng.choice(every[name])) for name in arrays]
     if (how := rng.integers(3)) == 0:
@@ -189,7 +189,7 @@ def describe(rng: np.random.Generator, pack: Any, arrays: Sequence[str]) -> Any:
         (first,) = (first for first, names in every.items() if name in names)
         if first in left:
             glob = f"{name[:-1]}[{name[-1]}]"
-            found.append([name, glob, places.get(name, name)][rng.integers(3)])
+            found.append([name, glob, places.get(name, name)][rng.integers(2 if by_name else 3)])
     return found[0] if len(found) == 1 else found
 
 

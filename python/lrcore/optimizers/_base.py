@@ -262,7 +262,7 @@ class Optimizer(Stepper):
     def state(self) -> Mapping[str, Any]:
         """The states by name: flat float32 arrays of the same library and on the same device as the parameters.
 
-        If the parameters are a `lrcore.Pack`, each state is a pack of the same names and shapes. A step reads and
+        If the parameters are a `lrcore.Pack`, each state is a pack with the same names and shapes. A step reads and
         writes this memory directly, so modifying it in place changes the optimizer; for an array,
         ``opt.state[name] *= 2`` works as well.
         """

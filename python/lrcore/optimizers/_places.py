@@ -1,4 +1,4 @@
-"""The places of a pack's arrays in the flat buffer that an optimizer steps."""
+"""Packs as parameters and gradients: their flat buffers, and the places of their arrays."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from lrcore.optimizers._torch_state import (
     Kind,
     as_float32,
     elements_of,
-    groups_of,
+    group_indices,
     options_in_group,
     peer_of,
     states_of,
@@ -100,7 +100,7 @@ def _parameters(
     """
     parameters = []
     size = kind.size()
-    for (name, place), group in zip(spans, groups_of(kind, spans), strict=True):
+    for (name, place), group in zip(spans, group_indices(kind, spans), strict=True):
         first, last = elements_of(place, size)
         taken = _counts_in(first, last, step_count, counts)
         if len(taken) > 1:

@@ -22,8 +22,8 @@ from lrcore.optimizers._torch_state import (
     LATER,
     Kind,
     common_step_count,
+    group_indices,
     groups_in,
-    groups_of,
     momentum_product,
     options_in_group,
     options_of_group,
@@ -156,7 +156,7 @@ def _arrays_by_group(kind: Kind) -> list[dict[str, Place]]:
     """Return the places of the arrays of each group by first name; empty if the parameters are not a pack."""
     arrays = [] if kind.places is None else [*kind.places.distinct.items()]
     found: list[dict[str, Place]] = [{} for _ in kind.ranges]
-    for (name, place), number in zip(arrays, groups_of(kind, arrays), strict=True):
+    for (name, place), number in zip(arrays, group_indices(kind, arrays), strict=True):
         found[number][name] = place
     return found
 

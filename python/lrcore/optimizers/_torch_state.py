@@ -52,7 +52,7 @@ class Kind(NamedTuple):
         return len(self.ranges) == 1 and self.settings.groups[0].maximize is None
 
 
-def groups_of(kind: Kind, parameters: Iterable[tuple[str, Place]]) -> Iterator[int]:
+def group_indices(kind: Kind, parameters: Iterable[tuple[str, Place]]) -> Iterator[int]:
     """Yield the index in `opt.groups` for each of PyTorch's parameters, given by its name and its place in the buffer.
 
     A parameter without elements belongs to the group of the next element, or of the last one. Raises ValueError if a

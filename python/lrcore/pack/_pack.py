@@ -27,7 +27,7 @@ class Pack(Node, Mapping[str, Any], over=dict):
     like `assign`.
 
     An optimizer takes a pack, or a part such as ``pack["layers"]``, as its parameters and gradients. It steps
-    the whole buffer at once, and its states are packs of the same names. Its parameter groups and files refer
+    the whole buffer at once, and its states are packs with the same names. Its parameter groups and files refer
     to arrays by their names in `named_arrays`.
 
     If a pack and an optimizer over it are pickled or deep-copied together, the copies share memory too. The copy
