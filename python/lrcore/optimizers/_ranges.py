@@ -12,6 +12,9 @@ from lrcore._checks import is_integer, safe_repr
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 """The elements of a group: pairs of begin and end, in order, none of which touch."""
 
+SELECTORS = "a slice, a pair (begin, end) or, for a Pack, a name, pattern or predicate"
+"""What the entry `params` of a group may be, apart from a list of these."""
+
 
 def is_pair(value: Any) -> bool:
     """Return whether a value is a tuple of two integers. A list of integers may be meant as indices."""
@@ -27,9 +30,7 @@ def range_of(given: Any, size: int) -> tuple[int, int]:
     elif is_pair(given):
         bounds = given
     else:
-        raise TypeError(
-            f"params: expected a slice, a pair (begin, end) or, for a Pack, a name or predicate, got {reprlib.repr(given)}"
-        )
+        raise TypeError(f"params: expected {SELECTORS}, got {reprlib.repr(given)}")
     if not all(map(is_integer, bounds)):
         raise TypeError(f"params: expected a slice of integers, got {safe_repr(given)}")
     begin, end = (int(each) + size if each < 0 else int(each) for each in bounds)

@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 from lrcore._checks import flag, is_list, naming, safe_repr
 from lrcore._names import nearest
 from lrcore.optimizers._places import Places
-from lrcore.optimizers._ranges import Ranges, first_overlap, is_pair, merged, range_of, require_disjoint
+from lrcore.optimizers._ranges import (
+    SELECTORS,
+    Ranges,
+    first_overlap,
+    is_pair,
+    merged,
+    range_of,
+    require_disjoint,
+)
 
 
 class Selection(NamedTuple):
@@ -30,9 +38,7 @@ def _selected(group: Any, size: int, places: Places | None) -> Selection:
     if not isinstance(group, Mapping):
         raise TypeError(f"expected a dictionary, got {type(group).__name__}")
     if "params" not in group:
-        raise TypeError(
-            "params: missing; expected a slice, a pair (begin, end) or, for a Pack, a name or predicate, or a list of these"
-        )
+        raise TypeError(f"params: missing; expected {SELECTORS}, or a list of these")
     params = group["params"]
     names: dict[str, None] = {}
     ranges: list[tuple[int, int]] = []
