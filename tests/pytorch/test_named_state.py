@@ -175,6 +175,13 @@ def test_an_array_without_elements_is_in_the_group_of_the_next_element() -> None
     found = opt.torch_state_dict()
     assert [group["param_names"] for group in found["param_groups"]] == [["a"], ["none", "b", "last"]]
     opt.load_torch_state_dict(found)
+    nothing = Adam(lrcore.Pack({"none": (0, 4), "last": 0}), groups=[{"params": "last"}])
+    nothing.step(nothing.params.like())
+    (group,) = (found := nothing.torch_state_dict())["param_groups"]
+    assert group["param_names"] == ["none", "last"]
+    nothing.step_count = 0
+    nothing.load_torch_state_dict(found)
+    assert nothing.step_count == 1
 
 
 def names(i: int, *found: Any) -> Callable[[Any], object]:

@@ -40,8 +40,11 @@ class Kind(NamedTuple):
     """The places of the arrays if the parameters are a pack."""
 
     def shown(self) -> list[int]:
-        """Return the indices of the groups that PyTorch's dictionaries have: all except a rest without elements."""
-        return [i for i, each in enumerate(self.ranges) if each or len(self.ranges) == 1]
+        """Return the indices of the groups that PyTorch's dictionaries have.
+
+        These are all groups with elements, or the rest if there are none.
+        """
+        return [i for i, each in enumerate(self.ranges) if each] or [0]
 
     def size(self) -> int:
         """Return the number of elements of the optimizer."""
