@@ -159,6 +159,23 @@ def test_what_fits_has_the_same_dotted_names() -> None:
     assert_same(opt, plain)
 
 
+def test_the_layouts_of_two_packs_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later steps take the time of a step of arrays. Another pack, and a pack that is set again, are still compared."""
+    pack, same = model(), model()
+    opt = SGD(pack)
+    opt.step(same)
+    assert same._layout() is pack._layout()
+    with monkeypatch.context() as patched:
+        patched.setattr(lrcore.Pack, "_places", None)
+        for _ in range(2):
+            opt.step(same)
+    for other in (same, lrcore.Pack({})):
+        other.__setstate__(model(pad=True).__getstate__())
+        with pytest.raises(ValueError, match="^grads: .*offset"):
+            opt.step(other)
+    assert opt.step_count == 3
+
+
 def test_a_pack_for_an_array_is_refused() -> None:
     pack, flat = model(), np.zeros(50, np.float32)
     calls: list[Callable[[], Any]] = [lambda: Adam(flat, grads=pack), lambda: Adam(flat).step(pack)]

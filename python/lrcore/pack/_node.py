@@ -78,6 +78,7 @@ class Node:
     def _lie_over(self, buffer: _Buffer, shapes: Any, path: str) -> Self:
         """Initialize this node as the one at `path` in the buffer."""
         self._shapes, self._path, self._xp, self._pad = shapes, path, buffer.xp, buffer.pad
+        self._known_layout: tuple[tuple[str, Place], ...] | None = None
         self._parts: Any = {} if isinstance(shapes, dict) else [None] * len(shapes)
         for name, part in shapes.items() if isinstance(shapes, dict) else enumerate(shapes):
             where = join(path, name)
@@ -144,6 +145,12 @@ class Node:
         firsts = places_in(self._shapes, self._pad, ties)
         return {path: firsts[ties.get(path, path)] for path in tree_leaves(self._shapes)}
 
+    def _layout(self) -> tuple[tuple[str, Place], ...]:
+        """Return the names and places of the arrays, computed once."""
+        if self._known_layout is None:
+            self._known_layout = tuple(self._places().items())
+        return self._known_layout
+
     def _require_same_layout(self, other: Node, name: str) -> None:
         """Raise ValueError unless another node has the same names, shapes, ties and padding, in the same order.
 
@@ -151,8 +158,14 @@ class Node:
         """
         if other._shapes is self._shapes:  # as in packs made by `like`
             return
+        ours, theirs = self._layout(), other._layout()
+        if theirs is ours:
+            return
+        if theirs == ours:
+            other._known_layout = ours  # each step compares the same two packs again
+            return
         hint = "make it with params.like()"
-        pairs = itertools.zip_longest(self._places().items(), other._places().items(), fillvalue=(None, None))
+        pairs = itertools.zip_longest(ours, theirs, fillvalue=(None, None))
         for (path, place), (other_path, other_place) in pairs:
             if path != other_path or place is None or other_place is None:
                 expected, got = path or "no more arrays", other_path or "no more arrays"
