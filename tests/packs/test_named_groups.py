@@ -349,11 +349,13 @@ def test_decay_groups_of_random_packs(seed: int) -> None:
 
 def test_decay_groups_are_of_packs() -> None:
     wrong: Any = {"params": "embed"}
+    negative = [{"params": "*.b", "weight_decay": -1.0}]  # all of them have one dimension
     calls: list[tuple[Callable[[], Any], str]] = [
         (lambda: lrcore.decay_groups(model().flat, 0.1), "^pack: "),
         (lambda: lrcore.decay_groups({"w": 3}, 0.1), "^pack: "),
         (lambda: lrcore.decay_groups(model(), 0.1, [{"lr": 1.0}]), r"^groups\[0\]: "),
         (lambda: lrcore.decay_groups(model(), 0.1, wrong), "^groups: "),
+        (lambda: lrcore.decay_groups(model(), 0.1, negative), r"^groups\[0\]: weight_decay: "),
     ]
     for call, words in calls:
         assert_refused(call, (TypeError, ValueError), words)

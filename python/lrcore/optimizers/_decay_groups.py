@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lrcore._checks import naming
 from lrcore._names import explain_keywords
 from lrcore.optimizers._arguments import NUMBERS
 from lrcore.optimizers._places import places_of
@@ -55,12 +56,15 @@ def decay_groups(
     places = places_of(pack)
     if places is None:
         raise TypeError(f"pack: expected a Pack, got {type(pack).__name__}")
-    decay = NUMBERS["weight_decay"]("weight_decay", weight_decay)
+    check = NUMBERS["weight_decay"]
+    decay = check("weight_decay", weight_decay)
     given = [] if groups is None else groups
     selections = all_selected(given, places.size, places)
-    for i, selection in enumerate(selections):
-        if selection.ranges:
-            raise TypeError(f"groups[{i}]: params: expected names or predicates, got a range of elements")
+    for i, (group, selection) in enumerate(zip(given, selections, strict=True)):
+        with naming(f"groups[{i}]"):
+            if selection.ranges:
+                raise TypeError("params: expected names or predicates, got a range of elements")
+            check("weight_decay", group.get("weight_decay", decay))
     named = {name for selection in selections for name in selection.names}
     rest = [name for name in places.distinct if name not in named]
     found: list[dict[str, Any]] = []
