@@ -30,7 +30,11 @@ def gradients_of(params: Any, grads: Any) -> Any:
                 f"grads: expected an array like params, got a {type(grads).__name__}; pass its .flat, or the pack as params"
             )
         params._require_same_layout(grads, "grads")
-    return flat_of(grads)
+        try:
+            return grads.flat
+        except ValueError as error:
+            raise ValueError(f"grads: {error}") from error
+    return grads
 
 
 class _Array(NamedTuple):
