@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -254,8 +255,15 @@ def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]
     """Return PyTorch's entries for each parameter, in the order of the group."""
     if not isinstance(states, Mapping) or not all(isinstance(each, Mapping) for each in states.values()):
         raise TypeError("state: expected a dictionary of dictionaries, as in PyTorch")
-    if more := [number for number in states if number not in numbers]:
-        raise ValueError(f"state: expected only the parameters {[*numbers]}, but also got {more}")
+    try:
+        known = {*numbers}
+    except TypeError as error:
+        raise TypeError(f"params: expected indices of parameters: {error}") from error
+    if more := [number for number in states if number not in known]:
+        expected, got = reprlib.repr([*numbers]), reprlib.repr(more)
+        raise ValueError(f"state: expected only the parameters {expected}, but also got {got}")
+    if len(known) != len(numbers):
+        raise ValueError(f"params: expected each parameter once, got {reprlib.repr([*numbers])}")
     of_parameters = [states.get(number, {}) for number in numbers]
     return [{name: value for name, value in each.items() if value is not None} for each in of_parameters]
 
@@ -286,5 +294,7 @@ def require_dense(name: str, value: Any) -> Any:
         raise TypeError(f"{name}: expected a float32 tensor, got {dtype}")
     if getattr(value, "is_sparse", False):
         raise TypeError(f"{name}: expected a dense tensor, got a sparse one")
+    if getattr(value, "is_meta", False):
+        raise TypeError(f"{name}: expected a tensor with memory, got one on the meta device")
     require_memory(name, value)
     return value
