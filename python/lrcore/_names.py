@@ -79,7 +79,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("write weight_decay=factor * weight_decay",): "decay_mult",
     ("write groups=lrcore.decay_groups(pack, weight_decay)",): "mask decay_mask exclude_from_weight_decay",
     ("leave it out; optimizers, groups and schedules have no names",): "name",
-    ("leave it out; pass a Pack, whose arrays have names",): "param_names",
+    ("names", "leave it out; pass a Pack, whose arrays have names"): "param_names",
     # learning rates and metrics
     ("write opt.lr",): "get_last_lr get_lr",
     ("write lrcore.schedules.plateaus(opt)[0].observe(metric)",): "observe",

@@ -411,6 +411,7 @@ def test_other_changes_that_are_refused() -> None:
     assert_refused(lambda: hyper.pop("eps"), TypeError, "cannot be removed")
     group: Any = opt.groups[1]
     assert_refused(lambda: group["lr"], TypeError, here, r"did you mean opt\.groups\[1\]\.lr\?")
+    assert_refused(lambda: group["param_names"], TypeError, here, r"did you mean opt\.groups\[1\]\.names\?")
     assert_refused(
         lambda: group.__setitem__("eps", 1), TypeError, r'did you mean opt\.groups\[1\]\.hyper\["eps"\]\?'
     )

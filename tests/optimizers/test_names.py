@@ -162,6 +162,7 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
         (OPT, "add_param_group", "pass groups= to the constructor; freeze a group there and thaw it later"),
         (OPT.groups, "append", "pass groups= to the constructor; freeze a group there and thaw it later"),
         (OPT.groups[0], "params", "did you mean names?"),
+        (OPT.groups[0], "param_names", "did you mean names?"),
         (OPT, "learning_rate", "did you mean lr?"),
         (OPT, "betas", 'did you mean opt.hyper["betas"]?'),
         (OPT, "beta1", 'did you mean opt.hyper["betas"]?'),

@@ -86,7 +86,14 @@ class _Grouped(Protocol):
 
 
 @explain_attributes(
-    "betas", "eps", "momentum", "weight_decay", "params", "step", entries=lambda group: group._entries()
+    "betas",
+    "eps",
+    "momentum",
+    "weight_decay",
+    "params",
+    "param_names",
+    "step",
+    entries=lambda group: group._entries(),
 )
 class Group:
     """A part of an optimizer's parameters, with its own settings. ``opt.groups[i]`` is such a group.
@@ -127,7 +134,7 @@ class Group:
 
     def __getitem__(self, name: Any) -> NoReturn:
         """Raise TypeError: PyTorch's groups are dictionaries, but these have attributes."""
-        places = {each: f"{self._name()}.{each}" for each in _ASSIGNABLE} | self._entries()
+        places = {each: f"{self._name()}.{each}" for each in ("names", *_ASSIGNABLE)} | self._entries()
         raise TypeError(f"{self._name()}[{name!r}]: a group has attributes{remedy(str(name), places)}")
 
     def __setitem__(self, name: Any, value: Any) -> None:
