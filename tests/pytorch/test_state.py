@@ -727,6 +727,7 @@ def second(**changes: Any) -> Callable[[Any], None]:
         (lambda saved: saved["param_groups"][1].pop("betas"), r"param_groups\[1\]: expected the entries"),
         (second(momentum=0.5), r"param_groups\[1\]: expected the entries"),
         (second(differentiable=True), r"param_groups\[1\]: differentiable: "),
+        (second(differentiable=torch.ones(2)), r"param_groups\[1\]: differentiable: "),
         (second(eps=-1.0), r"param_groups\[1\]: eps: expected"),
         (second(lr=-1.0), r"param_groups\[1\]: lr: expected"),
         (second(amsgrad=True), r"param_groups\[1\]: amsgrad: expected False as in param_groups\[0\], got True"),
