@@ -303,3 +303,13 @@ def test_states_that_end_before_the_arrays() -> None:
             dictionary["state"][name] = dictionary["state"][name][:49]
         assert_refused(partial(into.load_state_dict, dictionary), ValueError, "names|exp_avg")
         assert contents(into) == before
+
+
+def test_damaged_groups_are_refused() -> None:
+    """Anything but a list is refused, even if its entries are right."""
+    into = trained(model(pad=True), groups=[{"params": "*.b"}])
+    before, dictionary = contents(into), into.state_dict()
+    for groups in (iter(dictionary["groups"]), dict(enumerate(dictionary["groups"])), 3, "groups"):
+        wrong = dictionary | {"groups": groups}
+        assert_refused(partial(into.load_state_dict, wrong), (TypeError, ValueError), "^groups: expected")
+    assert contents(into) == before

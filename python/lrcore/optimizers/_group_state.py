@@ -198,6 +198,8 @@ def moved(groups: Any, step_count: Any, former: Places, places: Places) -> Any:
 
     Raises TypeError or ValueError if its ranges are not those of parts of the former buffer.
     """
+    if not is_list(groups):  # `restored` raises the error
+        return groups
     found = []
     for i, (entry, ranges) in enumerate(zip(groups, ranges_in(groups, former.size), strict=True)):
         with naming(f"groups[{i}]"):
