@@ -65,6 +65,7 @@ SHARED = r"params\[1\]: shares memory with params\[0\]; pass only one"
         ([{"params": [ones(3)]}] * 2, TypeError, "params: expected parameters, got a group"),
         (ones(3), TypeError, "params: expected an iterable of parameters, got a tensor"),
         (torch.nn.Linear(2, 3), TypeError, r"params: .* got a module; pass module\.parameters\(\)$"),
+        (lrcore.Pack({"w": 3}), TypeError, r"params: .* got a Pack; pass it to an optimizer"),
         ([], ValueError, "params: expected at least one parameter, got none"),
         ([torch.ones(6).requires_grad_()] * 2, ValueError, SHARED),
         ([torch.nn.Parameter(W[:, ::2]), torch.nn.Parameter(W[:, ::3])], ValueError, SHARED),

@@ -12,7 +12,7 @@ from lrcore._checks import integer, require_entries
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import Watch, require_memory, to_float
 from lrcore.optimizers import Optimizer, _torch_import, _torch_state
-from lrcore.pack import layout
+from lrcore.pack import Pack, PackList, layout
 from lrcore.pack._tree import sharing
 from lrcore.schedules import Constant
 
@@ -322,6 +322,10 @@ def named(params: Iterable[Any]) -> tuple[list[str], list[Any]]:
         raise TypeError("params: expected an iterable of parameters, got a tensor; put it into a list")
     if isinstance(params, torch.nn.Module):
         raise TypeError("params: expected an iterable of parameters, got a module; pass module.parameters()")
+    if isinstance(params, (Pack, PackList)):
+        raise TypeError(
+            "params: expected an iterable of parameters, got a Pack; pass it to an optimizer of lrcore itself"
+        )
     names, tensors = [], []
     for i, each in enumerate(params):
         if isinstance(each, Mapping):
