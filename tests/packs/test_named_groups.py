@@ -242,6 +242,14 @@ REFUSED: list[tuple[Any, Any, tuple[str, ...]]] = [
 ]  # fmt: skip
 
 
+def test_a_range_inside_padding_is_refused() -> None:
+    pack = lrcore.Pack({"a": 5, "b": 5}, pad=True)
+    groups: list[Any] = [{"params": (6, 10)}, {"params": ["b", slice(5, 16)]}]
+    for group in groups:
+        with pytest.raises(ValueError, match=r"^groups\[0\]: params: .* which is padding$"):
+            AdamW(pack, groups=[group])
+
+
 @pytest.mark.parametrize(("params", "error", "words"), REFUSED)
 @pytest.mark.parametrize("made_by", ["constructor", "decay_groups"])
 def test_groups_that_are_refused(params: Any, error: Any, words: tuple[str, ...], made_by: str) -> None:

@@ -53,6 +53,9 @@ def _selected(group: Any, size: int, places: Places | None) -> Selection:
             names |= dict.fromkeys(matching)
         else:
             ranges.append(range_of(each, size))
+            if places is not None and not places.names_in(ranges[-1:]):
+                begin, end = ranges[-1]
+                raise ValueError(f"params: expected elements of arrays, got {begin}:{end}, which is padding")
     if not names and not ranges:
         raise ValueError("params: expected at least one entry, got an empty list")
     return Selection([*names], ranges)
