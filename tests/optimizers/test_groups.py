@@ -535,25 +535,79 @@ def test_a_plateau_that_equals_the_stored_one_stays_in_use() -> None:
     assert plateaus[1].reductions == 2
 
 
-def test_a_shared_plateau_does_not_take_two_states() -> None:
-    """If the stored plateaus differ, those that cannot be the shared one are replaced."""
-    separate = [schedules.Plateau(0.5, patience=0, threshold=0) for _ in range(3)]
-    for plateau, metrics in zip(separate, (3, 1, 1), strict=True):
-        for _ in range(metrics):
-            plateau.observe(1)
-    shared = schedules.Plateau(0.5, patience=0, threshold=0)
-    opts = [
-        AdamW(
-            start(),
-            first.warmup(2),
-            groups=[{"params": (0, 9), "lr": second}, {"params": (9, 12), "lr": third}],
-        )
-        for first, second, third in (separate, [shared] * 3)
-    ]
-    opts[1].load_state_dict(opts[0].state_dict())
-    assert shown(opts[1], "lr") == shown(opts[0], "lr")
-    assert schedules.plateaus(opts[1])[0] is shared
-    assert [each.reductions for each in schedules.plateaus(opts[1])] == [2, 0, 0]
+def shared_by(first: Any, second: Any, third: Any) -> Any:
+    """Return an optimizer with plateaus in its own schedule and in two groups."""
+    groups = [{"params": (0, 9), "lr": second * 0.5}, {"params": (9, 12), "lr": third}]
+    return AdamW(start(), first.warmup(2), groups=groups)
+
+
+def plateau_after(metrics: int) -> Any:
+    """Return a Plateau that has observed metrics which do not improve."""
+    plateau = schedules.Plateau(0.5, patience=0, threshold=0)
+    for _ in range(metrics):
+        plateau.observe(1)
+    return plateau
+
+
+@every_way
+def test_a_shared_plateau_is_carried_as_one_object(way: Callable[[Any, Path], Any], tmp_path: Path) -> None:
+    shared, other = plateau_after(2), plateau_after(3)
+    opt = shared_by(shared, shared, other)
+    resumed = way(opt, tmp_path / "file.safetensors")
+    found = schedules.plateaus(resumed)
+    assert [each.reductions for each in found] == [1, 2]
+    found[0].observe(1)
+    if found[0] is not shared:
+        shared.observe(1)
+    assert shown(resumed, "lr") == shown(opt, "lr")
+    assert resumed.lr == opt.lr == 0.5 * 0.1**2 / 2
+
+
+@pytest.mark.parametrize("which", [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 2)])
+@pytest.mark.parametrize("others", [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 2)])
+@pytest.mark.parametrize("same_states", [False, True])
+def test_plateaus_that_are_shared_in_another_way(
+    which: tuple[int, ...], others: tuple[int, ...], same_states: bool
+) -> None:
+    """A loaded optimizer has the stored rates. Those of its plateaus that can have the stored states stay in use."""
+    stored = [plateau_after(1 if same_states else 1 + i) for i in range(3)]
+    own = [plateau_after(0) for _ in range(3)]
+    source, target = (shared_by(*(from_[i] for i in at)) for from_, at in ((stored, which), (own, others)))
+    target.load_state_dict(source.state_dict())
+    assert shown(target, "lr") == shown(source, "lr")
+    found = schedules.plateaus(target)
+    kept = [each for each in found if any(each is one for one in own)]
+    if which == others:
+        assert found == kept
+    for each in found:
+        each.observe(2)
+    for each in schedules.plateaus(source):
+        each.observe(2)
+    assert shown(target, "lr") == shown(source, "lr")
+
+
+def test_schedules_that_share_a_plateau_are_replaced_together() -> None:
+    source, target = (shared_by(*[plateau_after(count)] * 3) for count in (2, 0))
+    (former,) = schedules.plateaus(target)
+    target.groups[2].lr = former * 0.25
+    target.load_state_dict(source.state_dict())
+    (plateau,) = schedules.plateaus(target)
+    assert plateau is not former
+    assert shown(target, "lr") == shown(source, "lr")
+
+
+def test_a_wrong_number_of_a_shared_plateau_is_refused() -> None:
+    opt = shared_by(*[plateau_after(1)] * 3)
+    changes: tuple[Callable[[Any], None], ...] = (
+        lambda saved: saved["schedule"]["inner"].update(id=-1),
+        lambda saved: saved["schedule"]["inner"].update(id="0"),
+        lambda saved: saved["schedule"]["inner"].update(factor=0.5),
+        lambda saved: saved["schedule"].update(id=0),
+    )
+    for change in changes:
+        saved = opt.state_dict()
+        change(saved)
+        assert_refused(partial(opt.load_state_dict, saved), (TypeError, ValueError), "id: expected")
 
 
 def test_the_dictionary_has_groups_if_there_is_something_to_say() -> None:

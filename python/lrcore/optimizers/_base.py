@@ -35,7 +35,8 @@ from lrcore.optimizers._places import flat_of, gradients_of, places_of
 from lrcore.optimizers._ranges import Ranges, rest_of
 from lrcore.optimizers._settings import GroupSettings, Settings, shown_rate
 from lrcore.optimizers._shared import DEFAULTS, Shared
-from lrcore.schedules._state import add_states, kept_or_stored, stateful, states_of, states_to_set
+from lrcore.schedules._dictionary import encode
+from lrcore.schedules._state import Restored, chosen, numbers_of, stateful, states_of
 
 if TYPE_CHECKING:
     from lrcore._lrcore_core import _Change, _Group, _Numbers, _Rate, _Settings
@@ -423,11 +424,12 @@ class Optimizer(Stepper):
             "step_count": step_count,
             "state": state,
         }
+        numbers = numbers_of([schedule, *settings.schedules()])
         with contextlib.suppress(TypeError):  # a schedule may have no dictionary form
-            dictionary["schedule"] = schedule.to_dict()
+            dictionary["schedule"] = encode(schedule, numbers)
         if states := states_of(schedule):
             dictionary["schedule_state"] = states
-        if groups := _group_state.stored(self._ranges, settings, counts):
+        if groups := _group_state.stored(self._ranges, settings, counts, numbers):
             dictionary["groups"] = groups
         if self._places is not None:
             dictionary["names"] = self._places.stored()
@@ -440,9 +442,9 @@ class Optimizer(Stepper):
         parameters are a `lrcore.Pack`, arrays match by name, and may have another order or padding than the stored ones.
 
         If the dictionary has no schedule, because the rate came from a callable, this optimizer keeps its own. It also
-        keeps its own schedule if that equals the stored one, so your reference to a `Plateau` stays valid. Otherwise
-        the schedule is replaced; then pass metrics to the plateaus of the new schedule,
-        ``lrcore.schedules.plateaus(opt)``.
+        keeps its own schedule if that equals the stored one, so your reference to a `Plateau` stays valid, unless the
+        schedules of groups that share the `Plateau` differ from the stored ones. Otherwise the schedule is replaced;
+        then pass metrics to the plateaus of the new schedule, ``lrcore.schedules.plateaus(opt)``.
 
         Raises
         ------
@@ -474,22 +476,24 @@ class Optimizer(Stepper):
         state = require_entries("state", entries["state"], self._state)
         if entries["step_count"] is None:  # `commit` would keep the current step count
             raise TypeError("step_count: expected an integer, got None")
-        schedule = self.schedule
-        met: dict[int, Any] = {}
-        if "schedule" in entries:
-            schedule = kept_or_stored(schedule, entries["schedule"], entries.get("schedule_state", ()), met)
-        plateau_states = entries.get("schedule_state", () if "schedule" in entries else states_of(schedule))
-        plateaus_to_set = states_to_set(schedule, plateau_states)
-        add_states(schedule, plateau_states, met)
-        groups, counts, others_to_set = _group_state.restored(
-            entries.get("groups"), self._ranges, self._settings, entries["step_count"], self._places, met
+        numbered: dict[int, Any] = {}
+        states = entries.get("schedule_state", () if "schedule" in entries else states_of(self.schedule))
+        if (
+            "schedule" in entries and entries["schedule"] is None
+        ):  # `Restored.read` would keep the current schedule
+            raise TypeError("schedule: expected a dictionary, got NoneType")
+        own = Restored.read(self.schedule, entries.get("schedule"), states, numbered)
+        groups, counts, theirs = _group_state.restored(
+            entries.get("groups"), self._ranges, self._settings, entries["step_count"], self._places, numbered
         )
+        (schedule, *of_groups), to_set = chosen([own, *theirs])
+        groups = tuple(group._replace(schedule=each) for group, each in zip(groups, of_groups, strict=True))
         if not self._has_groups and groups != (GroupSettings(),):
             raise ValueError("groups: expected none, because this optimizer is part of a FusedOptimizer")
         settings = self._new_settings(Settings(hyper, groups))
         states = [state[name] for name in self._state]
         change = (self, states, entries["step_count"], counts, settings, self._rate_of(schedule), None)
-        return change, [*plateaus_to_set, *others_to_set]
+        return change, to_set
 
     def save(self, path: FilePath) -> None:
         """Write the state dictionary to a file, for `load` and `lrcore.load`. Save the parameters separately.

@@ -7,6 +7,7 @@ import reprlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 from lrcore._checks import flag, integer, is_list, naming, require_entries, safe_repr, sequence
@@ -15,17 +16,22 @@ from lrcore.optimizers._places import Places
 from lrcore.optimizers._ranges import Ranges, is_pair, merged, range_of, require_disjoint, rest_of
 from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings
 from lrcore.schedules import Schedule
-from lrcore.schedules._state import add_states, kept_or_stored, states_of, states_to_set
+from lrcore.schedules._dictionary import encode
+from lrcore.schedules._state import Restored, states_of
 
 
 def stored(
-    ranges: Sequence[Ranges], settings: Settings, counts: Sequence[tuple[int, int, int]]
+    ranges: Sequence[Ranges],
+    settings: Settings,
+    counts: Sequence[tuple[int, int, int]],
+    numbers: Mapping[int, int] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Return the entry `groups` of a state dictionary, which JSON can hold.
 
     The list is empty if the only group has no settings and no step counts of its own.
 
-    `counts` has the ranges of elements that have taken fewer steps than the optimizer, in order, with their counts.
+    `counts` has the ranges of elements that have taken fewer steps than the optimizer, in order, with their counts,
+    and `numbers` the numbers of plateaus that several schedules share.
     """
     if settings.groups == (GroupSettings(),) and not counts:
         return []
@@ -38,7 +44,7 @@ def stored(
             "frozen": own.frozen,
             "step_counts": of_elements,
         }
-        | _stored_schedule(own.schedule)
+        | _stored_schedule(own.schedule, numbers)
         for of_group, own, of_elements in zip(ranges, settings.groups, _by_group(counts, ranges), strict=True)
     ]
 
@@ -60,13 +66,13 @@ def _by_group(counts: Sequence[tuple[int, int, int]], ranges: Sequence[Ranges]) 
     return found
 
 
-def _stored_schedule(schedule: Schedule | None) -> dict[str, Any]:
+def _stored_schedule(schedule: Schedule | None, numbers: Mapping[int, int]) -> dict[str, Any]:
     """Return the entries for a group's own schedule; `schedule` is None if it has no dictionary form."""
     if schedule is None:
         return {}
     entries: dict[str, Any] = {"schedule": None}
     with suppress(TypeError):
-        entries["schedule"] = schedule.to_dict()
+        entries["schedule"] = encode(schedule, numbers)
     return entries | {"schedule_state": states_of(schedule)}
 
 
@@ -79,18 +85,17 @@ def restored(
     settings: Settings,
     step_count: Any,
     places: Places | None,
-    met: dict[int, Any],
-) -> tuple[tuple[GroupSettings, ...], list[tuple[int, int, int]], list[tuple[Any, str, Any]]]:
+    numbered: dict[int, Any],
+) -> tuple[tuple[GroupSettings, ...], list[tuple[int, int, int]], list[Restored | None]]:
     """Check the entry `groups` of a state dictionary for an optimizer with these ranges and settings.
 
-    `places` has the arrays if the parameters are a pack, and `met` the states of the plateaus in the optimizer's own
-    schedule.
+    `places` has the arrays if the parameters are a pack. `numbered` is that of `Restored.read`.
 
-    Returns the settings of the groups, the counts of the elements that have taken fewer steps, and the attributes of
-    plateaus to assign.
+    Returns the settings of the groups without their schedules, the counts of the elements that have taken fewer steps,
+    and the schedules.
     """
     if groups is None and len(ranges) == 1:
-        return (GroupSettings(),), [], []
+        return (GroupSettings(),), [], [None]
     if not is_list(groups) or len(groups) != len(ranges):
         got = len(groups) if is_list(groups) else safe_repr(groups)
         raise ValueError(
@@ -99,23 +104,20 @@ def restored(
         )
     found: list[GroupSettings] = []
     counts: list[tuple[int, int, int]] = []
-    to_set: list[tuple[Any, str, Any]] = []
+    schedules: list[Restored | None] = []
     for i, (group, of_group, own) in enumerate(zip(groups, ranges, settings.groups, strict=True)):
         with naming(f"groups[{i}]"):
             entry = require_entries("entries", group, _STORED, "schedule", "schedule_state")
             _require_same(entry["ranges"], of_group, places)
-            schedule, states = _restored_schedule(entry, own.schedule, met)
+            schedules.append(_restored_schedule(entry, own.schedule, numbered))
             scale = CHECKS["lr_scale"]("lr_scale", entry["lr_scale"])
-            if schedule is not None:
-                to_set += states_to_set(schedule, states)
-                add_states(schedule, states, met)
-                if scale != 1:
-                    raise ValueError(f"lr_scale: expected 1 in a group with a schedule, got {scale}")
+            if schedules[-1] is not None and scale != 1:
+                raise ValueError(f"lr_scale: expected 1 in a group with a schedule, got {scale}")
             hyper = _arguments.numbers(require_entries("hyper", entry["hyper"], (), *settings.hyper))
             maximize = None if entry["maximize"] is None else flag("maximize", entry["maximize"])
-            found.append(GroupSettings(hyper, maximize, schedule, scale, flag("frozen", entry["frozen"])))
+            found.append(GroupSettings(hyper, maximize, None, scale, flag("frozen", entry["frozen"])))
             counts += _restored_counts(entry["step_counts"], of_group, step_count)
-    return tuple(found), sorted(counts), to_set
+    return tuple(found), sorted(counts), schedules
 
 
 def _require_same(stored_ranges: Any, ranges: Ranges, places: Places | None) -> None:
@@ -132,21 +134,20 @@ def _require_same(stored_ranges: Any, ranges: Ranges, places: Places | None) -> 
         )
 
 
-def _restored_schedule(entry: Mapping[str, Any], own: Any, met: Mapping[int, Any]) -> tuple[Any, Any]:
-    """Return the schedule of a group, or None if it has none, and its states."""
+def _restored_schedule(
+    entry: Mapping[str, Any], own: Schedule | None, numbered: dict[int, Any]
+) -> Restored | None:
+    """Return the schedule of a group, or None if it has none."""
     if "schedule" not in entry:
         if "schedule_state" in entry:
             raise ValueError("schedule_state: expected an entry schedule as well")
-        return None, ()
-    states = entry.get("schedule_state", ())
-    if entry["schedule"] is not None:
-        return kept_or_stored(own, entry["schedule"], states, met), states
-    if own is None:
+        return None
+    if entry["schedule"] is None and own is None:
         raise ValueError(
             "schedule: not stored, because the rate came from a callable; make the optimizer, assign the lr of the "
             "group, and call its load or load_state_dict"
         )
-    return own, states
+    return Restored.read(own, entry["schedule"], entry.get("schedule_state", ()), numbered)
 
 
 def _restored_counts(counts: Any, ranges: Ranges, step_count: Any) -> list[tuple[int, int, int]]:

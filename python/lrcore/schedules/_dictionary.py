@@ -5,12 +5,16 @@ instead stored in the list `shared` of the outermost dictionary, and ``{"shared"
 kind occurs in several places. The second kind limits the depth of the dictionary: the numbers of levels are divided
 into groups of ten (1 to 10, 11 to 20, and so on), and a schedule is stored in `shared` if its number is in a lower
 group than that of the schedule around it.
+
+A stateful schedule that an optimizer uses in several of its schedules has a number under ``id`` in the dictionary of
+each of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lrcore._checks import integer, sequence
@@ -19,6 +23,7 @@ from lrcore.schedules._depth import SLICE, Steps, unrolled
 from lrcore.schedules._formula import Formula
 
 _SHARED = "shared"
+_ID = "id"
 _MOST = 10**6
 """Maximum number of nested schedules, counting each occurrence. A short `shared` list could represent any number."""
 
@@ -29,8 +34,11 @@ _LISTS = 2
 """Largest depth of nested lists: a list of parts, which are pairs."""
 
 
-def encode(schedule: Formula) -> dict[str, Any]:
-    """Return a schedule as a dictionary, as described by `Schedule.to_dict`."""
+def encode(schedule: Formula, numbers: Mapping[int, int] = MappingProxyType({})) -> dict[str, Any]:
+    """Return a schedule as a dictionary, as described by `Schedule.to_dict`.
+
+    `numbers` has the number of each stateful schedule that is also in other schedules, by its `id`.
+    """
     _require_size(schedule)
     for each in schedule._nested():
         if each._holds_callable:
@@ -39,7 +47,7 @@ def encode(schedule: Formula) -> dict[str, Any]:
             raise TypeError(
                 f"{each!r} has no dictionary form: {type(each).__name__} is not from {__package__}"
             )
-    writer = _Writer(schedule)
+    writer = _Writer(schedule, numbers)
     dictionary: dict[str, Any] = unrolled(writer.dictionary_of(schedule))
     return dictionary | ({_SHARED: writer.shared} if writer.shared else {})
 
@@ -52,13 +60,16 @@ def _require_size(schedule: Formula) -> None:
 class _Writer:
     """Converts a schedule to a dictionary, and collects its shared schedules."""
 
-    def __init__(self, schedule: Formula) -> None:
+    def __init__(self, schedule: Formula, numbers: Mapping[int, int]) -> None:
         self.shared: list[dict[str, Any]] = []
+        self._numbers = numbers
         self._indices: dict[int, int] = {}
         self._repeated = _repeated(schedule)
 
     def dictionary_of(self, schedule: Formula) -> Steps:
-        dictionary = {"schedule": type(schedule).__name__}
+        dictionary: dict[str, Any] = {"schedule": type(schedule).__name__}
+        if id(schedule) in self._numbers:
+            dictionary[_ID] = self._numbers[id(schedule)]
         for name, value in schedule._arguments():
             dictionary[name] = yield self._encoded(value, schedule._height)
         return dictionary
@@ -96,11 +107,15 @@ def _repeated(schedule: Formula) -> set[int]:
     return repeated
 
 
-def decode(dictionary: Mapping[str, Any]) -> Any:
-    """Return the schedule described by a dictionary, as documented in `from_dict`."""
+def decode(dictionary: Mapping[str, Any], numbered: dict[int, Formula] | None = None) -> Any:
+    """Return the schedule described by a dictionary, as documented in `from_dict`.
+
+    `numbered` has the stateful schedules with a number that other dictionaries contained. Those of this dictionary are
+    added to it.
+    """
     if not isinstance(dictionary, Mapping):
         raise TypeError(f"schedule: expected a dictionary, got {type(dictionary).__name__}")
-    reader = _Reader()
+    reader = _Reader({} if numbered is None else numbered)
     entries = dict(dictionary)
     for each in sequence(_SHARED, entries.pop(_SHARED, ())):
         if not isinstance(each, Mapping):
@@ -118,7 +133,8 @@ def _class_of(name: Any) -> type[Any] | None:
 class _Reader:
     """Converts dictionaries to schedules."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbered: dict[int, Formula]) -> None:
+        self._numbered = numbered
         self.shared: list[Formula] = []
         """Schedules that later dictionaries may refer to."""
         self._open: set[int] = set()
@@ -129,7 +145,7 @@ class _Reader:
             raise ValueError("schedule: expected a dictionary that does not contain itself")
         self._open.add(id(dictionary))
         arguments = dict(dictionary)
-        name = arguments.pop("schedule", None)
+        name, number = arguments.pop("schedule", None), arguments.pop(_ID, None)
         cls = _class_of(name)
         if cls is None:
             known = {
@@ -154,7 +170,16 @@ class _Reader:
             }
             raise ValueError(f"schedule: {name} cannot be made from {shown}: {error}") from error
         _require_size(schedule)
-        return schedule
+        return schedule if number is None else self._first(schedule, integer(_ID, number, least=0))
+
+    def _first(self, schedule: Formula, number: int) -> Formula:
+        """Return the stateful schedule of this number, which is the given one if no other has been read."""
+        first = self._numbered.setdefault(number, schedule)
+        if not schedule._has_state or first != schedule:
+            raise ValueError(
+                f"{_ID}: expected equal stateful schedules with the number {number}, got {schedule!r}"
+            )
+        return first
 
     def _decoded(self, value: Any, lists: int = 0) -> Steps:
         """Return the argument that a value represents. `lists` is the number of lists around the value."""

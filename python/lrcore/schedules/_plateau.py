@@ -293,8 +293,8 @@ def plateaus(schedule: Schedule | _Scheduled) -> list[Plateau]:
     """Return each distinct `Plateau` in a schedule, or in the schedules of an optimizer and of its groups.
 
     Use it to call `Plateau.observe` on each of them. A `Plateau` that occurs in several places is listed once, and
-    should observe each metric once. It remains a single object in copies, dictionaries and files of a schedule. A
-    `Plateau` inside a callable is not found.
+    should observe each metric once. It remains a single object in copies, dictionaries and files. A `Plateau` inside a
+    callable is not found.
 
     Parameters
     ----------
