@@ -68,7 +68,7 @@ void count_all() {
                         .origin = 0};
         Memo memo;
         Constants constants{};
-        constants.stages = stage_constants(0.01, coupled ? 0.01 : 0, false, 1, false, info.flush_mask(half));
+        constants.stages = stage_constants(0.01, coupled ? 0.01 : 0, Decay::l2, 1, false, info.flush_mask(half));
         info.constants_at(half, {.t = 10, .lr = 0.01}, memo, constants.rule);
         for (const int64_t n : sizes) {
           const std::string kind = coupled ? " coupled " : " ";

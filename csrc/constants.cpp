@@ -47,11 +47,13 @@ std::span<const RuleInfo> rule_infos() {
   });
 }
 
-Stages stage_constants(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
+Stages stage_constants(double lr, double weight_decay, Decay decay, double grad_scale, bool maximize,
                        uint32_t flush_mask) {
+  const bool coupled = decay == Decay::l2;
+  const double rate = decay == Decay::decoupled ? lr : 1;
   return {.gscale = rules::f32(maximize ? -grad_scale : grad_scale),
-          .wd = rules::f32(decoupled ? 0 : weight_decay),
-          .decay_factor = rules::f32(decoupled ? 1 - lr * weight_decay : 1),
+          .wd = rules::f32(coupled ? weight_decay : 0),
+          .decay_factor = rules::f32(coupled ? 1 : 1 - rate * weight_decay),
           .flush_mask = flush_mask};
 }
 

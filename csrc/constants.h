@@ -21,9 +21,12 @@ struct RuleInfo {
 /// Returns the rules in the order of the registry.
 std::span<const RuleInfo> rule_infos();
 
-/// Returns the constants of the stages. Weight decay is either decoupled from the gradient or coupled to it, `maximize`
-/// negates the gradient, and `flush_mask` is the rule's mask.
-Stages stage_constants(double lr, double weight_decay, bool decoupled, double grad_scale, bool maximize,
+/// How weight decay is applied: added to the gradient, or as a factor of the parameters that depends on the rate
+/// (decoupled) or does not (independent).
+enum class Decay { l2, decoupled, independent };
+
+/// Returns the constants of the stages. `maximize` negates the gradient, and `flush_mask` is the rule's mask.
+Stages stage_constants(double lr, double weight_decay, Decay decay, double grad_scale, bool maximize,
                        uint32_t flush_mask);
 
 /// Returns the product of NAdam's momenta for steps 1 to t, on which its step constants depend.

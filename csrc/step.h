@@ -38,10 +38,10 @@ struct Memo {
   double value = 1;
 };
 
-/// Constants of the stages around every rule: scale, coupled decay, decoupled decay, store.
+/// Constants of the stages around every rule: scale, coupled decay, decoupled or independent decay, store.
 struct Stages {
   float gscale;
-  float wd;  // 0 without weight decay, and with decoupled decay
+  float wd;  // 0 without weight decay, and with decoupled or independent decay
   float decay_factor;
   uint32_t flush_mask;  // a state with none of these bits set is stored as 0
 };

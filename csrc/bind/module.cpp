@@ -149,7 +149,7 @@ void run_stream_bound(py::handle params, py::handle grads, const py::sequence& s
 
 /// Runs one pass of the arithmetic bound of a rule over CPU arrays.
 void run_arithmetic_bound(const std::string& rule, py::handle params, py::handle grads, const py::sequence& states) {
-  const RuleConfig config(rule, false);
+  const RuleConfig config(rule, Decay::l2);
   const Operands operands(params, states, config.info().states);
   if (operands.api != nullptr) throw std::invalid_argument("params: expected CPU arrays");
   const Step work = operands.step(operands.gradients(grads, {}));
@@ -251,15 +251,16 @@ void bind_stepper(py::module_& module) {
   py::class_<Stepper> cls(module, "Stepper", py::custom_type_setup(make_collectable<Stepper>));
   add_step_method(cls);
   cls.def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
-                      bool decoupled, const std::vector<std::vector<RangeTuple>>& groups, const SettingsTuple& settings,
-                      const RateTuple& rate, std::optional<int64_t> max_steps, const py::object& flat_gradients) {
+                      const std::string& decay, const std::vector<std::vector<RangeTuple>>& groups,
+                      const SettingsTuple& settings, const RateTuple& rate, std::optional<int64_t> max_steps,
+                      const py::object& flat_gradients) {
             std::vector<std::vector<Range>> ranges(groups.size());
             for (size_t i = 0; i < groups.size(); ++i)
               for (const auto& [begin, end] : groups[i]) ranges[i].push_back({begin, end});
-            return std::make_unique<Stepper>(rule, params, states, grads, decoupled, ranges, to_settings(settings),
-                                             to_rate(rate), max_steps, flat_gradients);
+            return std::make_unique<Stepper>(rule, params, states, grads, find_decay(decay), ranges,
+                                             to_settings(settings), to_rate(rate), max_steps, flat_gradients);
           }),
-          "rule"_a, "params"_a, "states"_a, "grads"_a, "decoupled"_a, "groups"_a, "settings"_a, "rate"_a,
+          "rule"_a, "params"_a, "states"_a, "grads"_a, "decay"_a, "groups"_a, "settings"_a, "rate"_a,
           "max_steps"_a = py::none(), "flat_gradients"_a = py::none())
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "The number of steps applied so far, 0 to 2**53 - 1. It can be set; the next step is then "
@@ -296,10 +297,10 @@ void bind_stepper(py::module_& module) {
 void bind_functional_step(py::module_& module) {
   using namespace py::literals;
   py::class_<FunctionalStep>(module, "FunctionalStep")
-      .def(py::init([](const std::string& rule, bool decoupled, const NumbersTuple& numbers) {
-             return std::make_unique<FunctionalStep>(RuleConfig(rule, decoupled).with(to_numbers(numbers)));
+      .def(py::init([](const std::string& rule, const std::string& decay, const NumbersTuple& numbers) {
+             return std::make_unique<FunctionalStep>(RuleConfig(rule, find_decay(decay)).with(to_numbers(numbers)));
            }),
-           "rule"_a, "decoupled"_a, "numbers"_a)
+           "rule"_a, "decay"_a, "numbers"_a)
       .def("apply", &FunctionalStep::apply, "params"_a, "grads"_a, "states"_a, "step"_a, "lr"_a, "grad_scale"_a,
            "stream"_a);
 }

@@ -16,14 +16,21 @@ int find_rule(const std::string& name) {
 
 }  // namespace
 
+Decay find_decay(const std::string& name) {
+  if (name == "l2") return Decay::l2;
+  if (name == "decoupled") return Decay::decoupled;
+  if (name == "independent") return Decay::independent;
+  throw py::value_error(text("decay: expected one of l2, decoupled, independent, got '", name, "'"));
+}
+
 std::string joined(const Names& names) {
   std::string all;
   for (int i = 0; i < names.count; ++i) all += text(i ? ", " : "", names.text[i]);
   return all;
 }
 
-RuleConfig::RuleConfig(const std::string& rule_name, bool is_decoupled)
-    : rule(find_rule(rule_name)), hypers{}, weight_decay(0), decoupled(is_decoupled), maximize(false) {}
+RuleConfig::RuleConfig(const std::string& rule_name, Decay form_of_decay)
+    : rule(find_rule(rule_name)), hypers{}, weight_decay(0), decay(form_of_decay), maximize(false) {}
 
 RuleConfig RuleConfig::with(const Numbers& numbers) const {
   if (static_cast<int>(numbers.values.size()) != info().hypers.count)
@@ -37,7 +44,7 @@ RuleConfig RuleConfig::with(const Numbers& numbers) const {
 
 void RuleConfig::write_constants(const Instant& now, Memo& memo, double grad_scale, Constants& constants) const {
   constants.stages =
-      stage_constants(now.lr, weight_decay, decoupled, grad_scale, maximize, info().flush_mask(hypers.data()));
+      stage_constants(now.lr, weight_decay, decay, grad_scale, maximize, info().flush_mask(hypers.data()));
   info().constants_at(hypers.data(), now, memo, constants.rule);
 }
 

@@ -25,10 +25,10 @@ struct RuleConfig {
   int rule;
   std::array<double, max_hypers> hypers;
   double weight_decay;
-  bool decoupled;
+  Decay decay;
   bool maximize;
 
-  RuleConfig(const std::string& rule_name, bool decoupled);
+  RuleConfig(const std::string& rule_name, Decay decay);
 
   const RuleInfo& info() const { return rule_infos()[static_cast<size_t>(rule)]; }
   /// Returns the same rule with other numbers.
@@ -37,6 +37,9 @@ struct RuleConfig {
   /// because the wide loads of a copy would have to wait for the narrow stores before them.
   void write_constants(const Instant& now, Memo& memo, double grad_scale, Constants& constants) const;
 };
+
+/// Returns the form of weight decay of that name.
+Decay find_decay(const std::string& name);
 
 /// Returns the names, separated by commas.
 std::string joined(const Names& names);

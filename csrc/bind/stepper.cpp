@@ -31,12 +31,12 @@ void write_rows(const std::vector<RuleConfig>& configs, const std::vector<Row>& 
 
 }  // namespace
 
-Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
-                 bool decoupled, const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
+Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, Decay decay,
+                 const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
                  std::optional<int64_t> max_steps, const py::object& flat_gradients)
-    : operands_(params, states, RuleConfig(rule, decoupled).info().states),
+    : operands_(params, states, RuleConfig(rule, decay).info().states),
       flat_gradients_(flat_gradients.is_none() ? py::object() : flat_gradients),
-      rule_(rule, decoupled),
+      rule_(rule, decay),
       groups_(ranges.size() + 1),
       partition_(operands_.params.size(), ranges) {
   use(settings, configs_with(settings.groups));

@@ -56,7 +56,7 @@ class Stepper {
   /// has the rest. `max_steps` is for CUDA graphs: the constants of that many steps, and the step count, are stored on
   /// the device. If `flat_gradients` is not None, steps call it with gradients that are not a NumPy array, and use the
   /// array that it returns.
-  Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, bool decoupled,
+  Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, Decay decay,
           const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
           std::optional<int64_t> max_steps, const py::object& flat_gradients);
 

@@ -67,7 +67,7 @@ class Stepper(metaclass=_Metaclass):
         params: Any,
         states: Sequence[Any],
         grads: Any,
-        decoupled: bool,
+        decay: str,
         groups: Sequence[Sequence[tuple[int, int]]],
         settings: _Settings,
         rate: _Rate,
@@ -95,7 +95,7 @@ class Stepper(metaclass=_Metaclass):
 class FunctionalStep(metaclass=_Metaclass):
     """A rule with its hyperparameters, for arrays that the caller keeps."""
 
-    def __init__(self, rule: str, decoupled: bool, numbers: _Numbers) -> None: ...
+    def __init__(self, rule: str, decay: str, numbers: _Numbers) -> None: ...
     def apply(
         self,
         params: Any,

@@ -96,9 +96,7 @@ def _function(cls: type[Optimizer]) -> StepFunction:
         options = _arguments.options(settings)
         hyper = _arguments.numbers(settings)
         rule = cls._choose_rule([hyper], options)
-        return FunctionalStep(
-            rule, options["decay"] == "decoupled", cls._numbers(rule, hyper, options["maximize"])
-        )
+        return FunctionalStep(rule, options["decay"], cls._numbers(rule, hyper, options["maximize"]))
 
     def step_function(
         params: Any,

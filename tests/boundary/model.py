@@ -308,15 +308,18 @@ def judged(given: Mapping[str, Any]) -> tuple[dict[str, float], list[Problem]]:
     return taken, problems
 
 
-def for_oracle(rule: str, changes: Mapping[str, float]) -> dict[str, Any]:
-    """Return the oracle's options for a rule with some hyperparameters changed."""
+DECAYS = st.sampled_from(["l2", "decoupled", "independent"])
+
+
+def for_oracle(rule: str, changes: Mapping[str, float], decay: str | None = None) -> dict[str, Any]:
+    """Return the oracle's options for a rule with some hyperparameters, and perhaps the form of decay, changed."""
     values = defaults(rule)
     flat, _ = judged(
         {name: values[name] for name in values if name in (*FRACTIONS, *AVERAGES) or name in numbers(rule)}
     )
     hyper = flat | dict(changes)
     return {
-        "hyper": hyper, "weight_decay": hyper["weight_decay"], "decoupled": values["decay"] == "decoupled",
+        "hyper": hyper, "weight_decay": hyper["weight_decay"], "decay": decay or values["decay"],
         "maximize": values["maximize"],
     }  # fmt: skip
 

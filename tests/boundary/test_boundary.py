@@ -332,8 +332,8 @@ BOUND = lrcore.SGD(ones(), grads=ones())
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: core.FunctionalStep("sgdd", False, ((), 0.0, False)), ValueError, "rule: no rule is called 'sgdd'"),
-        (lambda: core.FunctionalStep("adam", False, ((), 0.0, False)), TypeError, "hyper: rule adam takes beta1, "),
+        (lambda: core.FunctionalStep("sgdd", "l2", ((), 0.0, False)), ValueError, "rule: no rule is called 'sgdd'"),
+        (lambda: core.FunctionalStep("adam", "l2", ((), 0.0, False)), TypeError, "hyper: rule adam takes beta1, "),
         (lambda: core.step_together([lrcore.SGD(ones())]), TypeError, "grads: .* need gradients bound at construction"),
         (lambda: core.step_together([BOUND, BOUND]), ValueError, "steppers: expected each stepper only once"),
         (lambda: core.Watch(["params"], [3], "moved"), TypeError, "params: expected a NumPy or torch array, got int"),

@@ -118,6 +118,7 @@ def test_numbers_of_a_function(data: st.DataObject) -> None:
     """
     rule = data.draw(rules)
     given_numbers, taken, problems = data.draw(model.changed_numbers(rule))
+    decay = data.draw(model.DECAYS)
     step = data.draw(model.COUNTS | st.just(3))
     lr, scale = data.draw(st.tuples(st.just(0.1), st.just(1.0)) | st.tuples(model.scalars(), model.scalars()))
     numbers: dict[str, Any] = {
@@ -134,9 +135,9 @@ def test_numbers_of_a_function(data: st.DataObject) -> None:
     wanted = memory.copy()
     if not problems:
         options = {"t": numbers["step"], "lr": numbers["lr"], "grad_scale": numbers["grad_scale"]}
-        wanted = expected(memory, rule, views, options | model.for_oracle(rule, taken))
+        wanted = expected(memory, rule, views, options | model.for_oracle(rule, taken, decay))
     arrays = [view.of(memory) for view in views.values()]
-    arguments: dict[str, Any] = {"step": step, "lr": lr, "grad_scale": scale} | given_numbers
+    arguments: dict[str, Any] = {"step": step, "lr": lr, "grad_scale": scale, "decay": decay} | given_numbers
     outcome(lambda: function_of(rule)(*arrays, **arguments), problems)
     assert_bits(memory, wanted)
 
@@ -167,9 +168,9 @@ def test_slices_in_any_order(data: st.DataObject) -> None:
 class Kept:
     """An optimizer, and the values that it should have according to the oracle."""
 
-    def __init__(self, rule: str, memory: Array) -> None:
-        self.rule, self.memory = rule, memory
-        self.opt: Any = make(rule, memory[16 : 16 + 19], 0.1)
+    def __init__(self, rule: str, memory: Array, decay: str) -> None:
+        self.rule, self.memory, self.decay = rule, memory, decay
+        self.opt: Any = make(rule, memory[16 : 16 + 19], 0.1, decay=decay)
         self.count = 0
         self.numbers: dict[str, float] = {}
         self.lr: Any = 0.1
@@ -203,7 +204,7 @@ class Kept:
         self.count += 1
         p, self.states = oracle.step32(
             self.rule, self.wanted[16 : 16 + 19].copy(), flat(self.wanted, view), self.states, t=self.count, lr=lr,
-            grad_scale=scale, **model.for_oracle(self.rule, self.numbers),
+            grad_scale=scale, **model.for_oracle(self.rule, self.numbers, self.decay),
         )  # fmt: skip
         self.wanted[16 : 16 + 19] = p
 
@@ -236,7 +237,7 @@ class Kept:
 @given(st.data())
 def test_life_of_an_optimizer(data: st.DataObject) -> None:
     """Any steps and changes to the count, hyperparameters and rate yield the bits of the stateless oracle."""
-    kept = Kept(data.draw(rules), model.fresh_memory())
+    kept = Kept(data.draw(rules), model.fresh_memory(), data.draw(model.DECAYS))
     for act in data.draw(
         st.lists(st.sampled_from([kept.step, kept.step, kept.jump, kept.change, kept.rate]), max_size=8)
     ):
@@ -252,7 +253,7 @@ def test_other_numbers_in_mid_run(rule: str, data: st.DataObject) -> None:
 
     This also holds if the step number was used before.
     """
-    kept = Kept(rule, model.fresh_memory())
+    kept = Kept(rule, model.fresh_memory(), data.draw(model.DECAYS))
     view = View((19,), (4,), 4 * model.ROOM, kept.memory.dtype, True)
     for _ in range(4):
         names = data.draw(st.lists(st.sampled_from(model.numbers(rule)), max_size=3, unique=True))

@@ -283,7 +283,7 @@ TEXTS: dict[str, list[tuple[Any, str]]] = {
         (replaced("1e-08", "9" * 400), "eps: expected a number that fits in float64"),
         (replaced("1e-08", "9" * 5000), "digits"),
         ({"options": {"decoupled_weight_decay": 1, "maximize": False}}, "decoupled_weight_decay: expected True"),
-        ({"options": OPTIONS | {"decay": "l1"}}, "decay: expected one of l2, decoupled, got 'l1'"),
+        ({"options": OPTIONS | {"decay": "l1"}}, "decay: expected one of l2, decoupled, independent, got 'l1'"),
         ({"options": OPTIONS | {"amsgrad": True}}, "rule: expected adam_amsgrad, got 'adam'|options: expected"),
         ({"options": ...}, "expected"),
         ({"step_count": -1}, "step_count: expected an integer from 0"),

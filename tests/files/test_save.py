@@ -27,14 +27,15 @@ def test_resume_from_a_file(rule: str, k: int, path: Path) -> None:
     The same holds for an object made from the file alone.
     """
     cosine = schedules.Cosine(0.02, steps=30)
-    opt = make(rule, start(), cosine, weight_decay=0.01, maximize=True)
+    options: dict[str, Any] = {"decay": ("l2", "independent", "decoupled")[k % 3], "maximize": True}
+    opt = make(rule, start(), cosine, weight_decay=0.01, **options)
     run(opt, k)
     opt.save(path)
     params = np.array(opt.params)
     run(opt, 3)
 
     others: dict[str, Any] = {"betas": (0.5, 0.6)} if "betas" in opt.hyper else {}
-    resumed = make(rule, params.copy(), 7.0, weight_decay=0.5, maximize=True, **others)
+    resumed = make(rule, params.copy(), 7.0, weight_decay=0.5, **options, **others)
     resumed.load(path)
     made = lrcore.load(path, params)
     assert (type(made), made.rule) == (type(opt), rule)

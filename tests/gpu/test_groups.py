@@ -26,13 +26,14 @@ def groups_of(rule: str, n: int, segments: int, groups: int = 5) -> list[dict[st
 
 
 def pair(
-    xp: CuPy | Torch, rule: str, groups: list[dict[str, Any]], **more: Any
+    xp: CuPy | Torch, rule: str, groups: list[dict[str, Any]], decay: str | None = None, **more: Any
 ) -> tuple[Any, Any, list[Array]]:
     """Return an optimizer on a device, the same one on the CPU, and gradients."""
     p, grads = problem(N, 6)
     rate = schedules.Cosine(0.1, steps=20)
-    found = make(rule, xp.array(p), rate, groups=groups, weight_decay=0.1, grads=xp.array(grads[0]), **more)
-    return found, make(rule, p.copy(), rate, groups=groups, weight_decay=0.1), grads
+    alike: dict[str, Any] = {"groups": groups, "weight_decay": 0.1} | ({"decay": decay} if decay else {})
+    found = make(rule, xp.array(p), rate, grads=xp.array(grads[0]), **alike, **more)
+    return found, make(rule, p.copy(), rate, **alike), grads
 
 
 @pytest.mark.parametrize("segments", [1, 7, 300])
@@ -97,14 +98,16 @@ def test_everything_frozen(xp: CuPy | Torch) -> None:
     assert [group.step_count for group in opt.groups] == [0, 0]
 
 
-@pytest.mark.parametrize("rule", ["adam", "nadam", "sgd_momentum"])
-def test_captured_groups(xp: CuPy | Torch, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "decay"), [("adam", "independent"), ("nadam", "decoupled"), ("sgd_momentum", "l2")]
+)
+def test_captured_groups(xp: CuPy | Torch, rule: str, decay: str) -> None:
     """Replays have the bits of eager steps. A state with other step counts can be loaded, also after the capture."""
     groups = [
         {name: value for name, value in each.items() if name != "frozen"} for each in groups_of(rule, N, 60)
     ]
     groups[1]["frozen"] = True
-    opt, expected, grads = pair(xp, rule, groups, capturable=True, max_steps=20)
+    opt, expected, grads = pair(xp, rule, groups, decay, capturable=True, max_steps=20)
     replay = xp.capture(opt.step)
     for _ in range(4):
         replay()

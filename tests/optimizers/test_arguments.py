@@ -32,6 +32,7 @@ def base(name: str) -> dict[str, Any]:
     """Return arguments under which every other argument has an effect."""
     parameters = inspect.signature(CLASSES[name]).parameters
     seen = {
+        "lr": 0.05,  # at 1, independent decay equals decoupled decay
         "weight_decay": 0.1,
         "momentum": 0.9,
         "eps": 0.01,  # a smaller epsilon would vanish next to these gradients
@@ -39,7 +40,7 @@ def base(name: str) -> dict[str, Any]:
     return {each: value for each, value in seen.items() if each in parameters}
 
 
-CHOICES = {"decay": ("l2", "decoupled"), "eps_placement": ("corrected", "hat")}
+CHOICES = {"decay": ("l2", "decoupled", "independent"), "eps_placement": ("corrected", "hat")}
 
 
 @pytest.mark.parametrize(("name", "argument"), arguments())
@@ -47,21 +48,22 @@ def test_every_argument_acts_or_is_refused(name: str, argument: str) -> None:
     """Changing an argument changes the result of a few steps, in every valid combination with an option."""
     cls = CLASSES[name]
     default = inspect.signature(cls).parameters[argument].default
-    changed: Any = (0.5, 0.7) if isinstance(default, tuple) else 0.3
+    others: list[Any] = [(0.5, 0.7) if isinstance(default, tuple) else 0.3]
     if argument == "decoupled_weight_decay":
-        changed = inspect.signature(cls).parameters["decay"].default == "l2"
+        others = [inspect.signature(cls).parameters["decay"].default == "l2"]
     elif isinstance(default, (bool, str)):
-        (changed,) = {*CHOICES.get(argument, (False, True))} - {default}
+        others = [each for each in CHOICES.get(argument, (False, True)) if each != default]
     options = {
         each: tried[1] for each, tried in choices(cls).items() if each != argument and each not in NUMBERS
     }
     for beside in ({}, *({option: value} for option, value in options.items())):
         try:
-            pair = [cls(start(), **base(name) | beside | extra) for extra in ({}, {argument: changed})]
+            tried = [{}, *({argument: other} for other in others)]
+            made = [cls(start(), **base(name) | beside | extra) for extra in tried]
         except ValueError:
             assert beside  # an invalid combination
             continue
-        assert not np.array_equal(run(pair[0], 8), run(pair[1], 8)), f"with {beside}"
+        assert len({run(each, 8).tobytes() for each in made}) == len(made), f"with {beside}"
 
 
 FRACTIONS = ("momentum", "dampening", "alpha", "rho", "betas")
@@ -217,10 +219,15 @@ def test_another_default_of_decay_by_either_name() -> None:
     class Coupled(Decoupled, decay="l2"):
         pass
 
+    class Independent(Decoupled, decay="independent"):
+        pass
+
     assert Decoupled(start()).options["decay"] == "decoupled"
     assert Decoupled(start(), decay="l2").options["decay"] == "l2"
     assert Decoupled(start(), decoupled_weight_decay=False).options["decay"] == "l2"
     assert Coupled(start()).options["decay"] == "l2"
+    assert Independent(start()).options["decay"] == "independent"
+    assert Independent(start(), decoupled_weight_decay=True).options["decay"] == "decoupled"
     assert inspect.signature(Decoupled).parameters["decay"].default == "decoupled"
     with pytest.raises(ValueError, match="^decay: got 'l2' and decoupled_weight_decay=True; "):
         type("Wrong", (lrcore.Adam,), {}, decay="l2", decoupled_weight_decay=True)
@@ -256,6 +263,10 @@ def test_decay_by_either_name(name: str) -> None:
         words = f"^decay: got '{decay}' and decoupled_weight_decay={not decoupled}; "
         with pytest.raises(ValueError, match=words):
             cls(start(), decay=decay, decoupled_weight_decay=not decoupled)
+        with pytest.raises(
+            ValueError, match=f"^decay: got 'independent' and decoupled_weight_decay={decoupled}; "
+        ):
+            cls(start(), decay="independent", decoupled_weight_decay=decoupled)
 
 
 def test_options_are_read_only() -> None:

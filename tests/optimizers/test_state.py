@@ -106,6 +106,7 @@ NUMBERS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 SPOILED: list[tuple[Any, Any, str]] = [
     ("rule", "adamax", "expected adam, got adamax"),
     ("options", OPTIONS | {"eps_placement": "hat"}, "expected"),
+    ("options", OPTIONS | {"decay": "independent"}, "expected"),
     ("options", {"decay": "l2", "maximize": False}, "expected the entries"),
     ("options", {"decoupled_weight_decay": True, "maximize": False}, "expected"),  # from an earlier version
     ("options", None, "expected a dictionary, got NoneType"),

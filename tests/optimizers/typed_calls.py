@@ -39,7 +39,7 @@ def right() -> None:
     assert_type(opt.hyper["betas"], tuple[float, float])
     opt.step(params, grad_scale=0.5)
     lrcore.AdamW(params, lr=0.1, weight_decay=0.2, decoupled_weight_decay=True)
-    lrcore.SGD(params, schedules.Constant(0.1), momentum=0.9, nesterov=True)
+    lrcore.SGD(params, schedules.Constant(0.1), momentum=0.9, nesterov=True, decay="independent")
     lrcore.functional.adam(params, params, params, params, step=1, lr=0.1, betas=(0.9, 0.99))
     schedule = schedules.WarmupStableDecay(0.1, warmup_steps=10, stable=10, decay=10)
     assert_type(schedule(3), float)

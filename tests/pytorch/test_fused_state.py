@@ -279,6 +279,47 @@ def test_from_and_for_torchs_optimizer(name: str) -> None:
             np.testing.assert_allclose(losses, expected[: end - k], rtol=0, atol=1e-3)
 
 
+def test_independent_decay() -> None:
+    """PyTorch lacks it. The group shows it in an entry that dictionaries of this optimizer must have.
+
+    PyTorch's optimizer keeps the entry, but its own steps are not taken over.
+    """
+    numbers: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.25}
+    model, opt = built("AdamW", decay="independent", **numbers)
+    before = [each.detach().clone() for each in model.parameters()]
+    opt.step()  # without gradients, so only the decay acts
+    for each, start in zip(model.parameters(), before, strict=True):
+        assert torch.equal(each.detach(), 0.75 * start)
+    train(model, opt, range(1, 3))
+    saved = opt.state_dict()
+    (group,) = saved["param_groups"]
+    assert (group["decay"], group["decoupled_weight_decay"]) == ("independent", True)
+    theirs = torch.optim.AdamW(copy.deepcopy(model).parameters())
+    theirs.load_state_dict(copy.deepcopy(saved))  # it changes the step counts in place
+    resumed, again = copy.deepcopy(model), theirs.state_dict()
+    other = build("AdamW", resumed, decay="independent")
+    other.load_state_dict(again)
+    assert train(resumed, other, range(3, 6)) == train(model, opt, range(3, 6))
+    assert_same_dictionary(other.state_dict(), opt.state_dict())
+
+    for each in theirs.param_groups[0]["params"]:
+        each.grad = torch.ones_like(each)
+    theirs.step()
+    decoupled = build("AdamW", copy.deepcopy(model))
+    set_group(spoilt := copy.deepcopy(saved), decoupled_weight_decay=False)
+    for loading, dictionary, message in (
+        (opt, theirs.state_dict(), "decay: torch.optim.AdamW has no decay='independent'"),
+        (opt, spoilt, "decay: got 'independent' and decoupled_weight_decay=False"),
+        (opt, decoupled.state_dict(), "param_groups: expected the entries .*'decay'.*got"),
+        (decoupled, saved, "param_groups: expected the entries .*got .*'decay'"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            loading.load_state_dict(dictionary)
+    opt.param_groups[0]["decay"] = "l2"
+    with pytest.raises(ValueError, match="^decay: fixed at construction"):
+        opt.step()
+
+
 def test_the_group_of_a_dictionary() -> None:
     """Loading applies the numbers in the group, and keeps the entries of PyTorch's tools.
 

@@ -34,6 +34,7 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "AdamW": (lrcore.AdamW, {"amsgrad": True}),
     "Adam with eps before the correction": (lrcore.Adam, {"eps_placement": "hat"}),
     "NAdam": (lrcore.NAdam, {}),
+    "RAdam with independent decay": (lrcore.RAdam, {"weight_decay": 0.01, "decay": "independent"}),
 }
 
 

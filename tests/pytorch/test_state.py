@@ -178,6 +178,12 @@ def test_decay_that_torch_does_not_have() -> None:
         lrcore.SGD(start(), decoupled_weight_decay=True).torch_state_dict()
     with pytest.raises(ValueError, match=r"^decoupled_weight_decay: torch.optim.AdamW has no .*=False"):
         lrcore.AdamW(start(), decoupled_weight_decay=False).torch_state_dict()
+    opt = lrcore.Adam(start(), decay="independent")
+    for exchange in (opt.torch_state_dict, lambda: opt.load_torch_state_dict(adam())):
+        with pytest.raises(
+            ValueError, match=r"^decay: torch.optim.Adam has no decay='independent'; use state_dict"
+        ):
+            exchange()
 
 
 def adam(**group: Any) -> dict[str, Any]:

@@ -30,17 +30,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace as Names
-from typing import Any, Final, Required, TypeAlias, TypedDict, Unpack
+from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RULES", "Rule", "bounds", "step32", "step64"]
+__all__ = ["RULES", "Decay", "Rule", "bounds", "step32", "step64"]
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Value: TypeAlias = Any  # a float32 array, a float or a Magnitude: they define + - * /
 New: TypeAlias = tuple[Value, list[Value]]  # p and the states after the step
 Equations: TypeAlias = Callable[..., New]
+Decay: TypeAlias = Literal["l2", "decoupled", "independent"]
 
 UNIT: Final = 2.0**-24
 SMALLEST: Final = 2.0**-126
@@ -381,7 +382,7 @@ class Options(TypedDict, total=False):
     lr: Required[float]
     hyper: Required[Mapping[str, float]]
     weight_decay: float
-    decoupled: bool
+    decay: Decay
     maximize: bool
     grad_scale: float
     store: bool
@@ -390,11 +391,12 @@ class Options(TypedDict, total=False):
 def step(op: Arithmetic, rule: str, p: Value, g: Value, states: Sequence[Value], options: Options) -> New:
     hyper = {name: float(options["hyper"][name]) for name in RULES[rule].hyper}
     lr, weight_decay = float(options["lr"]), float(options.get("weight_decay", 0.0))
-    decoupled, scale = options.get("decoupled", False), float(options.get("grad_scale", 1.0))
+    decay, scale = options.get("decay", "l2"), float(options.get("grad_scale", 1.0))
+    keep = {"l2": 1.0, "decoupled": 1 - lr * weight_decay, "independent": 1 - weight_decay}[decay]
     g = g * op.constant(-scale if options.get("maximize", False) else scale)
-    if weight_decay != 0 and not decoupled:
+    if weight_decay != 0 and decay == "l2":
         g = g + op.constant(weight_decay) * p
-    p = p * op.constant(1 - lr * weight_decay if decoupled else 1.0)
+    p = p * op.constant(keep)
     p, states = RULES[rule].equations(op, Names(t=float(options["t"]), lr=lr, **hyper), p, g, *states)
     least = 0.0 if hyper.get("eps", 1.0) < 1e-10 or not options.get("store", True) else SMALLEST
     return p, [op.stored(state, least) for state in states]

@@ -12,8 +12,9 @@ SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100_003)
 
 STAGES: dict[str, dict[str, Any]] = {
     "no decay": {},
-    "coupled": {"weight_decay": 0.1, "decoupled_weight_decay": False},
-    "decoupled, maximize": {"weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
+    "coupled": {"weight_decay": 0.1, "decay": "l2"},
+    "decoupled, maximize": {"weight_decay": 0.1, "decay": "decoupled", "maximize": True},
+    "independent": {"weight_decay": 0.1, "decay": "independent"},
 }
 
 
@@ -29,13 +30,12 @@ class Followed:
         self.opt = make(rule, start.copy(), lr, **arguments)
         self.p, self.states = start, [np.array(state) for state in self.opt.state.values()]
         self.rate = lr if callable(lr) else lambda _: lr
-        own = self.opt.options["decay"] == "decoupled"
-        self.decoupled = arguments.get("decoupled_weight_decay", own)
+        self.decay = arguments.get("decay", self.opt.options["decay"])
         self.maximize = arguments.get("maximize", False)
 
     def follow(self, g: Array, t: int, **stages: Any) -> None:
         """Take step t with the oracle alone."""
-        stages |= {"t": t, "lr": self.rate(t - 1), "decoupled": self.decoupled, "maximize": self.maximize}
+        stages |= {"t": t, "lr": self.rate(t - 1), "decay": self.decay, "maximize": self.maximize}
         self.p, self.states = oracle_step(self.opt, self.p, g, self.states, **stages)
 
     def step(self, g: Array, what: str = "") -> None:

@@ -163,7 +163,7 @@ def assert_equal_runs(
     """Assert that an optimizer with random groups has the bits of separate ones, as the groups change."""
     arguments = {
         "weight_decay": 0.05,
-        "decay": ["l2", "decoupled"][rng.integers(2)],
+        "decay": ["l2", "decoupled", "independent"][rng.integers(3)],
         "maximize": rng.random() < 0.5,
     }
     own: list[Own] = [{}, *(draw_own(rng, rule) for _ in range(groups))]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from rules.oracle import RULES, Arithmetic, Options, bounds, step, step32, step64
+from rules.oracle import RULES, Arithmetic, Decay, Options, bounds, step, step32, step64
 
 F = np.float32
 Array = npt.NDArray[np.float32]
@@ -31,7 +31,8 @@ HYPER = {
 DECAYS: list[dict[str, Any]] = [
     {},
     {"weight_decay": 0.01, "grad_scale": 1 / 3, "maximize": True},
-    {"weight_decay": 0.1, "decoupled": True, "grad_scale": 1 / 7},
+    {"weight_decay": 0.1, "decay": "decoupled", "grad_scale": 1 / 7},
+    {"weight_decay": 0.1, "decay": "independent"},
 ]
 
 # Steps from p = 1, g = 2 in which every intermediate result is a short binary fraction, so that float32
@@ -145,10 +146,11 @@ def test_stages_worked_by_hand() -> None:
     cases: list[tuple[dict[str, Any], float, float]] = [
         ({}, 1.5, 2),
         ({"weight_decay": 0.5}, 1.25, 3),
-        ({"weight_decay": 0.5, "decoupled": True}, 1.25, 2),
+        ({"weight_decay": 0.5, "decay": "decoupled"}, 1.25, 2),
+        ({"weight_decay": 0.5, "decay": "independent"}, 0.5, 2),
         ({"maximize": True}, 2.5, -2),
         ({"grad_scale": 0.5, "maximize": True, "weight_decay": 0.5}, 2, 0),
-        ({"grad_scale": 0.5, "maximize": True, "weight_decay": 0.5, "decoupled": True}, 2, -1),
+        ({"grad_scale": 0.5, "maximize": True, "weight_decay": 0.5, "decay": "decoupled"}, 2, -1),
     ]
     for stages, p, b in cases:
         assert step64("sgd_momentum", 2.0, 2.0, [0.0], **options, **stages) == (p, [b])
@@ -192,9 +194,10 @@ class _Counting(Arithmetic):
 def test_k_is_the_number_of_roundings(rule: str) -> None:
     """The count of the longest path, rounded up to an integer, equals k."""
     counts = []
-    for decoupled in (False, True):
+    decays: tuple[Decay, ...] = get_args(Decay)
+    for decay in decays:
         zeros = [_Count(0) for _ in RULES[rule].states]
-        options: Options = {"t": 2, "lr": 0.1, "hyper": HYPER, "weight_decay": 0.1, "decoupled": decoupled}
+        options: Options = {"t": 2, "lr": 0.1, "hyper": HYPER, "weight_decay": 0.1, "decay": decay}
         p, states = step(_Counting(), rule, _Count(0), _Count(0), zeros, options)
         counts += [x.n for x in (p, *states)]
     assert math.ceil(max(counts)) == RULES[rule].k

@@ -151,7 +151,7 @@ class Optimizer(Stepper):
             self._array,
             states,
             bound_grads,
-            options["decay"] == "decoupled",
+            options["decay"],
             self._ranges[1:],
             (None, settings, numbers),
             self._rate_of(schedule),
@@ -596,9 +596,9 @@ class Optimizer(Stepper):
         Raises
         ------
         TypeError, ValueError
-            If the dictionary belongs to another optimizer, other options or other groups, has only one group but
-            parameters with different step counts, or contains anything that lrcore cannot represent. The optimizer is
-            left unchanged.
+            If PyTorch has no such optimizer or no such decay, or the dictionary belongs to another optimizer, other
+            options or other groups, has only one group but parameters with different step counts, or contains anything
+            that lrcore cannot represent. The optimizer is left unchanged.
         """
         self.load_state_dict(_torch_import.converted(self._kind(), dictionary, step_count))
 

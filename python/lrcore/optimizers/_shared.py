@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-Decay = Literal["l2", "decoupled"]
+Decay = Literal["l2", "decoupled", "independent"]
 
 
 class Shared(TypedDict, total=False):
     """
     weight_decay : float
         With decay "l2", ``weight_decay * params`` is added to the gradient. With "decoupled", the parameters are first
-        multiplied by ``1 - lr * weight_decay``, which rounds to 1 in float32 if ``lr * weight_decay <= 2**-25``.
-    decay : {"l2", "decoupled"}
+        multiplied by ``1 - lr * weight_decay``, which rounds to 1 in float32 if ``lr * weight_decay <= 2**-25``. With
+        "independent", they are multiplied by ``1 - weight_decay``, which rounds to 1 if ``weight_decay <= 2**-25``:
+        0.01 removes 1 % per step, whatever the rate.
+    decay : {"l2", "decoupled", "independent"}
         How `weight_decay` is applied.
     decoupled_weight_decay : bool, optional
         PyTorch's name for this choice: True means ``decay="decoupled"``, and False means ``decay="l2"``.

@@ -133,7 +133,7 @@ def _require_float32(kind: Kind, step_count: int) -> None:
 
 def _group_of(kind: Kind, lr: float, hyper: Mapping[str, Any], maximize: bool) -> dict[str, Any]:
     """Return PyTorch's parameter group without the indices of its parameters."""
-    peer, own = peer_of(kind.name), options_in_group({**kind.options, "maximize": maximize})
+    peer, own = peer_of(kind), options_in_group({**kind.options, "maximize": maximize})
     for option, default in options_in_group(kind.default_options).items():
         if option not in peer.options and own[option] != default:
             raise ValueError(f"{option}: torch.optim.{kind.name} has no {option}={own[option]!r}")

@@ -71,7 +71,7 @@ def converted(
 
     `join` takes the name of a state and its tensors, and returns one flat array.
     """
-    peer_of(kind.name)
+    peer_of(kind)
     entries = require_entries("state_dict", dictionary, ("state", "param_groups"))
     given = groups_in(
         entries["param_groups"], len(kind.shown()), "make the optimizer with groups= for the same parameters"
@@ -118,7 +118,7 @@ def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list
     of_parameters = zip(keys, states_in_order(states, keys), strict=True)
     defaults = options_in_group(kind.default_options)
     arrays = _arrays_by_group(kind)
-    there = [each for each in peer_of(kind.name).options if each not in LATER]
+    there = [each for each in peer_of(kind).options if each not in LATER]
     groups = []
     for i, (number, group) in enumerate(zip(kind.shown(), given, strict=True)):
         name = f"param_groups[{i}]" if len(given) > 1 else ""

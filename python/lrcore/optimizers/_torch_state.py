@@ -119,33 +119,45 @@ _OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
 """The entries of that text; the last two are optional."""
 
 FIXED = frozenset(_arguments.OPTIONS) | {DECOUPLED}
-"""The names of structural options in constructors and groups; groups have `decoupled_weight_decay`, never `decay`."""
+"""The names of structural options in constructors and groups."""
 
 FLAGS = frozenset(flag for peer in _PEERS.values() for flag in peer.others)
 """The names of all entries in `Peer.others`."""
 
 
 def options_in_group(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return structural options as entries of a PyTorch group, with `decoupled_weight_decay` instead of `decay`."""
-    return {
-        DECOUPLED if name == "decay" else name: value == "decoupled" if name == "decay" else value
-        for name, value in options.items()
-    }
+    """Return structural options as entries of a PyTorch group.
+
+    `decoupled_weight_decay` replaces `decay`, except that independent decay, which PyTorch lacks, has both entries.
+    """
+    entries: dict[str, Any] = {}
+    for name, value in options.items():
+        if name == "decay":
+            entries[DECOUPLED] = value != "l2"
+        if name != "decay" or value == "independent":
+            entries[name] = value
+    return entries
 
 
 def options_of_group(group: Mapping[str, Any]) -> dict[str, Any]:
     """Check the structural options in a PyTorch group, and return them."""
-    found = {name: group[name] for name in group if name in _arguments.OPTIONS and name != "decay"}
+    found = {name: group[name] for name in group if name in _arguments.OPTIONS}
     if DECOUPLED in group:
-        found["decay"] = "decoupled" if flag(DECOUPLED, group[DECOUPLED]) else "l2"
+        decoupled = flag(DECOUPLED, group[DECOUPLED])
+        if found.setdefault("decay", "decoupled" if decoupled else "l2") == "independent" and not decoupled:
+            raise ValueError(f"decay: got 'independent' and {DECOUPLED}=False")
     return _arguments.options(found)
 
 
-def peer_of(name: str) -> Peer:
-    """Return the properties of PyTorch's class of that name; raise ValueError if there is none."""
-    if name not in _PEERS:
-        raise ValueError(f"{name}: torch.optim has no such optimizer; it has {', '.join(_PEERS)}")
-    return _PEERS[name]
+def peer_of(kind: Kind) -> Peer:
+    """Return the properties of PyTorch's class of the same name; raise ValueError if it cannot take the same steps."""
+    if kind.name not in _PEERS:
+        raise ValueError(f"{kind.name}: torch.optim has no such optimizer; it has {', '.join(_PEERS)}")
+    if kind.options["decay"] == "independent":
+        raise ValueError(
+            f"decay: torch.optim.{kind.name} has no decay='independent'; use state_dict() and load_state_dict()"
+        )
+    return _PEERS[kind.name]
 
 
 def flags_of(name: str) -> dict[str, Any]:

@@ -282,10 +282,11 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         -------
         dict
             `state` and `param_groups` in the form of the optimizer of the same name in ``torch.optim``, if there is
-            one. That optimizer can load them, but ignores options that it lacks, such as `eps_placement`. The group's
-            entry `lrcore` has, as JSON text, the entries that PyTorch's form lacks: `rule`, `step_count`, and the
-            schedule as in `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of the parameters.
-            `step` is a float32 number, exact up to 2**24; the count in the JSON text is always exact.
+            one. That optimizer can load them, but ignores options that it lacks: the entries `eps_placement`,
+            `eps_inside_sqrt`, `lr_in_velocity`, and `decay` if it is "independent". The group's entry `lrcore` has, as
+            JSON text, the entries that PyTorch's form lacks: `rule`, `step_count`, and the schedule as in
+            `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of the parameters. `step` is a
+            float32 number, exact up to 2**24; the count in the JSON text is always exact.
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)

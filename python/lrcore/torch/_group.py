@@ -206,9 +206,10 @@ class Group:
         group = self.only()
         self._refresh(group)
         changed = self._pending(group)
-        if not changed and "decay" not in group:
+        added = {"decay"} & group.keys() - self.shown.keys()
+        if not changed and not added:
             return
-        for name in (*changed, *(group.keys() & {"decay"})):
+        for name in (*changed, *added):
             if name in _torch_state.FIXED:
                 raise ValueError(f"{name}: fixed at construction; make a new optimizer")
         self._refuse_other_momenta(changed)
