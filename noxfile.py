@@ -134,6 +134,7 @@ def peers(session: nox.Session) -> None:
         "tests/docs/test_pages.py",
         "tests/docs/test_public_names.py",
         "tests/gpu/test_modules.py",
+        "tests/optimizers/test_number_recipes.py",
         "tests/packs/test_pack.py",
         "tests/pytorch",
         "tests/rules/test_parity.py",

@@ -23,7 +23,7 @@ std::span<const RuleInfo> rule_infos();
 
 /// How weight decay is applied: added to the gradient, or as a factor of the parameters that depends on the rate
 /// (decoupled) or does not (independent).
-enum class Decay { l2, decoupled, independent };
+enum class Decay : uint8_t { l2, decoupled, independent };
 
 /// Returns the constants of the stages. `maximize` negates the gradient, and `flush_mask` is the rule's mask.
 Stages stage_constants(double lr, double weight_decay, Decay decay, double grad_scale, bool maximize,

@@ -181,7 +181,9 @@ void make_collectable(PyHeapTypeObject* heap_type) {
 // How Python passes Numbers, NewSettings, NewRate and Change.
 using NumbersTuple = std::tuple<std::vector<double>, double, bool>;
 using GroupTuple = std::tuple<NumbersTuple, bool, double, py::object>;
-using SettingsTuple = std::tuple<py::object, py::object, std::vector<GroupTuple>>;
+using PlaceTuple = std::tuple<size_t, int>;
+using NumberTuple = std::tuple<py::object, py::object, double, std::vector<PlaceTuple>>;
+using SettingsTuple = std::tuple<py::object, py::object, std::vector<GroupTuple>, std::vector<NumberTuple>>;
 using RateTuple = std::tuple<py::object, py::object>;
 using RangeTuple = std::tuple<int64_t, int64_t>;
 using CountTuple = std::tuple<int64_t, int64_t, int64_t>;
@@ -192,7 +194,23 @@ Numbers to_numbers(const NumbersTuple& parts) {
   return {.values = std::get<0>(parts), .weight_decay = std::get<1>(parts), .maximize = std::get<2>(parts)};
 }
 
-GroupSettings to_groups(const std::vector<GroupTuple>& groups) {
+std::shared_ptr<const std::vector<NumberSource>> to_sources(const std::vector<NumberTuple>& numbers,
+                                                            const std::vector<bool>& frozen) {
+  if (numbers.empty()) return nullptr;
+  auto sources = std::make_shared<std::vector<NumberSource>>();
+  for (const auto& [source, check, limit, places] : numbers) {
+    NumberSource each{.source = source, .check = check, .limit = limit, .places = {}, .is_used = false};
+    for (const auto& [group, index] : places) {
+      if (group >= frozen.size() || index >= max_hypers) throw py::value_error("numbers: expected hyperparameters");
+      each.places.push_back({group, index});
+      each.is_used = each.is_used || !frozen[group];
+    }
+    sources->push_back(std::move(each));
+  }
+  return sources;
+}
+
+GroupSettings to_groups(const std::vector<GroupTuple>& groups, const std::vector<NumberTuple>& changing) {
   GroupSettings all;
   bool all_alike = true;
   for (const auto& [numbers, frozen, scale, source] : groups) {
@@ -203,12 +221,13 @@ GroupSettings to_groups(const std::vector<GroupTuple>& groups) {
     all_alike = all_alike && !frozen && !has_source && scale == 1;
   }
   if (all_alike) all.rates.clear();
+  all.changing = to_sources(changing, all.frozen);
   return all;
 }
 
 NewSettings to_settings(const SettingsTuple& parts) {
-  const auto& [expected, shown, groups] = parts;
-  return {.expected = expected, .shown = shown, .groups = to_groups(groups)};
+  const auto& [expected, shown, groups, changing] = parts;
+  return {.expected = expected, .shown = shown, .groups = to_groups(groups, changing)};
 }
 
 NewRate to_rate(const RateTuple& parts) { return {.schedule = std::get<0>(parts), .source = std::get<1>(parts)}; }

@@ -28,18 +28,34 @@ double checked(py::handle value, const std::string& name, std::optional<int64_t>
 
 std::string name_of(std::optional<size_t> group) { return group ? text("opt.groups[", *group, "].lr") : "lr"; }
 
+/// Calls a source with the number of steps taken so far.
+py::object call(py::handle source, int64_t count) {
+  const cpu::DefaultFpMode mode;
+  const auto t = py::reinterpret_steal<py::object>(PyLong_FromLongLong(count));
+  auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(source.ptr(), t.ptr()));
+  if (!value) throw py::error_already_set();
+  return value;
+}
+
 /// Returns the rate of the step that follows `count` steps.
 double rate_at(py::handle source, int64_t count, std::optional<size_t> group = std::nullopt) {
   if (is_number(source)) return PyFloat_AS_DOUBLE(source.ptr());
-  const cpu::DefaultFpMode mode;
-  const auto t = py::reinterpret_steal<py::object>(PyLong_FromLongLong(count));
-  const auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(source.ptr(), t.ptr()));
-  if (!value) throw py::error_already_set();
+  const py::object value = call(source, count);
   if (PyFloat_CheckExact(value.ptr())) [[likely]] {
     const double lr = PyFloat_AS_DOUBLE(value.ptr());
     if (lr >= 0 && fits_float32(lr)) return lr;
   }
   return checked(value, name_of(group), count);
+}
+
+/// Returns a hyperparameter of the step that follows `count` steps.
+double number_at(const NumberSource& number, int64_t count) {
+  py::object value = call(number.source, count);
+  if (PyFloat_CheckExact(value.ptr())) [[likely]] {
+    const double found = PyFloat_AS_DOUBLE(value.ptr());
+    if (found >= 0 && found < number.limit) return found;
+  }
+  return number.check(value, count).cast<double>();
 }
 
 /// Returns the optimizer's rate multiplied by a group's scale.
@@ -63,20 +79,32 @@ bool is_same(py::handle source, py::handle other) {
 
 double checked_rate(py::handle value) { return checked(value, "lr", std::nullopt); }
 
-bool calls_python(const RateSources& sources) {
-  return !is_number(sources.of_optimizer) || std::ranges::any_of(sources.of_groups, [](const auto& group) {
-    return group.source && !is_number(group.source);
-  });
+bool are_same(const std::shared_ptr<const std::vector<NumberSource>>& sources,
+              const std::shared_ptr<const std::vector<NumberSource>>& others) {
+  return sources == others || (sources && others && *sources == *others);
 }
 
-Rates rates_at(const RateSources& sources, int64_t count) {
-  Rates rates{.of_optimizer = rate_at(sources.of_optimizer, count), .of_groups = {}};
-  rates.of_groups.assign(sources.of_groups.size(), std::numeric_limits<double>::quiet_NaN());
+bool calls_python(const NumberSources& sources) {
+  return !is_number(sources.of_optimizer) || sources.numbers ||
+         std::ranges::any_of(sources.of_groups,
+                             [](const auto& group) { return group.source && !is_number(group.source); });
+}
+
+StepNumbers numbers_at(const NumberSources& sources, int64_t count) {
+  constexpr double none = std::numeric_limits<double>::quiet_NaN();
+  StepNumbers found{.of_optimizer = rate_at(sources.of_optimizer, count), .of_groups = {}, .changing = {}};
+  found.of_groups.assign(sources.of_groups.size(), none);
   for (size_t i = 0; i < sources.of_groups.size(); ++i) {
     const auto& [source, scale, is_frozen] = sources.of_groups[i];
-    if (!is_frozen) rates.of_groups[i] = source ? rate_at(source, count, i) : scaled(rates.of_optimizer, scale, i);
+    if (!is_frozen) found.of_groups[i] = source ? rate_at(source, count, i) : scaled(found.of_optimizer, scale, i);
   }
-  return rates;
+  if (sources.numbers) [[unlikely]] {
+    ChangingNumbers changing{.sources = sources.numbers, .values = {}};
+    for (const NumberSource& each : *sources.numbers)
+      changing.values.push_back(each.is_used ? number_at(each, count) : none);
+    found.changing = std::make_unique<const ChangingNumbers>(std::move(changing));
+  }
+  return found;
 }
 
 double checked_grad_scale(py::handle object) {

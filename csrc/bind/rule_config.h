@@ -33,6 +33,8 @@ struct RuleConfig {
   const RuleInfo& info() const { return rule_infos()[static_cast<size_t>(rule)]; }
   /// Returns the same rule with other numbers.
   RuleConfig with(const Numbers& numbers) const;
+  /// Returns the hyperparameter at an index among the values of the rule, or the weight decay if it is negative.
+  double& number(int index) { return index < 0 ? weight_decay : hypers[static_cast<size_t>(index)]; }
   /// Writes the constants of the step `now`. Requires the default floating-point mode. Writes in place,
   /// because the wide loads of a copy would have to wait for the narrow stores before them.
   void write_constants(const Instant& now, Memo& memo, double grad_scale, Constants& constants) const;

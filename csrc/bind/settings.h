@@ -12,7 +12,8 @@ namespace lrcore {
 struct GroupSettings {
   std::vector<Numbers> numbers;
   std::vector<bool> frozen;
-  std::vector<RateSources::OfGroup> rates;  // empty if all groups take the optimizer's rate
+  std::vector<NumberSources::OfGroup> rates;                  // empty if all groups take the optimizer's rate
+  std::shared_ptr<const std::vector<NumberSource>> changing;  // null if no number changes from step to step
 };
 
 /// New settings of all groups.

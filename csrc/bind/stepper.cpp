@@ -15,18 +15,25 @@ namespace {
 
 /// Writes the constants of the step after `count` steps for each row that is not frozen. A table also has
 /// entries from before the first step of a row; they are not used, and equal those of the first step.
-void write_rows(const std::vector<RuleConfig>& configs, const std::vector<Row>& rows, const Rates& rates, int64_t count,
-                double grad_scale, std::vector<Memo>& memos, Constants* to) {
+void write_rows(const std::vector<RuleConfig>& configs, const std::vector<Row>& rows, const StepNumbers& numbers,
+                int64_t count, double grad_scale, std::vector<Memo>& memos, Constants* to) {
   const cpu::DefaultFpMode mode;
   Memo* memo = memos.data();
   for (const Row& row : rows) {
     const auto group = static_cast<size_t>(row.group);
     const int64_t t = std::max<int64_t>(1, count + 1 - row.steps);
-    const Instant now{.t = static_cast<double>(t), .lr = rates.of_group(group)};
+    const Instant now{.t = static_cast<double>(t), .lr = numbers.of_group(group)};
     if (!row.is_frozen) configs[group].write_constants(now, *memo, grad_scale, *to);
     ++memo;
     ++to;
   }
+}
+
+/// Sets the hyperparameters that change from step to step.
+void set_numbers(const ChangingNumbers& changing, std::vector<RuleConfig>& configs) {
+  for (size_t i = 0; i < changing.values.size(); ++i)
+    for (const NumberPlace& place : (*changing.sources)[i].places)
+      configs[place.group].number(place.index) = changing.values[i];
 }
 
 }  // namespace
@@ -81,8 +88,9 @@ void Stepper::use(NewSettings& settings, std::vector<RuleConfig> configs) {
   frozen_ = settings.groups.frozen;
   const std::lock_guard lock(references_mutex_);
   std::swap(settings_, settings.shown);
-  if (sources_.of_groups != settings.groups.rates) ++version_;
+  if (!are_same(sources_.numbers, settings.groups.changing) || sources_.of_groups != settings.groups.rates) ++version_;
   std::swap(sources_.of_groups, settings.groups.rates);
+  std::swap(sources_.numbers, settings.groups.changing);
 }
 
 /// Swaps in the rate in the same way.
@@ -144,16 +152,16 @@ void Stepper::step_with(const Array& gradients, Array* passed, py::handle grads,
   std::vector<Array> completed;  // destroyed after the lock is released
   for (Tries tries(patience_);; tries.fail()) {
     tries.begin();
-    const NextRates rates = next_rates();
+    const NextNumbers numbers = next_numbers();
     const StepLock lock(step_mutex_);
-    if (!is_current(rates, tries)) continue;
+    if (!is_current(numbers, tries)) continue;
     require_unmoved(stream);
     if (passed != nullptr) require_in_place(grads, *passed);
     const DeviceSegments* segments = on_device(step);
     completed = pending_reads_.remove_completed();
 
     const GilRelease unlocked;
-    advance(step, rates, grad_scale, stream, segments);
+    advance(step, numbers, grad_scale, stream, segments);
     if (passed != nullptr) pending_reads_.add(operands_.api, std::move(*passed), stream);
     return;
   }
@@ -171,13 +179,13 @@ Array Stepper::fitting_gradients(py::handle grads, const CudaStream& stream) con
   }
 }
 
-/// Computes the rates of the next step before the step takes the lock, because schedules are Python code. Calls none if
-/// the rates are on the device.
-Stepper::NextRates Stepper::next_rates() const {
+/// Computes the numbers of the next step before the step takes the lock, because schedules are Python code. Calls none
+/// if the constants are on the device.
+Stepper::NextNumbers Stepper::next_numbers() const {
   if (clock_.on_device()) [[unlikely]]
     return {};
   std::unique_lock lock(references_mutex_);
-  const RateSources sources = sources_;
+  const NumberSources sources = sources_;
   const uint64_t version = version_;
   lock.unlock();
   if (!sources.of_optimizer)
@@ -186,17 +194,17 @@ Stepper::NextRates Stepper::next_rates() const {
   if (count >= max_step) throw std::overflow_error("step_count: the maximum of 2**53 - 1 steps has been reached");
   std::optional<ScheduleCall> call;
   if (calls_python(sources)) call.emplace(this);
-  return {rates_at(sources, count), version, count};
+  return {numbers_at(sources, count), version, count};
 }
 
-/// Whether the rates are still those of the next step. If a schedule has been replaced in the meantime, returns false
+/// Whether the numbers are still those of the next step. If a schedule has been replaced in the meantime, returns false
 /// so that the new schedule is called; but after ten failed tries, the new schedule takes effect only after this step.
 /// Requires the lock.
-bool Stepper::is_current(const NextRates& rates, const Tries& tries) const {
+bool Stepper::is_current(const NextNumbers& numbers, const Tries& tries) const {
   if (clock_.on_device()) [[unlikely]]
     return true;
-  const bool has_same_count = clock_.count() == rates.count;
-  if (has_same_count && (version_ == rates.version || (tries.failed() >= 10 && has_rates(rates)))) return true;
+  const bool has_same_count = clock_.count() == numbers.count;
+  if (has_same_count && (version_ == numbers.version || (tries.failed() >= 10 && has_all(numbers)))) return true;
   if (tries.failed() >= 1000)
     throw std::runtime_error(
         text(has_same_count ? "frozen: groups were thawed" : "step_count: it was changed",
@@ -205,10 +213,11 @@ bool Stepper::is_current(const NextRates& rates, const Tries& tries) const {
   return false;
 }
 
-/// Whether there is a rate for each group that is not frozen. Requires the lock.
-bool Stepper::has_rates(const Rates& rates) const {
+/// Whether there is a rate for each group that is not frozen, and a number for each that changes. Requires the lock.
+bool Stepper::has_all(const StepNumbers& numbers) const {
+  if (!are_same(numbers.changing ? numbers.changing->sources : nullptr, sources_.numbers)) return false;
   for (size_t i = 0; i < groups_; ++i)
-    if (!frozen_[i] && std::isnan(rates.of_group(i))) return false;
+    if (!frozen_[i] && std::isnan(numbers.of_group(i))) return false;
   return true;
 }
 
@@ -232,13 +241,15 @@ const DeviceSegments* Stepper::on_device(const Step& step) {
 }
 
 /// Takes the step. Requires the lock, but not the GIL.
-void Stepper::advance(const Step& step, const NextRates& rates, double grad_scale, const CudaStream& stream,
+void Stepper::advance(const Step& step, const NextNumbers& numbers, double grad_scale, const CudaStream& stream,
                       const DeviceSegments* segments) {
   if (clock_.on_device()) [[unlikely]] {
     const cpu::DefaultFpMode mode;
     for (Constants& row : constants_) row.stages.gscale = static_cast<float>(grad_scale);
   } else {
-    write_rows(configs_, partition_.rows(), rates, clock_.count(), grad_scale, memos_, constants_.data());
+    if (numbers.changing) [[unlikely]]
+      set_numbers(*numbers.changing, configs_);
+    write_rows(configs_, partition_.rows(), numbers, clock_.count(), grad_scale, memos_, constants_.data());
   }
   const Plan plan{.step = step, .rows = constants_, .segments = partition_.segments()};
   operands_.run(rule_.rule, plan, stream, clock_.table(), segments);
@@ -250,7 +261,7 @@ void Stepper::raise_versions(bool of_params) const {
 }
 
 /// Returns the constants of the first `steps` steps, row by row of the partition.
-std::vector<Constants> Stepper::table_of(const std::vector<RuleConfig>& configs, const RateSources& sources,
+std::vector<Constants> Stepper::table_of(std::vector<RuleConfig> configs, const NumberSources& sources,
                                          const Partition& partition, int64_t steps) const {
   const std::vector<Row>& rows = partition.rows();
   const auto most = std::numeric_limits<int64_t>::max() / static_cast<int64_t>(sizeof(Constants)) - 1;
@@ -258,8 +269,11 @@ std::vector<Constants> Stepper::table_of(const std::vector<RuleConfig>& configs,
   std::vector<Constants> table(static_cast<size_t>(steps) * rows.size());
   std::vector<Memo> memos(rows.size());
   Constants* to = table.data();
-  for (int64_t count = 0; count < steps; ++count, to += rows.size())
-    write_rows(configs, rows, rates_at(sources, count), count, 1, memos, to);
+  for (int64_t count = 0; count < steps; ++count, to += rows.size()) {
+    const StepNumbers numbers = numbers_at(sources, count);
+    if (numbers.changing) set_numbers(*numbers.changing, configs);
+    write_rows(configs, rows, numbers, count, 1, memos, to);
+  }
   return table;
 }
 
@@ -312,6 +326,11 @@ int Stepper::traverse(visitproc visit, void* arg) const {
   Py_VISIT(schedule_.ptr());
   Py_VISIT(sources_.of_optimizer.ptr());
   for (const auto& group : sources_.of_groups) Py_VISIT(group.source.ptr());
+  if (sources_.numbers)
+    for (const NumberSource& number : *sources_.numbers) {
+      Py_VISIT(number.source.ptr());
+      Py_VISIT(number.check.ptr());
+    }
   Py_VISIT(written_.ptr());
   if (const int found = watch_.traverse(visit, arg)) return found;
   return states_watch_.traverse(visit, arg);
@@ -321,7 +340,7 @@ void Stepper::clear() {
   const py::object flat_gradients = std::exchange(flat_gradients_, py::object());
   const py::object settings = std::exchange(settings_, py::object());
   const py::object schedule = std::exchange(schedule_, py::object());
-  const RateSources sources = std::exchange(sources_, RateSources());
+  const NumberSources sources = std::exchange(sources_, NumberSources());
   const py::object written = std::exchange(written_, py::object());
   watch_.clear();
   states_watch_.clear();

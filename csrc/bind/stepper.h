@@ -101,23 +101,23 @@ class Stepper {
   void prepare_table(Prepared& prepared);
   void complete(Prepared& prepared) const;
   void make(Prepared& prepared);
-  /// Rates that were computed before the step took the lock, and the version of their sources and the step count that
+  /// Numbers that were computed before the step took the lock, and the version of their sources and the step count that
   /// they were computed from.
-  struct NextRates : Rates {
+  struct NextNumbers : StepNumbers {
     uint64_t version = 0;
     int64_t count = 0;
   };
   void step_with(const Array& gradients, Array* passed, py::handle grads, double grad_scale, const CudaStream& stream);
   Array fitting_gradients(py::handle grads, const CudaStream& stream) const;
-  NextRates next_rates() const;
-  bool is_current(const NextRates& rates, const Tries& tries) const;
-  bool has_rates(const Rates& rates) const;
+  NextNumbers next_numbers() const;
+  bool is_current(const NextNumbers& numbers, const Tries& tries) const;
+  bool has_all(const StepNumbers& numbers) const;
   void require_unmoved(const CudaStream& stream) const;
   const DeviceSegments* on_device(const Step& step);
-  void advance(const Step& step, const NextRates& rates, double grad_scale, const CudaStream& stream,
+  void advance(const Step& step, const NextNumbers& numbers, double grad_scale, const CudaStream& stream,
                const DeviceSegments* segments);
   void raise_versions(bool of_params = true) const;
-  std::vector<Constants> table_of(const std::vector<RuleConfig>& configs, const RateSources& sources,
+  std::vector<Constants> table_of(std::vector<RuleConfig> configs, const NumberSources& sources,
                                   const Partition& partition, int64_t steps) const;
   std::vector<RuleConfig> configs_with(const GroupSettings& groups) const;
   void use(NewSettings& settings, std::vector<RuleConfig> configs);
@@ -141,7 +141,7 @@ class Stepper {
   std::optional<DeviceSegments> on_device_[2];  // for each width of chunks, if it has been needed
   py::object settings_;
   py::object schedule_;
-  RateSources sources_;
+  NumberSources sources_;
   uint64_t version_ = 0;  // of the sources
   Clock clock_;
   PendingReads pending_reads_;

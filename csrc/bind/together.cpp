@@ -34,10 +34,10 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   Stepper& first = found == steppers.end() ? *steppers[0] : **found;
   for (Tries tries(first.patience_);; tries.fail()) {
     tries.begin();
-    const NextRates rates = first.next_rates();
+    const NextNumbers numbers = first.next_numbers();
     std::deque<StepLock> locks;
     for (Stepper* each : ordered) locks.emplace_back(each->step_mutex_);
-    if (!first.is_current(rates, tries)) continue;
+    if (!first.is_current(numbers, tries)) continue;
     for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->require_unmoved(streams[i]);
     std::vector<Step> steps;
     std::vector<const DeviceSegments*> segments;
@@ -48,7 +48,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
 
     const GilRelease unlocked;
     for (size_t i = 0; i < steppers.size(); ++i)
-      steppers[i]->advance(steps[i], rates, grad_scale, streams[i], segments[i]);
+      steppers[i]->advance(steps[i], numbers, grad_scale, streams[i], segments[i]);
     break;
   }
   for (const Stepper* each : steppers) each->raise_versions();
@@ -86,7 +86,7 @@ Stepper::Prepared Stepper::prepare(Change& change) {
 /// graphs cannot continue with the change, because it would need other segments or rows.
 void Stepper::prepare_table(Prepared& prepared) {
   const Change& change = prepared.change;
-  RateSources sources;
+  NumberSources sources;
   std::vector<RuleConfig> configs = prepared.configs;
   std::optional<Partition> partition;
   {
@@ -107,7 +107,10 @@ void Stepper::prepare_table(Prepared& prepared) {
     sources = sources_;
   }
   if (change.rate) sources.of_optimizer = change.rate->source;
-  if (change.settings) sources.of_groups = change.settings->groups.rates;
+  if (change.settings) {
+    sources.of_groups = change.settings->groups.rates;
+    sources.numbers = change.settings->groups.changing;
+  }
   prepared.table = table_of(configs, sources, *partition, clock_.steps_on_device());
 }
 

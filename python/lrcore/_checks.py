@@ -34,7 +34,7 @@ def safe_repr(value: Any) -> str:
 
 
 # The limits of float32, for comparisons in float64, which do not depend on the caller's rounding or flush-to-zero mode.
-_LARGEST = 2.0**128 - 2.0**103
+OVERFLOW = 2.0**128 - 2.0**103
 """This number and all larger ones round to infinity in float32."""
 _SMALLEST = 2.0**-150
 """This number and all smaller ones round to 0 in float32."""
@@ -51,7 +51,7 @@ def nonnegative(name: str, value: Any) -> float:
 def nonnegative_float32(name: str, value: Any) -> float:
     """Check that a value is a finite number >= 0 that neither overflows nor underflows to 0 in float32."""
     number = nonnegative(name, value)
-    if number >= _LARGEST or 0 < number <= _SMALLEST:
+    if number >= OVERFLOW or 0 < number <= _SMALLEST:
         raise ValueError(f"{name}: {number} becomes {'inf' if number > 1 else '0.0'} in float32")
     return number
 

@@ -12,8 +12,16 @@ _Source: TypeAlias = float | Callable[[int], float]
 _Group: TypeAlias = tuple[_Numbers, bool, float, _Source | None]
 """A group: its numbers, whether it is frozen, and the source of its rate, or the factor for the optimizer's rate."""
 
-_Settings: TypeAlias = tuple[object, object, Sequence[_Group]]
-"""The settings to be replaced, or None for any; the new settings, for display; and the groups as the core uses them."""
+_Number: TypeAlias = tuple[
+    Callable[[int], float], Callable[[object, int], float], float, Sequence[tuple[int, int]]
+]
+"""A number that changes from step to step: a callable of the step count; a function that checks or converts the result,
+unless it is a float from 0 to below the next entry; and the hyperparameters, each as the index of its group and its own
+index among those of the rule, or -1 for the weight decay."""
+
+_Settings: TypeAlias = tuple[object, object, Sequence[_Group], Sequence[_Number]]
+"""The settings to be replaced, or None for any; the new settings, for display; the groups as the core uses them; and the
+numbers that change."""
 
 _Rate: TypeAlias = tuple[object, _Source]
 """The schedule for display, and the source of a step's rate."""

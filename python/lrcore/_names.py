@@ -51,7 +51,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("threshold",): "min_delta",
     ("leave it out; pass the schedule to the optimizer, as lr",): "optimizer",
     ("assign opt.step_count; a schedule has no counter",): "last_epoch",
-    ('assign opt.hyper["momentum"] between steps; schedules only set the learning rate',):
+    ('assign opt.hyper["momentum"] = schedule; each number has a schedule of its own',):
         "cycle_momentum base_momentum max_momentum",
     # arguments of optimizers
     ("betas", "momentum"): "beta1 beta2 beta_1 beta_2 b1 b2 beta adam_beta1 adam_beta2 mom sqr_mom",

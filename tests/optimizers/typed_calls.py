@@ -40,6 +40,8 @@ def right() -> None:
     opt.step(params, grad_scale=0.5)
     lrcore.AdamW(params, lr=0.1, weight_decay=0.2, decoupled_weight_decay=True)
     lrcore.SGD(params, schedules.Constant(0.1), momentum=0.9, nesterov=True, decay="independent")
+    changing = schedules.Cosine(0.1, steps=100)
+    lrcore.AdamW(params, weight_decay=changing, betas=(0.9, lambda t: t / (1 + t)), eps=changing)
     lrcore.functional.adam(params, params, params, params, step=1, lr=0.1, betas=(0.9, 0.99))
     schedule = schedules.WarmupStableDecay(0.1, warmup_steps=10, stable=10, decay=10)
     assert_type(schedule(3), float)

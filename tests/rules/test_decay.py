@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def test_adamw_as_its_paper_prints_it() -> None:
     rng = np.random.default_rng(24)
     params = rng.uniform(-3, 3, 100).astype(np.float32)
     p, m, v = params.astype(np.float64), np.zeros(100), np.zeros(100)
-    opt = lrcore.AdamW(params, alpha * multiplier, betas=(beta1, beta2), eps=eps, decay="independent")
+    arguments: dict[str, Any] = {"weight_decay": decay * multiplier, "decay": "independent"}
+    opt = lrcore.AdamW(params, alpha * multiplier, betas=(beta1, beta2), eps=eps, **arguments)
     for t in range(1, steps + 1):
         g = rng.standard_normal(100).astype(np.float32)
         eta = 0.5 * (1 + math.cos(math.pi * (t - 1) / steps))
@@ -42,6 +44,5 @@ def test_adamw_as_its_paper_prints_it() -> None:
         v = beta2 * v + (1 - beta2) * g.astype(np.float64) ** 2
         corrected = m / (1 - beta1**t), v / (1 - beta2**t)
         p = p - eta * (alpha * corrected[0] / (np.sqrt(corrected[1]) + eps) + decay * p)
-        opt.hyper["weight_decay"] = decay * multiplier(t - 1)
         opt.step(g)
         np.testing.assert_allclose(params, p, rtol=0, atol=t * 4 * 3 * 2.0**-24)

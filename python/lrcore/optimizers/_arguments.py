@@ -7,11 +7,14 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeAlias, get_args, get_type_hints
 
-from lrcore._checks import flag, fraction, nonnegative_float32, num_steps, one_of, safe_repr
+from lrcore._checks import OVERFLOW, flag, fraction, nonnegative_float32, num_steps, one_of, safe_repr
 from lrcore._names import is_elsewhere, meant_by, unknown_argument, unknown_key
 from lrcore.optimizers._shared import OF_ONE_STEP, Decay, Shared
+from lrcore.schedules import Rate, as_schedule
 
 Value: TypeAlias = float | tuple[float, float]
+Settable: TypeAlias = Rate | tuple[Rate, Rate]
+"""A value that can be assigned to a numeric argument."""
 
 _ALMOST_ONE = 1 - 2.0**-25
 """All numbers from this one up to 1 round to 1 in float32."""
@@ -24,13 +27,18 @@ def _decay_rate(name: str, value: Any) -> float:
     return number
 
 
-def _decay_rates(name: str, value: Any) -> tuple[float, float]:
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
     try:
         if isinstance(value, (AbstractSet, Mapping)):
             raise TypeError("no order")
         first, second = value
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected two numbers, got {safe_repr(value)}") from None
+    return first, second
+
+
+def _decay_rates(name: str, value: Any) -> tuple[float, float]:
+    first, second = _pair(name, value)
     return _decay_rate(f"{name}[0]", first), _decay_rate(f"{name}[1]", second)
 
 
@@ -45,6 +53,17 @@ NUMBERS: dict[str, Callable[[str, Any], Value]] = {
     "momentum_decay": nonnegative_float32,
     "rho": _decay_rate,
     "weight_decay": nonnegative_float32,
+}
+
+#: The check for each number of an argument, which may be a pair.
+SINGLE: dict[str, Callable[[str, Any], Any]] = {
+    name: _decay_rate if check is _decay_rates else check for name, check in NUMBERS.items()
+}
+
+#: The numbers from 0 to below this are in the range of the argument, if they may round to 0 in float32.
+LIMITS: dict[str, float] = {
+    name: 1.0 if check is fraction else OVERFLOW if check is nonnegative_float32 else _ALMOST_ONE
+    for name, check in NUMBERS.items()
 }
 
 #: The check for each structural option. Options are fixed at construction.
@@ -65,12 +84,33 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: NUMBERS[name](name, value) for name, value in values.items() if name in NUMBERS}
 
 
+def settable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the arguments that are numbers, or schedules or callables in place of numbers."""
+    return {name: _settable(name, value) for name, value in values.items() if name in NUMBERS}
+
+
+def _settable(name: str, value: Any) -> Any:
+    check = SINGLE[name]
+    if NUMBERS[name] is check:
+        return _number_or_schedule(name, value, check)
+    pair = _pair(name, value)
+    return tuple(_number_or_schedule(f"{name}[{i}]", each, check) for i, each in enumerate(pair))
+
+
+def _number_or_schedule(name: str, value: Any, check: Callable[[str, Any], Any]) -> Any:
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name}: expected a number, a schedule or a callable, got the class {value.__name__} itself"
+        )
+    return as_schedule(value) if callable(value) else check(name, value)
+
+
 def known_numbers(changes: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """Check new values of numeric arguments; raise KeyError if one of the names is not in `known`."""
     for name in changes:
         if name not in known:
             raise unknown_key(name, known)
-    return numbers(changes)
+    return settable(changes)
 
 
 def options(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,12 +227,18 @@ def require_bound(name: str, array: Any, bound: Any) -> None:
         raise AttributeError(f"{name}: bound at construction; write into that array, or make a new optimizer")
 
 
-def flatten(values: Mapping[str, Value]) -> dict[str, float]:
-    """Return the numbers by the names that the rules use: `betas` becomes `beta1` and `beta2`."""
-    flat: dict[str, float] = {}
+def flat_names(name: str) -> tuple[str, ...]:
+    """Return the names that the rules use for the numbers of an argument: beta1 and beta2 for `betas`."""
+    stem = name.removesuffix("s")
+    return (f"{stem}1", f"{stem}2") if NUMBERS[name] is not SINGLE[name] else (name,)
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers, or schedules in their place, by the names that the rules use."""
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, tuple):
-            flat |= {f"{name.removesuffix('s')}{i}": number for i, number in enumerate(value, 1)}
+            flat.update(zip(flat_names(name), value, strict=True))
         else:
             flat[name] = value
     return flat

@@ -21,6 +21,7 @@ from lrcore._names import explain_attributes, unknown_argument
 from lrcore._runtime import require_environment
 from lrcore.optimizers import (
     _arguments,
+    _changing,
     _file,
     _group_state,
     _groups,
@@ -29,17 +30,18 @@ from lrcore.optimizers import (
     _torch_import,
     _torch_state,
 )
+from lrcore.optimizers._changing import schedules_in, value_at
 from lrcore.optimizers._groups import Groups
 from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._places import flat_of, gradients_of, places_of
 from lrcore.optimizers._ranges import Ranges, rest_of
-from lrcore.optimizers._settings import GroupSettings, Settings, shown_rate
+from lrcore.optimizers._settings import GroupSettings, Settings, settled, shown_rate
 from lrcore.optimizers._shared import DEFAULTS, Shared
 from lrcore.schedules._dictionary import encode
-from lrcore.schedules._state import Restored, chosen, numbers_of, stateful, states_of
+from lrcore.schedules._state import Restored, numbers_of, stateful, states_of
 
 if TYPE_CHECKING:
-    from lrcore._lrcore_core import _Change, _Group, _Numbers, _Rate, _Settings
+    from lrcore._lrcore_core import _Change, _Group, _Number, _Numbers, _Rate, _Settings
 
 _RULES = rules()
 _SHARED = inspect.cleandoc(str(Shared.__doc__))
@@ -50,7 +52,8 @@ params : array of float32, or Pack
     PyTorch or another library that supports DLPack; or a `lrcore.Pack` of such memory.
 lr : float, schedule or callable
     The learning rate. A schedule or callable is called once before each step, with the number of steps taken so far. It
-    is called again only if that number has changed in the meantime."""
+    is called again only if that number has changed in the meantime. The numbers below can be schedules or callables,
+    too."""
 """The first two arguments of each class, for the docstrings."""
 
 _NONE: Shared = {}
@@ -110,7 +113,7 @@ class Optimizer(Stepper):
         values of states that do not begin as zeros.
         """
         arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
-        options, hyper = _arguments.options(arguments), _arguments.numbers(arguments)
+        options, hyper = _arguments.options(arguments), _arguments.settable(arguments)
         max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
         ranges, settings = None, Settings(hyper)
         if arguments["groups"] is not None:
@@ -140,7 +143,7 @@ class Optimizer(Stepper):
             raise TypeError(f"{type(self).__name__}: this optimizer is already initialized; make another")
         require_environment()
         self._options, self._max_steps = options, max_steps
-        rule, numbers = self._configuration(settings)
+        rule, groups, changing = self._configuration(settings)
         self._array, bound_grads = flat_of(params), gradients_of(params, grads)
         self._memory, self._places = describe(self._array), places_of(params)
         self._ranges = (rest_of((), self._memory.size),) if ranges is None else ranges
@@ -153,7 +156,7 @@ class Optimizer(Stepper):
             bound_grads,
             options["decay"],
             self._ranges[1:],
-            (None, settings, numbers),
+            (None, settings, groups, changing),
             self._rate_of(schedule),
             max_steps,
             None if self._places is None else functools.partial(gradients_of, params),
@@ -162,8 +165,8 @@ class Optimizer(Stepper):
         shown = states if self._places is None else map(params._over, states)
         self._state = State(zip(names, shown, strict=True))
 
-    def _configuration(self, settings: Settings) -> tuple[str, list[_Group]]:
-        """Return the rule that settings select, and the settings of each group for the core."""
+    def _configuration(self, settings: Settings) -> tuple[str, list[_Group], list[_Number]]:
+        """Return the rule that settings select, the settings of each group for the core, and the numbers that change."""
         every = settings.numbers()
         rule = self._choose_rule(every, self._options)
         maximize = self._options["maximize"]
@@ -176,13 +179,22 @@ class Optimizer(Stepper):
             )
             for i, (numbers, own) in enumerate(zip(every, settings.groups, strict=True))
         ]
-        return rule, groups
+        indices = {"weight_decay": -1} | {name: i for i, name in enumerate(_RULES[rule].hyper)}
+        changing = []
+        for part, with_it in settings.changing():
+            self._require_stateless(part.value, part.label)
+            if part.flat in indices and with_it:
+                changing.append(part.for_core([(i, indices[part.flat]) for i in with_it]))
+        return rule, groups, changing
 
     @staticmethod
     def _numbers(rule: str, hyper: Mapping[str, Any], maximize: bool) -> _Numbers:
-        """Return the numbers of a group for the core."""
+        """Return the numbers of a group for the core, with 0 in place of a schedule."""
         flat = _arguments.flatten(hyper)
-        return [flat[name] for name in _RULES[rule].hyper], flat["weight_decay"], maximize
+        *numbers, decay = [
+            flat[name] if type(flat[name]) is float else 0.0 for name in (*_RULES[rule].hyper, "weight_decay")
+        ]
+        return numbers, decay, maximize
 
     @classmethod
     def _choose_rule(
@@ -235,11 +247,15 @@ class Optimizer(Stepper):
 
     def _rate_of(self, schedule: schedules.Schedule, name: str = "lr") -> _Rate:
         """Return the schedule, and the source of the core's rates: a number, or the schedule's unchecked formula."""
+        self._require_stateless(schedule, name)
+        return schedule, schedule.lr if type(schedule) is schedules.Constant else schedule._value
+
+    def _require_stateless(self, schedule: schedules.Schedule, name: str) -> None:
+        """Raise ValueError if the optimizer is capturable and the schedule contains a Plateau."""
         if self._max_steps is not None and stateful(schedule):
             raise ValueError(
-                f"{name}: the rates of a capturable optimizer are fixed, so a Plateau cannot change them"
+                f"{name}: the numbers of a capturable optimizer are fixed, so a Plateau cannot change them"
             )
-        return schedule, schedule.lr if type(schedule) is schedules.Constant else schedule._value
 
     @property
     def params(self) -> Any:
@@ -289,6 +305,13 @@ class Optimizer(Stepper):
         """Return the rate of the step that follows t steps."""
         return schedule(t if self._max_steps is None else min(t, self._max_steps - 1))
 
+    def _number_of_next_step(self, name: str, value: Any, prefix: str = "") -> Any:
+        """Return the value of a numeric argument for the next step."""
+        if not schedules_in(value):
+            return value
+        t = self.step_count
+        return value_at(name, value, t if self._max_steps is None else min(t, self._max_steps - 1), prefix)
+
     def _all_schedules(self) -> list[schedules.Schedule]:
         """Return the schedule, then the own schedules of the groups."""
         return [self.schedule, *self._settings.schedules()]
@@ -304,6 +327,10 @@ class Optimizer(Stepper):
 
         ``opt.hyper["eps"] = 1e-6`` changes one of them; ``opt.hyper.update(...)`` and ``opt.hyper = {...}`` change
         several. New values are checked like the constructor's arguments. A group that has its own value keeps it.
+
+        Each argument can be a number, a schedule, or a callable of the step count, which is called once before each
+        step, together with the rate. Reading it gives the number of the next step, and ``opt.hyper.schedules`` has the
+        schedules by name.
         """
         return Hyper(self)
 
@@ -350,6 +377,8 @@ class Optimizer(Stepper):
     def _change_hyper(self, changes: Mapping[str, Any]) -> None:
         """Change some of the numeric arguments; if one of the changes is invalid, change nothing."""
         checked = _arguments.known_numbers(changes, self._hyperparameters)
+        if not self._has_groups:
+            checked = _arguments.numbers(checked)
         self._require_changeable("hyper")
         self._change_settings(lambda settings: settings._replace(hyper=settings.hyper | checked))
 
@@ -382,12 +411,13 @@ class Optimizer(Stepper):
 
         Raises ValueError if they select another rule.
         """
-        rule, groups = self._configuration(settings)
+        rule, groups, changing = self._configuration(settings)
         if rule != self.rule:
             raise ValueError(
-                f"hyper: this would change the rule from {self.rule} to {rule}; make a new optimizer"
+                f"hyper: momentum cannot change from or to 0, because this would change the rule from {self.rule} to {rule}; "
+                "make a new optimizer, with a schedule if the momentum is to pass 0"
             )
-        return before, settings, groups
+        return before, settings, groups, changing
 
     def _snapshot_all(self, on_host: bool = False) -> tuple[Snapshot, dict[str, Any]]:
         """Return a consistent snapshot, and copies of the states.
@@ -417,14 +447,14 @@ class Optimizer(Stepper):
     def _dictionary(self, on_host: bool = False) -> dict[str, Any]:
         """Return the state dictionary, with arrays of the parameters' kind or, if `on_host`, NumPy arrays."""
         (step_count, counts, settings, schedule), state = self._snapshot_all(on_host)
+        numbers = numbers_of([schedule, *settings.schedules()])
         dictionary = {
             "rule": self.rule,
             "options": dict(self._options),
-            "hyper": dict(settings.hyper),
+            "hyper": {name: _changing.stored(value, numbers) for name, value in settings.hyper.items()},
             "step_count": step_count,
             "state": state,
         }
-        numbers = numbers_of([schedule, *settings.schedules()])
         with contextlib.suppress(TypeError):  # a schedule may have no dictionary form
             dictionary["schedule"] = encode(schedule, numbers)
         if states := states_of(schedule):
@@ -471,7 +501,7 @@ class Optimizer(Stepper):
         options = self._checked_options(self.rule, entries["options"], self._options)
         if options != self._options:
             raise ValueError(f"options: expected {self._options}, got {options}")
-        hyper = _arguments.numbers(require_entries("hyper", entries["hyper"], self._hyperparameters))
+        stored_hyper = require_entries("hyper", entries["hyper"], self._hyperparameters)
         entries = _named_state.rearranged(entries, self._places)
         state = require_entries("state", entries["state"], self._state)
         if entries["step_count"] is None:  # `commit` would keep the current step count
@@ -483,16 +513,16 @@ class Optimizer(Stepper):
         ):  # `Restored.read` would keep the current schedule
             raise TypeError("schedule: expected a dictionary, got NoneType")
         own = Restored.read(self.schedule, entries.get("schedule"), states, numbered)
-        groups, counts, theirs = _group_state.restored(
+        hyper = _changing.restored(stored_hyper, self._hyperparameters, numbered)
+        groups, counts = _group_state.restored(
             entries.get("groups"), self._ranges, self._settings, entries["step_count"], self._places, numbered
         )
-        (schedule, *of_groups), to_set = chosen([own, *theirs])
-        groups = tuple(group._replace(schedule=each) for group, each in zip(groups, of_groups, strict=True))
-        if not self._has_groups and groups != (GroupSettings(),):
+        schedule, settings, to_set = settled(own, Settings(hyper, groups))
+        if not self._has_groups and settings.groups != (GroupSettings(),):
             raise ValueError("groups: expected none, because this optimizer is part of a FusedOptimizer")
-        settings = self._new_settings(Settings(hyper, groups))
+        new_settings = self._new_settings(settings)
         states = [state[name] for name in self._state]
-        change = (self, states, entries["step_count"], counts, settings, self._rate_of(schedule), None)
+        change = (self, states, entries["step_count"], counts, new_settings, self._rate_of(schedule), None)
         return change, to_set
 
     def save(self, path: FilePath) -> None:
@@ -566,7 +596,7 @@ class Optimizer(Stepper):
             lr * own.lr_scale if own.schedule is None else self._rate_after(step_count, own.schedule)
             for own in settings.groups
         ]
-        kind = self._kind()._replace(settings=settings)
+        kind = self._kind()._replace(settings=settings.at(step_count))
         return _torch_export.exported(kind, parameters, step_count, counts, rates, state)
 
     def load_torch_state_dict(self, dictionary: Mapping[str, Any], *, step_count: int | None = None) -> None:
@@ -649,7 +679,7 @@ class Optimizer(Stepper):
         groups = tuple(
             GroupSettings(*each) for each in parts.get("groups", [()])
         )  # earlier versions had none
-        settings = Settings(_arguments.numbers(arguments), groups)
+        settings = Settings(_arguments.settable(arguments), groups)
         params, grads, schedule, max_steps = (
             parts[name] for name in ("params", "grads", "schedule", "max_steps")
         )

@@ -7,14 +7,15 @@ from typing import Any
 
 from lrcore._checks import naming
 from lrcore._names import explain_keywords
-from lrcore.optimizers._arguments import NUMBERS
+from lrcore.optimizers._arguments import settable
 from lrcore.optimizers._places import places_of
 from lrcore.optimizers._selection import all_selected
+from lrcore.schedules import Rate
 
 
 @explain_keywords
 def decay_groups(
-    pack: Any, weight_decay: float, groups: Sequence[Mapping[str, Any]] | None = None
+    pack: Any, weight_decay: Rate, groups: Sequence[Mapping[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
     """Return parameter groups in which weight decay applies only to arrays of two or more dimensions.
 
@@ -25,7 +26,7 @@ def decay_groups(
     ----------
     pack : Pack
         The parameters of the optimizer.
-    weight_decay : float
+    weight_decay : float, schedule or callable
         The weight decay of arrays of two or more dimensions.
     groups : list of dict, optional
         Groups in the form of the argument `groups` of an optimizer, which select arrays by names or predicates. Each is
@@ -56,15 +57,14 @@ def decay_groups(
     places = places_of(pack)
     if places is None:
         raise TypeError(f"pack: expected a Pack, got {type(pack).__name__}")
-    check = NUMBERS["weight_decay"]
-    decay = check("weight_decay", weight_decay)
+    decay = settable({"weight_decay": weight_decay})["weight_decay"]
     given = [] if groups is None else groups
     selections = all_selected(given, places.size, places)
     for i, (group, selection) in enumerate(zip(given, selections, strict=True)):
         with naming(f"groups[{i}]"):
             if selection.ranges:
                 raise TypeError("params: expected names or predicates, got a range of elements")
-            check("weight_decay", group.get("weight_decay", decay))
+            settable({name: group[name] for name in ("weight_decay",) if name in group})
     named = {name for selection in selections for name in selection.names}
     rest = [name for name in places.distinct if name not in named]
     found: list[dict[str, Any]] = []

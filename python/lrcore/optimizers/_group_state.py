@@ -6,18 +6,15 @@ import itertools
 import reprlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
 from lrcore._checks import flag, integer, is_list, naming, require_entries, safe_repr, sequence
-from lrcore.optimizers import _arguments
+from lrcore.optimizers import _changing
 from lrcore.optimizers._places import Places
 from lrcore.optimizers._ranges import Ranges, is_pair, merged, range_of, require_disjoint, rest_of
 from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings
 from lrcore.schedules import Schedule
-from lrcore.schedules._dictionary import encode
-from lrcore.schedules._state import Restored, states_of
 
 
 def stored(
@@ -38,13 +35,13 @@ def stored(
     return [
         {
             "ranges": [[*each] for each in of_group],
-            "hyper": dict(own.hyper),
+            "hyper": {name: _changing.stored(value, numbers) for name, value in own.hyper.items()},
             "maximize": own.maximize,
             "lr_scale": own.lr_scale,
             "frozen": own.frozen,
             "step_counts": of_elements,
         }
-        | _stored_schedule(own.schedule, numbers)
+        | ({} if own.schedule is None else _changing.stored_schedule(own.schedule, numbers))
         for of_group, own, of_elements in zip(ranges, settings.groups, _by_group(counts, ranges), strict=True)
     ]
 
@@ -66,16 +63,6 @@ def _by_group(counts: Sequence[tuple[int, int, int]], ranges: Sequence[Ranges]) 
     return found
 
 
-def _stored_schedule(schedule: Schedule | None, numbers: Mapping[int, int]) -> dict[str, Any]:
-    """Return the entries for a group's own schedule; `schedule` is None if it has no dictionary form."""
-    if schedule is None:
-        return {}
-    entries: dict[str, Any] = {"schedule": None}
-    with suppress(TypeError):
-        entries["schedule"] = encode(schedule, numbers)
-    return entries | {"schedule_state": states_of(schedule)}
-
-
 _STORED = ("ranges", "hyper", "maximize", "lr_scale", "frozen", "step_counts")
 
 
@@ -86,16 +73,16 @@ def restored(
     step_count: Any,
     places: Places | None,
     numbered: dict[int, Any],
-) -> tuple[tuple[GroupSettings, ...], list[tuple[int, int, int]], list[Restored | None]]:
+) -> tuple[tuple[GroupSettings, ...], list[tuple[int, int, int]]]:
     """Check the entry `groups` of a state dictionary for an optimizer with these ranges and settings.
 
     `places` has the arrays if the parameters are a pack. `numbered` is that of `Restored.read`.
 
-    Returns the settings of the groups without their schedules, the counts of the elements that have taken fewer steps,
-    and the schedules.
+    Returns the settings of the groups, with a `Restored` in place of each schedule, and the counts of the elements that
+    have taken fewer steps.
     """
     if groups is None and len(ranges) == 1:
-        return (GroupSettings(),), [], [None]
+        return (GroupSettings(),), []
     if not is_list(groups) or len(groups) != len(ranges):
         got = len(groups) if is_list(groups) else safe_repr(groups)
         raise ValueError(
@@ -104,20 +91,20 @@ def restored(
         )
     found: list[GroupSettings] = []
     counts: list[tuple[int, int, int]] = []
-    schedules: list[Restored | None] = []
     for i, (group, of_group, own) in enumerate(zip(groups, ranges, settings.groups, strict=True)):
         with naming(f"groups[{i}]"):
             entry = require_entries("entries", group, _STORED, "schedule", "schedule_state")
             _require_same(entry["ranges"], of_group, places)
-            schedules.append(_restored_schedule(entry, own.schedule, numbered))
+            schedule = _restored_schedule(entry, own.schedule, numbered)
             scale = CHECKS["lr_scale"]("lr_scale", entry["lr_scale"])
-            if schedules[-1] is not None and scale != 1:
+            if schedule is not None and scale != 1:
                 raise ValueError(f"lr_scale: expected 1 in a group with a schedule, got {scale}")
-            hyper = _arguments.numbers(require_entries("hyper", entry["hyper"], (), *settings.hyper))
+            stored_hyper = require_entries("hyper", entry["hyper"], (), *settings.hyper)
+            hyper = _changing.restored(stored_hyper, own.hyper, numbered)
             maximize = None if entry["maximize"] is None else flag("maximize", entry["maximize"])
-            found.append(GroupSettings(hyper, maximize, None, scale, flag("frozen", entry["frozen"])))
+            found.append(GroupSettings(hyper, maximize, schedule, scale, flag("frozen", entry["frozen"])))
             counts += _restored_counts(entry["step_counts"], of_group, step_count)
-    return tuple(found), sorted(counts), schedules
+    return tuple(found), sorted(counts)
 
 
 def _require_same(stored_ranges: Any, ranges: Ranges, places: Places | None) -> None:
@@ -134,20 +121,14 @@ def _require_same(stored_ranges: Any, ranges: Ranges, places: Places | None) -> 
         )
 
 
-def _restored_schedule(
-    entry: Mapping[str, Any], own: Schedule | None, numbered: dict[int, Any]
-) -> Restored | None:
-    """Return the schedule of a group, or None if it has none."""
+def _restored_schedule(entry: Mapping[str, Any], own: Schedule | None, numbered: dict[int, Any]) -> Any:
+    """Return the schedule of a group as a `Restored`, or None if it has none."""
     if "schedule" not in entry:
         if "schedule_state" in entry:
             raise ValueError("schedule_state: expected an entry schedule as well")
         return None
-    if entry["schedule"] is None and own is None:
-        raise ValueError(
-            "schedule: not stored, because the rate came from a callable; make the optimizer, assign the lr of the "
-            "group, and call its load or load_state_dict"
-        )
-    return Restored.read(own, entry["schedule"], entry.get("schedule_state", ()), numbered)
+    entries = {name: entry[name] for name in ("schedule", "schedule_state") if name in entry}
+    return _changing.restored_schedule(entries, own, numbered, "lr of the group")
 
 
 def _restored_counts(counts: Any, ranges: Ranges, step_count: Any) -> list[tuple[int, int, int]]:

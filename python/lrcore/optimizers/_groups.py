@@ -17,7 +17,7 @@ from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._places import Places
 from lrcore.optimizers._ranges import Ranges, rest_of, size_of
 from lrcore.optimizers._selection import all_selected, ranges_by_group
-from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings, shown_rate
+from lrcore.optimizers._settings import CHECKS, GroupSettings, Settings, prefix_of, shown_rate
 from lrcore.optimizers._shared import DEFAULTS
 
 _OTHERS = ("params", "lr", "lr_scale", "frozen", "maximize")
@@ -58,7 +58,7 @@ def _settings_of(
         raise ValueError(
             "lr_scale: multiplies the optimizer's rate, but the group has lr; pass only one of them"
         )
-    found: dict[str, Any] = {"hyper": _arguments.numbers(given)}
+    found: dict[str, Any] = {"hyper": _arguments.settable(given)}
     if group.get("lr") is not None:
         found["schedule"] = schedules.as_schedule(group["lr"])
     found |= {name: CHECKS[name](name, group[name]) for name in CHECKS if name in group}
@@ -81,6 +81,7 @@ class _Grouped(Protocol):
     def step_count(self) -> int: ...
     def _step_count_of(self, group: int) -> int | None: ...
     def _rate_after(self, t: int, schedule: schedules.Schedule) -> float: ...
+    def _number_of_next_step(self, name: str, value: Any, prefix: str = "") -> Any: ...
     def _require_groups(self, name: str) -> None: ...
     def _change_settings(self, changed: Callable[[Settings], Settings]) -> None: ...
 
@@ -248,6 +249,10 @@ class Group:
     @property
     def _hyperparameters(self) -> Mapping[str, Any]:
         return self._optimizer._settings.numbers()[self._index]
+
+    def _number_of_next_step(self, name: str, value: Any) -> Any:
+        prefix = prefix_of(self._index) if name in self._own.hyper else ""
+        return self._optimizer._number_of_next_step(name, value, prefix)
 
     def _change_hyper(self, changes: Mapping[str, Any]) -> None:
         with naming(self._name()):

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeAlias, overload
 
 from lrcore._names import unknown_key
 from lrcore.optimizers._arguments import Value
+from lrcore.optimizers._changing import schedules_in
 
 _Single: TypeAlias = Literal[
     "alpha", "dampening", "eps", "lr_decay", "momentum", "momentum_decay", "rho", "weight_decay"
@@ -20,12 +21,15 @@ class _Numbered(Protocol):
     @property
     def _hyperparameters(self) -> Mapping[str, Any]: ...
 
+    def _number_of_next_step(self, name: str, value: Any) -> Any: ...
+
     def _change_hyper(self, changes: Mapping[str, Any]) -> None: ...
 
 
 class Hyper(MutableMapping[str, Value]):
     """An optimizer's numeric arguments by name. They can be read, and assigned between steps.
 
+    If an argument is a schedule or a callable, reading it gives the number of the next step; see `schedules`.
     Every assignment is checked like the constructor's arguments. A change that would require another rule, such as
     changing momentum to or from 0, raises ValueError. Names cannot be added or removed. `update` changes all given
     values or none.
@@ -44,8 +48,14 @@ class Hyper(MutableMapping[str, Value]):
         numbers = self._optimizer._hyperparameters
         if name not in numbers:
             raise unknown_key(name, numbers)
-        value: Value = numbers[name]
+        value: Value = self._optimizer._number_of_next_step(name, numbers[name])
         return value
+
+    @property
+    def schedules(self) -> Mapping[str, Any]:
+        """The schedules of the arguments that change from step to step, by name; for `betas`, a pair."""
+        numbers = self._optimizer._hyperparameters
+        return {name: value for name, value in numbers.items() if schedules_in(value)}
 
     def __contains__(self, name: object) -> bool:
         return name in self._optimizer._hyperparameters
@@ -67,7 +77,7 @@ class Hyper(MutableMapping[str, Value]):
         return len(self._optimizer._hyperparameters)
 
     def __repr__(self) -> str:
-        return repr(self._optimizer._hyperparameters)
+        return repr(dict(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)  # copies and pickles are plain dictionaries

@@ -11,12 +11,13 @@ from lrcore._checks import FilePath, file_path, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import describe
 from lrcore._names import explain_keywords
-from lrcore.optimizers import Optimizer, _arguments, _file, _group_state
+from lrcore.optimizers import Optimizer, _arguments, _changing, _file, _group_state
 from lrcore.optimizers._named_state import rearranged
 from lrcore.optimizers._places import flat_of, places_of
 from lrcore.optimizers._ranges import Ranges
-from lrcore.optimizers._settings import GroupSettings, Settings
-from lrcore.schedules import Rate, as_schedule
+from lrcore.optimizers._settings import GroupSettings, Settings, settled
+from lrcore.schedules import Constant, Rate, as_schedule
+from lrcore.schedules._state import Restored
 
 
 @explain_keywords
@@ -90,14 +91,17 @@ def _read(
     """Return the options, the ranges of the groups, and the settings in a state dictionary."""
     rule = dictionary.get("rule")
     names = tuple(name for name in inspect.signature(cls).parameters if name in _arguments.NUMBERS)
-    hyper = _arguments.numbers(require_entries("hyper", dictionary.get("hyper"), names))
+    numbered: dict[int, Any] = {}
+    hyper = _changing.restored(require_entries("hyper", dictionary.get("hyper"), names), {}, numbered)
     options = cls._checked_options(rule, dictionary.get("options"), cls._default_options())
     groups = dictionary.get("groups")
     ranges = _group_state.ranges_in(groups, size)
     settings = Settings(hyper, (GroupSettings(),) * len(ranges))
-    settings = settings._replace(
-        groups=_group_state.restored(groups, ranges, settings, dictionary.get("step_count"), None, {})[0]
+    of_groups, _ = _group_state.restored(
+        groups, ranges, settings, dictionary.get("step_count"), None, numbered
     )
+    no_rate = Restored(Constant(0.0), None, (), is_same=True)  # `load_state_dict` replaces it
+    _, settings, _ = settled(no_rate, Settings(hyper, of_groups))
     if (selected := cls._choose_rule(settings.numbers(), options)) != rule:
         raise ValueError(f"rule: expected {selected}, got {rule!r}")
     return options, ranges, settings

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from lrcore.schedules import Rate
+
 Decay = Literal["l2", "decoupled", "independent"]
 
 
 class Shared(TypedDict, total=False):
     """
-    weight_decay : float
+    weight_decay : float or schedule
         With decay "l2", ``weight_decay * params`` is added to the gradient. With "decoupled", the parameters are first
         multiplied by ``1 - lr * weight_decay``, which rounds to 1 in float32 if ``lr * weight_decay <= 2**-25``. With
         "independent", they are multiplied by ``1 - weight_decay``, which rounds to 1 if ``weight_decay <= 2**-25``:
@@ -44,7 +46,7 @@ class Shared(TypedDict, total=False):
         steps use the constants of the last one.
     """  # noqa: D205
 
-    weight_decay: float
+    weight_decay: Rate
     decay: Decay
     decoupled_weight_decay: bool | None
     maximize: bool

@@ -25,9 +25,9 @@ class Adadelta(Optimizer):
     Parameters
     ----------
     {params}
-    rho : float
+    rho : float or schedule
         Decay rate of the running averages, in [0, 1).
-    eps : float
+    eps : float or schedule
         Makes the first steps nonzero and keeps the division finite.
     {shared}
 

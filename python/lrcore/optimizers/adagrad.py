@@ -24,11 +24,11 @@ class Adagrad(Optimizer):
     Parameters
     ----------
     {params}
-    eps : float
+    eps : float or schedule
         Keeps the division finite.
     initial_accumulator_value : float
         Initial value of ``sum``.
-    lr_decay : float
+    lr_decay : float or schedule
         Lowers the rate as the step number grows.
     eps_inside_sqrt : bool
         Divide by ``sqrt(s + eps)``, as Keras and optax do.
@@ -47,9 +47,9 @@ class Adagrad(Optimizer):
         params: Any,
         lr: Rate = 1e-2,
         *,
-        eps: float = 1e-10,
+        eps: Rate = 1e-10,
         initial_accumulator_value: float = 0.0,
-        lr_decay: float = 0.0,
+        lr_decay: Rate = 0.0,
         eps_inside_sqrt: bool = False,
         **shared: Unpack[Shared],
     ) -> None:

@@ -23,9 +23,9 @@ class Adam(Optimizer):
     Parameters
     ----------
     {params}
-    betas : pair of float
+    betas : pair of float or schedule
         Decay rates of the two running averages, in [0, 1).
-    eps : float
+    eps : float or schedule
         Keeps the division finite.
     eps_placement : {"corrected", "hat"}
         "corrected" adds epsilon to the bias-corrected root, as above. "hat" adds it before the correction, as in Keras
@@ -52,8 +52,8 @@ class Adam(Optimizer):
         params: Any,
         lr: Rate = 1e-3,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        betas: tuple[Rate, Rate] = (0.9, 0.999),
+        eps: Rate = 1e-8,
         eps_placement: Literal["corrected", "hat"] = "corrected",
         amsgrad: bool = False,
         **shared: Unpack[Shared],

@@ -23,9 +23,9 @@ class Adamax(Optimizer):
     Parameters
     ----------
     {params}
-    betas : pair of float
+    betas : pair of float or schedule
         Decay rates of the running average and of the running maximum, in [0, 1).
-    eps : float
+    eps : float or schedule
         Keeps the division finite.
     {shared}
 
@@ -41,8 +41,8 @@ class Adamax(Optimizer):
         params: Any,
         lr: Rate = 2e-3,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        betas: tuple[Rate, Rate] = (0.9, 0.999),
+        eps: Rate = 1e-8,
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(params, lr, {"betas": betas, "eps": eps}, shared)

@@ -23,7 +23,7 @@ class Lion(Optimizer, decay="decoupled"):
     Parameters
     ----------
     {params}
-    betas : pair of float
+    betas : pair of float or schedule
         Weights of m in the step and in its own running average, in [0, 1).
     {shared}
 
@@ -39,7 +39,7 @@ class Lion(Optimizer, decay="decoupled"):
         params: Any,
         lr: Rate = 1e-4,
         *,
-        betas: tuple[float, float] = (0.9, 0.99),
+        betas: tuple[Rate, Rate] = (0.9, 0.99),
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(params, lr, {"betas": betas}, shared)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 from lrcore.optimizers._base import Optimizer
 from lrcore.optimizers._shared import Shared
-from lrcore.schedules import Rate
+from lrcore.schedules import Rate, Schedule
 
 
 class NAdam(Optimizer):
@@ -25,11 +26,11 @@ class NAdam(Optimizer):
     Parameters
     ----------
     {params}
-    betas : pair of float
+    betas : pair of float or schedule
         Decay rates of the two running averages, in [0, 1).
-    eps : float
+    eps : float or schedule
         Keeps the division finite.
-    momentum_decay : float
+    momentum_decay : float or schedule
         How fast the momentum warms up.
     {shared}
 
@@ -45,9 +46,20 @@ class NAdam(Optimizer):
         params: Any,
         lr: Rate = 2e-3,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        momentum_decay: float = 4e-3,
+        betas: tuple[Rate, Rate] = (0.9, 0.999),
+        eps: Rate = 1e-8,
+        momentum_decay: Rate = 4e-3,
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(params, lr, {"betas": betas, "eps": eps, "momentum_decay": momentum_decay}, shared)
+
+    @classmethod
+    def _check_together(cls, arguments: Mapping[str, Any]) -> None:
+        for name, value in (
+            ("betas[0]", arguments["betas"][0]),
+            ("momentum_decay", arguments["momentum_decay"]),
+        ):
+            if isinstance(value, Schedule):
+                raise TypeError(
+                    f"{name}: expected a number, got {value!r}; the product of the momenta of all steps depends on it"
+                )

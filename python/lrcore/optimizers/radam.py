@@ -26,9 +26,9 @@ class RAdam(Optimizer):
     Parameters
     ----------
     {params}
-    betas : pair of float
+    betas : pair of float or schedule
         Decay rates of the two running averages, in [0, 1).
-    eps : float
+    eps : float or schedule
         Keeps the division finite.
     {shared}
 
@@ -44,8 +44,8 @@ class RAdam(Optimizer):
         params: Any,
         lr: Rate = 1e-3,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        betas: tuple[Rate, Rate] = (0.9, 0.999),
+        eps: Rate = 1e-8,
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(params, lr, {"betas": betas, "eps": eps}, shared)

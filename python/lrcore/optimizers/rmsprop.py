@@ -29,13 +29,13 @@ class RMSprop(Optimizer):
     Parameters
     ----------
     {params}
-    alpha : float
+    alpha : float or schedule
         Decay rate of the running averages, in [0, 1).
-    eps : float
+    eps : float or schedule
         Keeps the division finite.
     centered : bool
         Divide by an estimate of the gradient's standard deviation.
-    momentum : float
+    momentum : float or schedule
         Momentum factor, in [0, 1).
     eps_inside_sqrt : bool
         Divide by ``sqrt(w + eps)``, as Keras and optax do.
@@ -69,10 +69,10 @@ class RMSprop(Optimizer):
         params: Any,
         lr: Rate = 1e-2,
         *,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
+        alpha: Rate = 0.99,
+        eps: Rate = 1e-8,
         centered: bool = False,
-        momentum: float = 0.0,
+        momentum: Rate = 0.0,
         eps_inside_sqrt: bool = False,
         lr_in_velocity: bool = False,
         **shared: Unpack[Shared],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from lrcore._checks import sequence
 from lrcore.schedules._composed import Composed, are_alike
@@ -58,7 +59,8 @@ def numbers_of(schedules: Iterable[Formula]) -> dict[int, int]:
     return {each: number for number, each in enumerate(each for each, count in counts.items() if count > 1)}
 
 
-class Restored(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Restored:
     """A schedule of an optimizer, and what a state dictionary has in its place."""
 
     own: Any
@@ -93,7 +95,7 @@ def _is_same(own: Any, stored: Any, dictionary: Any, states: Any) -> bool:
     return False
 
 
-def chosen(every: Sequence[Restored | None]) -> tuple[list[Any], list[tuple[Any, str, Any]]]:
+def chosen(given: Sequence[Restored]) -> tuple[list[Any], list[tuple[Any, str, Any]]]:
     """Return each of an optimizer's schedules, current or stored, and the attributes of plateaus to assign.
 
     A current schedule that equals the stored one is kept, so that the caller's Plateau stays in use. A Plateau that
@@ -102,7 +104,6 @@ def chosen(every: Sequence[Restored | None]) -> tuple[list[Any], list[tuple[Any,
     """
     own: dict[int, Any] = {}  # stored states by the id of a current Plateau
     partners: dict[int, int] = {}  # the id of a current Plateau by the id of a stored one
-    given = [each for each in every if each is not None]
     kept = [each.is_same and _fit(each, own, partners) for each in given]
     while (fewer := _without_replaced(given, kept)) != kept:
         kept = fewer
@@ -112,8 +113,7 @@ def chosen(every: Sequence[Restored | None]) -> tuple[list[Any], list[tuple[Any,
         for each, schedule in zip(given, schedules, strict=True)
         for attribute in states_to_set(schedule, each.states)
     ]
-    in_order = iter(schedules)
-    return [None if each is None else next(in_order) for each in every], to_set
+    return schedules, to_set
 
 
 def _without_replaced(given: Sequence[Restored], kept: Sequence[bool]) -> list[bool]:

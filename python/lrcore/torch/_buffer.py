@@ -112,6 +112,11 @@ class Buffer:
             self._grads = torch.zeros_like(self._params)
         self.optimizer: Any = cls(self._params, grads=self._grads, **arguments)
         self.optimizer._has_groups = False
+        for name, schedule in self.optimizer.hyper.schedules.items():
+            raise TypeError(
+                f"{name}: expected a number, got {schedule!r}; a FusedOptimizer has a schedule only for lr: assign "
+                f"opt.param_groups[0][{name!r}] between steps"
+            )
         values = map(with_own_storage, self.views(self._params))
         places = zip(names, parameters, values, self.views(self._grads), strict=True)
         self._slots = [Slot(*each) for each in places]
