@@ -2,7 +2,7 @@
 
 #include "../cpu/fp_mode.h"
 #include "gil.h"
-#include "rate.h"
+#include "step_numbers.h"
 #include "watch.h"
 
 namespace lrcore {

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "rate.h"
 #include "rule_config.h"
+#include "step_numbers.h"
 
 namespace lrcore {
 

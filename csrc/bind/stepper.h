@@ -128,7 +128,7 @@ class Stepper {
   std::optional<Array> grads_;
   Watch watch_;  // parameters and bound gradients
   Watch states_watch_;
-  py::object flat_gradients_;  // or null
+  py::object flat_gradients_;  // returns the flat array of gradients in a pack; null for plain arrays
   py::object written_;         // a list of the torch tensors that a step writes to, or null
   const RuleConfig rule_;      // without numbers
   const size_t groups_;        // their number, including the rest

@@ -68,8 +68,8 @@ struct ChangingNumbers {
 struct StepNumbers {
   double of_optimizer = 0;
   std::vector<double> of_groups;  // NaN for frozen groups; empty if all groups take the optimizer's rate
-  std::unique_ptr<const ChangingNumbers>
-      changing;  // null if there are none; apart, because small steps notice its size
+  // Null if there are none. They are not a member, because that would make small steps slower.
+  std::unique_ptr<const ChangingNumbers> changing;
 
   double of_group(size_t group) const { return of_groups.empty() ? of_optimizer : of_groups[group]; }
 };

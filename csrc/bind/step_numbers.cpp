@@ -1,4 +1,4 @@
-#include "rate.h"
+#include "step_numbers.h"
 
 #include <algorithm>
 #include <cmath>
