@@ -291,6 +291,27 @@ def test_a_callable_is_not_stored() -> None:
             wrong.load_state_dict(saved)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eps": COSINE},
+        {"betas": (0.5, lambda _: 0.5)},
+        {"betas": {"schedule": COSINE.to_dict(), "schedule_state": []}},
+        {"weight_decay": {"schedule": 1, "schedule_state": []}},
+        {"weight_decay": {"schedule": COSINE.to_dict(), "schedule_state": [1]}},
+    ],
+)
+def test_a_wrong_number_in_a_dictionary_is_refused(change: dict[str, Any]) -> None:
+    """State dictionaries have dictionaries in place of schedules; nothing changes."""
+    opt = changing(start())
+    saved = opt.state_dict()
+    wrong = saved | {"hyper": saved["hyper"] | change}
+    (name,) = change
+    with pytest.raises((TypeError, ValueError), match=f"{name}|schedule"):
+        opt.load_state_dict(wrong)
+    assert opt.state_dict()["hyper"] == saved["hyper"]
+
+
 def test_plateaus_of_numbers(tmp_path: Path) -> None:
     """They observe, are listed, and remain one object with that of the rate."""
     plateau = schedules.Plateau(0.5, patience=0, threshold=0)

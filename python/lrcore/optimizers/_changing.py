@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -119,6 +120,8 @@ def restored(hyper: Mapping[str, Any], own: Mapping[str, Any], numbered: dict[in
     found: dict[str, Any] = {}
     for name, value in hyper.items():
         given = tuple(value) if isinstance(value, (list, tuple)) else value  # JSON has lists
+        if any(map(callable, _each(given))):
+            raise TypeError(f"{name}: expected a number or a dictionary, got {reprlib.repr(value)}")
         # A schedule takes the place of each dictionary while the numbers and their form are checked.
         checked = settable({name: mapped(given, lambda each: _ANY if isinstance(each, Mapping) else each)})[
             name
