@@ -13,7 +13,7 @@ gpt: a step of AdamW alone, on arrays with the shapes of a GPT-2. Matrices have 
 none. lrcore steps a `Pack` in groups from `decay_groups`, PyTorch two groups of separate tensors, and optax a
 dictionary of arrays with a mask. In the row "lrcore, no groups", everything decays. The gradients are the same. Before
 anything is timed, each package takes three steps, and must produce the same parameters as lrcore up to float32
-rounding. There is no row for a padded pack: padding has no effect if the width is a multiple of 16.
+rounding. There is no row for a padded pack, because padding changes nothing if the width is a multiple of 16.
 
 All packages use as many threads as the process may use CPUs. ``taskset -c 0 python bench/module.py`` uses one.
 """

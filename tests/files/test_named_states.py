@@ -297,9 +297,9 @@ def test_damaged_names_are_refused(damage: Callable[[list[Any]], Any], tmp_path:
 def test_states_that_end_before_the_arrays() -> None:
     into = trained(model(pad=True))
     before = contents(into)
-    for every in (True, False):
+    for shortened in (["exp_avg", "exp_avg_sq"], ["exp_avg_sq"]):
         dictionary = trained(model()).state_dict()
-        for name in ("exp_avg", "exp_avg_sq") if every else ("exp_avg_sq",):
+        for name in shortened:
             dictionary["state"][name] = dictionary["state"][name][:49]
         assert_refused(partial(into.load_state_dict, dictionary), ValueError, "names|exp_avg")
         assert contents(into) == before

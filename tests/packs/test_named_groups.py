@@ -46,7 +46,7 @@ def with_elements(pack: Any, arrays: Any) -> tuple[str, ...]:
     return tuple(name for name in names_of(pack) if name in {*arrays} & spans(pack).keys())
 
 
-# ---- what is selected
+# ---- selecting arrays
 
 VECTORS = [f"blocks.{i}.{name}" for i in range(2) for name in ("b", "norm.scale", "norm.shift")]
 MATRICES = ["embed", "blocks.0.w", "blocks.1.w", "none"]

@@ -156,7 +156,7 @@ def adam(pad: bool = False, **arguments: Any) -> Any:
 
 
 def test_what_is_exported() -> None:
-    """The rest is left out if it has no arrays. With `shapes`, and for arrays, there are no names."""
+    """`opt.groups[0]` is left out if it has no arrays. There are no names with `shapes`, or without a pack."""
     opt = adam(pad=True)
     for shapes in (None, [6, 4, 2, 1, 5]):
         plain = Adam(opt.params.flat) if shapes is None else adam()
