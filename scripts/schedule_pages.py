@@ -63,6 +63,15 @@ def train(ax: Any) -> None:
     lrcore.plot.training(trained.losses, trained.rates, ax)
 
 
+def one_cycle() -> list[Rate]:
+    """Return the schedules of the learning rate and the momentum of PyTorch's OneCycleLR over 100 steps."""
+    falling = schedules.Cosine(0.95, steps=29, end=0.85)
+    return [
+        schedules.OneCycle(1.0, steps=100),
+        falling.then(schedules.Cosine(0.85, steps=70, end=0.95), at=29),
+    ]
+
+
 DRAWINGS: dict[str, Drawing] = {
     "Constant": curves("Constant(0.1)"),
     "PiecewiseConstant": curves("PiecewiseConstant([30, 60, 80], [0.1, 0.03, 0.05, 0.01])"),
@@ -108,12 +117,21 @@ DRAWINGS: dict[str, Drawing] = {
         "Cosine(0.1, steps=80).warmup(20)", "Constant(0.08).then(Linear(0.08, 0, steps=20), at=80)",
         "Cosine(0.1, steps=100).clip(0.02, 0.06)",
         "StepDecay(0.04, every=1, factor=0.7).per_epoch(20) * Cyclic(0.6, 1, up=5)", steps=120, height=400),
+    "numbers": Drawing(
+        "The learning rate and the momentum of OneCycleLR over 100 steps: one falls while the other rises",
+        lambda ax: lrcore.plot.schedules(
+            *one_cycle(), steps=100, labels=["learning rate", "momentum"], ax=ax).set_ylabel(""),
+        height=300),
     "range_test": Drawing(
         "Losses of a range test on the digits: flat at small rates, then falling, then rising steeply",
         lambda ax: lrcore.plot.range_test(demo.find_lr(), ax), height=400),
     "training": Drawing("The loss of a training run on the digits, and its learning rate below", train, height=400),
 }  # fmt: skip
 """Pictures by name. A schedule without one here is drawn from the first example in its docstring."""
+
+
+ALONE = "composing", "numbers"
+"""Pictures that stand in docs/schedules.md without a schedule's summary."""
 
 
 def drawn() -> dict[str, Drawing]:
@@ -196,8 +214,8 @@ def pages() -> dict[Path, str]:
         If a placeholder in the template is unknown or occurs twice.
     """
     known = classes()
-    template = _pages.Template(TEMPLATE, [*known, "composing"])
-    pieces = {"composing": picture("composing", "schedules/")}
+    template = _pages.Template(TEMPLATE, [*known, *ALONE])
+    pieces = {name: picture(name, "schedules/") for name in ALONE}
     for name, cls in known.items():
         pieces[name] = (
             f"### [{name}](schedules/{name}.md)\n\n{_pages.summary(cls)}\n\n{picture(name, 'schedules/')}"

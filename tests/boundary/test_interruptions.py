@@ -127,13 +127,14 @@ def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_pa
         faulthandler.dump_traceback_later(55, exit=True)
         from lrcore import schedules
         stored = schedules.Cosine(0.5, steps=20_000).warmup(20) * schedules.Exponential(1.0, rate=0.99, steps=10)
+        beta1 = schedules.Linear(0.9, end=0.5, steps=300)
 
         def train(opt):
             for t in range(opt.step_count, steps):
                 if t % 50 == 20:
                     opt.lr = stored * (1 + t % 3)
                 if t % 50 == 30:
-                    opt.hyper.update(eps=1e-8 * (1 + t % 4), weight_decay=0.01 * (t % 2))
+                    opt.hyper.update(eps=1e-8 * (1 + t % 4), weight_decay=stored * (0.1 * (t % 2)))
                 if t % 100 == 40:
                     opt.save(folder + "/own.safetensors")
                     opt.load(folder + "/own.safetensors")
@@ -143,7 +144,7 @@ def test_intruders_in_the_middle_of_everything(intruder: str, steps: int, tmp_pa
             return repr(saved), arrays
 
         def build():
-            return lrcore.Adam(np.linspace(-1, 1, 50, dtype=np.float32), lr=stored)
+            return lrcore.Adam(np.linspace(-1, 1, 50, dtype=np.float32), lr=stored, betas=(beta1, 0.999))
 
         expected = train(build())
         opt = build()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lrcore
-from lrcore.schedules import Cosine, Cyclic, OneCycle
+from lrcore.schedules import Cosine, Cyclic, Linear, OneCycle
 from support import N, gradients, start
 
 STEPS = 100
@@ -75,3 +75,38 @@ def test_the_injected_weight_decay_of_optax() -> None:
         opt.step(g)
     # 30 steps, each of which rounds p three times by at most 2^-24 of its size, which is at most 3
     np.testing.assert_allclose(opt.params, np.asarray(params), rtol=0, atol=30 * 3 * 3 * 2.0**-24)
+
+
+def test_the_weight_decay_of_dino() -> None:
+    """DINO (Caron et al. 2021) raises the weight decay from 0.04 to 0.4 along a half cosine, as Cosine does."""
+    i = np.arange(STEPS)
+    theirs = 0.4 + 0.5 * (0.04 - 0.4) * (1 + np.cos(np.pi * i / STEPS))
+    opt = lrcore.AdamW(start(), 1e-3, weight_decay=Cosine(0.04, steps=STEPS, end=0.4))
+    for decay in theirs:
+        np.testing.assert_allclose(opt.hyper["weight_decay"], decay, rtol=1e-12)
+        opt.step(gradients(np.random.default_rng(0), N))
+
+
+def test_the_beta2_warmup_of_optax() -> None:
+    """Optax corrects with the current beta2 to the power t, too, in float32, so the parameters agree to its rounding.
+
+    In float32, 1 - 0.999 has a relative error of 2^-24 / 0.001, and so have beta2's correction and the square root's
+    operand; the error of the step is half as large.
+    """
+    optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
+    rise = Linear(0.95, end=0.999, steps=20)
+    theirs = optax.inject_hyperparams(optax.adam)(0.01, b2=optax.linear_schedule(0.95, 0.999, 20))
+    params = jax.numpy.array(start())
+    state = theirs.init(params)
+    opt = lrcore.Adam(start(), 0.01, betas=(0.9, rise))
+    rng = np.random.default_rng(0)
+    moved = 0.0
+    for _ in range(30):
+        g = rng.standard_normal(N, dtype=np.float32)
+        before = opt.params.copy()
+        updates, state = theirs.update(jax.numpy.array(g), state, params)
+        params = optax.apply_updates(params, updates)
+        opt.step(g)
+        moved += float(np.abs(opt.params - before).max())
+    error = moved * 2.0**-24 / 0.001 + 30 * float(np.abs(opt.params).max()) * 2.0**-24
+    np.testing.assert_allclose(opt.params, np.asarray(params), rtol=0, atol=error)

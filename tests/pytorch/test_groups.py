@@ -54,6 +54,43 @@ def test_torchs_schedulers_set_the_rate() -> None:
     assert opt.step_count == 12
 
 
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda opt: torch.optim.lr_scheduler.OneCycleLR(opt, 0.5, total_steps=9),
+        lambda opt: torch.optim.lr_scheduler.CyclicLR(opt, 0.25, 0.5),
+    ],
+)
+def test_a_scheduler_of_momentum_without_momentum(scheduler: Any) -> None:
+    """It is refused when it is made, and the optimizer continues as before."""
+    weight, opt = stepping(lr=0.25)
+    with pytest.raises(
+        ValueError, match=r"^momentum: 0.9\d* was assigned .* pass momentum= above 0 to FusedOptimizer"
+    ):
+        scheduler(opt)
+    opt.step()
+    assert (weight.item(), opt.param_groups[0]["momentum"]) == (-0.25, 0.0)
+    opt.param_groups[0]["momentum"] = 0.5
+    with pytest.raises(ValueError, match="^momentum: 0.5 was assigned"):
+        opt.step()
+    assert weight.item() == -0.25
+
+
+def test_a_scheduler_beside_a_schedule_of_ours() -> None:
+    """It is refused when it is made."""
+    weight, opt = stepping(lr=LINEAR)
+    with pytest.raises(
+        ValueError, match=r"^lr: the rate comes from Linear.*, so PyTorch's schedulers cannot set it"
+    ):
+        torch.optim.lr_scheduler.StepLR(opt, 30)
+    opt.step()
+    assert weight.item() == -0.25
+    opt.lr = 0.5
+    torch.optim.lr_scheduler.StepLR(opt, 30)
+    opt.step()
+    assert weight.item() == -0.75
+
+
 def test_a_schedule_of_ours() -> None:
     schedule = lrcore.schedules.Cosine(0.1, steps=10).warmup(3)
     model, opt = built("AdamW", lr=schedule)

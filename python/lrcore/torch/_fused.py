@@ -365,6 +365,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         super().add_param_group(param_group)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if getattr(
+            value, "_wrapped_by_lr_sched", False
+        ):  # a scheduler of PyTorch wraps `step` when it is made
+            self._group.require_schedulable()
         if name == "hyper":
             raise AttributeError("hyper: assign opt.param_groups[0][name]")
         if name in _torch_state.FIXED:

@@ -212,6 +212,7 @@ class Group:
         for name in (*changed, *added):
             if name in _torch_state.FIXED:
                 raise ValueError(f"{name}: fixed at construction; make a new optimizer")
+        self._refuse_first_momentum(changed)
         self._refuse_other_momenta(changed)
         rate = None
         if "lr" in changed:
@@ -225,6 +226,33 @@ class Group:
         self.use(rate, group, changed)
         # Assigned tensors and lists stay in the group, and are read again at each step.
         group.update({name: value for name, value in given.items() if _equal(value, self.shown[name])})
+
+    def require_schedulable(self) -> None:
+        """Raise ValueError if a scheduler of PyTorch that is being made cannot set this group's numbers.
+
+        The values that it has assigned so far are removed.
+        """
+        group = self.only()
+        changed = self._pending(group)
+        try:
+            if self.is_scheduled:
+                raise ValueError(
+                    f"lr: the rate comes from {self.optimizers[0].schedule!r}, so PyTorch's schedulers cannot set it; pass "
+                    "a number as lr, or assign opt.lr"
+                )
+            self._refuse_first_momentum(changed)
+        except ValueError:
+            group.update({name: self.shown[name] for name in changed})
+            raise
+
+    def _refuse_first_momentum(self, changed: Mapping[str, Any]) -> None:
+        """Raise ValueError if a momentum is assigned to an optimizer that was made without momentum."""
+        if self.shown.get("momentum") == 0.0 and "momentum" in changed:
+            raise ValueError(
+                f"momentum: {changed['momentum']} was assigned in param_groups, perhaps by a PyTorch scheduler, but the "
+                "optimizer was made with momentum 0; pass momentum= above 0 to FusedOptimizer, or cycle_momentum=False to "
+                "the scheduler"
+            )
 
     def _refuse_other_momenta(self, changed: Mapping[str, Any]) -> None:
         """Raise ValueError if NAdam's momentum changes.
