@@ -8,7 +8,7 @@ from typing import Any
 from lrcore._checks import naming
 from lrcore._names import explain_keywords
 from lrcore.optimizers._arguments import settable
-from lrcore.optimizers._places import places_of
+from lrcore.optimizers._places import Places, places_of
 from lrcore.optimizers._selection import all_selected
 from lrcore.schedules import Rate
 
@@ -57,6 +57,13 @@ def decay_groups(
     places = places_of(pack)
     if places is None:
         raise TypeError(f"pack: expected a Pack, got {type(pack).__name__}")
+    return divided(places, weight_decay, groups)
+
+
+def divided(
+    places: Places, weight_decay: Rate, groups: Sequence[Mapping[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Return the groups of `decay_groups` for named arrays."""
     decay = settable({"weight_decay": weight_decay})["weight_decay"]
     given = [] if groups is None else groups
     selections = all_selected(given, places.size, places)

@@ -13,6 +13,7 @@
 Importing this module imports PyTorch; importing `lrcore` does not.
 """
 
+from lrcore.torch._decay_groups import decay_groups
 from lrcore.torch._fused import FusedOptimizer
 
-__all__ = ["FusedOptimizer"]
+__all__ = ["FusedOptimizer", "decay_groups"]
