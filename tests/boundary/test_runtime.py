@@ -362,6 +362,11 @@ def test_import_brings_nothing_heavy() -> None:
         import lrcore
         assert threading.active_count() == 1
         assert threads() == before
+        for params in (iter([]), []):  # the error for PyTorch's parameters does not import PyTorch
+            try:
+                lrcore.SGD(params)
+            except TypeError as error:
+                assert "write lrcore.torch" not in str(error)
         print(*sys.modules)
         """,
         OPENBLAS_NUM_THREADS="1",

@@ -7,7 +7,7 @@ import gc
 import pickle
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,48 @@ SHARED = r"params\[1\]: shares memory with params\[0\]; pass only one"
 def test_wrong_parameters(params: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         FusedOptimizer(params, lrcore.SGD)
+
+
+class Own(lrcore.AdamW):
+    """A user-defined class."""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda module: module,
+        lambda module: module.parameters(),
+        lambda module: module.named_parameters(),
+        lambda module: filter(lambda each: each.requires_grad, module.parameters()),
+        lambda module: [*module.parameters()],
+        lambda module: (*module.named_parameters(),),
+        lambda module: {*module.parameters()},
+        lambda module: dict(module.named_parameters()),
+        lambda module: dict(module.named_parameters()).values(),
+        lambda module: dict(module.named_parameters()).items(),
+        lambda module: [{"params": module.parameters(), "lr": 0.1}],
+    ],
+)
+@pytest.mark.parametrize("groups", [None, []])
+def test_an_optimizer_of_arrays_names_this_one(given: Callable[[Any], Any], groups: Any) -> None:
+    """Its error does not advance an iterator, which the caller may pass to a FusedOptimizer next."""
+    module = torch.nn.Linear(2, 3)
+    params = given(module)
+    with pytest.raises(TypeError, match=r"^params: expected a float32 array or a Pack, got ") as caught:
+        Own(params, groups=groups)
+    assert str(caught.value).startswith(
+        f"params: expected a float32 array or a Pack, got {type(params).__name__}; "
+    )
+    assert str(caught.value).endswith("write lrcore.torch.FusedOptimizer(module.parameters(), lrcore.AdamW)")
+    if isinstance(params, Iterator):
+        assert len([*params]) == 2
+
+
+@pytest.mark.parametrize("params", [[], {}, [1.0], [W], {"w": W}, (each for each in [W]), np.zeros(3)])
+def test_other_arguments_have_the_error_of_arrays(params: Any) -> None:
+    with pytest.raises(TypeError, match="^params: expected .*float32") as caught:
+        Own(params)
+    assert "write lrcore.torch" not in str(caught.value)
 
 
 def test_what_is_refused_leaves_the_module() -> None:

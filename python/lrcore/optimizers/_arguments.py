@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Iterable, Mapping
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, ValuesView
 from collections.abc import Set as AbstractSet
+from types import GeneratorType
 from typing import Any, TypeAlias, get_args, get_type_hints
 
 from lrcore._checks import OVERFLOW, flag, fraction, nonnegative_float32, num_steps, one_of, safe_repr
@@ -242,3 +244,22 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def holds_torch_parameters(params: Any) -> bool:
+    """Return whether an argument that is no array is a PyTorch module, or contains parameters of one.
+
+    An iterator is not advanced, because the caller may use it after the error. One that is not a generator counts if
+    PyTorch is imported: `filter` is often used to choose parameters. This function does not import PyTorch.
+    """
+    nn = getattr(sys.modules.get("torch"), "nn", None)
+    if nn is None:
+        return False
+    if isinstance(params, GeneratorType):
+        return params.gi_code in (nn.Module.parameters.__code__, nn.Module.named_parameters.__code__)
+    if isinstance(params, (list, tuple, AbstractSet, Mapping, ValuesView)):
+        first = next(iter(params.values() if isinstance(params, Mapping) else params), None)
+        if isinstance(first, tuple) and first:
+            first = first[-1]  # of a pair of name and parameter
+        return isinstance(first, nn.Parameter) or (isinstance(first, Mapping) and "params" in first)
+    return isinstance(params, (nn.Module, Iterator))

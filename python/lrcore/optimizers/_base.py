@@ -41,7 +41,7 @@ from lrcore.schedules._dictionary import encode
 from lrcore.schedules._state import Restored, numbers_of, stateful, states_of
 
 if TYPE_CHECKING:
-    from lrcore._lrcore_core import _Change, _Group, _Number, _Numbers, _Rate, _Settings
+    from lrcore._lrcore_core import MemoryInfo, _Change, _Group, _Number, _Numbers, _Rate, _Settings
 
 _RULES = rules()
 _SHARED = inspect.cleandoc(str(Shared.__doc__))
@@ -117,7 +117,7 @@ class Optimizer(Stepper):
         max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
         ranges, settings = None, Settings(hyper)
         if arguments["groups"] is not None:
-            size, places = describe(flat_of(params)).size, places_of(params)
+            size, places = self._described(params).size, places_of(params)
             ranges, groups = _groups.parsed(arguments["groups"], size, places, hyper, options)
             settings = Settings(hyper, groups)
             self._choose_rule(settings.numbers(), options, lambda i: f"groups[{i - 1}]")
@@ -145,7 +145,7 @@ class Optimizer(Stepper):
         self._options, self._max_steps = options, max_steps
         rule, groups, changing = self._configuration(settings)
         self._array, bound_grads = flat_of(params), gradients_of(params, grads)
-        self._memory, self._places = describe(self._array), places_of(params)
+        self._memory, self._places = self._described(params), places_of(params)
         self._ranges = (rest_of((), self._memory.size),) if ranges is None else ranges
         names = _RULES[rule].states
         states = [wrap_like(self._array, allocate(self._memory, initial.get(name, 0.0))) for name in names]
@@ -164,6 +164,19 @@ class Optimizer(Stepper):
         self._params, self._grads = params, grads
         shown = states if self._places is None else map(params._over, states)
         self._state = State(zip(names, shown, strict=True))
+
+    @classmethod
+    def _described(cls, params: Any) -> MemoryInfo:
+        """Return the description of the parameters' memory."""
+        try:
+            return describe(flat_of(params))
+        except TypeError:
+            if not _arguments.holds_torch_parameters(params):
+                raise
+            raise TypeError(
+                f"params: expected a float32 array or a Pack, got {type(params).__name__}; for the parameters of a PyTorch "
+                f"module, write lrcore.torch.FusedOptimizer(module.parameters(), lrcore.{cls._public_class().__name__})"
+            ) from None
 
     def _configuration(self, settings: Settings) -> tuple[str, list[_Group], list[_Number]]:
         """Return the rule that settings select, the settings of each group for the core, and the numbers that change."""
