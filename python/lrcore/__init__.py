@@ -7,6 +7,7 @@ Groups         groups=[{"params": "head.*", "lr_scale": 10.0}], decay_groups(), 
 Functions      lrcore.functional: the same steps as functions on state that you keep
 Finding a rate lrcore.tune: range test, diagnosis, search; lrcore.plot: figures
 Resuming       opt.save(), lrcore.load(), or opt.state_dict(), opt.load_state_dict(); save the parameters separately
+PyTorch        lrcore.torch.FusedOptimizer(model.parameters(), lrcore.AdamW): a torch.optim.Optimizer
 From PyTorch   opt.load_torch_state_dict(), opt.torch_state_dict()
 Runtime        rules(), backends(), use_backend(), set_num_threads(), info()
 CUDA           device arrays are stepped on their device, on the current stream; capturable=True for CUDA graphs
@@ -70,5 +71,7 @@ __all__ += optimizers.__all__
 
 __version__: str = _build_info()["version"]
 
-if not TYPE_CHECKING:  # with __getattr__, type checkers would accept every name
-    __getattr__, __dir__ = _names.public_face(__name__)
+if TYPE_CHECKING:  # with __getattr__, type checkers would accept every name
+    from lrcore import torch as torch
+else:
+    __getattr__, __dir__ = _names.public_face(__name__, "torch")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import inspect
 import re
 import sys
@@ -130,7 +131,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("use_backend",): "set_backend",
     ("count", 'write lrcore.info()["threads"]'): "num_threads n_threads threads get_num_threads",
     ("name", 'write lrcore.info()["backend"]'): "backend get_backend",
-    ("write import lrcore.torch",): "torch",
+    ("write lrcore.torch.FusedOptimizer",): "FusedOptimizer",
 }  # fmt: skip
 """Maps possible meanings in lrcore to the names in other libraries.
 
@@ -259,10 +260,18 @@ def explain_keywords(made: Made) -> Made:
     return checked  # type: ignore[return-value]
 
 
-def public_face(module: str) -> tuple[Callable[[str], NoReturn], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` for a public module, which explain unknown names and list the public ones."""
+def public_face(module: str, *on_access: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` for a public module, which explain unknown names and list the public ones.
 
-    def module_getattr(name: str) -> NoReturn:
+    The submodules `on_access` are imported when they are first used as attributes.
+    """
+
+    def module_getattr(name: str) -> Any:
+        if name in on_access:
+            try:
+                return importlib.import_module(f"{module}.{name}")
+            except ImportError as error:  # hasattr and help expect an AttributeError
+                raise AttributeError(f"{module}.{name}: {error}") from error
         if name.startswith("_"):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         places = [_public_names(each) for each in (module, *_PUBLIC)]
@@ -272,7 +281,8 @@ def public_face(module: str) -> tuple[Callable[[str], NoReturn], Callable[[], li
         names = vars(sys.modules[module])
         modules = (each for each in names if "__all__" in vars(sys.modules.get(f"{module}.{each}", object)))
         special = (each for each in names if each.startswith("__"))
-        return sorted({*names["__all__"], *special, *(each for each in modules if not each.startswith("_"))})
+        shown = (each for each in modules if not each.startswith("_"))
+        return sorted({*names["__all__"], *on_access, *special, *shown})
 
     return module_getattr, module_dir
 

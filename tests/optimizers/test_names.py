@@ -20,6 +20,7 @@ import pytest
 import lrcore
 from lrcore import _names, demo, functional, optimizers, pack, plot, schedules, tune
 from schedules.examples import EXAMPLES
+from support import python
 
 MODULES = (lrcore, functional, optimizers, plot, schedules, tune)
 """The modules that suggest names."""
@@ -83,7 +84,7 @@ def test_the_table_says_what_can_be_written() -> None:
             r"(?:write|assign|see) (.+?)(?: between steps| for the available optimizers)?(?:; [^;]+)?$", each
         )
         assert match, each
-        if match[1] != "import lrcore.torch" or find_spec("torch"):
+        if match[1] != "lrcore.torch.FusedOptimizer" or find_spec("torch"):
             exec(match[1], dict(known))
 
 
@@ -96,8 +97,50 @@ def test_modules_stay_what_they_were(module: Any) -> None:
     assert {*module.__all__} <= {*dir(module)}
     assert not {"annotations", "TYPE_CHECKING", "np", "inspect"} & {*dir(module)}
     assert not {each for each in dir(module) if each.startswith("_") and not each.startswith("__")}
-    assert all(hasattr(module, each) for each in dir(module))
+    absent = {"torch"} if find_spec("torch") is None else set()
+    assert all(hasattr(module, each) for each in {*dir(module)} - absent)
     assert module.__all__[0] in pydoc.render_doc(module)
+
+
+def test_lrcore_torch_is_imported_on_access() -> None:
+    pytest.importorskip("torch")
+    done = python(
+        """
+        import sys
+        import lrcore
+        assert "torch" in dir(lrcore) and "torch" not in lrcore.__all__
+        assert not {"torch", "lrcore.torch"} & {*sys.modules}
+        opt = lrcore.torch.FusedOptimizer
+        import lrcore.torch
+        from lrcore import torch
+        assert torch is lrcore.torch is sys.modules["lrcore.torch"] and opt is torch.FusedOptimizer
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_lrcore_torch_says_what_to_install() -> None:
+    """The attribute is then missing for hasattr and help."""
+    done = python(
+        """
+        import pydoc, sys
+        sys.modules["torch"] = None
+        import lrcore
+        assert not hasattr(lrcore, "torch")
+        assert "lrcore.torch" in pydoc.render_doc(lrcore)
+        for code in ("lrcore.torch", "from lrcore import torch", "import lrcore.torch"):
+            try:
+                exec(code)
+            except (AttributeError, ImportError) as error:
+                print(type(error).__name__, error)
+        """
+    )
+    message = 'torch is not installed: pip install "lrcore[torch]"'
+    assert done.stdout.splitlines() == [
+        f"AttributeError lrcore.torch: {message}",
+        f"ImportError {message}",
+        f"ImportError {message}",
+    ], done.stderr
 
 
 class Own(schedules.Schedule):
@@ -155,6 +198,7 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
         (schedules, "AdamW", "did you mean lrcore.AdamW?"),
         (optimizers, "AdaBelief", "see lrcore.optimizers.__all__ for the available optimizers"),
         (lrcore, "adam", "did you mean lrcore.Adam?"),
+        (lrcore, "FusedOptimizer", "write lrcore.torch.FusedOptimizer"),
         (lrcore, "xyzzy", None),
         (plot, "schedulers", "did you mean lrcore.plot.schedules?"),
         (OPT, "zero_grad", "write grads[:] = 0; a step only reads the gradients"),

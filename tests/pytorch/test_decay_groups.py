@@ -178,6 +178,13 @@ def test_what_is_refused(error: type[Exception], message: str, arguments: tuple[
         decay_groups(*arguments)
 
 
+def test_the_function_for_packs_names_this_one() -> None:
+    with pytest.raises(
+        TypeError, match=r"^pack: expected a Pack, got .*; write lrcore\.torch\.decay_groups\("
+    ):
+        lrcore.decay_groups(network(), 0.1)
+
+
 def test_the_module_is_only_read() -> None:
     model = network()
     before = copy.deepcopy(model.state_dict())

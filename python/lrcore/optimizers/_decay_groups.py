@@ -7,7 +7,7 @@ from typing import Any
 
 from lrcore._checks import naming
 from lrcore._names import explain_keywords
-from lrcore.optimizers._arguments import settable
+from lrcore.optimizers._arguments import holds_torch_parameters, settable
 from lrcore.optimizers._places import Places, places_of
 from lrcore.optimizers._selection import all_selected
 from lrcore.schedules import Rate
@@ -56,7 +56,8 @@ def decay_groups(
     """
     places = places_of(pack)
     if places is None:
-        raise TypeError(f"pack: expected a Pack, got {type(pack).__name__}")
+        hint = "; write lrcore.torch.decay_groups(module, ...)" if holds_torch_parameters(pack) else ""
+        raise TypeError(f"pack: expected a Pack, got {type(pack).__name__}{hint}")
     return divided(places, weight_decay, groups)
 
 
