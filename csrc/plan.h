@@ -23,6 +23,8 @@ struct Plan {
   const Step& step;
   std::span<const Constants> rows;
   std::span<const Segment> segments;
+  /// For each segment, the gradients that it reads in place of `step.g`; empty if all segments read that one.
+  std::span<const Stream> gradients = {};
 
   /// Returns the number of elements in all segments.
   int64_t size() const { return segments.empty() ? 0 : segments.back().before + segments.back().size(); }

@@ -64,6 +64,12 @@ struct Stream {
   Format format;
 };
 
+/// Returns an array whose element `begin` is the first one of `part`.
+inline Stream shifted(const Stream& part, int64_t begin) {
+  const auto bytes = static_cast<uintptr_t>(begin) * sizeof(float);
+  return {.data = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(part.data) - bytes), .format = part.format};
+}
+
 /// Returns the address of the first element, of type `Element`. It is a template because Clang rejects a constexpr
 /// function that can never be a constant expression.
 template <class Element>

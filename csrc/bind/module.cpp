@@ -178,7 +178,7 @@ void make_collectable(PyHeapTypeObject* heap_type) {
   };
 }
 
-// How Python passes Numbers, NewSettings, NewRate and Change.
+// How Python passes Numbers, NewSettings, NewRate, Tensors and Change.
 using NumbersTuple = std::tuple<std::vector<double>, double, bool>;
 using GroupTuple = std::tuple<NumbersTuple, bool, double, py::object>;
 using PlaceTuple = std::tuple<size_t, int>;
@@ -186,6 +186,8 @@ using NumberTuple = std::tuple<py::object, py::object, double, std::vector<Place
 using SettingsTuple = std::tuple<py::object, py::object, std::vector<GroupTuple>, std::vector<NumberTuple>>;
 using RateTuple = std::tuple<py::object, py::object>;
 using RangeTuple = std::tuple<int64_t, int64_t>;
+using TensorsTuple = std::tuple<std::vector<std::string>, std::vector<py::object>, std::vector<py::object>,
+                                std::vector<int64_t>, py::object>;
 using CountTuple = std::tuple<int64_t, int64_t, int64_t>;
 using ChangeTuple = std::tuple<Stepper*, std::optional<py::sequence>, py::object, std::vector<CountTuple>,
                                std::optional<SettingsTuple>, std::optional<RateTuple>, py::object>;
@@ -232,6 +234,11 @@ NewSettings to_settings(const SettingsTuple& parts) {
 
 NewRate to_rate(const RateTuple& parts) { return {.schedule = std::get<0>(parts), .source = std::get<1>(parts)}; }
 
+std::unique_ptr<Tensors> to_tensors(const TensorsTuple& parts) {
+  const auto& [names, tensors, views, begins, fitting] = parts;
+  return std::make_unique<Tensors>(names, tensors, views, begins, fitting);
+}
+
 Change to_change(const ChangeTuple& parts) {
   const auto& [stepper, states, step_count, counts, settings, rate, params] = parts;
   Change change{.stepper = stepper,
@@ -272,15 +279,16 @@ void bind_stepper(py::module_& module) {
   cls.def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
                       const std::string& decay, const std::vector<std::vector<RangeTuple>>& groups,
                       const SettingsTuple& settings, const RateTuple& rate, std::optional<int64_t> max_steps,
-                      const py::object& flat_gradients) {
+                      const py::object& flat_gradients, const std::optional<TensorsTuple>& tensors) {
             std::vector<std::vector<Range>> ranges(groups.size());
             for (size_t i = 0; i < groups.size(); ++i)
               for (const auto& [begin, end] : groups[i]) ranges[i].push_back({begin, end});
             return std::make_unique<Stepper>(rule, params, states, grads, find_decay(decay), ranges,
-                                             to_settings(settings), to_rate(rate), max_steps, flat_gradients);
+                                             to_settings(settings), to_rate(rate), max_steps, flat_gradients,
+                                             tensors ? to_tensors(*tensors) : nullptr);
           }),
           "rule"_a, "params"_a, "states"_a, "grads"_a, "decay"_a, "groups"_a, "settings"_a, "rate"_a,
-          "max_steps"_a = py::none(), "flat_gradients"_a = py::none())
+          "max_steps"_a = py::none(), "flat_gradients"_a = py::none(), "tensors"_a = py::none())
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "The number of steps applied so far, 0 to 2**53 - 1. It can be set; the next step is then "
                     "step_count + 1.")
@@ -291,6 +299,7 @@ void bind_stepper(py::module_& module) {
       .def_property_readonly("schedule", &Stepper::schedule,
                              "The learning-rate schedule. Assign to `lr` to replace it.")
       .def("_step_count_of", &Stepper::step_count_of, "group"_a)
+      .def("_counts", &Stepper::counts)
       .def(
           "_snapshot",
           [type = add_named_tuple(module, "Snapshot", {"step_count", "counts", "settings", "schedule"})](

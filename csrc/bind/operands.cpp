@@ -122,11 +122,15 @@ void Operands::run(int rule, const Plan& plan, const CudaStream& stream, const c
   const auto job_of_all = [&] {
     const Segment& whole = plan.segments.front();
     const Constants& row = plan.rows[static_cast<size_t>(whole.row)];
-    return cuda::make_job(plan.step, static_cast<int>(states.size()), row, table, whole);
+    Step step = plan.step;
+    if (!plan.gradients.empty()) step.g = plan.gradients.front();
+    return cuda::make_job(step, static_cast<int>(states.size()), row, table, whole);
   };
   const auto job_of_several = [&] {
-    if (table.rows == nullptr) return on_device->job(plan.step, 1, on_device->write_rows(plan.rows, stream.handle));
-    return on_device->job(plan.step, plan.rows.front().stages.gscale, table);
+    const bool has_gradients = !plan.gradients.empty();
+    if (has_gradients) on_device->write_gradients(plan.gradients, stream.handle);
+    if (table.rows != nullptr) return on_device->job(plan.step, plan.rows.front().stages.gscale, table, has_gradients);
+    return on_device->job(plan.step, 1, on_device->write_rows(plan.rows, stream.handle), has_gradients);
   };
   const cuda::Job job = plan.segments.size() == 1 ? job_of_all() : job_of_several();
   check_cuda(*api, api->launch(rule, &job, stream.handle), "launching the step");

@@ -5,11 +5,41 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <tuple>
 #include <utility>
 
 namespace lrcore {
 
 namespace py = pybind11;
+
+namespace {
+
+/// A position among ranges that are in order.
+template <class Ranges>
+class Cursor {
+ public:
+  explicit Cursor(const Ranges& ranges) : next_(ranges.begin()), end_(ranges.end()) {}
+
+  /// Moves forward to an element.
+  void move_to(int64_t element) {
+    while (next_ != end_ && next_->end <= element) ++next_;
+    element_ = element;
+  }
+  /// Whether the element is inside a range.
+  bool is_inside() const { return next_ != end_ && next_->begin <= element_; }
+  /// Returns the end of that range, or else the begin of the next one.
+  int64_t until() const {
+    if (next_ == end_) return std::numeric_limits<int64_t>::max();
+    return is_inside() ? next_->end : next_->begin;
+  }
+  auto operator->() const { return next_; }
+
+ private:
+  typename Ranges::const_iterator next_, end_;
+  int64_t element_ = 0;
+};
+
+}  // namespace
 
 Partition::Partition(int64_t size, const std::vector<std::vector<Range>>& groups)
     : size_(size), groups_(static_cast<int32_t>(groups.size() + 1)) {
@@ -30,16 +60,15 @@ Partition::Partition(int64_t size, const std::vector<std::vector<Range>>& groups
 }
 
 Partition Partition::with_counts(int64_t step_count, const std::vector<CountedRange>& counts,
-                                 const std::vector<bool>& frozen) const {
+                                 const std::vector<bool>& frozen, const std::vector<Range>& idle) const {
   Partition changed = *this;
   changed.parts_.clear();
   changed.rows_.clear();
   changed.segments_.clear();
-  std::map<std::pair<int32_t, int64_t>, int32_t> found;
-  const auto add = [&](int64_t begin, int64_t end, int32_t group, int64_t count) {
+  std::map<std::tuple<int32_t, int64_t, bool>, int32_t> found;
+  const auto add = [&](int64_t begin, int64_t end, int32_t group, int64_t count, bool is_frozen) {
     const auto next = static_cast<int32_t>(changed.rows_.size());
-    const auto [entry, is_new] = found.try_emplace({group, count}, next);
-    const bool is_frozen = frozen[static_cast<size_t>(group)];
+    const auto [entry, is_new] = found.try_emplace({group, count, is_frozen}, next);
     if (is_new) changed.rows_.push_back({group, is_frozen, is_frozen ? count : step_count - count});
     const int32_t row = entry->second;
     if (!changed.parts_.empty() && changed.parts_.back().row == row)
@@ -47,19 +76,20 @@ Partition Partition::with_counts(int64_t step_count, const std::vector<CountedRa
     else
       changed.parts_.push_back({{begin, end}, group, row});
   };
-  auto counted = counts.begin();
+  Cursor counted(counts);
+  Cursor resting(idle);
   for (const Part& part : parts_)
     for (int64_t begin = part.begin; begin < part.end;) {
-      while (counted != counts.end() && counted->end <= begin) ++counted;
-      const bool is_listed = counted != counts.end() && counted->begin <= begin;
-      const int64_t until = counted == counts.end() ? size_ : is_listed ? counted->end : counted->begin;
-      const int64_t end = std::min(part.end, until);
-      add(begin, end, part.group, is_listed ? counted->count : step_count);
+      counted.move_to(begin);
+      resting.move_to(begin);
+      const int64_t end = std::min({part.end, counted.until(), resting.until()});
+      const bool is_frozen = frozen[static_cast<size_t>(part.group)] || resting.is_inside();
+      add(begin, end, part.group, counted.is_inside() ? counted->count : step_count, is_frozen);
       begin = end;
     }
   int64_t before = 0;
   for (const Part& part : changed.parts_) {
-    if (frozen[static_cast<size_t>(part.group)]) continue;
+    if (changed.rows_[static_cast<size_t>(part.row)].is_frozen) continue;
     changed.segments_.push_back({part.begin, part.end, before, part.row});
     before += part.end - part.begin;
   }

@@ -44,9 +44,10 @@ class Partition {
   const std::vector<Segment>& segments() const { return segments_; }
 
   /// Returns this partition with other counts. Elements outside `counts`, whose ranges are in order, have taken
-  /// `step_count` steps. `frozen` has an entry for each group.
-  Partition with_counts(int64_t step_count, const std::vector<CountedRange>& counts,
-                        const std::vector<bool>& frozen) const;
+  /// `step_count` steps. `frozen` has an entry for each group; the elements of `idle`, whose ranges are in order, are
+  /// frozen as well.
+  Partition with_counts(int64_t step_count, const std::vector<CountedRange>& counts, const std::vector<bool>& frozen,
+                        const std::vector<Range>& idle = {}) const;
   /// Returns the elements that have not taken `step_count` steps, in order.
   std::vector<CountedRange> other_counts(int64_t step_count) const;
   /// Returns the number of steps that the elements of a group have taken, or no value if they differ.

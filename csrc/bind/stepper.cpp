@@ -36,19 +36,26 @@ void set_numbers(const ChangingNumbers& changing, std::vector<RuleConfig>& confi
       configs[place.group].number(place.index) = changing.values[i];
 }
 
+py::list to_list(const std::vector<CountedRange>& counts) {
+  py::list list;
+  for (const CountedRange& each : counts) list.append(py::make_tuple(each.begin, each.end, each.count));
+  return list;
+}
+
 }  // namespace
 
 Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, Decay decay,
                  const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
-                 std::optional<int64_t> max_steps, const py::object& flat_gradients)
+                 std::optional<int64_t> max_steps, const py::object& flat_gradients, std::unique_ptr<Tensors> tensors)
     : operands_(params, states, RuleConfig(rule, decay).info().states),
+      tensors_(std::move(tensors)),
       flat_gradients_(flat_gradients.is_none() ? py::object() : flat_gradients),
       rule_(rule, decay),
       groups_(ranges.size() + 1),
       partition_(operands_.params.size(), ranges) {
   use(settings, configs_with(settings.groups));
   use(rate);
-  use(partition_.with_counts(0, {}, frozen_));
+  use(partition_with(0, {}, frozen_));
   watch_.add(params, operands_.params, true);
   written_ = tensors_among(params, states);
   if (!grads.is_none()) {
@@ -63,11 +70,13 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
     check_cuda(*operands_.api, operands_.api->prepare(rule_.rule), "loading the kernels");
   }
   // Not in a step, because the allocation may fail while a stream is captured.
-  on_device(operands_.step(grads_ ? *grads_ : operands_.params));
+  const Step step = operands_.step(grads_ ? *grads_ : operands_.params);
+  on_device({.step = step, .rows = constants_, .segments = plan(step).segments});
   if (!max_steps) return;
   if (operands_.api == nullptr)
     throw py::value_error("capturable: CPU arrays cannot be part of a CUDA graph; leave it out");
-  if (!grads_) throw py::value_error("grads: a capturable optimizer needs gradients bound at construction, got None");
+  if (!grads_ && !tensors_)
+    throw py::value_error("grads: a capturable optimizer needs gradients bound at construction, got None");
   clock_.move_to_device(*operands_.api, operands_.device(), *max_steps,
                         table_of(configs_, sources_, partition_, *max_steps));
 }
@@ -101,6 +110,12 @@ void Stepper::use(NewRate& rate) {
   std::swap(sources_.of_optimizer, rate.source);
 }
 
+/// Returns the partition with other counts. Tensors without a gradient are idle. Requires the lock.
+Partition Stepper::partition_with(int64_t step_count, const std::vector<CountedRange>& counts,
+                                  const std::vector<bool>& frozen) const {
+  return partition_.with_counts(step_count, counts, frozen, tensors_ ? tensors_->idle(size()) : std::vector<Range>());
+}
+
 /// Replaces the partition, and forgets what was computed from the previous one. Captured graphs continue to use the
 /// segments on the device, so these are kept if neither the segments nor the number of rows changes.
 void Stepper::use(Partition partition) {
@@ -108,6 +123,7 @@ void Stepper::use(Partition partition) {
       partition.rows().size() != partition_.rows().size())
     for (auto& each : on_device_) each.reset();
   partition_ = std::move(partition);
+  if (tensors_) tensors_->split(partition_.segments());
   constants_.assign(partition_.rows().size(), {});
   memos_.assign(partition_.rows().size(), {});
 }
@@ -127,6 +143,13 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
   if (clock_.on_device() && !grads.is_none()) [[unlikely]]
     throw py::type_error(
         "grads: a capturable optimizer steps with the gradients that were bound at construction; write into them");
+  if (tensors_) [[unlikely]] {
+    if (!grads.is_none())
+      throw py::type_error("grads: this optimizer reads the gradients of its tensors; leave it out");
+    if (!requested.is_none()) throw py::type_error("stream: this optimizer steps on the current stream; leave it out");
+    Stepper* self = this;
+    return step_together({&self, 1}, scale);
+  }
   py::object flat;
   if (flat_gradients_ && !grads.is_none() && !is_numpy(grads)) [[unlikely]] {
     flat = flat_gradients_(grads);
@@ -157,11 +180,12 @@ void Stepper::step_with(const Array& gradients, Array* passed, py::handle grads,
     if (!is_current(numbers, tries)) continue;
     require_unmoved(stream);
     if (passed != nullptr) require_in_place(grads, *passed);
-    const DeviceSegments* segments = on_device(step);
+    const Plan plan = this->plan(step);
+    const DeviceSegments* segments = on_device(plan);
     completed = pending_reads_.remove_completed();
 
     const GilRelease unlocked;
-    advance(step, numbers, grad_scale, stream, segments);
+    advance(plan, numbers, grad_scale, stream, segments);
     if (passed != nullptr) pending_reads_.add(operands_.api, std::move(*passed), stream);
     return;
   }
@@ -226,22 +250,41 @@ bool Stepper::has_all(const StepNumbers& numbers) const {
 void Stepper::require_unmoved(const CudaStream& stream) const {
   watch_.check(moved);
   states_watch_.check(moved);
+  if (tensors_) tensors_->check(moved_tensor);
   if (operands_.api != nullptr && !clock_.on_device()) operands_.refuse_capture(stream);
 }
 
+/// Finds the memory of the tensors' gradients, and makes the tensors without one idle. Returns false, without changing
+/// anything, if a gradient has to be replaced first. Requires the lock.
+bool Stepper::locate_gradients(const Tensors::Gradients& gradients) {
+  if (!tensors_->locate(gradients, operands_)) return false;
+  if (!tensors_->has_changed()) return true;
+  if (clock_.on_device())
+    throw std::runtime_error("grads: a capturable optimizer needs a gradient for each parameter at each step");
+  const int64_t count = clock_.count();
+  use(partition_with(count, partition_.other_counts(count), frozen_));
+  return true;
+}
+
+/// Returns the plan of a step. Requires the lock.
+Plan Stepper::plan(const Step& step) const {
+  if (!tensors_) return {.step = step, .rows = constants_, .segments = partition_.segments()};
+  return {.step = step, .rows = constants_, .segments = tensors_->segments(), .gradients = tensors_->gradients()};
+}
+
 /// Returns the segments on the device, or null if a step needs none there. Requires the lock.
-const DeviceSegments* Stepper::on_device(const Step& step) {
-  if (operands_.api == nullptr || partition_.segments().size() < 2) return nullptr;
-  const int width = cuda::chunk_width(step, static_cast<int>(operands_.states.size()));
+const DeviceSegments* Stepper::on_device(const Plan& plan) {
+  if (operands_.api == nullptr || plan.segments.size() < 2) return nullptr;
+  const int width = cuda::chunk_width(plan.step, static_cast<int>(operands_.states.size()), plan.gradients);
   auto& segments = on_device_[width == cuda::Vec4::width];
   if (!segments)
-    segments.emplace(*operands_.api, operands_.device(), step, width, partition_.segments(),
+    segments.emplace(*operands_.api, operands_.device(), plan.step, width, plan.segments,
                      std::ssize(partition_.rows()));
   return &*segments;
 }
 
 /// Takes the step. Requires the lock, but not the GIL.
-void Stepper::advance(const Step& step, const NextNumbers& numbers, double grad_scale, const CudaStream& stream,
+void Stepper::advance(const Plan& plan, const NextNumbers& numbers, double grad_scale, const CudaStream& stream,
                       const DeviceSegments* segments) {
   if (clock_.on_device()) [[unlikely]] {
     const cpu::DefaultFpMode mode;
@@ -251,12 +294,12 @@ void Stepper::advance(const Step& step, const NextNumbers& numbers, double grad_
       set_numbers(*numbers.changing, configs_);
     write_rows(configs_, partition_.rows(), numbers, clock_.count(), grad_scale, memos_, constants_.data());
   }
-  const Plan plan{.step = step, .rows = constants_, .segments = partition_.segments()};
   operands_.run(rule_.rule, plan, stream, clock_.table(), segments);
   clock_.advance(stream.handle);
 }
 
 void Stepper::raise_versions(bool of_params) const {
+  if (of_params && tensors_) tensors_->raise_versions();
   if (written_) raise_versions_of(of_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
 }
 
@@ -300,6 +343,17 @@ std::optional<int64_t> Stepper::step_count_of(size_t group) {
   return partition_.count_of(group, step_count());
 }
 
+py::tuple Stepper::counts() {
+  int64_t count = 0;
+  std::vector<CountedRange> others;
+  {
+    const StepLock lock(step_mutex_);
+    count = step_count();
+    others = partition_.other_counts(count);
+  }
+  return py::make_tuple(count, to_list(others));
+}
+
 py::tuple Stepper::snapshot(const py::sequence& states) {
   const std::vector<Array> to = import_states(states, rule_.info().states, operands_.params, Access::write);
   int64_t count = 0;
@@ -315,9 +369,7 @@ py::tuple Stepper::snapshot(const py::sequence& states) {
     shown = settings_;
     schedule = schedule_;
   }
-  py::list counts;
-  for (const CountedRange& each : others) counts.append(py::make_tuple(each.begin, each.end, each.count));
-  return py::make_tuple(count, counts, shown, schedule);
+  return py::make_tuple(count, to_list(others), shown, schedule);
 }
 
 int Stepper::traverse(visitproc visit, void* arg) const {
@@ -332,6 +384,8 @@ int Stepper::traverse(visitproc visit, void* arg) const {
       Py_VISIT(number.check.ptr());
     }
   Py_VISIT(written_.ptr());
+  if (tensors_)
+    if (const int found = tensors_->traverse(visit, arg)) return found;
   if (const int found = watch_.traverse(visit, arg)) return found;
   return states_watch_.traverse(visit, arg);
 }
@@ -342,6 +396,7 @@ void Stepper::clear() {
   const py::object schedule = std::exchange(schedule_, py::object());
   const NumberSources sources = std::exchange(sources_, NumberSources());
   const py::object written = std::exchange(written_, py::object());
+  if (tensors_) tensors_->clear();
   watch_.clear();
   states_watch_.clear();
 }

@@ -1,6 +1,7 @@
 // The Stepper, the compiled part of an optimizer: views, step count, learning rate, hyperparameters and lock.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -14,6 +15,7 @@
 #include "pending_reads.h"
 #include "settings.h"
 #include "step_lock.h"
+#include "tensors.h"
 #include "watch.h"
 
 namespace lrcore {
@@ -55,21 +57,26 @@ class Stepper {
   /// The settings are those of all groups; each group after the first has the elements of its ranges, and the first one
   /// has the rest. `max_steps` is for CUDA graphs: the constants of that many steps, and the step count, are stored on
   /// the device. If `flat_gradients` is not None, steps call it with gradients that are not a NumPy array, and use the
-  /// array that it returns.
+  /// array that it returns. If `tensors` is not null, steps read the gradients of these tensors, and skip the tensors
+  /// that have none.
   Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, Decay decay,
           const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
-          std::optional<int64_t> max_steps, const py::object& flat_gradients);
+          std::optional<int64_t> max_steps, const py::object& flat_gradients, std::unique_ptr<Tensors> tensors);
 
   /// Takes one step with `grads`, or with the bound gradients if it is None. If `grad_scale` is null, the scale is 1.
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
-  /// Takes one step of each stepper, with its bound gradients and the rate of the first stepper that is not capturable.
-  /// If a check fails, none of them steps.
+  /// Takes one step of each stepper, with its bound gradients or those of its tensors, and with the numbers of the
+  /// first stepper that is not capturable. The steppers must have equally many groups. If a check fails, none of them
+  /// steps.
   static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale);
 
   int64_t step_count() const;
   void set_step_count(py::handle count);
   /// Returns the number of steps that the elements of a group have taken, or no value if they differ.
   std::optional<int64_t> step_count_of(size_t group);
+
+  /// Returns the step count, and the elements that have taken another number of steps.
+  py::tuple counts();
 
   /// Returns the settings and the schedule, as they were passed for Python.
   py::object settings() const;
@@ -96,6 +103,12 @@ class Stepper {
       "its memory has moved, or its size, dtype or layout has changed, since the optimizer was made, for example by "
       ".data =, resize_() or .to(); make the optimizer again";
 
+  static constexpr char moved_tensor[] =
+      "its storage has moved since the optimizer was made, for example by .to(), .share_memory() or sending it to "
+      "another "
+      "process; make a new FusedOptimizer after that, or send clones: {k: v.clone() for k, v in "
+      "module.state_dict().items()}";
+
   struct Prepared;
   Prepared prepare(Change& change);
   void prepare_table(Prepared& prepared);
@@ -113,8 +126,10 @@ class Stepper {
   bool is_current(const NextNumbers& numbers, const Tries& tries) const;
   bool has_all(const StepNumbers& numbers) const;
   void require_unmoved(const CudaStream& stream) const;
-  const DeviceSegments* on_device(const Step& step);
-  void advance(const Step& step, const NextNumbers& numbers, double grad_scale, const CudaStream& stream,
+  bool locate_gradients(const Tensors::Gradients& gradients);
+  Plan plan(const Step& step) const;
+  const DeviceSegments* on_device(const Plan& plan);
+  void advance(const Plan& plan, const NextNumbers& numbers, double grad_scale, const CudaStream& stream,
                const DeviceSegments* segments);
   void raise_versions(bool of_params = true) const;
   std::vector<Constants> table_of(std::vector<RuleConfig> configs, const NumberSources& sources,
@@ -122,12 +137,15 @@ class Stepper {
   std::vector<RuleConfig> configs_with(const GroupSettings& groups) const;
   void use(NewSettings& settings, std::vector<RuleConfig> configs);
   void use(NewRate& rate);
+  Partition partition_with(int64_t step_count, const std::vector<CountedRange>& counts,
+                           const std::vector<bool>& frozen) const;
   void use(Partition partition);
 
   Operands operands_;
   std::optional<Array> grads_;
   Watch watch_;  // parameters and bound gradients
   Watch states_watch_;
+  std::unique_ptr<Tensors> tensors_;
   py::object flat_gradients_;  // returns the flat array of gradients in a pack; null for plain arrays
   py::object written_;         // a list of the torch tensors that a step writes to, or null
   const RuleConfig rule_;      // without numbers

@@ -22,33 +22,53 @@ std::vector<Stepper*> in_order(std::vector<Stepper*> steppers) {
 void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale) {
   const double grad_scale = checked_grad_scale(scale);
   std::vector<CudaStream> streams;
+  std::vector<Tensors::Gradients> gradients;
   for (Stepper* each : steppers) {
-    if (!each->grads_)
+    if (!each->grads_ && !each->tensors_)
       throw py::type_error("grads: optimizers that step together need gradients bound at construction");
-    if (each->groups_ > 1) throw py::type_error("groups: optimizers that step together have one group each");
+    if (each->groups_ != steppers[0]->groups_)
+      throw py::type_error("groups: expected optimizers with equally many groups");
     streams.push_back(each->operands_.stream(py::none(), py::none()));
+    gradients.push_back(each->tensors_ ? each->tensors_->read() : Tensors::Gradients());
   }
   const std::vector<Stepper*> ordered = in_order({steppers.begin(), steppers.end()});
   const auto has_rate = [](const Stepper* each) { return !each->clock_.on_device(); };
   const auto found = std::ranges::find_if(steppers, has_rate);
   Stepper& first = found == steppers.end() ? *steppers[0] : **found;
-  for (Tries tries(first.patience_);; tries.fail()) {
+  std::vector<Step> steps;
+  for (const Stepper* each : steppers)
+    steps.push_back(each->operands_.step(each->grads_ ? *each->grads_ : each->operands_.params));
+  for (Tries tries(first.patience_);;) {
     tries.begin();
     const NextNumbers numbers = first.next_numbers();
     std::deque<StepLock> locks;
     for (Stepper* each : ordered) locks.emplace_back(each->step_mutex_);
-    if (!first.is_current(numbers, tries)) continue;
+    if (!first.is_current(numbers, tries)) {
+      locks.clear();
+      tries.fail();
+      continue;
+    }
     for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->require_unmoved(streams[i]);
-    std::vector<Step> steps;
+    const auto can_read = [&](size_t i) {
+      return !steppers[i]->tensors_ || steppers[i]->locate_gradients(gradients[i]);
+    };
+    size_t unfit = 0;
+    while (unfit < steppers.size() && can_read(unfit)) ++unfit;
+    if (unfit < steppers.size()) {
+      locks.clear();
+      steppers[unfit]->tensors_->fit(gradients[unfit]);
+      continue;
+    }
+    std::vector<Plan> plans;
     std::vector<const DeviceSegments*> segments;
-    for (Stepper* each : steppers) {
-      steps.push_back(each->operands_.step(*each->grads_));
-      segments.push_back(each->on_device(steps.back()));
+    for (size_t i = 0; i < steppers.size(); ++i) {
+      plans.push_back(steppers[i]->plan(steps[i]));
+      segments.push_back(steppers[i]->on_device(plans[i]));
     }
 
     const GilRelease unlocked;
     for (size_t i = 0; i < steppers.size(); ++i)
-      steppers[i]->advance(steps[i], numbers, grad_scale, streams[i], segments[i]);
+      steppers[i]->advance(plans[i], numbers, grad_scale, streams[i], segments[i]);
     break;
   }
   for (const Stepper* each : steppers) each->raise_versions();
@@ -93,7 +113,7 @@ void Stepper::prepare_table(Prepared& prepared) {
     const StepLock lock(step_mutex_);
     partition = partition_;
     if (change.step_count) {
-      prepared.partition = partition_.with_counts(*change.step_count, change.counts, frozen_);
+      prepared.partition = partition_with(*change.step_count, change.counts, frozen_);
       partition = prepared.partition;
     }
     if (partition->rows().size() != partition_.rows().size() ||
@@ -120,10 +140,10 @@ void Stepper::complete(Prepared& prepared) const {
   const Change& change = prepared.change;
   const std::vector<bool>& frozen = change.settings ? change.settings->groups.frozen : frozen_;
   if (change.step_count && !prepared.partition) {
-    prepared.partition = partition_.with_counts(*change.step_count, change.counts, frozen);
+    prepared.partition = partition_with(*change.step_count, change.counts, frozen);
   } else if (frozen != frozen_) {
     const int64_t count = clock_.count();
-    prepared.partition = partition_.with_counts(count, partition_.other_counts(count), frozen);
+    prepared.partition = partition_with(count, partition_.other_counts(count), frozen);
   }
   if (prepared.change.states) {
     states_watch_.check(moved);

@@ -19,11 +19,13 @@ void run_slice(const void* context, int64_t begin, int64_t end) {
   const auto& [sweeps, plan] = *static_cast<const Work*>(context);
   auto segment = plan.segments.begin();
   if (begin != 0) segment = std::ranges::upper_bound(plan.segments, begin, {}, &Segment::before) - 1;
+  Step step = plan.step;
   for (; begin < end; ++segment) {
     const int64_t size = std::min(segment->before + segment->size(), end) - begin;
     const int64_t first = segment->begin + (begin - segment->before);
     const Constants& row = plan.rows[static_cast<size_t>(segment->row)];
-    sweeps[is_coupled(row)](plan.step, row, first, first + size);
+    if (!plan.gradients.empty()) step.g = plan.gradients[static_cast<size_t>(segment - plan.segments.begin())];
+    sweeps[is_coupled(row)](step, row, first, first + size);
     begin += size;
   }
 }

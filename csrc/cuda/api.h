@@ -31,8 +31,8 @@ struct Api {
 
   int (*prepare)(int rule);  // loads the rule's kernels, so that no launch has to load them
   int (*launch)(int rule, const Job* job, uintptr_t stream);
-  int (*write_rows)(Constants* to, const Constants* rows, int64_t count, uintptr_t stream);  // does not wait
-  int (*advance)(int64_t* step_count, uintptr_t stream);                                     // adds 1
+  int (*write)(void* to, const void* from, int64_t words, uintptr_t stream);  // 16-byte words; does not wait
+  int (*advance)(int64_t* step_count, uintptr_t stream);                      // adds 1
   int (*stream_bound)(const Step* step, int states, int64_t n, uintptr_t stream);
 
   const char* (*error_name)(int error);

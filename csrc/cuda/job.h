@@ -2,6 +2,8 @@
 // The `constexpr` functions of this module run on both.
 #pragma once
 
+#include <algorithm>
+
 #include "../plan.h"
 
 namespace lrcore::cuda {
@@ -48,16 +50,20 @@ struct Job {
   Extent whole;             // the only segment, unless there are several
   const Extent* extents;    // the segments, or null
   const int32_t* of_block;  // for each block, the index of its segment
+  const Stream* gradients;  // those of each segment, or null if all segments read `step.g`
   int64_t blocks;
   int width;
 };
 
 /// Returns the number of elements in a chunk: four if all arrays have the same offset from a multiple of 16 bytes,
-/// otherwise one.
-inline int chunk_width(const Step& step, int states) {
-  const auto offset = [](const Stream& array) { return reinterpret_cast<uintptr_t>(array.data) % sizeof(Vec4); };
-  bool alike = offset(step.p) == offset(step.g);
-  for (int k = 0; k < states; ++k) alike = alike && offset(step.states[k]) == offset(step.p);
+/// otherwise one. `gradients` are those of the segments, if they have their own.
+inline int chunk_width(const Step& step, int states, std::span<const Stream> gradients = {}) {
+  const auto is_alike = [&](const Stream& array) {
+    const auto offset = [](const Stream& of) { return reinterpret_cast<uintptr_t>(of.data) % sizeof(Vec4); };
+    return offset(array) == offset(step.p);
+  };
+  bool alike = gradients.empty() ? is_alike(step.g) : std::ranges::all_of(gradients, is_alike);
+  for (int k = 0; k < states; ++k) alike = alike && is_alike(step.states[k]);
   return alike ? Vec4::width : Vec1::width;
 }
 
@@ -91,6 +97,7 @@ inline Job make_job(const Step& step, int states, const Constants& constants, co
           .whole = whole,
           .extents = nullptr,
           .of_block = nullptr,
+          .gradients = nullptr,
           .blocks = blocks(whole, width),
           .width = width};
 }

@@ -44,16 +44,16 @@ __global__ void __launch_bounds__(block_threads, resident_blocks) sweep_kernel(c
   run_thread<Global, Chunk, Rule>(job, blockIdx.x, static_cast<int>(threadIdx.x));
 }
 
-/// Rows of constants as an argument of a kernel. All arguments of a kernel may take 4 KB together.
-struct Rows {
-  static constexpr int most = 4000 / sizeof(Constants);
-  Constants row[most];
+/// Words as an argument of a kernel. All arguments of a kernel may take 4 KB together.
+struct Words {
+  static constexpr int most = 250;
+  uint4 word[most];
 };
 
 __global__ void __launch_bounds__(block_threads)
-    write_rows_kernel(Constants* to, const __grid_constant__ Rows rows, int count) {
+    write_kernel(uint4* to, const __grid_constant__ Words words, int count) {
   const int i = static_cast<int>(threadIdx.x);
-  if (i < count) to[i] = rows.row[i];
+  if (i < count) to[i] = words.word[i];
 }
 
 __global__ void advance_kernel(int64_t* step_count) {
@@ -110,7 +110,7 @@ int prepare(int rule) {
   cudaFuncAttributes attributes;
   int error = cudaSuccess;
   for (const Kernel kernel : {kernels().sweeps[rule][0], kernels().sweeps[rule][1],
-                              reinterpret_cast<Kernel>(write_rows_kernel), reinterpret_cast<Kernel>(advance_kernel)})
+                              reinterpret_cast<Kernel>(write_kernel), reinterpret_cast<Kernel>(advance_kernel)})
     if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
   return error;
 }
@@ -119,13 +119,14 @@ int launch(int rule, const Job* job, uintptr_t stream) {
   return start(kernels().at(rule, *job), job->blocks, block_threads, stream, *job);
 }
 
-int write_rows(Constants* to, const Constants* rows, int64_t count, uintptr_t stream) {
+int write(void* to, const void* from, int64_t words, uintptr_t stream) {
   int error = cudaSuccess;
-  for (int64_t done = 0; done < count && error == cudaSuccess; done += Rows::most) {
-    Rows part;
-    const int n = static_cast<int>(count - done < Rows::most ? count - done : Rows::most);
-    memcpy(part.row, rows + done, static_cast<size_t>(n) * sizeof(Constants));
-    error = start(reinterpret_cast<Kernel>(write_rows_kernel), 1, block_threads, stream, to + done, part, n);
+  for (int64_t done = 0; done < words && error == cudaSuccess; done += Words::most) {
+    Words part;
+    const int n = static_cast<int>(words - done < Words::most ? words - done : Words::most);
+    memcpy(part.word, static_cast<const uint4*>(from) + done, static_cast<size_t>(n) * sizeof(uint4));
+    error = start(reinterpret_cast<Kernel>(write_kernel), 1, block_threads, stream, static_cast<uint4*>(to) + done,
+                  part, n);
   }
   return error;
 }

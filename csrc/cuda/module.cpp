@@ -111,8 +111,8 @@ constexpr Api api = {
     .prepare = [](int rule) { return first_error([&] { return prepare(rule); }); },
     .launch = [](int rule, const Job* job,
                  uintptr_t stream) { return first_error([&] { return launch(rule, job, stream); }); },
-    .write_rows = [](Constants* to, const Constants* rows, int64_t count,
-                     uintptr_t stream) { return first_error([&] { return write_rows(to, rows, count, stream); }); },
+    .write = [](void* to, const void* from, int64_t words,
+                uintptr_t stream) { return first_error([&] { return write(to, from, words, stream); }); },
     .advance = [](int64_t* step_count,
                   uintptr_t stream) { return first_error([&] { return advance(step_count, stream); }); },
     .stream_bound =

@@ -27,15 +27,21 @@ constexpr Extent extent(const Job& job, int64_t block) {
   return job.extents == nullptr ? job.whole : job.extents[job.of_block[block]];
 }
 
+/// Returns the gradients that a block reads.
+constexpr const float* gradients(const Job& job, int64_t block) {
+  return elements<const float>(job.gradients == nullptr ? job.step.g : job.gradients[job.of_block[block]]);
+}
+
 /// Updates up to `count` chunks, `stride` elements apart, of which the first begins at element `first`. All loads come
 /// before the stores. `inside(k)` returns whether the k-th chunk exists.
 template <class Memory, class Chunk, class Rule, int count, class Inside>
-constexpr void update_chunks(const Job& job, int64_t row, int64_t first, int64_t stride, Inside inside) {
+constexpr void update_chunks(const Job& job, const float* grads, int64_t row, int64_t first, int64_t stride,
+                             Inside inside) {
   constexpr int states = Rule::states.count;
   constexpr int width = Chunk::width;
   const auto at = [&](auto* array, int k) { return array + first + k * stride; };
-  const auto load = [&](const Stream& array, int k) {
-    return Memory::load(reinterpret_cast<const Chunk*>(at(elements<const float>(array), k)));
+  const auto load = [&](const float* array, int k) {
+    return Memory::load(reinterpret_cast<const Chunk*>(at(array, k)));
   };
   const auto store = [&](const Stream& array, int k, const Chunk& chunk) {
     Memory::store(reinterpret_cast<Chunk*>(at(elements<float>(array), k)), chunk);
@@ -44,9 +50,9 @@ constexpr void update_chunks(const Job& job, int64_t row, int64_t first, int64_t
   Chunk p[count] = {}, g[count] = {}, s[max_states][count] = {};
   for (int k = 0; k < count; ++k)
     if (inside(k)) {
-      p[k] = load(job.step.p, k);
-      g[k] = load(job.step.g, k);
-      for (int i = 0; i < states; ++i) s[i][k] = load(job.step.states[i], k);
+      p[k] = load(elements<const float>(job.step.p), k);
+      g[k] = load(grads, k);
+      for (int i = 0; i < states; ++i) s[i][k] = load(elements<const float>(job.step.states[i]), k);
     }
 
   const Update<float, Rule, Coupled::by_row> update(constants(job, row));
@@ -80,6 +86,7 @@ constexpr void run_thread(const Job& job, int64_t block, int thread) {
   const int64_t left = part.chunks - chunk;  // from the thread's first chunk to the end of the segment
   const bool is_full = (own_block + 1) * tile <= part.chunks;
   const int64_t row = part.row;
+  const float* grads = gradients(job, block);
   // Computed before the update, so that the extent need not be kept in registers.
   const int64_t before = part.prologue - part.begin;
   const int64_t tail = part.prologue + part.chunks * Chunk::width;
@@ -87,12 +94,13 @@ constexpr void run_thread(const Job& job, int64_t block, int thread) {
   const int64_t single = thread < before ? part.begin + thread : tail + (thread - before);
 
   if (is_full)
-    update_chunks<Memory, Chunk, Rule, count>(job, row, first, stride, [](int) { return true; });
+    update_chunks<Memory, Chunk, Rule, count>(job, grads, row, first, stride, [](int) { return true; });
   else
-    update_chunks<Memory, Chunk, Rule, count>(job, row, first, stride, [&](int k) { return k * block_threads < left; });
+    update_chunks<Memory, Chunk, Rule, count>(job, grads, row, first, stride,
+                                              [&](int k) { return k * block_threads < left; });
 
   if constexpr (Chunk::width > 1)
-    if (has_single) update_chunks<Memory, Vec1, Rule, 1>(job, row, single, 1, [](int) { return true; });
+    if (has_single) update_chunks<Memory, Vec1, Rule, 1>(job, grads, row, single, 1, [](int) { return true; });
 }
 
 }  // namespace lrcore::cuda

@@ -26,6 +26,13 @@ numbers that change."""
 _Rate: TypeAlias = tuple[object, _Source]
 """The schedule for display, and the source of a step's rate."""
 
+_Tensors: TypeAlias = tuple[
+    Sequence[str], Sequence[Any], Sequence[Any], Sequence[int], Callable[[int, Any], Any]
+]
+"""The tensors whose gradients are read: names for messages, tensors, the views of the flat parameters that the tensors must
+be, and indices of first elements; and a function that returns a copy of the gradient of the tensor with a given index, if a
+step cannot read the gradient where it lies."""
+
 _Change: TypeAlias = tuple[
     Stepper,
     Sequence[Any] | None,
@@ -81,6 +88,7 @@ class Stepper(metaclass=_Metaclass):
         rate: _Rate,
         max_steps: int | None = None,
         flat_gradients: Callable[[Any], Any] | None = None,
+        tensors: _Tensors | None = None,
     ) -> None: ...
     def step(self, grads: Any = None, *, grad_scale: float = 1.0, stream: Any = None) -> None: ...
     @property
@@ -98,6 +106,8 @@ class Stepper(metaclass=_Metaclass):
     @property
     def _settings(self) -> Any: ...
     def _step_count_of(self, group: int) -> int | None: ...
+    def _counts(self) -> tuple[int, list[tuple[int, int, int]]]:
+        """Return the step count, and the ranges that have taken another number of steps, with that number."""
     def _snapshot(self, states: Sequence[Any]) -> Snapshot: ...
 
 class FunctionalStep(metaclass=_Metaclass):

@@ -34,6 +34,7 @@ class Job(ctypes.Structure):
         ("whole", ctypes.c_int64 * 6),
         ("extents", ctypes.c_void_p),
         ("of_block", ctypes.c_void_p),
+        ("gradients", ctypes.c_void_p),
         ("blocks", ctypes.c_int64),
         ("width", ctypes.c_int),
         ("_to_a_multiple_of_16_bytes", ctypes.c_int),
@@ -69,7 +70,7 @@ FUNCTIONS = {
     "is_capturing": "stream int*",
     "prepare": "int",
     "launch": "int job* stream",
-    "write_rows": "address address int64 stream",
+    "write": "address address int64 stream",
     "advance": "address stream",
     "stream_bound": "address int int64 stream",
     "error_name": "int",
@@ -295,11 +296,10 @@ class FakeCuda:
 
         return self.submit(stream, run)
 
-    def _write_rows(self, to: int, rows: int, count: int, stream: int) -> int:
-        size = count * ctypes.sizeof(ctypes.c_float) * 12
-        copied = ctypes.string_at(rows, size)  # as the argument of a kernel
+    def _write(self, to: int, words: int, count: int, stream: int) -> int:
+        copied = ctypes.string_at(words, count * 16)  # as the argument of a kernel
 
-        return self.submit(stream, lambda: ctypes.memmove(to, copied, size))
+        return self.submit(stream, lambda: ctypes.memmove(to, copied, len(copied)))
 
     def _advance(self, step_count: int, stream: int) -> int:
         def add_one() -> None:
