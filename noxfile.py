@@ -125,7 +125,8 @@ def peers(session: nox.Session) -> None:
     on the documentation pages.
     """
     session.install("torch==2.13.0")  # the release that produced the stored vectors
-    session.install("autograd", "optax", "keras", "transformers", ".[test]")
+    # expecttest is needed by PyTorch's own test inputs
+    session.install("autograd", "expecttest", "optax", "keras", "transformers", ".[test]")
     files = (
         "tests/boundary/test_arrays.py",
         "tests/boundary/test_bound_memory.py",

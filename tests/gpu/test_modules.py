@@ -16,7 +16,7 @@ import pytest
 
 import lrcore
 from gpu.devices import Torch
-from pytorch.modules import assert_equal, build, network, parameters, torch
+from pytorch.modules import ARGUMENTS, FusedOptimizer, assert_equal, network, parameters, torch
 from support import assert_bits, gradients
 
 SCHEDULE = lrcore.schedules.Cosine(0.1, steps=9).warmup(2)
@@ -28,10 +28,17 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def in_two_groups(model: Any, name: str, **arguments: Any) -> Any:
+    """Return an optimizer for a network; the parameters alternate between its groups."""
+    params = [*model.parameters()]
+    groups = [{"params": params[::2]}, {"params": params[1::2], "weight_decay": 0.25, "maximize": True}]
+    return FusedOptimizer(groups, getattr(lrcore, name), **ARGUMENTS.get(name, {}) | arguments)
+
+
 def both(device: str, name: str = "AdamW", lr: Any = 0.1, **others: Any) -> list[tuple[Any, Any]]:
     """Return a network on the device and one on the CPU, each with its optimizer."""
     models = [network().to(each) for each in (device, "cpu")]
-    return [(each, build(name, each, lr=lr, **others)) for each in models]
+    return [(each, in_two_groups(each, name, lr=lr, **others)) for each in models]
 
 
 def given(model: Any, t: int) -> list[Any]:
@@ -56,10 +63,13 @@ def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
     (model, opt), (twin, its) = one, other
     assert_equal(model, parameters(twin))
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
-        for state, expected in zip(opt.state[p].values(), its.state[q].values(), strict=True):
-            assert state.device == p.device
+        assert opt.state[p].keys() == its.state[q].keys()
+        for key, expected in its.state[q].items():
+            state = opt.state[p][key]
+            assert state.device == (torch.device("cpu") if key == "step" else p.device)
             assert_bits(state.cpu().numpy(), expected.cpu().numpy())
-    assert (opt.step_count, opt.lr, opt.param_groups[0]["lr"]) == (its.step_count, its.lr, its.lr)
+    assert opt.step_count == its.step_count
+    assert [group["lr"] for group in opt.param_groups] == [group["lr"] for group in its.param_groups]
 
 
 @pytest.mark.parametrize("rate", ["number", "scheduler", "schedule"])
@@ -67,7 +77,7 @@ def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
     ("name", "options"), [("AdamW", {"amsgrad": True}), ("SGD", {"momentum": 0.9, "weight_decay": 0.01})]
 )
 def test_a_module_steps_as_on_the_cpu(device: str, name: str, options: dict[str, Any], rate: str) -> None:
-    """Gradients are assigned, written in place, or missing for one parameter."""
+    """Gradients are assigned, written in place, or missing: from the start, later, or in a single step."""
     pair = both(device, name, lr=SCHEDULE if rate == "schedule" else 0.1, **options)
     schedulers = [torch.optim.lr_scheduler.StepLR(opt, 2, 0.5) for _, opt in pair if rate == "scheduler"]
     assert {p.device.type for p in pair[0][0].parameters()} == {device}
@@ -76,27 +86,46 @@ def test_a_module_steps_as_on_the_cpu(device: str, name: str, options: dict[str,
             if t % 2:
                 opt.zero_grad(set_to_none=False)
                 for p, g in zip(model.parameters(), given(model, t), strict=True):
-                    p.grad.copy_(g)
+                    if p.grad is not None:
+                        p.grad.copy_(g)
             else:
                 assign(model, t)
-            if t >= 4:
-                model[0].bias.grad = None
+            for i, p in enumerate(model.parameters()):
+                if (i, t) == (2, 1) or (i == 0 and t < 2) or (i == 1 and t >= 4):
+                    p.grad = None
             opt.step()
         for scheduler in schedulers:
             scheduler.step()
         assert_same(*pair)
     assert pair[0][1].step_count == 6
+    if name == "AdamW":
+        counts = [float(pair[0][1].state[p]["step"]) for p in pair[0][0].parameters()]
+        assert counts == [4.0, 4.0, 5.0, 6.0, 6.0, 6.0, 6.0]
+
+
+def test_a_group_joins_on_the_device(device: str) -> None:
+    """Parameters and states move to a new buffer on the device, and steps continue with equal bits."""
+    pairs = []
+    for where in (device, "cpu"):
+        model = network().to(where)
+        first, *others = model.parameters()
+        pairs.append((model, FusedOptimizer([first], lrcore.NAdam, lr=SCHEDULE), others))
+    for t in range(6):
+        for model, opt, others in pairs:
+            if t == 3:
+                opt.add_param_group({"params": others, "lr": 0.5})
+            assign(model, t)
+            opt.step()
+        if t >= 3:
+            assert_same(*(pair[:2] for pair in pairs))
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("aside", [False, True])
 def test_backward_passes(device: str, set_to_none: bool, aside: bool) -> None:
-    """Two backward passes add up in the flat gradients; the last step is taken without a backward pass.
-
-    The stream may differ from the constructor's.
-    """
+    """Two backward passes add up. The last step sees no gradients, or zeros. The stream may differ from the constructor's."""
     (model, opt), (twin, other) = pair = both(device)
-    (flat,) = (each.grads for each in opt.optimizers)
+    assert opt.optimizers[0].grads is None
     stream: Any = nullcontext()
     if aside and device == "cuda":
         torch.cuda.synchronize()
@@ -106,25 +135,31 @@ def test_backward_passes(device: str, set_to_none: bool, aside: bool) -> None:
             opt.zero_grad(set_to_none=set_to_none)
             for _ in range(2):
                 linear_loss(model, t).backward()
-            for p in model.parameters():
-                assert 0 <= p.grad.data_ptr() - flat.data_ptr() < 4 * flat.numel()
+            places = [(p.grad, p.grad.data_ptr()) for p in model.parameters()]
             opt.step()
+            for p, (grad, place) in zip(model.parameters(), places, strict=True):
+                assert p.grad is grad
+                assert grad.data_ptr() == place
             assign(twin, t)
             other.step(grad_scale=2.0)
-        opt.zero_grad(set_to_none=set_to_none)
+        for each in (opt, other):
+            each.zero_grad(set_to_none=set_to_none)
         assert all((p.grad is None) == set_to_none for p in model.parameters())
-        opt.step()
-        assert not flat.any()
-        other.zero_grad()
-        other.step()
+        before = parameters(model)
+        for each in (opt, other):
+            each.step()
+        assert (
+            any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True)) != set_to_none
+        )
         assert_same(*pair)
 
 
 def test_a_module_steps_on_the_current_stream(device: str) -> None:
     """The step is queued behind long work, and the host does not wait for it."""
     (model, opt), (twin, other) = both(device)
-    opt.zero_grad(set_to_none=False)
     new = given(model, 0)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
     source, target = (torch.ones(1 << 26 if device == "cuda" else 8, device=device) for _ in range(2))
     stream = torch.cuda.Stream() if device == "cuda" else None
     if stream:
@@ -176,7 +211,7 @@ def test_a_module_that_is_moved(device: str) -> None:
     model.to(torch.float64).to(device, torch.float32)
     with pytest.raises(RuntimeError, match="its storage has moved"):
         former.step()
-    opt = build("AdamW", model, lr=0.5)
+    opt = in_two_groups(model, "AdamW", lr=0.5)
     opt.load_state_dict(former.state_dict())
     for each, its in ((model, opt), (twin, other)):
         assign(each, 1)

@@ -225,20 +225,6 @@ def test_schedules_that_are_refused(make: Callable[[], object], error: type[Exce
         make()
 
 
-def test_a_fused_optimizer_has_no_such_schedules() -> None:
-    torch = pytest.importorskip("torch")
-    import lrcore.torch
-
-    weight = torch.nn.Parameter(torch.ones(3))
-    with pytest.raises(
-        TypeError, match=r"^weight_decay: expected a number, .*param_groups\[0\]\['weight_decay'\]"
-    ):
-        lrcore.torch.FusedOptimizer([weight], lrcore.Adam, weight_decay=COSINE)
-    fused = lrcore.torch.FusedOptimizer([weight], lrcore.Adam)
-    with pytest.raises(TypeError, match="^weight_decay: expected a number"):
-        fused.optimizers[0].hyper["weight_decay"] = COSINE
-
-
 WAYS: dict[str, Callable[[Any, Path], Any]] = {
     "copy": lambda opt, _: copy.copy(opt),
     "pickle": lambda opt, _: pickle.loads(pickle.dumps(opt)),

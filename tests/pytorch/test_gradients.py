@@ -1,4 +1,7 @@
-"""The gradients of a FusedOptimizer: attached, absent, assigned, exchanged, kept, or changed by hooks."""
+"""The gradients of a FusedOptimizer: absent, assigned, accumulated, of other layouts, shared and exchanged.
+
+They are compared with separate lrcore optimizers, or with PyTorch's on numbers that are exact in float32.
+"""
 
 from __future__ import annotations
 
@@ -7,71 +10,219 @@ from typing import Any
 
 import pytest
 
-from pytorch.modules import built, loss_of, ones, sgd, torch, zeros
+import lrcore
+from pytorch.modules import (
+    FusedOptimizer,
+    Separate,
+    each_optimizer,
+    give,
+    grouped,
+    in_groups,
+    network,
+    ones,
+    sgd,
+    torch,
+    train,
+    weights,
+    zeros,
+)
 
-FORGETS: list[Callable[[Any, Any], object]] = [
-    lambda opt, _: opt.zero_grad(),
-    lambda _, weight: setattr(weight, "grad", None),
-    lambda _, weight: setattr(weight, "grad", torch.zeros(3)),
-]
-"""Ways to discard a gradient. Code that has kept a reference to the gradient still sees its values."""
 
+@each_optimizer
+def test_a_parameter_without_a_gradient_is_not_visited(name: str) -> None:
+    """Each parameter has the bits of a separate optimizer that steps only when there is a gradient.
 
-@pytest.mark.parametrize("forget", FORGETS)
-def test_a_parameter_without_a_gradient_counts_as_zero(forget: Callable[[Any, Any], object]) -> None:
-    """Momentum and decay affect the parameter, but an old gradient does not.
-
-    The `grad` of the parameter stays None, as in PyTorch.
+    A step leaves all gradients, and no hook, where they are.
     """
-    first, second = zeros(3), zeros(3)
-    opt = sgd(first, second, lr=0.5, momentum=0.5)
-    assert first.grad is None
-    first.sum().backward()
-    opt.step()
-    assert second.grad is None
-    assert not second.any()
-    second.sum().backward()
-    opt.step()
-    forget(opt, second)
-    opt.step()
-    assert second.tolist() == [-0.5 - 0.25] * 3
-
-
-def ready(model: Any, opt: Any, way: str) -> None:
-    """Reset the gradients, so that the next backward pass starts from zero."""
-    if way == "module":
-        model.zero_grad()
-    elif way == "none":
-        opt.zero_grad()
-    else:
-        for each in model.parameters():
-            if way == "assigned":
-                each.grad = None if each.grad is None else each.grad.clone()
-            elif way == "absent":
-                each.grad = None
-        opt.zero_grad(set_to_none=False)
-
-
-@pytest.mark.parametrize("way", ["module", "none", "zero", "assigned", "absent"])
-def test_gradients_accumulate(way: str) -> None:
-    """Gradients accumulate in the flat buffer over two backward passes, however they were zeroed before.
-
-    A step does not move the gradients.
-    """
-    model, opt = built("SGD", lr=0.0)
-    (flat,) = opt.optimizers
-    loss_of(model, 0).backward()
-    expected, places = 2 * flat.grads, [each.grad.data_ptr() for each in model.parameters()]
-    assert expected.any()
-    for _ in range(2):
-        ready(model, opt, way)
-        assert all((each.grad is None) == (way in ("module", "none")) for each in model.parameters())
-        assert way == "module" or not flat.grads.any()
-        for _ in range(2):
-            loss_of(model, 0).backward()
-        assert [each.grad.data_ptr() for each in model.parameters()] == places
+    params = weights()
+    separate = Separate(name, in_groups(name, params))
+    opt = grouped(name, params)
+    for t, share in enumerate([0.5] * 7 + [0.0, 1.0] + [0.3] * 11):
+        give(params, (1, t), share)
+        grads = [each.grad for each in params]
+        places = [None if each is None else (each.data_ptr(), each._version) for each in grads]
+        versions = [each._version for each in params]
+        separate.step()
         opt.step()
-        assert torch.equal(flat.grads, expected)
+        separate.assert_same(opt)
+        assert all(each.grad is grad for each, grad in zip(params, grads, strict=True))
+        assert places == [None if each is None else (each.data_ptr(), each._version) for each in grads]
+        for each, grad, version in zip(params, grads, versions, strict=True):
+            assert (each._version > version) == (grad is not None) or not each.numel()
+    assert opt.step_count == 20
+    assert opt.optimizers[0].grads is None
+    assert not any(each._post_accumulate_grad_hooks or each._backward_hooks for each in params)
+
+
+VALUES = torch.arange(6.0).view(2, 3)
+
+
+def steps_of(make: Callable[[list[Any]], Any], change: Callable[[Any, list[Any], int], None]) -> list[Any]:
+    """Return the parameters after each of 6 steps of an optimizer, with gradients from `change`."""
+    params = [torch.nn.Parameter(VALUES - k) for k in range(3)]
+    opt = make(params)
+    seen = []
+    for t in range(6):
+        change(opt, params, t)
+        opt.step()
+        seen.append([each.tolist() for each in params])
+    return seen
+
+
+def as_pytorchs(change: Callable[[Any, list[Any], int], None]) -> None:
+    """Check that an SGD optimizer whose numbers are exact in float32 gives the results of PyTorch's."""
+    numbers = {"lr": 0.5, "momentum": 0.5, "weight_decay": 0.5}
+    ours = steps_of(lambda params: FusedOptimizer(params, lrcore.SGD, **numbers), change)
+    assert ours == steps_of(lambda params: torch.optim.SGD(params, **numbers), change)
+    assert len({str(each) for each in ours}) == len(ours)
+
+
+def loss(params: list[Any], t: int) -> Any:
+    """Return a loss whose gradients are 1, 2 and 4 in step 0, and 1 more in each step."""
+    return sum(((t + 2**k) * each).sum() for k, each in enumerate(params) if each.requires_grad)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_freezing_and_thawing(set_to_none: bool) -> None:
+    """A frozen parameter is not visited, unless it still has a gradient, as in PyTorch."""
+
+    def change(opt: Any, params: list[Any], t: int) -> None:
+        opt.zero_grad(set_to_none)
+        params[1].requires_grad_(t % 4 < 2)
+        loss(params, t).backward()
+
+    as_pytorchs(change)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_parameter_that_is_frozen_at_first(begins: bool) -> None:
+    """The optimizer accepts it, and steps it once it has a gradient."""
+    params = [ones(3), torch.ones(2) if begins else torch.ones(2).requires_grad_(False)]
+    opt = sgd(*params)
+    params[0].sum().backward()
+    opt.step()
+    assert params[1].tolist() == [1.0] * 2
+    params[1].requires_grad_()
+    (params[0].sum() + params[1].sum()).backward()
+    opt.step()
+    assert (params[0].tolist(), params[1].tolist()) == ([-2.0] * 3, [0.0] * 2)
+
+
+@pytest.mark.parametrize("way", ["none", "zero", "module", "set by hand", "never"])
+def test_gradients_accumulate(way: str) -> None:
+    """Two backward passes add up, however the gradients were reset before the first."""
+
+    def change(opt: Any, params: list[Any], t: int) -> None:
+        before = [each.grad for each in params]
+        if way == "module":
+            torch.nn.ParameterList(params).zero_grad()
+        elif way == "set by hand":
+            for each in params:
+                each.grad = None
+        elif way != "never":
+            opt.zero_grad(set_to_none=way == "none")
+        if t and way in ("zero", "never"):
+            assert all(each.grad is grad for each, grad in zip(params, before, strict=True))
+        elif way != "zero":
+            assert all(each.grad is None for each in params)
+        for _ in range(2):
+            loss(params[: 2 + t % 2], t).backward()
+
+    as_pytorchs(change)
+    assert "zero_grad" not in vars(FusedOptimizer)
+
+
+def assign(*grads: Any) -> Callable[[list[Any]], None]:
+    def assigned(params: list[Any]) -> None:
+        for each, grad in zip(params, grads, strict=True):
+            each.grad = grad
+
+    return assigned
+
+
+def in_inference_mode(params: list[Any]) -> None:
+    with torch.inference_mode():
+        assign(VALUES + 1, VALUES - 7, None)(params)
+
+
+def moved(params: list[Any]) -> None:
+    """Move gradients to other memory, which the tensors keep."""
+    assign(VALUES.clone(), VALUES + 1, None)(params)
+    params[0].grad.share_memory_()
+    params[1].grad.data = 3 * VALUES
+
+
+def in_a_buffer(params: list[Any]) -> None:
+    """Gradients in a buffer of the caller's, which is modified as a whole."""
+    bucket = torch.arange(18.0)
+    assign(*(each.view(2, 3) for each in bucket.split(6)))(params)
+    bucket.div_(2)
+
+
+def clipped(params: list[Any]) -> None:
+    assign(VALUES + 0, VALUES + 1, 4 - VALUES)(params)
+    torch.nn.utils.clip_grad_value_(params, 2.0)
+
+
+ONE = VALUES + 1
+GRADIENTS: dict[str, Callable[[list[Any]], None]] = {
+    "assigned": assign(ONE, None, VALUES - 5),
+    "expanded": assign(torch.ones(()).expand(2, 3), torch.arange(3.0).expand(2, 3), None),
+    "transposed": assign(torch.arange(6.0).view(3, 2).t(), VALUES, None),
+    "every other": assign(torch.arange(24.0).view(4, 6)[::2, ::2], VALUES, None),
+    "with a graph": assign(VALUES * ones(3), ONE, None),
+    "in inference mode": in_inference_mode,
+    "moved": moved,
+    "in a buffer": in_a_buffer,
+    "clipped": clipped,
+    "shared": assign(ONE, ONE, ONE),
+    "a view of another's": assign(ONE, ONE.view(-1).view(2, 3), ONE.detach()),
+    "the memory of its parameter": lambda params: assign(params[0].detach(), VALUES, None)(params),
+    "the memory of another parameter": lambda params: assign(params[1].detach(), VALUES, None)(params),
+}
+
+
+@pytest.mark.parametrize("way", GRADIENTS)
+def test_gradients_that_are_assigned(way: str) -> None:
+    """A step reads a gradient where it lies, whatever its memory and strides, and leaves it there."""
+    given: list[Any] = []
+
+    def change(_: Any, params: list[Any], t: int) -> None:
+        if t % 3 != 1:  # the gradients of the previous step are read again in every third step
+            GRADIENTS[way](params)
+            given[:] = [each.grad for each in params]
+            given.append([each.data_ptr() for each in given if each is not None])
+        else:
+            assert all(each.grad is grad for each, grad in zip(params, given, strict=False))
+            assert [each.grad.data_ptr() for each in params if each.grad is not None] == given[-1]
+
+    as_pytorchs(change)
+
+
+EXCHANGES: dict[str, Callable[[Any, Any, Any], tuple[Any, Any, Any]]] = {
+    "two exchanged": lambda a, b, c: (b, a, c),
+    "three rotated": lambda a, b, c: (b, c, a),
+    "one for two": lambda _, b, c: (b, b, c),
+    "taken over": lambda _, b, c: (b, None, c),
+    "viewed": lambda _, b, c: (b.view(-1).view(2, 3), b, c),
+    "memory exchanged": lambda a, b, c: (b.detach(), a.detach(), c),
+}
+"""New gradients for three parameters, made from their current gradients."""
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("way", EXCHANGES)
+def test_gradients_that_are_exchanged(way: str, set_to_none: bool) -> None:
+    """Exchanged gradients act over several steps and backward passes as in PyTorch's optimizer."""
+
+    def change(opt: Any, params: list[Any], t: int) -> None:
+        if t % 2:
+            return  # the same gradients again
+        opt.zero_grad(set_to_none)
+        loss(params, t).backward()
+        assign(*EXCHANGES[way](*(each.grad for each in params)))(params)
+
+    as_pytorchs(change)
 
 
 @pytest.mark.filterwarnings("ignore:Using backward")  # PyTorch warns about the cycle
@@ -90,189 +241,63 @@ def test_gradients_that_can_be_differentiated() -> None:
     assert weight.item() == -40 + 80
 
 
-def test_gradients_that_are_assigned() -> None:
-    """Every step reads assigned gradients, whether in the caller's tensor or in memory that has moved."""
-    weight = zeros(3)
-    opt = sgd(weight)
-    weight.grad = torch.zeros(3)
-    for value in (1.0, 2.0, 4.0):
-        weight.grad.fill_(value)
-        opt.step()
-    assert weight.tolist() == [-7.0] * 3
-    for k, set_to_none in enumerate((True, False)):
-        opt.zero_grad(set_to_none=set_to_none)
-        weight.sum().backward()
-        weight.grad.share_memory_()
-        opt.step()
-        weight.grad[0] = 3
-        opt.step()
-        assert weight.tolist() == [-11.0 - 4 * k, -9.0 - 2 * k, -9.0 - 2 * k]
-
-
-EXCHANGES: dict[str, Callable[[Any, Any, Any], tuple[Any, Any, Any]]] = {
-    "two exchanged": lambda a, b, c: (b, a, c),
-    "three rotated": lambda a, b, c: (b, c, a),
-    "one for two": lambda _, b, c: (b, b, c),
-    "taken over": lambda _, b, c: (b, None, c),
-    "viewed": lambda _, b, c: (b.view(-1), b, c),
-    "wrapped": lambda a, b, c: (a.detach(), b, c),
-    "memory exchanged": lambda a, b, c: (b.detach(), a.detach(), c),
-    "memory taken": lambda a, _, c: (None, a.detach(), c.detach()),
-    "memory taken back": lambda _, b, c: (b.detach(), None, c),
-}
-"""New gradients for three parameters, made from their current gradients."""
-
-
-@pytest.mark.parametrize("way", EXCHANGES)
-def test_gradients_that_are_exchanged(way: str) -> None:
-    """Exchanged gradients act as in PyTorch's optimizer over several steps and backward passes.
-
-    The only difference is that a missing gradient counts as zero here.
-    """
-    seen = []
-    for ours in (True, False):
-        one, two, three = params = [zeros(2) for _ in range(3)]
-        opt = sgd(*params) if ours else torch.optim.SGD(params, lr=1.0)
-        values: list[Any] = []
-        for _ in range(2):
-            (one + 10 * two + 100 * three).sum().backward()
-            given = EXCHANGES[way](one.grad, two.grad, three.grad)
-            for each, grad in zip(params, given, strict=True):
-                each.grad = grad
-            for _ in range(2):
-                opt.step()
-                values.append([each.tolist() for each in params])
-            grads = [*(each.grad for each in params), given[0] if given[1] is None else None]
-            values.append([each.tolist() for each in grads if each is not None and each.any()])
-            opt.zero_grad()
-        seen.append(values)
-    assert seen[0] == seen[1]
-
-
-@pytest.mark.parametrize("forget", FORGETS)
-def test_gradients_that_are_kept(forget: Callable[[Any, Any], object]) -> None:
-    """A gradient that was taken from a parameter before a reset keeps its values, as in PyTorch."""
-    weight = zeros(3)
-    opt = sgd(weight)
-    kept = []
-    for value in (1.0, 2.0, 4.0):
-        (value * weight).sum().backward()
-        kept.append(weight.grad)
-        forget(opt, weight)
-    opt.step()
-    (8 * weight).sum().backward()
-    opt.step()
-    assert [each.tolist() for each in kept] == [[1.0] * 3, [2.0] * 3, [4.0] * 3]
-    assert (weight == -8).all()
-    opt.zero_grad()
-    weight.sum().backward()
-    assert opt.optimizers[0].grads.tolist() == [1.0] * 3
-
-
-def test_gradients_in_a_buffer_of_the_callers() -> None:
-    """Gradients in a caller's buffer stay there in backward passes, zeroing and scaling, as in PyTorch."""
-    parameters = [zeros(n) for n in (3, 1, 4)]
-    opt = sgd(*parameters)
-    bucket = torch.zeros(8)
-    places = list(bucket.split([3, 1, 4]))
-    for parameter, place in zip(parameters, places, strict=True):
-        parameter.grad = place
-    for turn in range(4):
-        opt.zero_grad(set_to_none=False) if turn % 2 else bucket.zero_()
-        sum((each * (i + 1)).sum() for i, each in enumerate(parameters)).backward()
-        bucket.div_(2)
-        opt.step()
-        assert all(each.grad is place for each, place in zip(parameters, places, strict=True))
-    assert [each.tolist() for each in parameters] == [[-2.0] * 3, [-4.0], [-6.0] * 4]
-
-
 @pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="this PyTorch has no grad_dtype")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, None])
-@pytest.mark.parametrize("set_to_none", [True, False])
-@pytest.mark.parametrize("asked_after", [True, False])
-def test_gradients_of_another_dtype(asked_after: bool, set_to_none: bool, dtype: Any) -> None:
-    """Gradients have the dtype that `grad_dtype` requires, as in PyTorch.
+def test_gradients_of_another_dtype() -> None:
+    """A step converts the values, and they remain the gradients of the parameter, as in PyTorch."""
 
-    A step converts their values, and they remain the gradients of the parameter.
-    """
-    weight = zeros(3)
-    if not asked_after:
-        weight.grad_dtype = dtype
-    opt = sgd(weight)
-    weight.grad_dtype = dtype
-    opt.step()
-    for _ in range(2):
-        opt.zero_grad(set_to_none=set_to_none)
-        for _ in range(2):
-            (1.25 * weight).sum().backward()
-        assert weight.grad.dtype == (dtype or torch.float32)
-        assert opt.optimizers[0].grads.tolist() == [2.5] * 3
-        opt.step()
-    assert weight.tolist() == [-5.0] * 3
+    def change(opt: Any, params: list[Any], t: int) -> None:
+        if not t:
+            params[0].grad_dtype = torch.bfloat16
+        opt.zero_grad(set_to_none=t % 2 == 0)
+        loss(params, t).backward()
+        assert params[0].grad.dtype == torch.bfloat16
 
-
-@pytest.mark.parametrize("before", [True, False])
-def test_hooks_of_others_on_gradients(before: bool) -> None:
-    """A hook may remove or replace a gradient, even if it was registered before the optimizer was made."""
-    weight, other = zeros(3), zeros(3)
-    taken: list[Any] = []
-
-    def take(parameter: Any) -> None:
-        taken.append(parameter.grad)
-        parameter.grad = None
-
-    def double(parameter: Any) -> None:
-        parameter.grad = 2 * parameter.grad
-
-    opt = None if before else sgd(weight, other)
-    weight.register_post_accumulate_grad_hook(take)
-    other.register_post_accumulate_grad_hook(double)
-    opt = opt or sgd(weight, other)
-    opt.zero_grad()
-    (weight + other).sum().backward()
-    opt.step()
-    assert (weight.tolist(), other.tolist()) == ([0.0] * 3, [-2.0] * 3)
-    assert taken[0].tolist() == [1.0] * 3
+    as_pytorchs(change)
 
 
 def test_a_hook_on_a_gradient_that_steps() -> None:
-    weight = zeros(3)
-    makers: list[Any] = []
+    """The optimizer of one parameter can step, and drop the gradient, inside the backward pass."""
+    first, second = weights = zeros(3), zeros(3)
+    opts = [sgd(each) for each in weights]
 
-    def step(_: Any) -> None:
-        makers[-1].step()
-        makers[-1].zero_grad()
-
-    weight.register_post_accumulate_grad_hook(step)
-    for _ in range(2):
-        makers.append(sgd(weight))
-        for _ in range(2):
-            weight.sum().backward()
-    assert weight.tolist() == [-4.0] * 3
-
-
-@pytest.mark.parametrize("way", ["zero_grad", "step"])
-def test_gradients_in_inference_mode(way: str) -> None:
-    """Gradients that were kept or exchanged keep their values.
-
-    The gradients that replace them can be changed later, for example by clipping.
-    """
-    one, two, empty = weights = [zeros(3), zeros(3), zeros(0)]
-    opt = sgd(*weights)
-    (one.sum() + 10 * two.sum() + empty.sum()).backward()
-    kept = [each.grad for each in weights]
-    with torch.inference_mode():
-        one.grad, two.grad = two.grad, one.grad
-        opt.step()
-        if way == "step":
-            one.grad = two.grad = empty.grad = None
+    def stepping(opt: Any) -> Callable[[Any], None]:
+        def step(_: Any) -> None:
             opt.step()
-        else:
             opt.zero_grad()
-    assert (one.tolist(), two.tolist(), kept[0].tolist()) == ([-10.0] * 3, [-1.0] * 3, [1.0] * 3)
-    (4 * one.sum() + two.sum() + empty.sum()).backward()
-    torch.nn.utils.clip_grad_value_(weights, 3.0)
+
+        return step
+
+    for weight, opt in zip(weights, opts, strict=True):
+        weight.register_post_accumulate_grad_hook(stepping(opt))
+    for _ in range(3):
+        (first + 2 * second).sum().backward()
+        assert first.grad is second.grad is None
+    assert (first.tolist(), second.tolist()) == ([-3.0] * 3, [-6.0] * 3)
+
+
+def test_a_step_in_inference_mode() -> None:
+    """The parameters and gradients can be used outside of it afterwards."""
+    weight = zeros(3)
+    opt = sgd(weight)
+    weight.sum().backward()
+    with torch.inference_mode():
+        opt.step()
+        opt.zero_grad()
+    (4 * weight).sum().backward()
     opt.step()
-    assert (one.tolist(), two.tolist()) == ([-13.0] * 3, [-2.0] * 3)
-    assert not any(each.is_inference() for each in kept)
-    assert kept[0].mul_(2).tolist() == [2.0] * 3
+    assert weight.tolist() == [-5.0] * 3
+    assert not weight.is_inference()
+
+
+def test_tied_weights() -> None:
+    """A parameter that a module has twice is one parameter."""
+    model = network()
+    model.append(torch.nn.Linear(3, 3)).append(torch.nn.Linear(3, 3))
+    model[-1].weight = model[-2].weight
+    separate = Separate("AdamW", [{"params": [*model.parameters()]}])
+    opt = FusedOptimizer(model.named_parameters(), lrcore.AdamW, lr=0.01)
+    assert model[-1].weight is model[-2].weight
+    for t in range(4):
+        train(model, opt, range(t, t + 1))
+        separate.step()
+        separate.assert_same(opt)

@@ -220,7 +220,7 @@ def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
     """The group of each optimizer contains its step count and schedule."""
     get, set_all = distributed(flattened)
     (model, opts), (other, its) = parted(0), parted(1)
-    opts[0].step()
+    train(model, opts[:1], range(1))
     train(model, opts[1], range(3))
     set_all(other, its, get(model, opts))
     assert [each.step_count for each in its] == [1, 3]
@@ -276,12 +276,12 @@ def test_sgd_of_pytorch_after_loading_ours() -> None:
     """PyTorch's SGD does not count its steps. Our count is kept, or passed as an argument."""
     weight = torch.nn.Parameter(torch.zeros(3))
     opt = FusedOptimizer([weight], lrcore.SGD, lr=Plateau(0.5, patience=3), momentum=0.5)
+    weight.grad = torch.ones(3)
     for _ in range(4):
         opt.step()
     saved = opt.state_dict()
     theirs = torch.optim.SGD([weight], momentum=0.5)
     theirs.load_state_dict(saved)
-    weight.grad = torch.ones(3)
     theirs.step()
     for counted, count in (({}, 4), ({"step_count": 5}, 5)):
         opt.load_state_dict(theirs.state_dict(), **counted)

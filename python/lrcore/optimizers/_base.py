@@ -41,7 +41,16 @@ from lrcore.schedules._dictionary import encode
 from lrcore.schedules._state import Restored, numbers_of, stateful, states_of
 
 if TYPE_CHECKING:
-    from lrcore._lrcore_core import MemoryInfo, _Change, _Group, _Number, _Numbers, _Rate, _Settings
+    from lrcore._lrcore_core import (
+        MemoryInfo,
+        _Change,
+        _Group,
+        _Number,
+        _Numbers,
+        _Rate,
+        _Settings,
+        _Tensors,
+    )
 
 _RULES = rules()
 _SHARED = inspect.cleandoc(str(Shared.__doc__))
@@ -134,10 +143,12 @@ class Optimizer(Stepper):
         schedule: schedules.Schedule,
         max_steps: int | None,
         initial: Mapping[str, float] = MappingProxyType({}),
+        tensors: _Tensors | None = None,
     ) -> None:
         """Create the states and bind all arrays. The arguments have been checked.
 
-        If `ranges` is None, there is only the group of all elements.
+        If `ranges` is None, there is only the group of all elements. `tensors` are parts of the parameters whose
+        gradients each step reads.
         """
         if "_params" in vars(self):
             raise TypeError(f"{type(self).__name__}: this optimizer is already initialized; make another")
@@ -160,6 +171,7 @@ class Optimizer(Stepper):
             self._rate_of(schedule),
             max_steps,
             None if self._places is None else functools.partial(gradients_of, params),
+            tensors,
         )
         self._params, self._grads = params, grads
         shown = states if self._places is None else map(params._over, states)
@@ -197,7 +209,8 @@ class Optimizer(Stepper):
         for part, with_it in settings.changing():
             self._require_stateless(part.value, part.label)
             if part.flat in indices and with_it:
-                changing.append(part.for_core([(i, indices[part.flat]) for i in with_it]))
+                source = self._source_of_number(part)
+                changing.append(part.for_core(source, [(i, indices[part.flat]) for i in with_it]))
         return rule, groups, changing
 
     @staticmethod
@@ -261,7 +274,15 @@ class Optimizer(Stepper):
     def _rate_of(self, schedule: schedules.Schedule, name: str = "lr") -> _Rate:
         """Return the schedule, and the source of the core's rates: a number, or the schedule's unchecked formula."""
         self._require_stateless(schedule, name)
-        return schedule, schedule.lr if type(schedule) is schedules.Constant else schedule._value
+        return schedule, schedule.lr if type(schedule) is schedules.Constant else self._source_of(schedule)
+
+    def _source_of(self, schedule: schedules.Schedule) -> Callable[[int], float]:
+        """Return the formula of a schedule, which does not check the rate. A FusedOptimizer replaces this method."""
+        return schedule._value
+
+    def _source_of_number(self, part: _changing.Part) -> Callable[[int], Any]:
+        """Return the callable of the step count for a number. A FusedOptimizer replaces this method."""
+        return part.source
 
     def _require_stateless(self, schedule: schedules.Schedule, name: str) -> None:
         """Raise ValueError if the optimizer is capturable and the schedule contains a Plateau."""
@@ -669,7 +690,7 @@ class Optimizer(Stepper):
         (step_count, counts, settings, schedule), state = self._snapshot_all()
         own = (
             "_options", "_ranges", "_params", "_grads", "_max_steps", "_memory", "_state", "_has_groups", "_array",
-            "_places",
+            "_places", "_source_of", "_source_of_number",
         )  # fmt: skip
         return {
             "params": self._params,

@@ -52,9 +52,9 @@ class Part(NamedTuple):
         """The callable of the step count that returns the number. The result has not been checked."""
         return self.value.fn if type(self.value) is Function else self.value._value
 
-    def for_core(self, places: list[tuple[int, int]]) -> _Number:
+    def for_core(self, source: Callable[[int], Any], places: list[tuple[int, int]]) -> _Number:
         """Return the schedule in the form of the core. `places` has the hyperparameters that take the number."""
-        return self.source, self.check, LIMITS[self.argument], places
+        return source, self.check, LIMITS[self.argument], places
 
 
 def parts_of(name: str, value: Any, prefix: str = "") -> Iterator[Part]:

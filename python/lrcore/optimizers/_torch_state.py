@@ -115,8 +115,8 @@ _PEERS = {
 
 OWN = "lrcore"
 """The entry of a parameter group that holds, as JSON text, everything that PyTorch's state dictionaries lack."""
-_OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state")
-"""The entries of that text; the last two are optional."""
+_OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state", "hyper")
+"""The entries of that text; only the first two are always there."""
 
 FIXED = frozenset(_arguments.OPTIONS) | {DECOUPLED}
 """The names of structural options in constructors and groups."""
@@ -165,6 +165,19 @@ def flags_of(name: str) -> dict[str, Any]:
     return _PEERS[name].others if name in _PEERS else {}
 
 
+def require_product(product: float, expected: float) -> None:
+    """Raise ValueError if a stored product of NAdam's momenta does not follow from the current momenta.
+
+    The tolerance is needed because PyTorch rounds the product to float32 at every step. It is absolute, because a step
+    only uses the difference between the product and 1.
+    """
+    if not abs(product - expected) <= 1e-4:
+        raise ValueError(
+            f"mu_product: expected {expected:.6g}, got {product:.6g}; betas and momentum_decay must have been the "
+            "same in all steps, because lrcore computes the product from the step count"
+        )
+
+
 def momentum_product(step_count: int, hyper: Mapping[str, Any]) -> float:
     """Return NAdam's product ``mu(1) ... mu(t)``, or 0 once it is negligible."""
     return nadam_momentum_product(step_count, hyper["betas"][0], hyper["momentum_decay"])
@@ -185,18 +198,10 @@ def require_step_count(name: str, entries: Mapping[str, Any], step_count: Any) -
         raise ValueError(f"{name}: step: expected {step_count}, got {float(entries['step'])}")
 
 
-def own_text(entries: Mapping[str, Any]) -> str:
-    """Return the entries that PyTorch's state dictionaries lack, as JSON text.
-
-    Any tool that saves parameter groups preserves this text.
-    """
-    return json.dumps({name: entries[name] for name in _OWN_ENTRIES if name in entries}, allow_nan=False)
-
-
 def own_entry(
     dictionary: Mapping[str, Any], group: Mapping[str, Any], states: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Return the entries that `own_text` wrote, or None if there are none or they are outdated.
+    """Return the entries that PyTorch's dictionaries lack, or None if there are none or they are outdated.
 
     A PyTorch optimizer that has loaded these entries keeps them unchanged while its own step count advances, so
     they become outdated.
@@ -209,11 +214,24 @@ def own_entry(
         try:
             entries = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"param_groups: {OWN}: {error}") from error
+            raise ValueError(f"{OWN}: {error}") from error
     entries = require_entries(OWN, entries, _OWN_ENTRIES[:2], *_OWN_ENTRIES[2:])
     step_count = as_float32(integer("step_count", entries["step_count"], 0))
     went_on = [as_float32(each["step"]) > step_count for each in states if "step" in each]
     return None if went_on and all(went_on) else entries
+
+
+def counts_of(name: str, step_count: int, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state entries of PyTorch's class `name` for a parameter other than its states, as tensors."""
+    import torch
+
+    numbers = {}
+    if name != "SGD":
+        numbers["step"] = float(step_count)
+    if name == "NAdam":
+        numbers["mu_product"] = momentum_product(step_count, hyper)
+    # explicit, because of global defaults
+    return {each: torch.tensor(number, dtype=torch.float32, device="cpu") for each, number in numbers.items()}
 
 
 def states_of(
@@ -227,27 +245,10 @@ def states_of(
 
     `state` has the tensors of each state, in the order of the parameters.
     """
-    import torch
-
-    numbers = {}
-    if name != "SGD":
-        numbers["step"] = float(step_count)
-    if name == "NAdam":
-        numbers["mu_product"] = momentum_product(step_count, hyper)
     return [
-        {
-            each: torch.tensor(number, dtype=torch.float32, device="cpu")  # overrides global defaults
-            for each, number in numbers.items()
-        }
-        | {each: tensors[i] for each, tensors in state.items()}
+        counts_of(name, step_count, hyper) | {each: tensors[i] for each, tensors in state.items()}
         for i in range(count)
     ]
-
-
-def only_group(groups: Any) -> Mapping[str, Any]:
-    """Return the only parameter group; raise an error if there are several or if it does not list its parameters."""
-    (group,) = groups_in(groups, 1, "a FusedOptimizer has a single group")
-    return group
 
 
 def groups_in(groups: Any, expected: int, why: str) -> Sequence[Mapping[str, Any]]:
@@ -271,11 +272,11 @@ def states_in_order(states: Any, numbers: Sequence[Any]) -> list[dict[str, Any]]
         known = {*numbers}
     except TypeError as error:
         raise TypeError(f"params: expected indices of parameters: {error}") from error
+    if len(known) != len(numbers):
+        raise ValueError(f"params: expected each parameter once, got {reprlib.repr([*numbers])}")
     if more := [number for number in states if number not in known]:
         expected, got = reprlib.repr([*numbers]), reprlib.repr(more)
         raise ValueError(f"state: expected only the parameters {expected}, but also got {got}")
-    if len(known) != len(numbers):
-        raise ValueError(f"params: expected each parameter once, got {reprlib.repr([*numbers])}")
     of_parameters = [states.get(number, {}) for number in numbers]
     return [{name: value for name, value in each.items() if value is not None} for each in of_parameters]
 

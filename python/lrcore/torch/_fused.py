@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-import weakref
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from lrcore import optimizers, schedules
+from lrcore._checks import flag, naming
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, step_together
 from lrcore._names import FOREIGN, meant_by
@@ -17,73 +19,73 @@ from lrcore.schedules import Rate, Schedule
 
 with optional_dependency("torch"):
     import torch
+    from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-    from lrcore.torch._buffer import Buffer, check_parameters, named, place_of, with_own_storage
-    from lrcore.torch._group import Group
-    from lrcore.torch._mapping import States
+    from lrcore.torch import _dictionary
+    from lrcore.torch._buffer import Buffer, Prototype, with_own_storage
+    from lrcore.torch._param_groups import ParamGroups, Source, as_rate, settings_of
+    from lrcore.torch._parameters import label, names_in, read_groups
+    from lrcore.torch._state import States
+
+_FLAGS = {"foreach": None, "fused": None, "differentiable": False}
+"""PyTorch's arguments that select an implementation, which do not change the results here."""
 
 
 class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
-    """Step all parameters of a module as one flat buffer, with an lrcore optimizer.
+    """Step all parameters of a module in one pass, with an lrcore optimizer.
 
-    The parameters become views of one flat buffer per device, each starting at a multiple of 64 bytes, and their
-    gradients become views of another. `step` is then a single pass over these buffers, regardless of the number of
-    tensors. The class is a `torch.optim.Optimizer`: gradient scaling, clipping, the schedulers of
-    ``torch.optim.lr_scheduler`` and step hooks work as usual.
+    The parameters become views of one flat buffer per device, each starting at a multiple of 64 bytes. `step` is then a
+    single pass over these buffers, regardless of the number of tensors and groups, and reads each gradient where it lies.
+    The class is a `torch.optim.Optimizer`: parameter groups, gradient scaling, clipping, the schedulers of
+    ``torch.optim.lr_scheduler`` and hooks work as usual.
 
-    - A parameter without a gradient is treated as if its gradient were zero, so momentum and weight decay act on it.
-      PyTorch's optimizers skip it. If a parameter no longer requires a gradient, the step raises ValueError.
-    - A backward pass writes every gradient into the flat buffer. After ``zero_grad(set_to_none=True)`` or
-      ``model.zero_grad()``, a hook copies each new gradient there and attaches it. ``zero_grad(set_to_none=False)``
-      leaves the gradients attached, so nothing has to be copied. A tensor that you assign as a gradient is copied at
-      every step until the next backward pass. If you hold a reference to ``p.grad``, its values are preserved when the
-      parameter's gradient is set to None. Tensors that only share its memory, such as ``p.grad.detach()`` or
-      ``p.grad.view(-1)``, are not preserved; clone them.
+    - As in PyTorch, a parameter whose gradient is None is not visited, and does not count the step. A gradient whose
+      strides differ from those of its parameter is copied at each step; backward passes make no such gradients.
     - Values assigned in `param_groups`, `state` or `optimizers`, or to `lr`, take effect at the next step or raise an
       error. A step that raises changes no parameter, state or step count on any device.
     - Create the optimizer after the module is on its device. `step` rejects parameters whose storage has moved since,
       for example by ``.to()``. It cannot detect that ``load_state_dict(assign=True)`` has replaced the parameters.
-    - Each parameter, gradient and state has its own storage, which covers only its part of a buffer, so saving one of
-      them does not save the whole buffer.
+    - Each parameter and state has its own storage, which covers only its part of a buffer, so saving one of them does
+      not save the whole buffer.
+    - ``copy.deepcopy((module, optimizer))`` copies both together, and so does pickling both in one call.
 
     Parameters
     ----------
-    params : iterable of tensors or of (name, tensor) pairs
-        float32 leaf tensors that require gradients, such as ``model.parameters()`` or ``model.named_parameters()``.
-        They form a single group.
+    params : iterable of tensors, of (name, tensor) pairs or of groups
+        float32 leaf tensors, such as ``model.parameters()`` or ``model.named_parameters()``, or PyTorch's parameter
+        groups: dictionaries with the entry ``params`` and values of their own for `lr` and other numbers.
     optimizer : class
         One of `lrcore.optimizers`, such as `lrcore.AdamW`.
-    lr : float, schedule or callable, optional
-        The learning rate; the default is that of the class. A schedule or callable is called once per step, for all
-        devices. ``param_groups[0]["lr"]`` is the rate of the next step if the rate is a number or an lrcore schedule
-        without callables. With a callable, or a schedule class of your own, it is the rate of the last step, or NaN
-        before the first step. Unless the rate comes from a schedule or a callable, you can assign a number there, as
-        PyTorch's schedulers do. A tensor, passed here or assigned there, is read again at each step.
+    lr : float, tensor, schedule or callable, optional
+        The learning rate of the groups without their own; the default is that of the class. A schedule or callable is
+        called once per step, with the number of steps taken so far. A tensor is read again at each step.
     **arguments
-        The other arguments of the class, except `grads` and `groups`.
+        The other arguments of the class, except `grads` and `groups`. The numbers can be lrcore's schedules. PyTorch's
+        `foreach` and `fused` are accepted and have no effect; `differentiable` must be False.
 
     Attributes
     ----------
     optimizers : tuple of lrcore.optimizers.Optimizer
-        One optimizer per device, ordered by the first parameter on each device. Their `params` and `grads` are the flat
-        buffers. With several devices, a step raises ValueError if the rates, hyperparameters or step counts of these
-        optimizers differ.
+        One optimizer per device, ordered by the first parameter on each device. Their `params` are the flat buffers,
+        and their ``groups[i + 1]`` is the part of ``param_groups[i]`` on the device. With several devices, a step raises
+        ValueError if their rates, hyperparameters or step counts differ.
     param_groups : list of dict
-        A list with a single group, which has the hyperparameters of the next step. Values assigned there take effect at
-        that step. Other entries are kept.
+        PyTorch's parameter groups, with the numbers of the next step. Values assigned there take effect at that step.
+        If a rate or number comes from a schedule, its entry shows the number of the next step; an assigned number is
+        then refused, and an assigned schedule replaces the former one. With a callable, or a schedule class of your own,
+        the entry ``lr`` is the rate of the last step, or NaN before the first step. Other entries are kept.
     state : dict
-        The states of each parameter, as views of the flat buffers. A tensor taken from it still shows the current
-        values after a reset or a load. A tensor assigned to it is copied. ``opt.state.clear()``, or assigning an empty
-        dictionary, resets the states to their initial values and the step count to 0. All parameters share that count,
-        so removing the state of a single parameter raises ValueError.
+        The states of each parameter that has taken a step, under PyTorch's names. The arrays are views of the flat
+        states, and ``step`` is the number of steps of the parameter. What you assign takes effect at the next step; if
+        you remove the states of a parameter, it begins again.
 
     Raises
     ------
     TypeError
-        If a parameter is not a dense float32 tensor, or if groups of parameters are passed.
+        If a parameter is not a dense float32 tensor, or is in a set.
     ValueError
-        If a parameter is not a leaf, does not require a gradient, occurs twice or shares memory with another, or if the
-        class rejects an argument.
+        If a parameter is not a leaf, occurs twice or shares memory with another, if the class rejects an argument, or if a
+        group has another structural option than the optimizer, such as `amsgrad`.
     """
 
     # This makes GradScaler leave the gradients scaled, and set the attributes `grad_scale` and `found_inf`.
@@ -102,83 +104,146 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 "grads: FusedOptimizer takes no such argument; the parameters have their own gradients"
             )
         if "groups" in arguments or given._defaults["groups"] is not None:
-            raise TypeError("groups: FusedOptimizer takes no such argument; make one for each group")
-        names, tensors = named(params)
-        check_parameters(names, tensors)
+            raise TypeError(
+                "groups: FusedOptimizer takes PyTorch's groups: pass a list of dictionaries as params"
+            )
+        flags = {name: arguments.pop(name, default) for name, default in _FLAGS.items()}
+        _check_flags(flags)
         if lr is not None:
-            arguments["lr"] = schedules.as_schedule(lr)  # one schedule for all devices
-        of_devices: dict[Any, list[int]] = {}
-        for i, tensor in enumerate(tensors):
-            of_devices.setdefault(place_of(tensor), []).append(i)
+            arguments["lr"] = schedules.as_schedule(lr)
+        groups = read_groups(params)
+        device = next((each.device for group in groups for each in group["params"]), None)
         with torch.inference_mode(False):
-            self._buffers = [
-                Buffer(
-                    indices, [names[i] for i in indices], [tensors[i] for i in indices], optimizer, arguments
-                )
-                for indices in of_devices.values()
-            ]
-        self._optimizers: tuple[Optimizer, ...] = tuple(each.optimizer for each in self._buffers)
-        self._group = Group(self._optimizers, tensors)
+            one = torch.zeros(1, device=device, dtype=torch.float32)
+            arguments["grads"] = torch.zeros_like(one)
+            made = optimizer(one, **arguments)
+        self._prototype = Prototype.of(made)
+        self._source = Source(made.schedule, made._settings.hyper, bool(made._options["maximize"]))
+        self._buffers: list[Buffer] = []
+        self._groups = ParamGroups(self._check_fixed, [], None)
+        self._optimizers: tuple[Optimizer, ...] = ()
+        number = made.schedule.lr if type(made.schedule) is schedules.Constant else made.schedule
         # The entry `OWN` is empty. It exists because some tools restore only entries that a group already has.
-        super().__init__([{"params": tensors}], self._group.numbers() | {_torch_state.OWN: ""})
-        for buffer in self._buffers:
-            weakref.finalize(self, _remove, buffer.handles).atexit = False  # hooks must not outlive it
-            with torch.inference_mode(False):
-                buffer.move_in()
-        self._state = States.over(self._buffers)
-        self._group.show_all()
-        if isinstance(lr, torch.Tensor):
-            self._group.only()["lr"] = lr
+        defaults = {
+            "lr": lr if isinstance(lr, torch.Tensor) else number,
+            **self._source.hyper,
+            **_torch_state.flags_of(made._public_class().__name__),
+            **_torch_state.options_in_group(made._options),
+            **flags,
+            _torch_state.OWN: "",
+        }
+        defaults |= {name: arguments[name] for name in _dictionary.FIXED & defaults.keys() & arguments.keys()}
+        super().__init__(groups, defaults)  # adds the groups, with the defaults
+        self._join(self._groups.list, [])
 
     def _patch_step_function(self) -> None:
-        super()._patch_step_function()
         cls: Any = type(self)
-        if not getattr(cls.step, "leaves_no_scale", False):
-            cls.step = _leaving_no_scale(cls.step)  # encloses the hooks as well
+        step = cls.step
+        super()._patch_step_function()
+        if cls.step is not step:  # PyTorch has enclosed it in the calls of hooks
+            cls.step = _enclosed(step, cls.step)
+
+    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _join(self, groups: list[dict[str, Any]], sources: list[Source]) -> None:
+        """Put the parameters of all groups into new flat buffers. The first groups, which have sources, keep their states."""
+        sources = [
+            *sources,
+            *(self._source_of(i, group) for i, group in enumerate(groups) if i >= len(sources)),
+        ]
+        tensors = [
+            (group, group["lr"]) for group in groups if isinstance(group["lr"], torch.Tensor)
+        ]  # they are read again at each step
+        prototype = self._prototype
+        settings = settings_of(sources, bool(prototype.options["maximize"]))
+        prototype.cls._choose_rule(settings.numbers()[1:], prototype.options, label)
+        of_devices: dict[Any, list[Any]] = {}
+        every = [(i, each) for i, group in enumerate(groups) for each in group["params"]]
+        for k, (name, (i, tensor)) in enumerate(zip(names_in(groups), every, strict=True)):
+            of_devices.setdefault(place_of(tensor), []).append((k, name, i, tensor))
+        buffers = [
+            Buffer(given, len(groups), prototype, settings, sources[0].rate) for given in of_devices.values()
+        ]
+        former = {
+            id(slot.parameter): (states, count)
+            for buffer in self._buffers
+            for slot, states, count in zip(buffer.slots, buffer.states, buffer.counts(), strict=True)
+        }
+        step_count = self.step_count if self._buffers else 0
+        changes = []
+        for buffer in buffers:
+            found = [former.get(id(slot.parameter), ({}, 0)) for slot in buffer.slots]
+            flats = buffer.flat_states([states for states, _ in found])
+            counts = buffer.ranges_of([count for _, count in found], step_count)
+            states = [flats[name] for name in buffer.optimizer.state]
+            changes.append((buffer.optimizer, states, step_count, counts, None, None, None))
+        param_groups = ParamGroups(self._check_fixed, groups, self._groups)
+        param_groups.begin(tuple(each.optimizer for each in buffers), sources)
+        for group, lr in tensors:
+            group["lr"] = lr
+        own = {
+            "_buffers": buffers,
+            "_optimizers": param_groups.optimizers,
+            "_groups": param_groups,
+            "_states": States(buffers, param_groups.hyper_of),
+        }
+        moves = [move for buffer in buffers for move in buffer.moves()]
+        # One operation, which an interrupt does not split.
+        commit(
+            changes if self._buffers else [], [*moves, *((self, name, value) for name, value in own.items())]
+        )
+
+    def _check_fixed(self, group: Mapping[str, Any]) -> None:
+        """Raise TypeError or ValueError if a group has other entries than the constructor's that select the implementation."""
+        _check_flags(group)
+        for name in _dictionary.FIXED & self.defaults.keys() & group.keys():
+            if group[name] != self.defaults[name]:
+                raise ValueError(
+                    f"{name}: expected {self.defaults[name]!r} as in the optimizer, got {group[name]!r}"
+                )
+
+    def _source_of(self, i: int, group: Mapping[str, Any]) -> Source:
+        """Return the numbers of a group that PyTorch has filled with the defaults."""
+        with naming(label(i)):
+            self._check_fixed(group)
+            for name, value in _torch_state.options_of_group(group).items():
+                if name != "maximize" and value != self._prototype.options[name]:
+                    given = next(each for each in (name, _torch_state.DECOUPLED) if each in group)
+                    expected = _torch_state.options_in_group(self._prototype.options)[given]
+                    raise ValueError(
+                        f"{given}: expected {expected!r} as in the optimizer, got {group[given]!r}"
+                    )
+            is_default = group["lr"] is self.defaults["lr"]
+            rate = self._source.rate if is_default else as_rate(group["lr"])
+            hyper = _arguments.settable({name: group[name] for name in self._source.hyper})
+            return Source(rate, hyper, flag("maximize", group["maximize"]))
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
         """The optimizer of each device, with the values assigned in `param_groups`."""
         with contextlib.suppress(TypeError, ValueError):  # the next step raises the error
-            self._group.obey()
+            self._groups.obey()
         return self._optimizers
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """A list that contains the single parameter group."""
-        self._group.show()
-        return self._group.list  # type: ignore[no-any-return]
+        """The parameter groups, as PyTorch shows them."""
+        self._groups.show()
+        return self._groups.list  # type: ignore[no-any-return]
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self._group.list = groups
+        self._groups.list = groups
 
     @property
-    def state(self) -> States:
-        """The states of each parameter by name. Assigned states are copied; assigning ``{}`` resets all states."""
-        for buffer in self._buffers:
-            buffer.state_is_shown = True
-        return self._state
+    def state(self) -> Any:
+        """The states of each parameter by name. Assigning ``{}`` lets all parameters begin again."""
+        return self._states.expose()
 
     @state.setter
     def state(self, states: Mapping[Any, Any]) -> None:
-        if "_state" not in vars(self) or states is self._state:
-            return  # PyTorch's constructor assigns an empty state
-        former = self._state
-        flat = former.checked(states)
-        kept = [(each, *each.values_of_now()) for each in former.values()]  # a caller may hold the mapping
-        every = [each.beginning() for each in self._buffers] if flat is None else flat.states
-        count = 0 if flat is None else flat.step_count
-        commit(
-            [
-                buffer.change_to(of_buffer, count)
-                for buffer, of_buffer in zip(self._buffers, every, strict=True)
-            ],
-            [(self, "_state", States.over(self._buffers))],
-        )
-        former.retire()
-        for each, *values in kept:
-            each.retire(*values)
+        if "_states" in vars(self):  # PyTorch's constructor assigns an empty state
+            self._states.replace(states)
 
     def __setstate__(self, entries: Mapping[str, Any]) -> None:
         for name, value in entries.items():
@@ -186,33 +251,35 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step.
+        """The learning rate of the next step in the first group.
 
-        Reading it calls the schedule or callable. Assign a number, a schedule or a callable to replace it.
+        Reading it calls the schedule or callable. Assign a number, a schedule or a callable to replace it in all groups
+        that have the same rate.
         """
-        self._group.obey()
+        self._groups.obey()
         return self._optimizers[0].lr
 
     @lr.setter
     def lr(self, lr: Rate) -> None:
-        self._group.set_rate(lr)
+        self._groups.set_rate(lr)
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule of the learning rate."""
+        """The schedule of the learning rate of the first group."""
         return self.optimizers[0].schedule
 
     def _all_schedules(self) -> list[Schedule]:
-        return [self.schedule]
+        with contextlib.suppress(TypeError, ValueError):  # the next step raises the error
+            self._groups.obey()
+        return self._groups.schedules()
 
     @property
     def step_count(self) -> int:
-        """The number of steps taken. Steps that GradScaler skips do not count."""
+        """The number of steps taken, with which schedules are called. Steps that GradScaler skips do not count."""
         return self._optimizers[0].step_count
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None, *, grad_scale: float = 1.0) -> Any:
-        """Take one step: update all parameters in place.
+        """Take one step: update the parameters that have gradients, in place.
 
         The errors below leave all parameters, states and step counts unchanged.
 
@@ -233,48 +300,37 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         RuntimeError
             If the storage of a parameter or a state has moved.
         TypeError, ValueError
-            If a gradient is sparse or has no memory, if a value assigned in `param_groups` is invalid, if the
-            parameters of the group were changed, or if the rates, hyperparameters or step counts of the devices'
+            If a gradient is sparse or has no memory, if a value assigned in `param_groups` or `state` is invalid, if the
+            parameters of a group were changed, or if the rates, hyperparameters or step counts of the devices'
             optimizers differ.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for buffer in self._buffers:
-            buffer.gather()
-        self._group.obey()
+        groups = self._groups
+        groups.obey()
+        if self._states.is_exposed:
+            self._states.obey()
         told = vars(self)  # includes the attributes set by GradScaler
         if told.get("found_inf") is not None and float(told["found_inf"]):
             return loss
         if told.get("grad_scale") is not None:
             grad_scale /= float(told["grad_scale"])
-        first, *others = self._optimizers
-        before = first.step_count
+        if len(self._optimizers) > 1:
+            groups.require_alike()
+        before = self._optimizers[0].step_count
         try:
-            if others:
-                self._group.require_alike()
+            with groups.suspended() if groups.is_suspended else contextlib.nullcontext():
                 step_together(self._optimizers, grad_scale)
-            else:
-                first.step(grad_scale=grad_scale)
+        except (TypeError, ValueError) as error:
+            raise _with_label(error) from error.__cause__ or error
         finally:
-            if first.step_count != before:  # even if an interrupt is raised after the step
-                torch.autograd.graph.increment_version(self._group.parameters)  # for autograd's checks
-                self._group.after_step()
+            # even if an interrupt is raised after the step
+            if groups.is_scheduled and self._optimizers[0].step_count != before:
+                groups.show_next()
         return loss
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Reset all gradients to zero.
-
-        Parameters
-        ----------
-        set_to_none : bool
-            Also set each parameter's ``grad`` to None, which costs the next backward pass a copy of every gradient.
-        """
-        for buffer in self._buffers:
-            buffer.zero_grad(set_to_none)
-
-    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that a resumed run needs, except the parameters.
 
@@ -283,39 +339,43 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         dict
             `state` and `param_groups` in the form of the optimizer of the same name in ``torch.optim``, if there is
             one. That optimizer can load them, but ignores options that it lacks: the entries `eps_placement`,
-            `eps_inside_sqrt`, `lr_in_velocity`, and `decay` if it is "independent". The group's entry `lrcore` has, as
-            JSON text, the entries that PyTorch's form lacks: `rule`, `step_count`, and the schedule as in
+            `eps_inside_sqrt`, `lr_in_velocity`, and `decay` if it is "independent". The entry `lrcore` of each group
+            has, as JSON text, the entries that PyTorch's form lacks: `rule`, `step_count`, and the schedules as in
             `lrcore.optimizers.Optimizer.state_dict`. The tensors are on the devices of the parameters. `step` is a
             float32 number, exact up to 2**24; the count in the JSON text is always exact.
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        self._group.obey()
-        self._group.require_alike()
-        self._group.show_rate()
-        first = self._optimizers[0]
-        stored = [each.state_dict() for each in self._optimizers]
-        states: dict[int, dict[str, Any]] = {}
-        for buffer, each in zip(self._buffers, stored, strict=True):
-            tensors = {
-                name: [*map(with_own_storage, buffer.views(flat))] for name, flat in each["state"].items()
-            }
-            of_parameters = _torch_state.states_of(
-                first._public_class().__name__,
-                each["step_count"],
-                each["hyper"],
-                tensors,
-                len(buffer.indices),
-            )
-            states.update(zip(buffer.indices, of_parameters, strict=True))
-        numbers = [*range(len(states))]
-        group = _torch_state.flags_of(first._public_class().__name__) | self._group.only() | self._group.shown
-        group |= {"params": numbers, _torch_state.OWN: _torch_state.own_text(stored[0])}
-        of_numbers = {number: states[number] for number in numbers if states[number]}
-        dictionary = {"state": of_numbers, "param_groups": [group]}
+        self._groups.obey()
+        if len(self._optimizers) > 1:
+            self._groups.require_alike()
+        if self._states.is_exposed:
+            self._states.obey()
+        dictionary: dict[str, Any] = self._dictionary()
         for after in self._optimizer_state_dict_post_hooks.values():
             dictionary = after(self, dictionary) or dictionary
         return dictionary
+
+    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
+    def _dictionary(self) -> dict[str, Any]:
+        """Return the state dictionary."""
+        self._groups.show_next()
+        states: dict[int, dict[str, Any]] = {}
+        for buffer in self._buffers:
+            snapshot, flats = buffer.optimizer._snapshot_all()
+            counts = buffer.counts_in(snapshot.step_count, snapshot.counts)
+            for slot, count in zip(buffer.slots, counts, strict=True):
+                values = {name: with_own_storage(slot.view(flat)) for name, flat in flats.items()}
+                if self._states.has_states(count) and (
+                    entries := self._states.entries_of(slot, count, values)
+                ):
+                    states[slot.number] = entries
+        texts = _dictionary.texts(self._optimizers[0], self.step_count, self._groups.sources)
+        groups, end = [], 0
+        for group, shown, text in zip(self._groups.checked(), self._groups.shown, texts, strict=True):
+            begin, end = end, end + len(group["params"])
+            groups.append(group | shown | {"params": [*range(begin, end)], _torch_state.OWN: text})
+        return {"state": {i: states[i] for i in sorted(states)}, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *, step_count: int | None = None) -> None:
         """Resume from the state of a FusedOptimizer, or of the optimizer of the same name in ``torch.optim``.
@@ -324,8 +384,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         ----------
         state_dict : dict
             A dictionary from `state_dict` or from PyTorch's optimizer, which may itself have loaded a dictionary of a
-            FusedOptimizer. PyTorch's dictionary has no schedule. If the rate of this optimizer comes from a schedule,
-            the schedule is kept; if the rate is a number, the group's rate replaces it.
+            FusedOptimizer. Its groups must have as many parameters as those of this optimizer. If both have
+            ``param_names``, the parameters of each group match by name, otherwise by position. PyTorch's dictionary has
+            no schedules. If a rate or number of this optimizer comes from a schedule, the schedule is kept; otherwise,
+            the number in the group replaces it.
         step_count : int, optional
             Number of steps taken. Only accepted for SGD, whose steps PyTorch does not count. The default is the count
             that a FusedOptimizer stored in the dictionary, if any. Otherwise it is 0, or 1 with dampening and an
@@ -340,42 +402,84 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         dictionary = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             dictionary = before(self, dictionary) or dictionary
-        group = _torch_state.only_group(dictionary.get("param_groups"))
-        self._group.only()
-        if len(group["params"]) != len(self._group.parameters):
-            raise ValueError(
-                f"param_groups: expected {len(self._group.parameters)} parameters, got {len(group['params'])}"
-            )
-        found = [
-            buffer.entries_of(
-                dictionary, group, self._group.shown, step_count, keeps_schedule=self._group.is_scheduled
-            )
-            for buffer in self._buffers
-        ]
-        self._group.load(found, group)
+        self._load(dictionary, step_count)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Raise ValueError, because there is only one group. Make another FusedOptimizer for other parameters."""
-        if self._group.list:
-            raise ValueError(
-                "param_group: a FusedOptimizer has one group; make another FusedOptimizer for other parameters"
+    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _load(self, dictionary: Mapping[str, Any], step_count: int | None) -> None:
+        groups, optimizer = self._groups.checked(), self._optimizers[0]
+        kind = optimizer._kind()
+        every = iter(names_in(groups))
+        names = [[next(every) for _ in group["params"]] for group in groups]
+        loaded = _dictionary.read(dictionary, groups, names, optimizer, self._groups.shown[0])
+        steps = _dictionary.steps_in(loaded, names, kind, step_count, tuple(optimizer.state))
+        if kind.name == "NAdam":
+            _dictionary.check_products(loaded, names, steps)
+        sources, to_set = _dictionary.sources_in(loaded, self._groups.sources)
+        settings = settings_of(sources, bool(optimizer._options["maximize"]))
+        places = dict(
+            enumerate((i, j) for i, group in enumerate(groups) for j in range(len(group["params"])))
+        )
+        changes = []
+        for buffer in self._buffers:
+            flats = _dictionary.states_for(buffer, loaded, places)
+            counts = [steps.of_parameters[i][j] for i, j in (places[slot.number] for slot in buffer.slots)]
+            changes.append(
+                (
+                    buffer.optimizer,
+                    [flats[name] for name in buffer.optimizer.state],
+                    steps.of_optimizer,
+                    buffer.ranges_of(counts, steps.of_optimizer),
+                    buffer.optimizer._new_settings(settings),
+                    buffer.optimizer._rate_of(sources[0].rate),
+                    None,
+                )
             )
-        super().add_param_group(param_group)
+        self._groups.load(changes, to_set, sources, settings, [each.carried for each in loaded])
+        self._states = States(self._buffers, self._groups.hyper_of)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, as PyTorch's optimizers do.
+
+        The parameters of its device move to a new flat buffer, together with their states. Tensors that you took from
+        `state` before no longer show the current values.
+
+        Parameters
+        ----------
+        param_group : dict
+            The entry ``params``, and the numbers that differ from those of the constructor.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the group is invalid. Nothing is changed.
+        """
+        if not self._buffers:  # in the constructor
+            super().add_param_group(param_group)
+            return
+        self._groups.obey()
+        if self._states.is_exposed:
+            self._states.obey()
+        groups = self._groups.checked()
+        *_, added = read_groups([*groups, param_group])
+        for name, default in self.defaults.items():
+            added.setdefault(name, default)
+        self._join([*groups, added], self._groups.sources)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if getattr(
             value, "_wrapped_by_lr_sched", False
         ):  # a scheduler of PyTorch wraps `step` when it is made
-            self._group.require_schedulable()
+            self._groups.require_schedulable()
         if name == "hyper":
             raise AttributeError("hyper: assign opt.param_groups[0][name]")
         if name in _torch_state.FIXED:
             raise AttributeError(f"{name}: fixed at construction; make a new optimizer")
         # PyTorch's tools may set other attributes on an optimizer.
         if name in FOREIGN or name in _arguments.NUMBERS:
-            numbers = [each for each in self._group.shown if each in _arguments.NUMBERS]
+            numbers = [*self._source.hyper]
             if (meant := meant_by(name, ("lr", *numbers))) is not None:
                 place = "opt.lr" if meant == "lr" else f'opt.param_groups[0]["{meant}"]'
                 raise AttributeError(f"{name}: assign {place}")
@@ -383,33 +487,97 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 raise AttributeError(f"{name}: no such hyperparameter; expected one of {', '.join(numbers)}")
         super().__setattr__(name, value)
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(
-            "a FusedOptimizer cannot be copied or pickled, because its parameters belong to a module; copy the module, "
-            "make a FusedOptimizer for the copy, and load this one's state_dict()"
-        )
+    def __deepcopy__(self, memo: dict[int, Any]) -> FusedOptimizer:
+        parameters = [each for group in self._groups.checked() for each in group["params"]]
+        if not all(id(each) in memo for each in parameters):
+            raise TypeError(
+                "a FusedOptimizer cannot be copied alone, because its parameters belong to a module; copy both in one call: "
+                "model, opt = copy.deepcopy((model, opt)), or make a FusedOptimizer for the copy of the module, and call "
+                "its load_state_dict(opt.state_dict())"
+            )
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied._rebuild(*copy.deepcopy(self._parts(), memo))
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), *self._parts())
+
+    def _parts(self) -> tuple[Any, ...]:
+        """Return the prototype's class and arguments, the groups with their parameters, the sources and the states."""
+        self._groups.obey()
+        if self._states.is_exposed:
+            self._states.obey()
+        groups = [dict(group) for group in self._groups.checked()]
+        prototype = (self._prototype, self._source, self.defaults)
+        return prototype, groups, self._groups.sources, self._dictionary()
+
+    def _rebuild(
+        self, prototype: tuple[Any, ...], groups: list[dict[str, Any]], sources: list[Source], dictionary: Any
+    ) -> None:
+        """Initialize a copy from the result of `_parts`."""
+        self._prototype, self._source, defaults = prototype
+        self._buffers, self._groups = [], ParamGroups(self._check_fixed, [], None)
+        super().__init__(groups, defaults)
+        self._join(self._groups.list, sources)
+        self._load(dictionary, None)
 
     def __repr__(self) -> str:
         return f"FusedOptimizer({', '.join(map(repr, self.optimizers))})"
 
 
-def _leaving_no_scale(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step that deletes the attributes set by GradScaler if it raises; GradScaler deletes them otherwise."""
+def _rebuilt(cls: type[FusedOptimizer], *parts: Any) -> FusedOptimizer:
+    """Return the optimizer of a pickle."""
+    made = cls.__new__(cls)
+    made._rebuild(*parts)
+    return made
+
+
+def _check_flags(flags: Mapping[str, Any]) -> None:
+    """Raise TypeError or ValueError if one of PyTorch's arguments that select an implementation is not supported."""
+    for name in ("foreach", "fused"):
+        if flags.get(name) is not None:
+            flag(name, flags[name])
+    if flag("differentiable", flags.get("differentiable", False)):
+        raise ValueError("differentiable: expected False; the steps of lrcore cannot be differentiated")
+
+
+def place_of(tensor: Any) -> Any:
+    """Return the device of a tensor; parameters on the same device share a buffer."""
+    return tensor.device
+
+
+def _with_label(error: Exception) -> Exception:
+    """Return an error about ``opt.groups[i + 1]`` as one about ``param_groups[i]``."""
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    text = str(error)
+    if (found := re.match(r"opt\.groups\[(\d+)\]\.", text)) is None:
+        return error
+    return kind(f"{label(int(found[1]) - 1)}: {text[found.end() :]}")
+
+
+def _enclosed(step: Callable[..., Any], hooked: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step that calls hooks, as `hooked` does, only if there are any, because they take 5 microseconds.
+
+    If it raises, it deletes the attributes set by GradScaler; GradScaler deletes them otherwise.
+    """
 
     @functools.wraps(step)
-    def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def enclosed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        has_hooks = (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        )
         try:
-            return step(self, *args, **kwargs)
+            return (hooked if has_hooks else step)(self, *args, **kwargs)
         except BaseException:
             if "found_inf" in vars(self):
                 for name in {"grad_scale", "found_inf"} & vars(self).keys():
                     delattr(self, name)
             raise
 
-    stepped.leaves_no_scale = True  # type: ignore[attr-defined]
-    return stepped
-
-
-def _remove(handles: Iterable[Any]) -> None:
-    for handle in handles:
-        handle.remove()
+    enclosed.hooked = True  # type: ignore[attr-defined]
+    return enclosed

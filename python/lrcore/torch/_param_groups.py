@@ -1,0 +1,559 @@
+"""PyTorch's parameter groups of a `lrcore.torch.FusedOptimizer`, synchronized with its optimizers in both directions."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lrcore import schedules
+from lrcore._checks import flag, naming, or_zero
+from lrcore._extras import optional_dependency
+from lrcore._lrcore_core import commit, to_float
+from lrcore.optimizers import Optimizer, _arguments, _torch_state
+from lrcore.optimizers._changing import Part, mapped, schedules_in
+from lrcore.optimizers._settings import GroupSettings, Settings
+from lrcore.schedules import Constant, Schedule
+from lrcore.torch._parameters import label
+
+with optional_dependency("torch"):
+    import torch
+
+
+class Source(NamedTuple):
+    """The numbers of a group, or the schedules that return them."""
+
+    rate: Schedule
+    hyper: dict[str, Any]
+    maximize: bool
+
+    def schedules(self) -> list[Schedule]:
+        """Return the schedules, the rate's first."""
+        return [self.rate, *(each for value in self.hyper.values() for each in schedules_in(value))]
+
+
+def settings_of(sources: Sequence[Source], maximize: bool) -> Settings:
+    """Return the settings of an optimizer whose groups have these numbers; its rate is that of the first group.
+
+    The optimizer's own group is padding. `maximize` is the optimizer's option.
+    """
+    first = sources[0]
+    groups = [
+        GroupSettings(
+            {name: value for name, value in each.hyper.items() if not _is_same(value, first.hyper[name])},
+            None if each.maximize == maximize else each.maximize,
+            None if _is_same(each.rate, first.rate) else each.rate,
+        )
+        for each in sources
+    ]
+    return Settings(first.hyper, (GroupSettings(frozen=True), *groups))
+
+
+def sources_of(settings: Settings, schedule: Schedule, maximize: bool) -> list[Source]:
+    """Return the numbers of the groups of an optimizer with these settings and this rate."""
+    numbers = settings.numbers()[1:]
+    return [
+        Source(own.schedule or schedule, hyper, maximize if own.maximize is None else own.maximize)
+        for own, hyper in zip(settings.groups[1:], numbers, strict=True)
+    ]
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Return whether two values of a number are the same object, or equal numbers."""
+    if isinstance(value, tuple):
+        return all(map(_is_same, value, other))
+    if type(value) is Constant and type(other) is Constant:
+        return value == other
+    return value is other or (
+        not isinstance(value, Schedule) and not isinstance(other, Schedule) and value == other
+    )
+
+
+class ParamGroups:
+    """The numbers of all groups, and PyTorch's groups, which show them."""
+
+    def __init__(
+        self,
+        check_fixed: Callable[[Mapping[str, Any]], None],
+        groups: list[dict[str, Any]],
+        former: ParamGroups | None,
+    ) -> None:
+        """Hold PyTorch's groups. Numbers that opaque schedules have returned are those of the `former` groups.
+
+        `check_fixed` raises ValueError for a group with other fixed entries than the constructor's.
+        """
+        self._check_fixed = check_fixed
+        self.list: Any = groups
+        """The list of groups, which the caller may replace."""
+        self.optimizers: tuple[Optimizer, ...] = ()
+        """The optimizers of all devices; empty before they exist."""
+        self._asked: dict[int, _Asked] = {} if former is None else dict(former._asked)
+        self.is_suspended = False
+        """Whether the rate of a group is 0 for the time being."""
+        self.shown: list[dict[str, Any]] = []
+        """The values last written into each group."""
+        self.is_scheduled = False
+        """Whether a number changes from step to step."""
+        self._parameters: list[list[Any]] = []
+        self._known: list[dict[str, Any]] | None = None
+        """Copies of the groups as they were when all their values were in use, or None."""
+        self.sources: list[Source] = []
+        self._seen: tuple[Any, Any] = (None, None)
+        """The settings and the schedule of the first optimizer that the sources come from."""
+
+    def begin(self, optimizers: tuple[Optimizer, ...], sources: list[Source]) -> None:
+        """Synchronize the groups with new optimizers, which have the settings of these sources."""
+        self.optimizers = optimizers
+        self._parameters = [[*group["params"]] for group in self.list]
+        for each in optimizers:
+            # instance attributes hide the methods
+            vars(each).update(_source_of=self._source_of, _source_of_number=self._source_of_number)
+        first = optimizers[0]
+        settings = first._settings
+        changes = []
+        if first._max_steps is None:  # so that opaque schedules are recorded
+            changes = [self._change(each, settings, sources[0].rate) for each in optimizers]
+        self._replace(changes, sources, settings, sources[0].rate, [()] * len(sources))
+
+    # ---- where the numbers come from
+
+    def _source_of(self, schedule: Schedule) -> Any:
+        """Return the source of a rate for the core, which records the rates of opaque schedules."""
+        return self._recorded(schedule, schedule._value)
+
+    def _source_of_number(self, part: Part) -> Any:
+        """Return the source of another number in the same way."""
+        return self._recorded(part.value, part.source)
+
+    def _recorded(self, schedule: Schedule, source: Callable[[int], Any]) -> Any:
+        if not self._is_opaque(schedule):
+            return source
+        return self._asked.setdefault(id(schedule), _Asked(schedule, source))
+
+    def _is_opaque(self, schedule: Schedule) -> bool:
+        """Return whether a schedule runs the caller's code, so that it must be called only once per step."""
+        if self.optimizers[0]._max_steps is not None:  # a table has all numbers
+            return False
+        return any(each._holds_callable or not each._is_own for each in schedule._nested())
+
+    def _change(self, optimizer: Optimizer, settings: Settings, schedule: Schedule) -> Any:
+        """Return the change for `commit` to these settings and this rate."""
+        return (
+            optimizer,
+            None,
+            None,
+            (),
+            optimizer._new_settings(settings),
+            optimizer._rate_of(schedule),
+            None,
+        )
+
+    def _replace(
+        self, changes: Sequence[Any], sources: list[Source], settings: Settings, schedule: Schedule,
+        kept: Sequence[Container[str]], attributes: Sequence[Any] = (), carried: Sequence[Mapping[str, Any]] = (),
+    ) -> None:  # fmt: skip
+        """Make changes after which the optimizers have these settings and this rate, and show the numbers in the groups.
+
+        The values under the `kept` names of each group stay there, and the `carried` entries are added. All of it is
+        one operation, which an interrupt does not split.
+        """
+        changing = any(type(each) is not Constant for source in sources for each in source.schedules())
+        shown = [self._numbers(source) for source in sources]
+        updates = [
+            (group, {**more, **{name: value for name, value in numbers.items() if name not in names}})
+            for group, numbers, names, more in zip(
+                self.list, shown, kept, carried or [{}] * len(sources), strict=True
+            )
+        ]
+        own = {
+            "sources": sources,
+            "shown": shown,
+            "is_scheduled": changing and self.optimizers[0]._max_steps is None,
+            "_seen": (settings, schedule),
+            "_known": None,
+        }
+        commit(changes, [*attributes, *((self, name, value) for name, value in own.items())], updates)
+        ids = {id(each) for each in self.schedules()}
+        self._asked = {key: asked for key, asked in self._asked.items() if key in ids}
+
+    def schedules(self) -> list[Schedule]:
+        """Return the schedules of all groups, each once."""
+        every = [schedule for source in self.sources for schedule in source.schedules()]
+        return [*{id(each): each for each in every}.values()]
+
+    def hyper_of(self, i: int) -> dict[str, Any]:
+        """Return the numbers of a group for the next step."""
+        return self._hyper(self.sources[i])
+
+    # ---- what the groups show
+
+    def _rate(self, schedule: Schedule) -> float:
+        """Return the rate to show: that of the next step or, if only the caller's code can compute it, of the last step."""
+        if self._is_opaque(schedule):
+            return self._last(schedule)
+        first = self.optimizers[0]
+        with contextlib.suppress(Exception):  # the next step raises the error
+            return first._rate_after(first.step_count, schedule)
+        return math.nan
+
+    def _last(self, schedule: Schedule) -> float:
+        """Return the number that an opaque schedule returned last, or NaN."""
+        asked = self._asked.get(id(schedule))
+        return math.nan if asked is None else asked.number
+
+    def _numbers(self, source: Source) -> dict[str, Any]:
+        """Return the numbers and options of a group, as its entries."""
+        options = {**self.optimizers[0]._options, "maximize": source.maximize}
+        return {
+            "lr": self._rate(source.rate),
+            **self._hyper(source),
+            **_torch_state.options_in_group(options),
+        }
+
+    def _hyper(self, source: Source) -> dict[str, Any]:
+        return {name: self._number(name, value) for name, value in source.hyper.items()}
+
+    def _number(self, name: str, value: Any) -> Any:
+        """Return a number of the next step, or of the last one as for rates."""
+        if not schedules_in(value):
+            return value
+        known = mapped(
+            value, lambda each: self._last(each) if schedules_in(each) and self._is_opaque(each) else each
+        )
+        with contextlib.suppress(Exception):  # the next step raises the error
+            return self.optimizers[0]._number_of_next_step(name, known)
+        return math.nan
+
+    def show(self) -> None:
+        """Write changed values into the groups, unless the caller has assigned others there."""
+        if not self.optimizers:
+            return
+        with contextlib.suppress(TypeError, ValueError):  # the next step raises the error
+            self._refresh()
+            self.show_next()
+
+    def show_next(self) -> None:
+        """Write the numbers of the next step into the groups, unless others were assigned there."""
+        if not self.is_scheduled:
+            return
+        count = None
+        while count != self.optimizers[0].step_count:  # a signal handler may have stepped in the meantime
+            count = self.optimizers[0].step_count
+            updates, known = [], []
+            for i, (group, shown, source) in enumerate(zip(self.list, self.shown, self.sources, strict=True)):
+                numbers = {
+                    name: value for name, value in self._numbers(source).items() if value is not shown[name]
+                }
+                followed = {
+                    name: value for name, value in numbers.items() if _equal(group.get(name), shown[name])
+                }
+                updates += [(shown, numbers), (group, followed)]
+                known.append({**self._known[i], **followed} if self._known else {})
+            commit([], [(self, "_known", known if self._known else None)], updates)
+
+    def _remember(self) -> None:
+        """Record that the current values of the groups are in use, unless some can change in place."""
+        values = (value for group in self.list for value in group.values() if value is not group["params"])
+        if not any(map(_is_mutable, values)):
+            self._known = [
+                {**group, "params": own} for group, own in zip(self.list, self._parameters, strict=True)
+            ]
+
+    # ---- what is assigned in the groups
+
+    def checked(self) -> list[dict[str, Any]]:
+        """Return the groups; raise ValueError if their number or their parameters were changed."""
+        groups: Any = self.list
+        if not isinstance(groups, list) or not all(isinstance(each, dict) for each in groups):
+            raise ValueError("param_groups: expected a list of dictionaries")
+        if len(groups) != len(self._parameters):
+            raise ValueError(
+                f"param_groups: expected {len(self._parameters)} groups, got {len(groups)}; add groups with "
+                "add_param_group, and make another FusedOptimizer for fewer"
+            )
+        for i, (group, own) in enumerate(zip(groups, self._parameters, strict=True)):
+            params = group.get("params")
+            if (
+                not isinstance(params, (list, tuple))
+                or len(params) != len(own)
+                or not all(map(operator.is_, params, own))
+            ):
+                raise ValueError(
+                    f"{label(i)}: the group's parameters were changed; make another FusedOptimizer for other parameters"
+                )
+        return groups
+
+    def obey(self) -> None:
+        """Apply the values assigned in the groups since they were last written; if one of them is invalid, apply none."""
+        first = self.optimizers[0]
+        settings, schedule = self._seen
+        if self._known is not None and first._settings is settings and first.schedule is schedule:
+            with contextlib.suppress(
+                RuntimeError, TypeError, ValueError
+            ):  # tensors cannot always be compared
+                if self.list == self._known:
+                    return
+        groups = self.checked()
+        self._refresh()
+        for i, group in enumerate(groups):
+            with naming(label(i)):
+                self._check_fixed(group)
+        pending = self._all_pending(groups)
+        added = [
+            {"decay"} & group.keys() - shown.keys() for group, shown in zip(groups, self.shown, strict=True)
+        ]
+        if not any(pending) and not any(added):
+            self.is_suspended = False
+            self._remember()
+            return
+        sources = []
+        for i, (changed, more) in enumerate(zip(pending, added, strict=True)):
+            with naming(label(i)):
+                for name in (*changed, *more):
+                    if name in _torch_state.FIXED and name != "maximize":
+                        raise ValueError(f"{name}: fixed at construction; make a new optimizer")
+                self._refuse_first_momentum(changed)
+                self._refuse_other_momenta(i, changed)
+                sources.append(self._changed(i, changed))
+        # Assigned tensors and lists stay in the group, and are read again at each step.
+        kept = [{name for name, value in changed.items() if _is_mutable(value)} for changed in pending]
+        zero = [self._is_zero_over_schedule(i, changed) for i, changed in enumerate(pending)]
+        self._use(
+            sources,
+            [names | ({"lr"} if is_zero else set()) for names, is_zero in zip(kept, zero, strict=True)],
+        )
+        self.is_suspended = any(zero)
+
+    def _is_zero_over_schedule(self, i: int, changed: Mapping[str, Any]) -> bool:
+        """Return whether a rate of 0 was assigned over the schedule of a group.
+
+        `torch.distributed.checkpoint` does so for a step that creates the states, and then restores the number.
+        """
+        given = changed.get("lr")
+        return isinstance(given, float) and given == 0 and type(self.sources[i].rate) is not Constant
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Step with rates and decays of 0 in a ``with`` block, in the groups whose rate is 0 in place of a schedule's."""
+        pending = self._all_pending(self.list)
+        zero = [self._is_zero_over_schedule(i, changed) for i, changed in enumerate(pending)]
+        sources = [
+            source._replace(rate=Constant(0.0), hyper=source.hyper | {"weight_decay": 0.0})
+            if is_zero
+            else source
+            for source, is_zero in zip(self.sources, zero, strict=True)
+        ]
+        settings, schedule = self._seen
+        between = settings_of(sources, bool(self.optimizers[0]._options["maximize"]))
+        commit([self._change(each, between, sources[0].rate) for each in self.optimizers])
+        try:
+            yield
+        finally:
+            commit([self._change(each, settings, schedule) for each in self.optimizers])
+
+    def _changed(self, i: int, changed: Mapping[str, Any]) -> Source:
+        """Return the source of a group after these values were assigned."""
+        source = self.sources[i]
+        rate, maximize = source.rate, source.maximize
+        if "lr" in changed:
+            given = changed["lr"]
+            if self._is_zero_over_schedule(i, changed):
+                given = rate
+            elif not callable(given) and type(rate) is not Constant:
+                raise ValueError(
+                    f"lr: {given} was assigned in param_groups, perhaps by a PyTorch scheduler, but the rate comes from "
+                    f"{rate!r}; pass a number as lr, or assign opt.lr"
+                )
+            rate = as_rate(given)
+        if "maximize" in changed:
+            maximize = flag("maximize", changed["maximize"])
+        hyper = _arguments.settable({name: value for name, value in changed.items() if name in source.hyper})
+        for name, value in hyper.items():
+            if schedules_in(source.hyper[name]) and not schedules_in(value):
+                raise ValueError(
+                    f"{name}: {value} was assigned in param_groups, perhaps by a PyTorch scheduler, but the number comes "
+                    f"from {source.hyper[name]!r}; to replace that, assign lrcore.schedules.Constant"
+                )
+        return Source(rate, source.hyper | hyper, maximize)
+
+    def _use(self, sources: list[Source], kept: Sequence[Container[str]]) -> None:
+        """Change all optimizers to new sources, and show their numbers in the groups, except under the `kept` names."""
+        first = self.optimizers[0]
+        first._require_changeable("param_groups")
+        settings, schedule = settings_of(sources, bool(first._options["maximize"])), sources[0].rate
+        changes = [self._change(each, settings, schedule) for each in self.optimizers]
+        self._replace(changes, sources, settings, schedule, kept)
+
+    def set_rate(self, lr: Any) -> None:
+        """Replace the rate of the first group, and of the groups whose rate has the same source."""
+        groups = self.checked()
+        self._refresh()
+        before, rate = self.sources[0].rate, as_rate(lr)
+        follow = [_is_same(each.rate, before) for each in self.sources]
+        sources = [
+            each._replace(rate=rate) if follows else each
+            for each, follows in zip(self.sources, follow, strict=True)
+        ]
+        pending = self._all_pending(groups)
+        self._use(
+            sources,
+            [
+                changed.keys() - ({"lr"} if follows else {})
+                for changed, follows in zip(pending, follow, strict=True)
+            ],
+        )
+        if isinstance(lr, torch.Tensor):  # read again at each step
+            for group, follows in zip(groups, follow, strict=True):
+                if follows:
+                    group["lr"] = lr
+
+    def load(
+        self, changes: Sequence[Any], attributes: Sequence[Any], sources: list[Source],
+        settings: Settings, carried: Sequence[Mapping[str, Any]],
+    ) -> None:  # fmt: skip
+        """Make changes that replace everything by loaded values, and show these in the groups."""
+        self._replace(changes, sources, settings, sources[0].rate, [()] * len(sources), attributes, carried)
+
+    def _refresh(self) -> None:
+        """Show values assigned to the optimizers themselves; raise ValueError if they conflict with the groups' values."""
+        first = self.optimizers[0]
+        settings, schedule = first._settings, first.schedule
+        if self._seen[0] is settings and self._seen[1] is schedule:
+            return
+        pending = self._all_pending(self.checked())
+        sources = sources_of(settings, schedule, bool(first._options["maximize"]))
+        for i, (changed, source) in enumerate(zip(pending, sources, strict=True)):
+            numbers = self._numbers(source)
+            for name, value in changed.items():
+                new = numbers[name]
+                if new != self.shown[i][name] and not _equal(value, new):
+                    raise ValueError(
+                        f"{label(i)}: {name}: {value} was assigned in param_groups, and {new} to an optimizer in "
+                        "opt.optimizers; assign the intended value in param_groups again"
+                    )
+        self._replace([], sources, settings, schedule, pending)
+
+    def _all_pending(self, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the values that were assigned in each group since it was last written."""
+        count = None
+        while count != self.optimizers[0].step_count:  # a signal handler may have stepped in the meantime
+            count = self.optimizers[0].step_count
+            pending = [self._pending(i, group) for i, group in enumerate(groups)]
+        return pending
+
+    def _pending(self, i: int, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that were assigned in a group since it was last written."""
+        try:
+            return {
+                name: group[name]
+                for name, value in self.shown[i].items()
+                if group[name] is not value and not _equal(group[name], value)
+            }
+        except KeyError as missing:
+            raise ValueError(f"{label(i)}: expected the entry {missing}, got {[*group]}") from None
+
+    def require_schedulable(self) -> None:
+        """Raise ValueError if a scheduler of PyTorch that is being made cannot set the groups' numbers.
+
+        The values that it has assigned so far are removed.
+        """
+        groups = self.checked()
+        pending = self._all_pending(groups)
+        try:
+            for i, changed in enumerate(pending):
+                with naming(label(i)):
+                    given = changed.get("lr")
+                    rate = given if callable(given) else self.sources[i].rate
+                    if type(rate) is not Constant:
+                        raise ValueError(
+                            f"lr: the rate comes from {rate!r}, so PyTorch's schedulers cannot set it; pass a number as lr, "
+                            "or assign opt.lr"
+                        )
+                    self._refuse_first_momentum(changed)
+        except ValueError:
+            for group, shown, changed in zip(groups, self.shown, pending, strict=True):
+                group.update({name: shown[name] for name, value in changed.items() if not callable(value)})
+            raise
+
+    def _refuse_first_momentum(self, changed: Mapping[str, Any]) -> None:
+        """Raise ValueError if a momentum is assigned to an optimizer that was made without momentum."""
+        if "momentum" in changed and all(each.hyper["momentum"] == 0.0 for each in self.sources):
+            raise ValueError(
+                f"momentum: {changed['momentum']} was assigned in param_groups, perhaps by a PyTorch scheduler, but the "
+                "optimizer was made with momentum 0; pass momentum= above 0 to FusedOptimizer, or cycle_momentum=False to "
+                "the scheduler"
+            )
+
+    def _refuse_other_momenta(self, i: int, changed: Mapping[str, Any]) -> None:
+        """Raise ValueError if NAdam's momentum changes.
+
+        PyTorch multiplies the momenta of all steps, while lrcore computes that product from the current numbers.
+        """
+        first = self.optimizers[0]
+        if first._public_class().__name__ != "NAdam" or not first.step_count:
+            return
+        for name in ("betas", "momentum_decay"):
+            before = self.sources[i].hyper[name]
+            now = changed.get(name, before)
+            if name == "betas":
+                before, now = before[0], _arguments.settable({name: now})[name][0]
+            if now != before:
+                raise ValueError(
+                    f"{name}: the momentum of NAdam cannot change between steps, got {now} after {before}; the product of "
+                    "all momenta would differ from PyTorch's. Pass cycle_momentum=False to the scheduler"
+                )
+
+    def require_alike(self) -> None:
+        """Raise ValueError if the rates, hyperparameters or step counts of the optimizers differ."""
+        first, *others = self.optimizers
+        for i, each in enumerate(others, 1):
+            if (
+                each.step_count != first.step_count
+                or each._settings != first._settings
+                or not _is_same(each.schedule, first.schedule)
+            ):
+                raise ValueError(
+                    f"optimizers[{i}]: expected the rate, hyperparameters and step count of optimizers[0]; to change all "
+                    "devices, assign opt.lr or opt.param_groups"
+                )
+
+
+def as_rate(lr: Any) -> Schedule:
+    """Return the schedule of a rate; numbers and tensors are read now."""
+    return schedules.as_schedule(lr if callable(lr) else or_zero(to_float("lr", lr)))
+
+
+class _Asked:
+    """A function that calls a schedule and keeps the last number."""
+
+    def __init__(self, schedule: Schedule, ask: Callable[[int], Any]) -> None:
+        self._ask = ask
+        self.schedule = schedule
+        """Kept, so that no other schedule gets its `id`."""
+        self.number = math.nan
+
+    def __call__(self, t: int) -> Any:
+        number = self._ask(t)
+        self.number = number
+        return number
+
+
+def _is_mutable(value: Any) -> bool:
+    """Return whether a number in a group may change in place."""
+    return isinstance(value, (torch.Tensor, list)) or (
+        isinstance(value, tuple) and any(map(_is_mutable, value))
+    )
+
+
+def _equal(found: Any, value: Any) -> bool:
+    """Return whether an entry of a group equals a value; tensors and lists are compared by their current contents."""
+    if found is value:
+        return True
+    try:
+        if isinstance(found, torch.Tensor):
+            found = found.item() if found.numel() == 1 else found.tolist()
+        return bool((tuple(found) if isinstance(found, list) else found) == value)
+    except (RuntimeError, TypeError, ValueError):  # incomparable values are rejected when they are used
+        return False

@@ -1,0 +1,139 @@
+"""Groups that are added to a FusedOptimizer between steps, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import lrcore
+from pytorch.modules import (
+    LINEAR,
+    FusedOptimizer,
+    Separate,
+    assert_unchanged,
+    each_optimizer,
+    everything,
+    give,
+    grouped,
+    in_groups,
+    ones,
+    own_numbers,
+    sgd,
+    stepping,
+    torch,
+    weights,
+    zeros,
+)
+
+
+@each_optimizer
+def test_a_group_that_is_added(name: str) -> None:
+    """A new group steps as a separate optimizer does, and the others continue as if there were none.
+
+    Parameters and states move to new memory; values, gradients and step counts are those of before.
+    """
+    params, later, single = weights(), weights(1), ones(4)
+    opt, separate = grouped(name, params), Separate(name, in_groups(name, params))
+    numbers = own_numbers(name)
+    added: dict[int, tuple[Any, list[Any], dict[str, Any]]] = {
+        3: (iter(later), later, numbers),
+        6: (single, [single], {}),
+    }
+    for t in range(10):
+        if t in added:
+            given, new, own = added[t]
+            grads = [each.grad for each in params]
+            opt.add_param_group({"params": given, **own, "layer": t})
+            separate.add({"params": new, **own})
+            separate.assert_same(opt)
+            assert all(each.grad is grad for each, grad in zip(params, grads, strict=True))
+            params += new
+        give(params, (9, t), 0.7)
+        separate.step()
+        opt.step()
+        separate.assert_same(opt)
+    assert opt.step_count == 10
+    assert opt.param_groups[3]["layer"] == 3
+    assert [len(group["params"]) for group in opt.param_groups] == [2, 2, 2, 6, 1]
+    begin, size = opt.optimizers[0].params.data_ptr(), opt.optimizers[0].size
+    assert all(0 <= each.data_ptr() - begin < 4 * size for each in params if each.numel())
+    theirs = getattr(torch.optim, name, None)
+    if theirs is not None:
+        twin = theirs([ones(1)])
+        twin.add_param_group({"params": ones(1)})
+        assert opt.param_groups[4].keys() >= twin.param_groups[1].keys()
+
+
+def test_a_schedule_of_a_group_that_is_added() -> None:
+    """It is called with the optimizer's count, and the rate of the constructor is the default."""
+    (first,), opt = stepping(None, lr=LINEAR)
+    opt.step()
+    second, third = zeros(1), zeros(1)
+    second.grad = third.grad = torch.ones(1)
+    opt.add_param_group({"params": second, "lr": lambda t: 1.0 * t})
+    opt.add_param_group({"params": third})
+    assert opt.param_groups[2]["lr"] == LINEAR(1)
+    opt.step()
+    assert (second.item(), third.item()) == (-1.0, pytest.approx(-LINEAR(1), rel=1e-7))
+    assert first.item() == pytest.approx(-LINEAR(0) - LINEAR(1), rel=1e-6)  # float32 rounds
+
+
+def shared_with(opt: Any) -> Any:
+    return opt.param_groups[0]["params"][0].detach()[1:].requires_grad_()
+
+
+WRONG: dict[str, tuple[Callable[[Any], Any], Any, str]] = {
+    "no dictionary": (lambda _: [ones(3)], TypeError, "param_group"),
+    "no parameters": (lambda _: {"lr": 0.5}, (KeyError, ValueError), "params"),
+    "a set": (lambda _: {"params": {ones(3)}}, TypeError, "ordered collections"),
+    "one twice": (lambda _: {"params": [ones(3)] * 2}, ValueError, r"param_groups\[2\]: params\[1\]|more than one|duplicate"),
+    "one again": (lambda opt: {"params": opt.param_groups[1]["params"]}, ValueError, "more than one parameter group"),
+    "with names": (lambda _: {"params": [("w", ones(3))]}, ValueError, "with/without names"),
+    "another dtype": (lambda _: {"params": [ones(3), ones(3, dtype=torch.float64)]}, TypeError, r"^param_groups\[2\]: params\[1\]: expected dtype float32"),
+    "no leaf": (lambda _: {"params": [ones(3) * 2]}, ValueError, "leaf"),
+    "shared memory": (lambda opt: {"params": [shared_with(opt)]}, ValueError, r"^param_groups\[2\]: params\[0\]: shares memory"),
+    "a rate": (lambda _: {"params": [ones(3)], "lr": -1.0}, ValueError, r"^param_groups\[2\]: lr: "),
+    "a number": (lambda _: {"params": [ones(3)], "betas": (0.5, 1.0)}, ValueError, r"^param_groups\[2\]: betas\[1\]: "),
+    "an option": (lambda _: {"params": [ones(3)], "amsgrad": True}, ValueError, r"^param_groups\[2\]: amsgrad"),
+    "differentiable": (lambda _: {"params": [ones(3)], "differentiable": True}, ValueError, r"^param_groups\[2\]: differentiable"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WRONG)
+def test_a_group_that_is_refused(way: str) -> None:
+    """Nothing changes, neither in the optimizer nor in the parameters of the group."""
+    params = [ones(3), ones(2)]
+    opt = FusedOptimizer([{"params": each} for each in params], lrcore.Adam)
+    give(params, (10,))
+    opt.step()
+    make, error, message = WRONG[way]
+    group = make(opt)
+    before, groups = everything(opt), [*opt.param_groups]
+    new = [*group["params"]] if isinstance(group, dict) and "params" in group else []
+    new = [each for each in new if isinstance(each, torch.Tensor)]
+    places = [each.data_ptr() for each in (*params, *new)]
+    with pytest.raises(error, match=message):
+        opt.add_param_group(group)
+    assert [each.data_ptr() for each in (*params, *new)] == places
+    assert_unchanged(opt, before)
+    assert all(map(lambda one, other: one is other, opt.param_groups, groups))
+    assert len(opt.param_groups) == 2
+    opt.step()
+    opt.add_param_group({"params": [ones(3)]})
+
+
+def test_memory_of_before_a_group_was_added() -> None:
+    """Tensors that were taken before are stale: they keep their values, and writing to them has no effect."""
+    weight, other = ones(3), ones(2)
+    opt = sgd(weight, momentum=0.5)
+    weight.grad = torch.ones(3)
+    opt.step()
+    stale = weight.data, opt.state[weight]["momentum_buffer"]
+    opt.add_param_group({"params": other})
+    for each in stale:
+        each.fill_(7.0)
+    opt.step()
+    assert (weight.tolist(), other.tolist()) == ([-1.5] * 3, [1.0] * 2)
+    assert all(each.tolist() == [7.0] * 3 for each in stale)
