@@ -275,7 +275,9 @@ Plan Stepper::plan(const Step& step) const {
 /// Returns the segments on the device, or null if a step needs none there. Requires the lock.
 const DeviceSegments* Stepper::on_device(const Plan& plan) {
   if (operands_.api == nullptr || plan.segments.size() < 2) return nullptr;
-  const int width = cuda::chunk_width(plan.step, static_cast<int>(operands_.states.size()), plan.gradients);
+  const auto states = static_cast<int>(operands_.states.size());
+  const Stream* gradients = plan.gradients.empty() ? nullptr : plan.gradients.data();
+  const int width = cuda::chunk_width(plan.step, states, gradients, std::ssize(plan.gradients));
   auto& segments = on_device_[width == cuda::Vec4::width];
   if (!segments)
     segments.emplace(*operands_.api, operands_.device(), plan.step, width, plan.segments,

@@ -2,8 +2,6 @@
 // The `constexpr` functions of this module run on both.
 #pragma once
 
-#include <algorithm>
-
 #include "../plan.h"
 
 namespace lrcore::cuda {
@@ -56,14 +54,12 @@ struct Job {
 };
 
 /// Returns the number of elements in a chunk: four if all arrays have the same offset from a multiple of 16 bytes,
-/// otherwise one. `gradients` are those of the segments, if they have their own.
-inline int chunk_width(const Step& step, int states, std::span<const Stream> gradients = {}) {
-  const auto is_alike = [&](const Stream& array) {
-    const auto offset = [](const Stream& of) { return reinterpret_cast<uintptr_t>(of.data) % sizeof(Vec4); };
-    return offset(array) == offset(step.p);
-  };
-  bool alike = gradients.empty() ? is_alike(step.g) : std::ranges::all_of(gradients, is_alike);
-  for (int k = 0; k < states; ++k) alike = alike && is_alike(step.states[k]);
+/// otherwise one. If the segments have gradients of their own, `gradients` are those of the `segments` segments.
+inline int chunk_width(const Step& step, int states, const Stream* gradients = nullptr, int64_t segments = 0) {
+  const auto offset = [](const Stream& array) { return reinterpret_cast<uintptr_t>(array.data) % sizeof(Vec4); };
+  bool alike = gradients != nullptr || offset(step.p) == offset(step.g);
+  for (int64_t k = 0; k < segments; ++k) alike = alike && offset(gradients[k]) == offset(step.p);
+  for (int k = 0; k < states; ++k) alike = alike && offset(step.states[k]) == offset(step.p);
   return alike ? Vec4::width : Vec1::width;
 }
 
