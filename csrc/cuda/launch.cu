@@ -7,16 +7,21 @@
 namespace lrcore::cuda {
 namespace {
 
-/// Global memory. A Vec4 is stored by one explicit instruction, because the compiler would split some of these stores.
+/// Global memory. The compiler is told so, because it cannot infer it for addresses that are read from memory. A Vec4 is
+/// stored by one explicit instruction, because the compiler would split some of these stores.
 struct Global {
   static __device__ Vec4 load(const Vec4* chunk) {
+    __builtin_assume(__isGlobal(chunk));
     const float4 x = *reinterpret_cast<const float4*>(chunk);
     return {x.x, x.y, x.z, x.w};
   }
   static __device__ void store(Vec4* chunk, const Vec4& from) {
     __stwb(reinterpret_cast<float4*>(chunk), make_float4(from.x[0], from.x[1], from.x[2], from.x[3]));
   }
-  static __device__ Vec1 load(const Vec1* chunk) { return *chunk; }
+  static __device__ Vec1 load(const Vec1* chunk) {
+    __builtin_assume(__isGlobal(chunk));
+    return *chunk;
+  }
   static __device__ void store(Vec1* chunk, const Vec1& from) { *chunk = from; }
 };
 
