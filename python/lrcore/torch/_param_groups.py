@@ -255,8 +255,8 @@ class ParamGroups:
 
     def _remember(self) -> None:
         """Record that the current values of the groups are in use, unless some can change in place."""
-        values = (value for group in self.list for value in group.values() if value is not group["params"])
-        if not any(map(_is_mutable, values)):
+        every = zip(self.list, self.shown, strict=True)
+        if not any(_is_mutable(group[name]) for group, shown in every for name in shown):
             self._known = [
                 {**group, "params": own} for group, own in zip(self.list, self._parameters, strict=True)
             ]
