@@ -33,6 +33,11 @@ class Source(NamedTuple):
         """Return the schedules, the rate's first."""
         return [self.rate, *(each for value in self.hyper.values() for each in schedules_in(value))]
 
+    def moving(self) -> list[str]:
+        """Return the names of the numbers that come from schedules."""
+        rate = [] if type(self.rate) is Constant else ["lr"]
+        return rate + [name for name, value in self.hyper.items() if schedules_in(value)]
+
 
 def settings_of(sources: Sequence[Source], maximize: bool) -> Settings:
     """Return the settings of an optimizer whose groups have these numbers; its rate is that of the first group.
@@ -99,6 +104,8 @@ class ParamGroups:
         self._parameters: list[list[Any]] = []
         self._known: list[dict[str, Any]] | None = None
         """Copies of the groups as they were when all their values were in use, or None."""
+        self._moving: list[list[str]] = []
+        """The names of the numbers in each group that come from schedules."""
         self.sources: list[Source] = []
         self._seen: tuple[Any, Any] = (None, None)
         """The settings and the schedule of the first optimizer that the sources come from."""
@@ -159,7 +166,6 @@ class ParamGroups:
         The values under the `kept` names of each group stay there, and the `carried` entries are added. All of it is
         one operation, which an interrupt does not split.
         """
-        changing = any(type(each) is not Constant for source in sources for each in source.schedules())
         shown = [self._numbers(source) for source in sources]
         updates = [
             (group, {**more, **{name: value for name, value in numbers.items() if name not in names}})
@@ -167,10 +173,12 @@ class ParamGroups:
                 self.list, shown, kept, carried or [{}] * len(sources), strict=True
             )
         ]
+        moving = [each.moving() for each in sources]
         own = {
             "sources": sources,
+            "_moving": moving,
             "shown": shown,
-            "is_scheduled": changing and self.optimizers[0]._max_steps is None,
+            "is_scheduled": any(moving) and self.optimizers[0]._max_steps is None,
             "_seen": (settings, schedule),
             "_known": None,
         }
@@ -244,7 +252,8 @@ class ParamGroups:
             updates, known = [], []
             for i, (group, shown, source) in enumerate(zip(self.list, self.shown, self.sources, strict=True)):
                 numbers = {
-                    name: value for name, value in self._numbers(source).items() if value is not shown[name]
+                    name: self._rate(source.rate) if name == "lr" else self._number(name, source.hyper[name])
+                    for name in self._moving[i]
                 }
                 followed = {
                     name: value for name, value in numbers.items() if _equal(group.get(name), shown[name])
