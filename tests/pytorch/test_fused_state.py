@@ -387,3 +387,22 @@ def test_states_whose_storage_was_replaced(values: State, name: str) -> None:
         opt.step()
     assert [each.tolist() for each in params] == before
     assert opt.step_count == 1
+
+
+def test_entries_that_are_kept_across_steps() -> None:
+    """A dictionary that was taken from `opt.state` earlier still acts, and leaves the counts of all parameters."""
+    params = [ones(3), ones(2)]
+    opt, separate = FusedOptimizer(params, lrcore.Adam), Separate("Adam", [{"params": params}], lr=1e-3)
+    give(params, (30, 0))
+    for each in (opt, separate):
+        each.step()
+    kept = opt.state[params[1]]
+    for t in range(1, 6):
+        give(params, (30, t))
+        if t == 4:
+            kept["exp_avg"] = torch.full((2,), 0.25)
+            separate.of(params[1]).state["exp_avg"].fill_(0.25)
+        for each in (opt, separate):
+            each.step()
+    separate.assert_same(opt)
+    assert [opt.state[each]["step"].item() for each in params] == [6.0, 6.0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrcore._checks import integer, naming, require_entries
 from lrcore._extras import optional_dependency
@@ -42,6 +42,19 @@ def require_states(
     require_entries(name, entries, required, *({*names} - {*required}), *_torch_state.COUNTS)
 
 
+class _Shown(NamedTuple):
+    """What the dictionaries showed last."""
+
+    step_count: int
+    """The optimizer's step count at that time; -1 if the states have been replaced since."""
+    parameters: list[Any]
+    """The parameters that had states."""
+    entries: list[dict[str, Any]]
+    """Their dictionaries."""
+    copies: list[dict[str, Any]]
+    """Copies of these."""
+
+
 class States:
     """The states of all parameters, and the dictionaries that show them."""
 
@@ -56,26 +69,18 @@ class States:
         """The dictionary of the caller."""
         self.is_exposed = False
         """Whether the caller may hold it."""
-        self._parameters: list[Any] = []
-        """The parameters with states."""
-        self._entries: list[dict[str, Any]] = []
-        """The entries that were shown for them."""
-        self._known: list[dict[str, Any]] = []
-        """Copies of these entries."""
+        self._shown = _Shown(-1, [], [], [])
         with torch.inference_mode(False):
             self._steps = torch.zeros(self._total, dtype=torch.float32, device="cpu")
             self._shown_steps = self._steps.clone()
             # each in its own storage, so that saving one does not save all
             self._step_of = [with_own_storage(each) for each in self._steps]
-        self._shown_count = -1
-        self._counts = [0] * self._total
-        """The steps that each parameter had taken when they were shown."""
 
-    def slots(self) -> Iterator[tuple[Buffer, int, Slot]]:
-        """Yield each parameter with its buffer and its index there."""
+    def _every(self) -> Iterator[tuple[Buffer, Slot, dict[str, Any], int]]:
+        """Yield each parameter with its buffer, the views of its states, and the number of its steps."""
         for buffer in self._buffers:
-            for k, slot in enumerate(buffer.slots):
-                yield buffer, k, slot
+            for each in zip(buffer.slots, buffer.states, buffer.counts(), strict=True):
+                yield buffer, *each
 
     def expose(self) -> Any:
         """Return the dictionary for the caller, with the current states unless others were assigned there."""
@@ -93,19 +98,16 @@ class States:
     def _show(self) -> None:
         """Show the states of the parameters that have some."""
         step_count = self._buffers[0].optimizer.step_count
-        if step_count == self._shown_count:
+        if step_count == self._shown.step_count:
             return
-        counts = {id(buffer): buffer.counts() for buffer in self._buffers}
-        self._parameters, self._entries, self._known = [], [], []
+        shown = _Shown(step_count, [], [], [])
+        steps = [0.0] * self._total
         used: set[int] = set()
-        for buffer, k, slot in self.slots():
-            count = self._counts[slot.number] = counts[id(buffer)][k]
-            self._steps[slot.number] = count
-            found = (
-                self.entries_of(slot, count, buffer.states[k], self._step_of[slot.number])
-                if self.has_states(count)
-                else {}
-            )
+        for _, slot, states, count in self._every():
+            steps[slot.number] = float(count)
+            found = {}
+            if self.has_states(count):
+                found = self.entries_of(slot, count, states, self._step_of[slot.number])
             if not found:
                 dict.pop(self.mapping, slot.parameter, None)
                 continue
@@ -114,11 +116,12 @@ class States:
                 entries = self.mapping[slot.parameter] = {}
             used.add(id(entries))
             entries.update(found)
-            self._parameters.append(slot.parameter)
-            self._entries.append(entries)
-            self._known.append(dict(entries))
+            shown.parameters.append(slot.parameter)
+            shown.entries.append(entries)
+            shown.copies.append(dict(entries))
+        self._steps.copy_(torch.tensor(steps, dtype=torch.float32, device="cpu"))
         self._shown_steps.copy_(self._steps)
-        self._shown_count = step_count
+        self._shown = shown  # last, so that an interrupt has no effect
 
     def entries_of(
         self, slot: Slot, count: int, states: Mapping[str, Any], step: Any = None
@@ -136,7 +139,8 @@ class States:
             raise TypeError("state: expected a dictionary of dictionaries, as in PyTorch")
         before = self.expose()
         former = [
-            (entries, {name: _copied(each) for name, each in entries.items()}) for entries in self._entries
+            (entries, {name: _copied(each) for name, each in entries.items()})
+            for entries in self._shown.entries
         ]
         self.mapping = defaultdict(dict, {parameter: _plain(entries) for parameter, entries in given.items()})
         try:
@@ -158,11 +162,11 @@ class States:
 
     def _has_changed(self) -> bool:
         """Return whether the dictionaries or the step counts differ from those that were shown."""
-        if len(self.mapping) != len(self._entries) or not torch.equal(self._steps, self._shown_steps):
+        if len(self.mapping) != len(self._shown.entries) or not torch.equal(self._steps, self._shown_steps):
             return True
-        shown = zip(self._parameters, self._entries, self._known, strict=True)
+        shown = zip(self._shown.parameters, self._shown.entries, self._shown.copies, strict=True)
         return not all(
-            self.mapping.get(p) is entries and _are_same(entries, known) for p, entries, known in shown
+            self.mapping.get(p) is entries and _are_same(entries, copy) for p, entries, copy in shown
         )
 
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
@@ -172,40 +176,39 @@ class States:
 
         If `begins` is true, the step count of the optimizers becomes the largest one of the parameters.
         """
-        known = {id(entries): copy for entries, copy in zip(self._entries, self._known, strict=True)}
-        shown = {*self._parameters}
-        parameters = {slot.parameter for _, _, slot in self.slots()}
+        shown = dict(zip(self._shown.parameters, self._shown.copies, strict=True))
+        steps = self._shown_steps.tolist()
+        parameters = {slot.parameter for _, slot, _, _ in self._every()}
         if any(each not in parameters for each in self.mapping):
             raise ValueError("state: expected parameters of this optimizer as keys")
         counts: dict[int, int] = {}
         changes: list[Any] = []
         writes: dict[int, list[tuple[Slot, str, Any]]] = {id(buffer): [] for buffer in self._buffers}
-        for buffer, k, slot in self.slots():
-            given, views, name = dict.get(self.mapping, slot.parameter), buffer.states[k], slot.name
-            count = self._counts[slot.number]
+        for buffer, slot, views, current in self._every():
+            given, name = dict.get(self.mapping, slot.parameter), slot.name
             if given is not None and not isinstance(given, Mapping):
                 raise TypeError(f"{name}: state: expected a dictionary, got {type(given).__name__}")
             if not given:
-                was_shown = slot.parameter in shown
-                counts[slot.number] = 0 if was_shown else count
-                if was_shown:
+                was_removed = slot.parameter in shown
+                counts[slot.number] = 0 if was_removed else current
+                if was_removed:
                     writes[id(buffer)] += [(slot, each, buffer.initial.get(each, 0.0)) for each in views]
                 continue
             require_states(name, given, self._names, self._hyper_of(slot.group))
-            former = known.get(id(given), {})
             for each, view in views.items():
                 if each in given and given[each] is not view:
                     writes[id(buffer)].append((slot, each, fitting(f"{name}: {each}", given[each], view)))
+            count = current
             if "step" in given:
                 with naming(name):
                     step = to_float("step", given["step"])
-                    if step != _torch_state.as_float32(count):
+                    if slot.parameter not in shown or step != steps[slot.number]:
                         count = integer("step", _torch_state.whole(step), 0)
-            elif "step" in former:
+            elif "step" in shown.get(slot.parameter, {}):
                 raise ValueError(f"{name}: step: missing; to begin again, remove all states of the parameter")
             counts[slot.number] = max(count, 1) if self._class == "SGD" else count
         step_count = self._buffers[0].optimizer.step_count
-        if begins or (self._entries and not any(counts.values())):
+        if begins or (shown and not any(counts.values())):
             step_count = max(counts.values(), default=0)
         for buffer in self._buffers:
             written = writes[id(buffer)]
@@ -218,7 +221,7 @@ class States:
             changes.append(
                 (buffer.optimizer, states, step_count, buffer.ranges_of(own, step_count), None, None, None)
             )
-        self._shown_count = -1
+        self._shown = self._shown._replace(step_count=-1)
         commit(changes)
 
 
