@@ -1,8 +1,9 @@
 """Update the parameters of a PyTorch model on the CPU, through DLPack, without a copy.
 
-This example shows the mechanism behind `lrcore.torch`: one flat tensor holds all parameters, another holds all
-gradients, and the model's own tensors become views of them. The backward pass accumulates the gradients in place, and
-one step updates the whole model.
+This example flattens a model by hand: one flat tensor holds all parameters, another holds all gradients, and the model's
+own tensors become views of them. The backward pass accumulates the gradients in place, and one step updates the whole
+model. `lrcore.torch.FusedOptimizer` makes the parameters views in the same way, but reads the gradients where autograd
+has put them; use it unless you need flat gradients.
 
     pip install torch
     python examples/with_torch.py
