@@ -27,7 +27,7 @@ class Cursor {
   }
   /// Whether the element is inside a range.
   bool is_inside() const { return next_ != end_ && next_->begin <= element_; }
-  /// Returns the end of that range, or else the begin of the next one.
+  /// Returns the end of that range, or the beginning of the next one if the element is in none.
   int64_t until() const {
     if (next_ == end_) return std::numeric_limits<int64_t>::max();
     return is_inside() ? next_->end : next_->begin;

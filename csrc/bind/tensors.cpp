@@ -6,7 +6,7 @@
 namespace lrcore {
 namespace {
 
-/// The names of attributes of tensors, and the method that reports negated views.
+/// The names of the attribute and the method of tensors that are used here.
 struct Known {
   py::handle grad = PyUnicode_InternFromString("grad");
   py::handle is_neg = PyUnicode_InternFromString("is_neg");
@@ -114,8 +114,8 @@ void Tensors::check(const char* why) const {
       throw std::runtime_error(text(tensor.name, ": ", why));
 }
 
-/// Whether `gradient` is the same object as in the last two calls, and was alive in between, so that it is still plain.
-/// A call of `is_plain` takes longer than the rest of the work for a tensor.
+/// Whether `gradient` is the same object as in the last two calls, and was alive in between. `is_plain` is then not
+/// called again, because it takes longer than the rest of the work for a tensor.
 bool Tensors::Tensor::is_known(py::handle gradient) {
   if (known_gradient && referent(known_gradient) == gradient.ptr()) return true;
   known_gradient = last_gradient == gradient.ptr() ? reference_to(gradient) : py::object();

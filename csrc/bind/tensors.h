@@ -23,13 +23,13 @@ class Tensors {
   Tensors(const std::vector<std::string>& names, const std::vector<py::object>& tensors,
           const std::vector<py::object>& views, const std::vector<int64_t>& begins, py::object fitting);
 
-  /// Throws RuntimeError with the message "name: why" if a tensor is not the same view any more. Runs no Python code.
+  /// Throws RuntimeError with the message "name: why" if a tensor is no longer its view. Runs no Python code.
   void check(const char* why) const;
   /// Returns the gradients that the tensors have. May run Python code.
   Gradients read();
-  /// Finds the memory of gradients, and returns whether a step can read all of them. Runs no Python code.
+  /// Finds the memory of gradients, and returns whether a step can read all of them in place. Runs no Python code.
   bool locate(const Gradients& gradients, const Operands& operands);
-  /// Replaces the gradients that `locate` found unfit. Runs Python code.
+  /// Replaces the gradients that cannot be read in place, according to `locate`, by copies. Runs Python code.
   void fit(Gradients& gradients) const;
 
   /// Whether other tensors have gradients than when the segments were split.

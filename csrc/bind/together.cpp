@@ -84,8 +84,8 @@ struct Stepper::Prepared {
   std::vector<Constants> table;        // empty unless that of a capturable optimizer changes
 };
 
-/// Makes the checks that do not depend on what other threads change before the lock is taken. Must be called without
-/// the lock, because computing the table of a capturable optimizer calls schedules.
+/// Makes the checks that do not depend on anything that other threads can change. Must be called without the lock,
+/// because computing the table of a capturable optimizer calls schedules.
 Stepper::Prepared Stepper::prepare(Change& change) {
   Prepared prepared{.change = change, .states = {}, .params = {}, .configs = {}, .partition = {}, .table = {}};
   if (change.states) {

@@ -92,7 +92,7 @@ class Optimizer(Stepper):
     """The defaults that this class itself changes."""
     _defaults: ClassVar[Shared] = DEFAULTS
     _has_groups = True
-    """Whether groups can have settings of their own; False for the optimizers of a `lrcore.torch.FusedOptimizer`."""
+    """Whether the settings of groups can be assigned; False for the optimizers of a `lrcore.torch.FusedOptimizer`."""
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **defaults: Unpack[Shared]) -> None:
@@ -429,8 +429,8 @@ class Optimizer(Stepper):
         self._require_changeable(name)
         if not self._has_groups:
             raise AttributeError(
-                f"{name}: this optimizer is part of a FusedOptimizer, which has a single group; "
-                "assign fused.param_groups[0] or fused.lr"
+                f"{name}: this optimizer is part of a FusedOptimizer; assign the numbers of its groups in "
+                "fused.param_groups"
             )
 
     def _change_settings(self, changed: Callable[[Settings], Settings]) -> None:
@@ -553,7 +553,7 @@ class Optimizer(Stepper):
         )
         schedule, settings, to_set = settled(own, Settings(hyper, groups))
         if not self._has_groups and settings.groups != (GroupSettings(),):
-            raise ValueError("groups: expected none, because this optimizer is part of a FusedOptimizer")
+            raise ValueError("groups: this optimizer is part of a FusedOptimizer; call fused.load_state_dict")
         new_settings = self._new_settings(settings)
         states = [state[name] for name in self._state]
         change = (self, states, entries["step_count"], counts, new_settings, self._rate_of(schedule), None)

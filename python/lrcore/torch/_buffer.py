@@ -27,7 +27,7 @@ class Prototype(NamedTuple):
     initial: Mapping[str, float]
     """The initial values of the states."""
     attributes: Mapping[str, Any]
-    """The attributes that a subclass of the caller's has set."""
+    """The attributes that the constructor of a user-defined subclass has set."""
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> Self:
@@ -48,7 +48,7 @@ class Slot(NamedTuple):
     parameter: Any
     begin: int
     end: int
-    """The end of its elements. A parameter without elements has one that is never stepped, for its step count."""
+    """The end of its elements. A parameter without elements has one here, which is never stepped, for its step count."""
     stride: tuple[int, ...]
 
     def view(self, flat: Any) -> Any:
@@ -63,14 +63,14 @@ class Buffer:
         self, given: Sequence[tuple[int, str, int, Any]], groups: int, prototype: Prototype, settings: Settings,
         schedule: Schedule,
     ) -> None:  # fmt: skip
-        """Make the flat buffers, with the values of the parameters.
+        """Create the flat buffers, with the values of the parameters.
 
         `given` has the index, the name in messages, the group and the tensor of each parameter, and `groups` is the number
-        of groups on all devices. `moves` makes the parameters views of the buffer.
+        of groups on all devices. The parameters stay where they are until the assignments of `moves` are made.
         """
         sizes = [max(each.numel(), 1) for *_, each in given]
         starts, size = layout([(each,) for each in sizes], pad=True)
-        # The strides of the parameter itself if it is dense, for example channels last.
+        # These are the parameter's own strides if it is dense, for example channels last.
         strides = [torch.empty_like(each, device="meta").stride() for *_, each in given]
         self.slots = [
             Slot(*each, begin, begin + count, stride)
@@ -115,7 +115,10 @@ class Buffer:
             yield slot.parameter, "data", view
 
     def _fitting(self, i: int, grad: Any) -> Any:
-        """Return a copy of a parameter's gradient that has the parameter's strides."""
+        """Return a copy of a parameter's gradient that has the parameter's dtype and strides.
+
+        Raises TypeError or ValueError if the gradient is sparse, has no memory or has another shape.
+        """
         slot = self.slots[i]
         if grad.layout != torch.strided:
             raise TypeError(
@@ -133,7 +136,7 @@ class Buffer:
         return self.counts_in(*self.optimizer._counts())
 
     def counts_in(self, step_count: int, others: Sequence[tuple[int, int, int]]) -> list[int]:
-        """Return the number of steps of each parameter, given the ranges that differ from the optimizer's number."""
+        """Return the number of steps of each parameter, given the optimizer's number and the ranges with other numbers."""
         begins = [begin for begin, _, _ in others]
         found = []
         for slot in self.slots:
@@ -143,7 +146,7 @@ class Buffer:
         return found
 
     def ranges_of(self, counts: Sequence[int], step_count: int) -> list[tuple[int, int, int]]:
-        """Return the ranges of the parameters whose number of steps is not the optimizer's, with that number."""
+        """Return the ranges of the parameters whose number of steps is not the optimizer's, each with its own number."""
         return [
             (slot.begin, slot.end, count)
             for slot, count in zip(self.slots, counts, strict=True)
@@ -151,7 +154,7 @@ class Buffer:
         ]
 
     def flat_states(self, of_slots: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return new flat states: the given values of each parameter, or the initial ones of those that are missing."""
+        """Return new flat states with the given values of each parameter, and the initial values of missing states."""
         flats = {}
         for name, flat in self.optimizer.state.items():
             flats[name] = torch.full_like(flat, self.initial.get(name, 0.0))

@@ -114,7 +114,7 @@ def _loaded(
         if text["rule"] != optimizer.rule:
             raise ValueError(f"rule: expected {optimizer.rule}, got {text['rule']}")
     found = {name: value for name, value in group.items() if name in shown or name in _torch_state.FIXED}
-    if text is None:  # of torch.optim
+    if text is None:  # written by torch.optim
         known = _torch_state.peer_of(kind).options
         defaults = _torch_state.options_in_group(kind.default_options)
         there = [each for each in known if each not in _torch_state.LATER]
@@ -180,9 +180,9 @@ def steps_in(
     given: int | None,
     states: Sequence[str],
 ) -> Steps:
-    """Return the step counts. SGD does not store those of its parameters: `given` is the argument for it.
+    """Return the step counts.
 
-    `names` is that of `read`.
+    PyTorch's SGD stores none, so `given` can be the caller's number for it, or None. `names` is the argument of `read`.
     """
     own = loaded[0].own
     if kind.name != "SGD":

@@ -39,8 +39,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     The class is a `torch.optim.Optimizer`: parameter groups, gradient scaling, clipping, the schedulers of
     ``torch.optim.lr_scheduler`` and hooks work as usual.
 
-    - As in PyTorch, a parameter whose gradient is None is not visited, and does not count the step. A gradient whose
-      strides differ from those of its parameter is copied at each step; backward passes make no such gradients.
+    - As in PyTorch, a parameter whose gradient is None is not visited, and its step count stays. A gradient is copied at
+      each step if its strides or dtype differ from those of its parameter, or if it shares memory with parameters or
+      states. Backward passes create no such gradients, unless ``grad_dtype`` of a parameter is set.
     - Values assigned in `param_groups`, `state` or `optimizers`, or to `lr`, take effect at the next step or raise an
       error. A step that raises changes no parameter, state or step count on any device.
     - Create the optimizer after the module is on its device. `step` rejects parameters whose storage has moved since,
@@ -113,6 +114,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             arguments["lr"] = schedules.as_schedule(lr)
         groups = read_groups(params)
         device = next((each.device for group in groups for each in group["params"]), None)
+        # An optimizer of one element checks the arguments. Those of all devices are made like it.
         with torch.inference_mode(False):
             one = torch.zeros(1, device=device, dtype=torch.float32)
             arguments["grads"] = torch.zeros_like(one)
@@ -146,14 +148,16 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _join(self, groups: list[dict[str, Any]], sources: list[Source]) -> None:
-        """Put the parameters of all groups into new flat buffers. The first groups, which have sources, keep their states."""
+        """Put the parameters of all groups into new flat buffers, and keep their states.
+
+        The first groups have `sources`; those of the others are made from their entries.
+        """
         sources = [
             *sources,
             *(self._source_of(i, group) for i, group in enumerate(groups) if i >= len(sources)),
         ]
-        tensors = [
-            (group, group["lr"]) for group in groups if isinstance(group["lr"], torch.Tensor)
-        ]  # they are read again at each step
+        # Rates that are tensors stay in the groups, and are read again at each step.
+        tensors = [(group, group["lr"]) for group in groups if isinstance(group["lr"], torch.Tensor)]
         prototype = self._prototype
         settings = settings_of(sources, bool(prototype.options["maximize"]))
         prototype.cls._choose_rule(settings.numbers()[1:], prototype.options, label)
@@ -194,7 +198,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         )
 
     def _check_fixed(self, group: Mapping[str, Any]) -> None:
-        """Raise TypeError or ValueError if a group has other entries than the constructor's that select the implementation."""
+        """Raise TypeError or ValueError if an entry that is fixed at construction differs from the optimizer's."""
         _check_flags(group)
         for name in _dictionary.FIXED & self.defaults.keys() & group.keys():
             if group[name] != self.defaults[name]:
@@ -269,6 +273,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         return self.optimizers[0].schedule
 
     def _all_schedules(self) -> list[Schedule]:
+        """Return the schedules of all groups, for `lrcore.schedules.plateaus`."""
         with contextlib.suppress(TypeError, ValueError):  # the next step raises the error
             self._groups.obey()
         return self._groups.schedules()
@@ -300,9 +305,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         RuntimeError
             If the storage of a parameter or a state has moved.
         TypeError, ValueError
-            If a gradient is sparse or has no memory, if a value assigned in `param_groups` or `state` is invalid, if the
-            parameters of a group were changed, or if the rates, hyperparameters or step counts of the devices'
-            optimizers differ.
+            If a gradient is sparse, has no memory or has another shape than its parameter, if a value assigned in
+            `param_groups` or `state` is invalid, if the list of parameters of a group was changed, or if the rates,
+            hyperparameters or step counts of the devices' optimizers differ.
         """
         loss = None
         if closure is not None:
@@ -312,11 +317,11 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         groups.obey()
         if self._states.is_exposed:
             self._states.obey()
-        told = vars(self)  # includes the attributes set by GradScaler
-        if told.get("found_inf") is not None and float(told["found_inf"]):
+        set_by_scaler = vars(self)  # GradScaler sets these two attributes
+        if set_by_scaler.get("found_inf") is not None and float(set_by_scaler["found_inf"]):
             return loss
-        if told.get("grad_scale") is not None:
-            grad_scale /= float(told["grad_scale"])
+        if set_by_scaler.get("grad_scale") is not None:
+            grad_scale /= float(set_by_scaler["grad_scale"])
         if len(self._optimizers) > 1:
             groups.require_alike()
         before = self._optimizers[0].step_count
@@ -384,7 +389,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         ----------
         state_dict : dict
             A dictionary from `state_dict` or from PyTorch's optimizer, which may itself have loaded a dictionary of a
-            FusedOptimizer. Its groups must have as many parameters as those of this optimizer. If both have
+            FusedOptimizer. It must have as many groups as this optimizer, with as many parameters in each. If both have
             ``param_names``, the parameters of each group match by name, otherwise by position. PyTorch's dictionary has
             no schedules. If a rate or number of this optimizer comes from a schedule, the schedule is kept; otherwise,
             the number in the group replaces it.
@@ -443,8 +448,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as PyTorch's optimizers do.
 
-        The parameters of its device move to a new flat buffer, together with their states. Tensors that you took from
-        `state` before no longer show the current values.
+        All parameters move to new flat buffers, together with their states. Tensors that you took from `state` before no
+        longer show the current values.
 
         Parameters
         ----------
@@ -557,9 +562,9 @@ def _with_label(error: Exception) -> Exception:
 
 
 def _enclosed(step: Callable[..., Any], hooked: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step that calls hooks, as `hooked` does, only if there are any, because they take 5 microseconds.
+    """Return a step that is `hooked` if there are hooks, and `step` otherwise, because `hooked` takes 5 microseconds more.
 
-    If it raises, it deletes the attributes set by GradScaler; GradScaler deletes them otherwise.
+    If the step raises, it deletes the attributes set by GradScaler; GradScaler deletes them otherwise.
     """
 
     @functools.wraps(step)

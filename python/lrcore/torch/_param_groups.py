@@ -85,18 +85,19 @@ class ParamGroups:
         groups: list[dict[str, Any]],
         former: ParamGroups | None,
     ) -> None:
-        """Hold PyTorch's groups. Numbers that opaque schedules have returned are those of the `former` groups.
+        """Hold PyTorch's groups.
 
-        `check_fixed` raises ValueError for a group with other fixed entries than the constructor's.
+        The numbers that opaque schedules returned last are taken from the `former` groups. `check_fixed` raises TypeError
+        or ValueError if an entry of a group that is fixed at construction differs from the optimizer's.
         """
         self._check_fixed = check_fixed
         self.list: Any = groups
         """The list of groups, which the caller may replace."""
         self.optimizers: tuple[Optimizer, ...] = ()
         """The optimizers of all devices; empty before they exist."""
-        self._asked: dict[int, _Asked] = {} if former is None else dict(former._asked)
+        self._recorders: dict[int, _Recorder] = {} if former is None else dict(former._recorders)
         self.is_suspended = False
-        """Whether the rate of a group is 0 for the time being."""
+        """Whether the next step uses a rate of 0 in place of the schedule of a group."""
         self.shown: list[dict[str, Any]] = []
         """The values last written into each group."""
         self.is_scheduled = False
@@ -108,7 +109,7 @@ class ParamGroups:
         """The names of the numbers in each group that come from schedules."""
         self.sources: list[Source] = []
         self._seen: tuple[Any, Any] = (None, None)
-        """The settings and the schedule of the first optimizer that the sources come from."""
+        """The settings and the schedule of the first optimizer when the sources were derived from them."""
 
     def begin(self, optimizers: tuple[Optimizer, ...], sources: list[Source]) -> None:
         """Synchronize the groups with new optimizers, which have the settings of these sources."""
@@ -137,7 +138,7 @@ class ParamGroups:
     def _recorded(self, schedule: Schedule, source: Callable[[int], Any]) -> Any:
         if not self._is_opaque(schedule):
             return source
-        return self._asked.setdefault(id(schedule), _Asked(schedule, source))
+        return self._recorders.setdefault(id(schedule), _Recorder(schedule, source))
 
     def _is_opaque(self, schedule: Schedule) -> bool:
         """Return whether a schedule runs the caller's code, so that it must be called only once per step."""
@@ -184,7 +185,7 @@ class ParamGroups:
         }
         commit(changes, [*attributes, *((self, name, value) for name, value in own.items())], updates)
         ids = {id(each) for each in self.schedules()}
-        self._asked = {key: asked for key, asked in self._asked.items() if key in ids}
+        self._recorders = {key: each for key, each in self._recorders.items() if key in ids}
 
     def schedules(self) -> list[Schedule]:
         """Return the schedules of all groups, each once."""
@@ -208,8 +209,8 @@ class ParamGroups:
 
     def _last(self, schedule: Schedule) -> float:
         """Return the number that an opaque schedule returned last, or NaN."""
-        asked = self._asked.get(id(schedule))
-        return math.nan if asked is None else asked.number
+        recorder = self._recorders.get(id(schedule))
+        return math.nan if recorder is None else recorder.number
 
     def _numbers(self, source: Source) -> dict[str, Any]:
         """Return the numbers and options of a group, as its entries."""
@@ -310,8 +311,9 @@ class ParamGroups:
             with naming(label(i)):
                 self._check_fixed(group)
         pending = self._all_pending(groups)
+        # Only groups of an optimizer with independent decay have the entry `decay`.
         added = [
-            {"decay"} & group.keys() - shown.keys() for group, shown in zip(groups, self.shown, strict=True)
+            {"decay"} & (group.keys() - shown.keys()) for group, shown in zip(groups, self.shown, strict=True)
         ]
         if not any(pending) and not any(added):
             self.is_suspended = False
@@ -373,7 +375,7 @@ class ParamGroups:
             elif not callable(given) and type(rate) is not Constant:
                 raise ValueError(
                     f"lr: {given} was assigned in param_groups, perhaps by a PyTorch scheduler, but the rate comes from "
-                    f"{rate!r}; pass a number as lr, or assign opt.lr"
+                    f"{rate!r}; to replace that, assign lrcore.schedules.Constant"
                 )
             rate = as_rate(given)
         if "maximize" in changed:
@@ -477,8 +479,8 @@ class ParamGroups:
                     rate = given if callable(given) else self.sources[i].rate
                     if type(rate) is not Constant:
                         raise ValueError(
-                            f"lr: the rate comes from {rate!r}, so PyTorch's schedulers cannot set it; pass a number as lr, "
-                            "or assign opt.lr"
+                            f"lr: the rate comes from {rate!r}, so PyTorch's schedulers cannot set it; pass a number as "
+                            "lr, or assign lrcore.schedules.Constant"
                         )
                     self._refuse_first_momentum(changed)
         except ValueError:
@@ -534,17 +536,17 @@ def as_rate(lr: Any) -> Schedule:
     return schedules.as_schedule(lr if callable(lr) else or_zero(to_float("lr", lr)))
 
 
-class _Asked:
+class _Recorder:
     """A function that calls a schedule and keeps the last number."""
 
-    def __init__(self, schedule: Schedule, ask: Callable[[int], Any]) -> None:
-        self._ask = ask
+    def __init__(self, schedule: Schedule, source: Callable[[int], Any]) -> None:
+        self._source = source
         self.schedule = schedule
         """Kept, so that no other schedule gets its `id`."""
         self.number = math.nan
 
     def __call__(self, t: int) -> Any:
-        number = self._ask(t)
+        number = self._source(t)
         self.number = number
         return number
 

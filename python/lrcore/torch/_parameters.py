@@ -35,7 +35,7 @@ def read_groups(params: Any) -> list[dict[str, Any]]:
             "params: expected an iterable of parameters, got a Pack; pass it to an optimizer of lrcore itself"
         )
     if isinstance(params, set):
-        params = [{"params": params}]  # PyTorch's error is about groups
+        params = [{"params": params}]  # PyTorch refuses a set inside a group
     # The groups are copied, because PyTorch writes into them.
     given = params if isinstance(params, torch.Tensor) else [_copied(each) for each in params]
     with warnings.catch_warnings():
@@ -88,9 +88,8 @@ def _check(groups: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError(f"{names[second]}: shares memory with {names[first]}; pass only one of them")
     for i, group in enumerate(groups):
         with naming(label(i)):
-            if len({*map(id, group["params"])}) != len(
-                group["params"]
-            ):  # those without elements share no memory
+            given = group["params"]
+            if len({*map(id, given)}) != len(given):  # parameters without elements share no memory
                 raise ValueError("params: expected each parameter once")
             own = group.get("param_names")
             if own is not None and len({*own}) != len(own):

@@ -66,9 +66,9 @@ class States:
         self._names = tuple(first.state)
         self._total = sum(len(each.slots) for each in buffers)
         self.mapping: Any = defaultdict(dict)
-        """The dictionary of the caller."""
+        """The dictionary that the attribute `state` of the optimizer returns."""
         self.is_exposed = False
-        """Whether the caller may hold it."""
+        """Whether the caller has received the dictionary, and may have changed it."""
         self._shown = _Shown(-1, [], [], [])
         with torch.inference_mode(False):
             self._steps = torch.zeros(self._total, dtype=torch.float32, device="cpu")
@@ -90,7 +90,7 @@ class States:
         return self.mapping
 
     def has_states(self, count: int) -> bool:
-        """Return whether PyTorch's optimizer has states for a parameter that has taken so many steps."""
+        """Return whether PyTorch's optimizer has states for a parameter that has taken this many steps."""
         return count > 0 or self._class == "Adagrad"
 
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
@@ -134,7 +134,10 @@ class States:
         return entries | {name: states[name] for name in names_of(self._names, hyper)}
 
     def replace(self, given: Any) -> None:
-        """Make another dictionary the states; if it is invalid, change nothing. The former one keeps its values."""
+        """Replace the states by those of another dictionary; if it is invalid, change nothing.
+
+        The entries of the former dictionary become copies, which keep their values.
+        """
         if not isinstance(given, Mapping):
             raise TypeError("state: expected a dictionary of dictionaries, as in PyTorch")
         before = self.expose()
