@@ -85,7 +85,8 @@ Tensors::Tensors(const std::vector<std::string>& names, const std::vector<py::ob
                         .begin = begins[i],
                         .end = begins[i] + size,
                         .last_gradient = nullptr,
-                        .known_gradient = {}});
+                        .known_gradient = {},
+                        .known_data = nullptr});
   }
 }
 
@@ -119,6 +120,7 @@ void Tensors::check(const char* why) const {
 bool Tensors::Tensor::is_known(py::handle gradient) {
   if (known_gradient && referent(known_gradient) == gradient.ptr()) return true;
   known_gradient = last_gradient == gradient.ptr() ? reference_to(gradient) : py::object();
+  known_data = nullptr;
   last_gradient = gradient.ptr();
   return false;
 }
@@ -141,7 +143,7 @@ Tensors::Gradients Tensors::read() {
 bool Tensors::locate(const Gradients& gradients, const Operands& operands) {
   bool all_fit = true;
   for (size_t i = 0; i < tensors_.size(); ++i) {
-    const Tensor& tensor = tensors_[i];
+    Tensor& tensor = tensors_[i];
     has_gradient_[i] = !gradients[i].is_none();
     if (!has_gradient_[i] || tensor.begin == tensor.end) continue;
     const auto* begin = static_cast<const char*>(tensor.address_of(gradients[i]));
@@ -149,16 +151,22 @@ bool Tensors::locate(const Gradients& gradients, const Operands& operands) {
     const auto shares = [&](const Array& array) { return overlaps(begin, end, array); };
     const bool fits = begin != nullptr && reinterpret_cast<uintptr_t>(begin) % alignof(float) == 0 &&
                       !shares(operands.params) && std::ranges::none_of(operands.states, shares);
-    addresses_[i] = fits ? begin : nullptr;
-    all_fit = all_fit && fits;
+    // The memory of a known gradient can be replaced by that of a negated view.
+    const bool has_moved = tensor.known_gradient && tensor.known_data != nullptr && tensor.known_data != begin;
+    tensor.known_data = begin;
+    addresses_[i] = fits && !has_moved ? begin : nullptr;
+    all_fit = all_fit && addresses_[i] != nullptr;
   }
   return all_fit;
 }
 
-void Tensors::fit(Gradients& gradients) const {
-  for (size_t i = 0; i < tensors_.size(); ++i)
-    if (!gradients[i].is_none() && tensors_[i].begin != tensors_[i].end && addresses_[i] == nullptr)
-      gradients[i] = fitting_(i, gradients[i]);
+void Tensors::fit(Gradients& gradients) {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    Tensor& tensor = tensors_[i];
+    if (gradients[i].is_none() || tensor.begin == tensor.end || addresses_[i] != nullptr) continue;
+    tensor.known_gradient = py::object();
+    gradients[i] = fitting_(i, gradients[i]);
+  }
 }
 
 std::vector<Range> Tensors::idle(int64_t size) const {

@@ -30,7 +30,7 @@ class Tensors {
   /// Finds the memory of gradients, and returns whether a step can read all of them in place. Runs no Python code.
   bool locate(const Gradients& gradients, const Operands& operands);
   /// Replaces the gradients that cannot be read in place, according to `locate`, by copies. Runs Python code.
-  void fit(Gradients& gradients) const;
+  void fit(Gradients& gradients);
 
   /// Whether other tensors have gradients than when the segments were split.
   bool has_changed() const { return has_gradient_ != used_; }
@@ -60,6 +60,7 @@ class Tensors {
     int64_t begin, end;
     const PyObject* last_gradient;  // its address in the last call of `read`
     py::object known_gradient;      // a weak reference to it, or null
+    const void* known_data;         // the memory of the known gradient, or null before it was located
 
     const void* address_of(py::handle other) const;
     bool is_known(py::handle gradient);
