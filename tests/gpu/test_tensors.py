@@ -38,7 +38,7 @@ FUNCTION = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(caps
 API = Api(1, 3, None, None, None, None, ctypes.cast(FUNCTION, ctypes.c_void_p))
 
 
-class DeviceTensor(torch.Tensor):  # type: ignore[misc]
+class DeviceTensor(torch.Tensor):  # type: ignore[misc,name-defined]
     """A flat tensor whose memory is a part of an array on the first imitated device."""
 
     __dlpack_c_exchange_api__ = capsules.make_capsule(ctypes.addressof(API), NAME)
