@@ -255,6 +255,18 @@ def test_gradients_of_another_dtype() -> None:
     as_pytorchs(change)
 
 
+def test_a_gradient_that_becomes_a_negated_view() -> None:
+    """PyTorch negates such a view lazily. The gradient object is the same in all steps."""
+
+    def change(_: Any, params: list[Any], t: int) -> None:
+        if not t:
+            assign(VALUES + 1, VALUES, None)(params)
+        params[0].grad.data = torch._neg_view(VALUES + t) if t == 3 else VALUES + t % 3
+        params[1].grad.neg_()
+
+    as_pytorchs(change)
+
+
 def test_a_hook_on_a_gradient_that_steps() -> None:
     """The optimizer of one parameter can step, and drop the gradient, inside the backward pass."""
     first, second = weights = zeros(3), zeros(3)
