@@ -103,6 +103,8 @@ class ParamGroups:
         self.is_scheduled = False
         """Whether a number changes from step to step."""
         self._parameters: list[list[Any]] = []
+        self._single: list[tuple[int, int, Any]] = []
+        """The parameters of one element with their places, because `==` compares their values."""
         self._known: list[dict[str, Any]] | None = None
         """Copies of the groups as they were when all their values were in use, or None."""
         self._moving: list[list[str]] = []
@@ -115,6 +117,12 @@ class ParamGroups:
         """Synchronize the groups with new optimizers, which have the settings of these sources."""
         self.optimizers = optimizers
         self._parameters = [[*group["params"]] for group in self.list]
+        self._single = [
+            (i, k, each)
+            for i, params in enumerate(self._parameters)
+            for k, each in enumerate(params)
+            if each.numel() == 1
+        ]
         for each in optimizers:
             # instance attributes hide the methods
             vars(each).update(_source_of=self._source_of, _source_of_number=self._source_of_number)
@@ -303,7 +311,9 @@ class ParamGroups:
             with contextlib.suppress(
                 RuntimeError, TypeError, ValueError
             ):  # tensors cannot always be compared
-                if self.list == self._known:
+                if self.list == self._known and all(
+                    self.list[i]["params"][k] is each for i, k, each in self._single
+                ):
                     return
         groups = self.checked()
         self._refresh()
