@@ -116,8 +116,8 @@ def test_a_copy_of_the_optimizer_alone() -> None:
     model, opt = built("Adam")
     train(model, opt, range(1))
     before = parameters(model)
-    for wrong in (opt, (opt, model), [opt]):
+    for copied, wrong in ((copy.copy, opt), *((copy.deepcopy, each) for each in (opt, (opt, model), [opt]))):
         with pytest.raises(TypeError, match=r"(?s)copy\.deepcopy\(\(model, opt(imizer)?\)\)"):
-            copy.deepcopy(wrong)
+            copied(wrong)
     assert all(map(torch.equal, model.parameters(), before))
     train(model, opt, range(1, 2))

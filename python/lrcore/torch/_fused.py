@@ -29,6 +29,11 @@ with optional_dependency("torch"):
 
 _FLAGS = {"foreach": None, "fused": None, "differentiable": False}
 """PyTorch's arguments that select an implementation, which do not change the results here."""
+_COPIED_ALONE = (
+    "a FusedOptimizer cannot be copied alone, because its parameters belong to a module; copy both in one call: "
+    "model, opt = copy.deepcopy((model, opt)), or make a FusedOptimizer for the copy of the module, and call "
+    "its load_state_dict(opt.state_dict())"
+)
 
 
 class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
@@ -492,14 +497,13 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 raise AttributeError(f"{name}: no such hyperparameter; expected one of {', '.join(numbers)}")
         super().__setattr__(name, value)
 
+    def __copy__(self) -> FusedOptimizer:
+        raise TypeError(_COPIED_ALONE)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> FusedOptimizer:
         parameters = [each for group in self._groups.checked() for each in group["params"]]
         if not all(id(each) in memo for each in parameters):
-            raise TypeError(
-                "a FusedOptimizer cannot be copied alone, because its parameters belong to a module; copy both in one call: "
-                "model, opt = copy.deepcopy((model, opt)), or make a FusedOptimizer for the copy of the module, and call "
-                "its load_state_dict(opt.state_dict())"
-            )
+            raise TypeError(_COPIED_ALONE)
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied._rebuild(*copy.deepcopy(self._parts(), memo))
