@@ -74,6 +74,12 @@ SHARED = f"{SECOND}shares memory with .*params\\[0\\]; pass only one"
         ([in_shared_memory()], ValueError, f"^{FIRST}expected unshared memory"),
         ({ones(3), ones(2)}, TypeError, "ordered collections"),
         ([{"params": {ones(3), ones(2)}}], TypeError, "ordered collections"),
+        ([{"params": []}], ValueError, "^params: expected at least one parameter"),
+        (
+            [{"params": [ones(3)], "param_names": ["a", "b"]}],
+            ValueError,
+            r"^param_groups\[0\]: param_names: expected 1 names",
+        ),
         (ones(3), TypeError, "params.*iterable"),
         (torch.nn.Linear(2, 3), TypeError, r"^params: .* got a module; pass module\.parameters\(\)$"),
         (lrcore.Pack({"w": 3}), TypeError, r"^params: .* got a Pack; pass it to an optimizer"),

@@ -28,7 +28,7 @@ def read_groups(params: Any) -> list[dict[str, Any]]:
     TypeError, ValueError
         If PyTorch or lrcore cannot take these parameters.
     """
-    if isinstance(params, torch.nn.Module):
+    if isinstance(params, torch.nn.Module) and not isinstance(params, torch.nn.ParameterList):
         raise TypeError("params: expected an iterable of parameters, got a module; pass module.parameters()")
     if isinstance(params, (Pack, PackList)):
         raise TypeError(
@@ -41,6 +41,14 @@ def read_groups(params: Any) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "optimizer contains a parameter group with duplicate parameters")
         groups: list[dict[str, Any]] = _Reader(given, {}).param_groups
+    if not any(group["params"] for group in groups):
+        raise ValueError("params: expected at least one parameter, got empty groups")
+    for i, group in enumerate(groups):
+        own = group.get("param_names", group["params"])
+        if len(own) != len(group["params"]):
+            raise ValueError(
+                f"{label(i)}: param_names: expected {len(group['params'])} names, one for each parameter, got {len(own)}"
+            )
     _check(groups)
     return groups
 
