@@ -377,3 +377,38 @@ def test_counts_that_float32_has_not(count: int) -> None:
     assert opt.lr == float(count)
     opt.step()
     assert (opt.step_count, float(opt.state[weight]["step"])) == (count + 1, 2.0)
+
+
+def test_counts_that_exceed_that_of_the_optimizer() -> None:
+    """The counts of all parameters were assigned. The dictionary is still ours, until PyTorch's optimizer goes on."""
+    weight = ones(3)
+    rate = lrcore.schedules.Cosine(0.5, steps=20)
+    opt = FusedOptimizer([weight], lrcore.Adam, lr=rate)
+    weight.grad = torch.ones(3)
+    opt.step()
+    opt.state[weight]["step"].fill_(100.0)
+    saved = opt.state_dict()
+    theirs = torch.optim.Adam([weight])
+    theirs.load_state_dict(saved)
+    opt.load_state_dict(theirs.state_dict())
+    assert (opt.step_count, float(opt.state[weight]["step"])) == (1, 100.0)
+    theirs.step()
+    opt.load_state_dict(theirs.state_dict())
+    assert (opt.step_count, float(opt.state[weight]["step"])) == (101, 101.0)
+    assert opt.schedule is rate
+
+
+@pytest.mark.parametrize("way", ["dictionary", "copy"])
+def test_a_momentum_that_has_not_begun(way: str) -> None:
+    """Without a buffer, the first gradient is not damped, although the optimizer has taken a step."""
+    weight = torch.nn.ParameterList([ones(3)])
+    opt = FusedOptimizer(weight, lrcore.SGD, lr=1.0, momentum=0.5, dampening=0.5)
+    opt.step()
+    if way == "copy":
+        weight, opt = copy.deepcopy((weight, opt))
+    else:
+        opt.load_state_dict(opt.state_dict())
+    assert opt.step_count == 1
+    weight[0].grad = torch.ones(3)
+    opt.step()
+    assert weight[0].tolist() == [0.0] * 3

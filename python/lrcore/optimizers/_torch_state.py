@@ -115,7 +115,9 @@ _PEERS = {
 
 OWN = "lrcore"
 """The entry of a parameter group that holds, as JSON text, everything that PyTorch's state dictionaries lack."""
-_OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state", "hyper")
+LEAST = "least_step"
+"""The name of the smallest step count of a parameter in the group, which is stored if it is larger than `step_count`."""
+_OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state", "hyper", LEAST)
 """The entries of that text; only the first two are always there."""
 
 FIXED = frozenset(_arguments.OPTIONS) | {DECOUPLED}
@@ -216,8 +218,8 @@ def own_entry(
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{OWN}: {error}") from error
     entries = require_entries(OWN, entries, _OWN_ENTRIES[:2], *_OWN_ENTRIES[2:])
-    step_count = as_float32(integer("step_count", entries["step_count"], 0))
-    went_on = [as_float32(each["step"]) > step_count for each in states if "step" in each]
+    least = max(integer(name, entries.get(name, 0), 0) for name in ("step_count", LEAST))
+    went_on = [as_float32(each["step"]) > as_float32(least) for each in states if "step" in each]
     return None if went_on and all(went_on) else entries
 
 

@@ -24,8 +24,13 @@ FOLLOWS = "param_groups[0]"
 """The stored schedule of a group whose rate comes from the schedule of the first group."""
 
 
-def texts(optimizer: Optimizer, step_count: int, sources: Sequence[Source]) -> list[str]:
-    """Return, for each group, the JSON text of the entries that PyTorch's form lacks."""
+def texts(
+    optimizer: Optimizer, step_count: int, sources: Sequence[Source], counts: Sequence[Sequence[int]]
+) -> list[str]:
+    """Return, for each group, the JSON text of the entries that PyTorch's form lacks.
+
+    `counts` has the step counts of the parameters in each group, as far as PyTorch's form has them.
+    """
     numbers = numbers_of([schedule for source in sources for schedule in source.schedules()])
     found = []
     for i, source in enumerate(sources):
@@ -45,6 +50,8 @@ def texts(optimizer: Optimizer, step_count: int, sources: Sequence[Source]) -> l
         }
         if changing:
             entries["hyper"] = changing
+        if (least := min(counts[i], default=0)) > step_count:
+            entries[_torch_state.LEAST] = least
         found.append(json.dumps(entries, allow_nan=False))
     return found
 
@@ -206,10 +213,10 @@ def steps_in(
         step_count = own["step_count"]
     else:
         step_count = int(damped)
-    # Without a buffer, a parameter with momentum has taken no step.
+    # With momentum, a parameter has a buffer from its first step on.
     counts = [
         [
-            0 if states and begun and group.hyper["momentum"] and not each else step_count
+            (max(step_count, 1) if each else 0) if states and group.hyper["momentum"] else step_count
             for each in group.states
         ]
         for group in loaded

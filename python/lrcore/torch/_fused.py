@@ -371,6 +371,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """Return the state dictionary."""
         self._groups.show_next()
         states: dict[int, dict[str, Any]] = {}
+        of_groups: list[list[int]] = [[] for _ in self._groups.list]
         for buffer in self._buffers:
             snapshot, flats = buffer.optimizer._snapshot_all()
             counts = buffer.counts_in(snapshot.step_count, snapshot.counts)
@@ -380,7 +381,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
                     entries := self._states.entries_of(slot, count, values)
                 ):
                     states[slot.number] = entries
-        texts = _dictionary.texts(self._optimizers[0], self.step_count, self._groups.sources)
+                    if "step" in entries:
+                        of_groups[slot.group].append(count)
+        texts = _dictionary.texts(self._optimizers[0], self.step_count, self._groups.sources, of_groups)
         groups, end = [], 0
         for group, shown, text in zip(self._groups.checked(), self._groups.shown, texts, strict=True):
             begin, end = end, end + len(group["params"])
