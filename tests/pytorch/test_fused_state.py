@@ -31,6 +31,7 @@ from pytorch.modules import (
     weights,
     zeros,
 )
+from support import run_in_threads
 
 State = Callable[[Any, Any], Any]
 """A change to the state of an optimizer, or of one parameter."""
@@ -331,6 +332,40 @@ def test_states_are_views_of_the_flat_states() -> None:
     opt.optimizers[0].state["exp_avg"].zero_()
     assert not taken.any()
     assert not opt.state[other]["exp_avg"].any()
+
+
+def test_reading_all_states_takes_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read of `opt.state[parameter]` does not compare the states of all parameters."""
+    compared = []
+
+    def are_same(entries: Any, known: Any) -> bool:
+        compared.append(entries)
+        return bool(entries.keys() == known.keys())
+
+    monkeypatch.setattr("lrcore.torch._state._are_same", are_same)
+    params = [ones(1) for _ in range(20)]
+    opt = adam(*params)
+    for _ in range(3):
+        opt.step()
+        compared.clear()
+        assert all("exp_avg" in opt.state[each] for each in params)
+        assert len(compared) <= len(params)
+
+
+def test_reading_states_while_other_threads_step() -> None:
+    """The steps of other threads are not mistaken for step counts that were assigned."""
+    params = [ones(1) for _ in range(20)]
+    opt = adam(*params)
+
+    def work(index: int) -> None:
+        for _ in range(100):
+            if index:
+                opt.step()
+            else:
+                assert opt.state[params[0]]["step"] >= 1
+
+    run_in_threads(4, work)
+    assert {float(opt.state[each]["step"]) for each in params} == {opt.step_count} == {301}
 
 
 def test_copies_are_plain() -> None:

@@ -7,6 +7,7 @@ next step, which compares the entries with those that were shown.
 from __future__ import annotations
 
 import operator
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -70,6 +71,10 @@ class States:
         self.is_exposed = False
         """Whether the caller has received the dictionary, and may have changed it."""
         self._shown = _Shown(-1, [], [], [])
+        self._lock = threading.RLock()
+        """Held while the dictionaries are read or written, so that a step of another thread is not an assignment."""
+        self._is_showing = False
+        """Whether the states are being shown, or have yet to be shown, for example after an interrupt."""
         with torch.inference_mode(False):
             self._steps = torch.zeros(self._total, dtype=torch.float32, device="cpu")
             self._shown_steps = self._steps.clone()
@@ -84,10 +89,12 @@ class States:
 
     def expose(self) -> Any:
         """Return the dictionary for the caller, with the current states unless others were assigned there."""
-        if not self.is_exposed or not self._has_changed():
-            self._show()
-        self.is_exposed = True
-        return self.mapping
+        with self._lock:
+            is_current = self._shown.step_count == self._buffers[0].optimizer.step_count
+            if self._is_showing or not (is_current or (self.is_exposed and self._has_changed())):
+                self._show()
+            self.is_exposed = True
+            return self.mapping
 
     def has_states(self, count: int) -> bool:
         """Return whether PyTorch's optimizer has states for a parameter that has taken this many steps."""
@@ -100,6 +107,7 @@ class States:
         step_count = self._buffers[0].optimizer.step_count
         if step_count == self._shown.step_count:
             return
+        self._is_showing = True
         shown = _Shown(step_count, [], [], [])
         steps = [0.0] * self._total
         used: set[int] = set()
@@ -121,7 +129,8 @@ class States:
             shown.copies.append(dict(entries))
         self._steps.copy_(torch.tensor(steps, dtype=torch.float32, device="cpu"))
         self._shown_steps.copy_(self._steps)
-        self._shown = shown  # last, so that an interrupt has no effect
+        self._shown = shown
+        self._is_showing = False
 
     def entries_of(
         self, slot: Slot, count: int, states: Mapping[str, Any], step: Any = None
@@ -159,9 +168,12 @@ class States:
         """Apply what was assigned or removed in the dictionaries since they were shown; if a value is invalid, apply nothing."""
         for buffer in self._buffers:
             buffer.states_watch.check()
-        if self._has_changed():
-            self._apply()
-            self._show()
+        with self._lock:
+            if self._is_showing:
+                self._show()
+            elif self._has_changed():
+                self._apply()
+                self._show()
 
     def _has_changed(self) -> bool:
         """Return whether the dictionaries or the step counts differ from those that were shown."""
