@@ -137,3 +137,25 @@ def test_memory_of_before_a_group_was_added() -> None:
     opt.step()
     assert (weight.tolist(), other.tolist()) == ([-1.5] * 3, [1.0] * 2)
     assert all(each.tolist() == [7.0] * 3 for each in stale)
+
+
+def test_dictionaries_of_before_a_group_was_added() -> None:
+    """The list of groups and the mapping of states are the same objects, and what is assigned there acts, as in PyTorch."""
+    weight, other = ones(3), ones(2)
+    opt = sgd(weight, momentum=0.5)
+    weight.grad = torch.ones(3)
+    opt.step()
+    groups, states, entries = opt.param_groups, opt.state, opt.state[weight]
+    opt.add_param_group({"params": other})
+    assert groups is opt.param_groups
+    assert len(groups) == 2
+    assert states is opt.state
+    assert entries is states[weight]
+    entries["momentum_buffer"].fill_(6.0)
+    opt.step()
+    assert weight.tolist() == [-4.0] * 3
+    opt.add_param_group({"params": ones(1)})
+    groups[0]["lr"] = 0.5
+    states.clear()
+    opt.step()
+    assert (weight.tolist(), len(groups)) == ([-4.5] * 3, 3)

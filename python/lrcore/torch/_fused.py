@@ -194,7 +194,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             "_buffers": buffers,
             "_optimizers": param_groups.optimizers,
             "_groups": param_groups,
-            "_states": States(buffers, param_groups.hyper_of),
+            "_states": States(buffers, param_groups.hyper_of, self._states if self._buffers else None),
         }
         moves = [move for buffer in buffers for move in buffer.moves()]
         # One operation, which an interrupt does not split.
@@ -480,6 +480,11 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for name, default in self.defaults.items():
             added.setdefault(name, default)
         self._join([*groups, added], self._groups.sources)
+        # The caller may hold the list and the states; PyTorch would append the group to that list.
+        groups[:] = self._groups.list
+        self._groups.list = groups
+        if self._states.is_exposed:
+            self._states.expose()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if getattr(

@@ -59,21 +59,26 @@ class _Shown(NamedTuple):
 class States:
     """The states of all parameters, and the dictionaries that show them."""
 
-    def __init__(self, buffers: Sequence[Buffer], hyper_of: Callable[[int], Mapping[str, Any]]) -> None:
-        """`hyper_of` returns the current numbers of a group."""
+    def __init__(
+        self,
+        buffers: Sequence[Buffer],
+        hyper_of: Callable[[int], Mapping[str, Any]],
+        former: States | None = None,
+    ) -> None:
+        """`hyper_of` returns the current numbers of a group. The dictionary is that of the `former` states, if any."""
         self._buffers, self._hyper_of = buffers, hyper_of
         first = buffers[0].optimizer
         self._class = first._public_class().__name__
         self._names = tuple(first.state)
         self._total = sum(len(each.slots) for each in buffers)
-        self.mapping: Any = defaultdict(dict)
+        self.mapping: Any = defaultdict(dict) if former is None else former.mapping
         """The dictionary that the attribute `state` of the optimizer returns."""
-        self.is_exposed = False
+        self.is_exposed = former is not None and former.is_exposed
         """Whether the caller has received the dictionary, and may have changed it."""
         self._shown = _Shown(-1, [], [], [])
         self._lock = threading.RLock()
         """Held while the dictionaries are read or written, so that a step of another thread is not an assignment."""
-        self._is_showing = False
+        self._is_showing = former is not None
         """Whether the states are being shown, or have yet to be shown, for example after an interrupt."""
         with torch.inference_mode(False):
             self._steps = torch.zeros(self._total, dtype=torch.float32, device="cpu")
