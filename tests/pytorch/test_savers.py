@@ -228,6 +228,58 @@ def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
         assert_same((model, opt), (other, loaded))
 
 
+def falling(t: int) -> float:
+    return 0.1 / (1 + t)
+
+
+@pytest.mark.filterwarnings("ignore")  # from torch.distributed.checkpoint, which has no process group here
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("second", ["number", "schedule"])
+@pytest.mark.parametrize("first", ["number", "schedule", "callable"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_distributed_checkpoint_before_the_first_step(
+    name: str, first: str, second: str, momentum: float
+) -> None:
+    """It creates the states by a step with rates of 0. The step moves no parameter, and advances no schedule."""
+    rates: dict[str, Callable[[], Any]] = {**RATES, "callable": lambda: falling}
+    numbers = {"momentum": momentum} if name == "SGD" else {"betas": (momentum, 0.9)}
+
+    def made() -> tuple[Any, Any]:
+        model = network()
+        head, *others = model.parameters()
+        groups = [{"params": head}, {"params": others, "lr": rates[second]()}]
+        options = {"weight_decay": 0.5, "decay": "independent"}
+        return model, FusedOptimizer(groups, getattr(lrcore, name), lr=rates[first](), **numbers, **options)
+
+    get, set_all = distributed(False)
+    model, opt = made()
+    for _ in range(2):
+        before = [each.detach().clone() for each in model.parameters()]
+        count = opt.step_count
+        other, its = made()
+        set_all(other, its, get(model, opt))
+        assert all(map(torch.equal, model.parameters(), before))
+        if first != "callable":  # which is not called before the step
+            assert_same((model, opt), (other, its))
+        assert opt.step_count == its.step_count == count
+        for each in ((model, opt), (other, its)):
+            train(*each, range(2))
+            each[1].zero_grad()
+        assert_same((model, opt), (other, its))
+        assert opt.step_count == count + 2
+
+
+def test_a_rate_of_0_over_a_schedule() -> None:
+    """Like other numbers, it is refused in steps that do not only create the states."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    opt = FusedOptimizer([weight], lrcore.SGD, lr=RATES["schedule"]())
+    weight.grad = torch.ones(3)
+    opt.param_groups[0]["lr"] = 0.0
+    with pytest.raises(ValueError, match=r"^param_groups\[0\]: lr: 0\.0 was assigned"):
+        opt.step()
+    assert (weight.tolist(), opt.step_count) == ([1.0] * 3, 0)
+
+
 def test_in_inference_mode() -> None:
     """Tensors that are made, read or saved in inference mode can be used outside of it.
 

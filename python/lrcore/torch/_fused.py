@@ -329,10 +329,13 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             grad_scale /= float(set_by_scaler["grad_scale"])
         if len(self._optimizers) > 1:
             groups.require_alike()
+        if groups.may_create and self._has_no_gradient_and_state():
+            self._states.create()
+            return loss
+        groups.require_rates()
         before = self._optimizers[0].step_count
         try:
-            with groups.suspended() if groups.is_suspended else contextlib.nullcontext():
-                step_together(self._optimizers, grad_scale)
+            step_together(self._optimizers, grad_scale)
         except (TypeError, ValueError) as error:
             raise _with_label(error) from error.__cause__ or error
         finally:
@@ -340,6 +343,13 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             if groups.is_scheduled and self._optimizers[0].step_count != before:
                 groups.show_next()
         return loss
+
+    def _has_no_gradient_and_state(self) -> bool:
+        """Return whether all gradients are 0, and no parameter has states."""
+        if any(self.state.values()):
+            return False
+        grads = [each.grad for group in self._groups.list for each in group["params"]]
+        return not any(each is not None and (each.layout != torch.strided or each.any()) for each in grads)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that a resumed run needs, except the parameters.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lrcore import schedules
@@ -96,8 +96,10 @@ class ParamGroups:
         self.optimizers: tuple[Optimizer, ...] = ()
         """The optimizers of all devices; empty before they exist."""
         self._recorders: dict[int, _Recorder] = {} if former is None else dict(former._recorders)
-        self.is_suspended = False
-        """Whether the next step uses a rate of 0 in place of the schedule of a group."""
+        self._zeros: list[int] = []
+        """The groups in which a rate of 0 is assigned over a schedule."""
+        self.may_create = False
+        """Whether the next step may only create the states; see `require_rates`."""
         self.shown: list[dict[str, Any]] = []
         """The values last written into each group."""
         self.is_scheduled = False
@@ -326,7 +328,7 @@ class ParamGroups:
             {"decay"} & (group.keys() - shown.keys()) for group, shown in zip(groups, self.shown, strict=True)
         ]
         if not any(pending) and not any(added):
-            self.is_suspended = False
+            self._note_zeros([])
             self._remember()
             return
         sources = []
@@ -340,39 +342,41 @@ class ParamGroups:
                 sources.append(self._changed(i, changed))
         # Assigned tensors and lists stay in the group, and are read again at each step.
         kept = [{name for name, value in changed.items() if _is_mutable(value)} for changed in pending]
-        zero = [self._is_zero_over_schedule(i, changed) for i, changed in enumerate(pending)]
-        self._use(
-            sources,
-            [names | ({"lr"} if is_zero else set()) for names, is_zero in zip(kept, zero, strict=True)],
-        )
-        self.is_suspended = any(zero)
+        zeros = [i for i, changed in enumerate(pending) if self._is_zero_over_schedule(i, changed)]
+        self._use(sources, [names | ({"lr"} if i in zeros else set()) for i, names in enumerate(kept)])
+        self._note_zeros(zeros)
 
     def _is_zero_over_schedule(self, i: int, changed: Mapping[str, Any]) -> bool:
-        """Return whether a rate of 0 was assigned over the schedule of a group.
-
-        `torch.distributed.checkpoint` does so for a step that creates the states, and then restores the number.
-        """
+        """Return whether a rate of 0 was assigned over the schedule of a group; see `require_rates`."""
         given = changed.get("lr")
         return isinstance(given, float) and given == 0 and type(self.sources[i].rate) is not Constant
 
-    @contextlib.contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Step with rates and decays of 0 in a ``with`` block, in the groups whose rate is 0 in place of a schedule's."""
-        pending = self._all_pending(self.list)
-        zero = [self._is_zero_over_schedule(i, changed) for i, changed in enumerate(pending)]
-        sources = [
-            source._replace(rate=Constant(0.0), hyper=source.hyper | {"weight_decay": 0.0})
-            if is_zero
-            else source
-            for source, is_zero in zip(self.sources, zero, strict=True)
-        ]
-        settings, schedule = self._seen
-        between = settings_of(sources, bool(self.optimizers[0]._options["maximize"]))
-        commit([self._change(each, between, sources[0].rate) for each in self.optimizers])
-        try:
-            yield
-        finally:
-            commit([self._change(each, settings, schedule) for each in self.optimizers])
+    def _note_zeros(self, zeros: list[int]) -> None:
+        """Record the groups in which a rate of 0 is assigned over a schedule."""
+        self._zeros = zeros
+        options = self.optimizers[0]._options
+        # Otherwise, a step without rates and gradients has no effect that a tool could want to avoid.
+        has_effect = self.is_scheduled or options.get("decay") == "independent"
+        self.may_create = has_effect and all(
+            i in zeros or source.rate == Constant(0.0) for i, source in enumerate(self.sources)
+        )
+
+    def require_rates(self) -> None:
+        """Raise ValueError if a rate of 0 is assigned over a schedule, for a step that does not only create the states.
+
+        Before it saves or loads, `torch.distributed.checkpoint` creates the states by a step with gradients of 0 and
+        rates of 0, and then restores the rates in the groups.
+        """
+        for i in self._zeros:
+            with naming(label(i)):
+                self._refuse_number(0.0, self.sources[i].rate)
+
+    def _refuse_number(self, given: Any, rate: Schedule) -> None:
+        """Raise ValueError because a number was assigned over a schedule."""
+        raise ValueError(
+            f"lr: {given} was assigned in param_groups, perhaps by a PyTorch scheduler, but the rate comes from "
+            f"{rate!r}; to replace that, assign lrcore.schedules.Constant"
+        )
 
     def _changed(self, i: int, changed: Mapping[str, Any]) -> Source:
         """Return the source of a group after these values were assigned."""
@@ -383,10 +387,7 @@ class ParamGroups:
             if self._is_zero_over_schedule(i, changed):
                 given = rate
             elif not callable(given) and type(rate) is not Constant:
-                raise ValueError(
-                    f"lr: {given} was assigned in param_groups, perhaps by a PyTorch scheduler, but the rate comes from "
-                    f"{rate!r}; to replace that, assign lrcore.schedules.Constant"
-                )
+                self._refuse_number(given, rate)
             rate = as_rate(given)
         if "maximize" in changed:
             maximize = flag("maximize", changed["maximize"])

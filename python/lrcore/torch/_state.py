@@ -137,6 +137,22 @@ class States:
         self._shown = shown
         self._is_showing = False
 
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def create(self) -> None:
+        """Count a step of each parameter with a gradient, which then has the initial states, but none of the optimizers."""
+        changes = []
+        for buffer in self._buffers:
+            step_count, others = buffer.optimizer._counts()
+            counts = [
+                count + (slot.parameter.grad is not None)
+                for slot, count in zip(buffer.slots, buffer.counts_in(step_count, others), strict=True)
+            ]
+            changes.append(
+                (buffer.optimizer, None, step_count, buffer.ranges_of(counts, step_count), None, None, None)
+            )
+        self._shown = self._shown._replace(step_count=-1)
+        commit(changes)
+
     def entries_of(
         self, slot: Slot, count: int, states: Mapping[str, Any], step: Any = None
     ) -> dict[str, Any]:
