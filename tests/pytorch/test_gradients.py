@@ -325,16 +325,3 @@ def test_a_gradient_that_is_a_shifted_view_of_the_parameters() -> None:
     second.grad = flat.as_strided((1000,), (1,), begin - 1)
     opt.step()
     assert (second == 1).all()  # begin + i - (begin - 1 + i)
-
-
-def test_a_gradient_whose_memory_becomes_a_negated_view() -> None:
-    """Steps notice it even if the gradient is the same object as before."""
-    weight = zeros(1)
-    opt = FusedOptimizer([weight], lrcore.SGD, lr=1.0)
-    weight.grad = torch.ones(1)
-    for _ in range(4):
-        opt.step()
-    weight.grad.data = torch.tensor([1 + 2j]).conj().imag
-    for _ in range(4):
-        opt.step()
-    assert weight.item() == -4.0 + 4 * 2.0

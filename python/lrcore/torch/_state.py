@@ -73,7 +73,7 @@ class States:
         self._total = sum(len(each.slots) for each in buffers)
         self.mapping: Any = defaultdict(dict) if former is None else former.mapping
         """The dictionary that the attribute `state` of the optimizer returns."""
-        self.is_exposed = former is not None and former.is_exposed
+        self.is_exposed: bool = former is not None and former.is_exposed
         """Whether the caller has received the dictionary, and may have changed it."""
         self._shown = _Shown(-1, [], [], [])
         self._lock = threading.RLock()
