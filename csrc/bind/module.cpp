@@ -157,6 +157,34 @@ void run_arithmetic_bound(const std::string& rule, py::handle params, py::handle
   cpu::run(active_backend().table->arithmetic_bounds[config.rule], work, operands.params.size());
 }
 
+/// Whether two objects are the same, or lists of the same objects.
+bool are_same(py::handle object, py::handle other) {
+  if (object.is(other)) return true;
+  if (!PyList_Check(object.ptr()) || !PyList_Check(other.ptr())) return false;
+  const Py_ssize_t size = PyList_GET_SIZE(object.ptr());
+  if (PyList_GET_SIZE(other.ptr()) != size) return false;
+  for (Py_ssize_t i = 0; i < size; ++i)
+    if (PyList_GET_ITEM(object.ptr(), i) != PyList_GET_ITEM(other.ptr(), i)) return false;
+  return true;
+}
+
+/// Whether two lists of dictionaries have the same keys and objects.
+bool have_same_entries(const py::list& dictionaries, const py::list& others) {
+  if (dictionaries.size() != others.size()) return false;
+  for (size_t i = 0; i < others.size(); ++i) {
+    PyObject* dictionary = PyList_GET_ITEM(dictionaries.ptr(), static_cast<Py_ssize_t>(i));
+    PyObject* other = PyList_GET_ITEM(others.ptr(), static_cast<Py_ssize_t>(i));
+    if (!PyDict_Check(dictionary) || PyDict_Size(dictionary) != PyDict_Size(other)) return false;
+    PyObject *key = nullptr, *value = nullptr;
+    for (Py_ssize_t at = 0; PyDict_Next(other, &at, &key, &value) != 0;) {
+      PyObject* found = PyDict_GetItemWithError(dictionary, key);
+      if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+      if (found == nullptr || !are_same(found, value)) return false;
+    }
+  }
+  return true;
+}
+
 /// Lets the garbage collector see the references held by instances of a class, because they may form cycles.
 template <class Class>
 void make_collectable(PyHeapTypeObject* heap_type) {
@@ -374,6 +402,7 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
           },
           py::kw_only(), "stream"_a = py::none(), "max_version"_a = py::none(), "dl_device"_a = py::none(),
           "copy"_a = py::none());
+  module.def("have_same_entries", &have_same_entries, "dictionaries"_a, "others"_a);
   module.def("require_memory", &require_memory, "name"_a, "array"_a);
   bind_stepper(module);
   bind_functional_step(module);

@@ -155,6 +155,9 @@ def nadam_momentum_product(step_count: int, beta1: float, momentum_decay: float)
 def copy(
     source: Any, destination: Any, source_name: str = "source", destination_name: str = "destination"
 ) -> None: ...
+def have_same_entries(dictionaries: list[Any], others: list[dict[str, Any]]) -> bool:
+    """Return whether two lists of dictionaries have the same keys and, in values and in lists, the same objects."""
+
 def require_memory(name: str, array: Any) -> None: ...
 def commit(
     changes: Sequence[_Change],

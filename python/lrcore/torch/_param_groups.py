@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lrcore import schedules
 from lrcore._checks import flag, naming, or_zero
 from lrcore._extras import optional_dependency
-from lrcore._lrcore_core import commit, to_float
+from lrcore._lrcore_core import commit, have_same_entries, to_float
 from lrcore.optimizers import Optimizer, _arguments, _torch_state
 from lrcore.optimizers._changing import Part, mapped, schedules_in
 from lrcore.optimizers._settings import GroupSettings, Settings
@@ -105,8 +105,6 @@ class ParamGroups:
         self.is_scheduled = False
         """Whether a number changes from step to step."""
         self._parameters: list[list[Any]] = []
-        self._single: list[tuple[int, int, Any]] = []
-        """The parameters of one element with their places, because `==` compares their values."""
         self._known: list[dict[str, Any]] | None = None
         """Copies of the groups as they were when all their values were in use, or None."""
         self._moving: list[list[str]] = []
@@ -119,12 +117,6 @@ class ParamGroups:
         """Synchronize the groups with new optimizers, which have the settings of these sources."""
         self.optimizers = optimizers
         self._parameters = [[*group["params"]] for group in self.list]
-        self._single = [
-            (i, k, each)
-            for i, params in enumerate(self._parameters)
-            for k, each in enumerate(params)
-            if each.numel() == 1
-        ]
         for each in optimizers:
             # instance attributes hide the methods
             vars(each).update(_source_of=self._source_of, _source_of_number=self._source_of_number)
@@ -309,14 +301,10 @@ class ParamGroups:
         """Apply the values assigned in the groups since they were last written; if one of them is invalid, apply none."""
         first = self.optimizers[0]
         settings, schedule = self._seen
-        if self._known is not None and first._settings is settings and first.schedule is schedule:
-            with contextlib.suppress(
-                RuntimeError, TypeError, ValueError
-            ):  # tensors cannot always be compared
-                if self.list == self._known and all(
-                    self.list[i]["params"][k] is each for i, k, each in self._single
-                ):
-                    return
+        is_current = first._settings is settings and first.schedule is schedule
+        known = self._known if is_current and isinstance(self.list, list) else None
+        if known is not None and have_same_entries(self.list, known):
+            return
         groups = self.checked()
         self._refresh()
         for i, group in enumerate(groups):
