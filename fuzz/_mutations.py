@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import struct
@@ -41,11 +42,11 @@ def changed(random: Random, value: Any, odd: list[Any], names: Sequence[str] = (
     """
     places = nodes(value)
     if not places:
-        return random.choice(odd)
+        return copy.deepcopy(random.choice(odd))
     owner, key = random.choice(places)
     match random.randrange(7):
         case 0 | 1:
-            owner[key] = random.choice(odd)
+            owner[key] = copy.deepcopy(random.choice(odd))  # which is changed in place later
         case 2:
             other, name = random.choice(places)
             owner[key] = json.loads(json.dumps(other[name]))

@@ -7,8 +7,8 @@
 namespace lrcore::cuda {
 namespace {
 
-/// Global memory. The compiler is told so, because it cannot infer it for addresses that are read from memory. A Vec4 is
-/// stored by one explicit instruction, because the compiler would split some of these stores.
+/// Global memory. The compiler is told so, because it cannot infer it for addresses that are read from memory. A Vec4
+/// is stored by one explicit instruction, because the compiler would split some of these stores.
 struct Global {
   static __device__ Vec4 load(const Vec4* chunk) {
     __builtin_assume(__isGlobal(chunk));
