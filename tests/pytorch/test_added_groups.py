@@ -140,7 +140,7 @@ def test_memory_of_before_a_group_was_added() -> None:
 
 
 def test_dictionaries_of_before_a_group_was_added() -> None:
-    """The list of groups and the mapping of states are the same objects, and what is assigned there acts, as in PyTorch."""
+    """The list of groups and the mapping of states remain the same objects, and assignments to them take effect, as in PyTorch."""
     weight, other = ones(3), ones(2)
     opt = sgd(weight, momentum=0.5)
     weight.grad = torch.ones(3)

@@ -247,7 +247,7 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def holds_torch_parameters(params: Any) -> bool:
-    """Return whether an argument that is no array is a PyTorch module, or contains parameters of one.
+    """Return whether an argument that is not an array is a PyTorch module, or contains parameters of one.
 
     An iterator is not advanced, because the caller may use it after the error. One that is not a generator counts if
     PyTorch is imported: `filter` is often used to choose parameters. This function does not import PyTorch.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrcore._checks import flag, integer, naming, require_entries, sequence
+from lrcore._checks import integer, naming, require_entries, sequence
 from lrcore._lrcore_core import rules, to_float
 from lrcore.optimizers import _arguments, _group_state
 from lrcore.optimizers._places import Places
@@ -30,6 +30,7 @@ from lrcore.optimizers._torch_state import (
     own_entry,
     peer_of,
     require_dense,
+    require_not_differentiable,
     require_product,
     states_in_order,
     whole,
@@ -130,10 +131,7 @@ def _loaded(kind: Kind, given: Sequence[Mapping[str, Any]], states: Any) -> list
         of_group = [*itertools.islice(of_parameters, len(group["params"]))]
         ranges = kind.ranges[number]
         with naming(name):
-            if flag("differentiable", group.get("differentiable", False)):
-                raise ValueError(
-                    "differentiable: expected False; the steps of lrcore cannot be differentiated"
-                )
+            require_not_differentiable(group)
             if name and not group["params"]:
                 raise ValueError("params: expected the indices of parameters, got none")
             if kind.places is not None:

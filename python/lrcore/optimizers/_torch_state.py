@@ -151,6 +151,23 @@ def options_of_group(group: Mapping[str, Any]) -> dict[str, Any]:
     return _arguments.options(found)
 
 
+def require_same_options(entries: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the structural options in a PyTorch group after checking that they are an optimizer's, except `maximize`."""
+    found = options_of_group(entries)
+    for option, value in found.items():
+        if option != "maximize" and value != options[option]:
+            name = next(each for each in (option, DECOUPLED) if each in entries)
+            expected = options_in_group(options)[name]
+            raise ValueError(f"{name}: expected {expected!r} as in the optimizer, got {entries[name]!r}")
+    return found
+
+
+def require_not_differentiable(entries: Mapping[str, Any]) -> None:
+    """Raise TypeError or ValueError if a PyTorch group, or arguments of PyTorch's optimizers, ask for differentiable steps."""
+    if flag("differentiable", entries.get("differentiable", False)):
+        raise ValueError("differentiable: expected False; the steps of lrcore cannot be differentiated")
+
+
 def peer_of(kind: Kind) -> Peer:
     """Return the properties of PyTorch's class of the same name; raise ValueError if it cannot take the same steps."""
     if kind.name not in _PEERS:

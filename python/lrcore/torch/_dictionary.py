@@ -7,18 +7,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lrcore._checks import flag, integer, naming, require_entries, sequence
+from lrcore._checks import integer, naming, require_entries, sequence
 from lrcore._lrcore_core import to_float
 from lrcore.optimizers import Optimizer, _arguments, _changing, _torch_state
 from lrcore.optimizers._changing import mapped, schedules_in
 from lrcore.schedules import Constant
 from lrcore.schedules._state import Restored, chosen, numbers_of, states_of
 from lrcore.torch._buffer import Buffer
-from lrcore.torch._param_groups import Source, _is_same
+from lrcore.torch._param_groups import Source, is_same
 from lrcore.torch._parameters import label
 from lrcore.torch._state import fitting, require_states
 
-FIXED = {"capturable", "initial_accumulator_value"}
+FIXED_VALUES = {"capturable", "initial_accumulator_value"}
 """Entries of PyTorch's groups that are fixed in the constructor, besides the structural options."""
 FOLLOWS = "param_groups[0]"
 """The stored schedule of a group whose rate comes from the schedule of the first group."""
@@ -35,7 +35,7 @@ def texts(
     found = []
     for i, source in enumerate(sources):
         entries: dict[str, Any] = {"rule": optimizer.rule, "step_count": step_count}
-        if i and _is_same(source.rate, sources[0].rate) and type(source.rate) is not Constant:
+        if i and is_same(source.rate, sources[0].rate) and type(source.rate) is not Constant:
             entries["schedule"] = FOLLOWS
         else:
             stored = _changing.stored_schedule(source.rate, numbers)
@@ -81,16 +81,12 @@ def read(
 
     `names` has the names of the parameters of each group in messages.
     """
-    given = dictionary.get("param_groups")
-    if not isinstance(given, (list, tuple)) or not all(isinstance(each, Mapping) for each in given):
-        raise TypeError("param_groups: expected a list of dictionaries, as in PyTorch")
-    if len(given) != len(groups):
-        raise ValueError(f"param_groups: expected {len(groups)} groups, got {len(given)}")
+    given = _torch_state.groups_in(
+        dictionary.get("param_groups"), len(groups), "make the optimizer with groups of the same parameters"
+    )
     keys = []
     for i, (group, own) in enumerate(zip(given, groups, strict=True)):
         with naming(label(i)):
-            if not isinstance(group.get("params"), (list, tuple)):
-                raise TypeError("params: expected a list of parameter indices")
             if len(group["params"]) != len(own["params"]):
                 raise ValueError(
                     f"params: expected {len(own['params'])} parameters, got {len(group['params'])}"
@@ -135,19 +131,15 @@ def _loaded(
         require_entries(label(i), found, tuple(name for name in shown if name not in later), *later)
         found = dict.fromkeys(later, False) | found
     with naming(label(i)):
-        if flag("differentiable", group.get("differentiable", False)):
-            raise ValueError("differentiable: expected False; the steps of lrcore cannot be differentiated")
+        _torch_state.require_not_differentiable(group)
         hyper = _arguments.numbers(found)
-        options = _torch_state.options_of_group(found)
-        for name, value in options.items():
-            if name != "maximize" and value != optimizer._options[name]:
-                raise ValueError(f"{name}: expected {optimizer._options[name]!r}, got {value!r}")
+        options = _torch_state.require_same_options(found, optimizer._options)
         states = _in_order(group, own, states)
         others = {
             "params",
             _torch_state.OWN,
             *shown,
-            *FIXED,
+            *FIXED_VALUES,
             *(["param_names"] if "param_names" in own else []),
         }
         carried = {name: value for name, value in group.items() if name not in others}

@@ -139,7 +139,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             **flags,
             _torch_state.OWN: "",
         }
-        defaults |= {name: arguments[name] for name in _dictionary.FIXED & defaults.keys() & arguments.keys()}
+        defaults |= {
+            name: arguments[name] for name in _dictionary.FIXED_VALUES & defaults.keys() & arguments.keys()
+        }
         super().__init__(groups, defaults)  # adds the groups, with the defaults
         self._join(self._groups.list, [])
 
@@ -205,7 +207,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _check_fixed(self, group: Mapping[str, Any]) -> None:
         """Raise TypeError or ValueError if an entry that is fixed at construction differs from the optimizer's."""
         _check_flags(group)
-        for name in _dictionary.FIXED & self.defaults.keys() & group.keys():
+        for name in _dictionary.FIXED_VALUES & self.defaults.keys() & group.keys():
             if group[name] != self.defaults[name]:
                 raise ValueError(
                     f"{name}: expected {self.defaults[name]!r} as in the optimizer, got {group[name]!r}"
@@ -215,13 +217,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """Return the numbers of a group that PyTorch has filled with the defaults."""
         with naming(label(i)):
             self._check_fixed(group)
-            for name, value in _torch_state.options_of_group(group).items():
-                if name != "maximize" and value != self._prototype.options[name]:
-                    given = next(each for each in (name, _torch_state.DECOUPLED) if each in group)
-                    expected = _torch_state.options_in_group(self._prototype.options)[given]
-                    raise ValueError(
-                        f"{given}: expected {expected!r} as in the optimizer, got {group[given]!r}"
-                    )
+            _torch_state.require_same_options(group, self._prototype.options)
             is_default = group["lr"] is self.defaults["lr"]
             rate = self._source.rate if is_default else as_rate(group["lr"])
             hyper = _arguments.settable({name: group[name] for name in self._source.hyper})
@@ -565,8 +561,7 @@ def _check_flags(flags: Mapping[str, Any]) -> None:
     for name in ("foreach", "fused"):
         if flags.get(name) is not None:
             flag(name, flags[name])
-    if flag("differentiable", flags.get("differentiable", False)):
-        raise ValueError("differentiable: expected False; the steps of lrcore cannot be differentiated")
+    _torch_state.require_not_differentiable(flags)
 
 
 def place_of(tensor: Any) -> Any:

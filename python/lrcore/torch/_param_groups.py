@@ -47,9 +47,9 @@ def settings_of(sources: Sequence[Source], maximize: bool) -> Settings:
     first = sources[0]
     groups = [
         GroupSettings(
-            {name: value for name, value in each.hyper.items() if not _is_same(value, first.hyper[name])},
+            {name: value for name, value in each.hyper.items() if not is_same(value, first.hyper[name])},
             None if each.maximize == maximize else each.maximize,
-            None if _is_same(each.rate, first.rate) else each.rate,
+            None if is_same(each.rate, first.rate) else each.rate,
         )
         for each in sources
     ]
@@ -65,10 +65,10 @@ def sources_of(settings: Settings, schedule: Schedule, maximize: bool) -> list[S
     ]
 
 
-def _is_same(value: Any, other: Any) -> bool:
+def is_same(value: Any, other: Any) -> bool:
     """Return whether two values of a number are the same object, or equal numbers."""
     if isinstance(value, tuple):
-        return all(map(_is_same, value, other))
+        return all(map(is_same, value, other))
     if type(value) is Constant and type(other) is Constant:
         return value == other
     return value is other or (
@@ -273,7 +273,7 @@ class ParamGroups:
                 {**group, "params": own} for group, own in zip(self.list, self._parameters, strict=True)
             ]
 
-    # ---- what is assigned in the groups
+    # ---- values assigned in the groups
 
     def checked(self) -> list[dict[str, Any]]:
         """Return the groups; raise ValueError if their number or their parameters were changed."""
@@ -401,7 +401,7 @@ class ParamGroups:
         groups = self.checked()
         self._refresh()
         before, rate = self.sources[0].rate, as_rate(lr)
-        follow = [_is_same(each.rate, before) for each in self.sources]
+        follow = [is_same(each.rate, before) for each in self.sources]
         sources = [
             each._replace(rate=rate) if follows else each
             for each, follows in zip(self.sources, follow, strict=True)
@@ -522,7 +522,7 @@ class ParamGroups:
             if (
                 each.step_count != first.step_count
                 or each._settings != first._settings
-                or not _is_same(each.schedule, first.schedule)
+                or not is_same(each.schedule, first.schedule)
             ):
                 raise ValueError(
                     f"optimizers[{i}]: expected the rate, hyperparameters and step count of optimizers[0]; to change all "
