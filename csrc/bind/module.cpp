@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "../cpu/fp_mode.h"
+#include "../cpu/openmp.h"
 #include "../cpu/pool.h"
 #include "../cpu/run.h"
 #include "../dispatch.h"
@@ -377,6 +378,7 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("use_backend", &use_backend, "name"_a);
   module.def("num_threads", &pool::threads);
   module.def("set_num_threads", &set_num_threads, "count"_a);
+  module.def("join_openmp", &openmp::join);
   module.def("build_info", &build_info);
   module.def(
       "to_float", [](const char* name, py::handle value) { return to_double(value, name); }, "name"_a, "value"_a);

@@ -10,7 +10,10 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "openmp.h"
 
 namespace lrcore::pool {
 namespace {
@@ -54,6 +57,19 @@ struct BoundTask {
 
   void operator()(int64_t begin, int64_t end) const { task(context, begin, end); }
 };
+
+/// The elements [0, n) in slices of one size, of which the last ones may be smaller or empty.
+struct Slices {
+  int64_t n, size;
+
+  int64_t begin(int i) const { return std::min(n, i * size); }
+  int64_t end(int i) const { return begin(i + 1); }
+};
+
+Slices divide(int64_t n, int parts) {
+  const int64_t share = (n + parts - 1) / parts;
+  return {.n = n, .size = (share + slice_multiple - 1) / slice_multiple * slice_multiple};
+}
 
 struct Worker {
   alignas(64) std::atomic<uint32_t> ticket{0};  // changes when there is a slice to do
@@ -131,19 +147,18 @@ struct Crew {
     const std::unique_lock lock(busy, std::try_to_lock);
     if (!lock.owns_lock()) return false;
     const int helpers = hire(parts - 1);
-    const int64_t share = (n + helpers) / (helpers + 1);
-    const int64_t slice = (share + slice_multiple - 1) / slice_multiple * slice_multiple;
+    const Slices slices = divide(n, helpers + 1);
     shared = task;
     pending.store(helpers, std::memory_order_relaxed);
     for (int i = 0; i < helpers; ++i) {
       Worker& worker = *workers[static_cast<size_t>(i)];
-      worker.begin = std::min(n, (i + 1) * slice);
-      worker.end = std::min(n, (i + 2) * slice);
+      worker.begin = slices.begin(i + 1);
+      worker.end = slices.end(i + 1);
       worker.offered.store(true, std::memory_order_release);
       worker.ticket.fetch_add(1, std::memory_order_release);
       worker.ticket.notify_one();
     }
-    shared(0, std::min(n, slice));
+    shared(0, slices.end(0));
     // Take back the slices of workers that have no core yet: waiting for them would take longer than processing the
     // slices.
     for (int i = helpers; i-- > 0;)
@@ -152,6 +167,21 @@ struct Crew {
     return true;
   }
 };
+
+/// Runs a task in up to `parts` slices on the threads of OpenMP. Returns false if they cannot be used.
+bool share_with_openmp(int64_t n, int parts, BoundTask work) {
+  const int count = std::min(parts, openmp::threads());
+  if (count == 0) return false;
+  const std::pair slices_of_work(work, divide(n, count));
+  openmp::run(
+      count,
+      [](const void* context, int i) {
+        const auto& [task, slices] = *static_cast<const std::pair<BoundTask, Slices>*>(context);
+        task(slices.begin(i), slices.end(i));
+      },
+      &slices_of_work);
+  return true;
+}
 
 std::atomic<int> thread_count{0};  // 0: not yet determined
 
@@ -174,6 +204,7 @@ void prepare_for_forks() {
   pthread_atfork(nullptr, nullptr, [] {
     crew.store(new Crew, std::memory_order_release);
     forks.fetch_add(1, std::memory_order_relaxed);
+    openmp::leave();
   });
 }
 
@@ -183,7 +214,8 @@ void parallel_for(int64_t n, Task task, const void* context) {
   if (n < 2 * smallest_slice || threads() == 1) return task(context, 0, n);
   Crew& hands = *crew.load(std::memory_order_acquire);
   const int parts = hands.parts(n);
-  if (parts < 2 || !hands.share(n, parts, {task, context})) task(context, 0, n);
+  const BoundTask work{task, context};
+  if (parts < 2 || !(share_with_openmp(n, parts, work) || hands.share(n, parts, work))) work(0, n);
   hands.note_end();
 }
 

@@ -195,7 +195,8 @@ def set_num_threads(count: int) -> None:
     """Set the number of threads that large steps use, including the calling thread.
 
     The default is the number of CPUs that the process may use. Results do not depend on the number of threads.
-    ``info()["threads"]`` is the current number.
+    ``info()["threads"]`` is the current number. After ``import lrcore.torch``, steps of the main thread use PyTorch's
+    threads, and therefore not more than ``torch.get_num_threads()``.
 
     The environment variable ``LRCORE_NUM_THREADS`` sets the initial number. It is read when lrcore is imported. If it
     is invalid, creating an optimizer, calling a function of `lrcore.functional` or calling `info` raises an error,
