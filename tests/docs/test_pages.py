@@ -199,11 +199,13 @@ INDENTED = r"\n\n {4}(?!\s)(?!-|\*|\d+\.)"
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_what_a_page_is_made_of(path: Path) -> None:
-    """All blocks of the page are fenced and in known languages, and all its links lead to existing files."""
+    """All blocks are fenced and in known languages, rows of tables have lines of their own, and links lead to files."""
     text = path.read_text(encoding="utf-8")
     assert {block.language for block in blocks(path)} <= LANGUAGES
     assert text.count("\n```") == 2 * len(blocks(path))
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     assert not re.search(INDENTED, outside)
+    rules = [line for line in outside.splitlines() if "| --" in line]
+    assert all(re.fullmatch(r"\|( :?-+:? \|)+", line) for line in rules), rules
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", outside):
         assert ":" in target or (path.parent / target).exists(), target
