@@ -412,3 +412,34 @@ def test_a_momentum_that_has_not_begun(way: str) -> None:
     weight[0].grad = torch.ones(3)
     opt.step()
     assert weight[0].tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("valid", [True, False])
+@pytest.mark.parametrize("moved", [slice(None), slice(1, 4)])
+def test_loading_follows_a_module_that_moved(moved: slice, valid: bool) -> None:
+    """Parameters whose storage was replaced, as by a move to a device, get new flat buffers, also in a refused call.
+
+    Tools that move a module load the state of its optimizer afterwards, as they do for PyTorch's optimizers.
+    """
+    (one, opt), (other, its) = (
+        (model := network(), grouped("AdamW", [*model.parameters()], lr=LINEAR)) for _ in range(2)
+    )
+    for each in ((one, opt), (other, its)):
+        train(*each, range(3))
+    assert its.state
+    for parameter in [*other.parameters()][moved]:
+        parameter.data = parameter.data.clone()
+    saved = its.state_dict()
+    if not valid:
+        set_group(saved, lr=-1.0)
+        with pytest.raises(ValueError, match=r"^param_groups\[0\]: "):
+            its.load_state_dict(saved)
+    else:
+        its.load_state_dict(saved)
+    assert_unchanged(its, everything(opt))
+    for each in ((one, opt), (other, its)):
+        train(*each, range(3, 6))
+    assert_unchanged(its, everything(opt))
+    (flat,) = its.optimizers
+    ends = flat.params.data_ptr(), flat.params.data_ptr() + flat.params.nbytes
+    assert all(ends[0] <= each.data_ptr() < ends[1] for each in other.parameters())

@@ -218,6 +218,43 @@ def test_parameters_that_were_moved(way: str, named: bool) -> None:
     del kept
 
 
+def into_a_larger_storage(weight: Any) -> None:
+    weight.data = torch.cat([weight.data, weight.data])[: len(weight)]
+
+
+def into_another_shape(weight: Any) -> None:
+    weight.data = weight.data.reshape(-1).clone()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (send, "expected unshared memory"),
+        (CHANGES["shared"], "expected unshared memory"),
+        (widen, "expected dtype float32, got torch.float64"),
+        (into_a_larger_storage, ".*moved.*make a new FusedOptimizer"),
+        (into_another_shape, ".*moved.*make a new FusedOptimizer"),
+    ],
+)
+def test_loading_after_a_move_that_cannot_be_followed(change: Callable[[Any], Any], message: str) -> None:
+    """The parameters stay where they are."""
+    model = network()
+    opt = FusedOptimizer(model.named_parameters(), lrcore.AdamW)
+    loss_of(model, 0).backward()
+    opt.step()
+    saved = opt.state_dict()
+    kept = change(model[0].weight)
+    before = everything(opt)
+    places = [each.data_ptr() for each in model.parameters()]
+    with pytest.raises(
+        (TypeError, ValueError, RuntimeError), match=rf"^param_groups\[0\]: 0\.weight: {message}"
+    ):
+        opt.load_state_dict(saved)
+    assert_unchanged(opt, before)
+    assert [each.data_ptr() for each in model.parameters()] == places
+    del kept
+
+
 def test_sparse_gradients() -> None:
     """They are refused by name at the step, which changes no other parameter."""
     layer, other = torch.nn.Embedding(5, 3, sparse=True), ones(2)

@@ -49,11 +49,12 @@ class Slot(NamedTuple):
     begin: int
     end: int
     """The end of its elements. A parameter without elements has one here, which is never stepped, for its step count."""
+    shape: tuple[int, ...]
     stride: tuple[int, ...]
 
     def view(self, flat: Any) -> Any:
         """Return the parameter's part of a flat tensor, in the shape of the parameter."""
-        return flat.as_strided(self.parameter.shape, self.stride, self.begin)
+        return flat.as_strided(self.shape, self.stride, self.begin)
 
 
 class Buffer:
@@ -73,7 +74,7 @@ class Buffer:
         # These are the parameter's own strides if it is dense, for example channels last.
         strides = [torch.empty_like(each, device="meta").stride() for *_, each in given]
         self.slots = [
-            Slot(*each, begin, begin + count, stride)
+            Slot(*each, begin, begin + count, tuple(each[3].shape), stride)
             for each, begin, count, stride in zip(given, starts, sizes, strides, strict=True)
         ]
         device = given[0][3].device
@@ -113,6 +114,24 @@ class Buffer:
         """Yield the assignments that make the parameters views of the flat buffer."""
         for slot, view in zip(self.slots, self._views, strict=True):
             yield slot.parameter, "data", view
+
+    def has_moved(self) -> bool:
+        """Return whether the storage of a parameter has moved.
+
+        Raises RuntimeError if a parameter has moved into a larger storage, which another library may manage, or has another
+        shape than before.
+        """
+        moved = False
+        for slot in self.slots:
+            parameter = slot.parameter
+            # Not compared with the view, whose storage moves together with that of the parameter.
+            place = self.params.data_ptr() + slot.begin * self.params.itemsize
+            if parameter.numel() and parameter.data_ptr() == place:
+                continue
+            if parameter.shape != slot.shape or parameter.untyped_storage().nbytes() != parameter.nbytes:
+                raise RuntimeError(f"{slot.name}: {_MOVED}")
+            moved |= parameter.numel() > 0
+        return moved
 
     def _fitting(self, i: int, grad: Any) -> Any:
         """Return a copy of a parameter's gradient that has the parameter's dtype and strides.
@@ -176,6 +195,10 @@ def with_own_storage(view: Any) -> Any:
     return tensor.as_strided(view.shape, view.stride())
 
 
+_MOVED = (
+    "its storage has moved since the optimizer was made, and is not one of its own with the same shape; make a new "
+    "FusedOptimizer after that"
+)
 _STATE_MOVED = (
     "its storage has moved; to change a state, assign its values: opt.state[parameter][name] = values"
 )

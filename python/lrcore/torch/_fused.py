@@ -50,7 +50,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     - Values assigned in `param_groups`, `state` or `optimizers`, or to `lr`, take effect at the next step or raise an
       error. A step that raises changes no parameter, state or step count on any device.
     - Create the optimizer after the module is on its device. `step` rejects parameters whose storage has moved since,
-      for example by ``.to()``. It cannot detect that ``load_state_dict(assign=True)`` has replaced the parameters.
+      for example by ``.to()``; `load_state_dict` puts them into new flat buffers. Neither can detect that the module's
+      ``load_state_dict(assign=True)`` has replaced the parameters.
     - Each parameter and state has its own storage, which covers only its part of a buffer, so saving one of them does
       not save the whole buffer.
     - ``copy.deepcopy((module, optimizer))`` copies both together, and so does pickling both in one call.
@@ -399,6 +400,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def load_state_dict(self, state_dict: Mapping[str, Any], *, step_count: int | None = None) -> None:
         """Resume from the state of a FusedOptimizer, or of the optimizer of the same name in ``torch.optim``.
 
+        If the module has been moved since the optimizer was made, for example to another device, the parameters move to new
+        flat buffers there.
+
         Parameters
         ----------
         state_dict : dict
@@ -417,6 +421,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         TypeError, ValueError
             If the dictionary belongs to another optimizer, other options or other parameters, or has an invalid entry.
             This optimizer is left unchanged.
+        RuntimeError
+            If a parameter has moved into a larger storage, or has another shape than before.
         """
         dictionary = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
@@ -428,7 +434,12 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _load(self, dictionary: Mapping[str, Any], step_count: int | None) -> None:
-        groups, optimizer = self._groups.checked(), self._optimizers[0]
+        groups = self._groups.checked()
+        moved = [buffer.has_moved() for buffer in self._buffers]
+        if any(moved):
+            read_groups(groups)  # checks the parameters
+            self._join(groups, self._groups.sources)
+        optimizer = self._optimizers[0]
         kind = optimizer._kind()
         every = iter(names_in(groups))
         names = [[next(every) for _ in group["params"]] for group in groups]
