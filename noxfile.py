@@ -147,10 +147,10 @@ def peers(session: nox.Session) -> None:
 
 @nox.session
 def tools(session: nox.Session) -> None:
-    """Run the tests with tools that save training state: accelerate, safetensors and torch.distributed.checkpoint."""
+    """Run the tests with tools that train modules or save them: accelerate, transformers and safetensors."""
     session.install("torch==2.13.0")
-    session.install("accelerate", ".[test]")
-    session.run("pytest", "--no-skips", "tests/pytorch/test_savers.py", *session.posargs)
+    session.install("accelerate", "transformers", "safetensors", ".[test]")
+    session.run("pytest", "--no-skips", "tests/trainers", *session.posargs)
 
 
 @nox.session

@@ -1,6 +1,6 @@
 """`lrcore.torch.FusedOptimizer` with tools that save checkpoints.
 
-The tools are safetensors, accelerate, torch.distributed.checkpoint and torch.save. None of them is mocked.
+The tools are torch.save and torch.distributed.checkpoint. Neither is mocked.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ def parted(seed: int) -> tuple[Any, Any]:
     ]
 
 
-def train(model: Any, opts: Any, steps: range, backward: Any = torch.Tensor.backward) -> None:
+def train(model: Any, opts: Any, steps: range) -> None:
     """Train a module with one or several optimizers."""
     opts = opts if isinstance(opts, list) else [opts]
     for step in steps:
         for opt in opts:
             opt.zero_grad()
-        backward(loss_of(model, step))
+        loss_of(model, step).backward()
         for opt in opts:
             opt.step()
-            for each in plateaus(getattr(opt, "optimizer", opt).schedule):
+            for each in plateaus(opt.schedule):
                 each.observe(1.0)
 
 
@@ -116,58 +116,6 @@ def test_torch_save(name: str, rate: str, tmp_path: Path) -> None:
         assert other[1].step_count == taken
         train(*other, range(taken, 8))
         assert_same(one, other)
-
-
-def test_safetensors(tmp_path: Path) -> None:
-    """A module with a shared parameter can be saved, and so can the states and gradients of parameters."""
-    tools = pytest.importorskip("safetensors.torch")
-    (model, opts), (other, its) = parted(0), parted(1)
-    train(model, opts, range(4))
-    tools.save_model(model, tmp_path / "model.safetensors")
-    tools.load_model(other, tmp_path / "model.safetensors")
-    assert other[-1].weight is other[-2].weight
-    states = opts[1].state_dict()["state"][0]
-    gradients = {name: each.grad for name, each in model.named_parameters()}
-    for name, tensors in (("states", states), ("gradients", gradients)):
-        tools.save_file(tensors, tmp_path / name)
-        assert all(torch.equal(each, tensors[key]) for key, each in tools.load_file(tmp_path / name).items())
-    torch.save([opt.state_dict() for opt in opts], tmp_path / "file.pt")
-    read = torch.load(tmp_path / "file.pt", weights_only=True, mmap=True)
-    for opt, saved in zip(its, read, strict=True):
-        opt.load_state_dict(saved)
-    train(model, opts, range(4, 8))
-    train(other, its, range(4, 8))
-    for opt, loaded in zip(opts, its, strict=True):
-        assert_same((model, opt), (other, loaded))
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "safe"), [("SGD", True), ("SGD with momentum", False), ("Lion", False), ("AdamW", True)]
-)
-def test_accelerate(optimizer: str, safe: bool, tmp_path: Path) -> None:
-    """A run with accelerate equals one without, and so do runs that are resumed from its files.
-
-    Runs are resumed with the same Accelerator and with a new one.
-    """
-    accelerate = pytest.importorskip("accelerate")
-    expected = build(optimizer)
-    train(*expected, range(8))
-    accelerator = accelerate.Accelerator(cpu=True)
-    model, opt = accelerator.prepare(*build(optimizer))
-    train(model, opt, range(4), accelerator.backward)
-    accelerator.save_state(tmp_path / "state", safe_serialization=safe)
-    accelerator.save_model(model, tmp_path / "model")
-    assert {each.name for each in (tmp_path / "model").iterdir()} == {"model.safetensors"}
-    train(model, opt, range(4, 8), accelerator.backward)
-    assert_same((model, opt.optimizer), expected)
-
-    for again in (accelerator, accelerate.Accelerator(cpu=True)):
-        if again is not accelerator:
-            model, opt = again.prepare(*build(optimizer, seed=1))
-        again.load_state(tmp_path / "state")
-        assert opt.optimizer.step_count == 4
-        train(model, opt, range(4, 8), again.backward)
-        assert_same((model, opt.optimizer), expected)
 
 
 def distributed(flattened: bool) -> tuple[Any, Any]:

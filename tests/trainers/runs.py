@@ -34,6 +34,16 @@ def network(seed: int = 0) -> Any:
     return model
 
 
+def language_model(seed: int = 0) -> Any:
+    """Return a small GPT-2 of transformers, with tied embeddings and with dropout, for 32 tokens and texts of 12."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(seed)
+    config = transformers.GPT2Config(
+        n_layer=2, n_embd=16, n_head=2, vocab_size=32, n_positions=12, bos_token_id=0, eos_token_id=0
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
 def batch(step: int, size: int = 12) -> tuple[Any, Any]:
     """Return the inputs and targets of a step."""
     x = torch.randn(size, 8, generator=torch.Generator().manual_seed(step))
@@ -58,6 +68,12 @@ def ours(params: Any, **numbers: Any) -> Any:
 
 def theirs(params: Any, **numbers: Any) -> Any:
     return torch.optim.AdamW(params, **{"lr": LR, **NUMBERS, **numbers})
+
+
+def move(model: Any) -> None:
+    """Replace the storage of the parameters, as moving a module to another device does."""
+    for each in model.parameters():
+        each.data = each.data.clone()
 
 
 def values(model: Any) -> dict[str, Any]:
