@@ -201,3 +201,23 @@ def test_own_text_of_each_group() -> None:
         opt.step()
         resumed.step()
     assert [each.item() for each in others] == [each.item() for each in params]
+
+
+def test_follow_schedules() -> None:
+    """The scheduler for tools that require one shows the rates of the optimizer's schedules, and changes nothing."""
+    rate = Cosine(0.1, steps=16).warmup(3)
+    _, opt = stepping(None, 0.5, lr=rate)
+    scheduler = lrcore.torch.FollowSchedules(opt)
+    assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+    for t in range(5):
+        opt.step()
+        assert scheduler.get_last_lr() == [rate(t), 0.5]  # as with PyTorch's, until its own step
+        scheduler.step()
+    assert scheduler.state_dict() == {}
+    opt.step()
+    scheduler.load_state_dict({})
+    assert scheduler.get_last_lr() == [rate(6), 0.5]
+    assert opt.step_count == 6
+    for other in (rate, torch.optim.SGD([torch.zeros(1)])):
+        with pytest.raises(TypeError, match="^optimizer: expected a FusedOptimizer, got (Warmup|SGD)"):
+            lrcore.torch.FollowSchedules(other)

@@ -57,26 +57,6 @@ def arguments(folder: Path, **others: Any) -> Any:
     return transformers.TrainingArguments(**{**defaults, **others})
 
 
-class Follow:
-    """The scheduler of a run whose optimizer has a schedule: it sets no rates, and shows that of the last step."""
-
-    def __init__(self, opt: Any) -> None:
-        self.opt = opt
-        self.step()
-
-    def step(self) -> None:
-        self.rates = [group["lr"] for group in self.opt.param_groups]
-
-    def get_last_lr(self) -> list[float]:
-        return self.rates
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, _: Any) -> None:
-        self.step()  # the state of the optimizer has been loaded before
-
-
 def torchs(folder: Path, seed: int = 0, **others: Any) -> Any:
     return Trainer(language_model(seed), arguments(folder, optim="adamw_torch", **others), train_dataset=DATA)
 
@@ -116,7 +96,7 @@ def by_method(folder: Path, seed: int = 0) -> Any:
 def with_schedule(folder: Path, seed: int = 0, rate: Callable[[], Any] = lambda: SCHEDULE) -> Any:
     model = language_model(seed)
     opt = ours(lrcore.torch.decay_groups(model, DECAY), rate())
-    made = opt, Follow(opt)
+    made = opt, lrcore.torch.FollowSchedules(opt)
     return Trainer(model, arguments(folder), train_dataset=DATA, optimizers=made, callbacks=[Observe()])
 
 

@@ -300,7 +300,8 @@ def plateaus(schedule: Schedule | _Scheduled) -> list[Plateau]:
     ----------
     schedule : Schedule or Optimizer
         A schedule, whose plateaus are listed in the order of its repr, or an optimizer: first the plateaus of
-        ``opt.schedule``, then those of the groups with a rate of their own, including frozen groups.
+        ``opt.schedule``, then those of the groups with a rate of their own, including frozen groups. The wrappers of
+        optimizers of accelerate and Lightning, which have an attribute `optimizer`, are accepted.
 
     Raises
     ------
@@ -317,10 +318,11 @@ def plateaus(schedule: Schedule | _Scheduled) -> list[Plateau]:
     >>> plateaus(opt)
     [Plateau(lr=0.1), Plateau(lr=0.2)]
     """
-    if isinstance(schedule, Schedule):
-        every = [schedule]
-    elif hasattr(type(schedule), "_all_schedules"):
-        every = schedule._all_schedules()
+    inner = getattr(schedule, "optimizer", schedule)
+    if isinstance(inner, Schedule):
+        every = [inner]
+    elif hasattr(type(inner), "_all_schedules"):
+        every = inner._all_schedules()
     else:
         raise TypeError(f"schedule: expected a schedule or an optimizer, got {type(schedule).__name__}")
     found = {id(each): each for one in every for each in stateful(one)}

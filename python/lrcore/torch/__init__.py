@@ -15,8 +15,9 @@ Importing this module imports PyTorch; importing `lrcore` does not.
 
 from lrcore._lrcore_core import join_openmp
 from lrcore.torch._decay_groups import decay_groups
+from lrcore.torch._follow import FollowSchedules
 from lrcore.torch._fused import FusedOptimizer
 
-__all__ = ["FusedOptimizer", "decay_groups"]
+__all__ = ["FollowSchedules", "FusedOptimizer", "decay_groups"]
 
 join_openmp()  # PyTorch's threads do the large steps; see csrc/cpu/openmp.h

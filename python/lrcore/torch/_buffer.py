@@ -196,8 +196,7 @@ def with_own_storage(view: Any) -> Any:
 
 
 _MOVED = (
-    "its storage has moved since the optimizer was made, and is not one of its own with the same shape; make a new "
-    "FusedOptimizer after that"
+    "has moved into a part of a larger storage, or has another shape than before; make a new FusedOptimizer"
 )
 _STATE_MOVED = (
     "its storage has moved; to change a state, assign its values: opt.state[parameter][name] = values"
