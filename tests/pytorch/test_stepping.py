@@ -282,6 +282,35 @@ def test_hooks_of_steps_and_state_dictionaries() -> None:
     ]
 
 
+def test_a_step_in_a_compiled_function() -> None:
+    """A graph of `torch.compile` ends before the step, whose code is not compiled, so new numbers recompile nothing."""
+    params = [ones(3), ones(3)]
+    opt, other = (FusedOptimizer([each], lrcore.AdamW, lr=LINEAR) for each in params)
+    opt.register_step_post_hook(lambda *_: None)
+
+    def function(x: Any) -> Any:
+        y = 2 * x
+        opt.step(lambda: None)
+        return y + 1
+
+    torch.compiler.reset()
+    compiled = torch.compile(function, backend="eager")
+    for t in range(5):
+        params[0].grad = params[1].grad = torch.ones(3) * (t + 1)
+        with torch.compiler.set_stance("fail_on_recompile" if t else "default"):
+            assert compiled(torch.ones(3)).tolist() == [3.0] * 3
+        other.step()
+        assert torch.equal(*params)
+        for each in (opt, other):
+            each.param_groups[0]["weight_decay"] = 0.1 * t
+    whole = torch.compile(opt.step, backend="eager", fullgraph=True)
+    with pytest.raises(
+        torch._dynamo.exc.Unsupported, match="leave out fullgraph=True, or compile only the module"
+    ):
+        whole()
+    assert opt.step_count == 5
+
+
 def test_ranges_of_the_profiler() -> None:
     weight = zeros(3)
     opt = sgd(weight)
