@@ -1,7 +1,4 @@
-"""`lrcore.torch.FusedOptimizer` with tools that save checkpoints.
-
-The tools are torch.save and torch.distributed.checkpoint. Neither is mocked.
-"""
+"""State dictionaries of `lrcore.torch.FusedOptimizer` in files of `torch.save`, and exchanged with PyTorch."""
 
 from __future__ import annotations
 
@@ -9,73 +6,15 @@ import copy
 import gc
 import json
 import weakref
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import lrcore
-from lrcore.schedules import Cosine, Plateau, plateaus
-from pytorch.modules import FusedOptimizer, assert_same_dictionary, each_optimizer, loss_of, network, torch
+from lrcore.schedules import Plateau, plateaus
+from pytorch.modules import FusedOptimizer, assert_same_dictionary, each_optimizer, network, torch
 from pytorch.modules import build as build_by_name
-
-RATES: dict[str, Callable[[], Any]] = {
-    "number": lambda: 0.1,
-    "schedule": lambda: Cosine(0.1, steps=20).warmup(2),
-    "plateau": lambda: Plateau(Cosine(0.1, steps=20), factor=0.5, patience=1),
-    "one plateau twice": lambda: (p := Plateau(0.1, factor=0.5, patience=1)).then(p * 0.5, at=5),
-}
-OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "SGD": (lrcore.SGD, {}),
-    "SGD with momentum": (lrcore.SGD, {"momentum": 0.9}),
-    "SGD with dampening": (lrcore.SGD, {"momentum": 0.9, "dampening": 0.1, "maximize": True}),
-    "Lion": (lrcore.Lion, {}),
-    "AdamW": (lrcore.AdamW, {"amsgrad": True}),
-    "Adam with eps before the correction": (lrcore.Adam, {"eps_placement": "hat"}),
-    "NAdam": (lrcore.NAdam, {}),
-    "RAdam with independent decay": (lrcore.RAdam, {"weight_decay": 0.01, "decay": "independent"}),
-}
-
-
-def build(optimizer: str = "AdamW", rate: str = "plateau", seed: int = 0) -> tuple[Any, Any]:
-    cls, options = OPTIMIZERS[optimizer]
-    model = network(seed)
-    return model, FusedOptimizer(model.parameters(), cls, lr=RATES[rate](), **options)
-
-
-def parted(seed: int) -> tuple[Any, Any]:
-    """Return a module with a shared parameter, and its two optimizers."""
-    model = network(seed)
-    model.append(torch.nn.Linear(3, 3)).append(torch.nn.Linear(3, 3))
-    model[-1].weight = model[-2].weight
-    first, *others = model.parameters()
-    return model, [
-        FusedOptimizer([first], lrcore.SGD, lr=0.1, momentum=0.9),
-        FusedOptimizer(others, lrcore.Lion, lr=RATES["plateau"]()),
-    ]
-
-
-def train(model: Any, opts: Any, steps: range) -> None:
-    """Train a module with one or several optimizers."""
-    opts = opts if isinstance(opts, list) else [opts]
-    for step in steps:
-        for opt in opts:
-            opt.zero_grad()
-        loss_of(model, step).backward()
-        for opt in opts:
-            opt.step()
-            for each in plateaus(opt.schedule):
-                each.observe(1.0)
-
-
-def assert_same(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
-    """Check that the modules have equal bits and the optimizers agree in whatever affects later steps."""
-    for name, values in one[0].state_dict().items():
-        assert torch.equal(values, other[0].state_dict()[name]), name
-    for each in ("step_count", "lr", "schedule"):
-        assert getattr(one[1], each) == getattr(other[1], each)
-    assert_same_dictionary(one[1].state_dict(), other[1].state_dict())
+from pytorch.savers import RATES, assert_same, build, train
 
 
 def test_a_view_outlives_module_and_optimizer() -> None:
@@ -116,105 +55,6 @@ def test_torch_save(name: str, rate: str, tmp_path: Path) -> None:
         assert other[1].step_count == taken
         train(*other, range(taken, 8))
         assert_same(one, other)
-
-
-def distributed(flattened: bool) -> tuple[Any, Any]:
-    """Return functions that copy and load the dictionaries of a module and optimizers, in one process."""
-    tools = pytest.importorskip("torch.distributed.checkpoint.state_dict")
-    options = tools.StateDictOptions(flatten_optimizer_state_dict=flattened)
-
-    def get(model: Any, opts: Any) -> dict[str, Any]:
-        found = copy.deepcopy(tools.get_state_dict(model, opts, options=options))
-        return dict(zip(("model_state_dict", "optim_state_dict"), found, strict=True))
-
-    def set_all(model: Any, opts: Any, found: dict[str, Any]) -> None:
-        tools.set_state_dict(model, opts, **found, options=options)
-
-    return get, set_all
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # from torch.distributed.checkpoint, which has no process group here
-@pytest.mark.parametrize("flattened", [False, True])
-@pytest.mark.parametrize(
-    ("optimizer", "rate"),
-    [*((each, "plateau") for each in OPTIMIZERS), *(("AdamW", each) for each in RATES if each != "plateau")],
-)
-def test_distributed_checkpoint(optimizer: str, rate: str, flattened: bool, tmp_path: Path) -> None:
-    """torch.distributed.checkpoint saves only states and groups.
-
-    The test also saves before the first step, and loads into optimizers that have already taken steps.
-    """
-    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
-    get, set_all = distributed(flattened)
-    for taken, stepped in ((0, 0), (4, 0), (4, 3)):
-        one, other = build(optimizer, rate), build(optimizer, rate, seed=1)
-        train(*one, range(taken))
-        train(*other, range(stepped))
-        folder = tmp_path / f"{taken}-{stepped}"
-        checkpoint.save(get(*one), checkpoint_id=folder)
-        read = get(*other)
-        checkpoint.load(read, checkpoint_id=folder)
-        set_all(*other, read)
-        assert_same(one, other)
-        for each in (one, other):
-            train(*each, range(taken, taken + 4))
-        assert_same(one, other)
-
-
-@pytest.mark.filterwarnings("ignore")  # from torch.distributed.checkpoint, which has no process group here
-@pytest.mark.parametrize("flattened", [False, True])
-def test_distributed_checkpoint_of_two_optimizers(flattened: bool) -> None:
-    """The group of each optimizer contains its step count and schedule."""
-    get, set_all = distributed(flattened)
-    (model, opts), (other, its) = parted(0), parted(1)
-    train(model, opts[:1], range(1))
-    train(model, opts[1], range(3))
-    set_all(other, its, get(model, opts))
-    assert [each.step_count for each in its] == [1, 3]
-    for opt, loaded in zip(opts, its, strict=True):
-        assert_same((model, opt), (other, loaded))
-
-
-def falling(t: int) -> float:
-    return 0.1 / (1 + t)
-
-
-@pytest.mark.filterwarnings("ignore")  # from torch.distributed.checkpoint, which has no process group here
-@pytest.mark.parametrize("momentum", [0.0, 0.5])
-@pytest.mark.parametrize("second", ["number", "schedule"])
-@pytest.mark.parametrize("first", ["number", "schedule", "callable"])
-@pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_distributed_checkpoint_before_the_first_step(
-    name: str, first: str, second: str, momentum: float
-) -> None:
-    """It creates the states by a step with rates of 0. The step moves no parameter, and advances no schedule."""
-    rates: dict[str, Callable[[], Any]] = {**RATES, "callable": lambda: falling}
-    numbers = {"momentum": momentum} if name == "SGD" else {"betas": (momentum, 0.9)}
-
-    def made() -> tuple[Any, Any]:
-        model = network()
-        head, *others = model.parameters()
-        groups = [{"params": head}, {"params": others, "lr": rates[second]()}]
-        options = {"weight_decay": 0.5, "decay": "independent"}
-        return model, FusedOptimizer(groups, getattr(lrcore, name), lr=rates[first](), **numbers, **options)
-
-    get, set_all = distributed(False)
-    model, opt = made()
-    for _ in range(2):
-        before = [each.detach().clone() for each in model.parameters()]
-        count = opt.step_count
-        other, its = made()
-        set_all(other, its, get(model, opt))
-        assert all(map(torch.equal, model.parameters(), before))
-        if first != "callable":  # which is not called before the step
-            assert_same((model, opt), (other, its))
-        assert opt.step_count == its.step_count == count
-        for each in ((model, opt), (other, its)):
-            train(*each, range(2))
-            each[1].zero_grad()
-        assert_same((model, opt), (other, its))
-        assert opt.step_count == count + 2
 
 
 def test_a_rate_of_0_over_a_schedule() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Let PyTorch use one thread: on a busy machine, several threads make small modules ten times slower."""
     torch = pytest.importorskip("torch")

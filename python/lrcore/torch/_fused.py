@@ -24,7 +24,7 @@ with optional_dependency("torch"):
     from lrcore.torch import _dictionary
     from lrcore.torch._buffer import Buffer, Prototype, with_own_storage
     from lrcore.torch._param_groups import ParamGroups, Source, as_rate, settings_of
-    from lrcore.torch._parameters import label, names_in, read_groups
+    from lrcore.torch._parameters import label, names_in, read_groups, with_tools
     from lrcore.torch._state import States
 
 _FLAGS = {"foreach": None, "fused": None, "differentiable": False}
@@ -339,6 +339,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             step_together(self._optimizers, grad_scale)
         except (TypeError, ValueError) as error:
             raise _with_label(error) from error.__cause__ or error
+        except RuntimeError as error:
+            raise with_tools(error) from error.__cause__
         finally:
             # even if an interrupt is raised after the step
             if groups.is_scheduled and self._optimizers[0].step_count != before:

@@ -81,6 +81,7 @@ def _check(groups: Sequence[Mapping[str, Any]]) -> None:
             raise TypeError(
                 f"{name}: expected dtype float32, got {tensor.dtype}; keep the parameters in float32 and use torch.autocast"
             )
+        _refuse_distributed(name, tensor)
         require_memory(name, tensor)
         if tensor.device.type not in ("cpu", "cuda"):
             raise ValueError(f"{name}: expected a tensor on a CPU or CUDA device, got {tensor.device}")
@@ -102,3 +103,38 @@ def _check(groups: Sequence[Mapping[str, Any]]) -> None:
             own = group.get("param_names")
             if own is not None and len({*own}) != len(own):
                 raise ValueError("param_names: expected each name once")
+
+
+def _refuse_distributed(name: str, tensor: Any) -> None:
+    """Raise TypeError or ValueError if a parameter belongs to a tool of `torch.distributed` that cannot be used."""
+    if type(tensor).__name__ == "DTensor":
+        raise TypeError(
+            f"{name}: expected a plain tensor, got a DTensor, as fully_shard and parallelize_module make them; use "
+            "DistributedDataParallel, or FullyShardedDataParallel with use_orig_params=False"
+        )
+    is_flat = getattr(tensor, "_is_flat_param", False)
+    if getattr(tensor, "_fsdp_flattened", False) and not is_flat:
+        raise ValueError(
+            f"{name}: expected a parameter with memory of its own, got one of FullyShardedDataParallel, which moves it in "
+            "each iteration; pass use_orig_params=False"
+        )
+    if is_flat and hasattr(tensor, "_local_shard"):
+        raise ValueError(
+            f"{name}: FullyShardedDataParallel has already run, and would return the parameter to its former memory; make "
+            "the optimizer before the first forward pass"
+        )
+
+
+def with_tools(error: RuntimeError) -> RuntimeError:
+    """Return an error about memory that has moved, with the tools that may have moved it in distributed training."""
+    distributed = torch.distributed
+    if not (" moved " in str(error) and distributed.is_available() and distributed.is_initialized()):
+        return error
+    return RuntimeError(f"{error}. {_MOVING_TOOLS}")
+
+
+_MOVING_TOOLS = (
+    "Tools of torch.distributed that move parameters cannot be used: FullyShardedDataParallel with use_orig_params=True, "
+    "ZeroRedundancyOptimizer with parameters_as_bucket_view=True, PostLocalSGDOptimizer and average_parameters; to average "
+    "modules, call torch.distributed.all_reduce for opt.optimizers[0].params"
+)
