@@ -70,6 +70,15 @@ def theirs(params: Any, **numbers: Any) -> Any:
     return torch.optim.AdamW(params, **{"lr": LR, **NUMBERS, **numbers})
 
 
+def our_sgd(params: Any, **numbers: Any) -> Any:
+    """Return an optimizer whose steps are proportional to the gradients, which those of AdamW are not."""
+    return lrcore.torch.FusedOptimizer(params, lrcore.SGD, **{"lr": LR, "momentum": 0.9, **numbers})
+
+
+def their_sgd(params: Any, **numbers: Any) -> Any:
+    return torch.optim.SGD(params, **{"lr": LR, "momentum": 0.9, **numbers})
+
+
 def move(model: Any) -> None:
     """Replace the storage of the parameters, as moving a module to another device does."""
     for each in model.parameters():

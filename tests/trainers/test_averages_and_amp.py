@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import lrcore
 from lrcore.schedules import Constant, Cosine
 from trainers.runs import (
     LR,
@@ -20,7 +21,9 @@ from trainers.runs import (
     groups_of,
     loss_of,
     network,
+    our_sgd,
     ours,
+    their_sgd,
     theirs,
     torch,
     values,
@@ -105,7 +108,8 @@ class Scaled:
 
     def __init__(self, make: MakeOptimizer, dtype: Any, rate: Any, clips: bool, seed: int = 0) -> None:
         self.model = network(seed)
-        self.opts = [make([group], lr=rate if make is ours else LR) for group in groups_of(self.model)]
+        lr = rate if make in (ours, our_sgd) else LR
+        self.opts = [make([group], lr=lr) for group in groups_of(self.model)]
         self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4)
         self.dtype, self.rate, self.clips = dtype, rate, clips
 
@@ -118,7 +122,7 @@ class Scaled:
             self.scaler.scale(loss).backward()
             for opt, infinite in zip(self.opts, [(), self.INFINITE], strict=True):
                 params = opt.param_groups[0]["params"]
-                if isinstance(opt, torch.optim.AdamW):
+                if not isinstance(opt, lrcore.torch.FusedOptimizer):
                     opt.param_groups[0]["lr"] = self.rate(step - sum(each < step for each in infinite))
                 if step in infinite:
                     params[0].grad.view(-1)[0] = torch.inf
@@ -144,19 +148,24 @@ def assert_near(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("clips", [False, True])
 @pytest.mark.parametrize("rate", [Constant(LR), Cosine(LR, steps=STEPS).warmup(5)], ids=str)
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_amp(dtype: Any, rate: Any, clips: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "make_other", "dtype"),
+    [(ours, theirs, None), (ours, theirs, torch.bfloat16), (our_sgd, their_sgd, None)],
+)
+def test_amp(
+    make: MakeOptimizer, make_other: MakeOptimizer, dtype: Any, rate: Any, clips: bool, tmp_path: Path
+) -> None:
     """A step with an infinity is skipped and not counted. Scale and parameters change as with PyTorch's optimizers."""
-    run = Scaled(ours, dtype, rate, clips)
+    run = Scaled(make, dtype, rate, clips)
     run.train(range(HALF))
-    again = resumed(run, Scaled(ours, dtype, rate, clips, seed=1), tmp_path / "run.pt")
+    again = resumed(run, Scaled(make, dtype, rate, clips, seed=1), tmp_path / "run.pt")
     run.train(range(HALF, STEPS))
     again.train(range(HALF, STEPS))
     assert_same(values(run.model), values(again.model))
     assert run.scaler.state_dict() == again.scaler.state_dict()
     assert [opt.step_count for opt in run.opts] == [STEPS, STEPS - len(Scaled.INFINITE)]
 
-    other = Scaled(theirs, dtype, rate, clips)
+    other = Scaled(make_other, dtype, rate, clips)
     other.train(range(STEPS))
     assert run.scaler.state_dict() == other.scaler.state_dict()
     (assert_close if dtype is None else assert_near)(values(run.model), values(other.model))

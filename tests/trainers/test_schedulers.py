@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import lrcore
 from lrcore.schedules import Cosine
 from trainers.runs import (
     LR,
@@ -19,7 +18,9 @@ from trainers.runs import (
     groups_of,
     loss_of,
     network,
+    our_sgd,
     ours,
+    their_sgd,
     theirs,
     torch,
     values,
@@ -62,10 +63,7 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
 """Schedulers by the names of their classes."""
 OPTIMIZERS: dict[str, tuple[MakeOptimizer, MakeOptimizer]] = {
     "betas": (ours, theirs),
-    "momentum": (
-        lambda params: lrcore.torch.FusedOptimizer(params, lrcore.SGD, lr=LR, momentum=0.9),
-        lambda params: torch.optim.SGD(params, lr=LR, momentum=0.9),
-    ),
+    "momentum": (our_sgd, their_sgd),
 }
 """Optimizers of lrcore and of PyTorch by the name of the number that some schedulers change besides the rate."""
 
