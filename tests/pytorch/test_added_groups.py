@@ -159,3 +159,42 @@ def test_dictionaries_of_before_a_group_was_added() -> None:
     states.clear()
     opt.step()
     assert (weight.tolist(), len(groups)) == ([-4.5] * 3, 3)
+
+
+class Wrapper:
+    """A wrapper like Lightning's: it takes the class of an optimizer, and finds attributes there, but has its own."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
+        self.__class__ = type("Wrapped", (Wrapper, type(wrapped)), {})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
+
+
+def load_and_assign(opt: Any) -> None:
+    saved = opt.state_dict()
+    saved["state"][0]["exp_avg"].fill_(0.25)
+    opt.load_state_dict(saved)
+    opt.state[opt.param_groups[0]["params"][1]]["exp_avg"] = torch.full((2,), 0.5)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "a group": lambda opt: opt.add_param_group({"params": ones(4), "lr": 0.25}),
+    "a dictionary": load_and_assign,
+    "states": lambda opt: setattr(opt, "state", {}),
+    "a rate": lambda opt: setattr(opt, "lr", 0.5),
+}
+
+
+@pytest.mark.parametrize("way", CHANGES)
+def test_changes_through_a_wrapper(way: str) -> None:
+    """They change the optimizer itself, which takes the steps."""
+    opts = [FusedOptimizer([ones(3), ones(2)], lrcore.Adam) for _ in range(2)]
+    for opt, wrapper in zip(opts, (Wrapper(opts[0]), opts[1]), strict=True):
+        for t in range(4):
+            if t == 2:
+                CHANGES[way](wrapper)
+            give((each for group in opt.param_groups for each in group["params"]), (16, t))
+            opt.step()
+    assert_unchanged(opts[0], everything(opts[1]))

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import re
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -129,6 +130,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             one = torch.zeros(1, device=device, dtype=torch.float32)
             arguments["grads"] = torch.zeros_like(one)
             made = optimizer(one, **arguments)
+        # A wrapper such as Lightning's has this class and looks up attributes here, but keeps those assigned to itself.
+        self._owner: Callable[[], Any] = weakref.ref(self)
         self._prototype = Prototype.of(made)
         self._source = Source(made.schedule, made._settings.hyper, bool(made._options["maximize"]))
         self._buffers: list[Buffer] = []
@@ -206,7 +209,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         moves = [move for buffer in buffers for move in buffer.moves()]
         # One operation, which an interrupt does not split.
         commit(
-            changes if self._buffers else [], [*moves, *((self, name, value) for name, value in own.items())]
+            changes if self._buffers else [],
+            [*moves, *((self._owner(), name, value) for name, value in own.items())],
         )
 
     def _check_fixed(self, group: Mapping[str, Any]) -> None:
@@ -252,7 +256,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @state.setter
     def state(self, states: Mapping[Any, Any]) -> None:
-        if "_states" in vars(self):  # PyTorch's constructor assigns an empty state
+        if hasattr(self, "_states"):  # PyTorch's constructor assigns an empty state
             self._states.replace(states)
 
     def __setstate__(self, entries: Mapping[str, Any]) -> None:
@@ -474,7 +478,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 )
             )
         self._groups.load(changes, to_set, sources, settings, [each.carried for each in loaded])
-        self._states = States(self._buffers, self._groups.hyper_of)
+        self._owner()._states = States(self._buffers, self._groups.hyper_of)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as PyTorch's optimizers do.
@@ -556,6 +560,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self, prototype: tuple[Any, ...], groups: list[dict[str, Any]], sources: list[Source], dictionary: Any
     ) -> None:
         """Initialize a copy from the result of `_parts`."""
+        self._owner = weakref.ref(self)
         self._prototype, self._source, defaults = prototype
         self._buffers, self._groups = [], ParamGroups(self._check_fixed, [], None)
         super().__init__(groups, defaults)
