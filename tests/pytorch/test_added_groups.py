@@ -198,3 +198,37 @@ def test_changes_through_a_wrapper(way: str) -> None:
             give((each for group in opt.param_groups for each in group["params"]), (16, t))
             opt.step()
     assert_unchanged(opts[0], everything(opts[1]))
+
+
+def test_groups_that_are_assigned_with_further_ones() -> None:
+    """They are added, as in PyTorch; Lightning restores in this way the groups that a run has added."""
+    params = [ones(3), ones(2), ones(4)]
+    opt = FusedOptimizer(params[:1], lrcore.Adam, lr=LINEAR)
+    separate = Separate("Adam", [{"params": params[:1]}], lr=lambda t: LINEAR(t) * (1.0 if t < 2 else 0.5))
+    for t in range(4):
+        if t == 2:
+            later = (
+                {"params": [params[1]], "lr": 0.5},
+                {"params": [params[2]], "weight_decay": 0.25, "lr": 0.5},
+            )
+            first = dict(opt.param_groups[0]) | {"lr": 0.5 * LINEAR}
+            assigned = [first, *(dict(each) for each in later)]
+            opt.param_groups = assigned
+            assert opt.param_groups is assigned
+            assert assigned[1]["betas"] == (0.9, 0.999)
+            for each in later:
+                separate.add(each)
+        give(params, (17, t))
+        separate.step()
+        opt.step()
+        separate.assert_same(opt)
+    before, groups = everything(opt), opt.param_groups
+    for wrong, message in (
+        ([*groups[1:], groups[0], {"params": [ones(1)]}], "the group's parameters were changed"),
+        ([*groups, {"params": [ones(1)]}, {"params": [ones(1)], "lr": -1.0}], r"^param_groups\[4\]: lr: "),
+        ([*groups, {"params": groups[0]["params"]}], "more than one parameter group"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            opt.param_groups = wrong
+        assert opt.param_groups is groups
+        assert_unchanged(opt, before)

@@ -85,7 +85,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         PyTorch's parameter groups, with the numbers of the next step. Values assigned there take effect at that step.
         If a rate or number comes from a schedule, its entry shows the number of the next step; an assigned number is
         then refused, and an assigned schedule replaces the former one. With a callable, or a schedule class of your own,
-        the entry ``lr`` is the rate of the last step, or NaN before the first step. Other entries are kept.
+        the entry ``lr`` is the rate of the last step, or NaN before the first step. Other entries are kept. An assigned
+        list may have further groups, which are added.
     state : dict
         The states of each parameter that has taken a step, under PyTorch's names. The arrays are views of the flat
         states, and ``step`` is the number of steps of the parameter. What you assign takes effect at the next step; if
@@ -246,7 +247,13 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         return self._groups.list  # type: ignore[no-any-return]
 
     @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+    def param_groups(self, groups: Any) -> None:
+        count = len(self._groups.list)
+        if self._buffers and isinstance(groups, list) and len(groups) > count:
+            self._groups.checked(groups[:count])
+            self._add(groups[count:])
+            for group, added in zip(groups[count:], self._groups.list[count:], strict=True):
+                group.update(added)
         self._groups.list = groups
 
     @property
@@ -499,14 +506,19 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if not self._buffers:  # in the constructor
             super().add_param_group(param_group)
             return
+        self._add([param_group])
+
+    def _add(self, given: list[dict[str, Any]]) -> None:
+        """Add parameter groups; if one of them is invalid, add none."""
         self._groups.obey()
         if self._states.is_exposed:
             self._states.obey()
         groups = self._groups.checked()
-        *_, added = read_groups([*groups, param_group])
-        for name, default in self.defaults.items():
-            added.setdefault(name, default)
-        self._join([*groups, added], self._groups.sources)
+        added = read_groups([*groups, *given])[len(groups) :]
+        for each in added:
+            for name, default in self.defaults.items():
+                each.setdefault(name, default)
+        self._join([*groups, *added], self._groups.sources)
         # The caller may hold the list and the states; PyTorch would append the group to that list.
         groups[:] = self._groups.list
         self._groups.list = groups

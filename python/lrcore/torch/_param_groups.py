@@ -275,9 +275,9 @@ class ParamGroups:
 
     # ---- values assigned in the groups
 
-    def checked(self) -> list[dict[str, Any]]:
-        """Return the groups; raise ValueError if their number or their parameters were changed."""
-        groups: Any = self.list
+    def checked(self, given: Any = None) -> list[dict[str, Any]]:
+        """Return the groups, or the given ones; raise ValueError if their number or their parameters were changed."""
+        groups: Any = self.list if given is None else given
         if not isinstance(groups, list) or not all(isinstance(each, dict) for each in groups):
             raise ValueError("param_groups: expected a list of dictionaries")
         if len(groups) != len(self._parameters):
