@@ -230,10 +230,15 @@ def test_a_scale_that_is_set_by_hand() -> None:
     assert (weight == -0.5).all()
 
 
-def test_a_skipped_step_does_not_count() -> None:
-    """GradScaler skips a step with infinite gradients: neither the optimizer nor a parameter counts it."""
+@pytest.mark.parametrize("fused", [None, True, False])
+def test_a_skipped_step_does_not_count(fused: bool | None) -> None:
+    """GradScaler skips a step with infinite gradients: neither the optimizer nor a parameter counts it.
+
+    With fused=False, GradScaler divides the scale out of the gradients, as for PyTorch's optimizers.
+    """
     first, second = ones(2), ones(2)
-    opt = FusedOptimizer([{"params": first}, {"params": second, "lr": 0.5}], lrcore.Adam, lr=LINEAR)
+    groups = [{"params": first}, {"params": second, "lr": 0.5}]
+    opt = FusedOptimizer(groups, lrcore.Adam, lr=LINEAR, fused=fused)
     separate = Separate("Adam", [{"params": [first]}, {"params": [second], "lr": 0.5}])
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for t, factor in enumerate((1.0, float("inf"), 3.0, 1.0)):
@@ -243,7 +248,9 @@ def test_a_skipped_step_does_not_count() -> None:
         if t != 1:
             separate.change(0, lr=LINEAR(t - (t > 1)))
             separate.step(grad_scale=1 / scaler.get_scale())
+        scale = scaler.get_scale()
         scaler.step(opt)
+        assert float(first.grad[0]) == factor * (1.0 if fused is False else scale)
         scaler.update()
         separate.assert_same(opt)
     assert opt.step_count == 3

@@ -73,7 +73,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         called once per step, with the number of steps taken so far. A tensor is read again at each step.
     **arguments
         The other arguments of the class, except `grads` and `groups`. The numbers can be lrcore's schedules. PyTorch's
-        `foreach` and `fused` are accepted and have no effect; `differentiable` must be False.
+        `foreach` and `fused` are accepted, and do not change how a step is computed; `differentiable` must be False. With
+        ``fused=False``, GradScaler unscales the gradients in a pass of its own, as some tools require for clipping.
 
     Attributes
     ----------
@@ -100,9 +101,6 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         If a parameter is not a leaf, occurs twice or shares memory with another, if the class rejects an argument, or if a
         group has another structural option than the optimizer, such as `amsgrad`.
     """
-
-    # This makes GradScaler leave the gradients scaled, and set the attributes `grad_scale` and `found_inf`.
-    _step_supports_amp_scaling = True
 
     def __init__(
         self, params: Iterable[Any], optimizer: type[Optimizer], lr: Rate | None = None, **arguments: Any
@@ -232,6 +230,11 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             rate = self._source.rate if is_default else as_rate(group["lr"])
             hyper = _arguments.settable({name: group[name] for name in self._source.hyper})
             return Source(rate, hyper, flag("maximize", group["maximize"]))
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler leaves the gradients scaled, and sets the attributes `grad_scale` and `found_inf`."""
+        return self.defaults["fused"] is not False
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
