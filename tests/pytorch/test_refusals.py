@@ -51,6 +51,11 @@ SHARED = f"{SECOND}shares memory with .*params\\[0\\]; pass only one"
             TypeError,
             f"^{SECOND}expected dtype float32, got .*float16",
         ),
+        (
+            [torch.ones(3).int()],
+            TypeError,
+            f"^{FIRST}expected dtype float32, got .*int32; pass only the parameters",
+        ),
         ([ones(3, dtype=torch.complex64)], TypeError, f"^{FIRST}expected dtype float32, got .*complex64"),
         (
             [("w", ones(3)), ("v", ones(3, dtype=torch.float64))],

@@ -78,9 +78,10 @@ def _check(groups: Sequence[Mapping[str, Any]]) -> None:
         if tensor.layout != torch.strided:
             raise TypeError(f"{name}: expected a dense tensor, got {tensor.layout}")
         if tensor.dtype != torch.float32:
-            raise TypeError(
-                f"{name}: expected dtype float32, got {tensor.dtype}; keep the parameters in float32 and use torch.autocast"
-            )
+            remedy = "keep the parameters in float32 and use torch.autocast"
+            if not (tensor.is_floating_point() or tensor.is_complex()):
+                remedy = "pass only the parameters that are trained"
+            raise TypeError(f"{name}: expected dtype float32, got {tensor.dtype}; {remedy}")
         _refuse_distributed(name, tensor)
         require_memory(name, tensor)
         if tensor.device.type not in ("cpu", "cuda"):
