@@ -147,9 +147,9 @@ def peers(session: nox.Session) -> None:
 
 @nox.session
 def tools(session: nox.Session) -> None:
-    """Run the tests with tools that train modules or save them: accelerate, transformers and safetensors."""
+    """Run the tests with the tools that train or save PyTorch modules."""
     session.install("torch==2.13.0")
-    session.install("accelerate", "transformers", "safetensors", ".[test]")
+    session.install("accelerate", "keras", "lightning", "safetensors", "skorch", "transformers", ".[test]")
     session.run("pytest", "--no-skips", "tests/trainers", *session.posargs)
 
 

@@ -1,15 +1,14 @@
-"""Time training steps of a PyTorch module with many tensors, and optimizer steps over a GPT with parameter groups.
+"""Time training steps of a GPT in PyTorch, and optimizer steps over its parameters in groups.
 
-    python bench/module.py                         # chain, gpt and iteration
-    python bench/module.py --tables chain --layers 50 --width 128 --json bench/results/module.json
+    python bench/module.py                         # training, gpt and iteration
+    python bench/module.py --tables training --gpt 3 64 88 --json bench/results/module.json
     python bench/module.py --tables gpt iteration --gpt 12 512 5000
     python bench/module.py --tables iteration --gpt 16 72 65            # 1,000,000 parameters in 196 tensors
     python bench/module.py --tables floor
 
-chain: a whole training step of a module, with torch.optim and with lrcore.torch. The module is a chain of linear
-layers, each with a weight and a bias. A training step zeroes the gradients, computes them and calls the optimizer; the
-row "no optimizer" leaves out the optimizer's step. Zeroing is timed in both forms: setting the gradients to None, and
-setting them to zero.
+training: a whole training step of examples/gpt_with_torch.py, with AdamW of torch.optim and of lrcore.torch: forward and
+backward pass of two micro-batches, clipping, the step, and setting the gradients to None. The row "no optimizer" leaves
+out the step alone.
 
 gpt: a step of AdamW alone, on arrays with the shapes of a GPT-2. Matrices have a weight decay of 0.1, and vectors have
 none. lrcore steps a `Pack` in groups from `decay_groups`, PyTorch two groups of separate tensors, and optax a
@@ -34,9 +33,11 @@ All packages use as many threads as the process may use CPUs. ``taskset -c 0 pyt
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import importlib.util
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,57 +48,46 @@ from against import limit_threads
 from lrcore.bench import Row, Variant, interleave, save
 from lrcore.bench._timing import quartiles
 
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+
 try:
     import torch
 
     import _floor as floor
     import _gpt as gpt
-    import lrcore.torch
+    import gpt_with_torch as program
 except ImportError as error:
     raise SystemExit(f"bench/module.py: {error}") from None
 
-BATCH = 64
+
+class NoOptimizer:
+    """What the training loop needs of an optimizer, without a step."""
+
+    def __init__(self, module: Any) -> None:
+        self.param_groups: list[dict[str, Any]] = []
+        self.zero_grad = module.zero_grad
+
+    def step(self) -> None:
+        """Leave the parameters as they are."""
 
 
-def computation(layers: int, width: int) -> tuple[Any, Callable[[], None]]:
-    """Return a module, and a function that computes its gradients."""
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(*[torch.nn.Linear(width, width) for _ in range(layers)])
-    x = torch.randn(BATCH, width)
-    return module, lambda: module(x).square().mean().backward()
-
-
-def chain_variants(layers: int, width: int) -> list[Variant]:
-    """Return the training steps to time."""
+def training_variants(layers: int, width: int, vocabulary: int) -> tuple[list[Variant], int]:
+    """Return the training steps to time, and the number of parameters."""
+    sizes = program.Sizes(vocabulary, layers, width=width)
+    text = torch.randint(vocabulary, (10_000,))
+    batches = [program.batch(text, sizes.context) for _ in range(program.MICRO_BATCHES)]
     makers: dict[str, Callable[[Any], Any]] = {
-        "torch fused": lambda module: torch.optim.AdamW(module.parameters(), fused=True),
-        "torch foreach": lambda module: torch.optim.AdamW(module.parameters(), foreach=True),
-        "lrcore.torch": lambda module: lrcore.torch.FusedOptimizer(module.parameters(), lrcore.AdamW),
+        "torch fused": lambda module: program.make_optimizer(module, "torch"),
+        "FusedOptimizer": program.make_optimizer,
+        "no optimizer": NoOptimizer,
     }
-    module, compute = computation(layers, width)
-
-    def compute_only() -> None:
-        module.zero_grad()
-        compute()
-
-    timed = [Variant("no optimizer", compute_only)]
+    timed, size = [], 0
     for name, make in makers.items():
-        for none in (True, False):
-            timed.append(Variant(f"{name}, {'None' if none else 'zero'}", step_of(make, layers, width, none)))
-    return timed
-
-
-def step_of(make: Callable[[Any], Any], layers: int, width: int, none: bool) -> Callable[[], None]:
-    """Return a training step on a separate module."""
-    module, compute = computation(layers, width)
-    opt = make(module)
-
-    def step() -> None:
-        opt.zero_grad(set_to_none=none)
-        compute()
-        opt.step()
-
-    return step
+        module = program.GPT(sizes)
+        size = sum(each.numel() for each in module.parameters())
+        step = functools.partial(program.train_step, module, make(module), 0, batches)
+        timed.append(Variant(f"{name}, training", step))
+    return timed, size
 
 
 def measured(
@@ -124,13 +114,11 @@ def measured(
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    tables = ("chain", "gpt", "iteration", "floor")
+    tables = ("training", "gpt", "iteration", "floor")
     parser.add_argument(
         "--tables", nargs="+", choices=tables, default=tables[:3], help="default: all except floor"
     )
     for name, default, meaning in (
-        ("layers", 100, "layers of the chain"),
-        ("width", 32, "width of the chain"),
         ("tensors", 200, "parameters of the floor"),
         ("rounds", 25, "samples of each variant"),
     ):
@@ -149,11 +137,10 @@ def main() -> None:
     threads = lrcore.info()["threads"]
     limit_threads(threads)
     rows = []
-    if "chain" in arguments.tables:
-        layers, width = arguments.layers, arguments.width
-        size = layers * width * (width + 1)
-        print(f"{2 * layers} tensors, {size:,} parameters")
-        rows += measured(chain_variants(layers, width), size, arguments.rounds)
+    if "training" in arguments.tables:
+        timed, size = training_variants(*arguments.gpt)
+        print(f"training a GPT of {size:,} parameters")
+        rows += measured(timed, size, arguments.rounds, ("FusedOptimizer, training", "torch fused, training"))
     pack = lrcore.Pack(gpt.shapes(*arguments.gpt))
     if {"gpt", "iteration"} & {*arguments.tables}:
         print(f"GPT of {len(pack.named_arrays())} tensors, {pack.flat.size:,} parameters")
@@ -165,13 +152,13 @@ def main() -> None:
     if "floor" in arguments.tables:
         print(f"{arguments.tensors} parameters of one element; the goal is a ratio of at most {floor.GOAL}")
         with tempfile.TemporaryDirectory() as directory:
-            timed = floor.variants(arguments.tensors, threads, Path(directory))
-            rows += measured(timed, arguments.tensors, arguments.rounds, ("FusedOptimizer", "floor"))
+            floored = floor.variants(arguments.tensors, threads, Path(directory))
+            rows += measured(floored, arguments.tensors, arguments.rounds, ("FusedOptimizer", "floor"))
     installed = [name for name in ("torch", "jax", "optax") if importlib.util.find_spec(name)]
     peers = {name: importlib.metadata.version(name) for name in installed}
     print(f"threads {threads}, " + ", ".join(f"{name} {version}" for name, version in peers.items()))
     if arguments.json is not None:
-        chosen = {name: getattr(arguments, name) for name in ("layers", "width", "gpt", "tensors")}
+        chosen = {name: getattr(arguments, name) for name in ("gpt", "tensors")}
         save(arguments.json, rows, {"peers": peers, **chosen})
 
 
