@@ -8,7 +8,7 @@ namespace {
 constexpr Backend backends[] = {
 #if defined(__x86_64__)
     {"avx512", &cpu::avx512_sweeps, [] { return __builtin_cpu_supports("avx512f") != 0; }},
-    {"avx2", &cpu::avx2_sweeps, [] { return __builtin_cpu_supports("avx2") != 0; }},
+    {"avx2", &cpu::avx2_sweeps, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
     {"portable", &cpu::portable_sweeps, [] { return true; }},
 };

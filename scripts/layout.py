@@ -38,7 +38,7 @@ PYTHON_FLOORS = (
     ("pack",),
     ("schedules",),
     ("_arrays", "_files", "_command_line"),
-    ("_interpreter", "_names", "_checks", "_extras", "_runtime"),
+    ("_interpreter", "_names", "_checks", "_extras", "_runtime", "_sums"),
     ("_lrcore_core",),
 )
 """The modules of python/lrcore from the top. Each may import modules on its own floor and below."""
@@ -49,7 +49,7 @@ CSRC_FLOORS = (
     ("cpu", "constants"),
     ("cost",),
     ("update",),
-    ("rules", "plan"),
+    ("rules", "plan", "sums"),
     ("step",),
 )
 """The modules of csrc from the top. Each may include modules on its own floor and below."""

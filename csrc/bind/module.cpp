@@ -15,6 +15,7 @@
 #include "functional_step.h"
 #include "gil.h"
 #include "step_method.h"
+#include "sums.h"
 
 // threadpoolctl looks these functions up by name.
 extern "C" {
@@ -380,6 +381,8 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("set_num_threads", &set_num_threads, "count"_a);
   module.def("join_openmp", &openmp::join);
   module.def("build_info", &build_info);
+  module.def("dot", &dot, "x"_a, "y"_a);
+  module.def("sums_of_squares", &sums_of_squares, "arrays"_a);
   module.def(
       "to_float", [](const char* name, py::handle value) { return to_double(value, name); }, "name"_a, "value"_a);
   module.def(

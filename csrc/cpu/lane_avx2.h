@@ -33,8 +33,13 @@ struct f32x8 {
   }
 };
 
+struct f64x8 {
+  __m256d low, high;
+};
+
 struct Avx2 {
   using Lane = f32x8;
+  using Wide = f64x8;
   static constexpr int width = 8;
 
   static f32x8 load(const float* a) { return _mm256_loadu_ps(a); }
@@ -45,6 +50,22 @@ struct Avx2 {
   }
   static f32x8 load(const float* a, int count) { return _mm256_maskload_ps(a, mask(count)); }
   static void store(float* a, f32x8 lane, int count) { _mm256_maskstore_ps(a, mask(count), lane.x); }
+
+  static f64x8 widen(f32x8 a) {
+    return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.x)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.x, 1))};
+  }
+  static f64x8 load_wide(const float* a) {
+    return {_mm256_cvtps_pd(_mm_loadu_ps(a)), _mm256_cvtps_pd(_mm_loadu_ps(a + 4))};
+  }
+  static f64x8 load_wide(const float* a, int count) { return widen(load(a, count)); }
+  static f64x8 add_product(f64x8 s, f64x8 a, f64x8 b) {
+    return {_mm256_fmadd_pd(a.low, b.low, s.low), _mm256_fmadd_pd(a.high, b.high, s.high)};
+  }
+  static f64x8 load(const double* a) { return {_mm256_loadu_pd(a), _mm256_loadu_pd(a + 4)}; }
+  static void store(double* a, f64x8 lane) {
+    _mm256_storeu_pd(a, lane.low);
+    _mm256_storeu_pd(a + 4, lane.high);
+  }
 };
 
 }  // namespace

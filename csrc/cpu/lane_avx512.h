@@ -32,8 +32,13 @@ struct f32x16 {
   }
 };
 
+struct f64x16 {
+  __m512d low, high;
+};
+
 struct Avx512 {
   using Lane = f32x16;
+  using Wide = f64x16;
   static constexpr int width = 16;
 
   static f32x16 load(const float* a) { return _mm512_loadu_ps(a); }
@@ -42,6 +47,23 @@ struct Avx512 {
   static __mmask16 mask(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
   static f32x16 load(const float* a, int count) { return _mm512_maskz_loadu_ps(mask(count), a); }
   static void store(float* a, f32x16 lane, int count) { _mm512_mask_storeu_ps(a, mask(count), lane.x); }
+
+  static f64x16 widen(f32x16 a) {
+    const __m512 swapped = _mm512_shuffle_f32x4(a.x, a.x, 0xEE);  // the upper half in the lower
+    return {_mm512_cvtps_pd(_mm512_castps512_ps256(a.x)), _mm512_cvtps_pd(_mm512_castps512_ps256(swapped))};
+  }
+  static f64x16 load_wide(const float* a) {
+    return {_mm512_cvtps_pd(_mm256_loadu_ps(a)), _mm512_cvtps_pd(_mm256_loadu_ps(a + 8))};
+  }
+  static f64x16 load_wide(const float* a, int count) { return widen(load(a, count)); }
+  static f64x16 add_product(f64x16 s, f64x16 a, f64x16 b) {
+    return {_mm512_fmadd_pd(a.low, b.low, s.low), _mm512_fmadd_pd(a.high, b.high, s.high)};
+  }
+  static f64x16 load(const double* a) { return {_mm512_loadu_pd(a), _mm512_loadu_pd(a + 8)}; }
+  static void store(double* a, f64x16 lane) {
+    _mm512_storeu_pd(a, lane.low);
+    _mm512_storeu_pd(a + 8, lane.high);
+  }
 };
 
 }  // namespace

@@ -5,6 +5,8 @@
 /// earlier.
 #if defined(__clang__)
 #define LRCORE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#define LRCORE_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define LRCORE_INDEPENDENT _Pragma("GCC ivdep")
+#define LRCORE_UNROLL _Pragma("GCC unroll 32")
 #endif

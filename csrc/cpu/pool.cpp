@@ -54,11 +54,13 @@ T wait_for_change(const std::atomic<T>& value, T old) {
 struct BoundTask {
   Task task;
   const void* context;
+  int64_t n;
+  int64_t elements;  // for each number
 
   void operator()(int64_t begin, int64_t end) const { task(context, begin, end); }
 };
 
-/// The elements [0, n) in slices of one size, of which the last ones may be smaller or empty.
+/// The numbers [0, n) in slices of one size, of which the last ones may be smaller or empty.
 struct Slices {
   int64_t n, size;
 
@@ -66,9 +68,10 @@ struct Slices {
   int64_t end(int i) const { return begin(i + 1); }
 };
 
-Slices divide(int64_t n, int parts) {
-  const int64_t share = (n + parts - 1) / parts;
-  return {.n = n, .size = (share + slice_multiple - 1) / slice_multiple * slice_multiple};
+Slices divide(const BoundTask& task, int parts) {
+  const int64_t share = (task.n + parts - 1) / parts;
+  const int64_t multiple = std::max<int64_t>(1, slice_multiple / task.elements);
+  return {.n = task.n, .size = (share + multiple - 1) / multiple * multiple};
 }
 
 struct Worker {
@@ -98,10 +101,10 @@ struct Crew {
 
   /// Returns the number of slices for a task. If tasks follow one another closely, smaller slices are allowed, because
   /// the workers are still awake or worth waking.
-  int parts(int64_t n) const {
+  int parts(int64_t elements) const {
     const steady_clock::time_point last{steady_clock::duration(last_end.load(std::memory_order_relaxed))};
     const bool close = steady_clock::now() < last + patience;
-    return static_cast<int>(std::min<int64_t>(threads(), n / (close ? smallest_slice : slice_worth_waking)));
+    return static_cast<int>(std::min<int64_t>(threads(), elements / (close ? smallest_slice : slice_worth_waking)));
   }
 
   void note_end() { last_end.store(steady_clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
@@ -143,11 +146,11 @@ struct Crew {
   }
 
   /// Runs a task in up to `parts` slices. Returns false if the workers are busy with another caller's task.
-  bool share(int64_t n, int parts, BoundTask task) {
+  bool share(BoundTask task, int parts) {
     const std::unique_lock lock(busy, std::try_to_lock);
     if (!lock.owns_lock()) return false;
     const int helpers = hire(parts - 1);
-    const Slices slices = divide(n, helpers + 1);
+    const Slices slices = divide(task, helpers + 1);
     shared = task;
     pending.store(helpers, std::memory_order_relaxed);
     for (int i = 0; i < helpers; ++i) {
@@ -169,10 +172,10 @@ struct Crew {
 };
 
 /// Runs a task in up to `parts` slices on the threads of OpenMP. Returns false if they cannot be used.
-bool share_with_openmp(int64_t n, int parts, BoundTask work) {
+bool share_with_openmp(BoundTask work, int parts) {
   const int count = std::min(parts, openmp::threads());
   if (count == 0) return false;
-  const std::pair slices_of_work(work, divide(n, count));
+  const std::pair slices_of_work(work, divide(work, count));
   openmp::run(
       count,
       [](const void* context, int i) {
@@ -210,12 +213,12 @@ void prepare_for_forks() {
 
 int generation() { return forks.load(std::memory_order_relaxed); }
 
-void parallel_for(int64_t n, Task task, const void* context) {
-  if (n < 2 * smallest_slice || threads() == 1) return task(context, 0, n);
+void parallel_for(int64_t n, Task task, const void* context, int64_t elements) {
+  if (n * elements < 2 * smallest_slice || threads() == 1) return task(context, 0, n);
   Crew& hands = *crew.load(std::memory_order_acquire);
-  const int parts = hands.parts(n);
-  const BoundTask work{task, context};
-  if (parts < 2 || !(share_with_openmp(n, parts, work) || hands.share(n, parts, work))) work(0, n);
+  const int parts = hands.parts(n * elements);
+  const BoundTask work{.task = task, .context = context, .n = n, .elements = elements};
+  if (parts < 2 || !(share_with_openmp(work, parts) || hands.share(work, parts))) work(0, n);
   hands.note_end();
 }
 

@@ -16,9 +16,10 @@ void set_threads(int count);
 /// control group.
 int default_threads();
 
-/// Runs the task over [0, n) in contiguous slices and returns when all are done. Runs serially if n is small or if the
-/// pool is busy with another caller's work. Survives fork: a child starts with its own pool.
-void parallel_for(int64_t n, Task task, const void* context);
+/// Runs the task over [0, n) in contiguous slices and returns when all are done. Each number stands for `elements`
+/// elements of an array. Runs serially if these are few or if the pool is busy with another caller's work. Survives
+/// fork: a child starts with its own pool.
+void parallel_for(int64_t n, Task task, const void* context, int64_t elements = 1);
 
 /// Makes fork safe; called once when the module is created.
 void prepare_for_forks();

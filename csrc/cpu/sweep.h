@@ -12,6 +12,7 @@
 #include "../update.h"
 #include "backends.h"
 #include "bounds.h"
+#include "leaf_sums.h"
 #include "loops.h"
 
 namespace lrcore::cpu {
@@ -75,7 +76,8 @@ consteval SweepTable sweep_table() {
     return {.sweeps = {{sweep<Isa, typename decltype(entry)::Rule, Coupled::no>,
                         sweep<Isa, typename decltype(entry)::Rule, Coupled::yes>}...},
             .arithmetic_bounds = {arithmetic_bound<Isa, typename decltype(entry)::Rule>...},
-            .stream_bounds = {stream_bound<Isa, 0>, stream_bound<Isa, 1>, stream_bound<Isa, 2>, stream_bound<Isa, 3>}};
+            .stream_bounds = {stream_bound<Isa, 0>, stream_bound<Isa, 1>, stream_bound<Isa, 2>, stream_bound<Isa, 3>},
+            .leaf_sums = leaf_sums<Isa>};
   });
 }
 

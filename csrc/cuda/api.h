@@ -33,6 +33,7 @@ struct Api {
   int (*launch)(int rule, const Job* job, uintptr_t stream);
   int (*write)(void* to, const void* from, int64_t words, uintptr_t stream);  // 16-byte words; does not wait
   int (*advance)(int64_t* step_count, uintptr_t stream);                      // adds 1
+  int (*leaf_sums)(const float* x, const float* y, int64_t n, double* sums, uintptr_t stream);  // see sums/tree.h
   int (*stream_bound)(const Step* step, int states, int64_t n, uintptr_t stream);
 
   const char* (*error_name)(int error);

@@ -5,6 +5,7 @@
 #include "../cpu/fp_mode.h"
 #include "../cpu/lane_portable.h"
 #include "kernels.h"
+#include "leaf.h"
 
 namespace lrcore::cuda {
 namespace {
@@ -44,6 +45,15 @@ void sweep(const Step& step, const Constants& constants, int64_t begin, int64_t 
   (job.width == Vec4::width ? grid<Vec4, Rule> : grid<Vec1, Rule>)(job, 0, job.blocks);
 }
 
+void leaf_sums(const float* x, const float* y, int64_t n, int64_t begin, int64_t end, double* sums) {
+  const auto term = [=](int64_t i) { return double{x[i]} * double{y[i]}; };
+  for (int64_t leaf = begin; leaf < end; ++leaf) {
+    double partial[warp_threads];
+    for (int thread = 0; thread < warp_threads; ++thread) partial[thread] = partial_sum(term, n, leaf, thread);
+    sums[leaf - begin] = sums::add_partials(partial);
+  }
+}
+
 }  // namespace
 }  // namespace lrcore::cuda
 
@@ -53,15 +63,20 @@ constinit const SweepTable emulated_sweeps = rules::with_all([](auto... entry) -
   return {.sweeps = {{cuda::sweep<typename decltype(entry)::Rule>, cuda::sweep<typename decltype(entry)::Rule>}...},
           .arithmetic_bounds = {cpu::arithmetic_bound<Portable, typename decltype(entry)::Rule>...},
           .stream_bounds = {stream_bound<Portable, 0>, stream_bound<Portable, 1>, stream_bound<Portable, 2>,
-                            stream_bound<Portable, 3>}};
+                            stream_bound<Portable, 3>},
+          .leaf_sums = cuda::leaf_sums};
 });
 
 }  // namespace lrcore::cpu
 
-// For tests that replace the CUDA module: runs a range of a launch's blocks on the host.
+// For tests that replace the CUDA module: runs a range of a launch's blocks, or of the leaves of a sum, on the host.
 extern "C" {
 [[gnu::visibility("default")]] void lrcore_emulate(int rule, const lrcore::cuda::Job* job, int64_t begin, int64_t end) {
   const lrcore::cpu::DefaultFpMode mode;
   lrcore::cuda::grids.at(rule, *job)(*job, begin, end);
+}
+[[gnu::visibility("default")]] void lrcore_emulate_sums(const float* x, const float* y, int64_t n, double* sums) {
+  const lrcore::cpu::DefaultFpMode mode;
+  lrcore::cuda::leaf_sums(x, y, n, 0, lrcore::sums::leaves_of(n), sums);
 }
 }

@@ -3,6 +3,7 @@
 
 #include "kernels.h"
 #include "launch.h"
+#include "leaf.h"
 
 namespace lrcore::cuda {
 namespace {
@@ -64,6 +65,21 @@ __global__ void __launch_bounds__(block_threads)
 __global__ void advance_kernel(int64_t* step_count) {
   wait_for_previous();
   *step_count += 1;
+}
+
+/// A warp adds the partial sums of a leaf in pairs, as `add_partials` does.
+__global__ void __launch_bounds__(block_threads)
+    leaf_sums_kernel(const float* x, const float* y, int64_t n, double* sums) {
+  const int64_t leaf = (int64_t{blockIdx.x} * block_threads + threadIdx.x) / warp_threads;
+  if (leaf >= sums::leaves_of(n)) return;
+  const int thread = static_cast<int>(threadIdx.x) % warp_threads;
+  const auto term = [=](int64_t i) {
+    __builtin_assume(__isGlobal(x) && __isGlobal(y));
+    return double{x[i]} * double{y[i]};
+  };
+  double sum = partial_sum(term, n, leaf, thread);
+  for (int half = warp_threads / 2; half > 0; half /= 2) sum = sum + __shfl_down_sync(~0u, sum, half);
+  if (thread == 0) sums[leaf] = sum;
 }
 
 __global__ void __launch_bounds__(block_threads) fill_kernel(float* memory, float value, int64_t n) {
@@ -151,6 +167,12 @@ int advance(int64_t* step_count, uintptr_t stream) {
                                   .numAttrs = major >= 9 ? 1u : 0u};
   void* arguments[] = {&step_count};
   return cudaLaunchKernelExC(&config, reinterpret_cast<Kernel>(advance_kernel), arguments);
+}
+
+int launch_leaf_sums(const float* x, const float* y, int64_t n, double* sums, uintptr_t stream) {
+  const int64_t blocks = blocks_for(sums::leaves_of(n) * warp_threads);
+  return blocks == 0 ? 0
+                     : start(reinterpret_cast<Kernel>(leaf_sums_kernel), blocks, block_threads, stream, x, y, n, sums);
 }
 
 int start_fill(float* memory, float value, int64_t n) {

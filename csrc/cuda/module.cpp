@@ -115,6 +115,8 @@ constexpr Api api = {
                 uintptr_t stream) { return first_error([&] { return write(to, from, words, stream); }); },
     .advance = [](int64_t* step_count,
                   uintptr_t stream) { return first_error([&] { return advance(step_count, stream); }); },
+    .leaf_sums = [](const float* x, const float* y, int64_t n, double* sums,
+                    uintptr_t stream) { return first_error([&] { return launch_leaf_sums(x, y, n, sums, stream); }); },
     .stream_bound =
         [](const Step* step, int states, int64_t n, uintptr_t stream) {
           return first_error([&] { return launch_stream_bound(step, states, n, stream); });

@@ -5,6 +5,7 @@ Rates          a number, a callable, or one of lrcore.schedules
 Flat buffers   Pack: named and nested views of one buffer; Adam(pack, grads=grads); pack.save(), Pack.from_file()
 Groups         groups=[{"params": "head.*", "lr_scale": 10.0}], decay_groups(), opt.groups: own settings for some arrays
 Functions      lrcore.functional: the same steps as functions on state that you keep
+Sums           norm(x), dot(x, y), pack.norms(): float64, bitwise identical on every backend
 Finding a rate lrcore.tune: range test, diagnosis, search; lrcore.plot: figures
 Resuming       opt.save(), lrcore.load(), or opt.state_dict(), opt.load_state_dict(); save the parameters separately
 PyTorch        lrcore.torch.FusedOptimizer(model.parameters(), lrcore.AdamW): a torch.optim.Optimizer
@@ -45,6 +46,7 @@ from lrcore._runtime import (
     set_num_threads,
     use_backend,
 )
+from lrcore._sums import dot, norm
 from lrcore.optimizers import *
 from lrcore.optimizers._decay_groups import decay_groups
 from lrcore.optimizers._load import load
@@ -55,9 +57,11 @@ __all__ = [
     "Rule",
     "backends",
     "decay_groups",
+    "dot",
     "functional",
     "info",
     "load",
+    "norm",
     "optimizers",
     "plot",
     "register_threadpoolctl",

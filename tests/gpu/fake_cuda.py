@@ -72,6 +72,7 @@ FUNCTIONS = {
     "launch": "int job* stream",
     "write": "address address int64 stream",
     "advance": "address stream",
+    "leaf_sums": "address address int64 address stream",
     "stream_bound": "address int int64 stream",
     "error_name": "int",
     "error_text": "int",
@@ -105,6 +106,7 @@ _STRINGS = {
 
 _core = ctypes.CDLL(_lrcore_core.__file__)
 _core.lrcore_emulate.argtypes = [TYPES[kind] for kind in ("int", "job*", "int64", "int64")]
+_core.lrcore_emulate_sums.argtypes = [TYPES[kind] for kind in ("address", "address", "int64", "address")]
 
 _kept: list[Any] = []
 """Tables, which are never freed: objects that outlive an imitation must still be able to release memory."""
@@ -306,6 +308,9 @@ class FakeCuda:
             ctypes.c_int64.from_address(step_count).value += 1
 
         return self.submit(stream, add_one)
+
+    def _leaf_sums(self, x: int, y: int, n: int, sums: int, stream: int) -> int:
+        return self.submit(stream, lambda: _core.lrcore_emulate_sums(x, y, n, sums))
 
     def _error_name(self, error: int) -> int:
         return ctypes.addressof(_STRINGS[error][0])

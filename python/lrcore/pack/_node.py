@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from lrcore import _lrcore_core as core
 from lrcore._arrays.memory import aligned_zeros
 from lrcore._names import explain_attributes, explain_keywords, unknown_key
 from lrcore.pack._tree import (
@@ -188,6 +189,12 @@ class Node:
     def named_arrays(self) -> dict[str, Any]:
         """Return the views in order, under names such as ``layers.0.w``."""
         return dict(zip(tree_leaves(self._shapes), self._views, strict=True))
+
+    def norms(self) -> dict[str, float]:
+        """Return the Euclidean norm of each array by name, as `lrcore.norm` computes it, in one pass over the buffer."""
+        views = {id(view): view for view in self._views}
+        sums = dict(zip(views, core.sums_of_squares([*views.values()]), strict=True))
+        return {name: math.sqrt(sums[id(view)]) for name, view in self.named_arrays().items()}
 
     def assign(self, tree: Any) -> None:
         """Write values into all arrays, in place.
