@@ -25,6 +25,8 @@ struct Plan {
   std::span<const Segment> segments;
   /// For each segment, the gradients that it reads in place of `step.g`; empty if all segments read that one.
   std::span<const Stream> gradients = {};
+  /// Gradients that are added from left to right, in place of `step.g`; empty if there is only one.
+  std::span<const Stream> added = {};
 
   /// Returns the number of elements in all segments.
   int64_t size() const { return segments.empty() ? 0 : segments.back().before + segments.back().size(); }

@@ -12,12 +12,22 @@ void FunctionalStep::apply(py::handle params, py::handle grads, const py::sequen
   const Instant now{.t = static_cast<double>(to_integer(t, "step", 1, max_step)), .lr = checked_rate(lr)};
   const double grad_scale = checked_grad_scale(scale);
   const Operands operands(params, states, config_.info().states);
-  const CudaStream stream = operands.stream(requested, grads);
-  Array gradients = operands.gradients(grads, stream);
+  const bool is_one = !are_several(grads);
+  const CudaStream stream = operands.stream(requested, is_one ? grads : py::handle(Py_None));
+  std::vector<Array> gradients;
+  if (is_one)
+    gradients.push_back(operands.gradients(grads, stream));
+  else
+    for (const py::handle each : operands.checked_list(grads))
+      gradients.push_back(operands.gradients(each, stream, text("grads[", gradients.size(), "]").c_str()));
   operands.refuse_capture(stream);
   require_in_place(params, operands.params);
   require_in_place(states, operands.states);
-  require_in_place(grads, gradients);
+  if (is_one)
+    require_in_place(grads, gradients.front());
+  else
+    require_in_place(py::reinterpret_borrow<py::sequence>(grads), gradients);
+  const std::vector<Stream> added = streams_of(gradients);
 
   Memo memo;
   std::vector<Array> completed;  // destroyed after the lock is released
@@ -28,19 +38,20 @@ void FunctionalStep::apply(py::handle params, py::handle grads, const py::sequen
   }
   {
     const GilRelease unlocked;
-    const Step step = operands.step(gradients);
+    const Step step = operands.step(gradients.front());
     Constants row{};
     {
       const cpu::DefaultFpMode mode;
       config_.write_constants(now, memo, grad_scale, row);
     }
     const Segment whole{.begin = 0, .end = operands.params.size(), .before = 0, .row = 0};
-    operands.run(config_.rule, {.step = step, .rows = {&row, 1}, .segments = {&whole, 1}}, stream);
+    const Plan plan{.step = step, .rows = {&row, 1}, .segments = {&whole, 1}, .gradients = {}, .added = added};
+    operands.run(config_.rule, plan, stream);
   }
   {
     const StepLock lock(mutex_);
     memo_ = memo;
-    pending_reads_.add(operands.api, std::move(gradients), stream);
+    for (Array& each : gradients) pending_reads_.add(operands.api, std::move(each), stream);
   }
   raise_versions_of(tensors_among(params, states));
 }

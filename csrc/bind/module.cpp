@@ -213,14 +213,16 @@ using NumbersTuple = std::tuple<std::vector<double>, double, bool>;
 using GroupTuple = std::tuple<NumbersTuple, bool, double, py::object>;
 using PlaceTuple = std::tuple<size_t, int>;
 using NumberTuple = std::tuple<py::object, py::object, double, std::vector<PlaceTuple>>;
-using SettingsTuple = std::tuple<py::object, py::object, std::vector<GroupTuple>, std::vector<NumberTuple>>;
+using GuardTuple = std::tuple<std::optional<double>, int64_t>;
+using SettingsTuple = std::tuple<py::object, py::object, std::vector<GroupTuple>, std::vector<NumberTuple>, GuardTuple>;
 using RateTuple = std::tuple<py::object, py::object>;
 using RangeTuple = std::tuple<int64_t, int64_t>;
 using TensorsTuple = std::tuple<std::vector<std::string>, std::vector<py::object>, std::vector<py::object>,
                                 std::vector<int64_t>, py::object>;
 using CountTuple = std::tuple<int64_t, int64_t, int64_t>;
-using ChangeTuple = std::tuple<Stepper*, std::optional<py::sequence>, py::object, std::vector<CountTuple>,
-                               std::optional<SettingsTuple>, std::optional<RateTuple>, py::object>;
+using ChangeTuple =
+    std::tuple<Stepper*, std::optional<py::sequence>, py::object, std::vector<CountTuple>, std::optional<SettingsTuple>,
+               std::optional<RateTuple>, py::object, std::optional<int64_t>>;
 
 Numbers to_numbers(const NumbersTuple& parts) {
   return {.values = std::get<0>(parts), .weight_decay = std::get<1>(parts), .maximize = std::get<2>(parts)};
@@ -235,7 +237,7 @@ std::shared_ptr<const std::vector<NumberSource>> to_sources(const std::vector<Nu
     for (const auto& [group, index] : places) {
       if (group >= frozen.size() || index >= max_hypers) throw py::value_error("numbers: expected hyperparameters");
       each.places.push_back({group, index});
-      each.is_used = each.is_used || !frozen[group];
+      each.is_used = each.is_used || index == NumberPlace::max_norm || !frozen[group];
     }
     sources->push_back(std::move(each));
   }
@@ -258,11 +260,20 @@ GroupSettings to_groups(const std::vector<GroupTuple>& groups, const std::vector
 }
 
 NewSettings to_settings(const SettingsTuple& parts) {
-  const auto& [expected, shown, groups, changing] = parts;
-  return {.expected = expected, .shown = shown, .groups = to_groups(groups, changing)};
+  const auto& [expected, shown, groups, changing, guard] = parts;
+  NewSettings settings{.expected = expected, .shown = shown, .groups = to_groups(groups, changing)};
+  settings.groups.guard = {.max_norm = std::get<0>(guard), .patience = std::get<1>(guard)};
+  return settings;
 }
 
 NewRate to_rate(const RateTuple& parts) { return {.schedule = std::get<0>(parts), .source = std::get<1>(parts)}; }
+
+std::optional<std::vector<sums::Elements>> to_units(const std::optional<std::vector<RangeTuple>>& ranges) {
+  if (!ranges) return std::nullopt;
+  std::vector<sums::Elements> units;
+  for (const auto& [begin, end] : *ranges) units.push_back({.begin = begin, .end = end});
+  return units;
+}
 
 std::unique_ptr<Tensors> to_tensors(const TensorsTuple& parts) {
   const auto& [names, tensors, views, begins, fitting] = parts;
@@ -270,14 +281,15 @@ std::unique_ptr<Tensors> to_tensors(const TensorsTuple& parts) {
 }
 
 Change to_change(const ChangeTuple& parts) {
-  const auto& [stepper, states, step_count, counts, settings, rate, params] = parts;
+  const auto& [stepper, states, step_count, counts, settings, rate, params, skipped_steps] = parts;
   Change change{.stepper = stepper,
                 .states = states,
                 .step_count = {},
                 .counts = {},
                 .settings = settings ? std::optional(to_settings(*settings)) : std::nullopt,
                 .rate = rate ? std::optional(to_rate(*rate)) : std::nullopt,
-                .params = params};
+                .params = params,
+                .skipped_steps = skipped_steps};
   if (!step_count.is_none()) change.step_count = to_integer(step_count, "step_count", 0, max_step);
   for (const auto& [begin, end, count] : counts) change.counts.push_back({{begin, end}, count});
   return change;
@@ -309,16 +321,17 @@ void bind_stepper(py::module_& module) {
   cls.def(py::init([](const std::string& rule, py::handle params, const py::sequence& states, py::handle grads,
                       const std::string& decay, const std::vector<std::vector<RangeTuple>>& groups,
                       const SettingsTuple& settings, const RateTuple& rate, std::optional<int64_t> max_steps,
-                      const py::object& flat_gradients, const std::optional<TensorsTuple>& tensors) {
+                      const py::object& flat_gradients, const std::optional<TensorsTuple>& tensors,
+                      const std::optional<std::vector<RangeTuple>>& units) {
             std::vector<std::vector<Range>> ranges(groups.size());
             for (size_t i = 0; i < groups.size(); ++i)
               for (const auto& [begin, end] : groups[i]) ranges[i].push_back({begin, end});
             return std::make_unique<Stepper>(rule, params, states, grads, find_decay(decay), ranges,
                                              to_settings(settings), to_rate(rate), max_steps, flat_gradients,
-                                             tensors ? to_tensors(*tensors) : nullptr);
+                                             tensors ? to_tensors(*tensors) : nullptr, to_units(units));
           }),
           "rule"_a, "params"_a, "states"_a, "grads"_a, "decay"_a, "groups"_a, "settings"_a, "rate"_a,
-          "max_steps"_a = py::none(), "flat_gradients"_a = py::none(), "tensors"_a = py::none())
+          "max_steps"_a = py::none(), "flat_gradients"_a = py::none(), "tensors"_a = py::none(), "units"_a = py::none())
       .def_property("step_count", &Stepper::step_count, &Stepper::set_step_count,
                     "The number of steps applied so far, 0 to 2**53 - 1. It can be set; the next step is then "
                     "step_count + 1.")
@@ -328,11 +341,17 @@ void bind_stepper(py::module_& module) {
       .def_property_readonly("_settings", &Stepper::settings)
       .def_property_readonly("schedule", &Stepper::schedule,
                              "The learning-rate schedule. Assign to `lr` to replace it.")
+      .def_property_readonly("grad_norm", &Stepper::grad_norm,
+                             "The norm of the gradients, multiplied by abs(grad_scale), before clipping, at the last "
+                             "step with max_norm or skip_nonfinite; None before.")
+      .def_property_readonly("skipped_steps", &Stepper::skipped_steps,
+                             "The number of steps that were skipped because gradients were not finite.")
       .def("_step_count_of", &Stepper::step_count_of, "group"_a)
       .def("_counts", &Stepper::counts)
       .def(
           "_snapshot",
-          [type = add_named_tuple(module, "Snapshot", {"step_count", "counts", "settings", "schedule"})](
+          [type =
+               add_named_tuple(module, "Snapshot", {"step_count", "counts", "settings", "schedule", "skipped_steps"})](
               Stepper& self, const py::sequence& states) { return type(*self.snapshot(states)); },
           "states"_a);
   module.def(
@@ -341,6 +360,8 @@ void bind_stepper(py::module_& module) {
         Stepper::step_together(steppers, grad_scale);
       },
       "steppers"_a, "grad_scale"_a = 1.0);
+  module.def(
+      "skip_together", [](const std::vector<Stepper*>& steppers) { Stepper::skip_together(steppers); }, "steppers"_a);
   module.def(
       "commit",
       [](const std::vector<ChangeTuple>& changes, const std::vector<Assignment>& attributes,
@@ -382,7 +403,8 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
   module.def("join_openmp", &openmp::join);
   module.def("build_info", &build_info);
   module.def("dot", &dot, "x"_a, "y"_a);
-  module.def("sums_of_squares", &sums_of_squares, "arrays"_a);
+  module.def("norm", &norm, "x"_a);
+  module.def("norms", &norms, "arrays"_a);
   module.def(
       "to_float", [](const char* name, py::handle value) { return to_double(value, name); }, "name"_a, "value"_a);
   module.def(

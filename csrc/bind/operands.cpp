@@ -12,6 +12,8 @@
 namespace lrcore {
 namespace {
 
+Stream stream_of(const Array& array) { return {.data = array.data(), .format = Format::float32}; }
+
 void copy(const Array& from, const Array& to, const cuda::Api* api) {
   const int64_t bytes = from.size() * static_cast<int64_t>(sizeof(float));
   if (bytes == 0) return;
@@ -28,6 +30,13 @@ void copy(const Array& from, const Array& to, const cuda::Api* api) {
 }
 
 }  // namespace
+
+std::vector<Stream> streams_of(const std::vector<Array>& gradients) {
+  std::vector<Stream> streams;
+  if (gradients.size() > 1)
+    for (const Array& each : gradients) streams.push_back(stream_of(each));
+  return streams;
+}
 
 std::vector<Array> import_states(const py::sequence& states, const Names& names, const Array& params, Access access) {
   if (static_cast<int>(states.size()) != names.count)
@@ -98,8 +107,8 @@ void Operands::refuse_capture(const CudaStream& stream) const {
         "optimizer with capturable=True");
 }
 
-Array Operands::gradients(py::handle object, const CudaStream& stream) const {
-  Array grads = Array::import(object, "grads", Access::read, stream.dlpack_stream);
+Array Operands::gradients(py::handle object, const CudaStream& stream, const char* name) const {
+  Array grads = Array::import(object, name, Access::read, stream.dlpack_stream);
   require_same_device(grads, params);
   require_same_size(grads, params);
   require_disjoint(grads, params);
@@ -107,17 +116,25 @@ Array Operands::gradients(py::handle object, const CudaStream& stream) const {
   return grads;
 }
 
+py::sequence Operands::checked_list(py::handle grads) const {
+  auto list = py::reinterpret_borrow<py::sequence>(grads);
+  if (list.empty()) throw py::value_error(text("grads: expected at least one array, got an empty ", type_name(grads)));
+  if (api != nullptr)
+    throw py::value_error(text("grads: expected one array for parameters on ", device().name(), ", got a ",
+                               type_name(grads), "; add the arrays first"));
+  return list;
+}
+
 Step Operands::step(const Array& grads) const {
-  const auto stream = [](const Array& array) { return Stream{.data = array.data(), .format = Format::float32}; };
-  Step step{.p = stream(params), .g = stream(grads), .states = {}, .origin = 0};
-  for (size_t k = 0; k < states.size(); ++k) step.states[k] = stream(states[k]);
+  Step step{.p = stream_of(params), .g = stream_of(grads), .states = {}, .origin = 0};
+  for (size_t k = 0; k < states.size(); ++k) step.states[k] = stream_of(states[k]);
   return step;
 }
 
 void Operands::run(int rule, const Plan& plan, const CudaStream& stream, const cuda::Table& table,
                    const DeviceSegments* on_device) const {
   if (plan.segments.empty()) return;
-  if (api == nullptr) return cpu::run(active_backend().table->sweeps[rule], plan);
+  if (api == nullptr) return cpu::run(*active_backend().table, rule, plan);
   const CurrentDevice current(*api, device());
   const auto job_of_all = [&] {
     const Segment& whole = plan.segments.front();

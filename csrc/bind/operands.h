@@ -28,8 +28,10 @@ struct Operands {
   bool is_capturing(const CudaStream& stream) const;
   /// Throws RuntimeError if the stream is recording a CUDA graph.
   void refuse_capture(const CudaStream& stream) const;
-  /// Imports gradients, which must match the other arrays. They are safe to read on `stream`.
-  Array gradients(py::handle grads, const CudaStream& stream) const;
+  /// Imports gradients, which must match the other arrays. They are safe to read on `stream`. `name` is for messages.
+  Array gradients(py::handle grads, const CudaStream& stream, const char* name = "grads") const;
+  /// Returns a list of gradients to be added. Throws ValueError if it is empty, or if the arrays are on a device.
+  py::sequence checked_list(py::handle grads) const;
   Step step(const Array& grads) const;
   /// Runs a step of a rule, either immediately on the CPU or as a launch on `stream`. Does not require the GIL.
   ///
@@ -38,6 +40,12 @@ struct Operands {
   void run(int rule, const Plan& plan, const CudaStream& stream, const cuda::Table& table = {},
            const DeviceSegments* on_device = nullptr) const;
 };
+
+/// Whether the gradients of a step are a list or a tuple of gradients, which are added.
+inline bool are_several(py::handle grads) { return PyList_Check(grads.ptr()) || PyTuple_Check(grads.ptr()); }
+
+/// Returns the gradients that a step adds; none if there is only one array.
+std::vector<Stream> streams_of(const std::vector<Array>& gradients);
 
 /// Imports the states listed in `names`. Each must have as many elements as `params`.
 std::vector<Array> import_states(const py::sequence& states, const Names& names, const Array& params, Access access);

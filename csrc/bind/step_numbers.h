@@ -14,9 +14,11 @@ namespace lrcore {
 /// Python code.
 bool is_same(py::handle source, py::handle other);
 
-/// A hyperparameter of a group, by its index among the values of the rule, or the weight decay.
+/// A hyperparameter of a group, by its index among the values of the rule; the weight decay; or the largest norm of the
+/// gradients, which belongs to no group.
 struct NumberPlace {
   static constexpr int weight_decay = -1;
+  static constexpr int max_norm = -2;
 
   size_t group;
   int index;
@@ -32,7 +34,7 @@ struct NumberSource {
   py::object check;
   double limit;
   std::vector<NumberPlace> places;
-  bool is_used;  // by a group that is not frozen
+  bool is_used;  // by a group that is not frozen, or by no group
 
   friend bool operator==(const NumberSource& a, const NumberSource& b) {
     return is_same(a.source, b.source) && a.limit == b.limit && a.places == b.places && a.is_used == b.is_used;

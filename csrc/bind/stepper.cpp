@@ -33,7 +33,16 @@ void write_rows(const std::vector<RuleConfig>& configs, const std::vector<Row>& 
 void set_numbers(const ChangingNumbers& changing, std::vector<RuleConfig>& configs) {
   for (size_t i = 0; i < changing.values.size(); ++i)
     for (const NumberPlace& place : (*changing.sources)[i].places)
-      configs[place.group].number(place.index) = changing.values[i];
+      if (place.index != NumberPlace::max_norm) configs[place.group].number(place.index) = changing.values[i];
+}
+
+/// Returns the largest norm of the gradients of a step.
+std::optional<double> max_norm_of(const Guard& guard, const StepNumbers& numbers) {
+  if (guard.max_norm && numbers.changing)
+    for (size_t i = 0; i < numbers.changing->values.size(); ++i)
+      for (const NumberPlace& place : (*numbers.changing->sources)[i].places)
+        if (place.index == NumberPlace::max_norm) return numbers.changing->values[i];
+  return guard.max_norm;
 }
 
 py::list to_list(const std::vector<CountedRange>& counts) {
@@ -46,13 +55,17 @@ py::list to_list(const std::vector<CountedRange>& counts) {
 
 Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, Decay decay,
                  const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
-                 std::optional<int64_t> max_steps, const py::object& flat_gradients, std::unique_ptr<Tensors> tensors)
+                 std::optional<int64_t> max_steps, const py::object& flat_gradients, std::unique_ptr<Tensors> tensors,
+                 std::optional<std::vector<sums::Elements>> units)
     : operands_(params, states, RuleConfig(rule, decay).info().states),
       tensors_(std::move(tensors)),
       flat_gradients_(flat_gradients.is_none() ? py::object() : flat_gradients),
       rule_(rule, decay),
       groups_(ranges.size() + 1),
-      partition_(operands_.params.size(), ranges) {
+      partition_(operands_.params.size(), ranges),
+      sums_(units      ? std::move(*units)
+            : tensors_ ? tensors_->units()
+                       : std::vector{sums::Elements{0, size()}}) {
   use(settings, configs_with(settings.groups));
   use(rate);
   use(partition_with(0, {}, frozen_));
@@ -86,6 +99,10 @@ std::vector<RuleConfig> Stepper::configs_with(const GroupSettings& groups) const
   if (groups.numbers.size() != groups_ || groups.frozen.size() != groups_ ||
       (!groups.rates.empty() && groups.rates.size() != groups_))
     throw py::value_error("settings: expected those of each group");
+  if (operands_.api != nullptr && groups.guard.is_on())
+    throw py::value_error(text(groups.guard.max_norm ? "max_norm" : "skip_nonfinite",
+                               ": expected parameters on the CPU, got parameters on ", device(),
+                               "; pass grad_scale=min(1, max_norm / lrcore.norm(grads))"));
   std::vector<RuleConfig> configs;
   for (const Numbers& numbers : groups.numbers) configs.push_back(rule_.with(numbers));
   return configs;
@@ -95,6 +112,7 @@ std::vector<RuleConfig> Stepper::configs_with(const GroupSettings& groups) const
 void Stepper::use(NewSettings& settings, std::vector<RuleConfig> configs) {
   configs_ = std::move(configs);
   frozen_ = settings.groups.frozen;
+  guard_ = settings.groups.guard;
   const std::lock_guard lock(references_mutex_);
   std::swap(settings_, settings.shown);
   if (!are_same(sources_.numbers, settings.groups.changing) || sources_.of_groups != settings.groups.rates) ++version_;
@@ -150,52 +168,116 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
     Stepper* self = this;
     return step_together({&self, 1}, scale);
   }
-  py::object flat;
-  if (flat_gradients_ && !grads.is_none() && !is_numpy(grads)) [[unlikely]] {
-    flat = flat_gradients_(grads);
-    grads = flat;
-  }
-  const CudaStream stream = operands_.stream(requested, grads);
+  if (are_several(grads)) [[unlikely]]
+    return step_with_sum(operands_.checked_list(grads), grad_scale, requested);
   if (grads.is_none()) {
+    const CudaStream stream = operands_.stream(requested, grads);
     if (!grads_)
       throw py::type_error("grads: expected an array, got None; pass the gradients, or bind them once with grads=");
-    step_with(*grads_, nullptr, grads, grad_scale, stream);
+    step_with(*grads_, {}, {}, grad_scale, stream);
   } else {
+    py::object converted;
+    if (flat_gradients_ && !is_numpy(grads)) [[unlikely]] {
+      converted = flat_gradients_(grads, "grads");
+      grads = converted;
+    }
+    const CudaStream stream = operands_.stream(requested, grads);
     Array passed = fitting_gradients(grads, stream);
-    step_with(passed, &passed, grads, grad_scale, stream);
+    step_with(passed, {.arrays = {&passed, 1}, .objects = {&grads, 1}}, {}, grad_scale, stream);
   }
-  raise_versions();
 }
 
-/// Takes one step with `gradients`. If they were passed to this step, `passed` points to them, and they were imported
-/// from `grads`.
-void Stepper::step_with(const Array& gradients, Array* passed, py::handle grads, double grad_scale,
+/// Takes one step with the sum of several gradients.
+void Stepper::step_with_sum(const py::sequence& grads, double grad_scale, py::handle requested) {
+  const CudaStream stream = operands_.stream(requested, py::none());
+  std::vector<py::object> converted;
+  std::vector<py::handle> objects;
+  std::vector<Array> arrays;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const std::string name = text("grads[", i, "]");
+    converted.emplace_back(grads[i]);
+    if (flat_gradients_ && !is_numpy(converted.back())) converted.back() = flat_gradients_(converted.back(), name);
+    objects.push_back(converted.back());
+    arrays.push_back(fitting_gradients(objects.back(), stream, name.c_str()));
+  }
+  const std::vector<Stream> added = streams_of(arrays);
+  step_with(arrays.front(), {.arrays = arrays, .objects = objects}, added, grad_scale, stream);
+}
+
+/// Takes one step with `gradients`, or with the sum of the `added` gradients.
+void Stepper::step_with(const Array& gradients, const Passed& passed, std::span<const Stream> added, double grad_scale,
                         const CudaStream& stream) {
   const Step step = operands_.step(gradients);
   std::vector<Array> completed;  // destroyed after the lock is released
+  Verdict verdict{.grad_scale = grad_scale};
   for (Tries tries(patience_);; tries.fail()) {
     tries.begin();
     const NextNumbers numbers = next_numbers();
     const StepLock lock(step_mutex_);
     if (!is_current(numbers, tries)) continue;
     require_unmoved(stream);
-    if (passed != nullptr) require_in_place(grads, *passed);
-    const Plan plan = this->plan(step);
+    for (size_t i = 0; i < passed.arrays.size(); ++i) require_in_place(passed.objects[i], passed.arrays[i]);
+    Plan plan = this->plan(step);
+    plan.added = added;
     const DeviceSegments* segments = on_device(plan);
     completed = pending_reads_.remove_completed();
 
     const GilRelease unlocked;
-    advance(plan, numbers, grad_scale, stream, segments);
-    if (passed != nullptr) pending_reads_.add(operands_.api, std::move(*passed), stream);
-    return;
+    if (guard_.is_on()) [[unlikely]] {
+      Stepper* self = this;
+      verdict = judge({&self, 1}, {&plan, 1}, numbers, grad_scale);
+      if (!verdict.grad_scale) break;
+    }
+    advance(plan, numbers, *verdict.grad_scale, stream, segments);
+    for (Array& each : passed.arrays) pending_reads_.add(operands_.api, std::move(each), stream);
+    break;
   }
+  if (!verdict.grad_scale) [[unlikely]]
+    return require_patience(verdict);
+  raise_versions();
+}
+
+/// Measures the gradients of steppers that step together, and returns what becomes of the step. Requires the locks of
+/// all steppers, but not the GIL.
+Stepper::Verdict Stepper::judge(std::span<Stepper* const> steppers, std::span<const Plan> plans,
+                                const NextNumbers& numbers, double grad_scale) {
+  std::vector<const std::vector<double>*> sums;
+  for (size_t i = 0; i < steppers.size(); ++i) sums.push_back(&steppers[i]->sums_.of_units(plans[i]));
+  const double unscaled = norm_of(sums);
+  const cpu::DefaultFpMode mode;
+  const double norm = unscaled * std::abs(grad_scale);
+  for (Stepper* each : steppers) each->record_.set_norm(norm);
+  const Guard& guard = steppers.front()->guard_;
+  if (guard.patience > 0 && !std::isfinite(unscaled)) return skip(steppers);
+  for (Stepper* each : steppers) each->record_.end_row();
+  const std::optional<double> max_norm = max_norm_of(guard, numbers);
+  const bool fits = !max_norm || norm <= *max_norm;
+  return {.grad_scale = fits ? grad_scale : grad_scale * (*max_norm / norm)};
+}
+
+/// Counts a skipped step. Requires the locks of all steppers.
+Stepper::Verdict Stepper::skip(std::span<Stepper* const> steppers) {
+  for (Stepper* each : steppers) each->record_.skip(each->clock_.count());
+  const SkipRecord& record = steppers.front()->record_;
+  return {.grad_scale = {}, .in_a_row = record.in_a_row(), .since = record.since()};
+}
+
+/// Raises FloatingPointError if too many steps in a row have been skipped.
+void Stepper::require_patience(const Verdict& verdict) const {
+  const int64_t patience = guard_.patience;
+  if (patience == 0 || verdict.in_a_row < patience) return;
+  const std::string message =
+      text("skip_nonfinite: expected fewer than ", patience, " skipped steps in a row, got ", verdict.in_a_row,
+           "; the gradients have not been finite since step_count ", verdict.since);
+  PyErr_SetString(PyExc_FloatingPointError, message.c_str());
+  throw py::error_already_set();
 }
 
 /// Returns the gradients of one step. If they do not match because bound arrays have moved, the error is about the
 /// bound arrays.
-Array Stepper::fitting_gradients(py::handle grads, const CudaStream& stream) const {
+Array Stepper::fitting_gradients(py::handle grads, const CudaStream& stream, const char* name) const {
   try {
-    return operands_.gradients(grads, stream);
+    return operands_.gradients(grads, stream, name);
   } catch (py::builtin_exception&) {
     watch_.check(moved);
     states_watch_.check(moved);
@@ -336,7 +418,8 @@ void Stepper::set_step_count(py::handle count) {
                 .counts = {},
                 .settings = {},
                 .rate = {},
-                .params = py::none()};
+                .params = py::none(),
+                .skipped_steps = {}};
   commit({&change, 1}, {}, {});
 }
 
@@ -358,7 +441,7 @@ py::tuple Stepper::counts() {
 
 py::tuple Stepper::snapshot(const py::sequence& states) {
   const std::vector<Array> to = import_states(states, rule_.info().states, operands_.params, Access::write);
-  int64_t count = 0;
+  int64_t count = 0, skipped = 0;
   std::vector<CountedRange> others;
   py::object shown, schedule;
   {
@@ -370,8 +453,9 @@ py::tuple Stepper::snapshot(const py::sequence& states) {
     others = partition_.other_counts(count);
     shown = settings_;
     schedule = schedule_;
+    skipped = record_.skipped();
   }
-  return py::make_tuple(count, to_list(others), shown, schedule);
+  return py::make_tuple(count, to_list(others), shown, schedule, skipped);
 }
 
 int Stepper::traverse(visitproc visit, void* arg) const {

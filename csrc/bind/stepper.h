@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "clock.h"
+#include "gradient_norm.h"
 #include "operands.h"
 #include "partition.h"
 #include "pending_reads.h"
@@ -31,6 +32,7 @@ struct Change {
   std::optional<NewSettings> settings;
   std::optional<NewRate> rate;
   py::object params;
+  std::optional<int64_t> skipped_steps;
 };
 
 /// An object, the name of an attribute, and its new value.
@@ -56,19 +58,28 @@ class Stepper {
 
   /// The settings are those of all groups; each group after the first has the elements of its ranges, and the first one
   /// has the rest. `max_steps` is for CUDA graphs: the constants of that many steps, and the step count, are stored on
-  /// the device. If `flat_gradients` is not None, steps call it with gradients that are not a NumPy array, and use the
-  /// array that it returns. If `tensors` is not null, steps read the gradients of these tensors, and skip the tensors
-  /// that have none.
+  /// the device. If `flat_gradients` is not None, steps call it with gradients that are not a NumPy array and with
+  /// their name for messages, and use the array that it returns. If `tensors` is not null, steps read the gradients of
+  /// these tensors, and skip the tensors that have none. The units of the norm are `units`, or the tensors; without
+  /// either, all elements are one unit.
   Stepper(const std::string& rule, py::handle params, const py::sequence& states, py::handle grads, Decay decay,
           const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
-          std::optional<int64_t> max_steps, const py::object& flat_gradients, std::unique_ptr<Tensors> tensors);
+          std::optional<int64_t> max_steps, const py::object& flat_gradients, std::unique_ptr<Tensors> tensors,
+          std::optional<std::vector<sums::Elements>> units);
 
-  /// Takes one step with `grads`, or with the bound gradients if it is None. If `grad_scale` is null, the scale is 1.
+  /// Takes one step with `grads`, with the sum of the arrays in it if it is a list or a tuple, or with the bound
+  /// gradients if it is None. If `grad_scale` is null, the scale is 1.
   void step(py::handle grads, py::handle grad_scale, py::handle stream);
   /// Takes one step of each stepper, with its bound gradients or those of its tensors, and with the numbers of the
   /// first stepper that is not capturable. The steppers must have equally many groups. If a check fails, none of them
   /// steps.
   static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale);
+
+  /// Counts a skipped step of each stepper.
+  static void skip_together(std::span<Stepper* const> steppers);
+
+  std::optional<double> grad_norm() const { return record_.norm(); }
+  int64_t skipped_steps() const { return record_.skipped(); }
 
   int64_t step_count() const;
   void set_step_count(py::handle count);
@@ -120,8 +131,25 @@ class Stepper {
     uint64_t version = 0;
     int64_t count = 0;
   };
-  void step_with(const Array& gradients, Array* passed, py::handle grads, double grad_scale, const CudaStream& stream);
-  Array fitting_gradients(py::handle grads, const CudaStream& stream) const;
+  /// Gradients that were passed to one step: the arrays, and the objects that they were imported from.
+  struct Passed {
+    std::span<Array> arrays;
+    std::span<const py::handle> objects;
+  };
+  /// What becomes of a step that depends on the norm of its gradients.
+  struct Verdict {
+    std::optional<double> grad_scale;  // no value if the step is skipped
+    int64_t in_a_row = 0;              // the number of skipped steps
+    int64_t since = 0;                 // the step count when the first of them was skipped
+  };
+  static Verdict judge(std::span<Stepper* const> steppers, std::span<const Plan> plans, const NextNumbers& numbers,
+                       double grad_scale);
+  static Verdict skip(std::span<Stepper* const> steppers);
+  void require_patience(const Verdict& verdict) const;
+  void step_with(const Array& gradients, const Passed& passed, std::span<const Stream> added, double grad_scale,
+                 const CudaStream& stream);
+  void step_with_sum(const py::sequence& grads, double grad_scale, py::handle requested);
+  Array fitting_gradients(py::handle grads, const CudaStream& stream, const char* name = "grads") const;
   NextNumbers next_numbers() const;
   bool is_current(const NextNumbers& numbers, const Tries& tries) const;
   bool has_all(const StepNumbers& numbers) const;
@@ -153,7 +181,10 @@ class Stepper {
   // Those below are written with the lock; `references_mutex_` also guards the references and the version.
   std::vector<RuleConfig> configs_;  // by group
   std::vector<bool> frozen_;         // by group
+  Guard guard_;
   Partition partition_;
+  GradientSums sums_;
+  SkipRecord record_;
   std::vector<Constants> constants_;            // by row of the partition; those of the last step
   std::vector<Memo> memos_;                     // by row
   std::optional<DeviceSegments> on_device_[2];  // for each width of chunks, if it has been needed

@@ -178,6 +178,13 @@ std::vector<Range> Tensors::idle(int64_t size) const {
   return ranges;
 }
 
+std::vector<sums::Elements> Tensors::units() const {
+  std::vector<sums::Elements> units;
+  for (const Tensor& tensor : tensors_)
+    if (tensor.begin < tensor.end) units.push_back({.begin = tensor.begin, .end = tensor.end});
+  return units;
+}
+
 void Tensors::split(std::span<const Segment> segments) {
   used_ = has_gradient_;
   segments_.clear();

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "../sums/units.h"
 #include "operands.h"
 #include "partition.h"
 
@@ -37,6 +38,8 @@ class Tensors {
   /// Returns the elements of the tensors without a gradient, in order, each with the padding that follows the tensor.
   /// `size` is the number of parameters.
   std::vector<Range> idle(int64_t size) const;
+  /// Returns the elements of each tensor that has some.
+  std::vector<sums::Elements> units() const;
   /// Splits the segments of a step, so that each one is part of one tensor.
   void split(std::span<const Segment> segments);
   const std::vector<Segment>& segments() const { return segments_; }

@@ -38,6 +38,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   std::vector<Step> steps;
   for (const Stepper* each : steppers)
     steps.push_back(each->operands_.step(each->grads_ ? *each->grads_ : each->operands_.params));
+  Verdict verdict{.grad_scale = grad_scale};
   for (Tries tries(first.patience_);;) {
     tries.begin();
     const NextNumbers numbers = first.next_numbers();
@@ -67,11 +68,25 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     }
 
     const GilRelease unlocked;
-    for (size_t i = 0; i < steppers.size(); ++i)
-      steppers[i]->advance(plans[i], numbers, grad_scale, streams[i], segments[i]);
+    if (steppers.front()->guard_.is_on()) verdict = judge(steppers, plans, numbers, grad_scale);
+    if (verdict.grad_scale)
+      for (size_t i = 0; i < steppers.size(); ++i)
+        steppers[i]->advance(plans[i], numbers, *verdict.grad_scale, streams[i], segments[i]);
     break;
   }
+  if (!verdict.grad_scale) return steppers.front()->require_patience(verdict);
   for (const Stepper* each : steppers) each->raise_versions();
+}
+
+void Stepper::skip_together(std::span<Stepper* const> steppers) {
+  if (steppers.empty()) return;
+  Verdict verdict;
+  {
+    std::deque<StepLock> locks;
+    for (Stepper* each : in_order({steppers.begin(), steppers.end()})) locks.emplace_back(each->step_mutex_);
+    verdict = skip(steppers);
+  }
+  steppers.front()->require_patience(verdict);
 }
 
 /// A change that has been checked.
@@ -162,6 +177,7 @@ void Stepper::make(Prepared& prepared) {
   if (prepared.change.settings) use(*prepared.change.settings, std::move(prepared.configs));
   if (prepared.change.rate) use(*prepared.change.rate);
   if (prepared.partition) use(std::move(*prepared.partition));
+  if (prepared.change.skipped_steps) record_.set_skipped(*prepared.change.skipped_steps);
   const GilRelease unlocked;
   if (!prepared.table.empty())
     clock_.set_rows(prepared.table, prepared.change.step_count);

@@ -5,8 +5,16 @@
 
 namespace lrcore::cpu {
 
-/// Writes the sums of the leaves [begin, end) of the products x[i] y[i], of which there are n.
-using LeafSums = void (*)(const float* x, const float* y, int64_t n, int64_t begin, int64_t end, double* sums);
+/// Adds the products x[i] y[i] of the elements [begin, end) of a leaf to its partial sums.
+using AddProducts = void (*)(const float* x, const float* y, int64_t begin, int64_t end, double* partial);
+
+/// Writes the sums of the elements [begin, end) of arrays, added from left to right, to `to`, element `begin` first.
+using AddArrays = void (*)(const Stream* arrays, int64_t count, int64_t begin, int64_t end, float* to);
+
+/// The number of elements of such a sum that are computed before they are used. They are then in the first cache, and
+/// so few that the processor loads the next ones in the meantime: with 2,048, a step of Adam with the sum of four
+/// gradients of 10 million elements takes 1.3 times as long on a Zen 5.
+inline constexpr int64_t sum_block = 128;
 
 /// A backend's sweeps by rule, without and with coupled decay; its arithmetic bounds by rule; its stream bounds by
 /// number of states; and its sums.
@@ -14,7 +22,8 @@ struct SweepTable {
   Sweep sweeps[rules::count][2];
   Sweep arithmetic_bounds[rules::count];
   Sweep stream_bounds[max_states + 1];
-  LeafSums leaf_sums;
+  AddProducts add_products;
+  AddArrays add_arrays;
 };
 
 extern const SweepTable portable_sweeps;

@@ -11,12 +11,25 @@ namespace {
 struct Work {
   const Sweep* sweeps;
   const Plan& plan;
+  AddArrays add_arrays;
 };
+
+/// Runs a sweep over the elements [begin, end) with the sum of several gradients.
+void run_blocks(Sweep sweep, Step step, const Constants& row, int64_t begin, int64_t end,
+                std::span<const Stream> gradients, AddArrays add_arrays) {
+  alignas(64) float sum[sum_block];
+  for (int64_t next = 0; begin < end; begin = next) {
+    next = std::min(begin + sum_block, end);
+    add_arrays(gradients.data(), std::ssize(gradients), begin, next, sum);
+    step.g = shifted({.data = sum, .format = Format::float32}, begin);
+    sweep(step, row, begin, next);
+  }
+}
 
 /// Updates the elements [begin, end), counted over the segments alone.
 void run_slice(const void* context, int64_t begin, int64_t end) {
   const DefaultFpMode mode;
-  const auto& [sweeps, plan] = *static_cast<const Work*>(context);
+  const auto& [sweeps, plan, add_arrays] = *static_cast<const Work*>(context);
   auto segment = plan.segments.begin();
   if (begin != 0) segment = std::ranges::upper_bound(plan.segments, begin, {}, &Segment::before) - 1;
   Step step = plan.step;
@@ -25,23 +38,30 @@ void run_slice(const void* context, int64_t begin, int64_t end) {
     const int64_t first = segment->begin + (begin - segment->before);
     const Constants& row = plan.rows[static_cast<size_t>(segment->row)];
     if (!plan.gradients.empty()) step.g = plan.gradients[static_cast<size_t>(segment - plan.segments.begin())];
-    sweeps[is_coupled(row)](step, row, first, first + size);
+    const Sweep sweep = sweeps[is_coupled(row)];
+    if (plan.added.empty()) [[likely]]
+      sweep(step, row, first, first + size);
+    else
+      run_blocks(sweep, step, row, first, first + size, plan.added, add_arrays);
     begin += size;
   }
 }
 
 }  // namespace
 
-void run(const Sweep (&sweeps)[2], const Plan& plan) {
+void run(const SweepTable& table, int rule, const Plan& plan) {
   if (plan.segments.empty()) return;
-  const Work work{sweeps, plan};
+  const Work work{table.sweeps[rule], plan, table.add_arrays};
   pool::parallel_for(plan.size(), run_slice, &work);
 }
 
 void run(Sweep sweep, const Step& step, int64_t n) {
   const Constants none{};
   const Segment whole{.begin = 0, .end = n, .before = 0, .row = 0};
-  run({sweep, sweep}, {.step = step, .rows = {&none, 1}, .segments = {&whole, 1}});
+  const Sweep sweeps[] = {sweep, sweep};
+  const Plan plan{.step = step, .rows = {&none, 1}, .segments = {&whole, 1}};
+  const Work work{sweeps, plan, nullptr};
+  pool::parallel_for(n, run_slice, &work);
 }
 
 }  // namespace lrcore::cpu

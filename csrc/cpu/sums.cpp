@@ -1,9 +1,8 @@
 #include "sums.h"
 
 #include <algorithm>
-#include <vector>
+#include <cmath>
 
-#include "../sums/tree.h"
 #include "fp_mode.h"
 #include "pool.h"
 
@@ -11,35 +10,63 @@ namespace lrcore::cpu {
 namespace {
 
 struct Work {
-  std::span<const Unit> units;
-  std::vector<int64_t> first_leaf;  // of each unit, and their number
-  std::vector<double> sums;
-  LeafSums leaf_sums;
+  const SweepTable& table;
+  const sums::Units& units;
+  std::span<const Terms> terms;
+  double* leaf_sums;
 };
 
-/// Sums the leaves [begin, end), counted over all units.
+/// Adds the terms of the elements [begin, end) of a leaf to its partial sums.
+void add_terms(const SweepTable& table, const Terms& terms, const sums::Elements& leaf, int64_t begin, int64_t end,
+               double* partial) {
+  if (terms.arrays.empty())
+    return table.add_products(terms.x + leaf.begin, terms.y + leaf.begin, begin - leaf.begin, end - leaf.begin,
+                              partial);
+  alignas(64) float sum[sum_block];
+  for (int64_t next = 0; begin < end; begin = next) {
+    // Blocks after the first one begin with the first partial sum.
+    next = std::min(begin + sum_block - (begin - leaf.begin) % sums::partial_sums, end);
+    table.add_arrays(terms.arrays.data(), std::ssize(terms.arrays), begin, next, sum);
+    const Stream from_leaf = shifted({.data = sum, .format = Format::float32}, begin - leaf.begin);
+    const auto* x = elements<const float>(from_leaf);
+    table.add_products(x, x, begin - leaf.begin, next - leaf.begin, partial);
+  }
+}
+
+/// Sums the leaves [begin, end).
 void sum_slice(const void* context, int64_t begin, int64_t end) {
   const DefaultFpMode mode;
-  auto& [units, first_leaf, sums, leaf_sums] = *static_cast<Work*>(const_cast<void*>(context));
-  auto k = static_cast<size_t>(std::ranges::upper_bound(first_leaf, begin) - first_leaf.begin()) - 1;
-  for (; begin < end; ++k) {
-    const Unit& unit = units[k];
-    const int64_t last = std::min(first_leaf[k + 1], end);
-    leaf_sums(unit.x, unit.y, unit.n, begin - first_leaf[k], last - first_leaf[k], sums.data() + begin);
-    begin = last;
+  const auto& [table, units, every, leaf_sums] = *static_cast<const Work*>(context);
+  size_t unit = units.unit_of(begin);
+  const auto end_of = [](const Terms& terms) { return terms.elements.end; };
+  auto terms = std::ranges::upper_bound(every, units.leaf(begin, unit).begin, {}, end_of);
+  for (int64_t k = begin; k < end; ++k) {
+    const sums::Elements leaf = units.leaf(k, unit);
+    double partial[sums::partial_sums] = {};
+    while (terms != every.end() && terms->elements.end <= leaf.begin) ++terms;
+    for (auto each = terms; each != every.end() && each->elements.begin < leaf.end; ++each)
+      add_terms(table, *each, leaf, std::max(each->elements.begin, leaf.begin), std::min(each->elements.end, leaf.end),
+                partial);
+    leaf_sums[k] = sums::add_partials(partial);
   }
 }
 
 }  // namespace
 
-void sum_units(LeafSums leaf_sums, std::span<const Unit> units, double* totals) {
-  Work work{.units = units, .first_leaf = {0}, .sums = {}, .leaf_sums = leaf_sums};
-  for (const Unit& unit : units) work.first_leaf.push_back(work.first_leaf.back() + sums::leaves_of(unit.n));
-  work.sums.resize(static_cast<size_t>(work.first_leaf.back()));
-  pool::parallel_for(work.first_leaf.back(), sum_slice, &work, sums::leaf_size);
+void sum_leaves(const SweepTable& table, const sums::Units& units, std::span<const Terms> terms, double* leaf_sums) {
+  if (units.leaves() == 0) return;
+  const Work work{.table = table, .units = units, .terms = terms, .leaf_sums = leaf_sums};
+  pool::parallel_for(units.leaves(), sum_slice, &work, sums::leaf_size);
+}
+
+void add_up(const sums::Units& units, double* leaf_sums, double* totals) {
   const DefaultFpMode mode;
-  for (size_t k = 0; k < units.size(); ++k)
-    totals[k] = sums::add_leaves(work.sums.data() + work.first_leaf[k], sums::leaves_of(units[k].n));
+  units.add_up(leaf_sums, totals);
+}
+
+double norm(std::span<double> totals) {
+  const DefaultFpMode mode;
+  return std::sqrt(sums::add_leaves(totals.data(), std::ssize(totals)));
 }
 
 }  // namespace lrcore::cpu

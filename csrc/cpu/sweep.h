@@ -77,7 +77,8 @@ consteval SweepTable sweep_table() {
                         sweep<Isa, typename decltype(entry)::Rule, Coupled::yes>}...},
             .arithmetic_bounds = {arithmetic_bound<Isa, typename decltype(entry)::Rule>...},
             .stream_bounds = {stream_bound<Isa, 0>, stream_bound<Isa, 1>, stream_bound<Isa, 2>, stream_bound<Isa, 3>},
-            .leaf_sums = leaf_sums<Isa>};
+            .add_products = add_products<Isa>,
+            .add_arrays = add_arrays<Isa>};
   });
 }
 

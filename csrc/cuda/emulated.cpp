@@ -1,9 +1,12 @@
 // The grid of a GPU, simulated on the host, which runs the same threads one after the other. It is for tests, which
 // choose it by name.
+#include <algorithm>
+
 #include "../cpu/backends.h"
 #include "../cpu/bounds.h"
 #include "../cpu/fp_mode.h"
 #include "../cpu/lane_portable.h"
+#include "../cpu/leaf_sums.h"
 #include "kernels.h"
 #include "leaf.h"
 
@@ -45,13 +48,10 @@ void sweep(const Step& step, const Constants& constants, int64_t begin, int64_t 
   (job.width == Vec4::width ? grid<Vec4, Rule> : grid<Vec1, Rule>)(job, 0, job.blocks);
 }
 
-void leaf_sums(const float* x, const float* y, int64_t n, int64_t begin, int64_t end, double* sums) {
+void add_products(const float* x, const float* y, int64_t begin, int64_t end, double* partial) {
   const auto term = [=](int64_t i) { return double{x[i]} * double{y[i]}; };
-  for (int64_t leaf = begin; leaf < end; ++leaf) {
-    double partial[warp_threads];
-    for (int thread = 0; thread < warp_threads; ++thread) partial[thread] = partial_sum(term, n, leaf, thread);
-    sums[leaf - begin] = sums::add_partials(partial);
-  }
+  for (int thread = 0; thread < warp_threads; ++thread)
+    partial[thread] = partial_sum(partial[thread], term, begin, end, thread);
 }
 
 }  // namespace
@@ -64,7 +64,8 @@ constinit const SweepTable emulated_sweeps = rules::with_all([](auto... entry) -
           .arithmetic_bounds = {cpu::arithmetic_bound<Portable, typename decltype(entry)::Rule>...},
           .stream_bounds = {stream_bound<Portable, 0>, stream_bound<Portable, 1>, stream_bound<Portable, 2>,
                             stream_bound<Portable, 3>},
-          .leaf_sums = cuda::leaf_sums};
+          .add_products = cuda::add_products,
+          .add_arrays = cpu::add_arrays<Portable>};
 });
 
 }  // namespace lrcore::cpu
@@ -77,6 +78,10 @@ extern "C" {
 }
 [[gnu::visibility("default")]] void lrcore_emulate_sums(const float* x, const float* y, int64_t n, double* sums) {
   const lrcore::cpu::DefaultFpMode mode;
-  lrcore::cuda::leaf_sums(x, y, n, 0, lrcore::sums::leaves_of(n), sums);
+  for (int64_t begin = 0; begin < n; begin += lrcore::sums::leaf_size) {
+    double partial[lrcore::sums::partial_sums] = {};
+    lrcore::cuda::add_products(x, y, begin, std::min(begin + lrcore::sums::leaf_size, n), partial);
+    *sums++ = lrcore::sums::add_partials(partial);
+  }
 }
 }

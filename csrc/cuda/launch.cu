@@ -77,7 +77,9 @@ __global__ void __launch_bounds__(block_threads)
     __builtin_assume(__isGlobal(x) && __isGlobal(y));
     return double{x[i]} * double{y[i]};
   };
-  double sum = partial_sum(term, n, leaf, thread);
+  const int64_t first = leaf * sums::leaf_size;
+  const int64_t end = first + sums::leaf_size < n ? first + sums::leaf_size : n;
+  double sum = partial_sum(0, term, first, end, thread);
   for (int half = warp_threads / 2; half > 0; half /= 2) sum = sum + __shfl_down_sync(~0u, sum, half);
   if (thread == 0) sums[leaf] = sum;
 }

@@ -7,13 +7,12 @@ namespace lrcore::cuda {
 
 inline constexpr int warp_threads = sums::partial_sums;
 
-/// Returns partial sum `thread` of a leaf of n terms. `term(i)` returns term i.
+/// Returns the sum of `sum` and the terms [begin, end) of a leaf that belong to partial sum `thread`. `term(i)` returns
+/// term i.
 template <class Term>
-constexpr double partial_sum(Term term, int64_t n, int64_t leaf, int thread) {
-  const int64_t first = leaf * sums::leaf_size;
-  const int64_t end = first + sums::leaf_size < n ? first + sums::leaf_size : n;
-  double sum = 0;
-  for (int64_t i = first + thread; i < end; i += warp_threads) sum = sum + term(i);
+constexpr double partial_sum(double sum, Term term, int64_t begin, int64_t end, int thread) {
+  const int64_t to_first = (thread - begin % warp_threads + warp_threads) % warp_threads;
+  for (int64_t i = begin + to_first; i < end; i += warp_threads) sum = sum + term(i);
   return sum;
 }
 

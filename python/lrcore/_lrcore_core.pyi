@@ -17,11 +17,12 @@ _Number: TypeAlias = tuple[
 ]
 """A number that changes from step to step: a callable of the step count; a function that checks or converts the result,
 unless it is a float from 0 to below the next entry; and the hyperparameters, each as the index of its group and its own
-index among those of the rule, or -1 for the weight decay."""
+index among those of the rule, or -1 for the weight decay, or -2 for the largest norm, which belongs to no group."""
 
-_Settings: TypeAlias = tuple[object, object, Sequence[_Group], Sequence[_Number]]
-"""The settings to be replaced, or None for any; the new settings, for display; the groups as the core uses them; and the
-numbers that change."""
+_Settings: TypeAlias = tuple[object, object, Sequence[_Group], Sequence[_Number], tuple[float | None, int]]
+"""The settings to be replaced, or None for any; the new settings, for display; the groups as the core uses them; the
+numbers that change; and the largest norm of the gradients, if any, with the number of skipped steps in a row that is an
+error, or 0 if no step is skipped."""
 
 _Rate: TypeAlias = tuple[object, _Source]
 """The schedule for display, and the source of a step's rate."""
@@ -41,8 +42,10 @@ _Change: TypeAlias = tuple[
     _Settings | None,
     _Rate | None,
     Any,
+    int | None,
 ]
-"""An optimizer, and its new values: states, step count, ranges with smaller counts, settings, rate and parameters.
+"""An optimizer, and its new values: states, step count, ranges with smaller counts, settings, rate, parameters and number
+of skipped steps.
 
 None leaves a value unchanged.
 """
@@ -66,12 +69,13 @@ class MemoryInfo(NamedTuple):
     offset: int
 
 class Snapshot(NamedTuple):
-    """The step count, the ranges with smaller counts, the settings and the schedule that belong to copied states."""
+    """The step count, smaller counts of ranges, settings, schedule and skipped steps that belong to copied states."""
 
     step_count: int
     counts: list[tuple[int, int, int]]
     settings: Any
     schedule: Any
+    skipped_steps: int
 
 class Stepper(metaclass=_Metaclass):
     """Owns the views, the step count, the settings and the lock of one optimizer."""
@@ -87,8 +91,9 @@ class Stepper(metaclass=_Metaclass):
         settings: _Settings,
         rate: _Rate,
         max_steps: int | None = None,
-        flat_gradients: Callable[[Any], Any] | None = None,
+        flat_gradients: Callable[[Any, str], Any] | None = None,
         tensors: _Tensors | None = None,
+        units: Sequence[tuple[int, int]] | None = None,
     ) -> None: ...
     def step(self, grads: Any = None, *, grad_scale: float = 1.0, stream: Any = None) -> None: ...
     @property
@@ -103,6 +108,10 @@ class Stepper(metaclass=_Metaclass):
     def size(self) -> int: ...
     @property
     def schedule(self) -> Any: ...
+    @property
+    def grad_norm(self) -> float | None: ...
+    @property
+    def skipped_steps(self) -> int: ...
     @property
     def _settings(self) -> Any: ...
     def _step_count_of(self, group: int) -> int | None: ...
@@ -149,7 +158,8 @@ def num_threads() -> int: ...
 def set_num_threads(count: int) -> None: ...
 def join_openmp() -> bool: ...
 def dot(x: Any, y: Any) -> float: ...
-def sums_of_squares(arrays: Sequence[Any]) -> list[float]: ...
+def norm(x: Any) -> float: ...
+def norms(arrays: Sequence[Any]) -> list[float]: ...
 def build_info() -> dict[str, Any]: ...
 def cuda_devices() -> list[str]: ...
 def to_float(name: str, value: Any) -> float: ...
@@ -173,5 +183,8 @@ def commit(
     """
 
 def step_together(steppers: Sequence[Stepper], grad_scale: float = 1.0) -> None: ...
+def skip_together(steppers: Sequence[Stepper]) -> None:
+    """Count a skipped step of each optimizer."""
+
 def run_stream_bound(params: Any, grads: Any, states: Sequence[Any], stream: Any = None) -> None: ...
 def run_arithmetic_bound(rule: str, params: Any, grads: Any, states: Sequence[Any]) -> None: ...

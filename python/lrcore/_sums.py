@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from lrcore import _lrcore_core as core
@@ -41,7 +40,7 @@ def norm(x: Any) -> float:
     >>> lrcore.norm(x)
     2.0000000300949324e+30
     """
-    return math.sqrt(core.dot(x, x))
+    return core.norm(x)
 
 
 @explain_keywords

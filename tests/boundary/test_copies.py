@@ -12,6 +12,7 @@ import pytest
 import lrcore
 from lrcore import schedules
 from lrcore._lrcore_core import commit, step_together
+from lrcore.optimizers._settings import Change
 from support import assert_bits, assert_runs, assert_same, make, run, start
 
 
@@ -118,7 +119,7 @@ def test_init_was_not_called() -> None:
         lambda: opt.step_count,
         lambda: opt.schedule,
         lambda: step_together([opt]),
-        lambda: commit([(opt, None, 1, (), None, None, None)]),
+        lambda: commit([Change(opt, step_count=1)]),
     ):
         with pytest.raises(TypeError, match=r"^Optimizer\.__init__ has not been called$"):
             use()

@@ -18,6 +18,7 @@ import lrcore
 from gpu.devices import imitated
 from lrcore import schedules
 from lrcore._lrcore_core import commit
+from lrcore.optimizers._settings import Change
 from support import CLASSES, ONES, N, assert_bits, assert_same, make, run, start
 
 AdamW: Any = lrcore.AdamW
@@ -258,7 +259,7 @@ def test_a_count_that_is_set_while_a_group_is_frozen() -> None:
             return self.array.__dlpack__(**keywords)
 
     opt, other = SGD(start(), 1.0, groups=[TWO]), SGD(start(), 1.0, momentum=0.9)
-    changes = [(opt, None, 5, (), None, None, None), (other, [Freezing()], None, (), None, None, None)]
+    changes = [Change(opt, step_count=5), Change(other, states=[Freezing()])]
     commit(changes)
     assert (opt.step_count, opt.groups[1].frozen) == (5, True)
     opt.step(ONES)

@@ -1,11 +1,13 @@
 """The definition of a sum, in NumPy and independent of the library.
 
 The terms are added in leaves of 4,096, in 32 partial sums of float64, which are then added in pairs; the sums of the
-leaves are added in the same way.
+leaves are added in the same way. The norm of gradients consists of one sum per unit, and the sum of these.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -40,3 +42,13 @@ def products(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float
 def dot(x: Any, y: Any) -> float:
     with np.errstate(invalid="ignore"):
         return tree(products(x, y))
+
+
+def norm(units: Iterable[Any], scale: float = 1.0) -> float:
+    """Return the norm of the gradients of an optimizer, given those of each unit, times the absolute value of a scale."""
+    return math.sqrt(tree(np.array([dot(each, each) for each in units], np.float64))) * abs(scale)
+
+
+def clipped(scale: float, found: float, limit: float) -> float:
+    """Return the scale of the gradients that gives a norm of at most `limit`, rounded once to float32."""
+    return float(np.float32(scale * (1.0 if found <= limit else limit / found)))

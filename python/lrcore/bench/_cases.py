@@ -40,7 +40,7 @@ def stepper_for(
         ranges[i % len(ranges)].append(segment)
     numbers = ([0.9 for _ in lrcore.rules()[rule].hyper], 0.0, False)
     rate = lrcore.schedules.Cosine(1e-3, steps=10**9)._value
-    settings: Any = (None, None, [(numbers, False, 0.9**i, None) for i in range(len(ranges))], [])
+    settings: Any = (None, None, [(numbers, False, 0.9**i, None) for i in range(len(ranges))], [], (None, 0))
     return Stepper(rule, params, states, grads, "l2", ranges[1:], settings, (None, rate))
 
 

@@ -9,7 +9,19 @@ from collections.abc import Set as AbstractSet
 from types import GeneratorType
 from typing import Any, TypeAlias, get_args, get_type_hints
 
-from lrcore._checks import OVERFLOW, flag, fraction, nonnegative_float32, num_steps, one_of, safe_repr
+import numpy as np
+
+from lrcore._checks import (
+    OVERFLOW,
+    flag,
+    fraction,
+    integer,
+    nonnegative_float32,
+    num_steps,
+    one_of,
+    safe_repr,
+)
+from lrcore._lrcore_core import to_float
 from lrcore._names import is_elsewhere, meant_by, unknown_argument, unknown_key
 from lrcore.optimizers._shared import OF_ONE_STEP, Decay, Shared
 from lrcore.schedules import Rate, as_schedule
@@ -44,7 +56,14 @@ def _decay_rates(name: str, value: Any) -> tuple[float, float]:
     return _decay_rate(f"{name}[0]", first), _decay_rate(f"{name}[1]", second)
 
 
-#: The check for each numeric argument. Numbers can be assigned between steps.
+def _largest_norm(name: str, value: Any) -> float:
+    number = to_float(name, value)
+    if not number > 0:
+        raise ValueError(f"{name}: expected a number > 0, got {number}")
+    return number
+
+
+#: The check for each numeric argument of a rule. Numbers can be assigned between steps.
 NUMBERS: dict[str, Callable[[str, Any], Value]] = {
     "alpha": _decay_rate,
     "betas": _decay_rates,
@@ -57,16 +76,19 @@ NUMBERS: dict[str, Callable[[str, Any], Value]] = {
     "weight_decay": nonnegative_float32,
 }
 
-#: The check for each number of an argument, which may be a pair.
+#: The arguments that are pairs of numbers.
+PAIRS = frozenset(name for name, check in NUMBERS.items() if check is _decay_rates)
+
+#: The check for each number of an argument, which may be a pair; and for the largest norm of the gradients.
 SINGLE: dict[str, Callable[[str, Any], Any]] = {
-    name: _decay_rate if check is _decay_rates else check for name, check in NUMBERS.items()
-}
+    name: _decay_rate if name in PAIRS else check for name, check in NUMBERS.items()
+} | {"max_norm": _largest_norm}
 
 #: The numbers from 0 to below this are in the range of the argument, if they may round to 0 in float32.
 LIMITS: dict[str, float] = {
     name: 1.0 if check is fraction else OVERFLOW if check is nonnegative_float32 else _ALMOST_ONE
     for name, check in NUMBERS.items()
-}
+} | {"max_norm": 0.0}
 
 #: The check for each structural option. Options are fixed at construction.
 OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
@@ -88,12 +110,13 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def settable(values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the arguments that are numbers, or schedules or callables in place of numbers."""
-    return {name: _settable(name, value) for name, value in values.items() if name in NUMBERS}
+    return {name: settable_number(name, value) for name, value in values.items() if name in NUMBERS}
 
 
-def _settable(name: str, value: Any) -> Any:
+def settable_number(name: str, value: Any) -> Any:
+    """Check a numeric argument, which may be a schedule or a callable, or a pair of these."""
     check = SINGLE[name]
-    if NUMBERS[name] is check:
+    if name not in PAIRS:
         return _number_or_schedule(name, value, check)
     pair = _pair(name, value)
     return tuple(_number_or_schedule(f"{name}[{i}]", each, check) for i, each in enumerate(pair))
@@ -105,6 +128,28 @@ def _number_or_schedule(name: str, value: Any, check: Callable[[str, Any], Any])
             f"{name}: expected a number, a schedule or a callable, got the class {value.__name__} itself"
         )
     return as_schedule(value) if callable(value) else check(name, value)
+
+
+def largest_norm(value: Any) -> Any:
+    """Check the argument `max_norm`."""
+    return None if value is None else settable_number("max_norm", value)
+
+
+MOST_SKIPS = 100
+"""The number of skipped steps in a row that is an error if `skip_nonfinite` is True."""
+
+
+def skipping(value: Any) -> bool | int:
+    """Check the argument `skip_nonfinite`."""
+    name = "skip_nonfinite"
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (float, np.floating)):
+        raise TypeError(f"{name}: expected True, False or an integer, got {value}")
+    steps = integer(name, value, what="True, False or an integer")
+    if steps >= 2**53:
+        raise ValueError(f"{name}: expected at most 2**53 - 1, got {steps}")
+    return steps
 
 
 def known_numbers(changes: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +242,7 @@ def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
             raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
 
 
-_ASSIGNABLE = ("lr", "step_count", "hyper", "params", "grads")
+_ASSIGNABLE = ("lr", "step_count", "hyper", "max_norm", "skip_nonfinite", "params", "grads")
 """The attributes of an optimizer that can be assigned."""
 
 
@@ -232,7 +277,7 @@ def require_bound(name: str, array: Any, bound: Any) -> None:
 def flat_names(name: str) -> tuple[str, ...]:
     """Return the names that the rules use for the numbers of an argument: beta1 and beta2 for `betas`."""
     stem = name.removesuffix("s")
-    return (f"{stem}1", f"{stem}2") if NUMBERS[name] is not SINGLE[name] else (name,)
+    return (f"{stem}1", f"{stem}2") if name in PAIRS else (name,)
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

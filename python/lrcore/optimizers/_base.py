@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 from lrcore import schedules
 from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
-from lrcore._checks import FilePath, file_path, flag, naming, require_entries
+from lrcore._checks import FilePath, file_path, flag, integer, naming, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import Snapshot, Stepper, commit, describe, rules
 from lrcore._names import explain_attributes, unknown_argument
@@ -30,12 +30,22 @@ from lrcore.optimizers import (
     _torch_import,
     _torch_state,
 )
-from lrcore.optimizers._changing import schedules_in, value_at
+from lrcore.optimizers._changing import parts_of, schedules_in, value_at
 from lrcore.optimizers._groups import Groups
 from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._places import flat_of, gradients_of, places_of
 from lrcore.optimizers._ranges import Ranges, rest_of
-from lrcore.optimizers._settings import GroupSettings, Settings, settled, shown_rate
+from lrcore.optimizers._settings import (
+    GUARD,
+    Change,
+    GroupSettings,
+    Guard,
+    Settings,
+    restored_guard,
+    settled,
+    shown_rate,
+    stored_guard,
+)
 from lrcore.optimizers._shared import DEFAULTS, Shared
 from lrcore.schedules._dictionary import encode
 from lrcore.schedules._state import Restored, numbers_of, stateful, states_of
@@ -43,7 +53,6 @@ from lrcore.schedules._state import Restored, numbers_of, stateful, states_of
 if TYPE_CHECKING:
     from lrcore._lrcore_core import (
         MemoryInfo,
-        _Change,
         _Group,
         _Number,
         _Numbers,
@@ -66,6 +75,8 @@ lr : float, schedule or callable
 """The first two arguments of each class, for the docstrings."""
 
 _NONE: Shared = {}
+_WEIGHT_DECAY, _MAX_NORM = -1, -2
+"""What the core has in place of the index of a hyperparameter."""
 
 
 def _hyper_entries(opt: Any) -> dict[str, str]:
@@ -124,11 +135,14 @@ class Optimizer(Stepper):
         arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
         options, hyper = _arguments.options(arguments), _arguments.settable(arguments)
         max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
-        ranges, settings = None, Settings(hyper)
+        guard = Guard(
+            _arguments.largest_norm(arguments["max_norm"]), _arguments.skipping(arguments["skip_nonfinite"])
+        )
+        ranges, settings = None, Settings(hyper, guard=guard)
         if arguments["groups"] is not None:
             size, places = self._described(params).size, places_of(params)
             ranges, groups = _groups.parsed(arguments["groups"], size, places, hyper, options)
-            settings = Settings(hyper, groups)
+            settings = Settings(hyper, groups, guard)
             self._choose_rule(settings.numbers(), options, lambda i: f"groups[{i - 1}]")
         rate = schedules.as_schedule(lr)
         self._bind(params, arguments["grads"], options, ranges, settings, rate, max_steps, initial)
@@ -154,7 +168,7 @@ class Optimizer(Stepper):
             raise TypeError(f"{type(self).__name__}: this optimizer is already initialized; make another")
         require_environment()
         self._options, self._max_steps = options, max_steps
-        rule, groups, changing = self._configuration(settings)
+        rule, for_core = self._configuration(settings)
         self._array, bound_grads = flat_of(params), gradients_of(params, grads)
         self._memory, self._places = self._described(params), places_of(params)
         self._ranges = (rest_of((), self._memory.size),) if ranges is None else ranges
@@ -167,11 +181,12 @@ class Optimizer(Stepper):
             bound_grads,
             options["decay"],
             self._ranges[1:],
-            (None, settings, groups, changing),
+            (None, settings, *for_core),
             self._rate_of(schedule),
             max_steps,
             None if self._places is None else functools.partial(gradients_of, params),
             tensors,
+            None if self._places is None else self._places.units(),
         )
         self._params, self._grads = params, grads
         shown = states if self._places is None else map(params._over, states)
@@ -190,8 +205,10 @@ class Optimizer(Stepper):
                 f"module, write lrcore.torch.FusedOptimizer(module.parameters(), lrcore.{cls._public_class().__name__})"
             ) from None
 
-    def _configuration(self, settings: Settings) -> tuple[str, list[_Group], list[_Number]]:
-        """Return the rule that settings select, the settings of each group for the core, and the numbers that change."""
+    def _configuration(
+        self, settings: Settings
+    ) -> tuple[str, tuple[list[_Group], list[_Number], tuple[float | None, int]]]:
+        """Return the rule that settings select, and the settings for the core: groups, numbers that change, and guard."""
         every = settings.numbers()
         rule = self._choose_rule(every, self._options)
         maximize = self._options["maximize"]
@@ -204,14 +221,18 @@ class Optimizer(Stepper):
             )
             for i, (numbers, own) in enumerate(zip(every, settings.groups, strict=True))
         ]
-        indices = {"weight_decay": -1} | {name: i for i, name in enumerate(_RULES[rule].hyper)}
+        indices = {"weight_decay": _WEIGHT_DECAY} | {name: i for i, name in enumerate(_RULES[rule].hyper)}
         changing = []
         for part, with_it in settings.changing():
             self._require_stateless(part.value, part.label)
             if part.flat in indices and with_it:
                 source = self._source_of_number(part)
                 changing.append(part.for_core(source, [(i, indices[part.flat]) for i in with_it]))
-        return rule, groups, changing
+        if isinstance(max_norm := settings.guard.max_norm, schedules.Schedule):
+            (part,) = parts_of("max_norm", max_norm)
+            self._require_stateless(max_norm, "max_norm")
+            changing.append(part.for_core(self._source_of_number(part), [(0, _MAX_NORM)]))
+        return rule, (groups, changing, settings.guard.for_core())
 
     @staticmethod
     def _numbers(rule: str, hyper: Mapping[str, Any], maximize: bool) -> _Numbers:
@@ -333,7 +354,7 @@ class Optimizer(Stepper):
         self._set_rate(self._rate_of(schedules.as_schedule(lr)))
 
     def _set_rate(self, rate: _Rate) -> None:
-        commit([(self, None, None, (), None, rate, None)])
+        commit([Change(self, rate=rate)])
 
     def _rate_after(self, t: int, schedule: schedules.Schedule) -> float:
         """Return the rate of the step that follows t steps."""
@@ -349,6 +370,31 @@ class Optimizer(Stepper):
     def _all_schedules(self) -> list[schedules.Schedule]:
         """Return the schedule, then the own schedules of the groups."""
         return [self.schedule, *self._settings.schedules()]
+
+    @property
+    def max_norm(self) -> float | None:
+        """The largest norm of the gradients at the next step, or None. Assign a number, a schedule, a callable or None."""
+        value: float | None = self._number_of_next_step("max_norm", self._settings.guard.max_norm)
+        return value
+
+    @max_norm.setter
+    def max_norm(self, max_norm: schedules.Rate | None) -> None:
+        self._change_guard("max_norm", _arguments.largest_norm(max_norm))
+
+    @property
+    def skip_nonfinite(self) -> bool | int:
+        """Whether steps whose gradients are not finite are skipped, or how many in a row raise FloatingPointError."""
+        return self._settings.guard.skip_nonfinite
+
+    @skip_nonfinite.setter
+    def skip_nonfinite(self, skip_nonfinite: bool | int) -> None:
+        self._change_guard("skip_nonfinite", _arguments.skipping(skip_nonfinite))
+
+    def _change_guard(self, name: str, value: Any) -> None:
+        self._require_changeable(name)
+        self._change_settings(
+            lambda settings: settings._replace(guard=settings.guard._replace(**{name: value}))
+        )
 
     @property
     def options(self) -> Mapping[str, bool | str]:
@@ -437,7 +483,7 @@ class Optimizer(Stepper):
         """Replace the settings by those that `changed` returns; call it again if they change in the meantime."""
         while True:
             before = self._settings
-            if commit([(self, None, None, (), self._new_settings(changed(before), before), None, None)]):
+            if commit([Change(self, settings=self._new_settings(changed(before), before))]):
                 return
 
     def _new_settings(self, settings: Settings, before: Settings | None = None) -> _Settings:
@@ -445,13 +491,13 @@ class Optimizer(Stepper):
 
         Raises ValueError if they select another rule.
         """
-        rule, groups, changing = self._configuration(settings)
+        rule, for_core = self._configuration(settings)
         if rule != self.rule:
             raise ValueError(
                 f"hyper: momentum cannot change from or to 0, because this would change the rule from {self.rule} to {rule}; "
                 "make a new optimizer, with a schedule if the momentum is to pass 0"
             )
-        return before, settings, groups, changing
+        return before, settings, *for_core
 
     def _snapshot_all(self, on_host: bool = False) -> tuple[Snapshot, dict[str, Any]]:
         """Return a consistent snapshot, and copies of the states.
@@ -474,13 +520,13 @@ class Optimizer(Stepper):
             schedule contains a `Plateau`, `schedule_state` is a list with the state of each `Plateau`. `groups` is
             included if groups were passed, or if ``opt.groups[0]`` has settings or a step count of its own. `names`, a
             list with the name, the offset in the buffer and the shape of each array, is included if the parameters are
-            a `lrcore.Pack`.
+            a `lrcore.Pack`. `max_norm`, `skip_nonfinite` and `skipped_steps` are included.
         """
         return self._dictionary()
 
     def _dictionary(self, on_host: bool = False) -> dict[str, Any]:
         """Return the state dictionary, with arrays of the parameters' kind or, if `on_host`, NumPy arrays."""
-        (step_count, counts, settings, schedule), state = self._snapshot_all(on_host)
+        (step_count, counts, settings, schedule, skipped_steps), state = self._snapshot_all(on_host)
         numbers = numbers_of([schedule, *settings.schedules()])
         dictionary = {
             "rule": self.rule,
@@ -488,6 +534,8 @@ class Optimizer(Stepper):
             "hyper": {name: _changing.stored(value, numbers) for name, value in settings.hyper.items()},
             "step_count": step_count,
             "state": state,
+            **stored_guard(settings.guard, numbers),
+            "skipped_steps": skipped_steps,
         }
         with contextlib.suppress(TypeError):  # a schedule may have no dictionary form
             dictionary["schedule"] = encode(schedule, numbers)
@@ -519,7 +567,7 @@ class Optimizer(Stepper):
         change, plateaus_to_set = self._change_to(dictionary)
         commit([change], plateaus_to_set)
 
-    def _change_to(self, dictionary: Mapping[str, Any]) -> tuple[_Change, list[tuple[Any, str, Any]]]:
+    def _change_to(self, dictionary: Mapping[str, Any]) -> tuple[Change, list[tuple[Any, str, Any]]]:
         """Check a state dictionary; return the change for `commit`, and the attributes of plateaus to assign with it."""
         entries = require_entries(
             "state_dict",
@@ -529,6 +577,8 @@ class Optimizer(Stepper):
             "schedule_state",
             "groups",
             "names",
+            *GUARD,
+            "skipped_steps",
         )
         if not isinstance(entries["rule"], str) or entries["rule"] != self.rule:
             raise ValueError(f"rule: expected {self.rule}, got {entries['rule']}")
@@ -551,12 +601,22 @@ class Optimizer(Stepper):
         groups, counts = _group_state.restored(
             entries.get("groups"), self._ranges, self._settings, entries["step_count"], self._places, numbered
         )
-        schedule, settings, to_set = settled(own, Settings(hyper, groups))
+        guard = restored_guard(entries, self._settings.guard, numbered)
+        skipped_steps = integer("skipped_steps", entries.get("skipped_steps", 0), 0)
+        schedule, settings, to_set = settled(own, Settings(hyper, groups, guard))
         if not self._has_groups and settings.groups != (GroupSettings(),):
             raise ValueError("groups: this optimizer is part of a FusedOptimizer; call fused.load_state_dict")
         new_settings = self._new_settings(settings)
         states = [state[name] for name in self._state]
-        change = (self, states, entries["step_count"], counts, new_settings, self._rate_of(schedule), None)
+        change = Change(
+            self,
+            states,
+            entries["step_count"],
+            counts,
+            new_settings,
+            self._rate_of(schedule),
+            skipped_steps=skipped_steps,
+        )
         return change, to_set
 
     def save(self, path: FilePath) -> None:
@@ -624,7 +684,7 @@ class Optimizer(Stepper):
             ranges = sorted(itertools.chain.from_iterable(self._ranges))
             whole = getattr(self._params, "shape", self.size)
             parameters = [whole] if len(ranges) < 2 else [end - begin for begin, end in ranges]
-        (step_count, counts, settings, schedule), state = self._snapshot_all(on_host=True)
+        (step_count, counts, settings, schedule, _), state = self._snapshot_all(on_host=True)
         lr = self._rate_after(step_count, schedule)
         rates = [
             lr * own.lr_scale if own.schedule is None else self._rate_after(step_count, own.schedule)
@@ -687,7 +747,7 @@ class Optimizer(Stepper):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        (step_count, counts, settings, schedule), state = self._snapshot_all()
+        (step_count, counts, settings, schedule, skipped_steps), state = self._snapshot_all()
         own = (
             "_options", "_ranges", "_params", "_grads", "_max_steps", "_memory", "_state", "_has_groups", "_array",
             "_places", "_source_of", "_source_of_number",
@@ -700,6 +760,8 @@ class Optimizer(Stepper):
             "schedule": schedule,
             "ranges": self._ranges,
             "groups": [tuple(each) for each in settings.groups],
+            "guard": tuple(settings.guard),
+            "skipped_steps": skipped_steps,
             "step_count": step_count,
             "counts": counts,
             "states": list(state.values()),
@@ -713,13 +775,14 @@ class Optimizer(Stepper):
         groups = tuple(
             GroupSettings(*each) for each in parts.get("groups", [()])
         )  # earlier versions had none
-        settings = Settings(_arguments.settable(arguments), groups)
+        settings = Settings(_arguments.settable(arguments), groups, Guard(*parts.get("guard", ())))
         params, grads, schedule, max_steps = (
             parts[name] for name in ("params", "grads", "schedule", "max_steps")
         )
         options, ranges = _arguments.options(arguments), parts.get("ranges")
         self._bind(params, grads, options, ranges, settings, schedule, max_steps)
-        commit([(self, parts["states"], parts["step_count"], parts.get("counts", ()), None, None, None)])
+        counts, skipped_steps = parts.get("counts", ()), parts.get("skipped_steps", 0)
+        commit([Change(self, parts["states"], parts["step_count"], counts, skipped_steps=skipped_steps)])
         vars(self).update(parts["attributes"])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -733,7 +796,13 @@ class Optimizer(Stepper):
 
     def __repr__(self) -> str:
         rate = shown_rate(self.schedule)
-        whole = f"{type(self).__name__}(size={self.size}, device={self.device}, lr={rate!r}, step_count={self.step_count})"
+        guard = self._settings.guard
+        shown = {"size": self.size, "device": self.device, "lr": repr(rate), "step_count": self.step_count}
+        if guard.max_norm is not None:
+            shown["max_norm"] = repr(guard.max_norm)
+        if guard.skip_nonfinite is not False:
+            shown["skip_nonfinite"] = guard.skip_nonfinite
+        whole = f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
         groups = (
             [f"groups[{i}]: {each!r}" for i, each in enumerate(self.groups)] if len(self.groups) > 1 else []
         )

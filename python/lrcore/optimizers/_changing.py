@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrcore._checks import or_zero, require_entries
 from lrcore._lrcore_core import to_float
-from lrcore.optimizers._arguments import LIMITS, SINGLE, flat_names, settable
+from lrcore.optimizers._arguments import LIMITS, SINGLE, flat_names, settable_number
 from lrcore.schedules import Constant, Function, Schedule
 from lrcore.schedules._dictionary import encode
 from lrcore.schedules._state import Restored, states_of
@@ -123,9 +123,9 @@ def restored(hyper: Mapping[str, Any], own: Mapping[str, Any], numbered: dict[in
         if any(map(callable, _each(given))):
             raise TypeError(f"{name}: expected a number or a dictionary, got {reprlib.repr(value)}")
         # A schedule takes the place of each dictionary while the numbers and their form are checked.
-        checked = settable({name: mapped(given, lambda each: _ANY if isinstance(each, Mapping) else each)})[
-            name
-        ]
+        checked = settable_number(
+            name, mapped(given, lambda each: _ANY if isinstance(each, Mapping) else each)
+        )
         current = own.get(name)
         owns = current if isinstance(current, tuple) else (current,) * len(_each(checked))
         parts = [

@@ -12,7 +12,10 @@ from lrcore._files import safetensors
 from lrcore._files.format import OWN, TEXT, entries_of, require_known
 from lrcore.optimizers._places import parsed_places
 
-ENTRIES = ("rule", "options", "hyper", "step_count", "schedule", "schedule_state", "groups", "names")
+ENTRIES = (
+    "rule", "options", "hyper", "step_count", "schedule", "schedule_state", "groups", "names", "max_norm",
+    "skip_nonfinite", "skipped_steps",
+)  # fmt: skip
 """The entries of a state dictionary other than the states. Earlier versions wrote only two of the options."""
 
 

@@ -19,21 +19,21 @@ def flat_of(array: Any) -> Any:
     return array.flat if isinstance(array, Node) else array
 
 
-def gradients_of(params: Any, grads: Any) -> Any:
+def gradients_of(params: Any, grads: Any, name: str = "grads") -> Any:
     """Return the flat array of gradients, which may be a pack if the parameters are one with the same layout.
 
-    Any other object is returned unchanged.
+    Any other object is returned unchanged. `name` is for messages.
     """
     if isinstance(grads, Node):
         if not isinstance(params, Node):
             raise TypeError(
-                f"grads: expected an array like params, got a {type(grads).__name__}; pass its .flat, or the pack as params"
+                f"{name}: expected an array like params, got a {type(grads).__name__}; pass its .flat, or the pack as params"
             )
-        params._require_same_layout(grads, "grads")
+        params._require_same_layout(grads, name)
         try:
             return grads.flat
         except ValueError as error:
-            raise ValueError(f"grads: {error}") from error
+            raise ValueError(f"{name}: {error}") from error
     return grads
 
 
@@ -105,6 +105,10 @@ class Places:
     def padded(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """Yield the ranges by array, each with the padding after it if it ends with the array."""
         return self.moved_to(self, ranges)
+
+    def units(self) -> list[tuple[int, int]]:
+        """Return the elements of each array that has some, in order, without padding."""
+        return [(each.begin, each.end) for each in self._arrays]
 
     def stored(self) -> list[dict[str, Any]]:
         """Return the entry `names` of a state dictionary, which JSON can hold."""

@@ -6,13 +6,32 @@ The core holds the settings together with the numbers that its steps use, so tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrcore._checks import flag, nonnegative
-from lrcore.optimizers._changing import Part, mapped, parts_of, value_at
+from lrcore.optimizers import _arguments
+from lrcore.optimizers._changing import Part, mapped, parts_of, restored, stored, value_at
 from lrcore.schedules import Constant, Schedule
 from lrcore.schedules._state import Restored, chosen
+
+if TYPE_CHECKING:
+    from lrcore._lrcore_core import Stepper, _Rate, _Settings
+
+
+class Change(NamedTuple):
+    """A change to an optimizer, for `commit`: the new values, or None for those that stay."""
+
+    optimizer: Stepper
+    states: Sequence[Any] | None = None
+    step_count: int | None = None
+    counts: Sequence[tuple[int, int, int]] = ()
+    """The ranges of the elements that have taken another number of steps than the optimizer, with that number."""
+    settings: _Settings | None = None
+    rate: _Rate | None = None
+    params: Any = None
+    skipped_steps: int | None = None
 
 
 def shown_rate(schedule: Schedule) -> Schedule | float:
@@ -30,11 +49,24 @@ class GroupSettings(NamedTuple):
     frozen: bool = False
 
 
+class Guard(NamedTuple):
+    """What a step does with the norm of all gradients."""
+
+    max_norm: float | Schedule | None = None
+    skip_nonfinite: bool | int = False
+
+    def for_core(self) -> tuple[float | None, int]:
+        """Return the guard in the form of the core, with NaN in place of a schedule."""
+        max_norm = math.nan if isinstance(self.max_norm, Schedule) else self.max_norm
+        return max_norm, _arguments.MOST_SKIPS if self.skip_nonfinite is True else int(self.skip_nonfinite)
+
+
 class Settings(NamedTuple):
-    """The numeric arguments of an optimizer, which may be schedules, and the settings of its groups, the rest first."""
+    """The settings of an optimizer: its numeric arguments, which may be schedules, its groups, the rest first, and others."""
 
     hyper: dict[str, Any]
     groups: tuple[GroupSettings, ...] = (GroupSettings(),)
+    guard: Guard = Guard()
 
     def numbers(self) -> list[dict[str, Any]]:
         """Return the numeric arguments that act in each group."""
@@ -55,7 +87,10 @@ class Settings(NamedTuple):
         )
 
     def schedules(self) -> list[Schedule]:
-        """Return the schedules of the optimizer's numbers, and then each group's own rate and those of its numbers."""
+        """Return the schedules of the optimizer's numbers, then each group's own rate and those of its numbers.
+
+        The schedule of the largest norm is the last one.
+        """
         return self._parts(Schedule)
 
     def restored(self) -> list[Restored]:
@@ -66,6 +101,7 @@ class Settings(NamedTuple):
         values = [*self.hyper.values()]
         for group in self.groups:
             values += (group.schedule, *group.hyper.values())
+        values.append(self.guard.max_norm)
         parts = itertools.chain.from_iterable(each if isinstance(each, tuple) else (each,) for each in values)
         return [each for each in parts if isinstance(each, kind)]
 
@@ -107,7 +143,32 @@ def settled(rate: Restored, settings: Settings) -> tuple[Schedule, Settings, lis
         group._replace(hyper=settled_numbers(group.hyper), schedule=settle(group.schedule))
         for group in settings.groups
     )
-    return schedules[0], Settings(settled_numbers(settings.hyper), groups), to_set
+    guard = settings.guard._replace(max_norm=settle(settings.guard.max_norm))
+    return schedules[0], Settings(settled_numbers(settings.hyper), groups, guard), to_set
+
+
+GUARD = ("max_norm", "skip_nonfinite")
+"""The entries of a state dictionary that `stored_guard` returns."""
+
+
+def stored_guard(guard: Guard, numbers: Mapping[int, int]) -> dict[str, Any]:
+    """Return a guard as entries of a state dictionary, which JSON can hold. `numbers` is that of `stored`."""
+    # JSON has no infinity.
+    max_norm = "inf" if guard.max_norm == math.inf else stored(guard.max_norm, numbers)
+    return {"max_norm": max_norm, "skip_nonfinite": guard.skip_nonfinite}
+
+
+def restored_guard(entries: Mapping[str, Any], own: Guard, numbered: dict[int, Any]) -> Guard:
+    """Check the guard in a state dictionary; return it with a `Restored` in place of a schedule.
+
+    Entries that are missing, as earlier versions wrote none, are those of the optimizer's `own` guard.
+    """
+    max_norm, skip_nonfinite = (entries.get(name, getattr(own, name)) for name in GUARD)
+    if max_norm == "inf":
+        max_norm = math.inf
+    elif "max_norm" in entries and max_norm is not None:
+        max_norm = restored({"max_norm": max_norm}, {"max_norm": own.max_norm}, numbered)["max_norm"]
+    return Guard(max_norm, _arguments.skipping(skip_nonfinite))
 
 
 def prefix_of(group: int) -> str:

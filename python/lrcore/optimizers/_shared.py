@@ -38,6 +38,13 @@ class Shared(TypedDict, total=False):
         numeric arguments and `maximize`, which replace the optimizer's; ``lr``, a rate of its own, or ``lr_scale``, a
         factor for the optimizer's rate; and ``frozen``. The remaining elements form a group with the
         optimizer's settings.
+    max_norm : float, schedule or callable, optional
+        The largest norm of the gradients of all elements that are not frozen. If the norm, multiplied by
+        ``abs(grad_scale)``, is larger, the step multiplies the gradients by ``max_norm / norm``. With ``inf``, the norm is
+        only measured. `Optimizer.grad_norm` is the norm of the last step.
+    skip_nonfinite : bool or int
+        Skip a step if a gradient is not finite: parameters, states, step counts and schedules then stay as they are. An
+        integer is the number of skipped steps in a row that raises FloatingPointError; True means 100.
     capturable : bool
         Keep the step number and the constants of `max_steps` steps on the CUDA device, for steps that are captured in a
         CUDA graph and replayed. Requires bound `grads`; `lr` and `hyper` cannot then be changed.
@@ -52,6 +59,8 @@ class Shared(TypedDict, total=False):
     maximize: bool
     grads: Any
     groups: Sequence[Mapping[str, Any]] | None
+    max_norm: Rate | None
+    skip_nonfinite: bool | int
     capturable: bool
     max_steps: int | None
 
@@ -63,6 +72,8 @@ DEFAULTS: Shared = {
     "maximize": False,
     "grads": None,
     "groups": None,
+    "max_norm": None,
+    "skip_nonfinite": False,
     "capturable": False,
     "max_steps": None,
 }

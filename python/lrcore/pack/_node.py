@@ -193,8 +193,8 @@ class Node:
     def norms(self) -> dict[str, float]:
         """Return the Euclidean norm of each array by name, as `lrcore.norm` computes it, in one pass over the buffer."""
         views = {id(view): view for view in self._views}
-        sums = dict(zip(views, core.sums_of_squares([*views.values()]), strict=True))
-        return {name: math.sqrt(sums[id(view)]) for name, view in self.named_arrays().items()}
+        norms = dict(zip(views, core.norms([*views.values()]), strict=True))
+        return {name: norms[id(view)] for name, view in self.named_arrays().items()}
 
     def assign(self, tree: Any) -> None:
         """Write values into all arrays, in place.

@@ -10,7 +10,7 @@ from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import Watch, require_memory
 from lrcore.optimizers import Optimizer
 from lrcore.optimizers._ranges import merged, rest_of
-from lrcore.optimizers._settings import Settings
+from lrcore.optimizers._settings import Guard, Settings
 from lrcore.pack import layout
 from lrcore.schedules import Schedule
 
@@ -24,6 +24,8 @@ class Prototype(NamedTuple):
     cls: type[Optimizer]
     options: dict[str, Any]
     max_steps: int | None
+    guard: Guard
+    """The guard that the optimizers begin with."""
     initial: Mapping[str, float]
     """The initial values of the states."""
     attributes: Mapping[str, Any]
@@ -34,7 +36,8 @@ class Prototype(NamedTuple):
         """Return what this optimizer, of at least one parameter, has in common with others of its kind."""
         attributes = optimizer.__getstate__()["attributes"]
         initial = {name: float(values[0]) for name, values in optimizer.state.items()}
-        return cls(type(optimizer), optimizer._options, optimizer._max_steps, initial, attributes)
+        guard = optimizer._settings.guard
+        return cls(type(optimizer), optimizer._options, optimizer._max_steps, guard, initial, attributes)
 
 
 class Slot(NamedTuple):

@@ -11,6 +11,7 @@ from lrcore._checks import integer, naming, require_entries, sequence
 from lrcore._lrcore_core import to_float
 from lrcore.optimizers import Optimizer, _arguments, _changing, _torch_state
 from lrcore.optimizers._changing import mapped, schedules_in
+from lrcore.optimizers._settings import Guard, restored_guard, stored_guard
 from lrcore.schedules import Constant
 from lrcore.schedules._state import Restored, chosen, numbers_of, states_of
 from lrcore.torch._buffer import Buffer
@@ -31,7 +32,9 @@ def texts(
 
     `counts` has the step counts of the parameters in each group, as far as PyTorch's form has them.
     """
-    numbers = numbers_of([schedule for source in sources for schedule in source.schedules()])
+    guard = optimizer._settings.guard
+    every = [schedule for source in sources for schedule in source.schedules()]
+    numbers = numbers_of([*every, *schedules_in(guard.max_norm)])
     found = []
     for i, source in enumerate(sources):
         entries: dict[str, Any] = {"rule": optimizer.rule, "step_count": step_count}
@@ -50,6 +53,8 @@ def texts(
         }
         if changing:
             entries["hyper"] = changing
+        if i == 0:
+            entries |= stored_guard(guard, numbers) | {"skipped_steps": optimizer.skipped_steps}
         if (least := min(counts[i], default=0)) > step_count:
             entries[_torch_state.LEAST] = least
         found.append(json.dumps(entries, allow_nan=False))
@@ -265,12 +270,18 @@ def states_for(
     return buffer.flat_states(found)
 
 
-def sources_in(
-    loaded: Sequence[Loaded], sources: Sequence[Source]
-) -> tuple[list[Source], list[tuple[Any, str, Any]]]:
-    """Return the numbers of the groups, and the attributes of plateaus to assign.
+def skipped_in(loaded: Sequence[Loaded]) -> int:
+    """Return the number of skipped steps."""
+    return integer("skipped_steps", (loaded[0].own or {}).get("skipped_steps", 0), 0)
 
-    Schedules that equal the current ones are kept, and so are those of which a dictionary has only the numbers.
+
+def sources_in(
+    loaded: Sequence[Loaded], sources: Sequence[Source], guard: Guard
+) -> tuple[list[Source], Guard, list[tuple[Any, str, Any]]]:
+    """Return the numbers of the groups, the guard, and the attributes of plateaus to assign.
+
+    Schedules that equal the current ones are kept, and so are those of which a dictionary has only the numbers, and the
+    current `guard` if it has none.
     """
     numbered: dict[int, Any] = {}
     rates: list[Any] = []
@@ -285,7 +296,8 @@ def sources_in(
             if group.own is None:
                 hyper |= {name: value for name, value in source.hyper.items() if schedules_in(value)}
             hypers.append(hyper)
-    values = [*rates, *(value for hyper in hypers for value in hyper.values())]
+    restored = restored_guard(loaded[0].own or {}, guard, numbered)
+    values = [*rates, *(value for hyper in hypers for value in hyper.values()), restored.max_norm]
     every = {id(each): each for value in values for each in _parts(value) if isinstance(each, Restored)}
     schedules, to_set = chosen([*every.values()])
     final = dict(zip(every, schedules, strict=True))
@@ -293,12 +305,13 @@ def sources_in(
     def settle(value: Any) -> Any:
         return mapped(value, lambda each: final.get(id(each), each))
 
-    return [
+    settled = [
         Source(
             settle(rate), {name: settle(value) for name, value in hyper.items()}, group.options["maximize"]
         )
         for rate, hyper, group in zip(rates, hypers, loaded, strict=True)
-    ], to_set
+    ]
+    return settled, restored._replace(max_norm=settle(restored.max_norm)), to_set
 
 
 def _parts(value: Any) -> tuple[Any, ...]:

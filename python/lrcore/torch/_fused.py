@@ -13,9 +13,10 @@ from typing import Any
 from lrcore import optimizers, schedules
 from lrcore._checks import flag, naming
 from lrcore._extras import optional_dependency
-from lrcore._lrcore_core import commit, step_together
+from lrcore._lrcore_core import commit, skip_together, step_together
 from lrcore._names import FOREIGN, meant_by
 from lrcore.optimizers import Optimizer, _arguments, _torch_state
+from lrcore.optimizers._settings import Change
 from lrcore.schedules import Rate, Schedule
 
 with optional_dependency("torch"):
@@ -173,7 +174,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         # Rates that are tensors stay in the groups, and are read again at each step.
         tensors = [(group, group["lr"]) for group in groups if isinstance(group["lr"], torch.Tensor)]
         prototype = self._prototype
-        settings = settings_of(sources, bool(prototype.options["maximize"]))
+        guard = self._optimizers[0]._settings.guard if self._optimizers else prototype.guard
+        settings = settings_of(sources, bool(prototype.options["maximize"]), guard)
         prototype.cls._choose_rule(settings.numbers()[1:], prototype.options, label)
         of_devices: dict[Any, list[Any]] = {}
         every = [(i, each) for i, group in enumerate(groups) for each in group["params"]]
@@ -187,14 +189,14 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             for buffer in self._buffers
             for slot, states, count in zip(buffer.slots, buffer.states, buffer.counts(), strict=True)
         }
-        step_count = self.step_count if self._buffers else 0
+        step_count, skipped = (self.step_count, self.skipped_steps) if self._buffers else (0, 0)
         changes = []
         for buffer in buffers:
             found = [former.get(id(slot.parameter), ({}, 0)) for slot in buffer.slots]
             flats = buffer.flat_states([states for states, _ in found])
             counts = buffer.ranges_of([count for _, count in found], step_count)
             states = [flats[name] for name in buffer.optimizer.state]
-            changes.append((buffer.optimizer, states, step_count, counts, None, None, None))
+            changes.append(Change(buffer.optimizer, states, step_count, counts, skipped_steps=skipped))
         param_groups = ParamGroups(self._check_fixed, groups, self._groups)
         param_groups.begin(tuple(each.optimizer for each in buffers), sources)
         for group, lr in tensors:
@@ -303,6 +305,37 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """The number of steps taken, with which schedules are called. Steps that GradScaler skips do not count."""
         return self._optimizers[0].step_count
 
+    @property
+    def max_norm(self) -> float | None:
+        """The largest norm of all gradients at the next step, or None. Assign a number, a schedule, a callable or None."""
+        return self.optimizers[0].max_norm
+
+    @max_norm.setter
+    def max_norm(self, max_norm: Rate | None) -> None:
+        self._groups.set_guard(max_norm=_arguments.largest_norm(max_norm))
+
+    @property
+    def skip_nonfinite(self) -> bool | int:
+        """Whether steps whose gradients are not finite are skipped, or how many in a row raise FloatingPointError."""
+        return self.optimizers[0].skip_nonfinite
+
+    @skip_nonfinite.setter
+    def skip_nonfinite(self, skip_nonfinite: bool | int) -> None:
+        self._groups.set_guard(skip_nonfinite=_arguments.skipping(skip_nonfinite))
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of all gradients at the last step with `max_norm` or `skip_nonfinite`; None before.
+
+        It is that of the gradients after the division by GradScaler's scale, before clipping.
+        """
+        return self._optimizers[0].grad_norm
+
+    @property
+    def skipped_steps(self) -> int:
+        """The number of steps that were skipped because gradients were not finite, also those that GradScaler skipped."""
+        return self._optimizers[0].skipped_steps
+
     def step(self, closure: Callable[[], Any] | None = None, *, grad_scale: float = 1.0) -> Any:
         """Take one step: update the parameters that have gradients, in place.
 
@@ -328,6 +361,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             If a gradient is sparse, has no memory or has another shape than its parameter, if a value assigned in
             `param_groups` or `state` is invalid, if the list of parameters of a group was changed, or if the rates,
             hyperparameters or step counts of the devices' optimizers differ.
+        FloatingPointError
+            If too many steps in a row were skipped; see `skip_nonfinite`.
         """
         loss = None
         if closure is not None:
@@ -339,6 +374,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             self._states.obey()
         set_by_scaler = vars(self)  # GradScaler sets these two attributes
         if set_by_scaler.get("found_inf") is not None and float(set_by_scaler["found_inf"]):
+            skip_together(self._optimizers)
             return loss
         if set_by_scaler.get("grad_scale") is not None:
             grad_scale /= float(set_by_scaler["grad_scale"])
@@ -467,8 +503,11 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         steps = _dictionary.steps_in(loaded, names, kind, step_count, tuple(optimizer.state))
         if kind.name == "NAdam":
             _dictionary.check_products(loaded, names, steps)
-        sources, to_set = _dictionary.sources_in(loaded, self._groups.sources)
-        settings = settings_of(sources, bool(optimizer._options["maximize"]))
+        sources, guard, to_set = _dictionary.sources_in(
+            loaded, self._groups.sources, optimizer._settings.guard
+        )
+        skipped = _dictionary.skipped_in(loaded)
+        settings = settings_of(sources, bool(optimizer._options["maximize"]), guard)
         places = dict(
             enumerate((i, j) for i, group in enumerate(groups) for j in range(len(group["params"])))
         )
@@ -477,14 +516,14 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             flats = _dictionary.states_for(buffer, loaded, places)
             counts = [steps.of_parameters[i][j] for i, j in (places[slot.number] for slot in buffer.slots)]
             changes.append(
-                (
+                Change(
                     buffer.optimizer,
                     [flats[name] for name in buffer.optimizer.state],
                     steps.of_optimizer,
                     buffer.ranges_of(counts, steps.of_optimizer),
                     buffer.optimizer._new_settings(settings),
                     buffer.optimizer._rate_of(sources[0].rate),
-                    None,
+                    skipped_steps=skipped,
                 )
             )
         self._groups.load(changes, to_set, sources, settings, [each.carried for each in loaded])
@@ -577,7 +616,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """Initialize a copy from the result of `_parts`."""
         self._owner = weakref.ref(self)
         self._prototype, self._source, defaults = prototype
-        self._buffers, self._groups = [], ParamGroups(self._check_fixed, [], None)
+        self._buffers, self._optimizers = [], ()
+        self._groups = ParamGroups(self._check_fixed, [], None)
         super().__init__(groups, defaults)
         self._join(self._groups.list, sources)
         self._load(dictionary, None)

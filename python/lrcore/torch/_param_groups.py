@@ -14,7 +14,7 @@ from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, have_same_entries, to_float
 from lrcore.optimizers import Optimizer, _arguments, _torch_state
 from lrcore.optimizers._changing import Part, mapped, schedules_in
-from lrcore.optimizers._settings import GroupSettings, Settings
+from lrcore.optimizers._settings import Change, GroupSettings, Guard, Settings
 from lrcore.schedules import Constant, Schedule
 from lrcore.torch._parameters import label
 
@@ -39,7 +39,7 @@ class Source(NamedTuple):
         return rate + [name for name, value in self.hyper.items() if schedules_in(value)]
 
 
-def settings_of(sources: Sequence[Source], maximize: bool) -> Settings:
+def settings_of(sources: Sequence[Source], maximize: bool, guard: Guard) -> Settings:
     """Return the settings of an optimizer whose groups have these numbers; its rate is that of the first group.
 
     The optimizer's own group is padding. `maximize` is the optimizer's option.
@@ -53,7 +53,7 @@ def settings_of(sources: Sequence[Source], maximize: bool) -> Settings:
         )
         for each in sources
     ]
-    return Settings(first.hyper, (GroupSettings(frozen=True), *groups))
+    return Settings(first.hyper, (GroupSettings(frozen=True), *groups), guard)
 
 
 def sources_of(settings: Settings, schedule: Schedule, maximize: bool) -> list[Source]:
@@ -150,15 +150,8 @@ class ParamGroups:
 
     def _change(self, optimizer: Optimizer, settings: Settings, schedule: Schedule) -> Any:
         """Return the change for `commit` to these settings and this rate."""
-        return (
-            optimizer,
-            None,
-            None,
-            (),
-            optimizer._new_settings(settings),
-            optimizer._rate_of(schedule),
-            None,
-        )
+        new_settings, rate = optimizer._new_settings(settings), optimizer._rate_of(schedule)
+        return Change(optimizer, settings=new_settings, rate=rate)
 
     def _replace(
         self, changes: Sequence[Any], sources: list[Source], settings: Settings, schedule: Schedule,
@@ -192,6 +185,7 @@ class ParamGroups:
     def schedules(self) -> list[Schedule]:
         """Return the schedules of all groups, each once."""
         every = [schedule for source in self.sources for schedule in source.schedules()]
+        every += schedules_in(self.optimizers[0]._settings.guard.max_norm) if self.optimizers else []
         return [*{id(each): each for each in every}.values()]
 
     def hyper_of(self, i: int) -> dict[str, Any]:
@@ -388,11 +382,15 @@ class ParamGroups:
                 )
         return Source(rate, source.hyper | hyper, maximize)
 
-    def _use(self, sources: list[Source], kept: Sequence[Container[str]]) -> None:
-        """Change all optimizers to new sources, and show their numbers in the groups, except under the `kept` names."""
+    def _use(self, sources: list[Source], kept: Sequence[Container[str]], guard: Guard | None = None) -> None:
+        """Change all optimizers to new sources, and show their numbers in the groups, except under the `kept` names.
+
+        A `guard` replaces that of the optimizers.
+        """
         first = self.optimizers[0]
         first._require_changeable("param_groups")
-        settings, schedule = settings_of(sources, bool(first._options["maximize"])), sources[0].rate
+        guard = first._settings.guard if guard is None else guard
+        settings, schedule = settings_of(sources, bool(first._options["maximize"]), guard), sources[0].rate
         changes = [self._change(each, settings, schedule) for each in self.optimizers]
         self._replace(changes, sources, settings, schedule, kept)
 
@@ -418,6 +416,13 @@ class ParamGroups:
             for group, follows in zip(groups, follow, strict=True):
                 if follows:
                     group["lr"] = lr
+
+    def set_guard(self, **changes: Any) -> None:
+        """Replace what the steps of all optimizers do with the norm of the gradients."""
+        groups = self.checked()
+        self._refresh()
+        guard = self.optimizers[0]._settings.guard._replace(**changes)
+        self._use(self.sources, self._all_pending(groups), guard)
 
     def load(
         self, changes: Sequence[Any], attributes: Sequence[Any], sources: list[Source],

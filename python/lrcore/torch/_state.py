@@ -16,6 +16,7 @@ from lrcore._checks import integer, naming, require_entries
 from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, to_float
 from lrcore.optimizers import _torch_state
+from lrcore.optimizers._settings import Change
 from lrcore.torch._buffer import Buffer, Slot, with_own_storage
 
 with optional_dependency("torch"):
@@ -147,9 +148,7 @@ class States:
                 count + (slot.parameter.grad is not None)
                 for slot, count in zip(buffer.slots, buffer.counts_in(step_count, others), strict=True)
             ]
-            changes.append(
-                (buffer.optimizer, None, step_count, buffer.ranges_of(counts, step_count), None, None, None)
-            )
+            changes.append(Change(buffer.optimizer, None, step_count, buffer.ranges_of(counts, step_count)))
         self._shown = self._shown._replace(step_count=-1)
         commit(changes)
 
@@ -254,9 +253,7 @@ class States:
                 part.copy_(values) if isinstance(values, torch.Tensor) else part.fill_(values)
             own = [counts[slot.number] for slot in buffer.slots]
             states = [*flats.values()] if written else None
-            changes.append(
-                (buffer.optimizer, states, step_count, buffer.ranges_of(own, step_count), None, None, None)
-            )
+            changes.append(Change(buffer.optimizer, states, step_count, buffer.ranges_of(own, step_count)))
         self._shown = self._shown._replace(step_count=-1)
         commit(changes)
 

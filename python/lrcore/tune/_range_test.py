@@ -18,6 +18,7 @@ from lrcore._extras import progress_bar
 from lrcore._lrcore_core import commit, copy, to_float
 from lrcore._names import explain_keywords
 from lrcore.optimizers._base import Optimizer
+from lrcore.optimizers._settings import Change
 from lrcore.plot._figures import SuggestionMethod
 from lrcore.schedules._state import states_of, states_to_set
 from lrcore.tune._diagnose import FLAT, ROUNDING, noise_of
@@ -173,11 +174,12 @@ def _restorer(opt: Optimizer) -> Callable[[], object]:
     params = allocate(opt._memory)
     copy(opt._array, params)
     states = [allocate(opt._memory) for _ in opt.state]
-    step_count, counts, settings, schedule = opt._snapshot(states)
+    step_count, counts, settings, schedule, skipped_steps = opt._snapshot(states)
     every = [schedule, *settings.schedules()]
     observed = [attribute for each in every for attribute in states_to_set(each, states_of(each))]
     numbers, rate = opt._new_settings(settings), opt._rate_of(schedule)
-    return functools.partial(commit, [(opt, states, step_count, counts, numbers, rate, params)], observed)
+    change = Change(opt, states, step_count, counts, numbers, rate, params, skipped_steps)
+    return functools.partial(commit, [change], observed)
 
 
 @explain_keywords

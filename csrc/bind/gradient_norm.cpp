@@ -1,0 +1,54 @@
+#include "gradient_norm.h"
+
+#include <utility>
+
+#include "../cpu/sums.h"
+#include "../dispatch.h"
+
+namespace lrcore {
+
+GradientSums::GradientSums(std::vector<sums::Elements> units)
+    : units_(std::move(units)),
+      leaf_sums_(static_cast<size_t>(units_.leaves())),
+      totals_(static_cast<size_t>(units_.count())) {}
+
+const std::vector<double>& GradientSums::of_units(const Plan& plan) {
+  std::vector<cpu::Terms> terms;
+  terms.reserve(plan.segments.size());
+  for (size_t k = 0; k < plan.segments.size(); ++k) {
+    const auto* g = elements<const float>(plan.gradients.empty() ? plan.step.g : plan.gradients[k]);
+    const Segment& segment = plan.segments[k];
+    terms.push_back({.x = g, .y = g, .elements = {.begin = segment.begin, .end = segment.end}, .arrays = plan.added});
+  }
+  cpu::sum_leaves(*active_backend().table, units_, terms, leaf_sums_.data());
+  cpu::add_up(units_, leaf_sums_.data(), totals_.data());
+  return totals_;
+}
+
+double norm_of(const std::vector<const std::vector<double>*>& sums) {
+  std::vector<double> all;
+  for (const std::vector<double>* each : sums) all.insert(all.end(), each->begin(), each->end());
+  return cpu::norm(all);
+}
+
+std::optional<double> SkipRecord::norm() const {
+  if (!has_norm_.load(std::memory_order_acquire)) return std::nullopt;
+  return norm_.load(std::memory_order_relaxed);
+}
+
+void SkipRecord::set_norm(double norm) {
+  norm_.store(norm, std::memory_order_relaxed);
+  has_norm_.store(true, std::memory_order_release);
+}
+
+void SkipRecord::skip(int64_t step_count) {
+  skipped_.store(skipped_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  if (in_a_row_++ == 0) since_ = step_count;
+}
+
+void SkipRecord::set_skipped(int64_t skipped) {
+  skipped_.store(skipped, std::memory_order_relaxed);
+  in_a_row_ = 0;
+}
+
+}  // namespace lrcore

@@ -1,0 +1,57 @@
+// The norm of the gradients of a step, and the record of the steps that it skips.
+#pragma once
+
+#include <atomic>
+#include <optional>
+#include <vector>
+
+#include "../plan.h"
+#include "../sums/units.h"
+
+namespace lrcore {
+
+/// The sums of squares of gradients, with the memory for them.
+class GradientSums {
+ public:
+  explicit GradientSums(std::vector<sums::Elements> units);
+
+  /// Returns the sum of each unit. Elements that a step does not read count as zeros. Requires neither the GIL nor the
+  /// default floating-point mode.
+  const std::vector<double>& of_units(const Plan& plan);
+
+ private:
+  sums::Units units_;
+  std::vector<double> leaf_sums_;
+  std::vector<double> totals_;
+};
+
+/// Returns the norm of all units of several sums, in order.
+double norm_of(const std::vector<const std::vector<double>*>& sums);
+
+/// The last norm, and the number of skipped steps. A step writes them with the optimizer's lock; any thread may read
+/// them.
+class SkipRecord {
+ public:
+  std::optional<double> norm() const;
+  int64_t skipped() const { return skipped_.load(std::memory_order_relaxed); }
+
+  void set_norm(double norm);
+  /// Counts a skipped step, which would have followed `step_count` steps.
+  void skip(int64_t step_count);
+  /// Ends a row of skipped steps.
+  void end_row() { in_a_row_ = 0; }
+  void set_skipped(int64_t skipped);
+
+  /// Returns the number of steps that were skipped in a row, and the step count at which the row began.
+  int64_t in_a_row() const { return in_a_row_; }
+  int64_t since() const { return since_; }
+
+ private:
+  std::atomic<double> norm_{0};
+  std::atomic<bool> has_norm_{false};
+  std::atomic<int64_t> skipped_{0};
+  int64_t in_a_row_ = 0;
+  int64_t since_ = 0;
+};
+
+}  // namespace lrcore
