@@ -251,7 +251,7 @@ Stepper::Verdict Stepper::judge(std::span<Stepper* const> steppers, std::span<co
   if (guard.patience > 0 && !std::isfinite(unscaled)) return skip(steppers);
   for (Stepper* each : steppers) each->record_.end_row();
   const std::optional<double> max_norm = max_norm_of(guard, numbers);
-  const bool fits = !max_norm || norm <= *max_norm;
+  const bool fits = !max_norm || norm <= *max_norm || std::isinf(*max_norm);
   return {.grad_scale = fits ? grad_scale : grad_scale * (*max_norm / norm)};
 }
 

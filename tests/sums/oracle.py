@@ -51,4 +51,4 @@ def norm(units: Iterable[Any], scale: float = 1.0) -> float:
 
 def clipped(scale: float, found: float, limit: float) -> float:
     """Return the scale of the gradients that gives a norm of at most `limit`, rounded once to float32."""
-    return float(np.float32(scale * (1.0 if found <= limit else limit / found)))
+    return float(np.float32(scale * (1.0 if found <= limit or limit == math.inf else limit / found)))
