@@ -2,7 +2,7 @@
 
     python bench/against.py --rules adam --sizes 1e3 1e5 1e7 --json bench/results/against.json --plot against.png
 
-Accepts --peers, --tensors and all options of ``lrcore bench`` except --backends. Packages that are not installed are
+Accepts --peers, --tensors and all options of ``lrcore bench`` except --backends, --segments and --gradients. Packages that are not installed are
 skipped with a message. Before anything is timed, each peer takes three steps on the same numbers and with the same
 hyperparameters as lrcore, and must produce the same parameters up to float32 rounding. NumPy's parameters are not
 compared, because its loop omits the bias corrections.
@@ -14,6 +14,9 @@ lrcore.torch  lrcore.torch.FusedOptimizer
 optax         update and application in one jitted function, with donated buffers
 deepspeed     DeepSpeedCPUAdam
 thinc         the fused kernel of thinc's Adam, without its gradient clipping and zeroing
+
+With --max-norm 1, each step clips the norm of the gradients first: torch by clip_grad_norm_, optax by
+clip_by_global_norm, and lrcore by max_norm. The other packages are skipped.
 
 With --tensors 200, torch and lrcore.torch step 200 tensors, alternating between weights and small biases as in a
 module. The other packages are skipped.
@@ -65,6 +68,8 @@ class Peer(NamedTuple):
     """Whether it accepts several tensors."""
     serial: bool = False
     """Whether it computes on one thread."""
+    clips: bool = False
+    """Whether it can clip the norm of the gradients."""
 
 
 def make_numpy(_: str, p: Array, g: Array) -> Made:
@@ -139,16 +144,22 @@ def with_gradients(params: list[Any], g: Array) -> list[Any]:
     return params
 
 
-def make_torch(rule: str, p: Array, g: Array, way: str, tensors: int) -> Made:
+def make_torch(rule: str, p: Array, g: Array, way: str, tensors: int, max_norm: float | None) -> Made:
     """Return torch's optimizer on tensors that share the memory of `p` and `g`."""
     import torch
 
     name, options, _ = CLASSES[rule]
     params = with_gradients(parameters(p, tensors), g)
-    return Made(getattr(torch.optim, name)(params, lr=LR, **options, **{way: True}).step, lambda: p)
+    step = getattr(torch.optim, name)(params, lr=LR, **options, **{way: True}).step
+
+    def clipped_step() -> None:
+        torch.nn.utils.clip_grad_norm_(params, max_norm)
+        step()
+
+    return Made(step if max_norm is None else clipped_step, lambda: p)
 
 
-def make_fused(rule: str, p: Array, g: Array, tensors: int) -> Made:
+def make_fused(rule: str, p: Array, g: Array, tensors: int, max_norm: float | None) -> Made:
     """Return the optimizer of `lrcore.torch` on parameters like those of `make_torch`."""
     import torch
 
@@ -157,16 +168,18 @@ def make_fused(rule: str, p: Array, g: Array, tensors: int) -> Made:
     name, options, _ = CLASSES[rule]
     params = with_gradients(parameters(p, tensors), g)
     rate = lrcore.schedules.Cosine(LR, steps=10**9)
-    step = FusedOptimizer(params, getattr(lrcore, name), lr=rate, **options).step
+    step = FusedOptimizer(params, getattr(lrcore, name), lr=rate, max_norm=max_norm, **options).step
     return Made(step, lambda: torch.cat([each.detach() for each in params]).numpy())
 
 
-def make_optax(_: str, p: Array, g: Array) -> Made:
+def make_optax(_: str, p: Array, g: Array, max_norm: float | None) -> Made:
     """Return one jitted function that computes and applies the update."""
     import jax
     import optax
 
     transform = optax.adam(LR, BETA1, BETA2, EPS)
+    if max_norm is not None:
+        transform = optax.chain(optax.clip_by_global_norm(max_norm), transform)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any, grads: Any) -> Any:
@@ -214,33 +227,34 @@ def make_thinc(_: str, p: Array, g: Array) -> Made:
     return Made(step, lambda: p)
 
 
-def torch_peers(tensors: int) -> Iterator[Peer]:
+def torch_peers(tensors: int, max_norm: float | None) -> Iterator[Peer]:
     """Yield the peers that step torch tensors, each with the rules that it supports."""
     for way in ("fused", "foreach"):
         rules = tuple(rule for rule, (*_, ways) in CLASSES.items() if way in ways)
-        make = functools.partial(make_torch, way=way, tensors=tensors)
-        yield Peer(f"torch {way}", "torch", rules, make, many=True)
-    make = functools.partial(make_fused, tensors=tensors)
-    yield Peer("lrcore.torch", "torch", tuple(CLASSES), make, many=True)
+        make = functools.partial(make_torch, way=way, tensors=tensors, max_norm=max_norm)
+        yield Peer(f"torch {way}", "torch", rules, make, many=True, clips=True)
+    make = functools.partial(make_fused, tensors=tensors, max_norm=max_norm)
+    yield Peer("lrcore.torch", "torch", tuple(CLASSES), make, many=True, clips=True)
 
 
-def peers_of(tensors: int) -> list[Peer]:
-    """Return the peers that can step this number of tensors."""
+def peers_of(tensors: int, max_norm: float | None) -> list[Peer]:
+    """Return the peers that can step this number of tensors, and can clip if there is a `max_norm`."""
     every = (
         Peer("numpy", "numpy", ("adam",), make_numpy, exact=False, serial=True),
         Peer("numba", "numba", ("adam",), make_numba),
-        *torch_peers(tensors),
-        Peer("optax", "optax", ("adam",), make_optax),
+        *torch_peers(tensors, max_norm),
+        Peer("optax", "optax", ("adam",), functools.partial(make_optax, max_norm=max_norm), clips=True),
         Peer("deepspeed", "deepspeed", ("adam",), make_deepspeed),
         Peer("thinc", "thinc", ("adam",), make_thinc, serial=True),
     )
-    return [peer for peer in every if peer.many or tensors == 1]
+    return [peer for peer in every if (peer.many or tensors == 1) and (peer.clips or max_norm is None)]
 
 
-def ours(rule: str, p: Array, g: Array, lr: Any = LR) -> lrcore.optimizers.Optimizer:
+def ours(rule: str, p: Array, g: Array, max_norm: float | None, lr: Any = LR) -> lrcore.optimizers.Optimizer:
     """Return lrcore's optimizer."""
     name, options, _ = CLASSES[rule]
-    made: lrcore.optimizers.Optimizer = getattr(lrcore, name)(p, lr=lr, grads=g, **options)
+    cls = getattr(lrcore, name)
+    made: lrcore.optimizers.Optimizer = cls(p, lr=lr, grads=g, max_norm=max_norm, **options)
     return made
 
 
@@ -250,13 +264,13 @@ def problem(size: int) -> tuple[Array, Array]:
     return values[0].copy(), values[1].copy()
 
 
-def check(peer: Peer, rule: str) -> None:
+def check(peer: Peer, rule: str, max_norm: float | None) -> None:
     """Take three steps with a peer and with lrcore; raise RuntimeError if the parameters are not equal up to rounding."""
     (p, g), (q, h) = problem(1000), problem(1000)
-    opt, made = ours(rule, p, g), peer.make(rule, q, h)
+    opt, made = ours(rule, p, g, max_norm), peer.make(rule, q, h)
     for _ in range(3):
         opt.step()
-        h[...] = g  # torch's foreach SGD with Nesterov momentum writes into the gradients
+        h[...] = g  # torch's clipping, and its foreach SGD with Nesterov momentum, write into the gradients
         made.call()
     if peer.exact:
         difference = float(np.abs(p - made.params()).max())
@@ -288,11 +302,13 @@ def wake(call: Callable[[], object]) -> None:
         call()
 
 
-def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[bench.Variant]:
+def variants(
+    rule: str, size: int, threads: int, peers: list[Peer], max_norm: float | None
+) -> list[bench.Variant]:
     """Return lrcore's step with a cosine schedule, the loops that bound it, and the peers' steps on separate arrays."""
     backend = lrcore.info()["backend"]
     params, grads = bench.aligned_full(size, 1.0), bench.aligned_full(size, 0.5)
-    opt = ours(rule, params, grads, lrcore.schedules.Cosine(LR, steps=10**9))
+    opt = ours(rule, params, grads, max_norm, lrcore.schedules.Cosine(LR, steps=10**9))
     timed = [bench.Variant("lrcore", functools.partial(opt.step, grads), backend, threads)]
     loops = bench.variants(rule, size, [backend], [threads])
     timed += [each for each in loops if each.name in bench.LOOPS]
@@ -308,17 +324,17 @@ def variants(rule: str, size: int, threads: int, peers: list[Peer]) -> list[benc
     return timed
 
 
-def present(chosen: list[str], tensors: int) -> list[Peer]:
+def present(chosen: list[str], tensors: int, max_norm: float | None) -> list[Peer]:
     """Return the chosen peers that are installed, after comparing their steps with lrcore's; report missing packages."""
     found = []
-    for peer in peers_of(tensors):
+    for peer in peers_of(tensors, max_norm):
         if peer.name.split()[0] not in chosen:
             continue
         if importlib.util.find_spec(peer.package) is None:
             print(f"skipping {peer.name}: {peer.package} is not installed", file=sys.stderr)
             continue
         for rule in peer.rules:
-            check(peer, rule)
+            check(peer, rule, max_norm)
         found.append(peer)
     return found
 
@@ -339,7 +355,7 @@ def main() -> int:
     """Run the comparison, and return the exit status."""
     parser = Parser(description=(__doc__ or "").partition("\n")[0])
     bench.add_arguments(parser)
-    names = list(dict.fromkeys(peer.name.split()[0] for peer in peers_of(1)))
+    names = list(dict.fromkeys(peer.name.split()[0] for peer in peers_of(1, None)))
     parser.add_argument(
         "--peers", nargs="+", default=names, choices=names, metavar="PEER", help=", ".join(names)
     )
@@ -349,6 +365,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.tensors < 1:
         parser.error(f"--tensors: expected a number >= 1, got {arguments.tensors}")
+    for name in ("segments", "gradients"):
+        if getattr(arguments, name):
+            parser.error(f"--{name}: the peers have no such step; use lrcore bench")
+    if arguments.max_norm is not None and not arguments.max_norm > 0:
+        parser.error(f"--max-norm: expected a number > 0, got {arguments.max_norm}")
+    max_norm = arguments.max_norm
     if arguments.backends:
         parser.error(
             "--backends: the peers are compared with the backend in use; select it with LRCORE_BACKEND"
@@ -359,16 +381,17 @@ def main() -> int:
             "--threads: expected one number, because some peers cannot change their number of threads"
         )
     limit_threads(threads[0])
-    peers = present(arguments.peers, arguments.tensors)
+    peers = present(arguments.peers, arguments.tensors, max_norm)
     versions = {peer.package: importlib.metadata.version(peer.package) for peer in peers}
     return run(
         "bench/against.py",
         lambda: bench.execute(
             arguments,
-            lambda rule, size: variants(rule, size, threads[0], peers),
+            lambda rule, size: variants(rule, size, threads[0], peers, max_norm),
             lambda rule, size: 4 * size * (3 + len(peers)) * (2 + len(lrcore.rules()[rule].states)),
             peers=versions,
             tensors=arguments.tensors,
+            max_norm=max_norm,
         ),
     )
 

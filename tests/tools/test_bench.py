@@ -178,6 +178,14 @@ def run(*options: str) -> int:
     return main(["bench", "--rules", "sgd", "--sizes", "100", "1e4", "--rounds", "2", *options])
 
 
+def test_clipped_steps_and_sums(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    assert run("--max-norm", "1", "--gradients", "1", "3", "--json", str(results)) == 0
+    variants = [row.variant for row in bench.load(results) if row.size == 100]
+    assert variants == ["step", "bound step", "clipped step", "1 gradients", "3 gradients"]
+    assert run("--max-norm", "0") == 2
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command prints a table, writes a file and a picture, and --compare gives a verdict for each row."""
     pytest.importorskip("matplotlib")

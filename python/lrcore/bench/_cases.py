@@ -28,7 +28,12 @@ GROUPS = 28
 
 
 def stepper_for(
-    rule: str, params: Any, states: Sequence[Any], grads: Any = None, bounds: Sequence[int] = ()
+    rule: str,
+    params: Any,
+    states: Sequence[Any],
+    grads: Any = None,
+    bounds: Sequence[int] = (),
+    max_norm: float | None = None,
 ) -> Stepper:
     """Return a Stepper that applies a rule with a cosine rate.
 
@@ -40,7 +45,13 @@ def stepper_for(
         ranges[i % len(ranges)].append(segment)
     numbers = ([0.9 for _ in lrcore.rules()[rule].hyper], 0.0, False)
     rate = lrcore.schedules.Cosine(1e-3, steps=10**9)._value
-    settings: Any = (None, None, [(numbers, False, 0.9**i, None) for i in range(len(ranges))], [], (None, 0))
+    settings: Any = (
+        None,
+        None,
+        [(numbers, False, 0.9**i, None) for i in range(len(ranges))],
+        [],
+        (max_norm, 0),
+    )
     return Stepper(rule, params, states, grads, "l2", ranges[1:], settings, (None, rate))
 
 
@@ -71,11 +82,18 @@ def decayed_states(rule: str) -> list[float]:
 
 
 def variants(
-    rule: str, size: int, backends: Sequence[str], threads: Sequence[int], segments: Sequence[int] = ()
+    rule: str,
+    size: int,
+    backends: Sequence[str],
+    threads: Sequence[int],
+    segments: Sequence[int] = (),
+    gradients: Sequence[int] = (),
+    max_norm: float | None = None,
 ) -> list[Variant]:
     """Return the steps of a rule and the loops that bound their speed, on one set of arrays.
 
-    Each number in `segments` adds a step of that many segments.
+    Each number in `segments` adds a step of that many segments, each in `gradients` a step with the sum of that many
+    gradients, and `max_norm` a step that clips.
     """
     params, grads = aligned_full(size, 1.0), aligned_full(size, 0.5)
     states = [aligned_full(size, 0.0) for _ in lrcore.rules()[rule].states]
@@ -84,6 +102,11 @@ def variants(
         "step": functools.partial(passed.step, grads),
         "bound step": with_bound_grads.step,
     }
+    if max_norm is not None:
+        calls["clipped step"] = stepper_for(rule, params, states, grads, max_norm=max_norm).step
+    others = [aligned_full(size, 0.5) for _ in range(max(gradients, default=1) - 1)]
+    for count in gradients:
+        calls[f"{count:,} gradients"] = functools.partial(passed.step, [grads, *others[: count - 1]])
     for count in segments:
         calls[f"{count:,} segments"] = stepper_for(rule, params, states, grads, boundaries(size, count)).step
     fresh, decayed = [(grads, 0.5)], [(grads, 0.0), *zip(states, decayed_states(rule), strict=True)]
@@ -122,9 +145,10 @@ def _divides(rule: str) -> bool:
     return facts.divisions + facts.roots > 0
 
 
-def bytes_of_arrays(rule: str, size: int) -> int:
+def bytes_of_arrays(rule: str, size: int, gradients: Sequence[int] = ()) -> int:
     """Return the number of bytes in the arrays that `variants` allocates."""
-    return 4 * size * (2 + len(lrcore.rules()[rule].states) + _divides(rule))
+    arrays = 1 + max(gradients, default=1) + len(lrcore.rules()[rule].states) + _divides(rule)
+    return 4 * size * arrays
 
 
 def free_bytes() -> int:

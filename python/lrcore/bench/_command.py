@@ -67,6 +67,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also time steps of N segments in up to 28 parameter groups",
     )
     parser.add_argument(
+        "--gradients",
+        nargs="+",
+        type=whole_number,
+        default=[],
+        metavar="N",
+        help="also time steps with the sum of N gradients",
+    )
+    parser.add_argument(
+        "--max-norm", type=float, metavar="NORM", help="also time steps that clip the norm of the gradients"
+    )
+    parser.add_argument(
         "--rounds",
         type=whole_number,
         default=15,
@@ -92,7 +103,21 @@ def run(arguments: argparse.Namespace) -> None:
         backends = cpu_backends()
     threads = [integer("--threads", each) for each in arguments.threads or [lrcore.info()["threads"]]]
     segments = [integer("--segments", each) for each in arguments.segments]
-    execute(arguments, lambda rule, size: variants(rule, size, backends, threads, segments), bytes_of_arrays)
+    gradients = [integer("--gradients", each) for each in arguments.gradients]
+    max_norm = largest_norm(arguments)
+    execute(
+        arguments,
+        lambda rule, size: variants(rule, size, backends, threads, segments, gradients, max_norm),
+        lambda rule, size: bytes_of_arrays(rule, size, gradients),
+    )
+
+
+def largest_norm(arguments: argparse.Namespace) -> float | None:
+    """Return the value of ``--max-norm``; raise ValueError if it is not a number > 0."""
+    found: float | None = arguments.max_norm
+    if found is not None and not found > 0:
+        raise ValueError(f"--max-norm: expected a number > 0, got {found}")
+    return found
 
 
 def execute(
