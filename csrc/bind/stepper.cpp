@@ -112,6 +112,7 @@ std::vector<RuleConfig> Stepper::configs_with(const GroupSettings& groups) const
 void Stepper::use(NewSettings& settings, std::vector<RuleConfig> configs) {
   configs_ = std::move(configs);
   frozen_ = settings.groups.frozen;
+  if (guard_.patience != settings.groups.guard.patience) record_.end_row();
   guard_ = settings.groups.guard;
   const std::lock_guard lock(references_mutex_);
   std::swap(settings_, settings.shown);

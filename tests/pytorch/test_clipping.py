@@ -150,9 +150,13 @@ def test_attributes_of_gradscaler() -> None:
     for _ in range(2):
         opt.found_inf = torch.tensor(1.0)
         assert_skips(opt)
+    opt.skip_nonfinite = 2  # begins a new row
+    assert_skips(opt)
+    with pytest.raises(FloatingPointError, match="^skip_nonfinite: "):
+        opt.step()
     opt.grad_scale = opt.found_inf = None
     step_both(opt, separate, 0.5)
-    assert (opt.step_count, opt.skipped_steps) == (2, 2)
+    assert (opt.step_count, opt.skipped_steps) == (2, 4)
 
 
 def test_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:

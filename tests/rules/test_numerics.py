@@ -220,6 +220,27 @@ def test_rates_are_asked_in_the_default_mode(mode: int, fp_mode: FloatingPointMo
 
 
 @pytest.mark.parametrize("mode", MODES, ids=hex)
+@pytest.mark.usefixtures("backend")
+def test_sums_do_not_depend_on_the_mode(mode: int, fp_mode: FloatingPointMode) -> None:
+    """This also holds for the roots of norms, and for the factor of a clipped step."""
+    pack = lrcore.Pack({name: np.zeros(n, np.float32) for name, n in (("a", 5000), ("b", 7), ("c", 4097))})
+    pack.flat[:] = np.random.default_rng(17).standard_normal(pack.flat.size)
+    tiny = np.full(100, 1e-45, np.float32)
+
+    def found() -> tuple[Any, ...]:
+        opt = lrcore.SGD(np.zeros_like(pack.flat), lr=1.0, max_norm=0.3)
+        opt.step(pack.flat, grad_scale=1 / 3)
+        sums = (lrcore.norm(pack.flat), lrcore.dot(pack.flat, pack.flat[::-1].copy()), lrcore.norm(tiny))
+        return *sums, pack.norms(), opt.grad_norm, opt.params.tobytes()
+
+    expected = found()
+    assert expected[2] > 0
+    with fp_mode.preset(mode):
+        other = found()
+    assert other == expected
+
+
+@pytest.mark.parametrize("mode", MODES, ids=hex)
 def test_arguments_are_checked_alike_in_every_mode(mode: int, fp_mode: FloatingPointMode) -> None:
     """The conversion of an argument to float32 does not depend on the caller's mode."""
     largest = float(np.finfo(np.float32).max)

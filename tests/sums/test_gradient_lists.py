@@ -181,10 +181,10 @@ def test_refusals(grads: Any, error: type[Exception], words: str) -> None:
     assert not np.any([m, v])
 
 
-def capturable() -> None:
+def on_a_device(**capturable: Any) -> None:
     with imitated() as xp:
         g = xp.array(ONES)
-        Adam(xp.array(start()), grads=g, capturable=True, max_steps=3).step([g])
+        Adam(xp.array(start()), grads=g, **capturable).step([g])
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,8 @@ def capturable() -> None:
     [
         (lambda: Adam(start(), grads=[ONES]), TypeError, "^grads: "),
         (lambda: Adam(start(), grads=()), TypeError, "^grads: "),
-        (capturable, TypeError, "^grads: a capturable optimizer"),
+        (on_a_device, ValueError, "^grads: expected one array for parameters on cuda:0, got a list"),
+        (lambda: on_a_device(capturable=True, max_steps=3), TypeError, "^grads: a capturable optimizer"),
         (lambda: Adam(p := start()).step([ONES, p]), ValueError, r"^grads\[1\]: shares memory with params"),
         (lambda: Adam(trees.model()).step([trees.model(), lrcore.Pack({"a": 50})]), ValueError, r"^grads\[1\]: "),
         (lambda: functional.sgd(start(), ONES, step=1, lr=0.1, max_norm=1.0), TypeError, "max_norm"),
