@@ -264,6 +264,23 @@ def test_copies(way: str, limit: str) -> None:
     assert_goes_on(copied, its, module, opt)
 
 
+def halved(t: int) -> float:
+    return 0.5 / (t + 1)
+
+
+@pytest.mark.parametrize("way", TOGETHER)
+def test_copies_have_the_assigned_callable(way: str) -> None:
+    """That of the constructor, which pickle would refuse, is not copied."""
+    module = torch.nn.ParameterList(weights())
+    opt = grouped("AdamW", [*module], max_norm=lambda _: 0.25, skip_nonfinite=3)
+    opt.max_norm = halved
+    for t in range(2):
+        give(module, (6, t))
+        opt.step()
+    _, its = TOGETHER[way]((module, opt))
+    assert its.max_norm == opt.max_norm == halved(2)
+
+
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("by_torch", [False, True])
 def test_dictionaries(limit: str, by_torch: bool) -> None:

@@ -607,7 +607,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if self._states.is_exposed:
             self._states.obey()
         groups = [dict(group) for group in self._groups.checked()]
-        prototype = (self._prototype, self._source, self.defaults)
+        # A copy loads the guard from the dictionary, which has no callables.
+        guard = self._optimizers[0]._settings.guard
+        prototype = (self._prototype._replace(guard=guard), self._source, self.defaults)
         return prototype, groups, self._groups.sources, self._dictionary()
 
     def _rebuild(
