@@ -214,6 +214,19 @@ def test_attributes() -> None:
     assert (opt.grad_norm, opt.skipped_steps) == (math.sqrt(3), 1)
 
 
+def test_added_groups_keep_the_record() -> None:
+    weight = ones(3)
+    opt = sgd(weight, max_norm=0.5, skip_nonfinite=9)
+    weight.grad = torch.full((3,), math.inf)
+    opt.step()
+    for _ in range(2):
+        opt.add_param_group({"params": ones(2)})
+        assert (opt.max_norm, opt.skip_nonfinite, opt.grad_norm, opt.skipped_steps) == (0.5, 9, math.inf, 1)
+    weight.grad = torch.ones(3)
+    opt.step()
+    assert opt.grad_norm == math.sqrt(3)
+
+
 # ---- dictionaries and copies
 
 

@@ -205,6 +205,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             "_buffers": buffers,
             "_optimizers": param_groups.optimizers,
             "_groups": param_groups,
+            "_former_norm": self.grad_norm if self._buffers else None,
             "_states": States(buffers, param_groups.hyper_of, self._states if self._buffers else None),
         }
         moves = [move for buffer in buffers for move in buffer.moves()]
@@ -329,7 +330,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
         It is that of the gradients after the division by GradScaler's scale, before clipping.
         """
-        return self._optimizers[0].grad_norm
+        norm = self._optimizers[0].grad_norm
+        return self._former_norm if norm is None else norm
 
     @property
     def skipped_steps(self) -> int:
