@@ -62,9 +62,11 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("nesterov",): "nesterovs nesterov_momentum use_nesterov",
     ("alpha",): "rho",
     ("leave it out; every step is fused",): "foreach fused differentiable jit_compile",
-    ("write opt.step(grad_scale=factor); compute the factor from the norm of the gradients",):
-        "clipnorm clipvalue global_clipnorm max_grad_norm clip_grad_norm_ clip_grad_value_ "
-        "clip_by_global_norm",
+    ("max_norm", "assign opt.max_norm = 1.0"):
+        "clipnorm global_clipnorm max_grad_norm clip_grad_norm clip_grad_norm_ clip_by_global_norm clip_norm "
+        "grad_clip grad_clip_norm gradient_clip_val clip_grad",
+    ("write grads.clip(-1.0, 1.0, out=grads); a step only reads the gradients",):
+        "clipvalue clip_value clip_grad_value_",
     # attributes and methods of optimizers
     ("params", "flat", "names"): "parameters params",
     ("grads",): "gradients gradient grad",

@@ -280,6 +280,10 @@ WRONG = {
     "weight_deacy": r"; did you mean weight_decay\?",
     "learning_rate": r"; did you mean lr\?",
     "maximise": r"; did you mean maximize\?",
+    **dict.fromkeys(
+        ("max_grad_norm", "global_clipnorm", "clip_norm", "grad_clip"), r"; did you mean max_norm\?"
+    ),
+    "clipvalue": r"; write grads\.clip\(",
     **dict.fromkeys(("qqq", "minimize", "total_steps", "min_lr_ratio"), "; expected params, lr, "),
     **dict.fromkeys(
         (each for each in OF_ONE_STEP if each not in DEFAULTS), r"; pass it to each step: opt\.step\("
