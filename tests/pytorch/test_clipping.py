@@ -339,7 +339,14 @@ def test_dictionaries_without_the_entries(of_torch: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_norm": 0.0}, {"max_norm": "1"}, {"skip_nonfinite": 0}, {"skipped_steps": -1}]
+    "change",
+    [
+        {"max_norm": 0.0},
+        {"max_norm": "1"},
+        {"skip_nonfinite": 0},
+        {"skipped_steps": -1},
+        {"skipped_steps": 2**63},
+    ],
 )
 def test_a_wrong_entry_is_refused(change: dict[str, Any]) -> None:
     _, opt = trained("number")

@@ -464,7 +464,7 @@ def test_a_dictionary_without_the_entries(of_torch: bool) -> None:
             for value in (0.0, -1.0, True, "1", COSINE, {"schedule": 1, "schedule_state": []})
         ),
         *(("skip_nonfinite", value) for value in (0, 1.5, None)),
-        *(("skipped_steps", value) for value in (-1, 1.5, None, "1")),
+        *(("skipped_steps", value) for value in (-1, 1.5, None, "1", 2**53, 2**63)),
     ],
 )
 def test_a_wrong_entry_is_refused(name: str, value: Any) -> None:

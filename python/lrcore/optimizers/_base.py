@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack, cast
 
 from lrcore import schedules
 from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
-from lrcore._checks import FilePath, file_path, flag, integer, naming, require_entries
+from lrcore._checks import FilePath, file_path, flag, naming, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import Snapshot, Stepper, commit, describe, rules
 from lrcore._names import explain_attributes, unknown_argument
@@ -42,6 +42,7 @@ from lrcore.optimizers._settings import (
     Guard,
     Settings,
     restored_guard,
+    restored_skips,
     settled,
     shown_rate,
     stored_guard,
@@ -602,7 +603,7 @@ class Optimizer(Stepper):
             entries.get("groups"), self._ranges, self._settings, entries["step_count"], self._places, numbered
         )
         guard = restored_guard(entries, self._settings.guard, numbered)
-        skipped_steps = integer("skipped_steps", entries.get("skipped_steps", 0), 0)
+        skipped_steps = restored_skips(entries)
         schedule, settings, to_set = settled(own, Settings(hyper, groups, guard))
         if not self._has_groups and settings.groups != (GroupSettings(),):
             raise ValueError("groups: this optimizer is part of a FusedOptimizer; call fused.load_state_dict")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lrcore._checks import flag, nonnegative
+from lrcore._checks import flag, integer, nonnegative
 from lrcore.optimizers import _arguments
 from lrcore.optimizers._changing import Part, mapped, parts_of, restored, stored, value_at
 from lrcore.schedules import Constant, Schedule
@@ -169,6 +169,14 @@ def restored_guard(entries: Mapping[str, Any], own: Guard, numbered: dict[int, A
     elif "max_norm" in entries and max_norm is not None:
         max_norm = restored({"max_norm": max_norm}, {"max_norm": own.max_norm}, numbered)["max_norm"]
     return Guard(max_norm, _arguments.skipping(skip_nonfinite))
+
+
+def restored_skips(entries: Mapping[str, Any]) -> int:
+    """Check the number of skipped steps in a state dictionary; earlier versions wrote none."""
+    skipped = integer("skipped_steps", entries.get("skipped_steps", 0), 0)
+    if skipped >= 2**53:
+        raise ValueError(f"skipped_steps: expected at most 2**53 - 1, got {skipped}")
+    return skipped
 
 
 def prefix_of(group: int) -> str:

@@ -270,11 +270,6 @@ def states_for(
     return buffer.flat_states(found)
 
 
-def skipped_in(loaded: Sequence[Loaded]) -> int:
-    """Return the number of skipped steps."""
-    return integer("skipped_steps", (loaded[0].own or {}).get("skipped_steps", 0), 0)
-
-
 def sources_in(
     loaded: Sequence[Loaded], sources: Sequence[Source], guard: Guard
 ) -> tuple[list[Source], Guard, list[tuple[Any, str, Any]]]:

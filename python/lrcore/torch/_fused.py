@@ -16,7 +16,7 @@ from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, skip_together, step_together
 from lrcore._names import FOREIGN, meant_by
 from lrcore.optimizers import Optimizer, _arguments, _torch_state
-from lrcore.optimizers._settings import Change
+from lrcore.optimizers._settings import Change, restored_skips
 from lrcore.schedules import Rate, Schedule
 
 with optional_dependency("torch"):
@@ -508,7 +508,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         sources, guard, to_set = _dictionary.sources_in(
             loaded, self._groups.sources, optimizer._settings.guard
         )
-        skipped = _dictionary.skipped_in(loaded)
+        skipped = restored_skips(loaded[0].own or {})
         settings = settings_of(sources, bool(optimizer._options["maximize"]), guard)
         places = dict(
             enumerate((i, j) for i, group in enumerate(groups) for j in range(len(group["params"])))
