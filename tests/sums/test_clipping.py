@@ -151,8 +151,10 @@ def test_frozen_elements_are_zeros(frozen: list[tuple[int, int]]) -> None:
 def test_extreme_values(value: float, limit: float) -> None:
     """Nothing overflows or is flushed to zero, and gradients that are finite are not skipped."""
     for n in (1, 33, LEAF + 1):
-        opt, plain = pair(n, max_norm=limit, skip_nonfinite=1)
-        step_both(opt, plain, np.full(n, value, np.float32), limit)
+        for given in (limit, lambda _: limit):
+            opt, plain = pair(n, max_norm=given, skip_nonfinite=1)
+            step_both(opt, plain, np.full(n, value, np.float32), limit)
+            assert opt.max_norm == limit
 
 
 def test_the_scale_is_rounded_once() -> None:

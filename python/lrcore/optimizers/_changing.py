@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrcore._checks import or_zero, require_entries
 from lrcore._lrcore_core import to_float
-from lrcore.optimizers._arguments import LIMITS, SINGLE, flat_names, settable_number
+from lrcore.optimizers._arguments import LIMITS, NUMBERS, SINGLE, flat_names, settable_number
 from lrcore.schedules import Constant, Function, Schedule
 from lrcore.schedules._dictionary import encode
 from lrcore.schedules._state import Restored, states_of
@@ -35,7 +35,9 @@ class Part(NamedTuple):
     def check(self, value: Any, t: int) -> float:
         """Return the number of the step after `t` steps that a schedule returned, after checking its range."""
         try:
-            number = or_zero(to_float(self.label, value))
+            number = to_float(self.label, value)
+            if self.argument in NUMBERS:  # others stay in float64
+                number = or_zero(number)
             if not 0 <= number < LIMITS[self.argument]:
                 SINGLE[self.argument](self.label, number)  # raises the error
         except (TypeError, ValueError) as error:
