@@ -116,8 +116,8 @@ Array Operands::gradients(py::handle object, const CudaStream& stream, const cha
   return grads;
 }
 
-py::sequence Operands::checked_list(py::handle grads) const {
-  auto list = py::reinterpret_borrow<py::sequence>(grads);
+py::tuple Operands::checked_list(py::handle grads) const {
+  py::tuple list(py::reinterpret_borrow<py::sequence>(grads));
   if (list.empty()) throw py::value_error(text("grads: expected at least one array, got an empty ", type_name(grads)));
   if (api != nullptr)
     throw py::value_error(text("grads: expected one array for parameters on ", device().name(), ", got a ",

@@ -30,8 +30,9 @@ struct Operands {
   void refuse_capture(const CudaStream& stream) const;
   /// Imports gradients, which must match the other arrays. They are safe to read on `stream`. `name` is for messages.
   Array gradients(py::handle grads, const CudaStream& stream, const char* name = "grads") const;
-  /// Returns a list of gradients to be added. Throws ValueError if it is empty, or if the arrays are on a device.
-  py::sequence checked_list(py::handle grads) const;
+  /// Returns a copy of a list of gradients to be added, because Python code that imports one of them can change the
+  /// list. Throws ValueError if it is empty, or if the arrays are on a device.
+  py::tuple checked_list(py::handle grads) const;
   Step step(const Array& grads) const;
   /// Runs a step of a rule, either immediately on the CPU or as a launch on `stream`. Does not require the GIL.
   ///

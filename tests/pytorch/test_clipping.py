@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lrcore
 from lrcore import schedules
 from pytorch.modules import (
+    FusedOptimizer,
     Separate,
     assert_same_dictionary,
     assert_unchanged,
@@ -356,3 +358,18 @@ def test_a_wrong_entry_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=next(iter(change))):
         opt.load_state_dict(saved)
     assert_unchanged(opt, before)
+
+
+def test_groups_have_none() -> None:
+    """An entry of a group would have no effect. It may repeat the argument, as some tools copy all arguments."""
+    params = weights()
+    for name, value in (("max_norm", 1.0), ("skip_nonfinite", 3)):
+        entries: Any = {"params": params, name: value}
+        with pytest.raises(TypeError, match=rf"param_groups\[0\]: {name}: an argument of the optimizer"):
+            FusedOptimizer([entries], lrcore.Adam)
+        opt = FusedOptimizer([dict(entries)], lrcore.Adam, **{name: value})
+        give(params, (4, 0))
+        opt.step()
+        opt.param_groups[0][name] = 2
+        with pytest.raises(TypeError, match=rf"param_groups\[0\]: {name}: .*assign opt\.{name}"):
+            opt.step()

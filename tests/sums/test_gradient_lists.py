@@ -202,3 +202,32 @@ def on_a_device(**capturable: Any) -> None:
 )  # fmt: skip
 def test_other_refusals(call: Callable[[], object], error: type[Exception], words: str) -> None:
     assert_refused(call, error, words)
+
+
+class Clearing:
+    """An array that clears the list which has it, as another thread could, when it is imported."""
+
+    def __init__(self, grads: list[Any]) -> None:
+        self.grads = grads
+
+    def __dlpack_device__(self) -> Any:
+        return ONES.__dlpack_device__()
+
+    def __dlpack__(self, **keywords: Any) -> Any:
+        self.grads.clear()
+        return ONES.__dlpack__(**keywords)
+
+
+def test_a_list_that_changes_while_it_is_imported() -> None:
+    """The step adds the gradients that were in the list at first."""
+
+    def changing() -> list[Any]:
+        grads: list[Any] = []
+        grads += [Clearing(grads), ONES.copy(), 2 * ONES]
+        return grads
+
+    opt, p = lrcore.SGD(start(), lr=0.25), start()
+    opt.step(changing())
+    functional.sgd(p, changing(), step=1, lr=0.25)
+    for each in (opt.params, p):
+        assert_bits(each, start() - ONES)

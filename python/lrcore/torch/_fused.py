@@ -16,7 +16,7 @@ from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, skip_together, step_together
 from lrcore._names import FOREIGN, meant_by
 from lrcore.optimizers import Optimizer, _arguments, _torch_state
-from lrcore.optimizers._settings import Change, restored_skips
+from lrcore.optimizers._settings import GUARD, Change, restored_skips
 from lrcore.schedules import Rate, Schedule
 
 with optional_dependency("torch"):
@@ -218,6 +218,11 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _check_fixed(self, group: Mapping[str, Any]) -> None:
         """Raise TypeError or ValueError if an entry that is fixed at construction differs from the optimizer's."""
         _check_flags(group)
+        for name in {*GUARD} & group.keys():  # tools may copy the arguments of the optimizer into its groups
+            if group[name] != getattr(self._prototype.guard, name):
+                raise TypeError(
+                    f"{name}: an argument of the optimizer; leave it out of its groups, and assign opt.{name}"
+                )
         for name in _dictionary.FIXED_VALUES & self.defaults.keys() & group.keys():
             if group[name] != self.defaults[name]:
                 raise ValueError(
