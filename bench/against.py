@@ -368,8 +368,6 @@ def main() -> int:
     for name in ("segments", "gradients"):
         if getattr(arguments, name):
             parser.error(f"--{name}: the peers have no such step; use lrcore bench")
-    if arguments.max_norm is not None and not arguments.max_norm > 0:
-        parser.error(f"--max-norm: expected a number > 0, got {arguments.max_norm}")
     max_norm = arguments.max_norm
     if arguments.backends:
         parser.error(

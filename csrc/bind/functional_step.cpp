@@ -14,20 +14,16 @@ void FunctionalStep::apply(py::handle params, py::handle grads, const py::sequen
   const Operands operands(params, states, config_.info().states);
   const bool is_one = !are_several(grads);
   const CudaStream stream = operands.stream(requested, is_one ? grads : py::handle(Py_None));
-  const py::tuple list = is_one ? py::tuple() : operands.checked_list(grads);
+  const py::tuple objects = is_one ? py::make_tuple(grads) : operands.checked_list(grads);
   std::vector<Array> gradients;
-  if (is_one)
-    gradients.push_back(operands.gradients(grads, stream));
-  else
-    for (const py::handle each : list)
-      gradients.push_back(operands.gradients(each, stream, text("grads[", gradients.size(), "]").c_str()));
+  for (const py::handle each : objects) {
+    const std::string name = is_one ? "grads" : text("grads[", gradients.size(), "]");
+    gradients.push_back(operands.gradients(each, stream, name.c_str()));
+  }
   operands.refuse_capture(stream);
   require_in_place(params, operands.params);
   require_in_place(states, operands.states);
-  if (is_one)
-    require_in_place(grads, gradients.front());
-  else
-    require_in_place(list, gradients);
+  require_in_place(objects, gradients);
   const std::vector<Stream> added = streams_of(gradients);
 
   Memo memo;

@@ -57,6 +57,17 @@ def whole_number(text: str) -> int:
         return int(number)
 
 
+def positive_number(text: str) -> float:
+    """Return the number in a string, which must be > 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"expected a number > 0, got {text}")
+    return number
+
+
 def one_of(known: Sequence[str]) -> Callable[[str], str]:
     """Return an argparse type that accepts only the known names."""
 

@@ -222,7 +222,7 @@ def test_the_units_of_a_pack(pad: bool, count: int) -> None:
     assert (opt.skipped_steps, opt.grad_norm) == (0, found)
 
 
-# ---- what is not finite
+# ---- gradients that are not finite
 
 
 @pytest.mark.usefixtures("backend")

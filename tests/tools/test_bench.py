@@ -178,12 +178,16 @@ def run(*options: str) -> int:
     return main(["bench", "--rules", "sgd", "--sizes", "100", "1e4", "--rounds", "2", *options])
 
 
-def test_clipped_steps_and_sums(tmp_path: Path) -> None:
+def test_clipped_steps_and_sums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"
     assert run("--max-norm", "1", "--gradients", "1", "3", "--json", str(results)) == 0
     variants = [row.variant for row in bench.load(results) if row.size == 100]
     assert variants == ["step", "bound step", "clipped step", "1 gradients", "3 gradients"]
-    assert run("--max-norm", "0") == 2
+    for wrong in ("0", "nan", "much"):
+        with pytest.raises(SystemExit):
+            run("--max-norm", wrong)
+        expected = f"lrcore bench: --max-norm: expected a number > 0, got {wrong}"
+        assert capsys.readouterr().err.startswith(expected)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 
 import lrcore
 from lrcore._checks import integer
-from lrcore._command_line import check_output, check_picture, one_of, stderr_is_terminal, whole_number
+from lrcore._command_line import (
+    check_output,
+    check_picture,
+    one_of,
+    positive_number,
+    stderr_is_terminal,
+    whole_number,
+)
 from lrcore._extras import progress_bar
 from lrcore._runtime import cpu_backends
 from lrcore.bench import _records
@@ -75,7 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also time steps with the sum of N gradients",
     )
     parser.add_argument(
-        "--max-norm", type=float, metavar="NORM", help="also time steps that clip the norm of the gradients"
+        "--max-norm",
+        type=positive_number,
+        metavar="NORM",
+        help="also time steps that clip the norm of the gradients",
     )
     parser.add_argument(
         "--rounds",
@@ -104,20 +114,11 @@ def run(arguments: argparse.Namespace) -> None:
     threads = [integer("--threads", each) for each in arguments.threads or [lrcore.info()["threads"]]]
     segments = [integer("--segments", each) for each in arguments.segments]
     gradients = [integer("--gradients", each) for each in arguments.gradients]
-    max_norm = largest_norm(arguments)
     execute(
         arguments,
-        lambda rule, size: variants(rule, size, backends, threads, segments, gradients, max_norm),
+        lambda rule, size: variants(rule, size, backends, threads, segments, gradients, arguments.max_norm),
         lambda rule, size: bytes_of_arrays(rule, size, gradients),
     )
-
-
-def largest_norm(arguments: argparse.Namespace) -> float | None:
-    """Return the value of ``--max-norm``; raise ValueError if it is not a number > 0."""
-    found: float | None = arguments.max_norm
-    if found is not None and not found > 0:
-        raise ValueError(f"--max-norm: expected a number > 0, got {found}")
-    return found
 
 
 def execute(
