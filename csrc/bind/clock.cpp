@@ -4,10 +4,10 @@
 
 namespace lrcore {
 
-void Clock::move_to_device(const cuda::Api& api, Device device, int64_t steps, const std::vector<Constants>& rows) {
-  table_.emplace(api, device, steps, static_cast<int64_t>(rows.size()) / steps);
+void Clock::move_to_device(const cuda::Api& api, Device device, int64_t steps, const StepTable& table) {
+  table_.emplace(api, device, steps, std::ssize(table.rows) / steps, !table.max_norms.empty());
   const GilRelease unlocked;
-  table_->write(rows, 0);
+  table_->write(table, 0);
   view_ = table_->view();
 }
 
@@ -18,8 +18,8 @@ void Clock::set_count(int64_t count) {
     count_.store(count, std::memory_order_release);
 }
 
-void Clock::set_rows(const std::vector<Constants>& rows, std::optional<int64_t> count) {
-  table_->write(rows, count ? *count : table_->step_count());
+void Clock::set_table(const StepTable& table, std::optional<int64_t> count) {
+  table_->write(table, count ? *count : table_->step_count());
 }
 
 }  // namespace lrcore

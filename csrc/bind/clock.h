@@ -12,9 +12,8 @@ namespace lrcore {
 
 class Clock {
  public:
-  /// Moves the count, which must be 0, to a device, with the rows of constants of the first `steps` steps.
-  /// Requires the GIL.
-  void move_to_device(const cuda::Api& api, Device device, int64_t steps, const std::vector<Constants>& rows);
+  /// Moves the count, which must be 0, to a device, with the constants of the first `steps` steps. Requires the GIL.
+  void move_to_device(const cuda::Api& api, Device device, int64_t steps, const StepTable& table);
   bool on_device() const { return table_.has_value(); }
 
   /// Returns the number of steps taken. Waits for the device if the count is there.
@@ -23,14 +22,15 @@ class Clock {
   /// Returns the number of steps in the table on the device.
   int64_t steps_on_device() const { return table_->steps(); }
   /// Replaces the constants on the device and, if it is present, the count.
-  void set_rows(const std::vector<Constants>& rows, std::optional<int64_t> count);
+  void set_table(const StepTable& table, std::optional<int64_t> count);
 
   /// Returns the addresses from which a launch reads the constants, or null pointers if they are on the host.
   const cuda::Table& table() const { return view_; }
-  /// Counts a step. If the count is on the device, the increment is queued on `stream`.
-  void advance(uintptr_t stream) {
+  /// Counts a step. If the count is on the device, the increment is queued on `stream`, unless the step has been
+  /// skipped by a decision there.
+  void advance(uintptr_t stream, const cuda::Decision* decision = nullptr) {
     if (table_) [[unlikely]]
-      table_->advance(stream);
+      table_->advance(decision, stream);
     else
       count_.store(count_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   }

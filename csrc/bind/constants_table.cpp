@@ -2,19 +2,28 @@
 
 namespace lrcore {
 
-ConstantsTable::ConstantsTable(const cuda::Api& api, Device device, int64_t steps, int64_t rows_per_step)
+ConstantsTable::ConstantsTable(const cuda::Api& api, Device device, int64_t steps, int64_t rows_per_step,
+                               bool has_max_norms)
     : api_(api),
       steps_(steps),
       rows_per_step_(rows_per_step),
       memory_(api, device,
-              steps * rows_per_step * static_cast<int64_t>(sizeof(Constants)) + static_cast<int64_t>(sizeof(int64_t))),
+              steps * rows_per_step * static_cast<int64_t>(sizeof(Constants)) +
+                  (has_max_norms ? steps : 0) * static_cast<int64_t>(sizeof(double)) +
+                  static_cast<int64_t>(sizeof(int64_t))),
       rows_(static_cast<Constants*>(memory_.data())),
-      step_count_(reinterpret_cast<int64_t*>(rows_ + steps * rows_per_step)) {}
+      max_norms_(has_max_norms ? reinterpret_cast<double*>(rows_ + steps * rows_per_step) : nullptr),
+      step_count_(has_max_norms ? reinterpret_cast<int64_t*>(max_norms_ + steps)
+                                : reinterpret_cast<int64_t*>(rows_ + steps * rows_per_step)) {}
 
-void ConstantsTable::write(const std::vector<Constants>& rows, int64_t step_count) {
+void ConstantsTable::write(const StepTable& table, int64_t step_count) {
   const CurrentDevice current(api_, memory_.device());
-  check_cuda(api_, api_.copy(rows_, rows.data(), static_cast<int64_t>(rows.size() * sizeof(Constants))),
-             "writing the table of constants");
+  const auto copy = [&](auto* to, const auto& from) {
+    const auto bytes = static_cast<int64_t>(from.size() * sizeof(from[0]));
+    if (bytes > 0) check_cuda(api_, api_.copy(to, from.data(), bytes), "writing the table of constants");
+  };
+  copy(rows_, table.rows);
+  copy(max_norms_, table.max_norms);
   set_step_count(step_count);
 }
 
@@ -30,9 +39,9 @@ void ConstantsTable::set_step_count(int64_t step_count) {
   check_cuda(api_, api_.copy(step_count_, &step_count, sizeof step_count), "writing the step count");
 }
 
-void ConstantsTable::advance(uintptr_t stream) const {
+void ConstantsTable::advance(const cuda::Decision* decision, uintptr_t stream) const {
   const CurrentDevice current(api_, memory_.device());
-  check_cuda(api_, api_.advance(step_count_, stream), "advancing the step count");
+  check_cuda(api_, api_.advance(step_count_, decision, stream), "advancing the step count");
 }
 
 }  // namespace lrcore

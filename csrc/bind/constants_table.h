@@ -7,21 +7,28 @@
 
 namespace lrcore {
 
+/// The constants of several steps: the rows of each step in turn, and the largest norm of the gradients at each step if
+/// they are clipped.
+struct StepTable {
+  std::vector<Constants> rows;
+  std::vector<double> max_norms;
+};
+
 class ConstantsTable {
  public:
-  ConstantsTable(const cuda::Api& api, Device device, int64_t steps, int64_t rows_per_step);
+  ConstantsTable(const cuda::Api& api, Device device, int64_t steps, int64_t rows_per_step, bool has_max_norms);
 
   int64_t steps() const { return steps_; }
   /// Returns the addresses that a launch reads.
-  cuda::Table view() const { return {rows_, step_count_, steps_ - 1, rows_per_step_}; }
+  cuda::Table view() const { return {rows_, step_count_, steps_ - 1, rows_per_step_, max_norms_}; }
 
-  /// Waits for the device, then replaces the rows of all steps and the step count.
-  void write(const std::vector<Constants>& rows, int64_t step_count);
+  /// Waits for the device, then replaces the constants of all steps and the step count.
+  void write(const StepTable& table, int64_t step_count);
   /// Waits for the device, then returns the step count.
   int64_t step_count() const;
   void set_step_count(int64_t step_count);
-  /// Queues an increment of the step count on `stream`.
-  void advance(uintptr_t stream) const;
+  /// Queues an increment of the step count on `stream`, unless the step has been skipped by a decision.
+  void advance(const cuda::Decision* decision, uintptr_t stream) const;
 
  private:
   const cuda::Api& api_;
@@ -29,6 +36,7 @@ class ConstantsTable {
   int64_t rows_per_step_;
   DeviceMemory memory_;
   Constants* rows_;
+  double* max_norms_;  // null if there are none
   int64_t* step_count_;
 };
 

@@ -94,6 +94,12 @@ DeviceMemory::~DeviceMemory() {
   api_.release(data_);
 }
 
+StreamMemory::StreamMemory(const cuda::Api& api, int64_t bytes, uintptr_t stream) : api_(api), stream_(stream) {
+  check_cuda(api_, api_.allocate_on(&data_, bytes, stream_), "allocating memory for the stream");
+}
+
+StreamMemory::~StreamMemory() { api_.release_on(data_, stream_); }
+
 CurrentInLibrary::CurrentInLibrary(py::handle array, Device device)
     : context_(streams().attr("device_context")(array, device.cuda)) {
   if (!context_.is_none()) context_.attr("__enter__")();

@@ -62,6 +62,22 @@ class DeviceMemory {
   void* data_ = nullptr;
 };
 
+/// Memory of the current device for work that is queued on a stream while this object exists. Does not require the GIL.
+class StreamMemory {
+ public:
+  StreamMemory(const cuda::Api& api, int64_t bytes, uintptr_t stream);
+  ~StreamMemory();
+  StreamMemory(const StreamMemory&) = delete;
+  StreamMemory& operator=(const StreamMemory&) = delete;
+
+  void* data() const { return data_; }
+
+ private:
+  const cuda::Api& api_;
+  uintptr_t stream_;
+  void* data_ = nullptr;
+};
+
 /// The stream of a step: its raw handle, and the `stream` argument for the `__dlpack__` of the gradients.
 struct CudaStream {
   uintptr_t handle = 1;        // the legacy default stream

@@ -14,7 +14,7 @@ void FunctionalStep::apply(py::handle params, py::handle grads, const py::sequen
   const Operands operands(params, states, config_.info().states);
   const bool is_one = !are_several(grads);
   const CudaStream stream = operands.stream(requested, is_one ? grads : py::handle(Py_None));
-  const py::tuple objects = is_one ? py::make_tuple(grads) : operands.checked_list(grads);
+  const py::tuple objects = is_one ? py::make_tuple(grads) : checked_list(grads);
   std::vector<Array> gradients;
   for (const py::handle each : objects) {
     const std::string name = is_one ? "grads" : text("grads[", gradients.size(), "]");

@@ -1,5 +1,6 @@
 #include "gradient_norm.h"
 
+#include <cmath>
 #include <utility>
 
 #include "../cpu/sums.h"
@@ -21,6 +22,20 @@ const std::vector<double>& GradientSums::of_units(const Plan& plan) {
     terms.push_back({.x = g, .y = g, .elements = {.begin = segment.begin, .end = segment.end}, .arrays = plan.added});
   }
   cpu::sum_leaves(*active_backend().table, units_, terms, leaf_sums_.data());
+  return added_up();
+}
+
+const DeviceSums& GradientSums::on_device(const cuda::Api& api, Device device, std::span<const Segment> segments) {
+  if (!on_device_) on_device_.emplace(api, device, units_, segments);
+  return *on_device_;
+}
+
+const std::vector<double>& GradientSums::of_units_on_device() {
+  on_device_->read(leaf_sums_);
+  return added_up();
+}
+
+const std::vector<double>& GradientSums::added_up() {
   cpu::add_up(units_, leaf_sums_.data(), totals_.data());
   return totals_;
 }
@@ -44,6 +59,22 @@ void SkipRecord::set_norm(double norm) {
 void SkipRecord::skip(int64_t step_count) {
   skipped_.store(skipped_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   if (in_a_row_++ == 0) since_ = step_count;
+}
+
+void SkipRecord::assign(const cuda::Decision& decision) {
+  if (decision.norm >= 0 || std::isnan(decision.norm)) set_norm(decision.norm);
+  skipped_.store(decision.skipped, std::memory_order_relaxed);
+  in_a_row_ = decision.in_a_row;
+  since_ = decision.since;
+}
+
+cuda::Decision SkipRecord::as_decision() const {
+  return {.norm = norm().value_or(-1),
+          .gscale = 1,
+          .is_skipped = 0,
+          .skipped = skipped(),
+          .in_a_row = in_a_row_,
+          .since = since_};
 }
 
 void SkipRecord::set_skipped(int64_t skipped) {

@@ -5,8 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "../plan.h"
-#include "../sums/units.h"
+#include "device_sums.h"
 
 namespace lrcore {
 
@@ -15,12 +14,22 @@ class GradientSums {
  public:
   explicit GradientSums(std::vector<sums::Elements> units);
 
-  /// Returns the sum of each unit. Elements that a step does not read count as zeros. Requires neither the GIL nor the
-  /// default floating-point mode.
+  /// Returns the sum of each unit on the CPU. Elements that a step does not read count as zeros. Requires neither the
+  /// GIL nor the default floating-point mode.
   const std::vector<double>& of_units(const Plan& plan);
 
+  /// Returns the sums on a device, whose tables are made on first use. This requires the GIL.
+  const DeviceSums& on_device(const cuda::Api& api, Device device, std::span<const Segment> segments);
+  /// Waits for the sums that the device has measured, and returns the sum of each unit.
+  const std::vector<double>& of_units_on_device();
+  /// Forgets the tables, because the segments have changed.
+  void forget_segments() { on_device_.reset(); }
+
  private:
+  const std::vector<double>& added_up();
+
   sums::Units units_;
+  std::optional<DeviceSums> on_device_;
   std::vector<double> leaf_sums_;
   std::vector<double> totals_;
 };
@@ -38,6 +47,9 @@ class SkipRecord {
   void set_norm(double norm);
   /// Counts a skipped step, which would have followed `step_count` steps.
   void skip(int64_t step_count);
+  /// Takes over what a device has recorded, or returns what it should continue with.
+  void assign(const cuda::Decision& decision);
+  cuda::Decision as_decision() const;
   /// Ends a row of skipped steps.
   void end_row() { in_a_row_ = 0; }
   void set_skipped(int64_t skipped);

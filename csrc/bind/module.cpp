@@ -346,6 +346,7 @@ void bind_stepper(py::module_& module) {
                              "step with max_norm or skip_nonfinite; None before.")
       .def_property_readonly("skipped_steps", &Stepper::skipped_steps,
                              "The number of steps that were skipped because gradients were not finite.")
+      .def_property_readonly("_started_steps", &Stepper::started_steps)
       .def("_step_count_of", &Stepper::step_count_of, "group"_a)
       .def("_counts", &Stepper::counts)
       .def(
@@ -356,10 +357,10 @@ void bind_stepper(py::module_& module) {
           "states"_a);
   module.def(
       "step_together",
-      [](const std::vector<Stepper*>& steppers, py::handle grad_scale) {
-        Stepper::step_together(steppers, grad_scale);
+      [](const std::vector<Stepper*>& steppers, py::handle grad_scale, py::handle loss_scale, py::handle found_inf) {
+        Stepper::step_together(steppers, grad_scale, loss_scale, found_inf);
       },
-      "steppers"_a, "grad_scale"_a = 1.0);
+      "steppers"_a, "grad_scale"_a = 1.0, "loss_scale"_a = py::none(), "found_inf"_a = py::none());
   module.def(
       "skip_together", [](const std::vector<Stepper*>& steppers) { Stepper::skip_together(steppers); }, "steppers"_a);
   module.def(

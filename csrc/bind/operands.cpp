@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "../cpu/run.h"
 #include "../dispatch.h"
@@ -30,6 +31,12 @@ void copy(const Array& from, const Array& to, const cuda::Api* api) {
 }
 
 }  // namespace
+
+py::tuple checked_list(py::handle grads) {
+  py::tuple list(py::reinterpret_borrow<py::sequence>(grads));
+  if (list.empty()) throw py::value_error(text("grads: expected at least one array, got an empty ", type_name(grads)));
+  return list;
+}
 
 std::vector<Stream> streams_of(const std::vector<Array>& gradients) {
   std::vector<Stream> streams;
@@ -116,15 +123,6 @@ Array Operands::gradients(py::handle object, const CudaStream& stream, const cha
   return grads;
 }
 
-py::tuple Operands::checked_list(py::handle grads) const {
-  py::tuple list(py::reinterpret_borrow<py::sequence>(grads));
-  if (list.empty()) throw py::value_error(text("grads: expected at least one array, got an empty ", type_name(grads)));
-  if (api != nullptr)
-    throw py::value_error(text("grads: expected one array for parameters on ", device().name(), ", got a ",
-                               type_name(grads), "; add the arrays first"));
-  return list;
-}
-
 Step Operands::step(const Array& grads) const {
   Step step{.p = stream_of(params), .g = stream_of(grads), .states = {}, .origin = 0};
   for (size_t k = 0; k < states.size(); ++k) step.states[k] = stream_of(states[k]);
@@ -136,21 +134,46 @@ void Operands::run(int rule, const Plan& plan, const CudaStream& stream, const c
   if (plan.segments.empty()) return;
   if (api == nullptr) return cpu::run(*active_backend().table, rule, plan);
   const CurrentDevice current(*api, device());
-  const auto job_of_all = [&] {
+  cuda::Job job = this->job(plan, stream, table, on_device);
+  std::optional<GradientList> list;
+  if (!plan.added.empty()) list.emplace(*api, plan.added, stream).enter(job);
+  launch(rule, job, stream);
+}
+
+cuda::Job Operands::job(const Plan& plan, const CudaStream& stream, const cuda::Table& table,
+                        const DeviceSegments* on_device) const {
+  if (plan.segments.empty()) return {};
+  if (plan.segments.size() == 1) {
     const Segment& whole = plan.segments.front();
     const Constants& row = plan.rows[static_cast<size_t>(whole.row)];
     Step step = plan.step;
     if (!plan.gradients.empty()) step.g = plan.gradients.front();
-    return cuda::make_job(step, static_cast<int>(states.size()), row, table, whole);
-  };
-  const auto job_of_several = [&] {
-    const bool has_gradients = !plan.gradients.empty();
-    if (has_gradients) on_device->write_gradients(plan.gradients, stream.handle);
-    if (table.rows != nullptr) return on_device->job(plan.step, plan.rows.front().stages.gscale, table, has_gradients);
-    return on_device->job(plan.step, 1, on_device->write_rows(plan.rows, stream.handle), has_gradients);
-  };
-  const cuda::Job job = plan.segments.size() == 1 ? job_of_all() : job_of_several();
-  check_cuda(*api, api->launch(rule, &job, stream.handle), "launching the step");
+    return cuda::make_job(step, chunk_width(plan), row, table, whole);
+  }
+  const bool has_gradients = !plan.gradients.empty();
+  if (has_gradients) on_device->write_gradients(plan.gradients, stream.handle);
+  if (table.rows != nullptr) return on_device->job(plan.step, plan.rows.front().stages.gscale, table, has_gradients);
+  return on_device->job(plan.step, 1, on_device->write_rows(plan.rows, stream.handle), has_gradients);
+}
+
+int Operands::chunk_width(const Plan& plan) const {
+  const std::span<const Stream> gradients = plan.gradients.empty() ? plan.added : plan.gradients;
+  return cuda::chunk_width(plan.step, static_cast<int>(states.size()), gradients.data(), std::ssize(gradients));
+}
+
+void Operands::launch(int rule, const cuda::Job& job, const CudaStream& stream) const {
+  if (job.blocks > 0) check_cuda(*api, api->launch(rule, &job, stream.handle), "launching the step");
+}
+
+GradientList::GradientList(const cuda::Api& api, std::span<const Stream> gradients, const CudaStream& stream)
+    : memory_(api, static_cast<int64_t>(gradients.size_bytes()), stream.handle), count_(std::ssize(gradients)) {
+  static_assert(sizeof(Stream) == 16);
+  check_cuda(api, api.write(memory_.data(), gradients.data(), count_, stream.handle), "writing the list of gradients");
+}
+
+void GradientList::enter(cuda::Job& job) const {
+  job.added = static_cast<const Stream*>(memory_.data());
+  job.added_count = count_;
 }
 
 }  // namespace lrcore

@@ -30,9 +30,6 @@ struct Operands {
   void refuse_capture(const CudaStream& stream) const;
   /// Imports gradients, which must match the other arrays. They are safe to read on `stream`. `name` is for messages.
   Array gradients(py::handle grads, const CudaStream& stream, const char* name = "grads") const;
-  /// Returns a copy of a list of gradients to be added, because Python code that imports one of them can change the
-  /// list. Throws ValueError if it is empty, or if the arrays are on a device.
-  py::tuple checked_list(py::handle grads) const;
   Step step(const Array& grads) const;
   /// Runs a step of a rule, either immediately on the CPU or as a launch on `stream`. Does not require the GIL.
   ///
@@ -40,10 +37,36 @@ struct Operands {
   /// A plan with several segments requires `on_device`, which holds them.
   void run(int rule, const Plan& plan, const CudaStream& stream, const cuda::Table& table = {},
            const DeviceSegments* on_device = nullptr) const;
+
+  /// Returns the number of elements in each chunk of a step on a device.
+  int chunk_width(const Plan& plan) const;
+  /// Returns the job of the same step on a device, which must be current, and queues what the job reads on `stream`. It
+  /// has no blocks if the plan has no segments.
+  cuda::Job job(const Plan& plan, const CudaStream& stream, const cuda::Table& table,
+                const DeviceSegments* on_device) const;
+  /// Queues a job on `stream`. The device must be current.
+  void launch(int rule, const cuda::Job& job, const CudaStream& stream) const;
+};
+
+/// A list of gradients in the memory of the current device, while this object exists. Queues the copy on `stream`.
+class GradientList {
+ public:
+  GradientList(const cuda::Api& api, std::span<const Stream> gradients, const CudaStream& stream);
+
+  /// Lets a job add these gradients.
+  void enter(cuda::Job& job) const;
+
+ private:
+  StreamMemory memory_;
+  int64_t count_;
 };
 
 /// Whether the gradients of a step are a list or a tuple of gradients, which are added.
 inline bool are_several(py::handle grads) { return PyList_Check(grads.ptr()) || PyTuple_Check(grads.ptr()); }
+
+/// Returns a copy of a list of gradients to be added, because Python code that imports one of them can change the list.
+/// Throws ValueError if it is empty.
+py::tuple checked_list(py::handle grads);
 
 /// Returns the gradients that a step adds; none if there is only one array.
 std::vector<Stream> streams_of(const std::vector<Array>& gradients);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "../cpu/fp_mode.h"
+#include "../sums/clip.h"
 #include "gil.h"
 
 namespace lrcore {
@@ -36,13 +37,13 @@ void set_numbers(const ChangingNumbers& changing, std::vector<RuleConfig>& confi
       if (place.index != NumberPlace::max_norm) configs[place.group].number(place.index) = changing.values[i];
 }
 
-/// Returns the largest norm of the gradients of a step.
-std::optional<double> max_norm_of(const Guard& guard, const StepNumbers& numbers) {
-  if (guard.max_norm && numbers.changing)
-    for (size_t i = 0; i < numbers.changing->values.size(); ++i)
-      for (const NumberPlace& place : (*numbers.changing->sources)[i].places)
-        if (place.index == NumberPlace::max_norm) return numbers.changing->values[i];
-  return guard.max_norm;
+/// Returns the largest norm of the gradients of a step, infinity if they are not clipped. `changing` may be null.
+double max_norm_of(const Guard& guard, const ChangingNumbers* changing) {
+  if (guard.max_norm && changing != nullptr)
+    for (size_t i = 0; i < changing->values.size(); ++i)
+      for (const NumberPlace& place : (*changing->sources)[i].places)
+        if (place.index == NumberPlace::max_norm) return changing->values[i];
+  return guard.max_norm.value_or(std::numeric_limits<double>::infinity());
 }
 
 py::list to_list(const std::vector<CountedRange>& counts) {
@@ -85,13 +86,14 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   // Not in a step, because the allocation may fail while a stream is captured.
   const Step step = operands_.step(grads_ ? *grads_ : operands_.params);
   on_device({.step = step, .rows = constants_, .segments = plan(step).segments});
+  if (guard_.is_on() || (max_steps && tensors_)) prepare_guard();
   if (!max_steps) return;
   if (operands_.api == nullptr)
     throw py::value_error("capturable: CPU arrays cannot be part of a CUDA graph; leave it out");
   if (!grads_ && !tensors_)
     throw py::value_error("grads: a capturable optimizer needs gradients bound at construction, got None");
   clock_.move_to_device(*operands_.api, operands_.device(), *max_steps,
-                        table_of(configs_, sources_, partition_, *max_steps));
+                        table_of(configs_, sources_, guard_, partition_, *max_steps));
 }
 
 /// Returns the rule with the numbers of each group.
@@ -99,10 +101,6 @@ std::vector<RuleConfig> Stepper::configs_with(const GroupSettings& groups) const
   if (groups.numbers.size() != groups_ || groups.frozen.size() != groups_ ||
       (!groups.rates.empty() && groups.rates.size() != groups_))
     throw py::value_error("settings: expected those of each group");
-  if (operands_.api != nullptr && groups.guard.is_on())
-    throw py::value_error(text(groups.guard.max_norm ? "max_norm" : "skip_nonfinite",
-                               ": expected parameters on the CPU, got parameters on ", device(),
-                               "; pass grad_scale=min(1, max_norm / lrcore.norm(grads))"));
   std::vector<RuleConfig> configs;
   for (const Numbers& numbers : groups.numbers) configs.push_back(rule_.with(numbers));
   return configs;
@@ -139,8 +137,10 @@ Partition Stepper::partition_with(int64_t step_count, const std::vector<CountedR
 /// segments on the device, so these are kept if neither the segments nor the number of rows changes.
 void Stepper::use(Partition partition) {
   if (!std::ranges::equal(partition.segments(), partition_.segments()) ||
-      partition.rows().size() != partition_.rows().size())
+      partition.rows().size() != partition_.rows().size()) {
     for (auto& each : on_device_) each.reset();
+    sums_.forget_segments();
+  }
   partition_ = std::move(partition);
   if (tensors_) tensors_->split(partition_.segments());
   constants_.assign(partition_.rows().size(), {});
@@ -167,10 +167,10 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
       throw py::type_error("grads: this optimizer reads the gradients of its tensors; leave it out");
     if (!requested.is_none()) throw py::type_error("stream: this optimizer steps on the current stream; leave it out");
     Stepper* self = this;
-    return step_together({&self, 1}, scale);
+    return step_together({&self, 1}, scale, py::none(), py::none());
   }
   if (are_several(grads)) [[unlikely]]
-    return step_with_sum(operands_.checked_list(grads), grad_scale, requested);
+    return step_with_sum(checked_list(grads), grad_scale, requested);
   if (grads.is_none()) {
     const CudaStream stream = operands_.stream(requested, grads);
     if (!grads_)
@@ -213,6 +213,8 @@ void Stepper::step_with(const Array& gradients, const Passed& passed, std::span<
   Verdict verdict{.grad_scale = grad_scale};
   for (Tries tries(patience_);; tries.fail()) {
     tries.begin();
+    if (decision_ && !clock_.on_device()) [[unlikely]]
+      wait_for(Of::count);
     const NextNumbers numbers = next_numbers();
     const StepLock lock(step_mutex_);
     if (!is_current(numbers, tries)) continue;
@@ -220,16 +222,20 @@ void Stepper::step_with(const Array& gradients, const Passed& passed, std::span<
     for (size_t i = 0; i < passed.arrays.size(); ++i) require_in_place(passed.objects[i], passed.arrays[i]);
     Plan plan = this->plan(step);
     plan.added = added;
-    const DeviceSegments* segments = on_device(plan);
+    const Launch launch = prepare_launch(plan, stream);
     completed = pending_reads_.remove_completed();
 
     const GilRelease unlocked;
-    if (guard_.is_on()) [[unlikely]] {
+    if (!guard_.is_on()) [[likely]] {
+      advance(launch, numbers, grad_scale);
+    } else if (operands_.api != nullptr) {
+      advance_guarded(launch, numbers, grad_scale, {});
+    } else {
       Stepper* self = this;
-      verdict = judge({&self, 1}, {&plan, 1}, numbers, grad_scale);
+      verdict = judge({&self, 1}, {&launch, 1}, numbers, grad_scale);
       if (!verdict.grad_scale) break;
+      advance(launch, numbers, *verdict.grad_scale);
     }
-    advance(plan, numbers, *verdict.grad_scale, stream, segments);
     for (Array& each : passed.arrays) pending_reads_.add(operands_.api, std::move(each), stream);
     break;
   }
@@ -238,12 +244,12 @@ void Stepper::step_with(const Array& gradients, const Passed& passed, std::span<
   raise_versions();
 }
 
-/// Measures the gradients of steppers that step together, and returns what becomes of the step. Requires the locks of
-/// all steppers, but not the GIL.
-Stepper::Verdict Stepper::judge(std::span<Stepper* const> steppers, std::span<const Plan> plans,
+/// Measures the gradients of steppers that step together, and returns what becomes of the step. Waits for devices.
+/// Requires the locks of all steppers, but not the GIL.
+Stepper::Verdict Stepper::judge(std::span<Stepper* const> steppers, std::span<const Launch> launches,
                                 const NextNumbers& numbers, double grad_scale) {
   std::vector<const std::vector<double>*> sums;
-  for (size_t i = 0; i < steppers.size(); ++i) sums.push_back(&steppers[i]->sums_.of_units(plans[i]));
+  for (size_t i = 0; i < steppers.size(); ++i) sums.push_back(&steppers[i]->sums_of(launches[i]));
   const double unscaled = norm_of(sums);
   const cpu::DefaultFpMode mode;
   const double norm = unscaled * std::abs(grad_scale);
@@ -251,9 +257,15 @@ Stepper::Verdict Stepper::judge(std::span<Stepper* const> steppers, std::span<co
   const Guard& guard = steppers.front()->guard_;
   if (guard.patience > 0 && !std::isfinite(unscaled)) return skip(steppers);
   for (Stepper* each : steppers) each->record_.end_row();
-  const std::optional<double> max_norm = max_norm_of(guard, numbers);
-  const bool fits = !max_norm || norm <= *max_norm || std::isinf(*max_norm);
-  return {.grad_scale = fits ? grad_scale : grad_scale * (*max_norm / norm)};
+  return {.grad_scale = sums::clipped(grad_scale, norm, max_norm_of(guard, numbers.changing.get()))};
+}
+
+/// Returns the sums of the squares of the gradients of each unit. Waits for a device.
+const std::vector<double>& Stepper::sums_of(const Launch& launch) {
+  if (operands_.api == nullptr) return sums_.of_units(launch.plan);
+  const CurrentDevice current(*operands_.api, operands_.device());
+  launch.sums->measure(operands_.job(launch.plan, launch.stream, {}, launch.segments), launch.stream.handle);
+  return sums_.of_units_on_device();
 }
 
 /// Counts a skipped step. Requires the locks of all steppers.
@@ -272,6 +284,55 @@ void Stepper::require_patience(const Verdict& verdict) const {
            "; the gradients have not been finite since step_count ", verdict.since);
   PyErr_SetString(PyExc_FloatingPointError, message.c_str());
   throw py::error_already_set();
+}
+
+/// Finds out what has become of the last step, if only a device knows, and counts it accordingly. Waits for that step.
+/// What is asked for is the step count or the record of norms and skipped steps. Requires the lock and the GIL.
+Stepper::Verdict Stepper::settle(Of what) {
+  if (!decision_) return {};
+  const bool of_record = what == Of::record;
+  if (clock_.on_device()) {
+    if (!of_record && guard_.patience == 0) return {};
+    const GilRelease unlocked;
+    const int64_t before = record_.skipped();
+    const cuda::Decision decision = decision_->read();
+    record_.assign(decision);
+    if (decision.skipped == before) return {};
+    return {.grad_scale = {}, .in_a_row = decision.in_a_row, .since = decision.since};
+  }
+  if (of_record ? !decision_->is_expected() : !decision_->may_skip()) return {};
+  const GilRelease unlocked;
+  const cuda::Decision decision = decision_->wait();
+  if (decision.norm >= 0 || std::isnan(decision.norm)) record_.set_norm(decision.norm);
+  if (decision.is_skipped == 0) {
+    record_.end_row();
+    return {};
+  }
+  clock_.set_count(clock_.count() - 1);
+  Stepper* self = this;
+  return skip({&self, 1});
+}
+
+/// Settles the last step, and throws FloatingPointError if it was one too many that was skipped.
+void Stepper::wait_for(Of what) {
+  if (!decision_) [[likely]]
+    return;
+  Verdict verdict;
+  {
+    const StepLock lock(step_mutex_);
+    verdict = settle(what);
+  }
+  require_patience(verdict);
+}
+
+std::optional<double> Stepper::grad_norm() {
+  wait_for(Of::record);
+  return record_.norm();
+}
+
+int64_t Stepper::skipped_steps() {
+  wait_for(Of::record);
+  return record_.skipped();
 }
 
 /// Returns the gradients of one step. If they do not match because bound arrays have moved, the error is about the
@@ -358,9 +419,7 @@ Plan Stepper::plan(const Step& step) const {
 /// Returns the segments on the device, or null if a step needs none there. Requires the lock.
 const DeviceSegments* Stepper::on_device(const Plan& plan) {
   if (operands_.api == nullptr || plan.segments.size() < 2) return nullptr;
-  const auto states = static_cast<int>(operands_.states.size());
-  const Stream* gradients = plan.gradients.empty() ? nullptr : plan.gradients.data();
-  const int width = cuda::chunk_width(plan.step, states, gradients, std::ssize(plan.gradients));
+  const int width = operands_.chunk_width(plan);
   auto& segments = on_device_[width == cuda::Vec4::width];
   if (!segments)
     segments.emplace(*operands_.api, operands_.device(), plan.step, width, plan.segments,
@@ -368,19 +427,71 @@ const DeviceSegments* Stepper::on_device(const Plan& plan) {
   return &*segments;
 }
 
-/// Takes the step. Requires the lock, but not the GIL.
-void Stepper::advance(const Plan& plan, const NextNumbers& numbers, double grad_scale, const CudaStream& stream,
-                      const DeviceSegments* segments) {
+/// Makes what guarded steps need on a device. Requires the GIL.
+void Stepper::prepare_guard() {
+  if (operands_.api == nullptr) return;
+  if (guard_.is_on()) {
+    const std::vector<Segment>& segments = tensors_ ? tensors_->segments() : partition_.segments();
+    sums_.on_device(*operands_.api, operands_.device(), segments);
+  }
+  if (!decision_) decision_.emplace(*operands_.api, operands_.device());
+}
+
+/// Returns the launch of a step. Requires the lock and the GIL.
+Stepper::Launch Stepper::prepare_launch(const Plan& plan, const CudaStream& stream) {
+  Launch launch{.plan = plan, .stream = stream, .segments = on_device(plan)};
+  if (operands_.api != nullptr && guard_.is_on()) [[unlikely]]
+    launch.sums = &sums_.on_device(*operands_.api, operands_.device(), plan.segments);
+  return launch;
+}
+
+/// Computes the constants of the step. Requires the lock.
+void Stepper::write_constants(const NextNumbers& numbers, double grad_scale) {
   if (clock_.on_device()) [[unlikely]] {
     const cpu::DefaultFpMode mode;
     for (Constants& row : constants_) row.stages.gscale = static_cast<float>(grad_scale);
-  } else {
-    if (numbers.changing) [[unlikely]]
-      set_numbers(*numbers.changing, configs_);
-    write_rows(configs_, partition_.rows(), numbers, clock_.count(), grad_scale, memos_, constants_.data());
+    return;
   }
-  operands_.run(rule_.rule, plan, stream, clock_.table(), segments);
-  clock_.advance(stream.handle);
+  if (numbers.changing) [[unlikely]]
+    set_numbers(*numbers.changing, configs_);
+  write_rows(configs_, partition_.rows(), numbers, clock_.count(), grad_scale, memos_, constants_.data());
+}
+
+/// Takes the step. Requires the lock, but not the GIL.
+void Stepper::advance(const Launch& launch, const NextNumbers& numbers, double grad_scale) {
+  write_constants(numbers, grad_scale);
+  operands_.run(rule_.rule, launch.plan, launch.stream, clock_.table(), launch.segments);
+  clock_.advance(launch.stream.handle);
+}
+
+/// Lets the device decide about the step, and take it. Requires the lock, but not the GIL.
+void Stepper::advance_guarded(const Launch& launch, const NextNumbers& numbers, double grad_scale,
+                              const LossScaler& scaler) {
+  const cuda::Api& api = *operands_.api;
+  const CudaStream& stream = launch.stream;
+  write_constants(numbers, 1);
+  const CurrentDevice current(api, operands_.device());
+  cuda::Job job = operands_.job(launch.plan, stream, clock_.table(), launch.segments);
+  std::optional<GradientList> list;
+  if (!launch.plan.added.empty()) list.emplace(api, launch.plan.added, stream).enter(job);
+
+  cuda::Judgement judgement{};
+  judgement.grad_scale = grad_scale;
+  judgement.loss_scale = scaler.scale ? scaler.scale->data() : nullptr;
+  judgement.found_inf = scaler.found_inf ? scaler.found_inf->data() : nullptr;
+  judgement.max_norm = max_norm_of(guard_, numbers.changing.get());
+  judgement.table = clock_.table();
+  judgement.step_count = clock_.on_device() ? 0 : clock_.count();
+  judgement.skips = guard_.patience > 0 ? 1 : 0;
+  if (launch.sums != nullptr) {
+    launch.sums->measure(job, stream.handle);
+    launch.sums->enter(judgement);
+  }
+  decision_->queue(judgement, stream.handle);
+  job.decision = decision_->data();
+  operands_.launch(rule_.rule, job, stream);
+  clock_.advance(stream.handle, job.decision);
+  if (!clock_.on_device()) decision_->expect(guard_.patience > 0 || scaler.found_inf, stream.handle);
 }
 
 void Stepper::raise_versions(bool of_params) const {
@@ -389,25 +500,38 @@ void Stepper::raise_versions(bool of_params) const {
 }
 
 /// Returns the constants of the first `steps` steps, row by row of the partition.
-std::vector<Constants> Stepper::table_of(std::vector<RuleConfig> configs, const NumberSources& sources,
-                                         const Partition& partition, int64_t steps) const {
+StepTable Stepper::table_of(std::vector<RuleConfig> configs, const NumberSources& sources, const Guard& guard,
+                            const Partition& partition, int64_t steps) const {
   const std::vector<Row>& rows = partition.rows();
   const auto most = std::numeric_limits<int64_t>::max() / static_cast<int64_t>(sizeof(Constants)) - 1;
   if (steps > most / std::max<int64_t>(1, std::ssize(rows))) throw std::bad_alloc();
-  std::vector<Constants> table(static_cast<size_t>(steps) * rows.size());
+  StepTable table;
+  table.rows.resize(static_cast<size_t>(steps) * rows.size());
   std::vector<Memo> memos(rows.size());
-  Constants* to = table.data();
+  Constants* to = table.rows.data();
   for (int64_t count = 0; count < steps; ++count, to += rows.size()) {
     const StepNumbers numbers = numbers_at(sources, count);
     if (numbers.changing) set_numbers(*numbers.changing, configs);
     write_rows(configs, rows, numbers, count, 1, memos, to);
+    if (guard.max_norm) table.max_norms.push_back(max_norm_of(guard, numbers.changing.get()));
   }
   return table;
 }
 
-int64_t Stepper::step_count() const {
+int64_t Stepper::step_count() {
+  wait_for(Of::count);
+  return count();
+}
+
+/// Returns the step count. Waits for the device if it is there.
+int64_t Stepper::count() const {
   if (!clock_.on_device()) return clock_.count();
   const GilRelease unlocked;
+  return clock_.count();
+}
+
+std::optional<int64_t> Stepper::started_steps() const {
+  if (clock_.on_device()) return std::nullopt;
   return clock_.count();
 }
 
@@ -425,18 +549,28 @@ void Stepper::set_step_count(py::handle count) {
 }
 
 std::optional<int64_t> Stepper::step_count_of(size_t group) {
-  const StepLock lock(step_mutex_);
-  return partition_.count_of(group, step_count());
+  std::optional<int64_t> found;
+  Verdict verdict;
+  {
+    const StepLock lock(step_mutex_);
+    verdict = settle();
+    found = partition_.count_of(group, count());
+  }
+  require_patience(verdict);
+  return found;
 }
 
 py::tuple Stepper::counts() {
   int64_t count = 0;
   std::vector<CountedRange> others;
+  Verdict verdict;
   {
     const StepLock lock(step_mutex_);
-    count = step_count();
+    verdict = settle();
+    count = this->count();
     others = partition_.other_counts(count);
   }
+  require_patience(verdict);
   return py::make_tuple(count, to_list(others));
 }
 
@@ -445,17 +579,20 @@ py::tuple Stepper::snapshot(const py::sequence& states) {
   int64_t count = 0, skipped = 0;
   std::vector<CountedRange> others;
   py::object shown, schedule;
+  Verdict verdict;
   {
     const StepLock lock(step_mutex_);
+    verdict = settle(Of::record);
     states_watch_.check(moved);
     require_in_place(states, to);
     copy_all(operands_.states, to);
-    count = step_count();
+    count = this->count();
     others = partition_.other_counts(count);
     shown = settings_;
     schedule = schedule_;
     skipped = record_.skipped();
   }
+  require_patience(verdict);
   return py::make_tuple(count, to_list(others), shown, schedule, skipped);
 }
 

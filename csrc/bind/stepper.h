@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "clock.h"
+#include "device_decision.h"
 #include "gradient_norm.h"
 #include "operands.h"
 #include "partition.h"
@@ -73,15 +74,23 @@ class Stepper {
   /// Takes one step of each stepper, with its bound gradients or those of its tensors, and with the numbers of the
   /// first stepper that is not capturable. The steppers must have equally many groups. If a check fails, none of them
   /// steps.
-  static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale);
+  ///
+  /// A single stepper on a device can take the scale from a loss scaler: an array whose number divides `grad_scale`,
+  /// and one whose number skips the step unless it is 0. Each is on that device, or None.
+  static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale, py::handle loss_scale,
+                            py::handle found_inf);
 
   /// Counts a skipped step of each stepper.
   static void skip_together(std::span<Stepper* const> steppers);
 
-  std::optional<double> grad_norm() const { return record_.norm(); }
-  int64_t skipped_steps() const { return record_.skipped(); }
-
-  int64_t step_count() const;
+  // These wait for the last step if only a device knows the answer. They throw FloatingPointError if that step was
+  // one too many that was skipped.
+  std::optional<double> grad_norm();
+  int64_t skipped_steps();
+  int64_t step_count();
+  /// Returns the number of steps that were started, including one that a device may yet skip; no value if the count is
+  /// on the device. Never waits.
+  std::optional<int64_t> started_steps() const;
   void set_step_count(py::handle count);
   /// Returns the number of steps that the elements of a group have taken, or no value if they differ.
   std::optional<int64_t> step_count_of(size_t group);
@@ -142,10 +151,29 @@ class Stepper {
     int64_t in_a_row = 0;              // the number of skipped steps
     int64_t since = 0;                 // the step count when the first of them was skipped
   };
-  static Verdict judge(std::span<Stepper* const> steppers, std::span<const Plan> plans, const NextNumbers& numbers,
+  /// The arrays of a loss scaler, by which a device decides about a step.
+  struct LossScaler {
+    std::optional<Array> scale, found_inf;
+
+    bool is_present() const { return scale || found_inf; }
+  };
+  /// A step of one stepper: its plan, where it runs, and the segments and sums on the device.
+  struct Launch {
+    Plan plan;
+    CudaStream stream;
+    const DeviceSegments* segments = nullptr;
+    const DeviceSums* sums = nullptr;
+  };
+  Launch prepare_launch(const Plan& plan, const CudaStream& stream);
+  static Verdict judge(std::span<Stepper* const> steppers, std::span<const Launch> launches, const NextNumbers& numbers,
                        double grad_scale);
+  const std::vector<double>& sums_of(const Launch& launch);
   static Verdict skip(std::span<Stepper* const> steppers);
   void require_patience(const Verdict& verdict) const;
+  enum class Of { count, record };
+  Verdict settle(Of what = Of::count);
+  void wait_for(Of what);
+  int64_t count() const;
   void step_with(const Array& gradients, const Passed& passed, std::span<const Stream> added, double grad_scale,
                  const CudaStream& stream);
   void step_with_sum(const py::sequence& grads, double grad_scale, py::handle requested);
@@ -157,11 +185,13 @@ class Stepper {
   bool locate_gradients(const Tensors::Gradients& gradients);
   Plan plan(const Step& step) const;
   const DeviceSegments* on_device(const Plan& plan);
-  void advance(const Plan& plan, const NextNumbers& numbers, double grad_scale, const CudaStream& stream,
-               const DeviceSegments* segments);
+  void prepare_guard();
+  void write_constants(const NextNumbers& numbers, double grad_scale);
+  void advance(const Launch& launch, const NextNumbers& numbers, double grad_scale);
+  void advance_guarded(const Launch& launch, const NextNumbers& numbers, double grad_scale, const LossScaler& scaler);
   void raise_versions(bool of_params = true) const;
-  std::vector<Constants> table_of(std::vector<RuleConfig> configs, const NumberSources& sources,
-                                  const Partition& partition, int64_t steps) const;
+  StepTable table_of(std::vector<RuleConfig> configs, const NumberSources& sources, const Guard& guard,
+                     const Partition& partition, int64_t steps) const;
   std::vector<RuleConfig> configs_with(const GroupSettings& groups) const;
   void use(NewSettings& settings, std::vector<RuleConfig> configs);
   void use(NewRate& rate);
@@ -188,6 +218,7 @@ class Stepper {
   std::vector<Constants> constants_;            // by row of the partition; those of the last step
   std::vector<Memo> memos_;                     // by row
   std::optional<DeviceSegments> on_device_[2];  // for each width of chunks, if it has been needed
+  std::optional<DeviceDecision> decision_;      // of a device, if a step has needed it
   py::object settings_;
   py::object schedule_;
   NumberSources sources_;

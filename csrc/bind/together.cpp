@@ -19,8 +19,10 @@ std::vector<Stepper*> in_order(std::vector<Stepper*> steppers) {
 
 }  // namespace
 
-void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale) {
+void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale, py::handle loss_scale,
+                            py::handle found_inf) {
   const double grad_scale = checked_grad_scale(scale);
+  const bool decides_on_device = steppers.size() == 1 && steppers[0]->operands_.api != nullptr;
   std::vector<CudaStream> streams;
   std::vector<Tensors::Gradients> gradients;
   for (Stepper* each : steppers) {
@@ -31,6 +33,16 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     streams.push_back(each->operands_.stream(py::none(), py::none()));
     gradients.push_back(each->tensors_ ? each->tensors_->read() : Tensors::Gradients());
   }
+  LossScaler scaler;
+  const auto add = [&](std::optional<Array>& to, py::handle object, const char* name) {
+    if (object.is_none()) return;
+    if (!decides_on_device) throw py::type_error(text(name, ": expected None for several devices or the CPU"));
+    to = Array::import(object, name, Access::read, streams[0].dlpack_stream);
+    require_same_device(*to, steppers[0]->operands_.params);
+    if (to->size() != 1) throw py::value_error(text(name, ": expected one number"));
+  };
+  add(scaler.scale, loss_scale, "loss_scale");
+  add(scaler.found_inf, found_inf, "found_inf");
   const std::vector<Stepper*> ordered = in_order({steppers.begin(), steppers.end()});
   const auto has_rate = [](const Stepper* each) { return !each->clock_.on_device(); };
   const auto found = std::ranges::find_if(steppers, has_rate);
@@ -41,6 +53,8 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   Verdict verdict{.grad_scale = grad_scale};
   for (Tries tries(first.patience_);;) {
     tries.begin();
+    for (Stepper* each : steppers)
+      if (each->decision_ && !each->clock_.on_device()) each->wait_for(Of::count);
     const NextNumbers numbers = first.next_numbers();
     std::deque<StepLock> locks;
     for (Stepper* each : ordered) locks.emplace_back(each->step_mutex_);
@@ -60,18 +74,28 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
       steppers[unfit]->tensors_->fit(gradients[unfit]);
       continue;
     }
-    std::vector<Plan> plans;
-    std::vector<const DeviceSegments*> segments;
-    for (size_t i = 0; i < steppers.size(); ++i) {
-      plans.push_back(steppers[i]->plan(steps[i]));
-      segments.push_back(steppers[i]->on_device(plans[i]));
+    const bool is_guarded = steppers.front()->guard_.is_on();
+    if (is_guarded && !decides_on_device && std::ranges::any_of(steppers, std::not_fn(has_rate)))
+      throw py::value_error(
+          "max_norm, skip_nonfinite: expected the parameters of a capturable optimizer on one device, got several");
+    std::vector<Launch> launches;
+    for (size_t i = 0; i < steppers.size(); ++i)
+      launches.push_back(steppers[i]->prepare_launch(steppers[i]->plan(steps[i]), streams[i]));
+    if (decides_on_device && (is_guarded || scaler.is_present())) {
+      first.prepare_guard();
+      {
+        const GilRelease unlocked;
+        first.advance_guarded(launches[0], numbers, grad_scale, scaler);
+      }
+      for (std::optional<Array>* each : {&scaler.scale, &scaler.found_inf})
+        if (*each) first.pending_reads_.add(first.operands_.api, std::move(**each), streams[0]);
+      break;
     }
 
     const GilRelease unlocked;
-    if (steppers.front()->guard_.is_on()) verdict = judge(steppers, plans, numbers, grad_scale);
+    if (is_guarded) verdict = judge(steppers, launches, numbers, grad_scale);
     if (verdict.grad_scale)
-      for (size_t i = 0; i < steppers.size(); ++i)
-        steppers[i]->advance(plans[i], numbers, *verdict.grad_scale, streams[i], segments[i]);
+      for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->advance(launches[i], numbers, *verdict.grad_scale);
     break;
   }
   if (!verdict.grad_scale) return steppers.front()->require_patience(verdict);
@@ -96,7 +120,7 @@ struct Stepper::Prepared {
   std::optional<Array> params;
   std::vector<RuleConfig> configs;     // if the settings change
   std::optional<Partition> partition;  // if it changes
-  std::vector<Constants> table;        // empty unless that of a capturable optimizer changes
+  StepTable table;                     // empty unless that of a capturable optimizer changes
 };
 
 /// Makes the checks that do not depend on anything that other threads can change. Must be called without the lock,
@@ -137,6 +161,11 @@ void Stepper::prepare_table(Prepared& prepared) {
       throw py::value_error(
           "groups: a capturable optimizer keeps the frozen groups that it was made with, and one step count in each "
           "group; make a new optimizer");
+    const Guard& guard = change.settings ? change.settings->groups.guard : guard_;
+    if (guard.max_norm.has_value() != guard_.max_norm.has_value() || (guard.patience > 0) != (guard_.patience > 0))
+      throw py::value_error(
+          "max_norm, skip_nonfinite: a capturable optimizer clips and skips steps if it was made to; make a new "
+          "optimizer");
     if (!change.settings && !change.rate && std::ranges::equal(partition->rows(), partition_.rows())) return;
     if (!change.settings) configs = configs_;
     sources = sources_;
@@ -146,7 +175,8 @@ void Stepper::prepare_table(Prepared& prepared) {
     sources.of_groups = change.settings->groups.rates;
     sources.numbers = change.settings->groups.changing;
   }
-  prepared.table = table_of(configs, sources, *partition, clock_.steps_on_device());
+  const Guard& guard = change.settings ? change.settings->groups.guard : guard_;
+  prepared.table = table_of(configs, sources, guard, *partition, clock_.steps_on_device());
 }
 
 /// Computes the new partition from the current one, unless `prepare_table` has computed it. Throws if the change cannot
@@ -178,9 +208,11 @@ void Stepper::make(Prepared& prepared) {
   if (prepared.change.rate) use(*prepared.change.rate);
   if (prepared.partition) use(std::move(*prepared.partition));
   if (prepared.change.skipped_steps) record_.set_skipped(*prepared.change.skipped_steps);
+  if (guard_.is_on()) prepare_guard();
   const GilRelease unlocked;
-  if (!prepared.table.empty())
-    clock_.set_rows(prepared.table, prepared.change.step_count);
+  if (decision_ && clock_.on_device()) decision_->write(record_.as_decision());
+  if (!prepared.table.rows.empty())
+    clock_.set_table(prepared.table, prepared.change.step_count);
   else if (prepared.change.step_count)
     clock_.set_count(*prepared.change.step_count);
 }
@@ -201,6 +233,7 @@ bool Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& a
       if (change.settings && !change.settings->expected.is_none() &&
           !change.stepper->settings_.is(change.settings->expected))
         return false;
+    for (Stepper* each : ordered) each->settle(Of::record);
     for (Prepared& each : all) each.change.stepper->complete(each);
     for (Prepared& each : all) each.change.stepper->make(each);
   }

@@ -18,9 +18,13 @@ struct Api {
   int (*set_device)(int device);
   int (*restore_device)(int device);  // like set_device, but a no-op if it would create a context
 
-  int (*allocate)(void** memory, int64_t bytes);           // aligned to 256 bytes; also works during a capture
-  int (*release)(void* memory);                            // also works during a capture
-  int (*fill)(float* memory, float value, int64_t n);      // waits for completion
+  int (*allocate)(void** memory, int64_t bytes);         // aligned to 256 bytes; also works during a capture
+  int (*release)(void* memory);                          // also works during a capture
+  int (*allocate_pinned)(void** memory, int64_t bytes);  // memory of the host, at the same address on the devices
+  int (*release_pinned)(void* memory);
+  int (*allocate_on)(void** memory, int64_t bytes, uintptr_t stream);  // for work queued on the stream from now on
+  int (*release_on)(void* memory, uintptr_t stream);                   // after the work queued on the stream so far
+  int (*fill)(float* memory, float value, int64_t n);                  // waits for completion
   int (*copy)(void* to, const void* from, int64_t bytes);  // between any devices and the host; waits for completion
   int (*synchronize)();                                    // waits for all work queued on the device
   int (*record_event)(void** event, uintptr_t stream);     // marks the work queued on the stream so far
@@ -32,7 +36,9 @@ struct Api {
   int (*prepare)(int rule);  // loads the rule's kernels, so that no launch has to load them
   int (*launch)(int rule, const Job* job, uintptr_t stream);
   int (*write)(void* to, const void* from, int64_t words, uintptr_t stream);  // 16-byte words; does not wait
-  int (*advance)(int64_t* step_count, uintptr_t stream);                      // adds 1
+  int (*measure)(const Measurement* launch, uintptr_t stream);
+  int (*judge)(const Judgement* launch, uintptr_t stream);
+  int (*advance)(int64_t* step_count, const Decision* decision, uintptr_t stream);  // adds 1 unless it was skipped
   int (*leaf_sums)(const float* x, const float* y, int64_t n, double* sums, uintptr_t stream);  // see sums/tree.h
   int (*stream_bound)(const Step* step, int states, int64_t n, uintptr_t stream);
 

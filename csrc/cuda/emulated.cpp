@@ -1,14 +1,15 @@
 // The grid of a GPU, simulated on the host, which runs the same threads one after the other. It is for tests, which
 // choose it by name.
 #include <algorithm>
+#include <cmath>
 
 #include "../cpu/backends.h"
 #include "../cpu/bounds.h"
 #include "../cpu/fp_mode.h"
 #include "../cpu/lane_portable.h"
 #include "../cpu/leaf_sums.h"
+#include "guard.h"
 #include "kernels.h"
-#include "leaf.h"
 
 namespace lrcore::cuda {
 namespace {
@@ -44,7 +45,7 @@ constexpr Kernels<Grid> grids = make_kernels<Grid, Grids>();
 template <class Rule>
 void sweep(const Step& step, const Constants& constants, int64_t begin, int64_t end) {
   const Segment segment{.begin = begin, .end = end, .before = 0, .row = 0};
-  const Job job = make_job(step, Rule::states.count, constants, {}, segment);
+  const Job job = make_job(step, chunk_width(step, Rule::states.count), constants, {}, segment);
   (job.width == Vec4::width ? grid<Vec4, Rule> : grid<Vec1, Rule>)(job, 0, job.blocks);
 }
 
@@ -52,6 +53,31 @@ void add_products(const float* x, const float* y, int64_t begin, int64_t end, do
   const auto term = [=](int64_t i) { return double{x[i]} * double{y[i]}; };
   for (int thread = 0; thread < warp_threads; ++thread)
     partial[thread] = partial_sum(partial[thread], term, begin, end, thread);
+}
+
+/// Returns the sum that a warp computes: `partial(thread)` is the partial sum of a thread.
+template <class Partial>
+double warp_sum(Partial partial) {
+  double sums[warp_threads];
+  for (int thread = 0; thread < warp_threads; ++thread) sums[thread] = partial(thread);
+  return sums::add_partials(sums);
+}
+
+void measure(const Measurement& launch) {
+  for (int64_t k = 0; k < launch.leaf_count; ++k) {
+    const Leaf& leaf = launch.leaves[k];
+    launch.numbers[leaf.to] = warp_sum([&](int thread) { return measured<Host>(launch, leaf, thread); });
+  }
+}
+
+void judge(const Judgement& launch) {
+  int64_t begin = 0;
+  for (int64_t phase = 0; phase < launch.phase_count; begin = launch.phases[phase++])
+    for (int64_t k = launch.phases[phase]; k-- > begin;) {  // backwards, because the order within a phase is undefined
+      const sums::Addition& addition = launch.additions[k];
+      launch.numbers[addition.to] = warp_sum([&](int thread) { return added(launch, addition, thread); });
+    }
+  decide(launch, [](double x) { return std::sqrt(x); });
 }
 
 }  // namespace
@@ -70,7 +96,7 @@ constinit const SweepTable emulated_sweeps = rules::with_all([](auto... entry) -
 
 }  // namespace lrcore::cpu
 
-// For tests that replace the CUDA module: runs a range of a launch's blocks, or of the leaves of a sum, on the host.
+// For tests that replace the CUDA module: these run a range of a launch's blocks, or another launch, on the host.
 extern "C" {
 [[gnu::visibility("default")]] void lrcore_emulate(int rule, const lrcore::cuda::Job* job, int64_t begin, int64_t end) {
   const lrcore::cpu::DefaultFpMode mode;
@@ -83,5 +109,13 @@ extern "C" {
     lrcore::cuda::add_products(x, y, begin, std::min(begin + lrcore::sums::leaf_size, n), partial);
     *sums++ = lrcore::sums::add_partials(partial);
   }
+}
+[[gnu::visibility("default")]] void lrcore_emulate_measure(const lrcore::cuda::Measurement* launch) {
+  const lrcore::cpu::DefaultFpMode mode;
+  lrcore::cuda::measure(*launch);
+}
+[[gnu::visibility("default")]] void lrcore_emulate_judge(const lrcore::cuda::Judgement* launch) {
+  const lrcore::cpu::DefaultFpMode mode;
+  lrcore::cuda::judge(*launch);
 }
 }

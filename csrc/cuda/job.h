@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../plan.h"
+#include "../sums/tree.h"
 
 namespace lrcore::cuda {
 
@@ -30,6 +31,23 @@ struct Table {
   const int64_t* step_count;
   int64_t last;
   int64_t per_step;
+  const double* max_norms;  // the largest norm of the gradients at each step, or null
+
+  /// Returns the entry of the next step.
+  constexpr int64_t entry() const {
+    if (step_count == nullptr) return 0;
+    return *step_count < last ? *step_count : last;
+  }
+};
+
+/// What the device has decided about a step.
+struct Decision {
+  double norm;  // of the gradients, before clipping, at the last step that measured it; negative before
+  float gscale;
+  int32_t is_skipped;
+  int64_t skipped;   // number of skipped steps
+  int64_t in_a_row;  // number of steps skipped since the last one that was taken
+  int64_t since;     // the step count when the first of them was skipped
 };
 
 /// The blocks that update one segment. Its chunks begin at element `prologue`; the few elements of the segment before
@@ -49,16 +67,54 @@ struct Job {
   const Extent* extents;    // the segments, or null
   const int32_t* of_block;  // for each block, the index of its segment
   const Stream* gradients;  // those of each segment, or null if all segments read `step.g`
+  const Stream* added;      // arrays that are added from left to right and begin with `step.g`, or null
+  int64_t added_count;
+  const Decision* decision;  // its gscale multiplies that of the row; null if each step is taken
   int64_t blocks;
   int width;
 };
 
+/// The elements of a leaf, the first segment that does not end before it, and the number that becomes its sum.
+struct Leaf {
+  int64_t begin, end;
+  int64_t segment;
+  int64_t to;
+};
+
+/// A launch that sums the squares of the gradients of each leaf. Elements outside all segments count as zeros.
+struct Measurement {
+  Job job;  // whose gradients they are
+  int64_t segments;
+  const Leaf* leaves;
+  int64_t leaf_count;
+  double* numbers;
+};
+
+/// A launch that adds up the sums of the leaves, and decides about the step.
+struct Judgement {
+  const sums::Addition* additions;
+  const int64_t* phases;
+  int64_t phase_count;
+  double* numbers;  // null if the gradients have not been measured
+  int64_t total;
+  double grad_scale;
+  const float* loss_scale;  // divides grad_scale, or null
+  const float* found_inf;   // the step is skipped unless it is 0; or null
+  double max_norm;          // infinite if the norm is not bounded; not used if the table has max_norms
+  Table table;
+  int64_t step_count;  // not used if it is in the table
+  int32_t skips;       // whether a step is skipped if its gradients are not finite
+  int32_t unused;
+  Decision* decision;
+  Decision* copy;  // in the memory of the host, or null
+};
+
 /// Returns the number of elements in a chunk: four if all arrays have the same offset from a multiple of 16 bytes,
-/// otherwise one. If the segments have gradients of their own, `gradients` are those of the `segments` segments.
-inline int chunk_width(const Step& step, int states, const Stream* gradients = nullptr, int64_t segments = 0) {
+/// otherwise one. If `count` is not 0, the gradients are in that many arrays in place of `step.g`.
+inline int chunk_width(const Step& step, int states, const Stream* gradients = nullptr, int64_t count = 0) {
   const auto offset = [](const Stream& array) { return reinterpret_cast<uintptr_t>(array.data) % sizeof(Vec4); };
-  bool alike = gradients != nullptr || offset(step.p) == offset(step.g);
-  for (int64_t k = 0; k < segments; ++k) alike = alike && offset(gradients[k]) == offset(step.p);
+  bool alike = count > 0 || offset(step.p) == offset(step.g);
+  for (int64_t k = 0; k < count; ++k) alike = alike && offset(gradients[k]) == offset(step.p);
   for (int k = 0; k < states; ++k) alike = alike && offset(step.states[k]) == offset(step.p);
   return alike ? Vec4::width : Vec1::width;
 }
@@ -82,10 +138,9 @@ constexpr int64_t blocks(const Extent& extent, int width) {
   return extent.chunks == 0 ? 1 : (extent.chunks + tile - 1) / tile;
 }
 
-/// Returns the job of a step with one segment.
-inline Job make_job(const Step& step, int states, const Constants& constants, const Table& table,
+/// Returns the job of a step with one segment, in chunks of `width` elements.
+inline Job make_job(const Step& step, int width, const Constants& constants, const Table& table,
                     const Segment& segment) {
-  const int width = chunk_width(step, states);
   const Extent whole = extent_of(step, width, segment, 0);
   return {.step = step,
           .constants = constants,
@@ -94,6 +149,9 @@ inline Job make_job(const Step& step, int states, const Constants& constants, co
           .extents = nullptr,
           .of_block = nullptr,
           .gradients = nullptr,
+          .added = nullptr,
+          .added_count = 0,
+          .decision = nullptr,
           .blocks = blocks(whole, width),
           .width = width};
 }

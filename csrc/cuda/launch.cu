@@ -1,9 +1,9 @@
 // The kernels, and their launches.
 #include <string.h>
 
+#include "guard.h"
 #include "kernels.h"
 #include "launch.h"
-#include "leaf.h"
 
 namespace lrcore::cuda {
 namespace {
@@ -62,12 +62,18 @@ __global__ void __launch_bounds__(block_threads)
   if (i < count) to[i] = words.word[i];
 }
 
-__global__ void advance_kernel(int64_t* step_count) {
+__global__ void advance_kernel(int64_t* step_count, const Decision* decision) {
   wait_for_previous();
-  *step_count += 1;
+  if (decision == nullptr || decision->is_skipped == 0) *step_count += 1;
 }
 
-/// A warp adds the partial sums of a leaf in pairs, as `add_partials` does.
+/// Returns the sum of the partial sums of a warp's threads in thread 0. They are added in pairs, as `add_partials`
+/// does.
+__device__ double warp_sum(double sum) {
+  for (int half = warp_threads / 2; half > 0; half /= 2) sum = sum + __shfl_down_sync(~0u, sum, half);
+  return sum;
+}
+
 __global__ void __launch_bounds__(block_threads)
     leaf_sums_kernel(const float* x, const float* y, int64_t n, double* sums) {
   const int64_t leaf = (int64_t{blockIdx.x} * block_threads + threadIdx.x) / warp_threads;
@@ -79,9 +85,36 @@ __global__ void __launch_bounds__(block_threads)
   };
   const int64_t first = leaf * sums::leaf_size;
   const int64_t end = first + sums::leaf_size < n ? first + sums::leaf_size : n;
-  double sum = partial_sum(0, term, first, end, thread);
-  for (int half = warp_threads / 2; half > 0; half /= 2) sum = sum + __shfl_down_sync(~0u, sum, half);
+  const double sum = warp_sum(partial_sum(0, term, first, end, thread));
   if (thread == 0) sums[leaf] = sum;
+}
+
+__global__ void __launch_bounds__(block_threads) measure_kernel(const __grid_constant__ Measurement launch) {
+  const int64_t k = (int64_t{blockIdx.x} * block_threads + threadIdx.x) / warp_threads;
+  if (k >= launch.leaf_count) return;
+  const int thread = static_cast<int>(threadIdx.x) % warp_threads;
+  const Leaf leaf = launch.leaves[k];
+  const double sum = warp_sum(measured<Global>(launch, leaf, thread));
+  if (thread == 0) launch.numbers[leaf.to] = sum;
+}
+
+/// The only block adds up in phases, one addition per warp at a time.
+constexpr int judge_threads = 1024;
+
+__global__ void __launch_bounds__(judge_threads) judge_kernel(const __grid_constant__ Judgement launch) {
+  const int thread = static_cast<int>(threadIdx.x) % warp_threads;
+  int64_t begin = 0;
+  for (int64_t phase = 0; phase < launch.phase_count; ++phase) {
+    const int64_t end = launch.phases[phase];
+    for (int64_t k = begin + threadIdx.x / warp_threads; k < end; k += judge_threads / warp_threads) {
+      const sums::Addition addition = launch.additions[k];
+      const double sum = warp_sum(added(launch, addition, thread));
+      if (thread == 0) launch.numbers[addition.to] = sum;
+    }
+    __syncthreads();
+    begin = end;
+  }
+  if (threadIdx.x == 0) decide(launch, [](double x) { return __dsqrt_rn(x); });
 }
 
 __global__ void __launch_bounds__(block_threads) fill_kernel(float* memory, float value, int64_t n) {
@@ -133,7 +166,8 @@ int prepare(int rule) {
   cudaFuncAttributes attributes;
   int error = cudaSuccess;
   for (const Kernel kernel : {kernels().sweeps[rule][0], kernels().sweeps[rule][1],
-                              reinterpret_cast<Kernel>(write_kernel), reinterpret_cast<Kernel>(advance_kernel)})
+                              reinterpret_cast<Kernel>(write_kernel), reinterpret_cast<Kernel>(measure_kernel),
+                              reinterpret_cast<Kernel>(judge_kernel), reinterpret_cast<Kernel>(advance_kernel)})
     if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
   return error;
 }
@@ -154,7 +188,16 @@ int write(void* to, const void* from, int64_t words, uintptr_t stream) {
   return error;
 }
 
-int advance(int64_t* step_count, uintptr_t stream) {
+int measure(const Measurement* launch, uintptr_t stream) {
+  const int64_t blocks = blocks_for(launch->leaf_count * warp_threads);
+  return blocks == 0 ? 0 : start(reinterpret_cast<Kernel>(measure_kernel), blocks, block_threads, stream, *launch);
+}
+
+int judge(const Judgement* launch, uintptr_t stream) {
+  return start(reinterpret_cast<Kernel>(judge_kernel), 1, judge_threads, stream, *launch);
+}
+
+int advance(int64_t* step_count, const Decision* decision, uintptr_t stream) {
   int device = 0, major = 0;
   int error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
@@ -167,7 +210,7 @@ int advance(int64_t* step_count, uintptr_t stream) {
                                   .stream = reinterpret_cast<cudaStream_t>(stream),
                                   .attrs = &early,
                                   .numAttrs = major >= 9 ? 1u : 0u};
-  void* arguments[] = {&step_count};
+  void* arguments[] = {&step_count, &decision};
   return cudaLaunchKernelExC(&config, reinterpret_cast<Kernel>(advance_kernel), arguments);
 }
 

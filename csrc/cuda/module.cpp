@@ -67,6 +67,22 @@ constexpr Api api = {
           return in_spite_of_captures([&] { return cudaMalloc(memory, static_cast<size_t>(bytes)); });
         },
     .release = [](void* memory) { return in_spite_of_captures([&] { return cudaFree(memory); }); },
+    .allocate_pinned =
+        [](void** memory, int64_t bytes) {
+          return in_spite_of_captures(
+              [&] { return cudaHostAlloc(memory, static_cast<size_t>(bytes), cudaHostAllocPortable); });
+        },
+    .release_pinned = [](void* memory) { return in_spite_of_captures([&] { return cudaFreeHost(memory); }); },
+    .allocate_on =
+        [](void** memory, int64_t bytes, uintptr_t stream) {
+          return first_error([&] {
+            return cudaMallocAsync(memory, static_cast<size_t>(bytes), reinterpret_cast<cudaStream_t>(stream));
+          });
+        },
+    .release_on =
+        [](void* memory, uintptr_t stream) {
+          return first_error([&] { return cudaFreeAsync(memory, reinterpret_cast<cudaStream_t>(stream)); });
+        },
     .fill = [](float* memory, float value,
                int64_t n) { return first_error([&] { return start_fill(memory, value, n); }, cudaDeviceSynchronize); },
     .copy =
@@ -113,8 +129,12 @@ constexpr Api api = {
                  uintptr_t stream) { return first_error([&] { return launch(rule, job, stream); }); },
     .write = [](void* to, const void* from, int64_t words,
                 uintptr_t stream) { return first_error([&] { return write(to, from, words, stream); }); },
-    .advance = [](int64_t* step_count,
-                  uintptr_t stream) { return first_error([&] { return advance(step_count, stream); }); },
+    .measure = [](const Measurement* launch,
+                  uintptr_t stream) { return first_error([&] { return measure(launch, stream); }); },
+    .judge = [](const Judgement* launch,
+                uintptr_t stream) { return first_error([&] { return judge(launch, stream); }); },
+    .advance = [](int64_t* step_count, const Decision* decision,
+                  uintptr_t stream) { return first_error([&] { return advance(step_count, decision, stream); }); },
     .leaf_sums = [](const float* x, const float* y, int64_t n, double* sums,
                     uintptr_t stream) { return first_error([&] { return launch_leaf_sums(x, y, n, sums, stream); }); },
     .stream_bound =

@@ -9,16 +9,14 @@
 
 namespace lrcore::cuda {
 
-/// Returns the constants of a row.
+/// Returns the constants of a row. Each product of scales is exact, because at most one of its factors is not 1 or -1.
 constexpr Constants constants(const Job& job, int64_t index) {
-  if (job.table.rows == nullptr) return job.constants;
-  int64_t step = 0;
-  if (job.table.step_count != nullptr) {
-    const int64_t step_count = *job.table.step_count;
-    step = step_count < job.table.last ? step_count : job.table.last;
+  Constants row = job.constants;
+  if (job.table.rows != nullptr) {
+    row = job.table.rows[job.table.entry() * job.table.per_step + index];
+    row.stages.gscale = row.stages.gscale * job.constants.stages.gscale;
   }
-  Constants row = job.table.rows[step * job.table.per_step + index];
-  row.stages.gscale = row.stages.gscale * job.constants.stages.gscale;  // exact, because one of them is 1 or -1
+  if (job.decision != nullptr) row.stages.gscale = row.stages.gscale * job.decision->gscale;
   return row;
 }
 
@@ -54,6 +52,12 @@ constexpr void update_chunks(const Job& job, const float* grads, int64_t row, in
       g[k] = load(grads, k);
       for (int i = 0; i < states; ++i) s[i][k] = load(elements<const float>(job.step.states[i]), k);
     }
+  for (int64_t each = 1; each < job.added_count; ++each)
+    for (int k = 0; k < count; ++k)
+      if (inside(k)) {
+        const Chunk next = load(elements<const float>(job.added[each]), k);
+        for (int x = 0; x < width; ++x) g[k].x[x] = g[k].x[x] + next.x[x];
+      }
 
   const Update<float, Rule, Coupled::by_row> update(constants(job, row));
   for (int k = 0; k < count; ++k)
@@ -79,6 +83,7 @@ constexpr void run_thread(const Job& job, int64_t block, int thread) {
   constexpr int64_t tile = int64_t{block_threads} * count;
   constexpr int64_t stride = int64_t{block_threads} * Chunk::width;
 
+  if (job.decision != nullptr && job.decision->is_skipped != 0) return;
   const Extent part = extent(job, block);
   const int64_t own_block = block - part.first_block;
   const int64_t chunk = own_block * tile + thread;

@@ -14,6 +14,11 @@ namespace lrcore::sums {
 inline constexpr int64_t leaf_size = 4096;
 inline constexpr int partial_sums = 32;
 
+/// An addition of the numbers [from, from + count) in one array, at most a leaf of them, whose result is number `to`.
+struct Addition {
+  int64_t from, count, to;
+};
+
 /// Returns the number of leaves of `count` terms.
 constexpr int64_t leaves_of(int64_t count) { return (count + leaf_size - 1) / leaf_size; }
 

@@ -15,6 +15,15 @@ struct Elements {
   int64_t size() const { return end - begin; }
 };
 
+/// How a device adds up the sums of leaves, in one array of numbers that are 0 at first.
+struct Additions {
+  std::vector<int64_t> leaves;  // where the sum of each leaf is written
+  std::vector<Addition> additions;
+  std::vector<int64_t> phases;  // where each phase ends: its additions need the results of earlier phases alone
+  int64_t numbers;              // in the array
+  int64_t total;                // the number that is the sum of all units
+};
+
 class Units {
  public:
   explicit Units(std::vector<Elements> units);
@@ -29,6 +38,8 @@ class Units {
 
   /// Adds the sums of the leaves, which it overwrites, and writes the sum of each unit.
   void add_up(double* leaf_sums, double* totals) const;
+  /// Returns the same additions as a list, followed by those of the units' sums.
+  Additions additions() const;
 
  private:
   std::vector<Elements> units_;

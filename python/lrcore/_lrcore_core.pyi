@@ -114,6 +114,9 @@ class Stepper(metaclass=_Metaclass):
     def skipped_steps(self) -> int: ...
     @property
     def _settings(self) -> Any: ...
+    @property
+    def _started_steps(self) -> int | None:
+        """The number of steps that were started, some of which a device may yet skip; None if the device counts."""
     def _step_count_of(self, group: int) -> int | None: ...
     def _counts(self) -> tuple[int, list[tuple[int, int, int]]]:
         """Return the step count, and the ranges that have taken another number of steps, with that number."""
@@ -182,7 +185,15 @@ def commit(
     Return False, and change nothing, if an optimizer no longer has the settings that a change is meant to replace.
     """
 
-def step_together(steppers: Sequence[Stepper], grad_scale: float = 1.0) -> None: ...
+def step_together(
+    steppers: Sequence[Stepper], grad_scale: float = 1.0, loss_scale: Any = None, found_inf: Any = None
+) -> None:
+    """Take one step of each optimizer with its own gradients.
+
+    A single optimizer on a device can take the arrays of a loss scaler: the number that divides `grad_scale`, and one
+    that skips the step unless it is 0.
+    """
+
 def skip_together(steppers: Sequence[Stepper]) -> None:
     """Count a skipped step of each optimizer."""
 

@@ -30,14 +30,40 @@ class Job(ctypes.Structure):
     _fields_ = [
         ("step", ctypes.c_int64 * 12),
         ("constants", ctypes.c_float * 12),
-        ("table", ctypes.c_void_p * 4),
+        ("table", ctypes.c_void_p * 5),
         ("whole", ctypes.c_int64 * 6),
         ("extents", ctypes.c_void_p),
         ("of_block", ctypes.c_void_p),
         ("gradients", ctypes.c_void_p),
+        ("added", ctypes.c_void_p),
+        ("added_count", ctypes.c_int64),
+        ("decision", ctypes.c_void_p),
         ("blocks", ctypes.c_int64),
         ("width", ctypes.c_int),
-        ("_to_a_multiple_of_16_bytes", ctypes.c_int),
+        ("_to_a_multiple_of_16_bytes", ctypes.c_int * 3),
+    ]
+
+
+class Measurement(ctypes.Structure):
+    """`Measurement` of csrc/cuda/job.h."""
+
+    _fields_ = [("job", Job), ("tables", ctypes.c_int64 * 4)]
+
+
+class Judgement(ctypes.Structure):
+    """`Judgement` of csrc/cuda/job.h."""
+
+    _fields_ = [("members", ctypes.c_int64 * 18)]
+
+
+class Decision(ctypes.Structure):
+    """`Decision` of csrc/cuda/job.h."""
+
+    _fields_ = [
+        ("norm", ctypes.c_double),
+        ("gscale", ctypes.c_float),
+        ("is_skipped", ctypes.c_int32),
+        ("counts", ctypes.c_int64 * 3),
     ]
 
 
@@ -50,6 +76,8 @@ TYPES: dict[str, Any] = {
     "address*": ctypes.POINTER(ctypes.c_void_p),
     "stream": ctypes.c_size_t,
     "job*": ctypes.POINTER(Job),
+    "measurement*": ctypes.POINTER(Measurement),
+    "judgement*": ctypes.POINTER(Judgement),
 }
 
 FUNCTIONS = {
@@ -60,6 +88,10 @@ FUNCTIONS = {
     "restore_device": "int",
     "allocate": "address* int64",
     "release": "address",
+    "allocate_pinned": "address* int64",
+    "release_pinned": "address",
+    "allocate_on": "address* int64 stream",
+    "release_on": "address stream",
     "fill": "address float int64",
     "copy": "address address int64",
     "synchronize": "",
@@ -71,7 +103,9 @@ FUNCTIONS = {
     "prepare": "int",
     "launch": "int job* stream",
     "write": "address address int64 stream",
-    "advance": "address stream",
+    "measure": "measurement* stream",
+    "judge": "judgement* stream",
+    "advance": "address address stream",
     "leaf_sums": "address address int64 address stream",
     "stream_bound": "address int int64 stream",
     "error_name": "int",
@@ -107,6 +141,8 @@ _STRINGS = {
 _core = ctypes.CDLL(_lrcore_core.__file__)
 _core.lrcore_emulate.argtypes = [TYPES[kind] for kind in ("int", "job*", "int64", "int64")]
 _core.lrcore_emulate_sums.argtypes = [TYPES[kind] for kind in ("address", "address", "int64", "address")]
+_core.lrcore_emulate_measure.argtypes = [TYPES["measurement*"]]
+_core.lrcore_emulate_judge.argtypes = [TYPES["judgement*"]]
 
 _kept: list[Any] = []
 """Tables, which are never freed: objects that outlive an imitation must still be able to release memory."""
@@ -269,6 +305,14 @@ class FakeCuda:
         if memory is not None:
             self._memory.pop(memory).close()
 
+    _allocate_pinned, _release_pinned = _allocate, _release
+
+    def _allocate_on(self, memory: Any, size: int, _stream: int) -> None:
+        self._allocate(memory, size)
+
+    def _release_on(self, memory: int, stream: int) -> int:
+        return self.submit(stream, lambda: self._release(memory))
+
     def _fill(self, memory: int, value: float, n: int) -> None:
         np.ctypeslib.as_array((ctypes.c_float * n).from_address(memory))[:] = value
 
@@ -303,9 +347,20 @@ class FakeCuda:
 
         return self.submit(stream, lambda: ctypes.memmove(to, copied, len(copied)))
 
-    def _advance(self, step_count: int, stream: int) -> int:
+    def _measure(self, given: Any, stream: int) -> int:
+        launch = Measurement.from_buffer_copy(given.contents)
+
+        return self.submit(stream, lambda: _core.lrcore_emulate_measure(launch))
+
+    def _judge(self, given: Any, stream: int) -> int:
+        launch = Judgement.from_buffer_copy(given.contents)
+
+        return self.submit(stream, lambda: _core.lrcore_emulate_judge(launch))
+
+    def _advance(self, step_count: int, decision: int | None, stream: int) -> int:
         def add_one() -> None:
-            ctypes.c_int64.from_address(step_count).value += 1
+            if decision is None or not Decision.from_address(decision).is_skipped:
+                ctypes.c_int64.from_address(step_count).value += 1
 
         return self.submit(stream, add_one)
 

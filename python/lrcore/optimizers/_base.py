@@ -363,9 +363,10 @@ class Optimizer(Stepper):
 
     def _number_of_next_step(self, name: str, value: Any, prefix: str = "") -> Any:
         """Return the value of a numeric argument for the next step."""
-        if not schedules_in(value):
-            return value
-        t = self.step_count
+        return self._number_after(self.step_count, name, value, prefix) if schedules_in(value) else value
+
+    def _number_after(self, t: int, name: str, value: Any, prefix: str = "") -> Any:
+        """Return the value of a numeric argument for the step that follows t steps."""
         return value_at(name, value, t if self._max_steps is None else min(t, self._max_steps - 1), prefix)
 
     def _all_schedules(self) -> list[schedules.Schedule]:

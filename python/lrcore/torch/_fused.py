@@ -379,30 +379,39 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         groups.obey()
         if self._states.is_exposed:
             self._states.obey()
-        set_by_scaler = vars(self)  # GradScaler sets these two attributes
-        if set_by_scaler.get("found_inf") is not None and float(set_by_scaler["found_inf"]):
-            skip_together(self._optimizers)
-            return loss
-        if set_by_scaler.get("grad_scale") is not None:
-            grad_scale /= float(set_by_scaler["grad_scale"])
+        loss_scale, found_inf = map(vars(self).get, ("grad_scale", "found_inf"))  # GradScaler sets them
+        if loss_scale is not None or found_inf is not None:
+            if len(self._optimizers) == 1 and self._optimizers[0].device != "cpu":
+                loss_scale, found_inf = self._on_device(loss_scale), self._on_device(found_inf)
+            elif found_inf is not None and float(found_inf):
+                skip_together(self._optimizers)
+                return loss
+            else:
+                grad_scale /= float(1.0 if loss_scale is None else loss_scale)
+                loss_scale = found_inf = None
         if len(self._optimizers) > 1:
             groups.require_alike()
         if groups.may_create and self._has_no_gradient_and_state():
             self._states.create()
             return loss
         groups.require_rates()
-        before = self._optimizers[0].step_count
+        before = self._optimizers[0]._started_steps
         try:
-            step_together(self._optimizers, grad_scale)
+            step_together(self._optimizers, grad_scale, loss_scale, found_inf)
         except (TypeError, ValueError) as error:
             raise _with_label(error) from error.__cause__ or error
         except RuntimeError as error:
             raise with_tools(error) from error.__cause__
         finally:
             # even if an interrupt is raised after the step
-            if groups.is_scheduled and self._optimizers[0].step_count != before:
-                groups.show_next()
+            if groups.is_scheduled and self._optimizers[0]._started_steps != before:
+                groups.show_next(waits=False)
         return loss
+
+    def _on_device(self, number: torch.Tensor | None) -> torch.Tensor | None:
+        """Return a number of GradScaler on the device of the parameters."""
+        device = self._optimizers[0].device
+        return None if number is None else number.to(device, torch.float32, non_blocking=True)
 
     def _has_no_gradient_and_state(self) -> bool:
         """Return whether all gradients are 0, and no parameter has states."""

@@ -194,13 +194,16 @@ class ParamGroups:
 
     # ---- what the groups show
 
-    def _rate(self, schedule: Schedule) -> float:
-        """Return the rate to show: that of the next step or, if only the caller's code can compute it, of the last step."""
+    def _rate(self, schedule: Schedule, t: int | None = None) -> float:
+        """Return the rate to show: that of the next step or, if only the caller's code can compute it, of the last step.
+
+        `t` is the number of steps so far; None asks the optimizer, which may wait for the device.
+        """
         if self._is_opaque(schedule):
             return self._last(schedule)
         first = self.optimizers[0]
         with contextlib.suppress(Exception):  # the next step raises the error
-            return first._rate_after(first.step_count, schedule)
+            return first._rate_after(first.step_count if t is None else t, schedule)
         return math.nan
 
     def _last(self, schedule: Schedule) -> float:
@@ -220,7 +223,7 @@ class ParamGroups:
     def _hyper(self, source: Source) -> dict[str, Any]:
         return {name: self._number(name, value) for name, value in source.hyper.items()}
 
-    def _number(self, name: str, value: Any) -> Any:
+    def _number(self, name: str, value: Any, t: int | None = None) -> Any:
         """Return a number of the next step, or of the last one as for rates."""
         if not schedules_in(value):
             return value
@@ -228,7 +231,10 @@ class ParamGroups:
             value, lambda each: self._last(each) if schedules_in(each) and self._is_opaque(each) else each
         )
         with contextlib.suppress(Exception):  # the next step raises the error
-            return self.optimizers[0]._number_of_next_step(name, known)
+            first = self.optimizers[0]
+            return (
+                first._number_of_next_step(name, known) if t is None else first._number_after(t, name, known)
+            )
         return math.nan
 
     def show(self) -> None:
@@ -239,17 +245,22 @@ class ParamGroups:
             self._refresh()
             self.show_next()
 
-    def show_next(self) -> None:
-        """Write the numbers of the next step into the groups, unless others were assigned there."""
+    def show_next(self, waits: bool = True) -> None:
+        """Write the numbers of the next step into the groups, unless others were assigned there.
+
+        If this must not wait for a device, a step that the device may yet skip counts as taken.
+        """
         if not self.is_scheduled:
             return
-        count = None
-        while count != self.optimizers[0].step_count:  # a signal handler may have stepped in the meantime
-            count = self.optimizers[0].step_count
+        first, count = self.optimizers[0], None
+        while count != (now := first.step_count if waits else first._started_steps):
+            count = now  # again if a signal handler has stepped in the meantime
             updates, known = [], []
             for i, (group, shown, source) in enumerate(zip(self.list, self.shown, self.sources, strict=True)):
                 numbers = {
-                    name: self._rate(source.rate) if name == "lr" else self._number(name, source.hyper[name])
+                    name: self._rate(source.rate, count)
+                    if name == "lr"
+                    else self._number(name, source.hyper[name], count)
                     for name in self._moving[i]
                 }
                 followed = {
@@ -452,9 +463,9 @@ class ParamGroups:
 
     def _all_pending(self, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the values that were assigned in each group since it was last written."""
-        count = None
-        while count != self.optimizers[0].step_count:  # a signal handler may have stepped in the meantime
-            count = self.optimizers[0].step_count
+        count: int | None = -1
+        while count != self.optimizers[0]._started_steps:  # a signal handler may have stepped in the meantime
+            count = self.optimizers[0]._started_steps
             pending = [self._pending(i, group) for i, group in enumerate(groups)]
         return pending
 
