@@ -17,6 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cmake"))
 import check_ptx
 
+PLAIN, GUARDED = "FormE0", "FormE1"
+"""Parts of the mangled names of kernels."""
+
 
 def target(path: Path) -> str:
     """Return the target architecture of a PTX file."""
@@ -39,11 +42,11 @@ def registers(path: Path) -> dict[tuple[str, int], list[int]]:
     for name in kernels:
         if "sweep" in name:
             # A kernel for vectors of four has one branch for single elements, which stores p and each state once.
-            by_vectors = name.replace("ChunkILi1E", "ChunkILi4E")
+            by_vectors = name.replace("ChunkILi1E", "ChunkILi4E").replace(GUARDED, PLAIN)
             states = check_ptx.accesses(kernels[by_vectors])["st"] - 1
-            counted["vectors of four" if name == by_vectors else "single elements", states].append(
-                int(used[name])
-            )
+            kind = "vectors of four" if "ChunkILi4E" in name else "single elements"
+            kind += ", guarded" if GUARDED in name else ""
+            counted[kind, states].append(int(used[name]))
     return counted
 
 

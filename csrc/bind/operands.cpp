@@ -157,8 +157,9 @@ cuda::Job Operands::job(const Plan& plan, const CudaStream& stream, const cuda::
 }
 
 int Operands::chunk_width(const Plan& plan) const {
-  const std::span<const Stream> gradients = plan.gradients.empty() ? plan.added : plan.gradients;
-  return cuda::chunk_width(plan.step, static_cast<int>(states.size()), gradients.data(), std::ssize(gradients));
+  if (!plan.added.empty()) return cuda::Vec1::width;
+  return cuda::chunk_width(plan.step, static_cast<int>(states.size()), plan.gradients.data(),
+                           std::ssize(plan.gradients));
 }
 
 void Operands::launch(int rule, const cuda::Job& job, const CudaStream& stream) const {

@@ -38,7 +38,7 @@ struct Operands {
   void run(int rule, const Plan& plan, const CudaStream& stream, const cuda::Table& table = {},
            const DeviceSegments* on_device = nullptr) const;
 
-  /// Returns the number of elements in each chunk of a step on a device.
+  /// Returns the number of elements in each chunk of a step on a device, one if the plan adds gradients.
   int chunk_width(const Plan& plan) const;
   /// Returns the job of the same step on a device, which must be current, and queues what the job reads on `stream`. It
   /// has no blocks if the plan has no segments.

@@ -28,15 +28,15 @@ struct Host {
 using Grid = void (*)(const Job& job, int64_t begin, int64_t end);
 
 /// Runs the blocks [begin, end).
-template <class Chunk, class Rule>
+template <class Chunk, class Rule, Form form>
 void grid(const Job& job, int64_t begin, int64_t end) {
   for (int64_t block = begin; block < end; ++block)
-    for (int thread = 0; thread < block_threads; ++thread) run_thread<Host, Chunk, Rule>(job, block, thread);
+    for (int thread = 0; thread < block_threads; ++thread) run_thread<Host, Chunk, Rule, form>(job, block, thread);
 }
 
-template <class Chunk, class Rule>
+template <class Chunk, class Rule, Form form>
 struct Grids {
-  static constexpr Grid kernel() { return grid<Chunk, Rule>; }
+  static constexpr Grid kernel() { return grid<Chunk, Rule, form>; }
 };
 
 constexpr Kernels<Grid> grids = make_kernels<Grid, Grids>();
@@ -46,7 +46,8 @@ template <class Rule>
 void sweep(const Step& step, const Constants& constants, int64_t begin, int64_t end) {
   const Segment segment{.begin = begin, .end = end, .before = 0, .row = 0};
   const Job job = make_job(step, chunk_width(step, Rule::states.count), constants, {}, segment);
-  (job.width == Vec4::width ? grid<Vec4, Rule> : grid<Vec1, Rule>)(job, 0, job.blocks);
+  constexpr auto form = Form::plain;
+  (job.width == Vec4::width ? grid<Vec4, Rule, form> : grid<Vec1, Rule, form>)(job, 0, job.blocks);
 }
 
 void add_products(const float* x, const float* y, int64_t begin, int64_t end, double* partial) {
@@ -66,7 +67,8 @@ double warp_sum(Partial partial) {
 void measure(const Measurement& launch) {
   for (int64_t k = 0; k < launch.leaf_count; ++k) {
     const Leaf& leaf = launch.leaves[k];
-    launch.numbers[leaf.to] = warp_sum([&](int thread) { return measured<Host>(launch, leaf, thread); });
+    const auto load = [](const float* element) { return *element; };
+    launch.numbers[leaf.to] = warp_sum([&](int thread) { return measured(launch, leaf, thread, load); });
   }
 }
 

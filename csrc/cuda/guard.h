@@ -8,28 +8,24 @@
 
 namespace lrcore::cuda {
 
-/// Returns the square of a gradient, which may be the sum of several.
-template <class Memory>
-constexpr double squared(const Job& job, const float* grads, int64_t i) {
-  const auto load = [=](const float* array) { return Memory::load(reinterpret_cast<const Vec1*>(array + i)).x[0]; };
-  float g = load(grads);
-  for (int64_t each = 1; each < job.added_count; ++each) g = g + load(elements<const float>(job.added[each]));
-  return double{g} * double{g};
-}
-
-/// Returns the partial sum that a thread has of a leaf.
-template <class Memory>
-constexpr double measured(const Measurement& launch, const Leaf& leaf, int thread) {
+/// Returns the partial sum that a thread has of a leaf. `load(address)` loads an element from global memory.
+template <class Load>
+constexpr double measured(const Measurement& launch, const Leaf& leaf, int thread, Load load) {
   const Job& job = launch.job;
   double sum = 0;
   for (int64_t k = leaf.segment; k < launch.segments; ++k) {
     const Extent& part = job.extents == nullptr ? job.whole : job.extents[k];
     if (part.begin >= leaf.end) break;
-    const auto* grads = elements<const float>(job.gradients == nullptr ? job.step.g : job.gradients[k]);
-    const auto term = [&](int64_t i) { return squared<Memory>(job, grads, leaf.begin + i); };
+    const auto* grads = elements<const float>(job.gradients == nullptr ? job.step.g : job.gradients[k]) + leaf.begin;
+    const auto squared = [&](int64_t i) {
+      float g = load(grads + i);
+      for (int64_t each = 1; each < job.added_count; ++each)
+        g = g + load(elements<const float>(job.added[each]) + leaf.begin + i);
+      return double{g} * double{g};
+    };
     const int64_t begin = part.begin > leaf.begin ? part.begin : leaf.begin;
     const int64_t end = part.end < leaf.end ? part.end : leaf.end;
-    sum = partial_sum(sum, term, begin - leaf.begin, end - leaf.begin, thread);
+    sum = partial_sum(sum, squared, begin - leaf.begin, end - leaf.begin, thread);
   }
   return sum;
 }

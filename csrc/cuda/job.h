@@ -67,7 +67,7 @@ struct Job {
   const Extent* extents;    // the segments, or null
   const int32_t* of_block;  // for each block, the index of its segment
   const Stream* gradients;  // those of each segment, or null if all segments read `step.g`
-  const Stream* added;      // arrays that are added from left to right and begin with `step.g`, or null
+  const Stream* added;      // a list of gradients, the first of which is `step.g`; null if there is only one
   int64_t added_count;
   const Decision* decision;  // its gscale multiplies that of the row; null if each step is taken
   int64_t blocks;
@@ -110,11 +110,11 @@ struct Judgement {
 };
 
 /// Returns the number of elements in a chunk: four if all arrays have the same offset from a multiple of 16 bytes,
-/// otherwise one. If `count` is not 0, the gradients are in that many arrays in place of `step.g`.
-inline int chunk_width(const Step& step, int states, const Stream* gradients = nullptr, int64_t count = 0) {
+/// otherwise one. If the segments have gradients of their own, `gradients` are those of the `segments` segments.
+inline int chunk_width(const Step& step, int states, const Stream* gradients = nullptr, int64_t segments = 0) {
   const auto offset = [](const Stream& array) { return reinterpret_cast<uintptr_t>(array.data) % sizeof(Vec4); };
-  bool alike = count > 0 || offset(step.p) == offset(step.g);
-  for (int64_t k = 0; k < count; ++k) alike = alike && offset(gradients[k]) == offset(step.p);
+  bool alike = segments > 0 || offset(step.p) == offset(step.g);
+  for (int64_t k = 0; k < segments; ++k) alike = alike && offset(gradients[k]) == offset(step.p);
   for (int k = 0; k < states; ++k) alike = alike && offset(step.states[k]) == offset(step.p);
   return alike ? Vec4::width : Vec1::width;
 }

@@ -5,19 +5,25 @@
 
 namespace lrcore::cuda {
 
-/// The kernels of each rule, for Vec1 and for Vec4.
+/// The kernels of each rule: plain and guarded, each for Vec1 and for Vec4.
 template <class Kernel>
 struct Kernels {
-  Kernel sweeps[rules::count][2];
+  Kernel sweeps[rules::count][2][2];
 
-  const Kernel& at(int rule, const Job& job) const { return sweeps[rule][job.width == Vec4::width]; }
+  const Kernel& at(int rule, const Job& job) const {
+    const bool is_guarded = job.decision != nullptr || job.added != nullptr;
+    return sweeps[rule][is_guarded][job.width == Vec4::width];
+  }
 };
 
-/// Returns the table of the kernels that `Make<Chunk, Rule>::kernel()` returns.
-template <class Kernel, template <class, class> class Make>
+/// Returns the table of the kernels that `Make<Chunk, Rule, form>::kernel()` returns.
+template <class Kernel, template <class, class, Form> class Make>
 constexpr Kernels<Kernel> make_kernels() {
   return rules::with_all([]<class... Entry>(Entry...) -> Kernels<Kernel> {
-    return {.sweeps = {{Make<Vec1, typename Entry::Rule>::kernel(), Make<Vec4, typename Entry::Rule>::kernel()}...}};
+    return {.sweeps = {{{Make<Vec1, typename Entry::Rule, Form::plain>::kernel(),
+                         Make<Vec4, typename Entry::Rule, Form::plain>::kernel()},
+                        {Make<Vec1, typename Entry::Rule, Form::guarded>::kernel(),
+                         Make<Vec4, typename Entry::Rule, Form::guarded>::kernel()}}...}};
   });
 }
 

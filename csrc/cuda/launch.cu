@@ -44,10 +44,10 @@ __device__ void wait_for_previous() {
 /// uses 47.
 constexpr int resident_blocks = 3;
 
-template <class Chunk, class Rule>
+template <class Chunk, class Rule, Form form>
 __global__ void __launch_bounds__(block_threads, resident_blocks) sweep_kernel(const __grid_constant__ Job job) {
   let_next_come();
-  run_thread<Global, Chunk, Rule>(job, blockIdx.x, static_cast<int>(threadIdx.x));
+  run_thread<Global, Chunk, Rule, form>(job, blockIdx.x, static_cast<int>(threadIdx.x));
 }
 
 /// Words as an argument of a kernel. All arguments of a kernel may take 4 KB together.
@@ -94,7 +94,11 @@ __global__ void __launch_bounds__(block_threads) measure_kernel(const __grid_con
   if (k >= launch.leaf_count) return;
   const int thread = static_cast<int>(threadIdx.x) % warp_threads;
   const Leaf leaf = launch.leaves[k];
-  const double sum = warp_sum(measured<Global>(launch, leaf, thread));
+  const auto load = [](const float* element) {
+    __builtin_assume(__isGlobal(element));
+    return *element;
+  };
+  const double sum = warp_sum(measured(launch, leaf, thread, load));
   if (thread == 0) launch.numbers[leaf.to] = sum;
 }
 
@@ -140,9 +144,9 @@ __global__ void __launch_bounds__(block_threads)
 
 using Kernel = const void*;
 
-template <class Chunk, class Rule>
+template <class Chunk, class Rule, Form form>
 struct Address {
-  static Kernel kernel() { return reinterpret_cast<Kernel>(sweep_kernel<Chunk, Rule>); }
+  static Kernel kernel() { return reinterpret_cast<Kernel>(sweep_kernel<Chunk, Rule, form>); }
 };
 
 const Kernels<Kernel>& kernels() {
@@ -165,9 +169,10 @@ int64_t blocks_for(int64_t threads) { return (threads + block_threads - 1) / blo
 int prepare(int rule) {
   cudaFuncAttributes attributes;
   int error = cudaSuccess;
-  for (const Kernel kernel : {kernels().sweeps[rule][0], kernels().sweeps[rule][1],
-                              reinterpret_cast<Kernel>(write_kernel), reinterpret_cast<Kernel>(measure_kernel),
-                              reinterpret_cast<Kernel>(judge_kernel), reinterpret_cast<Kernel>(advance_kernel)})
+  const auto& [plain, guarded] = kernels().sweeps[rule];
+  for (const Kernel kernel : {plain[0], plain[1], guarded[0], guarded[1], reinterpret_cast<Kernel>(write_kernel),
+                              reinterpret_cast<Kernel>(measure_kernel), reinterpret_cast<Kernel>(judge_kernel),
+                              reinterpret_cast<Kernel>(advance_kernel)})
     if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
   return error;
 }

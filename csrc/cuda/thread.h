@@ -9,14 +9,20 @@
 
 namespace lrcore::cuda {
 
+/// Whether a kernel reads the decision about a step, and the list of gradients. Without them, a thread needs fewer
+/// registers.
+enum class Form { plain, guarded };
+
 /// Returns the constants of a row. Each product of scales is exact, because at most one of its factors is not 1 or -1.
+template <Form form>
 constexpr Constants constants(const Job& job, int64_t index) {
   Constants row = job.constants;
   if (job.table.rows != nullptr) {
     row = job.table.rows[job.table.entry() * job.table.per_step + index];
     row.stages.gscale = row.stages.gscale * job.constants.stages.gscale;
   }
-  if (job.decision != nullptr) row.stages.gscale = row.stages.gscale * job.decision->gscale;
+  if constexpr (form == Form::guarded)
+    if (job.decision != nullptr) row.stages.gscale = row.stages.gscale * job.decision->gscale;
   return row;
 }
 
@@ -32,7 +38,7 @@ constexpr const float* gradients(const Job& job, int64_t block) {
 
 /// Updates up to `count` chunks, `stride` elements apart, of which the first begins at element `first`. All loads come
 /// before the stores. `inside(k)` returns whether the k-th chunk exists.
-template <class Memory, class Chunk, class Rule, int count, class Inside>
+template <class Memory, class Chunk, class Rule, Form form, int count, class Inside>
 constexpr void update_chunks(const Job& job, const float* grads, int64_t row, int64_t first, int64_t stride,
                              Inside inside) {
   constexpr int states = Rule::states.count;
@@ -52,14 +58,15 @@ constexpr void update_chunks(const Job& job, const float* grads, int64_t row, in
       g[k] = load(grads, k);
       for (int i = 0; i < states; ++i) s[i][k] = load(elements<const float>(job.step.states[i]), k);
     }
-  for (int64_t each = 1; each < job.added_count; ++each)
-    for (int k = 0; k < count; ++k)
-      if (inside(k)) {
-        const Chunk next = load(elements<const float>(job.added[each]), k);
-        for (int x = 0; x < width; ++x) g[k].x[x] = g[k].x[x] + next.x[x];
-      }
+  if constexpr (form == Form::guarded && width == Vec1::width)
+    for (int64_t each = 1; each < job.added_count; ++each)
+      for (int k = 0; k < count; ++k)
+        if (inside(k)) {
+          const Chunk next = load(elements<const float>(job.added[each]), k);
+          for (int x = 0; x < width; ++x) g[k].x[x] = g[k].x[x] + next.x[x];
+        }
 
-  const Update<float, Rule, Coupled::by_row> update(constants(job, row));
+  const Update<float, Rule, Coupled::by_row> update(constants<form>(job, row));
   for (int k = 0; k < count; ++k)
     for (int x = 0; x < width; ++x) {
       float lanes[max_states] = {};
@@ -77,13 +84,14 @@ constexpr void update_chunks(const Job& job, const float* grads, int64_t row, in
 
 /// Runs thread `thread` of block `block`. A block updates a tile of a segment's chunks, and neighbouring threads update
 /// neighbouring chunks. The first block of a segment also updates the elements before and after all its chunks.
-template <class Memory, class Chunk, class Rule>
+template <class Memory, class Chunk, class Rule, Form form>
 constexpr void run_thread(const Job& job, int64_t block, int thread) {
   constexpr int count = unroll(Chunk::width);
   constexpr int64_t tile = int64_t{block_threads} * count;
   constexpr int64_t stride = int64_t{block_threads} * Chunk::width;
 
-  if (job.decision != nullptr && job.decision->is_skipped != 0) return;
+  if constexpr (form == Form::guarded)
+    if (job.decision != nullptr && job.decision->is_skipped != 0) return;
   const Extent part = extent(job, block);
   const int64_t own_block = block - part.first_block;
   const int64_t chunk = own_block * tile + thread;
@@ -99,13 +107,13 @@ constexpr void run_thread(const Job& job, int64_t block, int thread) {
   const int64_t single = thread < before ? part.begin + thread : tail + (thread - before);
 
   if (is_full)
-    update_chunks<Memory, Chunk, Rule, count>(job, grads, row, first, stride, [](int) { return true; });
+    update_chunks<Memory, Chunk, Rule, form, count>(job, grads, row, first, stride, [](int) { return true; });
   else
-    update_chunks<Memory, Chunk, Rule, count>(job, grads, row, first, stride,
-                                              [&](int k) { return k * block_threads < left; });
+    update_chunks<Memory, Chunk, Rule, form, count>(job, grads, row, first, stride,
+                                                    [&](int k) { return k * block_threads < left; });
 
   if constexpr (Chunk::width > 1)
-    if (has_single) update_chunks<Memory, Vec1, Rule, 1>(job, grads, row, single, 1, [](int) { return true; });
+    if (has_single) update_chunks<Memory, Vec1, Rule, form, 1>(job, grads, row, single, 1, [](int) { return true; });
 }
 
 }  // namespace lrcore::cuda
