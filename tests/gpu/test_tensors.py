@@ -7,16 +7,22 @@ functions, which is all that a step asks of them.
 from __future__ import annotations
 
 import ctypes
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+import lrcore
 from boundary import capsules
 from boundary.test_exchange import NAME, Api
-from gpu.devices import imitated, problem
+from gpu.devices import Imitated, imitated, problem
+from gpu.fake_cuda import WAITING
+from gpu.test_guard import assert_alike, gradient, write
+from gpu.test_together import SCALER, WITH_SCALER, step_with_scaler
 from lrcore._lrcore_core import step_together
-from lrcore.optimizers._settings import GroupSettings, Settings
+from lrcore.optimizers._settings import GroupSettings
 from lrcore.schedules import Constant
 from support import CONFIGURATIONS, Array, assert_bits
 
@@ -56,13 +62,22 @@ class DeviceTensor(torch.Tensor):  # type: ignore[misc,name-defined]
         return made
 
 
-def made(cls: Any, arguments: dict[str, Any], xp: Any, p: Array) -> tuple[Any, list[Any], list[int]]:
-    """Return an optimizer over flat device memory, the tensors in it, and where they begin."""
+def made(
+    cls: Any, arguments: dict[str, Any], xp: Any, p: Array, max_steps: int | None = None
+) -> tuple[Any, list[Any], list[int]]:
+    """Return an optimizer over flat device memory, the tensors in it, and where they begin.
+
+    If `xp` is None, the memory is `p` on the CPU.
+    """
     begins = [0]
     for size in SIZES[:-1]:
         begins.append(-(-(begins[-1] + size) // 16) * 16)
-    flat = xp.array(p)
-    views = [DeviceTensor.over(flat, *each) for each in zip(begins, SIZES, strict=True)]
+    flat = xp.array(p) if xp else p
+    places = [*zip(begins, SIZES, strict=True)]
+    views = [
+        DeviceTensor.over(flat, *each) if xp else torch.from_numpy(flat[each[0] :][: each[1]])
+        for each in places
+    ]
     plain = cls(np.zeros(1, np.float32), **arguments)
     half = tuple((begin, begin + size) for begin, size in zip(begins[::2], SIZES[::2], strict=True))
     opt = cls.__new__(cls)
@@ -71,9 +86,9 @@ def made(cls: Any, arguments: dict[str, Any], xp: Any, p: Array) -> tuple[Any, l
         None,
         plain._options,
         ((tuple(rest(half, len(p)))), half),
-        Settings(plain._settings.hyper, (GroupSettings(), GroupSettings({"weight_decay": 0.25}))),
+        plain._settings._replace(groups=(GroupSettings(), GroupSettings({"weight_decay": 0.25}))),
         Constant(0.5),
-        None,
+        max_steps,
         tensors=([f"tensor {i}" for i in range(len(SIZES))], views, views, begins, lambda _, grad: grad),
     )
     return opt, views, begins
@@ -115,3 +130,82 @@ def test_gradients_are_read_where_they_lie(rule: str, shift: int) -> None:
             for name, values in {"params": opt.params, **opt.state}.items():
                 expected = {"params": separate[i].params, **separate[i].state}[name]
                 assert_bits(xp.numpy(values)[begin : begin + count], expected, f"{rule}: {name}")
+
+
+TENSORS = sum(-(-size // 16) * 16 for size in SIZES)
+"""The number of elements of the buffer of the tensors, with padding."""
+
+
+def both_with_tensors(xp: Imitated, settings: dict[str, Any], max_steps: int | None = None) -> Any:
+    """Return an optimizer on a device and its tensors, the same on the CPU, and where the tensors begin."""
+    p = np.linspace(-1, 1, TENSORS, dtype=np.float32)
+    opt, tensors, begins = made(lrcore.Adam, settings, xp, p, max_steps)
+    return opt, tensors, *made(lrcore.Adam, settings, None, p.copy())[:2], begins
+
+
+def assign(
+    xp: Imitated | None, tensors: list[Any], parts: list[Array], which: Callable[[int], bool], shift: int = 1
+) -> None:
+    """Assign gradients to some tensors, on the CPU if `xp` is None. Every other one begins `shift` elements later."""
+    for i, (tensor, part) in enumerate(zip(tensors, parts, strict=True)):
+        own = np.concatenate([np.zeros(i % 2 * shift, np.float32), part])
+        offset = len(own) - len(part)
+        grad = (
+            torch.from_numpy(own)[offset:]
+            if xp is None
+            else DeviceTensor.over(xp.array(own), offset, len(part))
+        )
+        tensor.grad = grad if which(i) else None
+
+
+@pytest.mark.parametrize("settings", WITH_SCALER)
+def test_tensors_are_units_of_the_norm(settings: dict[str, Any]) -> None:
+    """Those that have gradients are units of the norm. The others count as zeros."""
+    with imitated() as xp:
+        opt, tensors, expected, its, begins = both_with_tensors(xp, settings)
+        for t, numbers in enumerate(2 * SCALER):
+            g = gradient(TENSORS, t)
+            parts = [g[begin:][:size] for begin, size in zip(begins, SIZES, strict=True)]
+            parts[t % 6][0] = math.nan if "skip_nonfinite" in settings and t in (2, 4) else 1.0
+            which = {i for i in range(6) if (i == 2 if t == 6 else (i + t) % 3 != 1)}
+            assign(xp, tensors, parts, which.__contains__)
+            assign(None, its, parts, which.__contains__)
+            step_together(
+                [opt], 0.5, *(None if each is None else xp.array(np.float32(each)) for each in numbers)
+            )
+            step_with_scaler(expected, 0.5, *numbers)
+            if t % 2:
+                assert_alike(xp, opt, expected, f"after step {t}")
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("settings", WITH_SCALER)
+def test_tensors_in_a_graph(settings: dict[str, Any], shift: int) -> None:
+    """A graph reads the gradients and the numbers of the loss scaler at each replay.
+
+    Unaligned gradients require an eager step before the capture.
+    """
+    with imitated() as xp:
+        opt, tensors, expected, its, begins = both_with_tensors(xp, settings, max_steps=5)
+        loss_scale, found_inf = (xp.array(np.array([each], np.float32)) for each in (1, 0))
+        parts = [np.ones(size, np.float32) for size in SIZES]
+        assign(xp, tensors, parts, lambda _: True, shift)
+        assign(None, its, parts, lambda _: True)
+        if shift:
+            step_together([opt], 0.5, loss_scale, found_inf)
+            step_together([expected], 0.5)
+        xp.fake.clear()
+        replay = xp.capture(lambda: step_together([opt], 0.5, loss_scale, found_inf))
+        assert xp.fake.calls(*WAITING, "allocate", "allocate_pinned") == []
+        for t, numbers in enumerate((a or 1.0, b or 0.0) for a, b in SCALER):
+            g = gradient(TENSORS, t)
+            g[begins[t % 6]] = math.nan if "skip_nonfinite" in settings and t in (2, 4) else 1.0
+            for tensor, other, begin, size in zip(tensors, its, begins, SIZES, strict=True):
+                array = tensor.grad.kept[0]
+                write(xp, array[array.size - size :], g[begin:][:size])
+                other.grad.numpy()[...] = g[begin:][:size]
+            write(xp, loss_scale, numbers[:1])
+            write(xp, found_inf, numbers[1:])
+            replay()
+            step_with_scaler(expected, 0.5, *numbers)
+        assert_alike(xp, opt, expected)
