@@ -20,26 +20,30 @@ DeviceDecision::DeviceDecision(const cuda::Api& api, Device device)
 DeviceDecision::~DeviceDecision() {
   std::optional<GilRelease> unlocked;
   if (PyGILState_Check() != 0) unlocked.emplace();
-  if (event_ != nullptr) api_.wait_for_event(event_);  // the device may still write to the memory
-  forget_event();
+  if (event_ != nullptr) {
+    api_.wait_for_event(event_);  // the device may still write to the pinned memory
+    api_.destroy_event(event_);
+  }
   api_.release_pinned(copy_);
 }
 
-void DeviceDecision::queue(cuda::Judgement judgement, uintptr_t stream) {
+void DeviceDecision::queue(cuda::Judgement judgement, uintptr_t stream, bool may_wait) {
+  forget();
+  if (event_ != nullptr) api_.destroy_event(std::exchange(event_, nullptr));
   judgement.decision = decision_;
-  judgement.copy = copy_;
+  judgement.copy = may_wait ? copy_ : nullptr;
   check_cuda(api_, api_.judge(&judgement, stream), "launching the decision");
+  if (may_wait) check_cuda(api_, api_.record_event(&event_, stream), "recording the decision");
 }
 
-void DeviceDecision::expect(bool may_skip, uintptr_t stream) {
-  forget_event();
-  check_cuda(api_, api_.record_event(&event_, stream), "recording the decision");
+void DeviceDecision::expect(bool may_skip) {
+  is_expected_ = true;
   may_skip_ = may_skip;
 }
 
 cuda::Decision DeviceDecision::wait() {
   check_cuda(api_, api_.wait_for_event(event_), "waiting for the decision");
-  forget_event();
+  forget();
   return *copy_;
 }
 
@@ -53,10 +57,6 @@ cuda::Decision DeviceDecision::read() const {
 void DeviceDecision::write(const cuda::Decision& decision) {
   const CurrentDevice current(api_, memory_.device());
   check_cuda(api_, api_.copy(decision_, &decision, sizeof decision), "writing the decision");
-}
-
-void DeviceDecision::forget_event() {
-  if (event_ != nullptr) api_.destroy_event(std::exchange(event_, nullptr));
 }
 
 }  // namespace lrcore

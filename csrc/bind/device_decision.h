@@ -15,16 +15,16 @@ class DeviceDecision {
 
   const cuda::Decision* data() const { return decision_; }
 
-  /// Queues a judgement. The device must be current.
-  void queue(cuda::Judgement judgement, uintptr_t stream);
-  /// Marks the end of the judgement that was queued last, which `wait` waits for. `may_skip` is whether it can skip the
-  /// step.
-  void expect(bool may_skip, uintptr_t stream);
+  /// Queues a judgement, and marks its end if the host may wait for it. The device must be current.
+  void queue(cuda::Judgement judgement, uintptr_t stream, bool may_wait);
+  /// Makes the decision that was queued last the one that `wait` waits for. `may_skip` is whether it can skip the step.
+  void expect(bool may_skip);
+  /// Expects no decision.
+  void forget() { is_expected_ = false; }
 
-  /// Whether `wait` has not been called since `expect`.
-  bool is_expected() const { return event_ != nullptr; }
-  bool may_skip() const { return is_expected() && may_skip_; }
-  /// Waits for the expected judgement alone, and returns its decision. Does not require the GIL.
+  bool is_expected() const { return is_expected_; }
+  bool may_skip() const { return is_expected_ && may_skip_; }
+  /// Waits for the expected decision alone, and returns it. Does not require the GIL.
   cuda::Decision wait();
 
   /// Waits for the device, then returns or replaces its last decision.
@@ -32,13 +32,12 @@ class DeviceDecision {
   void write(const cuda::Decision& decision);
 
  private:
-  void forget_event();
-
   const cuda::Api& api_;
   DeviceMemory memory_;
   cuda::Decision* decision_;
   cuda::Decision* copy_ = nullptr;  // in memory of the host that the device can write
   void* event_ = nullptr;
+  bool is_expected_ = false;
   bool may_skip_ = false;
 };
 

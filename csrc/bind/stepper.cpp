@@ -86,7 +86,7 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   // Not in a step, because the allocation may fail while a stream is captured.
   const Step step = operands_.step(grads_ ? *grads_ : operands_.params);
   on_device({.step = step, .rows = constants_, .segments = plan(step).segments});
-  if (guard_.is_on() || (max_steps && tensors_)) prepare_guard();
+  if (guard_.is_on() || (max_steps && tensors_)) prepare_guard(guard_);
   if (!max_steps) return;
   if (operands_.api == nullptr)
     throw py::value_error("capturable: CPU arrays cannot be part of a CUDA graph; leave it out");
@@ -110,7 +110,10 @@ std::vector<RuleConfig> Stepper::configs_with(const GroupSettings& groups) const
 void Stepper::use(NewSettings& settings, std::vector<RuleConfig> configs) {
   configs_ = std::move(configs);
   frozen_ = settings.groups.frozen;
-  if (guard_.patience != settings.groups.guard.patience) record_.end_row();
+  if (guard_.patience != settings.groups.guard.patience) {
+    record_.end_row();
+    unreported_ = {};
+  }
   guard_ = settings.groups.guard;
   const std::lock_guard lock(references_mutex_);
   std::swap(settings_, settings.shown);
@@ -253,7 +256,10 @@ Stepper::Verdict Stepper::judge(std::span<Stepper* const> steppers, std::span<co
   const double unscaled = norm_of(sums);
   const cpu::DefaultFpMode mode;
   const double norm = unscaled * std::abs(grad_scale);
-  for (Stepper* each : steppers) each->record_.set_norm(norm);
+  for (Stepper* each : steppers) {
+    each->record_.set_norm(norm);
+    if (each->decision_) each->decision_->forget();  // that of a step of this optimizer alone
+  }
   const Guard& guard = steppers.front()->guard_;
   if (guard.patience > 0 && !std::isfinite(unscaled)) return skip(steppers);
   for (Stepper* each : steppers) each->record_.end_row();
@@ -288,29 +294,27 @@ void Stepper::require_patience(const Verdict& verdict) const {
 
 /// Finds out what has become of the last step, if only a device knows, and counts it accordingly. Waits for that step.
 /// What is asked for is the step count or the record of norms and skipped steps. Requires the lock and the GIL.
-Stepper::Verdict Stepper::settle(Of what) {
-  if (!decision_) return {};
+void Stepper::settle(Of what) {
+  if (!decision_) return;
   const bool of_record = what == Of::record;
   if (clock_.on_device()) {
-    if (!of_record && guard_.patience == 0) return {};
+    if (!of_record && guard_.patience == 0) return;
     const GilRelease unlocked;
     const int64_t before = record_.skipped();
     const cuda::Decision decision = decision_->read();
     record_.assign(decision);
-    if (decision.skipped == before) return {};
-    return {.grad_scale = {}, .in_a_row = decision.in_a_row, .since = decision.since};
+    if (decision.skipped != before)
+      unreported_ = {.grad_scale = {}, .in_a_row = decision.in_a_row, .since = decision.since};
+    return;
   }
-  if (of_record ? !decision_->is_expected() : !decision_->may_skip()) return {};
+  if (of_record ? !decision_->is_expected() : !decision_->may_skip()) return;
   const GilRelease unlocked;
   const cuda::Decision decision = decision_->wait();
   if (decision.norm >= 0 || std::isnan(decision.norm)) record_.set_norm(decision.norm);
-  if (decision.is_skipped == 0) {
-    record_.end_row();
-    return {};
-  }
+  if (decision.is_skipped == 0) return record_.end_row();
   clock_.set_count(clock_.count() - 1);
   Stepper* self = this;
-  return skip({&self, 1});
+  unreported_ = skip({&self, 1});
 }
 
 /// Settles the last step, and throws FloatingPointError if it was one too many that was skipped.
@@ -320,7 +324,8 @@ void Stepper::wait_for(Of what) {
   Verdict verdict;
   {
     const StepLock lock(step_mutex_);
-    verdict = settle(what);
+    settle(what);
+    verdict = std::exchange(unreported_, {});
   }
   require_patience(verdict);
 }
@@ -427,10 +432,10 @@ const DeviceSegments* Stepper::on_device(const Plan& plan) {
   return &*segments;
 }
 
-/// Makes what guarded steps need on a device. Requires the GIL.
-void Stepper::prepare_guard() {
+/// Makes what steps with this guard need on a device. Requires the GIL.
+void Stepper::prepare_guard(const Guard& guard) {
   if (operands_.api == nullptr) return;
-  if (guard_.is_on()) {
+  if (guard.is_on()) {
     const std::vector<Segment>& segments = tensors_ ? tensors_->segments() : partition_.segments();
     sums_.on_device(*operands_.api, operands_.device(), segments);
   }
@@ -487,11 +492,11 @@ void Stepper::advance_guarded(const Launch& launch, const NextNumbers& numbers, 
     launch.sums->measure(job, stream.handle);
     launch.sums->enter(judgement);
   }
-  decision_->queue(judgement, stream.handle);
+  decision_->queue(judgement, stream.handle, !clock_.on_device());
   job.decision = decision_->data();
   operands_.launch(rule_.rule, job, stream);
   clock_.advance(stream.handle, job.decision);
-  if (!clock_.on_device()) decision_->expect(guard_.patience > 0 || scaler.found_inf, stream.handle);
+  if (!clock_.on_device()) decision_->expect(guard_.patience > 0 || scaler.found_inf);
 }
 
 void Stepper::raise_versions(bool of_params) const {
@@ -553,7 +558,8 @@ std::optional<int64_t> Stepper::step_count_of(size_t group) {
   Verdict verdict;
   {
     const StepLock lock(step_mutex_);
-    verdict = settle();
+    settle();
+    verdict = std::exchange(unreported_, {});
     found = partition_.count_of(group, count());
   }
   require_patience(verdict);
@@ -566,7 +572,8 @@ py::tuple Stepper::counts() {
   Verdict verdict;
   {
     const StepLock lock(step_mutex_);
-    verdict = settle();
+    settle();
+    verdict = std::exchange(unreported_, {});
     count = this->count();
     others = partition_.other_counts(count);
   }
@@ -582,7 +589,8 @@ py::tuple Stepper::snapshot(const py::sequence& states) {
   Verdict verdict;
   {
     const StepLock lock(step_mutex_);
-    verdict = settle(Of::record);
+    settle(Of::record);
+    verdict = std::exchange(unreported_, {});
     states_watch_.check(moved);
     require_in_place(states, to);
     copy_all(operands_.states, to);

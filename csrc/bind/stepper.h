@@ -132,7 +132,7 @@ class Stepper {
   struct Prepared;
   Prepared prepare(Change& change);
   void prepare_table(Prepared& prepared);
-  void complete(Prepared& prepared) const;
+  void complete(Prepared& prepared);
   void make(Prepared& prepared);
   /// Numbers that were computed before the step took the lock, and the version of their sources and the step count that
   /// they were computed from.
@@ -171,7 +171,7 @@ class Stepper {
   static Verdict skip(std::span<Stepper* const> steppers);
   void require_patience(const Verdict& verdict) const;
   enum class Of { count, record };
-  Verdict settle(Of what = Of::count);
+  void settle(Of what = Of::count);
   void wait_for(Of what);
   int64_t count() const;
   void step_with(const Array& gradients, const Passed& passed, std::span<const Stream> added, double grad_scale,
@@ -185,7 +185,7 @@ class Stepper {
   bool locate_gradients(const Tensors::Gradients& gradients);
   Plan plan(const Step& step) const;
   const DeviceSegments* on_device(const Plan& plan);
-  void prepare_guard();
+  void prepare_guard(const Guard& guard);
   void write_constants(const NextNumbers& numbers, double grad_scale);
   void advance(const Launch& launch, const NextNumbers& numbers, double grad_scale);
   void advance_guarded(const Launch& launch, const NextNumbers& numbers, double grad_scale, const LossScaler& scaler);
@@ -215,6 +215,7 @@ class Stepper {
   Partition partition_;
   GradientSums sums_;
   SkipRecord record_;
+  Verdict unreported_;                          // of the last step that was settled without raising an error
   std::vector<Constants> constants_;            // by row of the partition; those of the last step
   std::vector<Memo> memos_;                     // by row
   std::optional<DeviceSegments> on_device_[2];  // for each width of chunks, if it has been needed

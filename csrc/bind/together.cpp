@@ -82,7 +82,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     for (size_t i = 0; i < steppers.size(); ++i)
       launches.push_back(steppers[i]->prepare_launch(steppers[i]->plan(steps[i]), streams[i]));
     if (decides_on_device && (is_guarded || scaler.is_present())) {
-      first.prepare_guard();
+      first.prepare_guard(first.guard_);
       {
         const GilRelease unlocked;
         first.advance_guarded(launches[0], numbers, grad_scale, scaler);
@@ -108,6 +108,7 @@ void Stepper::skip_together(std::span<Stepper* const> steppers) {
   {
     std::deque<StepLock> locks;
     for (Stepper* each : in_order({steppers.begin(), steppers.end()})) locks.emplace_back(each->step_mutex_);
+    for (Stepper* each : steppers) each->settle();
     verdict = skip(steppers);
   }
   steppers.front()->require_patience(verdict);
@@ -180,9 +181,10 @@ void Stepper::prepare_table(Prepared& prepared) {
 }
 
 /// Computes the new partition from the current one, unless `prepare_table` has computed it. Throws if the change cannot
-/// be made. Requires the lock.
-void Stepper::complete(Prepared& prepared) const {
+/// be made. Requires the lock and the GIL.
+void Stepper::complete(Prepared& prepared) {
   const Change& change = prepared.change;
+  if (change.settings && change.settings->groups.guard.is_on()) prepare_guard(change.settings->groups.guard);
   const std::vector<bool>& frozen = change.settings ? change.settings->groups.frozen : frozen_;
   if (change.step_count && !prepared.partition) {
     prepared.partition = partition_with(*change.step_count, change.counts, frozen);
@@ -207,8 +209,10 @@ void Stepper::make(Prepared& prepared) {
   if (prepared.change.settings) use(*prepared.change.settings, std::move(prepared.configs));
   if (prepared.change.rate) use(*prepared.change.rate);
   if (prepared.partition) use(std::move(*prepared.partition));
-  if (prepared.change.skipped_steps) record_.set_skipped(*prepared.change.skipped_steps);
-  if (guard_.is_on()) prepare_guard();
+  if (prepared.change.skipped_steps) {
+    record_.set_skipped(*prepared.change.skipped_steps);
+    unreported_ = {};
+  }
   const GilRelease unlocked;
   if (decision_ && clock_.on_device()) decision_->write(record_.as_decision());
   if (!prepared.table.rows.empty())

@@ -29,7 +29,7 @@ struct Api {
   int (*synchronize)();                                    // waits for all work queued on the device
   int (*record_event)(void** event, uintptr_t stream);     // marks the work queued on the stream so far
   int (*query_event)(void* event, int* completed);         // whether that work is done
-  int (*wait_for_event)(void* event);                      // waits for that work
+  int (*wait_for_event)(void* event);                      // waits for that work; also works during a capture
   int (*destroy_event)(void* event);
   int (*is_capturing)(uintptr_t stream, int* capturing);
 

@@ -113,7 +113,9 @@ constexpr Api api = {
           return state == cudaErrorNotReady ? 0 : int{state};
         },
     .wait_for_event =
-        [](void* event) { return first_error([&] { return cudaEventSynchronize(static_cast<cudaEvent_t>(event)); }); },
+        [](void* event) {
+          return in_spite_of_captures([&] { return cudaEventSynchronize(static_cast<cudaEvent_t>(event)); });
+        },
     .destroy_event =
         [](void* event) { return first_error([&] { return cudaEventDestroy(static_cast<cudaEvent_t>(event)); }); },
     .is_capturing =

@@ -117,6 +117,9 @@ NOT_LOGGED = {"device_count", "device_name", "current_device", "error_name", "er
 """Queries that are too frequent to log."""
 
 WAITING = {"fill", "copy", "synchronize", "wait_for_event"}
+"""Calls that wait for submitted work."""
+
+FORBIDDEN = WAITING - {"wait_for_event"}
 """Calls that fail while a stream is capturing, and break the capture, as in the runtime's global mode."""
 
 ERRORS = {
@@ -273,7 +276,7 @@ class FakeCuda:
                 self.log.append(Call(name, self.thread.device, stream, arguments))
             if error := self.fail.get(name, 0 if self.devices or name.startswith("error") else 100):
                 return error
-            if name in WAITING and (error := self.wait()):
+            if name in FORBIDDEN and (error := self.wait()):
                 return error
             return getattr(self, f"_{name}")(*arguments) or 0
 
