@@ -27,8 +27,6 @@ from sums.oracle import LEAF
 from sums.test_clipping import INFINITE, PARTS
 from support import ONES, Array, N, assert_bits, gradients, make, start
 
-torch = pytest.importorskip("torch")
-
 COSINE = schedules.Cosine(0.5, steps=9, end=0.125)
 GROUPS = [*PARTS, {"params": (99, LEAF - 1), "lr": COSINE}]
 CUT = LEAF + 40
