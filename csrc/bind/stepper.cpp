@@ -216,8 +216,7 @@ void Stepper::step_with(const Array& gradients, const Passed& passed, std::span<
   Verdict verdict{.grad_scale = grad_scale};
   for (Tries tries(patience_);; tries.fail()) {
     tries.begin();
-    if (decision_ && !clock_.on_device()) [[unlikely]]
-      wait_for(Of::count);
+    if (!clock_.on_device()) wait_for(Of::count);
     const NextNumbers numbers = next_numbers();
     const StepLock lock(step_mutex_);
     if (!is_current(numbers, tries)) continue;
@@ -252,6 +251,7 @@ void Stepper::step_with(const Array& gradients, const Passed& passed, std::span<
 Stepper::Verdict Stepper::judge(std::span<Stepper* const> steppers, std::span<const Launch> launches,
                                 const NextNumbers& numbers, double grad_scale) {
   std::vector<const std::vector<double>*> sums;
+  for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->measure(launches[i]);
   for (size_t i = 0; i < steppers.size(); ++i) sums.push_back(&steppers[i]->sums_of(launches[i]));
   const double unscaled = norm_of(sums);
   const cpu::DefaultFpMode mode;
@@ -266,11 +266,17 @@ Stepper::Verdict Stepper::judge(std::span<Stepper* const> steppers, std::span<co
   return {.grad_scale = sums::clipped(grad_scale, norm, max_norm_of(guard, numbers.changing.get()))};
 }
 
-/// Returns the sums of the squares of the gradients of each unit. Waits for a device.
+/// Queues the sums of the leaves if the gradients are on a device.
+void Stepper::measure(const Launch& launch) const {
+  if (operands_.api == nullptr) return;
+  const CurrentDevice current(*operands_.api, operands_.device());
+  launch.sums->measure(operands_.job(launch.plan, launch.stream, {}, launch.segments), launch.stream.handle);
+}
+
+/// Returns the sums of the squares of the gradients of each unit. Waits for the device that has measured them.
 const std::vector<double>& Stepper::sums_of(const Launch& launch) {
   if (operands_.api == nullptr) return sums_.of_units(launch.plan);
   const CurrentDevice current(*operands_.api, operands_.device());
-  launch.sums->measure(operands_.job(launch.plan, launch.stream, {}, launch.segments), launch.stream.handle);
   return sums_.of_units_on_device();
 }
 
@@ -319,7 +325,7 @@ void Stepper::settle(Of what) {
 
 /// Settles the last step, and throws FloatingPointError if it was one too many that was skipped.
 void Stepper::wait_for(Of what) {
-  if (!decision_) [[likely]]
+  if (operands_.api == nullptr) [[likely]]
     return;
   Verdict verdict;
   {
@@ -376,7 +382,7 @@ Stepper::NextNumbers Stepper::next_numbers() const {
 bool Stepper::is_current(const NextNumbers& numbers, const Tries& tries) const {
   if (clock_.on_device()) [[unlikely]]
     return true;
-  const bool has_same_count = clock_.count() == numbers.count;
+  const bool has_same_count = !is_undecided() && clock_.count() == numbers.count;
   if (has_same_count && (version_ == numbers.version || (tries.failed() >= 10 && has_all(numbers)))) return true;
   if (tries.failed() >= 1000)
     throw std::runtime_error(

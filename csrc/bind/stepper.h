@@ -167,6 +167,7 @@ class Stepper {
   Launch prepare_launch(const Plan& plan, const CudaStream& stream);
   static Verdict judge(std::span<Stepper* const> steppers, std::span<const Launch> launches, const NextNumbers& numbers,
                        double grad_scale);
+  void measure(const Launch& launch) const;
   const std::vector<double>& sums_of(const Launch& launch);
   static Verdict skip(std::span<Stepper* const> steppers);
   void require_patience(const Verdict& verdict) const;
@@ -180,6 +181,8 @@ class Stepper {
   Array fitting_gradients(py::handle grads, const CudaStream& stream, const char* name = "grads") const;
   NextNumbers next_numbers() const;
   bool is_current(const NextNumbers& numbers, const Tries& tries) const;
+  /// Whether the last step may yet be skipped. Requires the lock.
+  bool is_undecided() const { return decision_ && decision_->may_skip(); }
   bool has_all(const StepNumbers& numbers) const;
   void require_unmoved(const CudaStream& stream) const;
   bool locate_gradients(const Tensors::Gradients& gradients);

@@ -37,7 +37,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   const auto add = [&](std::optional<Array>& to, py::handle object, const char* name) {
     if (object.is_none()) return;
     if (!decides_on_device) throw py::type_error(text(name, ": expected None for several devices or the CPU"));
-    to = Array::import(object, name, Access::read, streams[0].dlpack_stream);
+    to = Array::import(object, name, Access::read);
     require_same_device(*to, steppers[0]->operands_.params);
     if (to->size() != 1) throw py::value_error(text(name, ": expected one number"));
   };
@@ -54,11 +54,11 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   for (Tries tries(first.patience_);;) {
     tries.begin();
     for (Stepper* each : steppers)
-      if (each->decision_ && !each->clock_.on_device()) each->wait_for(Of::count);
+      if (!each->clock_.on_device()) each->wait_for(Of::count);
     const NextNumbers numbers = first.next_numbers();
     std::deque<StepLock> locks;
     for (Stepper* each : ordered) locks.emplace_back(each->step_mutex_);
-    if (!first.is_current(numbers, tries)) {
+    if (!first.is_current(numbers, tries) || std::ranges::any_of(steppers, &Stepper::is_undecided)) {
       locks.clear();
       tries.fail();
       continue;
@@ -83,12 +83,8 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
       launches.push_back(steppers[i]->prepare_launch(steppers[i]->plan(steps[i]), streams[i]));
     if (decides_on_device && (is_guarded || scaler.is_present())) {
       first.prepare_guard(first.guard_);
-      {
-        const GilRelease unlocked;
-        first.advance_guarded(launches[0], numbers, grad_scale, scaler);
-      }
-      for (std::optional<Array>* each : {&scaler.scale, &scaler.found_inf})
-        if (*each) first.pending_reads_.add(first.operands_.api, std::move(**each), streams[0]);
+      const GilRelease unlocked;
+      first.advance_guarded(launches[0], numbers, grad_scale, scaler);
       break;
     }
 
@@ -108,8 +104,10 @@ void Stepper::skip_together(std::span<Stepper* const> steppers) {
   {
     std::deque<StepLock> locks;
     for (Stepper* each : in_order({steppers.begin(), steppers.end()})) locks.emplace_back(each->step_mutex_);
-    for (Stepper* each : steppers) each->settle();
+    for (Stepper* each : steppers) each->settle(Of::record);
     verdict = skip(steppers);
+    for (Stepper* each : steppers)
+      if (each->decision_ && each->clock_.on_device()) each->decision_->write(each->record_.as_decision());
   }
   steppers.front()->require_patience(verdict);
 }
@@ -148,6 +146,7 @@ void Stepper::prepare_table(Prepared& prepared) {
   const Change& change = prepared.change;
   NumberSources sources;
   std::vector<RuleConfig> configs = prepared.configs;
+  Guard guard;
   std::optional<Partition> partition;
   {
     const StepLock lock(step_mutex_);
@@ -162,7 +161,7 @@ void Stepper::prepare_table(Prepared& prepared) {
       throw py::value_error(
           "groups: a capturable optimizer keeps the frozen groups that it was made with, and one step count in each "
           "group; make a new optimizer");
-    const Guard& guard = change.settings ? change.settings->groups.guard : guard_;
+    guard = change.settings ? change.settings->groups.guard : guard_;
     if (guard.max_norm.has_value() != guard_.max_norm.has_value() || (guard.patience > 0) != (guard_.patience > 0))
       throw py::value_error(
           "max_norm, skip_nonfinite: a capturable optimizer clips and skips steps if it was made to; make a new "
@@ -176,7 +175,6 @@ void Stepper::prepare_table(Prepared& prepared) {
     sources.of_groups = change.settings->groups.rates;
     sources.numbers = change.settings->groups.changing;
   }
-  const Guard& guard = change.settings ? change.settings->groups.guard : guard_;
   prepared.table = table_of(configs, sources, guard, *partition, clock_.steps_on_device());
 }
 

@@ -107,7 +107,12 @@ constexpr Api api = {
         },
     .query_event =
         [](void* event, int* completed) {
-          const cudaError_t state = cudaEventQuery(static_cast<cudaEvent_t>(event));
+          auto state = cudaErrorNotReady;
+          const int error = in_spite_of_captures([&] {
+            state = cudaEventQuery(static_cast<cudaEvent_t>(event));
+            return cudaSuccess;
+          });
+          if (error != cudaSuccess) return error;
           *completed = state != cudaErrorNotReady;
           cudaGetLastError();
           return state == cudaErrorNotReady ? 0 : int{state};

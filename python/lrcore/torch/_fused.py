@@ -408,10 +408,10 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 groups.show_next(waits=False)
         return loss
 
-    def _on_device(self, number: torch.Tensor | None) -> torch.Tensor | None:
+    def _on_device(self, number: Any) -> torch.Tensor | None:
         """Return a number of GradScaler on the device of the parameters."""
         device = self._optimizers[0].device
-        return None if number is None else number.to(device, torch.float32, non_blocking=True)
+        return None if number is None else torch.as_tensor(number, dtype=torch.float32, device=device)
 
     def _has_no_gradient_and_state(self) -> bool:
         """Return whether all gradients are 0, and no parameter has states."""

@@ -202,8 +202,9 @@ class ParamGroups:
         if self._is_opaque(schedule):
             return self._last(schedule)
         first = self.optimizers[0]
+        count = first.step_count if t is None else t
         with contextlib.suppress(Exception):  # the next step raises the error
-            return first._rate_after(first.step_count if t is None else t, schedule)
+            return first._rate_after(count, schedule)
         return math.nan
 
     def _last(self, schedule: Schedule) -> float:
@@ -230,11 +231,12 @@ class ParamGroups:
         known = mapped(
             value, lambda each: self._last(each) if schedules_in(each) and self._is_opaque(each) else each
         )
+        if not schedules_in(known):
+            return known
+        first = self.optimizers[0]
+        count = first.step_count if t is None else t
         with contextlib.suppress(Exception):  # the next step raises the error
-            first = self.optimizers[0]
-            return (
-                first._number_of_next_step(name, known) if t is None else first._number_after(t, name, known)
-            )
+            return first._number_after(count, name, known)
         return math.nan
 
     def show(self) -> None:
