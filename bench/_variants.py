@@ -139,6 +139,11 @@ def bound_step_of(rule: str, **arguments: Any) -> Callable[[Any, Any], Call]:
     return lambda params, grads: optimizer(rule, params, grads=grads, **arguments).step
 
 
+def clipped_step_of(rule: str) -> Callable[[Any, Any], Call]:
+    """Return a factory of steps that clip the norm of their gradients."""
+    return lambda params, grads: functools.partial(optimizer(rule, params, max_norm=1.0).step, grads)
+
+
 def stream_bound_of(rule: str) -> Callable[[Any, Any], Call]:
     """Return a factory of calls that launch the stream bound of a rule, with separate states."""
     count = len(lrcore.rules()[rule].states)
@@ -152,8 +157,11 @@ def copy_of(_: Any, grads: Any) -> Call:
     return functools.partial(torch.empty_like(grads).copy_, grads)
 
 
-def torch_step_of(rule: str, way: str, **arguments: Any) -> Callable[[Any, Any], Call]:
-    """Return a factory of torch steps on one tensor, whose state is created by a first step."""
+def torch_step_of(rule: str, way: str, clips: bool = False, **arguments: Any) -> Callable[[Any, Any], Call]:
+    """Return a factory of torch steps on one tensor, whose state is created by a first step.
+
+    If it `clips`, each step clips the norm of the gradients first.
+    """
     name, chosen, _ = CLASSES[rule]
 
     def make(params: Any, grads: Any) -> Call:
@@ -161,7 +169,12 @@ def torch_step_of(rule: str, way: str, **arguments: Any) -> Callable[[Any, Any],
         tensor.grad = grads
         step: Call = getattr(torch.optim, name)([tensor], lr=1e-3, **{way: True}, **chosen, **arguments).step
         step()
-        return step
+
+        def clipped_step() -> None:
+            torch.nn.utils.clip_grad_norm_([tensor], 1.0)
+            step()
+
+        return clipped_step if clips else step
 
     return make
 
@@ -206,6 +219,8 @@ def recipes(rule: str, cupy: Any) -> list[Recipe]:
     wanted += [Recipe(f"torch {way}", torch_step_of(rule, way), need) for way in ways]
     if rule == "adam":
         wanted += [
+            Recipe("lrcore clipped", clipped_step_of(rule), need),
+            Recipe("torch fused clipped", torch_step_of(rule, "fused", clips=True), need),
             Recipe("lrcore n+1", step_of(rule), need, extra=1),
             Recipe("lrcore n+3", step_of(rule), need, extra=3),
             Recipe("lrcore shifted", step_of(rule), need, offsets=(1, 1)),

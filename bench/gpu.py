@@ -17,11 +17,12 @@ Variants
     lrcore                        opt.step(grads) from Python, with a cosine schedule
     lrcore bound                  opt.step() on gradients that were bound at construction
     lrcore graph                  one replay per step; the rate advances inside the graph
+    lrcore clipped                opt.step(grads) with max_norm
     lrcore n+1, n+3               one or three more elements
     lrcore shifted                params[1:] and grads[1:] of larger buffers
     lrcore shifted apart          params[1:] and grads[2:], which rule out 16-byte accesses to both
     lrcore on CuPy                CuPy arrays instead of tensors
-    torch fused, torch foreach    torch.optim on one tensor
+    torch fused, torch foreach    torch.optim on one tensor; torch fused clipped: after clip_grad_norm_
     CuPy ElementwiseKernel        Adam as a careful user would write it
     optax on JAX                  jitted, with donated buffers, in a separate process and timed by the host's clock
 

@@ -224,7 +224,7 @@ def test_a_grad_scaler(device: str) -> None:
 
     If a gradient is infinite, the scaler skips the step. The argument `grad_scale` applies as well.
     """
-    (model, opt), (twin, other) = pair = both(device)
+    (model, opt), (twin, other) = pair = both(device, max_norm=0.5)
     scaler = torch.amp.GradScaler(device, init_scale=2.0**10)
     for t in range(5):
         grad_scale = 0.25 if t == 2 else 1.0
@@ -239,7 +239,8 @@ def test_a_grad_scaler(device: str) -> None:
             other.step()
         scaler.step(opt, grad_scale=grad_scale)
         scaler.update()
-    assert (opt.step_count, scaler.get_scale()) == (4, 2.0**9)
+    assert (opt.step_count, opt.skipped_steps, scaler.get_scale()) == (4, 1, 2.0**9)
+    assert opt.grad_norm == other.grad_norm
     assert_same(*pair)
 
 
@@ -286,7 +287,9 @@ def test_a_whole_iteration_in_a_graph(device: str) -> None:
     weight = params[:].requires_grad_()
     weight.grad = grads[:]
     graphs: Any = {"capturable": True, "max_steps": 20} if device == "cuda" else {}
-    opt, reference = lrcore.Adam(params, SCHEDULE, grads=grads, **graphs), lrcore.Adam(start, SCHEDULE)
+    guard: Any = {"max_norm": lrcore.schedules.Linear(40.0, end=1.0, steps=9), "skip_nonfinite": True}
+    opt = lrcore.Adam(params, SCHEDULE, grads=grads, **guard, **graphs)
+    reference = lrcore.Adam(start, SCHEDULE, **guard)
 
     def iterate() -> None:
         grads.zero_()
