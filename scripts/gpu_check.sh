@@ -16,7 +16,7 @@ python=${PYTHON:-python3}
 marked=${LRCORE_GPU_TESTS:-gpu}        # marker expression that selects the tests
 # The tests that compute-sanitizer runs: every rule with vectors of four and with single elements, a graph, and guarded
 # steps.
-short=${LRCORE_SANITIZE_TESTS:-"(any_alignment and cupy and 33) or (share_the_count and cupy) or (test_guard and every_rule and cupy)"}
+short=${LRCORE_SANITIZE_TESTS:-"(any_alignment and cupy and 33) or (share_the_count and cupy) or (bits_of_every_rule and cupy)"}
 out=bench/results
 total=520 # seconds; the rest of the nine minutes is for stages that overrun their limit
 stages=(build device tests bench sanitize)
