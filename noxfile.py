@@ -26,6 +26,12 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
+def package(*extras: str) -> str:
+    """Return what a session installs: the wheel that the variable LRCORE_WHEEL names, or else the source, with extras."""
+    names = f"[{','.join(extras)}]" if extras else ""
+    return os.environ.get("LRCORE_WHEEL", ".") + names
+
+
 def requirements(*extras: str) -> Iterator[Requirement]:
     """Yield the requirements of the package with extras, as declared in pyproject.toml."""
     project = PYPROJECT["project"]
@@ -126,7 +132,7 @@ def peers(session: nox.Session) -> None:
     """
     session.install("torch==2.13.0")  # the release that produced the stored vectors
     # expecttest is needed by PyTorch's own test inputs
-    session.install("autograd", "expecttest", "optax", "keras", "transformers", ".[test]")
+    session.install("autograd", "expecttest", "optax", "keras", "transformers", package("test"))
     files = (
         "tests/boundary/test_arrays.py",
         "tests/boundary/test_bound_memory.py",
@@ -149,7 +155,9 @@ def peers(session: nox.Session) -> None:
 def tools(session: nox.Session) -> None:
     """Run the tests with the tools that train or save PyTorch modules."""
     session.install("torch==2.13.0")
-    session.install("accelerate", "keras", "lightning", "safetensors", "skorch", "transformers", ".[test]")
+    session.install(
+        "accelerate", "keras", "lightning", "safetensors", "skorch", "transformers", package("test")
+    )
     session.run("pytest", "--no-skips", "tests/trainers", *session.posargs)
 
 
@@ -157,7 +165,8 @@ def tools(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation site into build/site, treating warnings as errors."""
     session.install("torch==2.13.0")  # for the API reference of lrcore.torch
-    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"), ".[plot]", env={"LRCORE_CUDA": "OFF"})
+    extra = package("plot")
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"), extra, env={"LRCORE_CUDA": "OFF"})
     session.run("sphinx-build", "--fail-on-warning", "--keep-going", "docs", "build/site", *session.posargs)
 
 
@@ -178,7 +187,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def stubs(session: nox.Session) -> None:
     """Compare the type stubs of the compiled core with the built module."""
-    session.install(".", "mypy==2.4.*")
+    session.install(package(), "mypy==2.4.*")
     session.run("stubtest", "--mypy-config-file", "pyproject.toml", "lrcore._lrcore_core")
 
 
@@ -229,7 +238,7 @@ def hammer_the_pool(session: nox.Session, sanitizers: str, *prefix: str, **env: 
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Fuzz the readers of files and text: ``nox -s fuzz -- -runs=1000000``. Atheris supports Python up to 3.13."""
-    session.install(".", "atheris>=3", "pytest", "safetensors>=0.5", env={"LRCORE_CUDA": "OFF"})
+    session.install(package(), "atheris>=3", "pytest", "safetensors>=0.5", env={"LRCORE_CUDA": "OFF"})
     for target in ("state_file", "pack_file", "schedule_text"):
         session.run("python", f"fuzz/{target}.py", *(session.posargs or ["-runs=20000", "-seed=1"]))
     session.run("python", "fuzz/changing_file.py", *session.posargs, env={"PYTHONPATH": "tests"})
