@@ -18,12 +18,9 @@ ConstantsTable::ConstantsTable(const cuda::Api& api, Device device, int64_t step
 
 void ConstantsTable::write(const StepTable& table, int64_t step_count) {
   const CurrentDevice current(api_, memory_.device());
-  const auto copy = [&](auto* to, const auto& from) {
-    const auto bytes = static_cast<int64_t>(from.size() * sizeof(from[0]));
-    if (bytes > 0) check_cuda(api_, api_.copy(to, from.data(), bytes), "writing the table of constants");
-  };
-  copy(rows_, table.rows);
-  copy(max_norms_, table.max_norms);
+  constexpr char tried[] = "writing the table of constants";
+  copy_to_device(api_, rows_, table.rows, tried);
+  copy_to_device(api_, max_norms_, table.max_norms, tried);
   set_step_count(step_count);
 }
 

@@ -31,6 +31,13 @@ std::vector<std::string> cuda_devices();
 /// Throws RuntimeError, naming the operation `tried`, unless `error` is 0. Does not require the GIL.
 void check_cuda(const cuda::Api& api, int error, const char* tried);
 
+/// Copies all elements to the current device, and waits. `tried` is as in `check_cuda`. Does not require the GIL.
+template <class Element>
+void copy_to_device(const cuda::Api& api, Element* to, const std::vector<Element>& from, const char* tried) {
+  const auto bytes = static_cast<int64_t>(from.size() * sizeof(Element));
+  if (bytes > 0) check_cuda(api, api.copy(to, from.data(), bytes), tried);
+}
+
 /// Makes a CUDA device current for the lifetime of this object. Does not require the GIL.
 class CurrentDevice {
  public:

@@ -27,8 +27,8 @@ DeviceSegments::DeviceSegments(const cuda::Api& api, Device device, const Step& 
   of_block_ = reinterpret_cast<int32_t*>(extents_ + extents.size());
   const GilRelease unlocked;
   const CurrentDevice current(api, device);
-  check_cuda(api, api.copy(extents_, extents.data(), bytes_of_extents), "writing the segments");
-  check_cuda(api, api.copy(of_block_, of_block.data(), bytes_of_map), "writing the segments");
+  copy_to_device(api, extents_, extents, "writing the segments");
+  copy_to_device(api, of_block_, of_block, "writing the segments");
 }
 
 cuda::Table DeviceSegments::write_rows(std::span<const Constants> rows, uintptr_t stream) const {

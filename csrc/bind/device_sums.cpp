@@ -40,13 +40,11 @@ DeviceSums::DeviceSums(const cuda::Api& api, Device device, const sums::Units& u
   const std::vector<double> zeros(static_cast<size_t>(additions_.numbers));
   const GilRelease unlocked;
   const CurrentDevice current(api_, device);
-  const auto copy = [&](auto* to, const auto& from) {
-    if (!from.empty()) check_cuda(api_, api_.copy(to, from.data(), bytes_of(from)), "writing the tables of the norm");
-  };
-  copy(numbers_, zeros);
-  copy(leaves_, leaves);
-  copy(list_, additions_.additions);
-  copy(phases_, additions_.phases);
+  constexpr char tried[] = "writing the tables of the norm";
+  copy_to_device(api_, numbers_, zeros, tried);
+  copy_to_device(api_, leaves_, leaves, tried);
+  copy_to_device(api_, list_, additions_.additions, tried);
+  copy_to_device(api_, phases_, additions_.phases, tried);
 }
 
 void DeviceSums::measure(const cuda::Job& job, uintptr_t stream) const {

@@ -1,6 +1,5 @@
 #include "gradient_norm.h"
 
-#include <cmath>
 #include <utility>
 
 #include "../cpu/sums.h"
@@ -61,8 +60,12 @@ void SkipRecord::skip(int64_t step_count) {
   if (in_a_row_++ == 0) since_ = step_count;
 }
 
+void SkipRecord::take_norm(const cuda::Decision& decision) {
+  if (!(decision.norm < 0)) set_norm(decision.norm);  // NaN is a norm, too
+}
+
 void SkipRecord::assign(const cuda::Decision& decision) {
-  if (decision.norm >= 0 || std::isnan(decision.norm)) set_norm(decision.norm);
+  take_norm(decision);
   skipped_.store(decision.skipped, std::memory_order_relaxed);
   in_a_row_ = decision.in_a_row;
   since_ = decision.since;

@@ -45,10 +45,13 @@ class SkipRecord {
   int64_t skipped() const { return skipped_.load(std::memory_order_relaxed); }
 
   void set_norm(double norm);
+  /// Takes the norm from a decision of a device, unless none has been measured.
+  void take_norm(const cuda::Decision& decision);
   /// Counts a skipped step, which would have followed `step_count` steps.
   void skip(int64_t step_count);
-  /// Takes over what a device has recorded, or returns what it should continue with.
+  /// Replaces this record by that of a device.
   void assign(const cuda::Decision& decision);
+  /// Returns this record in the form of a device.
   cuda::Decision as_decision() const;
   /// Ends a row of skipped steps.
   void end_row() { in_a_row_ = 0; }

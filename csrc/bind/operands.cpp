@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 
 #include "../cpu/run.h"
 #include "../dispatch.h"
@@ -135,8 +134,7 @@ void Operands::run(int rule, const Plan& plan, const CudaStream& stream, const c
   if (api == nullptr) return cpu::run(*active_backend().table, rule, plan);
   const CurrentDevice current(*api, device());
   cuda::Job job = this->job(plan, stream, table, on_device);
-  std::optional<GradientList> list;
-  if (!plan.added.empty()) list.emplace(*api, plan.added, stream).enter(job);
+  const GradientList list(*api, plan.added, stream, job);
   launch(rule, job, stream);
 }
 
@@ -166,15 +164,15 @@ void Operands::launch(int rule, const cuda::Job& job, const CudaStream& stream) 
   if (job.blocks > 0) check_cuda(*api, api->launch(rule, &job, stream.handle), "launching the step");
 }
 
-GradientList::GradientList(const cuda::Api& api, std::span<const Stream> gradients, const CudaStream& stream)
-    : memory_(api, static_cast<int64_t>(gradients.size_bytes()), stream.handle), count_(std::ssize(gradients)) {
+GradientList::GradientList(const cuda::Api& api, std::span<const Stream> gradients, const CudaStream& stream,
+                           cuda::Job& job) {
   static_assert(sizeof(Stream) == 16);
-  check_cuda(api, api.write(memory_.data(), gradients.data(), count_, stream.handle), "writing the list of gradients");
-}
-
-void GradientList::enter(cuda::Job& job) const {
-  job.added = static_cast<const Stream*>(memory_.data());
-  job.added_count = count_;
+  if (gradients.empty()) return;
+  memory_.emplace(api, static_cast<int64_t>(gradients.size_bytes()), stream.handle);
+  job.added = static_cast<const Stream*>(memory_->data());
+  job.added_count = std::ssize(gradients);
+  check_cuda(api, api.write(memory_->data(), gradients.data(), job.added_count, stream.handle),
+             "writing the list of gradients");
 }
 
 }  // namespace lrcore

@@ -1,6 +1,7 @@
 // Imports and checks the arrays of one step, and runs the step.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -48,17 +49,14 @@ struct Operands {
   void launch(int rule, const cuda::Job& job, const CudaStream& stream) const;
 };
 
-/// A list of gradients in the memory of the current device, while this object exists. Queues the copy on `stream`.
+/// The list of gradients that a job adds, in the memory of the current device while this object exists.
 class GradientList {
  public:
-  GradientList(const cuda::Api& api, std::span<const Stream> gradients, const CudaStream& stream);
-
-  /// Lets a job add these gradients.
-  void enter(cuda::Job& job) const;
+  /// Queues a copy of the list on `stream`, and enters it into the job. Does nothing if the list is empty.
+  GradientList(const cuda::Api& api, std::span<const Stream> gradients, const CudaStream& stream, cuda::Job& job);
 
  private:
-  StreamMemory memory_;
-  int64_t count_;
+  std::optional<StreamMemory> memory_;
 };
 
 /// Whether the gradients of a step are a list or a tuple of gradients, which are added.

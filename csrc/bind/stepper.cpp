@@ -316,7 +316,7 @@ void Stepper::settle(Of what) {
   if (of_record ? !decision_->is_expected() : !decision_->may_skip()) return;
   const GilRelease unlocked;
   const cuda::Decision decision = decision_->wait();
-  if (decision.norm >= 0 || std::isnan(decision.norm)) record_.set_norm(decision.norm);
+  record_.take_norm(decision);
   if (decision.is_skipped == 0) return record_.end_row();
   clock_.set_count(clock_.count() - 1);
   Stepper* self = this;
@@ -483,8 +483,7 @@ void Stepper::advance_guarded(const Launch& launch, const NextNumbers& numbers, 
   write_constants(numbers, 1);
   const CurrentDevice current(api, operands_.device());
   cuda::Job job = operands_.job(launch.plan, stream, clock_.table(), launch.segments);
-  std::optional<GradientList> list;
-  if (!launch.plan.added.empty()) list.emplace(api, launch.plan.added, stream).enter(job);
+  const GradientList list(api, launch.plan.added, stream, job);
 
   cuda::Judgement judgement{};
   judgement.grad_scale = grad_scale;
