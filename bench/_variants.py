@@ -129,19 +129,17 @@ def optimizer(rule: str, params: Any, **arguments: Any) -> Any:
     return stepper_for(rule, params, [torch.zeros_like(params) for _ in lrcore.rules()[rule].states])
 
 
-def step_of(rule: str) -> Callable[[Any, Any], Call]:
+def step_of(rule: str, zero_grads: bool = False, **arguments: Any) -> Callable[[Any, Any], Call]:
     """Return a factory of steps that are passed their gradients."""
-    return lambda params, grads: functools.partial(optimizer(rule, params).step, grads)
+    of_step = {"zero_grads": True} if zero_grads else {}
+    return lambda params, grads: functools.partial(
+        optimizer(rule, params, **arguments).step, grads, **of_step
+    )
 
 
 def bound_step_of(rule: str, **arguments: Any) -> Callable[[Any, Any], Call]:
     """Return a factory of steps on bound gradients."""
     return lambda params, grads: optimizer(rule, params, grads=grads, **arguments).step
-
-
-def clipped_step_of(rule: str) -> Callable[[Any, Any], Call]:
-    """Return a factory of steps that clip the norm of their gradients."""
-    return lambda params, grads: functools.partial(optimizer(rule, params, max_norm=1.0).step, grads)
 
 
 def stream_bound_of(rule: str) -> Callable[[Any, Any], Call]:
@@ -219,7 +217,9 @@ def recipes(rule: str, cupy: Any) -> list[Recipe]:
     wanted += [Recipe(f"torch {way}", torch_step_of(rule, way), need) for way in ways]
     if rule == "adam":
         wanted += [
-            Recipe("lrcore clipped", clipped_step_of(rule), need),
+            Recipe("lrcore clipped", step_of(rule, max_norm=1.0), need),
+            Recipe("lrcore averaged", step_of(rule, ema=0.999), need),
+            Recipe("lrcore zeroing", step_of(rule, zero_grads=True), need),
             Recipe("torch fused clipped", torch_step_of(rule, "fused", clips=True), need),
             Recipe("lrcore n+1", step_of(rule), need, extra=1),
             Recipe("lrcore n+3", step_of(rule), need, extra=3),

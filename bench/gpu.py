@@ -17,7 +17,7 @@ Variants
     lrcore                        opt.step(grads) from Python, with a cosine schedule
     lrcore bound                  opt.step() on gradients that were bound at construction
     lrcore graph                  one replay per step; the rate advances inside the graph
-    lrcore clipped                opt.step(grads) with max_norm
+    lrcore clipped                opt.step(grads) with max_norm; averaged: with ema; zeroing: with zero_grads=True
     lrcore n+1, n+3               one or three more elements
     lrcore shifted                params[1:] and grads[1:] of larger buffers
     lrcore shifted apart          params[1:] and grads[2:], which rule out 16-byte accesses to both

@@ -1,5 +1,6 @@
-// Counts the instructions of every rule's sweep with callgrind, for bench/instructions.py. This program contains
-// neither Python nor a thread pool, so the counts are those of the sweeps alone and do not vary.
+// Counts the instructions of every rule's sweeps with callgrind, for bench/instructions.py: those that only take a
+// step, and "extras", which also average the parameters and zero the gradients. This program contains neither Python
+// nor a thread pool, so the counts are those of the sweeps alone and do not vary.
 //
 // AVX-512 is omitted because valgrind does not support it.
 #if !__has_include(<valgrind/callgrind.h>)
@@ -33,6 +34,7 @@ constexpr int64_t largest = 1024;
 alignas(64) float params[largest];
 alignas(64) float grads[largest];
 alignas(64) float states[max_states][largest];
+alignas(64) float average[largest];
 
 constexpr double half[max_hypers] = {0.5, 0.5, 0.5, 0.5};  // a valid value for every hyperparameter
 
@@ -43,6 +45,7 @@ void fill() {
     params[i] = x;
     grads[i] = i % 2 ? x : -x;
     for (auto& state : states) state[i] = 0;
+    average[i] = x;
   }
 }
 
@@ -59,23 +62,27 @@ void count(Sweep sweep, const Step& step, const Constants& constants, int64_t n,
 void count_all() {
   for (const Counted& backend : backends)
     for (size_t rule = 0; rule < rule_infos().size(); ++rule)
-      for (const bool coupled : {false, true}) {
-        const RuleInfo& info = rule_infos()[rule];
-        const auto stream = [](float* data) { return Stream{.data = data, .format = Format::float32}; };
-        const Step step{.p = stream(params),
-                        .g = stream(grads),
-                        .states = {stream(states[0]), stream(states[1]), stream(states[2])},
-                        .origin = 0};
-        Memo memo;
-        Constants constants{};
-        constants.stages = stage_constants(0.01, coupled ? 0.01 : 0, Decay::l2, 1, false, info.flush_mask(half));
-        info.constants_at(half, {.t = 10, .lr = 0.01}, memo, constants.rule);
-        for (const int64_t n : sizes) {
-          const std::string kind = coupled ? " coupled " : " ";
-          count(backend.table.sweeps[rule][coupled], step, constants, n,
-                std::string(backend.name) + " " + info.name + kind + std::to_string(n));
+      for (const bool coupled : {false, true})
+        for (const bool has_extras : {false, true}) {
+          const RuleInfo& info = rule_infos()[rule];
+          const auto stream = [](float* data) { return Stream{.data = data, .format = Format::float32}; };
+          const Step step{.p = stream(params),
+                          .g = stream(grads),
+                          .states = {stream(states[0]), stream(states[1]), stream(states[2])},
+                          .average = stream(has_extras ? average : nullptr),
+                          .origin = 0,
+                          .averaging = 0.5f,
+                          .zeroes_grads = has_extras};
+          Memo memo;
+          Constants constants{};
+          constants.stages = stage_constants(0.01, coupled ? 0.01 : 0, Decay::l2, 1, false, info.flush_mask(half));
+          info.constants_at(half, {.t = 10, .lr = 0.01}, memo, constants.rule);
+          for (const int64_t n : sizes) {
+            const std::string kind = std::string(coupled ? " coupled" : "") + (has_extras ? " extras " : " ");
+            count(backend.table.sweeps[rule][coupled][has_extras], step, constants, n,
+                  std::string(backend.name) + " " + info.name + kind + std::to_string(n));
+          }
         }
-      }
 }
 
 }  // namespace

@@ -77,12 +77,18 @@ constexpr Element* elements(const Stream& stream) {
   return static_cast<Element*>(stream.data);
 }
 
-/// The arrays of one step, of equal length.
+/// The arrays of one step, of equal length, and what the step does apart from the rule.
 struct Step {
   Stream p;
-  Stream g;  // only read
+  Stream g;  // only read, unless `zeroes_grads` is true
   Stream states[max_states];
-  int64_t origin;  // the index of the first element, if the arrays are a slice of larger ones
+  Stream average;   // of the parameters; no data if there is none
+  int64_t origin;   // the index of the first element, if the arrays are a slice of larger ones
+  float averaging;  // the fraction of the distance to the parameters by which a step moves the average
+  bool zeroes_grads;
+
+  /// Whether the step does more than its rule.
+  constexpr bool has_extras() const { return average.data != nullptr || zeroes_grads; }
 };
 
 /// Updates the elements [begin, end).

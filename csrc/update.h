@@ -1,9 +1,16 @@
-// One step on one lane of each array: scale, decay, rule, store. Sweeps do nothing else to the elements.
+// One step on one lane of each array: scale, decay, rule, store, average. Sweeps do nothing else to the elements,
+// except that they zero the gradients.
 #pragma once
 
 #include "rules/vocab.h"
 
 namespace lrcore {
+
+/// Moves an average towards a parameter by a fraction of the distance.
+template <class Lane>
+constexpr void move_average(Lane& average, Lane p, float averaging) {
+  average = average + averaging * (p - average);
+}
 
 /// Whether weight decay is added to the gradient: known when the code is compiled, or only from the constants.
 enum class Coupled { no, yes, by_row };

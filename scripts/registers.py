@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cmake"))
 import check_ptx
 
-PLAIN, GUARDED = "FormE0", "FormE1"
-"""Parts of the mangled names of kernels."""
+FORMS = {"FormE0E": "", "FormE1E": ", guarded", "FormE2E": ", full"}
+"""Parts of the mangled names of kernels, and what they mean."""
 
 
 def target(path: Path) -> str:
@@ -42,10 +42,11 @@ def registers(path: Path) -> dict[tuple[str, int], list[int]]:
     for name in kernels:
         if "sweep" in name:
             # A kernel for vectors of four has one branch for single elements, which stores p and each state once.
-            by_vectors = name.replace("ChunkILi1E", "ChunkILi4E").replace(GUARDED, PLAIN)
+            (form,) = (each for each in FORMS if each in name)
+            by_vectors = name.replace("ChunkILi1E", "ChunkILi4E").replace(form, next(iter(FORMS)))
             states = check_ptx.accesses(kernels[by_vectors])["st"] - 1
             kind = "vectors of four" if "ChunkILi4E" in name else "single elements"
-            kind += ", guarded" if GUARDED in name else ""
+            kind += FORMS[form]
             counted[kind, states].append(int(used[name]))
     return counted
 

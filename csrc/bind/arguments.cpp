@@ -56,4 +56,11 @@ int64_t to_integer(py::handle object, const char* name, int64_t least, int64_t m
   return value;
 }
 
+bool to_flag(py::handle object, const char* name) {
+  if (object.is(py::handle(Py_True)) || object.is(py::handle(Py_False))) return object.is(py::handle(Py_True));
+  if (!py::isinstance(object, py::module_::import("numpy").attr("bool_")))
+    throw py::type_error(text(name, ": expected True or False, got ", type_name(object)));
+  return object.attr("__bool__")().is(py::handle(Py_True));
+}
+
 }  // namespace lrcore

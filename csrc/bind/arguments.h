@@ -47,4 +47,7 @@ double to_double(py::handle object, const char* name);
 /// Returns an integer in [least, most]. Throws TypeError or ValueError, naming the argument, for anything else.
 int64_t to_integer(py::handle object, const char* name, int64_t least, int64_t most);
 
+/// Returns a bool of Python or NumPy. Throws TypeError, naming the argument, for anything else.
+bool to_flag(py::handle object, const char* name);
+
 }  // namespace lrcore

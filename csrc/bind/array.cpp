@@ -38,17 +38,6 @@ std::string tuple_text(const int64_t* values, int count) {
   return out + (count == 1 ? ",)" : ")");
 }
 
-void require_writable(std::optional<bool> writable, const std::string& name) {
-  if (!writable.has_value())
-    throw py::type_error(text(name,
-                              ": a step writes to this array in place, but its exporter does not declare it writable "
-                              "(it returns a legacy DLPack capsule, as JAX does for immutable arrays); pass a NumPy, "
-                              "CuPy or torch array"));
-  if (!*writable)
-    throw py::value_error(
-        text(name, ": the array is read-only, but a step writes to it in place; pass a writable array"));
-}
-
 void require_float32(DLDataType dtype, const std::string& name) {
   if (dtype.code != kDLFloat || dtype.bits != 32 || dtype.lanes != 1)
     throw py::type_error(text(name, ": expected dtype float32, got ", dtype_name(dtype),
@@ -90,9 +79,10 @@ Array Array::import(py::handle object, std::string name, Access access, int64_t 
   const DLTensor& tensor = import.tensor;
 
   require_float32(tensor.dtype, name);
-  if (access == Access::write) require_writable(import.writable, name);
-
   Array array(std::move(name), import.device, std::move(import.owner));
+  array.writable_ = import.writable;
+  if (access == Access::write) array.require_writable();
+
   const bool of_numpy = is_numpy(object);
   if (of_numpy) array.root_ = hold_root(object, array.name_);
   array.size_ = contiguous_size(tensor, array.name_);
@@ -108,6 +98,17 @@ Array Array::import(py::handle object, std::string name, Access access, int64_t 
                                "; copy it to aligned memory first"));
   array.data_ = reinterpret_cast<float*>(address);
   return array;
+}
+
+void Array::require_writable() const {
+  if (!writable_.has_value())
+    throw py::type_error(text(name_,
+                              ": a step writes to this array in place, but its exporter does not declare it writable "
+                              "(it returns a legacy DLPack capsule, as JAX does for immutable arrays); pass a NumPy, "
+                              "CuPy or torch array"));
+  if (!*writable_)
+    throw py::value_error(
+        text(name_, ": the array is read-only, but a step writes to it in place; pass a writable array"));
 }
 
 bool Array::overlaps(const Array& other) const {

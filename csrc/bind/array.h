@@ -1,6 +1,7 @@
 // Converts callers' arrays to checked flat float32 views, and throws for arrays that a step cannot use.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ class Array {
   float* data() const { return data_; }
   int64_t size() const { return size_; }
   Device device() const { return device_; }
+  /// Throws the exceptions of an import with `Access::write` if the array was not writable when it was imported.
+  void require_writable() const;
   bool overlaps(const Array& other) const;
   /// Whether the shapes are equal, ignoring dimensions of size 1, or one of the arrays is flat.
   bool has_shape_of(const Array& other) const;
@@ -43,6 +46,7 @@ class Array {
   Root root_;
   float* data_ = nullptr;
   int64_t size_ = 0;
+  std::optional<bool> writable_;    // no value if the exporter did not declare it
   const int64_t* shape_ = nullptr;  // valid if ndim_ > 1; points into the owner or shape_copy_
   int ndim_ = 0;
   std::vector<int64_t> shape_copy_;

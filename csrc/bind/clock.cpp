@@ -5,7 +5,7 @@
 namespace lrcore {
 
 void Clock::move_to_device(const cuda::Api& api, Device device, int64_t steps, const StepTable& table) {
-  table_.emplace(api, device, steps, std::ssize(table.rows) / steps, !table.max_norms.empty());
+  table_.emplace(api, device, steps, table);
   const GilRelease unlocked;
   table_->write(table, 0);
   view_ = table_->view();

@@ -2,25 +2,27 @@
 
 namespace lrcore {
 
-ConstantsTable::ConstantsTable(const cuda::Api& api, Device device, int64_t steps, int64_t rows_per_step,
-                               bool has_max_norms)
+ConstantsTable::ConstantsTable(const cuda::Api& api, Device device, int64_t steps, const StepTable& table)
     : api_(api),
       steps_(steps),
-      rows_per_step_(rows_per_step),
+      rows_per_step_(std::ssize(table.rows) / steps),
       memory_(api, device,
-              steps * rows_per_step * static_cast<int64_t>(sizeof(Constants)) +
-                  (has_max_norms ? steps : 0) * static_cast<int64_t>(sizeof(double)) +
-                  static_cast<int64_t>(sizeof(int64_t))),
+              static_cast<int64_t>(table.rows.size() * sizeof(Constants) + sizeof(int64_t) +
+                                   table.max_norms.size() * sizeof(double) + table.averagings.size() * sizeof(float))),
       rows_(static_cast<Constants*>(memory_.data())),
-      max_norms_(has_max_norms ? reinterpret_cast<double*>(rows_ + steps * rows_per_step) : nullptr),
-      step_count_(has_max_norms ? reinterpret_cast<int64_t*>(max_norms_ + steps)
-                                : reinterpret_cast<int64_t*>(rows_ + steps * rows_per_step)) {}
+      step_count_(reinterpret_cast<int64_t*>(rows_ + table.rows.size())),
+      max_norms_(table.max_norms.empty() ? nullptr : reinterpret_cast<double*>(step_count_ + 1)),
+      averagings_(table.averagings.empty()
+                      ? nullptr
+                      : reinterpret_cast<float*>(reinterpret_cast<double*>(step_count_ + 1) + table.max_norms.size())) {
+}
 
 void ConstantsTable::write(const StepTable& table, int64_t step_count) {
   const CurrentDevice current(api_, memory_.device());
   constexpr char tried[] = "writing the table of constants";
   copy_to_device(api_, rows_, table.rows, tried);
   copy_to_device(api_, max_norms_, table.max_norms, tried);
+  copy_to_device(api_, averagings_, table.averagings, tried);
   set_step_count(step_count);
 }
 

@@ -7,20 +7,29 @@
 
 namespace lrcore {
 
-/// The constants of several steps: the rows of each step in turn, and the largest norm of the gradients at each step if
-/// they are clipped.
+/// The constants of several steps: the rows of each step in turn; and for each step the largest norm of the gradients,
+/// if they are clipped, and `Step::averaging`, if the parameters are averaged.
 struct StepTable {
   std::vector<Constants> rows;
   std::vector<double> max_norms;
+  std::vector<float> averagings;
 };
 
 class ConstantsTable {
  public:
-  ConstantsTable(const cuda::Api& api, Device device, int64_t steps, int64_t rows_per_step, bool has_max_norms);
+  /// Allocates memory for tables like this one.
+  ConstantsTable(const cuda::Api& api, Device device, int64_t steps, const StepTable& table);
 
   int64_t steps() const { return steps_; }
   /// Returns the addresses that a launch reads.
-  cuda::Table view() const { return {rows_, step_count_, steps_ - 1, rows_per_step_, max_norms_}; }
+  cuda::Table view() const {
+    return {.rows = rows_,
+            .step_count = step_count_,
+            .last = steps_ - 1,
+            .per_step = rows_per_step_,
+            .max_norms = max_norms_,
+            .averagings = averagings_};
+  }
 
   /// Waits for the device, then replaces the constants of all steps and the step count.
   void write(const StepTable& table, int64_t step_count);
@@ -36,8 +45,9 @@ class ConstantsTable {
   int64_t rows_per_step_;
   DeviceMemory memory_;
   Constants* rows_;
-  double* max_norms_;  // null if there are none
   int64_t* step_count_;
+  double* max_norms_;  // null if there are none, as `averagings_`
+  float* averagings_;
 };
 
 }  // namespace lrcore

@@ -35,7 +35,7 @@ cuda::Table DeviceSegments::write_rows(std::span<const Constants> rows, uintptr_
   static_assert(sizeof(Constants) % 16 == 0);
   check_cuda(api_, api_.write(rows_, rows.data(), static_cast<int64_t>(rows.size_bytes() / 16), stream),
              "writing the constants of the step");
-  return {.rows = rows_, .step_count = nullptr, .last = 0, .per_step = 0, .max_norms = nullptr};
+  return {.rows = rows_, .step_count = nullptr, .last = 0, .per_step = 0, .max_norms = nullptr, .averagings = nullptr};
 }
 
 void DeviceSegments::write_gradients(std::span<const Stream> gradients, uintptr_t stream) const {

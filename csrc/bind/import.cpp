@@ -45,8 +45,6 @@ struct Known {
 };
 const Known* known = nullptr;
 
-bool requires_grad(py::handle object) { return py::bool_(py::getattr(object, known->requires_grad, py::bool_(false))); }
-
 /// Throws TypeError for an array that its exporter refused to export, chained to the exporter's exception.
 [[noreturn]] void refuse_export(py::error_already_set& cause, py::handle object, const std::string& name) {
   std::string message = text(name, ": expected a float32 array, but this ", type_name(object), " cannot be exported");
@@ -233,6 +231,8 @@ std::optional<Import> import_flat(const py::array& array) {
 }
 
 }  // namespace
+
+bool requires_grad(py::handle object) { return py::bool_(py::getattr(object, known->requires_grad, py::bool_(false))); }
 
 void prepare_imports() { known = new Known; }
 

@@ -43,6 +43,9 @@ bool is_numpy(py::handle object);
 /// provides no buffer. Throws ValueError if the owner has been closed already.
 Root hold_root(py::handle array, const std::string& name);
 
+/// Returns an object's attribute `requires_grad`, False if it has none.
+bool requires_grad(py::handle object);
+
 /// Returns torch.Tensor if `object` is a tensor, else null.
 py::handle torch_type_of(py::handle object);
 

@@ -213,12 +213,12 @@ using NumbersTuple = std::tuple<std::vector<double>, double, bool>;
 using GroupTuple = std::tuple<NumbersTuple, bool, double, py::object>;
 using PlaceTuple = std::tuple<size_t, int>;
 using NumberTuple = std::tuple<py::object, py::object, double, std::vector<PlaceTuple>>;
-using GuardTuple = std::tuple<std::optional<double>, int64_t>;
-using SettingsTuple = std::tuple<py::object, py::object, std::vector<GroupTuple>, std::vector<NumberTuple>, GuardTuple>;
+using WholeTuple = std::tuple<std::optional<double>, int64_t, std::optional<double>>;
+using SettingsTuple = std::tuple<py::object, py::object, std::vector<GroupTuple>, std::vector<NumberTuple>, WholeTuple>;
 using RateTuple = std::tuple<py::object, py::object>;
 using RangeTuple = std::tuple<int64_t, int64_t>;
 using TensorsTuple = std::tuple<std::vector<std::string>, std::vector<py::object>, std::vector<py::object>,
-                                std::vector<int64_t>, py::object>;
+                                std::vector<int64_t>, py::object, py::object>;
 using CountTuple = std::tuple<int64_t, int64_t, int64_t>;
 using ChangeTuple =
     std::tuple<Stepper*, std::optional<py::sequence>, py::object, std::vector<CountTuple>, std::optional<SettingsTuple>,
@@ -237,7 +237,7 @@ std::shared_ptr<const std::vector<NumberSource>> to_sources(const std::vector<Nu
     for (const auto& [group, index] : places) {
       if (group >= frozen.size() || index >= max_hypers) throw py::value_error("numbers: expected hyperparameters");
       each.places.push_back({group, index});
-      each.is_used = each.is_used || index == NumberPlace::max_norm || !frozen[group];
+      each.is_used = each.is_used || NumberPlace::is_of_all(index) || !frozen[group];
     }
     sources->push_back(std::move(each));
   }
@@ -260,9 +260,11 @@ GroupSettings to_groups(const std::vector<GroupTuple>& groups, const std::vector
 }
 
 NewSettings to_settings(const SettingsTuple& parts) {
-  const auto& [expected, shown, groups, changing, guard] = parts;
+  const auto& [expected, shown, groups, changing, whole] = parts;
   NewSettings settings{.expected = expected, .shown = shown, .groups = to_groups(groups, changing)};
-  settings.groups.guard = {.max_norm = std::get<0>(guard), .patience = std::get<1>(guard)};
+  const auto& [max_norm, patience, ema] = whole;
+  settings.groups.guard = {.max_norm = max_norm, .patience = patience};
+  settings.groups.ema = ema;
   return settings;
 }
 
@@ -276,8 +278,8 @@ std::optional<std::vector<sums::Elements>> to_units(const std::optional<std::vec
 }
 
 std::unique_ptr<Tensors> to_tensors(const TensorsTuple& parts) {
-  const auto& [names, tensors, views, begins, fitting] = parts;
-  return std::make_unique<Tensors>(names, tensors, views, begins, fitting);
+  const auto& [names, tensors, views, begins, fitting, zero] = parts;
+  return std::make_unique<Tensors>(names, tensors, views, begins, fitting, zero);
 }
 
 Change to_change(const ChangeTuple& parts) {
@@ -349,6 +351,7 @@ void bind_stepper(py::module_& module) {
       .def_property_readonly("_started_steps", &Stepper::started_steps)
       .def("_step_count_of", &Stepper::step_count_of, "group"_a)
       .def("_counts", &Stepper::counts)
+      .def("_copy_average", &Stepper::copy_average, "out"_a)
       .def(
           "_snapshot",
           [type =
@@ -357,10 +360,10 @@ void bind_stepper(py::module_& module) {
           "states"_a);
   module.def(
       "step_together",
-      [](const std::vector<Stepper*>& steppers, py::handle grad_scale, py::handle loss_scale, py::handle found_inf) {
-        Stepper::step_together(steppers, grad_scale, loss_scale, found_inf);
-      },
-      "steppers"_a, "grad_scale"_a = 1.0, "loss_scale"_a = py::none(), "found_inf"_a = py::none());
+      [](const std::vector<Stepper*>& steppers, py::handle grad_scale, py::handle loss_scale, py::handle found_inf,
+         bool zero_grads) { return Stepper::step_together(steppers, grad_scale, loss_scale, found_inf, zero_grads); },
+      "steppers"_a, "grad_scale"_a = 1.0, "loss_scale"_a = py::none(), "found_inf"_a = py::none(), py::kw_only(),
+      "zero_grads"_a = false);
   module.def(
       "skip_together", [](const std::vector<Stepper*>& steppers) { Stepper::skip_together(steppers); }, "steppers"_a);
   module.def(
@@ -431,6 +434,9 @@ PYBIND11_MODULE(_lrcore_core, module, pybind11::mod_gil_not_used()) {
           py::kw_only(), "stream"_a = py::none(), "max_version"_a = py::none(), "dl_device"_a = py::none(),
           "copy"_a = py::none());
   module.def("have_same_entries", &have_same_entries, "dictionaries"_a, "others"_a);
+  module.def(
+      "require_detachable", [](const std::string& name, py::handle gradient) { require_detachable(gradient, name); },
+      "name"_a, "gradient"_a);
   module.def("require_memory", &require_memory, "name"_a, "array"_a);
   bind_stepper(module);
   bind_functional_step(module);

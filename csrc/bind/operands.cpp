@@ -62,6 +62,12 @@ void require_uncrossed(const std::vector<Array>& arrays, const std::vector<Array
       if (i != j) require_disjoint(arrays[i], written[j]);
 }
 
+void require_same_or_disjoint(const std::vector<Array>& arrays) {
+  for (size_t i = 1; i < arrays.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      if (arrays[i].data() != arrays[j].data()) require_disjoint(arrays[i], arrays[j]);
+}
+
 void copy_all(std::span<const Array> from, std::span<const Array> to) {
   const auto on_device = [](const Array& array) { return !array.device().on_cpu(); };
   const bool any = std::ranges::any_of(from, on_device) || std::ranges::any_of(to, on_device);
@@ -87,9 +93,11 @@ void raise_versions_of(const py::object& tensors) {
   increment.get_stored()(tensors);
 }
 
-Operands::Operands(py::handle params_object, const py::sequence& state_objects, const Names& names)
+Operands::Operands(py::handle params_object, const py::sequence& state_objects, const Names& of_rule, bool averages)
     : params(Array::import(params_object, "params", Access::write)),
-      states(import_states(state_objects, names, params, Access::write)),
+      has_average(averages),
+      state_names(averages ? of_rule + Names("ema") : of_rule),
+      states(import_states(state_objects, state_names, params, Access::write)),
       library(device().on_cpu() ? py::none() : library_of(params_object)),
       api(device().on_cpu() ? nullptr : &cuda_api()) {
   for (const Array& state : states) {
@@ -113,8 +121,8 @@ void Operands::refuse_capture(const CudaStream& stream) const {
         "optimizer with capturable=True");
 }
 
-Array Operands::gradients(py::handle object, const CudaStream& stream, const char* name) const {
-  Array grads = Array::import(object, name, Access::read, stream.dlpack_stream);
+Array Operands::gradients(py::handle object, const CudaStream& stream, const char* name, Access access) const {
+  Array grads = Array::import(object, name, access, stream.dlpack_stream);
   require_same_device(grads, params);
   require_same_size(grads, params);
   require_disjoint(grads, params);
@@ -122,9 +130,16 @@ Array Operands::gradients(py::handle object, const CudaStream& stream, const cha
   return grads;
 }
 
-Step Operands::step(const Array& grads) const {
-  Step step{.p = stream_of(params), .g = stream_of(grads), .states = {}, .origin = 0};
-  for (size_t k = 0; k < states.size(); ++k) step.states[k] = stream_of(states[k]);
+Step Operands::step(const Array& grads, bool zeroes_grads) const {
+  Step step{.p = stream_of(params),
+            .g = stream_of(grads),
+            .states = {},
+            .average = {},
+            .origin = 0,
+            .averaging = 0,
+            .zeroes_grads = zeroes_grads};
+  for (int k = 0; k < states_of_rule(); ++k) step.states[k] = stream_of(states[static_cast<size_t>(k)]);
+  if (has_average) step.average = stream_of(states.back());
   return step;
 }
 
@@ -156,12 +171,21 @@ cuda::Job Operands::job(const Plan& plan, const CudaStream& stream, const cuda::
 
 int Operands::chunk_width(const Plan& plan) const {
   if (!plan.added.empty()) return cuda::Vec1::width;
-  return cuda::chunk_width(plan.step, static_cast<int>(states.size()), plan.gradients.data(),
-                           std::ssize(plan.gradients));
+  return cuda::chunk_width(plan.step, states_of_rule(), plan.gradients.data(), std::ssize(plan.gradients));
 }
 
 void Operands::launch(int rule, const cuda::Job& job, const CudaStream& stream) const {
   if (job.blocks > 0) check_cuda(*api, api->launch(rule, &job, stream.handle), "launching the step");
+}
+
+void Operands::zero_gradients(int rule, const Plan& plan, const CudaStream& stream,
+                              const DeviceSegments* on_device) const {
+  if (api == nullptr) return cpu::zero_gradients(plan);
+  const CurrentDevice current(*api, device());
+  cuda::Job job = this->job(plan, stream, {}, on_device);
+  job.is_skipped = true;
+  const GradientList list(*api, plan.added, stream, job);
+  launch(rule, job, stream);
 }
 
 GradientList::GradientList(const cuda::Api& api, std::span<const Stream> gradients, const CudaStream& stream,

@@ -14,12 +14,16 @@ namespace lrcore {
 /// The arrays of one step, checked against each other, and their device.
 struct Operands {
   Array params;
+  bool has_average;
+  Names state_names;  // those of the rule, followed by "ema" if the parameters are averaged
   std::vector<Array> states;
   py::object library;    // of the parameters; steps use its current stream
   const cuda::Api* api;  // null on the CPU
 
-  Operands(py::handle params, const py::sequence& states, const Names& names);
+  /// The states are those listed in `of_rule`, followed by the average of the parameters if there is one.
+  Operands(py::handle params, const py::sequence& states, const Names& of_rule, bool has_average = false);
   Device device() const { return params.device(); }
+  int states_of_rule() const { return state_names.count - (has_average ? 1 : 0); }
   /// Returns the stream of a step with `grads`: `requested` if it is not None, else the current stream.
   CudaStream stream(py::handle requested, py::handle grads) const {
     if (api == nullptr && requested.is_none()) return {};
@@ -30,8 +34,10 @@ struct Operands {
   /// Throws RuntimeError if the stream is recording a CUDA graph.
   void refuse_capture(const CudaStream& stream) const;
   /// Imports gradients, which must match the other arrays. They are safe to read on `stream`. `name` is for messages.
-  Array gradients(py::handle grads, const CudaStream& stream, const char* name = "grads") const;
-  Step step(const Array& grads) const;
+  Array gradients(py::handle grads, const CudaStream& stream, const char* name = "grads",
+                  Access access = Access::read) const;
+  /// Returns the arrays of a step, with `Step::averaging` 0.
+  Step step(const Array& grads, bool zeroes_grads = false) const;
   /// Runs a step of a rule, either immediately on the CPU or as a launch on `stream`. Does not require the GIL.
   ///
   /// On a device, the constants of the step are in `table` if it has rows; then the rows of the plan have only gscale.
@@ -47,6 +53,9 @@ struct Operands {
                 const DeviceSegments* on_device) const;
   /// Queues a job on `stream`. The device must be current.
   void launch(int rule, const cuda::Job& job, const CudaStream& stream) const;
+  /// Zeroes the gradients that a step would read, either immediately on the CPU or as a launch on `stream`. Does not
+  /// require the GIL.
+  void zero_gradients(int rule, const Plan& plan, const CudaStream& stream, const DeviceSegments* on_device) const;
 };
 
 /// The list of gradients that a job adds, in the memory of the current device while this object exists.
@@ -68,6 +77,9 @@ py::tuple checked_list(py::handle grads);
 
 /// Returns the gradients that a step adds; none if there is only one array.
 std::vector<Stream> streams_of(const std::vector<Array>& gradients);
+
+/// Throws ValueError if two arrays share memory and are not the same array.
+void require_same_or_disjoint(const std::vector<Array>& arrays);
 
 /// Imports the states listed in `names`. Each must have as many elements as `params`.
 std::vector<Array> import_states(const py::sequence& states, const Names& names, const Array& params, Access access);

@@ -21,13 +21,16 @@ struct Guard {
   bool is_on() const { return max_norm || patience > 0; }
 };
 
-/// The settings of all groups, as a step uses them.
+/// The settings of all groups and of the whole optimizer, as a step uses them.
 struct GroupSettings {
   std::vector<Numbers> numbers;
   std::vector<bool> frozen;
   std::vector<NumberSources::OfGroup> rates;                  // empty if all groups take the optimizer's rate
   std::shared_ptr<const std::vector<NumberSource>> changing;  // null if no number changes from step to step
   Guard guard;
+  /// The decay of the average of the parameters; no value if there is no average. It is NaN until the first step if it
+  /// changes from step to step.
+  std::optional<double> ema;
 };
 
 /// New settings of all groups.

@@ -7,7 +7,7 @@
 namespace lrcore {
 namespace {
 
-constexpr char doc[] = R"(step($self, /, grads=None, *, grad_scale=1.0, stream=None)
+constexpr char doc[] = R"(step($self, /, grads=None, *, grad_scale=1.0, zero_grads=False, stream=None)
 --
 
 Take one step: update the parameters and the states in place, in one pass.
@@ -16,9 +16,13 @@ Parameters
 ----------
 grads : array of float32, optional
     As many gradients as parameters, in a C-contiguous array on the same device. If neither array is flat, the shapes
-    must match. The array is never written to. It can be omitted if gradients were bound at construction.
+    must match. The array is only written to if `zero_grads` is True. It can be omitted if gradients were bound at
+    construction. The arrays of a list are added in order.
 grad_scale : float
     Factor by which the gradients are multiplied, such as 1 / loss_scale or a clipping factor.
+zero_grads : bool
+    Set the gradients to 0 in the same pass, also if the step is skipped. Gradients of frozen groups stay as they are.
+    Requires writable gradients; the arrays of a list must not overlap, unless they are the same array.
 stream : optional
     The CUDA stream of a step on device arrays: a CuPy or torch stream, or a raw handle (0 is the legacy default
     stream). The default is the current stream of the parameters' library. Must be omitted for CPU arrays.
@@ -31,13 +35,14 @@ TypeError, ValueError, RuntimeError
 
 /// The arguments of one call; null if they were not passed.
 struct Arguments {
-  py::handle grads, grad_scale, stream;
+  py::handle grads, grad_scale, zero_grads, stream;
 };
 
 /// Returns the argument of that name, or null.
 py::handle* find(Arguments& arguments, std::string_view name) {
   if (name == "grads") return &arguments.grads;
   if (name == "grad_scale") return &arguments.grad_scale;
+  if (name == "zero_grads") return &arguments.zero_grads;
   if (name == "stream") return &arguments.stream;
   return nullptr;
 }
@@ -52,9 +57,11 @@ py::handle* find(Arguments& arguments, std::string_view name) {
     if (find(known, name) != nullptr && !(name == "grads" && positional == 1)) continue;
     got += text(got.empty() ? "" : " and ", name, "=", name == "grads" ? " twice" : "");
     if (name == "closure") remedy += "; compute the gradients before the step";
+    if (name == "zero_grad") remedy += "; did you mean zero_grads?";
     if (name == "lr") remedy += "; assign opt.lr";
   }
-  throw py::type_error(text("step: expected step(grads=None, *, grad_scale=1.0, stream=None), got ", got, remedy));
+  throw py::type_error(
+      text("step: expected step(grads=None, *, grad_scale=1.0, zero_grads=False, stream=None), got ", got, remedy));
 }
 
 Arguments parse(PyObject* const* values, Py_ssize_t positional, PyObject* names) {
@@ -78,9 +85,9 @@ PyObject* step(PyObject* self, PyObject* const* values, Py_ssize_t positional, P
     auto* stepper = static_cast<Stepper*>(instance->simple_layout ? instance->simple_value_holder[0]
                                                                   : py::cast<Stepper*>(py::handle(self)));
     if (stepper == nullptr) throw py::type_error(Stepper::uninitialized);
-    const auto [grads, grad_scale, stream] = parse(values, positional, names);
+    const auto [grads, grad_scale, zero_grads, stream] = parse(values, positional, names);
     const auto or_none = [](py::handle argument) { return argument ? argument : py::handle(Py_None); };
-    stepper->step(or_none(grads), grad_scale, or_none(stream));
+    stepper->step(or_none(grads), grad_scale, zero_grads && to_flag(zero_grads, "zero_grads"), or_none(stream));
     Py_RETURN_NONE;
   } catch (py::error_already_set& error) {
     error.restore();

@@ -14,11 +14,15 @@ namespace lrcore {
 /// Python code.
 bool is_same(py::handle source, py::handle other);
 
-/// A hyperparameter of a group, by its index among the values of the rule; the weight decay; or the largest norm of the
-/// gradients, which belongs to no group.
+/// A hyperparameter of a group, by its index among the values of the rule; the weight decay; or one that belongs to no
+/// group: the largest norm of the gradients, or the decay of the average of the parameters.
 struct NumberPlace {
   static constexpr int weight_decay = -1;
   static constexpr int max_norm = -2;
+  static constexpr int ema = -3;
+
+  /// Whether an index is that of a number that belongs to no group.
+  static constexpr bool is_of_all(int index) { return index < weight_decay; }
 
   size_t group;
   int index;

@@ -34,16 +34,36 @@ void write_rows(const std::vector<RuleConfig>& configs, const std::vector<Row>& 
 void set_numbers(const ChangingNumbers& changing, std::vector<RuleConfig>& configs) {
   for (size_t i = 0; i < changing.values.size(); ++i)
     for (const NumberPlace& place : (*changing.sources)[i].places)
-      if (place.index != NumberPlace::max_norm) configs[place.group].number(place.index) = changing.values[i];
+      if (!NumberPlace::is_of_all(place.index)) configs[place.group].number(place.index) = changing.values[i];
+}
+
+/// Returns a number that belongs to no group: the one that changes, if `changing` is not null and has it, else
+/// `number`.
+double number_of_all(int index, double number, const ChangingNumbers* changing) {
+  if (changing != nullptr)
+    for (size_t i = 0; i < changing->values.size(); ++i)
+      for (const NumberPlace& place : (*changing->sources)[i].places)
+        if (place.index == index) return changing->values[i];
+  return number;
 }
 
 /// Returns the largest norm of the gradients of a step, infinity if they are not clipped. `changing` may be null.
 double max_norm_of(const Guard& guard, const ChangingNumbers* changing) {
-  if (guard.max_norm && changing != nullptr)
-    for (size_t i = 0; i < changing->values.size(); ++i)
-      for (const NumberPlace& place : (*changing->sources)[i].places)
-        if (place.index == NumberPlace::max_norm) return changing->values[i];
-  return guard.max_norm.value_or(std::numeric_limits<double>::infinity());
+  if (!guard.max_norm) return std::numeric_limits<double>::infinity();
+  return number_of_all(NumberPlace::max_norm, *guard.max_norm, changing);
+}
+
+/// Returns `Step::averaging` of a step. `changing` may be null.
+float averaging_with(std::optional<double> ema, const ChangingNumbers* changing) {
+  return ema ? static_cast<float>(1 - number_of_all(NumberPlace::ema, *ema, changing)) : 0;
+}
+
+/// Informs autograd that the torch tensors among these objects have changed.
+void raise_versions_among(std::span<const py::handle> objects) {
+  py::list tensors;
+  for (const py::handle each : objects)
+    if (torch_type_of(each)) tensors.append(each);
+  if (!tensors.empty()) raise_versions_of(tensors);
 }
 
 py::list to_list(const std::vector<CountedRange>& counts) {
@@ -58,7 +78,7 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
                  const std::vector<std::vector<Range>>& ranges, NewSettings settings, NewRate rate,
                  std::optional<int64_t> max_steps, const py::object& flat_gradients, std::unique_ptr<Tensors> tensors,
                  std::optional<std::vector<sums::Elements>> units)
-    : operands_(params, states, RuleConfig(rule, decay).info().states),
+    : operands_(params, states, RuleConfig(rule, decay).info().states, settings.groups.ema.has_value()),
       tensors_(std::move(tensors)),
       flat_gradients_(flat_gradients.is_none() ? py::object() : flat_gradients),
       rule_(rule, decay),
@@ -75,6 +95,10 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   if (!grads.is_none()) {
     grads_ = operands_.gradients(grads, {});
     watch_.add(grads, *grads_, false);
+    if (torch_type_of(grads)) {
+      bound_tensors_ = py::list();
+      bound_tensors_.attr("append")(grads);
+    }
   }
   for (size_t k = 0; k < operands_.states.size(); ++k)
     states_watch_.add(py::object(states[k]), operands_.states[k], true);
@@ -93,7 +117,7 @@ Stepper::Stepper(const std::string& rule, py::handle params, const py::sequence&
   if (!grads_ && !tensors_)
     throw py::value_error("grads: a capturable optimizer needs gradients bound at construction, got None");
   clock_.move_to_device(*operands_.api, operands_.device(), *max_steps,
-                        table_of(configs_, sources_, guard_, partition_, *max_steps));
+                        table_of(configs_, sources_, guard_, ema_, partition_, *max_steps));
 }
 
 /// Returns the rule with the numbers of each group.
@@ -115,6 +139,7 @@ void Stepper::use(NewSettings& settings, std::vector<RuleConfig> configs) {
     unreported_ = {};
   }
   guard_ = settings.groups.guard;
+  ema_ = settings.groups.ema;
   const std::lock_guard lock(references_mutex_);
   std::swap(settings_, settings.shown);
   if (!are_same(sources_.numbers, settings.groups.changing) || sources_.of_groups != settings.groups.rates) ++version_;
@@ -160,7 +185,7 @@ py::object Stepper::schedule() const {
   return schedule_;
 }
 
-void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
+void Stepper::step(py::handle grads, py::handle scale, bool zeroes_grads, py::handle requested) {
   const double grad_scale = checked_grad_scale(scale);
   if (clock_.on_device() && !grads.is_none()) [[unlikely]]
     throw py::type_error(
@@ -170,15 +195,16 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
       throw py::type_error("grads: this optimizer reads the gradients of its tensors; leave it out");
     if (!requested.is_none()) throw py::type_error("stream: this optimizer steps on the current stream; leave it out");
     Stepper* self = this;
-    return step_together({&self, 1}, scale, py::none(), py::none());
+    return step_together({&self, 1}, scale, py::none(), py::none(), zeroes_grads);
   }
   if (are_several(grads)) [[unlikely]]
-    return step_with_sum(checked_list(grads), grad_scale, requested);
+    return step_with_sum(checked_list(grads), grad_scale, zeroes_grads, requested);
   if (grads.is_none()) {
     const CudaStream stream = operands_.stream(requested, grads);
     if (!grads_)
       throw py::type_error("grads: expected an array, got None; pass the gradients, or bind them once with grads=");
-    step_with(*grads_, {}, {}, grad_scale, stream);
+    if (zeroes_grads && !watch_.require_writable(grads_->name())) grads_->require_writable();
+    step_with(*grads_, {.arrays = {}, .objects = {}, .are_zeroed = zeroes_grads}, {}, grad_scale, stream);
   } else {
     py::object converted;
     if (flat_gradients_ && !is_numpy(grads)) [[unlikely]] {
@@ -186,13 +212,14 @@ void Stepper::step(py::handle grads, py::handle scale, py::handle requested) {
       grads = converted;
     }
     const CudaStream stream = operands_.stream(requested, grads);
-    Array passed = fitting_gradients(grads, stream);
-    step_with(passed, {.arrays = {&passed, 1}, .objects = {&grads, 1}}, {}, grad_scale, stream);
+    Array passed = fitting_gradients(grads, stream, zeroes_grads);
+    step_with(passed, {.arrays = {&passed, 1}, .objects = {&grads, 1}, .are_zeroed = zeroes_grads}, {}, grad_scale,
+              stream);
   }
 }
 
 /// Takes one step with the sum of several gradients.
-void Stepper::step_with_sum(const py::sequence& grads, double grad_scale, py::handle requested) {
+void Stepper::step_with_sum(const py::sequence& grads, double grad_scale, bool zeroes_grads, py::handle requested) {
   const CudaStream stream = operands_.stream(requested, py::none());
   std::vector<py::object> converted;
   std::vector<py::handle> objects;
@@ -202,16 +229,18 @@ void Stepper::step_with_sum(const py::sequence& grads, double grad_scale, py::ha
     converted.emplace_back(grads[i]);
     if (flat_gradients_ && !is_numpy(converted.back())) converted.back() = flat_gradients_(converted.back(), name);
     objects.push_back(converted.back());
-    arrays.push_back(fitting_gradients(objects.back(), stream, name.c_str()));
+    arrays.push_back(fitting_gradients(objects.back(), stream, zeroes_grads, name.c_str()));
   }
+  if (zeroes_grads) require_same_or_disjoint(arrays);
   const std::vector<Stream> added = streams_of(arrays);
-  step_with(arrays.front(), {.arrays = arrays, .objects = objects}, added, grad_scale, stream);
+  step_with(arrays.front(), {.arrays = arrays, .objects = objects, .are_zeroed = zeroes_grads}, added, grad_scale,
+            stream);
 }
 
 /// Takes one step with `gradients`, or with the sum of the `added` gradients.
 void Stepper::step_with(const Array& gradients, const Passed& passed, std::span<const Stream> added, double grad_scale,
                         const CudaStream& stream) {
-  const Step step = operands_.step(gradients);
+  Step step = operands_.step(gradients, passed.are_zeroed);
   std::vector<Array> completed;  // destroyed after the lock is released
   Verdict verdict{.grad_scale = grad_scale};
   for (Tries tries(patience_);; tries.fail()) {
@@ -222,6 +251,7 @@ void Stepper::step_with(const Array& gradients, const Passed& passed, std::span<
     if (!is_current(numbers, tries)) continue;
     require_unmoved(stream);
     for (size_t i = 0; i < passed.arrays.size(); ++i) require_in_place(passed.objects[i], passed.arrays[i]);
+    step.averaging = averaging_of(numbers);
     Plan plan = this->plan(step);
     plan.added = added;
     const Launch launch = prepare_launch(plan, stream);
@@ -235,15 +265,27 @@ void Stepper::step_with(const Array& gradients, const Passed& passed, std::span<
     } else {
       Stepper* self = this;
       verdict = judge({&self, 1}, {&launch, 1}, numbers, grad_scale);
-      if (!verdict.grad_scale) break;
-      advance(launch, numbers, *verdict.grad_scale);
+      if (verdict.grad_scale)
+        advance(launch, numbers, *verdict.grad_scale);
+      else
+        zero_gradients(launch);
     }
     for (Array& each : passed.arrays) pending_reads_.add(operands_.api, std::move(each), stream);
     break;
   }
+  if (verdict.grad_scale) [[likely]]
+    raise_versions(Written::by_step);
+  if (passed.are_zeroed) [[unlikely]] {
+    raise_versions_among(passed.objects);
+    if (passed.objects.empty()) raise_versions_of(bound_tensors_);
+  }
   if (!verdict.grad_scale) [[unlikely]]
-    return require_patience(verdict);
-  raise_versions();
+    require_patience(verdict);
+}
+
+/// Zeroes the gradients of a step that is skipped, if it would zero them. Requires the lock, but not the GIL.
+void Stepper::zero_gradients(const Launch& launch) const {
+  if (launch.plan.step.zeroes_grads) operands_.zero_gradients(rule_.rule, launch.plan, launch.stream, launch.segments);
 }
 
 /// Measures the gradients of steppers that step together, and returns what becomes of the step. Waits for devices.
@@ -348,9 +390,9 @@ int64_t Stepper::skipped_steps() {
 
 /// Returns the gradients of one step. If they do not match because bound arrays have moved, the error is about the
 /// bound arrays.
-Array Stepper::fitting_gradients(py::handle grads, const CudaStream& stream, const char* name) const {
+Array Stepper::fitting_gradients(py::handle grads, const CudaStream& stream, bool are_zeroed, const char* name) const {
   try {
-    return operands_.gradients(grads, stream, name);
+    return operands_.gradients(grads, stream, name, are_zeroed ? Access::write : Access::read);
   } catch (py::builtin_exception&) {
     watch_.check(moved);
     states_watch_.check(moved);
@@ -411,8 +453,8 @@ void Stepper::require_unmoved(const CudaStream& stream) const {
 
 /// Finds the memory of the tensors' gradients, and makes the tensors without one idle. Returns false, without changing
 /// anything, if a gradient has to be replaced first. Requires the lock.
-bool Stepper::locate_gradients(const Tensors::Gradients& gradients) {
-  if (!tensors_->locate(gradients, operands_)) return false;
+bool Stepper::locate_gradients(const Tensors::Gradients& gradients, bool zeroes_grads) {
+  if (!tensors_->locate(gradients, operands_, zeroes_grads)) return false;
   if (!tensors_->has_changed()) return true;
   if (clock_.on_device())
     throw std::runtime_error("grads: a capturable optimizer needs a gradient for each parameter at each step");
@@ -437,6 +479,9 @@ const DeviceSegments* Stepper::on_device(const Plan& plan) {
                      std::ssize(partition_.rows()));
   return &*segments;
 }
+
+/// Returns `Step::averaging` of a step with these numbers; not used if the numbers are on a device. Requires the lock.
+float Stepper::averaging_of(const StepNumbers& numbers) const { return averaging_with(ema_, numbers.changing.get()); }
 
 /// Makes what steps with this guard need on a device. Requires the GIL.
 void Stepper::prepare_guard(const Guard& guard) {
@@ -504,14 +549,16 @@ void Stepper::advance_guarded(const Launch& launch, const NextNumbers& numbers, 
   if (!clock_.on_device()) decision_->expect(guard_.patience > 0 || scaler.found_inf);
 }
 
-void Stepper::raise_versions(bool of_params) const {
-  if (of_params && tensors_) tensors_->raise_versions();
-  if (written_) raise_versions_of(of_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
+/// Informs autograd about the torch tensors that were written to.
+void Stepper::raise_versions(Written written) const {
+  const bool are_params = written != Written::states;
+  if (are_params && tensors_) tensors_->raise_versions(written == Written::params_and_states);
+  if (written_) raise_versions_of(are_params ? written_ : written_[py::slice(1, std::nullopt, std::nullopt)]);
 }
 
 /// Returns the constants of the first `steps` steps, row by row of the partition.
 StepTable Stepper::table_of(std::vector<RuleConfig> configs, const NumberSources& sources, const Guard& guard,
-                            const Partition& partition, int64_t steps) const {
+                            std::optional<double> ema, const Partition& partition, int64_t steps) const {
   const std::vector<Row>& rows = partition.rows();
   const auto most = std::numeric_limits<int64_t>::max() / static_cast<int64_t>(sizeof(Constants)) - 1;
   if (steps > most / std::max<int64_t>(1, std::ssize(rows))) throw std::bad_alloc();
@@ -524,6 +571,7 @@ StepTable Stepper::table_of(std::vector<RuleConfig> configs, const NumberSources
     if (numbers.changing) set_numbers(*numbers.changing, configs);
     write_rows(configs, rows, numbers, count, 1, memos, to);
     if (guard.max_norm) table.max_norms.push_back(max_norm_of(guard, numbers.changing.get()));
+    if (ema) table.averagings.push_back(averaging_with(ema, numbers.changing.get()));
   }
   return table;
 }
@@ -587,7 +635,7 @@ py::tuple Stepper::counts() {
 }
 
 py::tuple Stepper::snapshot(const py::sequence& states) {
-  const std::vector<Array> to = import_states(states, rule_.info().states, operands_.params, Access::write);
+  const std::vector<Array> to = import_states(states, operands_.state_names, operands_.params, Access::write);
   int64_t count = 0, skipped = 0;
   std::vector<CountedRange> others;
   py::object shown, schedule;
@@ -609,6 +657,24 @@ py::tuple Stepper::snapshot(const py::sequence& states) {
   return py::make_tuple(count, to_list(others), shown, schedule, skipped);
 }
 
+void Stepper::copy_average(py::handle out) {
+  if (!operands_.has_average)
+    throw py::value_error("averaged: this optimizer keeps no average of the parameters; make it with ema=0.999");
+  const Array to = Array::import(out, "out", Access::write);
+  require_same_size(to, operands_.params);
+  if (to.data() != operands_.params.data() && to.overlaps(operands_.params))
+    throw py::value_error("out: shares a part of its memory with params; pass an array with its own memory");
+  if (std::ranges::any_of(operands_.states, [&](const Array& state) { return to.overlaps(state); }))
+    throw py::value_error("out: shares memory with a state; pass an array with its own memory");
+  {
+    const StepLock lock(step_mutex_);
+    states_watch_.check(moved);
+    require_in_place(out, to);
+    copy_all({&operands_.states.back(), 1}, {&to, 1});
+  }
+  raise_versions_among({&out, 1});
+}
+
 int Stepper::traverse(visitproc visit, void* arg) const {
   Py_VISIT(flat_gradients_.ptr());
   Py_VISIT(settings_.ptr());
@@ -621,6 +687,7 @@ int Stepper::traverse(visitproc visit, void* arg) const {
       Py_VISIT(number.check.ptr());
     }
   Py_VISIT(written_.ptr());
+  Py_VISIT(bound_tensors_.ptr());
   if (tensors_)
     if (const int found = tensors_->traverse(visit, arg)) return found;
   if (const int found = watch_.traverse(visit, arg)) return found;
@@ -633,6 +700,7 @@ void Stepper::clear() {
   const py::object schedule = std::exchange(schedule_, py::object());
   const NumberSources sources = std::exchange(sources_, NumberSources());
   const py::object written = std::exchange(written_, py::object());
+  const py::object bound_tensors = std::exchange(bound_tensors_, py::object());
   if (tensors_) tensors_->clear();
   watch_.clear();
   states_watch_.clear();

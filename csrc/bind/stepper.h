@@ -69,8 +69,9 @@ class Stepper {
           std::optional<std::vector<sums::Elements>> units);
 
   /// Takes one step with `grads`, with the sum of the arrays in it if it is a list or a tuple, or with the bound
-  /// gradients if it is None. If `grad_scale` is null, the scale is 1.
-  void step(py::handle grads, py::handle grad_scale, py::handle stream);
+  /// gradients if it is None. If `grad_scale` is null, the scale is 1. The gradients of the segments are zeroed if
+  /// `zeroes_grads` is true, also if the step is skipped.
+  void step(py::handle grads, py::handle grad_scale, bool zeroes_grads, py::handle stream);
   /// Takes one step of each stepper, with its bound gradients or those of its tensors, and with the numbers of the
   /// first stepper that is not capturable. The steppers must have equally many groups. If a check fails, none of them
   /// steps.
@@ -78,7 +79,7 @@ class Stepper {
   /// A single stepper on a device can take the scale from a loss scaler: an array whose number divides `grad_scale`,
   /// and one whose number skips the step unless it is 0. Each is on that device, or None.
   static void step_together(std::span<Stepper* const> steppers, py::handle grad_scale, py::handle loss_scale,
-                            py::handle found_inf);
+                            py::handle found_inf, bool zeroes_grads);
 
   /// Counts a skipped step of each stepper.
   static void skip_together(std::span<Stepper* const> steppers);
@@ -105,6 +106,8 @@ class Stepper {
   /// Copies the states into `states`; returns the step count, the counts of elements that have taken fewer steps, the
   /// settings and the schedule that belong to them.
   py::tuple snapshot(const py::sequence& states);
+  /// Copies the average of the parameters into an array. Throws ValueError if there is none.
+  void copy_average(py::handle out);
   /// Makes either all changes or none; then assigns attributes and updates dictionaries, before any Python code runs.
   /// Returns false without changing anything if the settings that a change expects have been replaced.
   static bool commit(std::span<Change> changes, const std::vector<Assignment>& attributes,
@@ -140,10 +143,12 @@ class Stepper {
     uint64_t version = 0;
     int64_t count = 0;
   };
-  /// Gradients that were passed to one step: the arrays, and the objects that they were imported from.
+  /// Gradients that were passed to one step: the arrays, and the objects that they were imported from. There are none
+  /// if the step reads the bound gradients.
   struct Passed {
     std::span<Array> arrays;
     std::span<const py::handle> objects;
+    bool are_zeroed;  // also said of the bound gradients
   };
   /// What becomes of a step that depends on the norm of its gradients.
   struct Verdict {
@@ -177,24 +182,28 @@ class Stepper {
   int64_t count() const;
   void step_with(const Array& gradients, const Passed& passed, std::span<const Stream> added, double grad_scale,
                  const CudaStream& stream);
-  void step_with_sum(const py::sequence& grads, double grad_scale, py::handle requested);
-  Array fitting_gradients(py::handle grads, const CudaStream& stream, const char* name = "grads") const;
+  void step_with_sum(const py::sequence& grads, double grad_scale, bool zeroes_grads, py::handle requested);
+  Array fitting_gradients(py::handle grads, const CudaStream& stream, bool are_zeroed,
+                          const char* name = "grads") const;
   NextNumbers next_numbers() const;
   bool is_current(const NextNumbers& numbers, const Tries& tries) const;
   /// Whether the last step may yet be skipped. Requires the lock.
   bool is_undecided() const { return decision_ && decision_->may_skip(); }
   bool has_all(const StepNumbers& numbers) const;
   void require_unmoved(const CudaStream& stream) const;
-  bool locate_gradients(const Tensors::Gradients& gradients);
+  bool locate_gradients(const Tensors::Gradients& gradients, bool zeroes_grads);
   Plan plan(const Step& step) const;
   const DeviceSegments* on_device(const Plan& plan);
+  float averaging_of(const StepNumbers& numbers) const;
   void prepare_guard(const Guard& guard);
   void write_constants(const NextNumbers& numbers, double grad_scale);
   void advance(const Launch& launch, const NextNumbers& numbers, double grad_scale);
   void advance_guarded(const Launch& launch, const NextNumbers& numbers, double grad_scale, const LossScaler& scaler);
-  void raise_versions(bool of_params = true) const;
+  void zero_gradients(const Launch& launch) const;
+  enum class Written { by_step, params_and_states, states };
+  void raise_versions(Written written) const;
   StepTable table_of(std::vector<RuleConfig> configs, const NumberSources& sources, const Guard& guard,
-                     const Partition& partition, int64_t steps) const;
+                     std::optional<double> ema, const Partition& partition, int64_t steps) const;
   std::vector<RuleConfig> configs_with(const GroupSettings& groups) const;
   void use(NewSettings& settings, std::vector<RuleConfig> configs);
   void use(NewRate& rate);
@@ -204,7 +213,8 @@ class Stepper {
 
   Operands operands_;
   std::optional<Array> grads_;
-  Watch watch_;  // parameters and bound gradients
+  py::object bound_tensors_;  // a list of the bound gradients if they are a torch tensor, or null
+  Watch watch_;               // parameters and bound gradients
   Watch states_watch_;
   std::unique_ptr<Tensors> tensors_;
   py::object flat_gradients_;  // returns the flat array of gradients in a pack; null for plain arrays
@@ -215,6 +225,7 @@ class Stepper {
   std::vector<RuleConfig> configs_;  // by group
   std::vector<bool> frozen_;         // by group
   Guard guard_;
+  std::optional<double> ema_;  // no value if there is no average
   Partition partition_;
   GradientSums sums_;
   SkipRecord record_;

@@ -1,6 +1,7 @@
 #include "tensors.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 namespace lrcore {
@@ -59,9 +60,11 @@ bool overlaps(const char* begin, const char* end, const Array& array) {
 }  // namespace
 
 Tensors::Tensors(const std::vector<std::string>& names, const std::vector<py::object>& tensors,
-                 const std::vector<py::object>& views, const std::vector<int64_t>& begins, py::object fitting)
+                 const std::vector<py::object>& views, const std::vector<int64_t>& begins, py::object fitting,
+                 py::object zero)
     : objects_(list_of(tensors)),
       fitting_(std::move(fitting)),
+      zero_(std::move(zero)),
       addresses_(tensors.size()),
       has_gradient_(tensors.size(), true) {
   if (names.size() != tensors.size() || views.size() != tensors.size() || begins.size() != tensors.size())
@@ -125,28 +128,60 @@ bool Tensors::Tensor::is_known(py::handle gradient) {
   return false;
 }
 
-Tensors::Gradients Tensors::read() {
+void require_detachable(py::handle gradient, const std::string& name) {
+  if (requires_grad(gradient) && !gradient.attr("grad_fn").is_none() && gradient.attr("_is_view")().cast<bool>())
+    throw std::runtime_error(text(name,
+                                  ": its gradient is a view that belongs to a graph, which PyTorch cannot detach in "
+                                  "place; assign the gradient's detach() before a step with zero_grads=True"));
+}
+
+Tensors::Gradients Tensors::read(bool zeroes_grads) {
   Gradients gradients;
-  gradients.reserve(tensors_.size());
+  gradients.of_tensors.reserve(tensors_.size());
   for (size_t i = 0; i < tensors_.size(); ++i) {
     auto found = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensors_[i].object.ptr(), known().grad.ptr()));
     if (!found) throw py::error_already_set();
+    if (zeroes_grads && !found.is_none() && requires_grad(found)) {
+      require_detachable(found, tensors_[i].name);
+      gradients.for_torch.append(found);
+    }
     if (!found.is_none() && !tensors_[i].is_known(found) && !is_plain(found)) {
       tensors_[i].known_gradient = py::object();
+      if (zeroes_grads) gradients.for_torch.append(found);
       found = fitting_(i, found);
     }
-    gradients.push_back(std::move(found));
+    gradients.of_tensors.push_back(std::move(found));
   }
   return gradients;
 }
 
-bool Tensors::locate(const Gradients& gradients, const Operands& operands) {
+/// Forgets the addresses of gradients that share memory, because each of them could be zeroed before another one is
+/// read. Returns whether there are none.
+bool Tensors::are_disjoint() {
+  const auto begin = [this](size_t i) { return static_cast<const char*>(addresses_[i]); };
+  const auto end = [this, begin](size_t i) {
+    return begin(i) + (tensors_[i].end - tensors_[i].begin) * static_cast<int64_t>(sizeof(float));
+  };
+  std::vector<size_t> order;
+  for (size_t i = 0; i < tensors_.size(); ++i)
+    if (has_gradient_[i] && tensors_[i].begin != tensors_[i].end && addresses_[i] != nullptr) order.push_back(i);
+  std::ranges::sort(order, std::less<>(), begin);
+  std::vector<size_t> shared;
+  for (size_t k = 1, last = 0; k < order.size(); ++k) {  // order[last] ends last of those before order[k]
+    if (begin(order[k]) < end(order[last])) shared.insert(shared.end(), {order[last], order[k]});
+    if (end(order[k]) > end(order[last])) last = k;
+  }
+  for (const size_t i : shared) addresses_[i] = nullptr;
+  return shared.empty();
+}
+
+bool Tensors::locate(const Gradients& gradients, const Operands& operands, bool zeroes_grads) {
   bool all_fit = true;
   for (size_t i = 0; i < tensors_.size(); ++i) {
     Tensor& tensor = tensors_[i];
-    has_gradient_[i] = !gradients[i].is_none();
+    has_gradient_[i] = !gradients.of_tensors[i].is_none();
     if (!has_gradient_[i] || tensor.begin == tensor.end) continue;
-    const auto* begin = static_cast<const char*>(tensor.address_of(gradients[i]));
+    const auto* begin = static_cast<const char*>(tensor.address_of(gradients.of_tensors[i]));
     const char* end = begin + (tensor.end - tensor.begin) * static_cast<int64_t>(sizeof(float));
     const auto shares = [&](const Array& array) { return overlaps(begin, end, array); };
     const bool fits = begin != nullptr && reinterpret_cast<uintptr_t>(begin) % alignof(float) == 0 &&
@@ -157,15 +192,17 @@ bool Tensors::locate(const Gradients& gradients, const Operands& operands) {
     addresses_[i] = fits && !has_moved ? begin : nullptr;
     all_fit = all_fit && addresses_[i] != nullptr;
   }
-  return all_fit;
+  return (!zeroes_grads || are_disjoint()) && all_fit;
 }
 
 void Tensors::fit(Gradients& gradients) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     Tensor& tensor = tensors_[i];
-    if (gradients[i].is_none() || tensor.begin == tensor.end || addresses_[i] != nullptr) continue;
+    py::object& gradient = gradients.of_tensors[i];
+    if (gradient.is_none() || tensor.begin == tensor.end || addresses_[i] != nullptr) continue;
     tensor.known_gradient = py::object();
-    gradients[i] = fitting_(i, gradients[i]);
+    gradients.for_torch.append(gradient);
+    gradient = fitting_(i, gradient);
   }
 }
 
@@ -213,18 +250,27 @@ std::span<const Stream> Tensors::gradients() {
   return gradients_;
 }
 
-void Tensors::raise_versions() const {
-  if (std::ranges::find(used_, false) == used_.end()) return raise_versions_of(objects_);
+void Tensors::raise_versions(bool of_all) const {
+  if (of_all || std::ranges::find(used_, false) == used_.end()) return raise_versions_of(objects_);
   py::list stepped;
   for (size_t i = 0; i < tensors_.size(); ++i)
     if (used_[i]) stepped.append(tensors_[i].object);
   raise_versions_of(stepped);
 }
 
+void Tensors::finish_zeroing(const Gradients& gradients) const {
+  py::list zeroed;
+  for (const py::object& each : gradients.of_tensors)
+    if (!each.is_none()) zeroed.append(each);
+  raise_versions_of(zeroed);
+  if (!gradients.for_torch.empty()) zero_(gradients.for_torch);
+}
+
 int Tensors::traverse(visitproc visit, void* arg) const {
   for (const Tensor& tensor : tensors_) Py_VISIT(tensor.object.ptr());
   Py_VISIT(objects_.ptr());
   Py_VISIT(fitting_.ptr());
+  Py_VISIT(zero_.ptr());
   return 0;
 }
 
@@ -232,6 +278,7 @@ void Tensors::clear() {
   const auto tensors = std::exchange(tensors_, {});
   const py::object objects = std::exchange(objects_, py::object());
   const py::object fitting = std::exchange(fitting_, py::object());
+  const py::object zero = std::exchange(zero_, py::object());
 }
 
 }  // namespace lrcore

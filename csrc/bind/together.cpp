@@ -20,7 +20,7 @@ std::vector<Stepper*> in_order(std::vector<Stepper*> steppers) {
 }  // namespace
 
 void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale, py::handle loss_scale,
-                            py::handle found_inf) {
+                            py::handle found_inf, bool zeroes_grads) {
   const double grad_scale = checked_grad_scale(scale);
   const bool decides_on_device = steppers.size() == 1 && steppers[0]->operands_.api != nullptr;
   std::vector<CudaStream> streams;
@@ -31,7 +31,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     if (each->groups_ != steppers[0]->groups_)
       throw py::type_error("groups: expected optimizers with equally many groups");
     streams.push_back(each->operands_.stream(py::none(), py::none()));
-    gradients.push_back(each->tensors_ ? each->tensors_->read() : Tensors::Gradients());
+    gradients.push_back(each->tensors_ ? each->tensors_->read(zeroes_grads) : Tensors::Gradients());
   }
   LossScaler scaler;
   const auto add = [&](std::optional<Array>& to, py::handle object, const char* name) {
@@ -49,7 +49,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
   Stepper& first = found == steppers.end() ? *steppers[0] : **found;
   std::vector<Step> steps;
   for (const Stepper* each : steppers)
-    steps.push_back(each->operands_.step(each->grads_ ? *each->grads_ : each->operands_.params));
+    steps.push_back(each->operands_.step(each->grads_ ? *each->grads_ : each->operands_.params, zeroes_grads));
   Verdict verdict{.grad_scale = grad_scale};
   for (Tries tries(first.patience_);;) {
     tries.begin();
@@ -65,7 +65,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     }
     for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->require_unmoved(streams[i]);
     const auto can_read = [&](size_t i) {
-      return !steppers[i]->tensors_ || steppers[i]->locate_gradients(gradients[i]);
+      return !steppers[i]->tensors_ || steppers[i]->locate_gradients(gradients[i], zeroes_grads);
     };
     size_t unfit = 0;
     while (unfit < steppers.size() && can_read(unfit)) ++unfit;
@@ -78,6 +78,7 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
     if (is_guarded && !decides_on_device && std::ranges::any_of(steppers, std::not_fn(has_rate)))
       throw py::value_error(
           "max_norm, skip_nonfinite: expected the parameters of a capturable optimizer on one device, got several");
+    for (size_t i = 0; i < steppers.size(); ++i) steps[i].averaging = steppers[i]->averaging_of(numbers);
     std::vector<Launch> launches;
     for (size_t i = 0; i < steppers.size(); ++i)
       launches.push_back(steppers[i]->prepare_launch(steppers[i]->plan(steps[i]), streams[i]));
@@ -90,12 +91,21 @@ void Stepper::step_together(std::span<Stepper* const> steppers, py::handle scale
 
     const GilRelease unlocked;
     if (is_guarded) verdict = judge(steppers, launches, numbers, grad_scale);
-    if (verdict.grad_scale)
-      for (size_t i = 0; i < steppers.size(); ++i) steppers[i]->advance(launches[i], numbers, *verdict.grad_scale);
+    for (size_t i = 0; i < steppers.size(); ++i)
+      if (verdict.grad_scale)
+        steppers[i]->advance(launches[i], numbers, *verdict.grad_scale);
+      else
+        steppers[i]->zero_gradients(launches[i]);
     break;
   }
-  if (!verdict.grad_scale) return steppers.front()->require_patience(verdict);
-  for (const Stepper* each : steppers) each->raise_versions();
+  if (verdict.grad_scale)
+    for (const Stepper* each : steppers) each->raise_versions(Written::by_step);
+  if (zeroes_grads)
+    for (size_t i = 0; i < steppers.size(); ++i) {
+      if (steppers[i]->tensors_) steppers[i]->tensors_->finish_zeroing(gradients[i]);
+      raise_versions_of(steppers[i]->bound_tensors_);
+    }
+  if (!verdict.grad_scale) steppers.front()->require_patience(verdict);
 }
 
 void Stepper::skip_together(std::span<Stepper* const> steppers) {
@@ -127,7 +137,7 @@ struct Stepper::Prepared {
 Stepper::Prepared Stepper::prepare(Change& change) {
   Prepared prepared{.change = change, .states = {}, .params = {}, .configs = {}, .partition = {}, .table = {}};
   if (change.states) {
-    prepared.states = import_states(*change.states, rule_.info().states, operands_.params, Access::read);
+    prepared.states = import_states(*change.states, operands_.state_names, operands_.params, Access::read);
     require_uncrossed(prepared.states, operands_.states);
   }
   if (!change.params.is_none()) {
@@ -135,7 +145,11 @@ Stepper::Prepared Stepper::prepare(Change& change) {
     require_same_size(*prepared.params, operands_.params);
     require_disjoint(*prepared.params, operands_.params);
   }
-  if (change.settings) prepared.configs = configs_with(change.settings->groups);
+  if (change.settings) {
+    prepared.configs = configs_with(change.settings->groups);
+    if (change.settings->groups.ema.has_value() != operands_.has_average)
+      throw py::value_error("settings: an average of the parameters cannot be added or removed");
+  }
   if (clock_.on_device()) prepare_table(prepared);
   return prepared;
 }
@@ -147,6 +161,7 @@ void Stepper::prepare_table(Prepared& prepared) {
   NumberSources sources;
   std::vector<RuleConfig> configs = prepared.configs;
   Guard guard;
+  std::optional<double> ema;
   std::optional<Partition> partition;
   {
     const StepLock lock(step_mutex_);
@@ -162,6 +177,7 @@ void Stepper::prepare_table(Prepared& prepared) {
           "groups: a capturable optimizer keeps the frozen groups that it was made with, and one step count in each "
           "group; make a new optimizer");
     guard = change.settings ? change.settings->groups.guard : guard_;
+    ema = change.settings ? change.settings->groups.ema : ema_;
     if (guard.max_norm.has_value() != guard_.max_norm.has_value() || (guard.patience > 0) != (guard_.patience > 0))
       throw py::value_error(
           "max_norm, skip_nonfinite: a capturable optimizer clips and skips steps if it was made to; make a new "
@@ -175,7 +191,7 @@ void Stepper::prepare_table(Prepared& prepared) {
     sources.of_groups = change.settings->groups.rates;
     sources.numbers = change.settings->groups.changing;
   }
-  prepared.table = table_of(configs, sources, guard, *partition, clock_.steps_on_device());
+  prepared.table = table_of(configs, sources, guard, ema, *partition, clock_.steps_on_device());
 }
 
 /// Computes the new partition from the current one, unless `prepare_table` has computed it. Throws if the change cannot
@@ -244,7 +260,8 @@ bool Stepper::commit(std::span<Change> changes, const std::vector<Assignment>& a
   for (const auto& [dictionary, entries] : updates)
     if (PyDict_Update(dictionary.ptr(), entries.ptr()) != 0) throw py::error_already_set();
   for (const Prepared& each : all)
-    if (each.change.states || each.params) each.change.stepper->raise_versions(each.params.has_value());
+    if (each.change.states || each.params)
+      each.change.stepper->raise_versions(each.params ? Written::params_and_states : Written::states);
   return true;
 }
 

@@ -84,6 +84,15 @@ bool Watch::is_unchanged(const TorchEntry& entry) {
          std::equal(layout + dimensions, layout + 2 * dimensions, tensor.strides);
 }
 
+bool Watch::require_writable(std::string_view name) const {
+  const auto found = std::ranges::find(numpy_, name, &NumpyEntry::name);
+  if (found == numpy_.end()) return false;
+  if ((numpy_struct(found->array).flags & writable) == 0)
+    throw py::value_error(text(
+        name, ": the array is read-only, but a step writes to it in place; make it writable, or bind another array"));
+  return true;
+}
+
 void Watch::refuse(const NumpyEntry& entry, const char* why) {
   const auto& array = numpy_struct(entry.array);
   if (array.data == entry.data && size_of(array) == entry.size && (entry.flags & ~array.flags) == writable)

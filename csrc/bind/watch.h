@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "array.h"
@@ -44,6 +45,8 @@ class Watch {
       if (!is_unchanged(entry)) refuse_moved(entry.name, why);
     if (is_cleared_) refuse_moved("params", why);
   }
+  /// Returns whether an array of this name is a NumPy array; throws ValueError if it is read-only at present.
+  bool require_writable(std::string_view name) const;
   /// For the garbage collector.
   int traverse(visitproc visit, void* arg) const;
   void clear();

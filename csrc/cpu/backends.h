@@ -16,10 +16,10 @@ using AddArrays = void (*)(const Stream* arrays, int64_t count, int64_t begin, i
 /// gradients of 10 million elements takes 1.3 times as long on a Zen 5.
 inline constexpr int64_t sum_block = 128;
 
-/// A backend's sweeps by rule, without and with coupled decay; its arithmetic bounds by rule; its stream bounds by
-/// number of states; and its sums.
+/// A backend's sweeps by rule, without and with coupled decay, each without and with what `Step::has_extras` names; its
+/// arithmetic bounds by rule; its stream bounds by number of states; and its sums.
 struct SweepTable {
-  Sweep sweeps[rules::count][2];
+  Sweep sweeps[rules::count][2][2];
   Sweep arithmetic_bounds[rules::count];
   Sweep stream_bounds[max_states + 1];
   AddProducts add_products;

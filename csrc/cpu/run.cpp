@@ -1,6 +1,7 @@
 #include "run.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "fp_mode.h"
 #include "pool.h"
@@ -9,20 +10,31 @@ namespace lrcore::cpu {
 namespace {
 
 struct Work {
-  const Sweep* sweeps;
+  const Sweep (*sweeps)[2];  // without and with coupled decay
   const Plan& plan;
   AddArrays add_arrays;
 };
+
+void zero(const Stream& array, int64_t begin, int64_t end) {
+  std::memset(elements<float>(array) + begin, 0, static_cast<size_t>(end - begin) * sizeof(float));
+}
+
+/// A sweep that only zeroes the gradients.
+void zero_sweep(const Step& step, const Constants&, int64_t begin, int64_t end) { zero(step.g, begin, end); }
 
 /// Runs a sweep over the elements [begin, end) with the sum of several gradients.
 void run_blocks(Sweep sweep, Step step, const Constants& row, int64_t begin, int64_t end,
                 std::span<const Stream> gradients, AddArrays add_arrays) {
   alignas(64) float sum[sum_block];
+  const bool zeroes_grads = step.zeroes_grads;
+  step.zeroes_grads = false;
   for (int64_t next = 0; begin < end; begin = next) {
     next = std::min(begin + sum_block, end);
     add_arrays(gradients.data(), std::ssize(gradients), begin, next, sum);
     step.g = shifted({.data = sum, .format = Format::float32}, begin);
     sweep(step, row, begin, next);
+    if (zeroes_grads)
+      for (const Stream& each : gradients) zero(each, begin, next);
   }
 }
 
@@ -38,13 +50,20 @@ void run_slice(const void* context, int64_t begin, int64_t end) {
     const int64_t first = segment->begin + (begin - segment->before);
     const Constants& row = plan.rows[static_cast<size_t>(segment->row)];
     if (!plan.gradients.empty()) step.g = plan.gradients[static_cast<size_t>(segment - plan.segments.begin())];
-    const Sweep sweep = sweeps[is_coupled(row)];
+    const Sweep sweep = sweeps[is_coupled(row)][step.has_extras()];
     if (plan.added.empty()) [[likely]]
       sweep(step, row, first, first + size);
     else
       run_blocks(sweep, step, row, first, first + size, plan.added, add_arrays);
     begin += size;
   }
+}
+
+/// Runs one sweep over all segments.
+void run_all(Sweep sweep, const Plan& plan) {
+  const Sweep sweeps[][2] = {{sweep, sweep}, {sweep, sweep}};
+  const Work work{sweeps, plan, nullptr};
+  pool::parallel_for(plan.size(), run_slice, &work);
 }
 
 }  // namespace
@@ -58,10 +77,20 @@ void run(const SweepTable& table, int rule, const Plan& plan) {
 void run(Sweep sweep, const Step& step, int64_t n) {
   const Constants none{};
   const Segment whole{.begin = 0, .end = n, .before = 0, .row = 0};
-  const Sweep sweeps[] = {sweep, sweep};
   const Plan plan{.step = step, .rows = {&none, 1}, .segments = {&whole, 1}};
-  const Work work{sweeps, plan, nullptr};
-  pool::parallel_for(n, run_slice, &work);
+  run_all(sweep, plan);
+}
+
+void zero_gradients(const Plan& plan) {
+  if (plan.segments.empty()) return;
+  Plan part = plan;
+  part.added = {};
+  if (plan.added.empty()) return run_all(zero_sweep, part);
+  Step step = plan.step;
+  for (const Stream& each : plan.added) {
+    step.g = each;
+    run_all(zero_sweep, {.step = step, .rows = plan.rows, .segments = plan.segments});
+  }
 }
 
 }  // namespace lrcore::cpu

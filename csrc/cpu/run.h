@@ -13,4 +13,7 @@ void run(const SweepTable& table, int rule, const Plan& plan);
 /// Runs a sweep that needs no constants over the elements [0, n) in the same way.
 void run(Sweep sweep, const Step& step, int64_t n);
 
+/// Zeroes the gradients of a step in the same way, without taking the step.
+void zero_gradients(const Plan& plan);
+
 }  // namespace lrcore::cpu

@@ -42,11 +42,10 @@ struct Grids {
 constexpr Kernels<Grid> grids = make_kernels<Grid, Grids>();
 
 /// One launch over the elements [begin, end).
-template <class Rule>
+template <class Rule, Form form>
 void sweep(const Step& step, const Constants& constants, int64_t begin, int64_t end) {
   const Segment segment{.begin = begin, .end = end, .before = 0, .row = 0};
   const Job job = make_job(step, chunk_width(step, Rule::states.count), constants, {}, segment);
-  constexpr auto form = Form::plain;
   (job.width == Vec4::width ? grid<Vec4, Rule, form> : grid<Vec1, Rule, form>)(job, 0, job.blocks);
 }
 
@@ -87,9 +86,11 @@ void judge(const Judgement& launch) {
 
 namespace lrcore::cpu {
 
-constinit const SweepTable emulated_sweeps = rules::with_all([](auto... entry) -> SweepTable {
-  return {.sweeps = {{cuda::sweep<typename decltype(entry)::Rule>, cuda::sweep<typename decltype(entry)::Rule>}...},
-          .arithmetic_bounds = {cpu::arithmetic_bound<Portable, typename decltype(entry)::Rule>...},
+constinit const SweepTable emulated_sweeps = rules::with_all([]<class... Entry>(Entry...) -> SweepTable {
+  using enum cuda::Form;
+  return {.sweeps = {{{cuda::sweep<typename Entry::Rule, plain>, cuda::sweep<typename Entry::Rule, full>},
+                      {cuda::sweep<typename Entry::Rule, plain>, cuda::sweep<typename Entry::Rule, full>}}...},
+          .arithmetic_bounds = {cpu::arithmetic_bound<Portable, typename Entry::Rule>...},
           .stream_bounds = {stream_bound<Portable, 0>, stream_bound<Portable, 1>, stream_bound<Portable, 2>,
                             stream_bound<Portable, 3>},
           .add_products = cuda::add_products,

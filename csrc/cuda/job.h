@@ -32,6 +32,7 @@ struct Table {
   int64_t last;
   int64_t per_step;
   const double* max_norms;  // the largest norm of the gradients at each step, or null
+  const float* averagings;  // `Step::averaging` of each step, or null
 
   /// Returns the entry of the next step.
   constexpr int64_t entry() const {
@@ -72,6 +73,7 @@ struct Job {
   const Decision* decision;  // its gscale multiplies that of the row; null if each step is taken
   int64_t blocks;
   int width;
+  bool is_skipped;  // no step is taken; only the gradients are zeroed
 };
 
 /// The elements of a leaf, the first segment that does not end before it, and the number that becomes its sum.
@@ -116,6 +118,7 @@ inline int chunk_width(const Step& step, int states, const Stream* gradients = n
   bool alike = segments > 0 || offset(step.p) == offset(step.g);
   for (int64_t k = 0; k < segments; ++k) alike = alike && offset(gradients[k]) == offset(step.p);
   for (int k = 0; k < states; ++k) alike = alike && offset(step.states[k]) == offset(step.p);
+  if (step.average.data != nullptr) alike = alike && offset(step.average) == offset(step.p);
   return alike ? Vec4::width : Vec1::width;
 }
 
@@ -153,7 +156,8 @@ inline Job make_job(const Step& step, int width, const Constants& constants, con
           .added_count = 0,
           .decision = nullptr,
           .blocks = blocks(whole, width),
-          .width = width};
+          .width = width,
+          .is_skipped = false};
 }
 
 }  // namespace lrcore::cuda

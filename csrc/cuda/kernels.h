@@ -5,14 +5,16 @@
 
 namespace lrcore::cuda {
 
-/// The kernels of each rule: plain and guarded, each for Vec1 and for Vec4.
+/// The kernels of each rule in each form, for Vec1 and for Vec4.
 template <class Kernel>
 struct Kernels {
-  Kernel sweeps[rules::count][2][2];
+  Kernel sweeps[rules::count][3][2];
 
   const Kernel& at(int rule, const Job& job) const {
-    const bool is_guarded = job.decision != nullptr || job.added != nullptr;
-    return sweeps[rule][is_guarded][job.width == Vec4::width];
+    const Form form = job.added != nullptr || job.step.has_extras() ? Form::full
+                      : job.decision != nullptr                     ? Form::guarded
+                                                                    : Form::plain;
+    return sweeps[rule][static_cast<int>(form)][job.width == Vec4::width];
   }
 };
 
@@ -23,7 +25,9 @@ constexpr Kernels<Kernel> make_kernels() {
     return {.sweeps = {{{Make<Vec1, typename Entry::Rule, Form::plain>::kernel(),
                          Make<Vec4, typename Entry::Rule, Form::plain>::kernel()},
                         {Make<Vec1, typename Entry::Rule, Form::guarded>::kernel(),
-                         Make<Vec4, typename Entry::Rule, Form::guarded>::kernel()}}...}};
+                         Make<Vec4, typename Entry::Rule, Form::guarded>::kernel()},
+                        {Make<Vec1, typename Entry::Rule, Form::full>::kernel(),
+                         Make<Vec4, typename Entry::Rule, Form::full>::kernel()}}...}};
   });
 }
 

@@ -169,10 +169,10 @@ int64_t blocks_for(int64_t threads) { return (threads + block_threads - 1) / blo
 int prepare(int rule) {
   cudaFuncAttributes attributes;
   int error = cudaSuccess;
-  const auto& [plain, guarded] = kernels().sweeps[rule];
-  for (const Kernel kernel : {plain[0], plain[1], guarded[0], guarded[1], reinterpret_cast<Kernel>(write_kernel),
-                              reinterpret_cast<Kernel>(measure_kernel), reinterpret_cast<Kernel>(judge_kernel),
-                              reinterpret_cast<Kernel>(advance_kernel)})
+  const auto& [plain, guarded, full] = kernels().sweeps[rule];
+  for (const Kernel kernel : {plain[0], plain[1], guarded[0], guarded[1], full[0], full[1],
+                              reinterpret_cast<Kernel>(write_kernel), reinterpret_cast<Kernel>(measure_kernel),
+                              reinterpret_cast<Kernel>(judge_kernel), reinterpret_cast<Kernel>(advance_kernel)})
     if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
   return error;
 }

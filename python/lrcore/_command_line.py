@@ -57,6 +57,17 @@ def whole_number(text: str) -> int:
         return int(number)
 
 
+def fraction_number(text: str) -> float:
+    """Return the number in a string, which must be at least 0 and less than 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 1.0
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number >= 0 and < 1, got {text}")
+    return number
+
+
 def positive_number(text: str) -> float:
     """Return the number in a string, which must be > 0."""
     try:

@@ -17,22 +17,31 @@ _Number: TypeAlias = tuple[
 ]
 """A number that changes from step to step: a callable of the step count; a function that checks or converts the result,
 unless it is a float from 0 to below the next entry; and the hyperparameters, each as the index of its group and its own
-index among those of the rule, or -1 for the weight decay, or -2 for the largest norm, which belongs to no group."""
+index among those of the rule, or -1 for the weight decay; or -2 for the largest norm or -3 for the decay of the average,
+which belong to no group."""
 
-_Settings: TypeAlias = tuple[object, object, Sequence[_Group], Sequence[_Number], tuple[float | None, int]]
+_WholeSettings: TypeAlias = tuple[float | None, int, float | None]
+"""The largest norm of the gradients, or None; the number of skipped steps in a row that is an error, or 0 if no step is
+skipped; and the decay of the average of the parameters, or None. NaN stands for a number that changes."""
+
+_Settings: TypeAlias = tuple[object, object, Sequence[_Group], Sequence[_Number], _WholeSettings]
 """The settings to be replaced, or None for any; the new settings, for display; the groups as the core uses them; the
-numbers that change; and the largest norm of the gradients, if any, with the number of skipped steps in a row that is an
-error, or 0 if no step is skipped."""
+numbers that change; and the settings of the whole optimizer."""
 
 _Rate: TypeAlias = tuple[object, _Source]
 """The schedule for display, and the source of a step's rate."""
 
 _Tensors: TypeAlias = tuple[
-    Sequence[str], Sequence[Any], Sequence[Any], Sequence[int], Callable[[int, Any], Any]
+    Sequence[str],
+    Sequence[Any],
+    Sequence[Any],
+    Sequence[int],
+    Callable[[int, Any], Any],
+    Callable[[list[Any]], None],
 ]
 """The tensors whose gradients are read: names for messages, tensors, the views of the flat parameters that the tensors must
-be, and indices of first elements; and a function that returns a copy of the gradient of the tensor with a given index, if a
-step cannot read the gradient where it lies."""
+be, and indices of first elements; a function that returns a copy of the gradient of the tensor with a given index, if a step
+cannot read the gradient where it lies; and a function that zeroes gradients."""
 
 _Change: TypeAlias = tuple[
     Stepper,
@@ -95,7 +104,9 @@ class Stepper(metaclass=_Metaclass):
         tensors: _Tensors | None = None,
         units: Sequence[tuple[int, int]] | None = None,
     ) -> None: ...
-    def step(self, grads: Any = None, *, grad_scale: float = 1.0, stream: Any = None) -> None: ...
+    def step(
+        self, grads: Any = None, *, grad_scale: float = 1.0, zero_grads: bool = False, stream: Any = None
+    ) -> None: ...
     @property
     def step_count(self) -> int: ...
     @step_count.setter
@@ -120,6 +131,7 @@ class Stepper(metaclass=_Metaclass):
     def _step_count_of(self, group: int) -> int | None: ...
     def _counts(self) -> tuple[int, list[tuple[int, int, int]]]:
         """Return the step count, and the ranges that have taken another number of steps, with that number."""
+    def _copy_average(self, out: Any) -> None: ...
     def _snapshot(self, states: Sequence[Any]) -> Snapshot: ...
 
 class FunctionalStep(metaclass=_Metaclass):
@@ -174,6 +186,9 @@ def copy(
 def have_same_entries(dictionaries: list[Any], others: list[dict[str, Any]]) -> bool:
     """Return whether two lists of dictionaries have the same keys and, in values and in lists, the same objects."""
 
+def require_detachable(name: str, gradient: Any) -> None:
+    """Raise RuntimeError if PyTorch cannot zero a gradient, because it is a view that belongs to a graph."""
+
 def require_memory(name: str, array: Any) -> None: ...
 def commit(
     changes: Sequence[_Change],
@@ -186,7 +201,12 @@ def commit(
     """
 
 def step_together(
-    steppers: Sequence[Stepper], grad_scale: float = 1.0, loss_scale: Any = None, found_inf: Any = None
+    steppers: Sequence[Stepper],
+    grad_scale: float = 1.0,
+    loss_scale: Any = None,
+    found_inf: Any = None,
+    *,
+    zero_grads: bool = False,
 ) -> None:
     """Take one step of each optimizer with its own gradients.
 

@@ -67,6 +67,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
         "grad_clip grad_clip_norm gradient_clip_val clip_grad",
     ("write grads.clip(-1.0, 1.0, out=grads); a step only reads the gradients",):
         "clipvalue clip_value clip_grad_value_",
+    ("ema",): "ema_decay ema_momentum use_ema",
     # attributes and methods of optimizers
     ("params", "flat", "names"): "parameters params",
     ("grads",): "gradients gradient grad",
@@ -74,7 +75,7 @@ _MEANINGS: dict[tuple[str, ...], str] = {
     ("hyper",): "hyperparameters hypers defaults",
     ("state",): "variables slots opt_state get_weights",
     ("step",): "apply_gradients apply_updates update minimize",
-    ("write grads[:] = 0; a step only reads the gradients",): "zero_grad zero_grads",
+    ("write opt.step(zero_grads=True)",): "zero_grad zero_grads",
     # parameter groups
     ("groups",): "param_groups",
     ("pass groups= to the constructor; freeze a group there and thaw it later",): "add_param_group append",

@@ -306,7 +306,7 @@ def test_numpy_subclasses_keep_numpy_state() -> None:
 # ---- the other arguments of a step
 
 
-NO_ARGUMENT = r"step: expected step\(grads=None, \*, grad_scale=1.0, stream=None\), "
+NO_ARGUMENT = r"step: expected step\(grads=None, \*, grad_scale=1.0, zero_grads=False, stream=None\), "
 
 
 @pytest.mark.parametrize(

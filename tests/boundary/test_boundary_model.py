@@ -185,19 +185,22 @@ class Kept:
             assert_bits(state, kept)
 
     def step(self, data: st.DataObject) -> None:
-        """Step on arbitrary gradients, with an arbitrary scale, under a rate that may be invalid."""
+        """Step on arbitrary gradients, which may be zeroed, with an arbitrary scale, under a rate that may be invalid."""
         view = data.draw(model.placed(19, 1, data.draw(st.booleans())))
         scale = data.draw(st.just(1.0) | model.scalars())
+        zeroes = data.draw(st.booleans())
         checked: Any = model.scale(scale)
         lr: Any = model.rate(self.lr)
         params = View((19,), (4,), 64, self.memory.dtype, True)
-        problems = [*view.problems("grads", False), *number_problems(grad_scale=checked, lr=lr)]
+        problems = [*view.problems("grads", zeroes), *number_problems(grad_scale=checked, lr=lr)]
         problems += [each for each in model.between({"params": params, "grads": view}) if each[0] == "grads"]
         if self.count == 2**53 - 1:
             problems.append(("step_count", OverflowError))
         grads = view.of(self.memory)
-        if outcome(lambda: self.opt.step(grads, grad_scale=scale), problems):
+        if outcome(lambda: self.opt.step(grads, grad_scale=scale, zero_grads=zeroes), problems):
             self.follow(view, lr, checked)
+            if zeroes:
+                self.wanted[view.offset // 4 :][: view.size] = 0
 
     def follow(self, view: View, lr: float, scale: float) -> None:
         """Take the same step with the oracle."""

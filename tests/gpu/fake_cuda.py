@@ -28,9 +28,9 @@ class Job(ctypes.Structure):
     """`Job` of csrc/cuda/job.h."""
 
     _fields_ = [
-        ("step", ctypes.c_int64 * 12),
+        ("step", ctypes.c_int64 * 14),
         ("constants", ctypes.c_float * 12),
-        ("table", ctypes.c_void_p * 5),
+        ("table", ctypes.c_void_p * 6),
         ("whole", ctypes.c_int64 * 6),
         ("extents", ctypes.c_void_p),
         ("of_block", ctypes.c_void_p),
@@ -40,7 +40,7 @@ class Job(ctypes.Structure):
         ("decision", ctypes.c_void_p),
         ("blocks", ctypes.c_int64),
         ("width", ctypes.c_int),
-        ("_to_a_multiple_of_16_bytes", ctypes.c_int * 3),
+        ("is_skipped", ctypes.c_bool),
     ]
 
 
@@ -53,7 +53,7 @@ class Measurement(ctypes.Structure):
 class Judgement(ctypes.Structure):
     """`Judgement` of csrc/cuda/job.h."""
 
-    _fields_ = [("members", ctypes.c_int64 * 18)]
+    _fields_ = [("members", ctypes.c_int64 * 19)]
 
 
 class Decision(ctypes.Structure):

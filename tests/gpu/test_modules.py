@@ -154,6 +154,30 @@ def test_backward_passes(device: str, set_to_none: bool, aside: bool) -> None:
         assert_same(*pair)
 
 
+def test_gradients_are_zeroed(device: str) -> None:
+    """The step zeroes them, also if it is skipped, or copies one of them first."""
+    (model, opt), (twin, other) = pair = both(device, max_norm=0.5, skip_nonfinite=3)
+    for t in range(4):
+        for each in (model, twin):
+            assign(each, t)
+            params = [*each.parameters()]
+            if t == 1:
+                params[2].grad = torch.ones(params[2].shape[::-1], device=params[2].device).t()
+            if t == 2:
+                params[1].grad[0] = float("inf")
+            params[t].grad = None
+        grads = [(p, p.grad, None if p.grad is None else p.grad._version) for p in model.parameters()]
+        opt.step(zero_grads=True)
+        other.step()
+        assert_same(*pair)
+        for p, grad, version in grads:
+            assert p.grad is grad
+            if grad is not None:
+                assert grad._version > version
+                assert_bits(grad.cpu().numpy(), np.zeros(grad.shape, np.float32))
+    assert opt.skipped_steps == 1
+
+
 def test_a_module_steps_on_the_current_stream(device: str) -> None:
     """The step is queued behind long work, and the host does not wait for it."""
     (model, opt), (twin, other) = both(device)

@@ -24,6 +24,7 @@ from gpu.test_together import SCALER, WITH_SCALER, step_with_scaler
 from lrcore._lrcore_core import step_together
 from lrcore.optimizers._settings import GroupSettings
 from lrcore.schedules import Constant
+from optimizers.zeroing import Guarded
 from support import CONFIGURATIONS, Array, assert_bits
 
 torch = pytest.importorskip("torch")
@@ -89,7 +90,14 @@ def made(
         plain._settings._replace(groups=(GroupSettings(), GroupSettings({"weight_decay": 0.25}))),
         Constant(0.5),
         max_steps,
-        tensors=([f"tensor {i}" for i in range(len(SIZES))], views, views, begins, lambda _, grad: grad),
+        tensors=(
+            [f"tensor {i}" for i in range(len(SIZES))],
+            views,
+            views,
+            begins,
+            lambda _, grad: grad,
+            lambda _: None,
+        ),
     )
     return opt, views, begins
 
@@ -208,4 +216,57 @@ def test_tensors_in_a_graph(settings: dict[str, Any], shift: int) -> None:
             write(xp, found_inf, numbers[1:])
             replay()
             step_with_scaler(expected, 0.5, *numbers)
+        assert_alike(xp, opt, expected)
+
+
+@pytest.mark.parametrize("settings", WITH_SCALER)
+def test_gradients_are_zeroed_where_they_lie(settings: dict[str, Any]) -> None:
+    """Those of all tensors that have one, at any alignment, also if the step is skipped. Nothing else is written."""
+    with imitated() as xp:
+        opt, tensors, expected, its, begins = both_with_tensors(xp, settings)
+        for t, numbers in enumerate(2 * SCALER):
+            g = gradient(TENSORS, t)
+            parts = [g[begin:][:size] for begin, size in zip(begins, SIZES, strict=True)]
+            parts[t % 6][0] = math.nan if "skip_nonfinite" in settings and t in (2, 4) else 1.0
+            which = {i for i in range(6) if (i == 2 if t == 6 else (i + t) % 3 != 1)}
+            grads = [Guarded(part, i * t % 16, xp) for i, part in enumerate(parts)]
+            for i, (tensor, each) in enumerate(zip(tensors, grads, strict=True)):
+                place = each.place.start, SIZES[i]
+                tensor.grad = DeviceTensor.over(each.memory, *place) if i in which else None
+            assign(None, its, parts, which.__contains__)
+            arrays = [None if each is None else xp.array(np.float32(each)) for each in numbers]
+            step_together([opt], 0.5, *arrays, zero_grads=True)
+            step_with_scaler(expected, 0.5, *numbers)
+            for i, each in enumerate(grads):
+                if i in which:
+                    each.assert_zeroed(what=f"step {t}, tensor {i}:")
+                else:
+                    each.assert_kept()
+            if t % 2:
+                assert_alike(xp, opt, expected, f"after step {t}")
+
+
+def test_gradients_are_zeroed_in_a_graph() -> None:
+    """Each replay zeroes them, also one that skips."""
+    with imitated() as xp:
+        settings: dict[str, Any] = {"max_norm": 0.5, "skip_nonfinite": 9}
+        opt, tensors, expected, its, begins = both_with_tensors(xp, settings, max_steps=9)
+        grads = [Guarded(np.ones(size, np.float32), i, xp) for i, size in enumerate(SIZES)]
+        for tensor, each, size in zip(tensors, grads, SIZES, strict=True):
+            tensor.grad = DeviceTensor.over(each.memory, each.place.start, size)
+        assign(None, its, [np.ones(size, np.float32) for size in SIZES], lambda _: True)
+        step_together([opt], 0.5, zero_grads=True)
+        step_together([expected], 0.5)
+        replay = xp.capture(lambda: step_together([opt], 0.5, zero_grads=True))
+        for t in range(5):
+            g = gradient(TENSORS, t)
+            g[begins[t]] = math.nan if t == 2 else 1.0
+            for each, other, begin, size in zip(grads, its, begins, SIZES, strict=True):
+                each.before[each.place] = g[begin:][:size]
+                write(xp, each.array, g[begin:][:size])
+                other.grad.numpy()[...] = g[begin:][:size]
+            replay()
+            step_together([expected], 0.5)
+            for each in grads:
+                each.assert_zeroed(what=f"replay {t}:")
         assert_alike(xp, opt, expected)

@@ -24,7 +24,7 @@ from support import CLASSES, assert_bits, choices, run, start
 def arguments() -> list[tuple[str, str]]:
     """Return the class and the name of every argument that is a rate, a number or an option."""
     taken = [(name, each) for name, cls in CLASSES.items() for each in inspect.signature(cls).parameters]
-    others = ("params", "grads", "groups", "max_norm", "skip_nonfinite", "capturable", "max_steps")
+    others = ("params", "grads", "groups", "max_norm", "skip_nonfinite", "ema", "capturable", "max_steps")
     return [(name, each) for name, each in taken if each not in others]
 
 

@@ -201,7 +201,7 @@ PACK = lrcore.Pack({"w": (3, 2), "layers": [{"b": 3}]})
         (lrcore, "FusedOptimizer", "write lrcore.torch.FusedOptimizer"),
         (lrcore, "xyzzy", None),
         (plot, "schedulers", "did you mean lrcore.plot.schedules?"),
-        (OPT, "zero_grad", "write grads[:] = 0; a step only reads the gradients"),
+        (OPT, "zero_grad", "write opt.step(zero_grads=True)"),
         (OPT, "param_groups", "did you mean groups?"),
         (OPT, "add_param_group", "pass groups= to the constructor; freeze a group there and thaw it later"),
         (OPT.groups, "append", "pass groups= to the constructor; freeze a group there and thaw it later"),

@@ -37,7 +37,7 @@ def right() -> None:
     assert_type(opt.step_count, int)
     assert_type(opt.hyper["eps"] * 2, float)
     assert_type(opt.hyper["betas"], tuple[float, float])
-    opt.step(params, grad_scale=0.5)
+    opt.step(params, grad_scale=0.5, zero_grads=True)
     lrcore.AdamW(params, lr=0.1, weight_decay=0.2, decoupled_weight_decay=True)
     lrcore.SGD(params, schedules.Constant(0.1), momentum=0.9, nesterov=True, decay="independent")
     changing = schedules.Cosine(0.1, steps=100)

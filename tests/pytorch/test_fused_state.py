@@ -228,6 +228,26 @@ def put(way: str, opt: Any, weight: Any, values: Any) -> None:
 WAYS = ["copy", "an entry", "update of entries", "|= of entries", "entries", "update", "|=", "all"]
 
 
+def test_removed_states_need_no_memory_for_each_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The initial values of a flat state are made once, however many parameters begin again."""
+    params = weights()
+    opt = grouped("Adam", params)
+    give(params, (1,))
+    opt.step()
+    made: list[str] = []
+    cls = type(opt._buffers[0])
+    begun = cls.begun
+
+    def counted(self: Any, name: str) -> Any:
+        made.append(name)
+        return begun(self, name)
+
+    monkeypatch.setattr(cls, "begun", counted)
+    opt.state.clear()
+    opt.step()
+    assert sorted(made) == ["exp_avg", "exp_avg_sq"]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_states_that_are_assigned(way: str) -> None:
     """Assigned states are shown, used and saved. The other states and step counts stay."""

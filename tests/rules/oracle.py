@@ -35,7 +35,7 @@ from typing import Any, Final, Literal, Required, TypeAlias, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RULES", "Decay", "Rule", "bounds", "step32", "step64"]
+__all__ = ["RULES", "Decay", "Rule", "averaged", "bounds", "step32", "step64"]
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Value: TypeAlias = Any  # a float32 array, a float or a Magnitude: they define + - * /
@@ -408,6 +408,12 @@ def step32(
     """Return p and the states after a step, as one-dimensional float32 arrays; the inputs are unchanged."""
     with np.errstate(all="ignore"):
         return step(Float32(), rule, p, g, states, options)
+
+
+def averaged(e: Array, p: Array, ema: float) -> Array:
+    """Return the average of the parameters after a step, from the average `e` before it and the parameters `p` after it."""
+    with np.errstate(all="ignore"):
+        return e + np.float32(1 - ema) * (p - e)
 
 
 def step64(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from support import Array, assert_same, make, oracle_step
+from rules.oracle import averaged
+from support import Array, assert_bits, assert_same, make, oracle_step
 
 SIZES = (0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 65, 1000, 4097, 100_003)
 
@@ -43,3 +45,43 @@ class Followed:
         self.opt.step(g)
         self.follow(g, self.opt.step_count)
         assert_same(self.opt, self.p, self.states, f"{self.opt.rule}, {what}, step {self.opt.step_count}:")
+
+
+class Averaged:
+    """An optimizer with an average whose decay is a function of the step count, the same one without, and the average."""
+
+    def __init__(self, opt: Any, plain: Any, ema: Callable[[int], float]) -> None:
+        self.opt, self.plain, self.ema = opt, plain, ema
+        self.average = flat(plain.params).copy()
+        self.assert_same("at first:")
+
+    def step(self, grads: Any, what: str = "", zero_grads: bool = False, **arguments: Any) -> None:
+        """Take a step with both optimizers, and assert that everything has the bits of the definition.
+
+        Elements of frozen groups are not averaged, and a step that `skip_nonfinite` skips averages nothing.
+        """
+        t = self.plain.step_count
+        self.plain.step(grads, **arguments)
+        self.opt.step(grads, zero_grads=zero_grads, **arguments)
+        if self.plain.step_count > t:
+            new = averaged(self.average, flat(self.plain.params), self.ema(t))
+            for group in self.plain.groups:
+                for begin, end in () if group.frozen else group.ranges:
+                    self.average[begin:end] = new[begin:end]
+        self.assert_same(f"{what} step {t + 1}:")
+
+    def assert_same(self, what: str = "") -> None:
+        opt, plain = self.opt, self.plain
+        assert opt.step_count == plain.step_count
+        assert [*opt.state] == [*plain.state, "ema"]
+        expected = {"params": plain.params, **plain.state}
+        for name, values in {"params": opt.params, **opt.state}.items():
+            assert_bits(
+                flat(values), self.average if name == "ema" else flat(expected[name]), f"{what} {name}"
+            )
+
+
+def flat(values: Any) -> Array:
+    """Return the elements of a NumPy array or a pack, without a copy."""
+    found: Array = values.reshape(-1) if isinstance(values, np.ndarray) else values.flat
+    return found

@@ -37,10 +37,10 @@ def test_signature_is_that_of_the_class(name: str) -> None:
     assert list(own)[:3] == ["params", "grads", "states"]
     assert own["step"].default is own["lr"].default is inspect.Parameter.empty
     theirs = inspect.signature(CLASSES[name]).parameters
-    # The functions lack the others, because the caller stores Adagrad's sum, slices the arrays, measures the gradients and
-    # counts the steps.
+    # The functions lack the others, because the caller stores Adagrad's sum, slices the arrays, measures the gradients,
+    # counts the steps and averages the parameters.
     fewer = {"params", "grads", "lr", "initial_accumulator_value", "groups", "capturable", "max_steps"}
-    fewer |= {"max_norm", "skip_nonfinite"}
+    fewer |= {"max_norm", "skip_nonfinite", "ema"}
     for each in set(theirs) - fewer:
         assert own[each] == theirs[each]
     assert "initial_accumulator_value" not in own

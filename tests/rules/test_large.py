@@ -23,17 +23,17 @@ ISLAND = 2**16
 """Size in bytes of the separate memory around each element that is checked."""
 MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, PROT_NONE = 0x10, 0x4000, 0x8000, 0
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [
     ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ssize_t
 ]  # fmt: skip
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def map_at(address: int | None, size: int, protection: int, flags: int, file: int = -1) -> int:
     """Return the address of a new mapping."""
-    mapped = _libc.mmap(address, size, protection, flags, file, 0)
+    mapped = libc.mmap(address, size, protection, flags, file, 0)
     if mapped in (None, 2**64 - 1):
         raise OSError(ctypes.get_errno(), "mmap")
     return int(mapped)
@@ -54,7 +54,7 @@ def sparse(n: int, places: list[int], file: int) -> Iterator[Array]:
             map_at(base + island * ISLAND, ISLAND, writable, private | MAP_FIXED)
         yield np.ctypeslib.as_array((ctypes.c_float * n).from_address(base))
     finally:
-        _libc.munmap(base, whole)
+        libc.munmap(base, whole)
 
 
 BACKENDS = [name for name in lrcore.backends() if name != "cuda"]

@@ -178,16 +178,20 @@ def run(*options: str) -> int:
     return main(["bench", "--rules", "sgd", "--sizes", "100", "1e4", "--rounds", "2", *options])
 
 
-def test_clipped_steps_and_sums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_that_do_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"
-    assert run("--max-norm", "1", "--gradients", "1", "3", "--json", str(results)) == 0
+    options = ("--max-norm", "1", "--gradients", "1", "3", "--ema", "0.9", "--zero-grads")
+    assert run(*options, "--json", str(results)) == 0
     variants = [row.variant for row in bench.load(results) if row.size == 100]
-    assert variants == ["step", "bound step", "clipped step", "1 gradients", "3 gradients"]
-    for wrong in ("0", "nan", "much"):
-        with pytest.raises(SystemExit):
-            run("--max-norm", wrong)
-        expected = f"lrcore bench: --max-norm: expected a number > 0, got {wrong}"
-        assert capsys.readouterr().err.startswith(expected)
+    extras = ["clipped step", "averaged step", "zeroing step", "1 gradients", "3 gradients"]
+    assert variants == ["step", "bound step", *extras]
+    ranges = {"--max-norm": ("a number > 0", "0"), "--ema": ("a number >= 0 and < 1", "1")}
+    for option, (expected, outside) in ranges.items():
+        for wrong in (outside, "-1", "nan", "much"):
+            with pytest.raises(SystemExit):
+                run(option, wrong)
+            message = f"lrcore bench: {option}: expected {expected}, got {wrong}"
+            assert capsys.readouterr().err.startswith(message)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ def stepper_for(
     grads: Any = None,
     bounds: Sequence[int] = (),
     max_norm: float | None = None,
+    ema: float | None = None,
 ) -> Stepper:
     """Return a Stepper that applies a rule with a cosine rate.
 
@@ -50,7 +51,7 @@ def stepper_for(
         None,
         [(numbers, False, 0.9**i, None) for i in range(len(ranges))],
         [],
-        (max_norm, 0),
+        (max_norm, 0, ema),
     )
     return Stepper(rule, params, states, grads, "l2", ranges[1:], settings, (None, rate))
 
@@ -89,11 +90,14 @@ def variants(
     segments: Sequence[int] = (),
     gradients: Sequence[int] = (),
     max_norm: float | None = None,
+    ema: float | None = None,
+    zero_grads: bool = False,
 ) -> list[Variant]:
     """Return the steps of a rule and the loops that bound their speed, on one set of arrays.
 
     Each number in `segments` adds a step of that many segments, each in `gradients` a step with the sum of that many
-    gradients, and `max_norm` a step that clips.
+    gradients, `max_norm` a step that clips, `ema` one that averages the parameters, and `zero_grads` one that zeroes
+    the gradients.
     """
     params, grads = aligned_full(size, 1.0), aligned_full(size, 0.5)
     states = [aligned_full(size, 0.0) for _ in lrcore.rules()[rule].states]
@@ -104,6 +108,11 @@ def variants(
     }
     if max_norm is not None:
         calls["clipped step"] = stepper_for(rule, params, states, grads, max_norm=max_norm).step
+    if ema is not None:
+        averaged = [*states, aligned_full(size, 1.0)]
+        calls["averaged step"] = stepper_for(rule, params, averaged, grads, ema=ema).step
+    if zero_grads:
+        calls["zeroing step"] = functools.partial(with_bound_grads.step, zero_grads=True)
     others = [aligned_full(size, 0.5) for _ in range(max(gradients, default=1) - 1)]
     for count in gradients:
         calls[f"{count:,} gradients"] = functools.partial(passed.step, [grads, *others[: count - 1]])
@@ -145,9 +154,10 @@ def _divides(rule: str) -> bool:
     return facts.divisions + facts.roots > 0
 
 
-def bytes_of_arrays(rule: str, size: int, gradients: Sequence[int] = ()) -> int:
+def bytes_of_arrays(rule: str, size: int, gradients: Sequence[int] = (), ema: float | None = None) -> int:
     """Return the number of bytes in the arrays that `variants` allocates."""
     arrays = 1 + max(gradients, default=1) + len(lrcore.rules()[rule].states) + _divides(rule)
+    arrays += ema is not None
     return 4 * size * arrays
 
 

@@ -14,6 +14,7 @@ from lrcore._checks import integer
 from lrcore._command_line import (
     check_output,
     check_picture,
+    fraction_number,
     one_of,
     positive_number,
     stderr_is_terminal,
@@ -88,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also time steps that clip the norm of the gradients",
     )
     parser.add_argument(
+        "--ema",
+        type=fraction_number,
+        metavar="DECAY",
+        help="also time steps that average the parameters",
+    )
+    parser.add_argument("--zero-grads", action="store_true", help="also time steps that zero the gradients")
+    parser.add_argument(
         "--rounds",
         type=whole_number,
         default=15,
@@ -116,8 +124,18 @@ def run(arguments: argparse.Namespace) -> None:
     gradients = [integer("--gradients", each) for each in arguments.gradients]
     execute(
         arguments,
-        lambda rule, size: variants(rule, size, backends, threads, segments, gradients, arguments.max_norm),
-        lambda rule, size: bytes_of_arrays(rule, size, gradients),
+        lambda rule, size: variants(
+            rule,
+            size,
+            backends,
+            threads,
+            segments,
+            gradients,
+            arguments.max_norm,
+            arguments.ema,
+            arguments.zero_grads,
+        ),
+        lambda rule, size: bytes_of_arrays(rule, size, gradients, arguments.ema),
     )
 
 

@@ -38,7 +38,8 @@ spread    half the distance between the quartiles, divided by the median
 variants  step: gradients passed to step(); bound step: gradients bound beforehand; decayed step: after the states
           have decayed to 0; stream bound: a plain loop over the same arrays; arithmetic bound: that loop with the
           divisions and square roots of the rule; N segments: a bound step of N segments in up to 28 groups; clipped
-          step: a bound step with max_norm; N gradients: a step with the sum of N gradients"""
+          step: a bound step with max_norm; averaged step: with ema; zeroing step: with zero_grads; N gradients:
+          a step with the sum of N gradients"""
 
 MEANINGLESS = 0.25
 """Spread at and above which a median is meaningless: with 15 samples, its standard error is then 12 % or more."""

@@ -79,16 +79,16 @@ NUMBERS: dict[str, Callable[[str, Any], Value]] = {
 #: The arguments that are pairs of numbers.
 PAIRS = frozenset(name for name, check in NUMBERS.items() if check is _decay_rates)
 
-#: The check for each number of an argument, which may be a pair; and for the largest norm of the gradients.
+#: The check for each number of an argument, which may be a pair; and for numbers of the whole optimizer.
 SINGLE: dict[str, Callable[[str, Any], Any]] = {
     name: _decay_rate if name in PAIRS else check for name, check in NUMBERS.items()
-} | {"max_norm": _largest_norm}
+} | {"max_norm": _largest_norm, "ema": fraction}
 
 #: The numbers from 0 to below this are in the range of the argument, if they may round to 0 in float32.
 LIMITS: dict[str, float] = {
     name: 1.0 if check is fraction else OVERFLOW if check is nonnegative_float32 else _ALMOST_ONE
     for name, check in NUMBERS.items()
-} | {"max_norm": 0.0}
+} | {"max_norm": 0.0, "ema": 1.0}
 
 #: The check for each structural option. Options are fixed at construction.
 OPTIONS: dict[str, Callable[[str, Any], bool | str]] = {
@@ -130,9 +130,9 @@ def _number_or_schedule(name: str, value: Any, check: Callable[[str, Any], Any])
     return as_schedule(value) if callable(value) else check(name, value)
 
 
-def largest_norm(value: Any) -> Any:
-    """Check the argument `max_norm`."""
-    return None if value is None else settable_number("max_norm", value)
+def number_or_none(name: str, value: Any) -> Any:
+    """Check a number of the whole optimizer, such as `max_norm`, which may be a schedule or a callable, or None."""
+    return None if value is None else settable_number(name, value)
 
 
 MOST_SKIPS = 100
@@ -242,7 +242,7 @@ def refuse_without_momentum(arguments: Mapping[str, Any], *names: str) -> None:
             raise ValueError(f"{name}: has no effect without momentum; set momentum > 0 or leave {name} out")
 
 
-_ASSIGNABLE = ("lr", "step_count", "hyper", "max_norm", "skip_nonfinite", "params", "grads")
+_ASSIGNABLE = ("lr", "step_count", "hyper", "max_norm", "skip_nonfinite", "ema", "params", "grads")
 """The attributes of an optimizer that can be assigned."""
 
 

@@ -17,6 +17,7 @@ from lrcore._arrays.memory import State, aligned_zeros, allocate, wrap_like
 from lrcore._checks import FilePath, file_path, flag, naming, require_entries
 from lrcore._files.safetensors import naming_file
 from lrcore._lrcore_core import Snapshot, Stepper, commit, describe, rules
+from lrcore._lrcore_core import copy as copy_array
 from lrcore._names import explain_attributes, unknown_argument
 from lrcore._runtime import require_environment
 from lrcore.optimizers import (
@@ -36,16 +37,19 @@ from lrcore.optimizers._hyper import Hyper
 from lrcore.optimizers._places import flat_of, gradients_of, places_of
 from lrcore.optimizers._ranges import Ranges, rest_of
 from lrcore.optimizers._settings import (
-    GUARD,
+    AVERAGE,
+    WHOLE,
     Change,
     GroupSettings,
-    Guard,
     Settings,
-    restored_guard,
+    WholeSettings,
+    checked_decay,
+    require_alike_averages,
     restored_skips,
+    restored_whole,
     settled,
     shown_rate,
-    stored_guard,
+    stored_whole,
 )
 from lrcore.optimizers._shared import DEFAULTS, Shared
 from lrcore.schedules._dictionary import encode
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
         _Rate,
         _Settings,
         _Tensors,
+        _WholeSettings,
     )
 
 _RULES = rules()
@@ -76,7 +81,8 @@ lr : float, schedule or callable
 """The first two arguments of each class, for the docstrings."""
 
 _NONE: Shared = {}
-_WEIGHT_DECAY, _MAX_NORM = -1, -2
+_WEIGHT_DECAY = -1
+_OF_WHOLE = (("max_norm", -2), ("ema", -3))
 """What the core has in place of the index of a hyperparameter."""
 
 
@@ -136,14 +142,16 @@ class Optimizer(Stepper):
         arguments = _arguments.settings(type(self).__name__, own, shared, self._defaults)
         options, hyper = _arguments.options(arguments), _arguments.settable(arguments)
         max_steps = _arguments.table_length(arguments["capturable"], arguments["max_steps"])
-        guard = Guard(
-            _arguments.largest_norm(arguments["max_norm"]), _arguments.skipping(arguments["skip_nonfinite"])
+        whole = WholeSettings(
+            _arguments.number_or_none("max_norm", arguments["max_norm"]),
+            _arguments.skipping(arguments["skip_nonfinite"]),
+            _arguments.number_or_none("ema", arguments["ema"]),
         )
-        ranges, settings = None, Settings(hyper, guard=guard)
+        ranges, settings = None, Settings(hyper, whole=whole)
         if arguments["groups"] is not None:
             size, places = self._described(params).size, places_of(params)
             ranges, groups = _groups.parsed(arguments["groups"], size, places, hyper, options)
-            settings = Settings(hyper, groups, guard)
+            settings = Settings(hyper, groups, whole)
             self._choose_rule(settings.numbers(), options, lambda i: f"groups[{i - 1}]")
         rate = schedules.as_schedule(lr)
         self._bind(params, arguments["grads"], options, ranges, settings, rate, max_steps, initial)
@@ -174,7 +182,12 @@ class Optimizer(Stepper):
         self._memory, self._places = self._described(params), places_of(params)
         self._ranges = (rest_of((), self._memory.size),) if ranges is None else ranges
         names = _RULES[rule].states
-        states = [wrap_like(self._array, allocate(self._memory, initial.get(name, 0.0))) for name in names]
+        memories = [allocate(self._memory, initial.get(name, 0.0)) for name in names]
+        if settings.whole.ema is not None:
+            names, average = (*names, AVERAGE), allocate(self._memory)
+            copy_array(self._array, average, "params", AVERAGE)
+            memories.append(average)
+        states = [wrap_like(self._array, each) for each in memories]
         super().__init__(
             rule,
             self._array,
@@ -208,8 +221,11 @@ class Optimizer(Stepper):
 
     def _configuration(
         self, settings: Settings
-    ) -> tuple[str, tuple[list[_Group], list[_Number], tuple[float | None, int]]]:
-        """Return the rule that settings select, and the settings for the core: groups, numbers that change, and guard."""
+    ) -> tuple[str, tuple[list[_Group], list[_Number], _WholeSettings]]:
+        """Return the rule that settings select, and the settings for the core.
+
+        These are the groups, the numbers that change, and the settings of the whole optimizer.
+        """
         every = settings.numbers()
         rule = self._choose_rule(every, self._options)
         maximize = self._options["maximize"]
@@ -229,11 +245,12 @@ class Optimizer(Stepper):
             if part.flat in indices and with_it:
                 source = self._source_of_number(part)
                 changing.append(part.for_core(source, [(i, indices[part.flat]) for i in with_it]))
-        if isinstance(max_norm := settings.guard.max_norm, schedules.Schedule):
-            (part,) = parts_of("max_norm", max_norm)
-            self._require_stateless(max_norm, "max_norm")
-            changing.append(part.for_core(self._source_of_number(part), [(0, _MAX_NORM)]))
-        return rule, (groups, changing, settings.guard.for_core())
+        for name, index in _OF_WHOLE:
+            if isinstance(value := getattr(settings.whole, name), schedules.Schedule):
+                (part,) = parts_of(name, value)
+                self._require_stateless(value, name)
+                changing.append(part.for_core(self._source_of_number(part), [(0, index)]))
+        return rule, (groups, changing, settings.whole.for_core())
 
     @staticmethod
     def _numbers(rule: str, hyper: Mapping[str, Any], maximize: bool) -> _Numbers:
@@ -376,26 +393,69 @@ class Optimizer(Stepper):
     @property
     def max_norm(self) -> float | None:
         """The largest norm of the gradients at the next step, or None. Assign a number, a schedule, a callable or None."""
-        value: float | None = self._number_of_next_step("max_norm", self._settings.guard.max_norm)
+        value: float | None = self._number_of_next_step("max_norm", self._settings.whole.max_norm)
         return value
 
     @max_norm.setter
     def max_norm(self, max_norm: schedules.Rate | None) -> None:
-        self._change_guard("max_norm", _arguments.largest_norm(max_norm))
+        self._change_whole("max_norm", _arguments.number_or_none("max_norm", max_norm))
 
     @property
     def skip_nonfinite(self) -> bool | int:
         """Whether steps whose gradients are not finite are skipped, or how many in a row raise FloatingPointError."""
-        return self._settings.guard.skip_nonfinite
+        return self._settings.whole.skip_nonfinite
 
     @skip_nonfinite.setter
     def skip_nonfinite(self, skip_nonfinite: bool | int) -> None:
-        self._change_guard("skip_nonfinite", _arguments.skipping(skip_nonfinite))
+        self._change_whole("skip_nonfinite", _arguments.skipping(skip_nonfinite))
 
-    def _change_guard(self, name: str, value: Any) -> None:
+    @property
+    def ema(self) -> float | None:
+        """The decay of the average of the parameters at the next step, or None. Assign a number, a schedule or a callable.
+
+        An average cannot be added or removed.
+        """
+        value: float | None = self._number_of_next_step("ema", self._settings.whole.ema)
+        return value
+
+    @ema.setter
+    def ema(self, ema: schedules.Rate) -> None:
+        self._change_whole("ema", checked_decay(self._settings.whole, ema))
+
+    def averaged(self, out: Any = None) -> Any:
+        """Return the average of the parameters.
+
+        Parameters
+        ----------
+        out : array of float32, or Pack, optional
+            An array like the parameters, to which the average is copied: a new one by default. ``opt.averaged(opt.params)``
+            replaces the parameters by their average.
+
+        Returns
+        -------
+        array or Pack
+            `out`, or an array of the same library, device and shape as the parameters; a `lrcore.Pack` if the parameters
+            are one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the optimizer was made without `ema`, or `out` does not match the parameters or shares memory with a state.
+        """
+        if out is not None:
+            self._copy_average(gradients_of(self._params, out, "out"))
+            return out
+        memory = allocate(self._memory)
+        self._copy_average(memory)
+        average = wrap_like(self._array, memory)
+        if self._places is not None:
+            return self._params._over(average)
+        return average.reshape(self._params.shape) if hasattr(average, "reshape") else average
+
+    def _change_whole(self, name: str, value: Any) -> None:
         self._require_changeable(name)
         self._change_settings(
-            lambda settings: settings._replace(guard=settings.guard._replace(**{name: value}))
+            lambda settings: settings._replace(whole=settings.whole._replace(**{name: value}))
         )
 
     @property
@@ -522,7 +582,8 @@ class Optimizer(Stepper):
             schedule contains a `Plateau`, `schedule_state` is a list with the state of each `Plateau`. `groups` is
             included if groups were passed, or if ``opt.groups[0]`` has settings or a step count of its own. `names`, a
             list with the name, the offset in the buffer and the shape of each array, is included if the parameters are
-            a `lrcore.Pack`. `max_norm`, `skip_nonfinite` and `skipped_steps` are included.
+            a `lrcore.Pack`. `max_norm`, `skip_nonfinite` and `skipped_steps` are included, and so is `ema` if there is an
+            average.
         """
         return self._dictionary()
 
@@ -536,7 +597,7 @@ class Optimizer(Stepper):
             "hyper": {name: _changing.stored(value, numbers) for name, value in settings.hyper.items()},
             "step_count": step_count,
             "state": state,
-            **stored_guard(settings.guard, numbers),
+            **stored_whole(settings.whole, numbers),
             "skipped_steps": skipped_steps,
         }
         with contextlib.suppress(TypeError):  # a schedule may have no dictionary form
@@ -579,7 +640,7 @@ class Optimizer(Stepper):
             "schedule_state",
             "groups",
             "names",
-            *GUARD,
+            *WHOLE,
             "skipped_steps",
         )
         if not isinstance(entries["rule"], str) or entries["rule"] != self.rule:
@@ -587,6 +648,14 @@ class Optimizer(Stepper):
         options = self._checked_options(self.rule, entries["options"], self._options)
         if options != self._options:
             raise ValueError(f"options: expected {self._options}, got {options}")
+        has_average = "ema" in entries or (
+            isinstance(entries["state"], Mapping) and AVERAGE in entries["state"]
+        )
+        require_alike_averages(has_average, entries.get("ema"), self._settings.whole.ema)
+        if has_average and "ema" not in entries:
+            raise ValueError(
+                'ema: expected the entry "ema" with the decay of the average in the state, got none'
+            )
         stored_hyper = require_entries("hyper", entries["hyper"], self._hyperparameters)
         entries = _named_state.rearranged(entries, self._places)
         state = require_entries("state", entries["state"], self._state)
@@ -603,9 +672,9 @@ class Optimizer(Stepper):
         groups, counts = _group_state.restored(
             entries.get("groups"), self._ranges, self._settings, entries["step_count"], self._places, numbered
         )
-        guard = restored_guard(entries, self._settings.guard, numbered)
+        whole = restored_whole(entries, self._settings.whole, numbered)
         skipped_steps = restored_skips(entries)
-        schedule, settings, to_set = settled(own, Settings(hyper, groups, guard))
+        schedule, settings, to_set = settled(own, Settings(hyper, groups, whole))
         if not self._has_groups and settings.groups != (GroupSettings(),):
             raise ValueError("groups: this optimizer is part of a FusedOptimizer; call fused.load_state_dict")
         new_settings = self._new_settings(settings)
@@ -661,7 +730,8 @@ class Optimizer(Stepper):
 
         Each group in `groups` is an entry of ``param_groups``, with the numbers and the learning rate that act in it;
         ``groups[0]`` is left out if it has no elements. PyTorch has no `frozen` and no `lr_scale`: a frozen group
-        becomes an ordinary one with its own step count, and the factor becomes part of the rate.
+        becomes an ordinary one with its own step count, and the factor becomes part of the rate. The average of the
+        parameters is left out; see `averaged`.
 
         Parameters
         ----------
@@ -692,6 +762,7 @@ class Optimizer(Stepper):
             lr * own.lr_scale if own.schedule is None else self._rate_after(step_count, own.schedule)
             for own in settings.groups
         ]
+        state.pop(AVERAGE, None)
         kind = self._kind()._replace(settings=settings.at(step_count))
         return _torch_export.exported(kind, parameters, step_count, counts, rates, state)
 
@@ -704,7 +775,8 @@ class Optimizer(Stepper):
         PyTorch's groups are loaded into `groups` in order; a ``groups[0]`` without elements is skipped. The numbers and
         the rate of a PyTorch group become the group's own, except that those for ``groups[0]`` become the optimizer's.
         To use a schedule in a group, assign the group's `lr`; None returns the group to the optimizer's rate.
-        `lr_scale` becomes 1, and `frozen` stays as it is. `step_count` becomes the largest count of all parameters.
+        `lr_scale` becomes 1, and `frozen` stays as it is. `step_count` becomes the largest count of all parameters. If
+        this optimizer averages its parameters, the average begins again as a copy of them.
 
         Parameters
         ----------
@@ -726,7 +798,11 @@ class Optimizer(Stepper):
             options or other groups, has only one group but parameters with different step counts, or contains anything
             that lrcore cannot represent. The optimizer is left unchanged.
         """
-        self.load_state_dict(_torch_import.converted(self._kind(), dictionary, step_count))
+        converted = _torch_import.converted(self._kind(), dictionary, step_count)
+        if (ema := self._settings.whole.ema) is not None:
+            converted["ema"] = _changing.stored(ema, {})
+            converted["state"][AVERAGE] = self._array
+        self.load_state_dict(converted)
 
     @classmethod
     def _public_class(cls) -> type[Optimizer]:
@@ -762,7 +838,7 @@ class Optimizer(Stepper):
             "schedule": schedule,
             "ranges": self._ranges,
             "groups": [tuple(each) for each in settings.groups],
-            "guard": tuple(settings.guard),
+            "whole": tuple(settings.whole),
             "skipped_steps": skipped_steps,
             "step_count": step_count,
             "counts": counts,
@@ -777,7 +853,9 @@ class Optimizer(Stepper):
         groups = tuple(
             GroupSettings(*each) for each in parts.get("groups", [()])
         )  # earlier versions had none
-        settings = Settings(_arguments.settable(arguments), groups, Guard(*parts.get("guard", ())))
+        settings = Settings(
+            _arguments.settable(arguments), groups, WholeSettings(*parts.get("whole", parts.get("guard", ())))
+        )
         params, grads, schedule, max_steps = (
             parts[name] for name in ("params", "grads", "schedule", "max_steps")
         )
@@ -798,12 +876,14 @@ class Optimizer(Stepper):
 
     def __repr__(self) -> str:
         rate = shown_rate(self.schedule)
-        guard = self._settings.guard
+        others = self._settings.whole
         shown = {"size": self.size, "device": self.device, "lr": repr(rate), "step_count": self.step_count}
-        if guard.max_norm is not None:
-            shown["max_norm"] = repr(guard.max_norm)
-        if guard.skip_nonfinite is not False:
-            shown["skip_nonfinite"] = guard.skip_nonfinite
+        if others.max_norm is not None:
+            shown["max_norm"] = repr(others.max_norm)
+        if others.skip_nonfinite is not False:
+            shown["skip_nonfinite"] = others.skip_nonfinite
+        if others.ema is not None:
+            shown["ema"] = repr(others.ema)
         whole = f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
         groups = (
             [f"groups[{i}]: {each!r}" for i, each in enumerate(self.groups)] if len(self.groups) > 1 else []

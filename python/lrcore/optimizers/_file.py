@@ -13,7 +13,7 @@ from lrcore._files.format import OWN, TEXT, entries_of, require_known
 from lrcore.optimizers._places import parsed_places
 
 ENTRIES = (
-    "rule", "options", "hyper", "step_count", "schedule", "schedule_state", "groups", "names", "max_norm",
+    "rule", "options", "hyper", "step_count", "schedule", "schedule_state", "groups", "names", "max_norm", "ema",
     "skip_nonfinite", "skipped_steps",
 )  # fmt: skip
 """The entries of a state dictionary other than the states. Earlier versions wrote only two of the options."""

@@ -15,7 +15,7 @@ from lrcore.optimizers import Optimizer, _arguments, _changing, _file, _group_st
 from lrcore.optimizers._named_state import rearranged
 from lrcore.optimizers._places import flat_of, places_of
 from lrcore.optimizers._ranges import Ranges
-from lrcore.optimizers._settings import GroupSettings, Guard, Settings, restored_guard, settled
+from lrcore.optimizers._settings import GroupSettings, Settings, WholeSettings, restored_whole, settled
 from lrcore.schedules import Constant, Rate, as_schedule
 from lrcore.schedules._state import Restored
 
@@ -96,13 +96,13 @@ def _read(
     options = cls._checked_options(rule, dictionary.get("options"), cls._default_options())
     groups = dictionary.get("groups")
     ranges = _group_state.ranges_in(groups, size)
-    guard = restored_guard(dictionary, Guard(), numbered)
-    settings = Settings(hyper, (GroupSettings(),) * len(ranges), guard)
+    whole = restored_whole(dictionary, WholeSettings(), numbered)
+    settings = Settings(hyper, (GroupSettings(),) * len(ranges), whole)
     of_groups, _ = _group_state.restored(
         groups, ranges, settings, dictionary.get("step_count"), None, numbered
     )
     no_rate = Restored(Constant(0.0), None, (), is_same=True)  # `load_state_dict` replaces it
-    _, settings, _ = settled(no_rate, Settings(hyper, of_groups, guard))
+    _, settings, _ = settled(no_rate, Settings(hyper, of_groups, whole))
     if (selected := cls._choose_rule(settings.numbers(), options)) != rule:
         raise ValueError(f"rule: expected {selected}, got {rule!r}")
     return options, ranges, settings

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrcore._checks import flag, integer, nonnegative
@@ -49,16 +49,27 @@ class GroupSettings(NamedTuple):
     frozen: bool = False
 
 
-class Guard(NamedTuple):
-    """What a step does with the norm of all gradients."""
+class WholeSettings(NamedTuple):
+    """The settings of the whole optimizer that are not numbers of its rule."""
 
     max_norm: float | Schedule | None = None
     skip_nonfinite: bool | int = False
+    ema: float | Schedule | None = None
 
-    def for_core(self) -> tuple[float | None, int]:
-        """Return the guard in the form of the core, with NaN in place of a schedule."""
+    def for_core(self) -> tuple[float | None, int, float | None]:
+        """Return these settings in the form of the core, with NaN in place of a schedule."""
         max_norm = math.nan if isinstance(self.max_norm, Schedule) else self.max_norm
-        return max_norm, _arguments.MOST_SKIPS if self.skip_nonfinite is True else int(self.skip_nonfinite)
+        ema = math.nan if isinstance(self.ema, Schedule) else self.ema
+        patience = _arguments.MOST_SKIPS if self.skip_nonfinite is True else int(self.skip_nonfinite)
+        return max_norm, patience, ema
+
+    def numbers(self) -> tuple[Any, Any]:
+        """Return the values that can be schedules."""
+        return self.max_norm, self.ema
+
+    def mapped(self, change: Callable[[Any], Any]) -> WholeSettings:
+        """Return these settings with `change` applied to the values that can be schedules."""
+        return self._replace(max_norm=change(self.max_norm), ema=change(self.ema))
 
 
 class Settings(NamedTuple):
@@ -66,7 +77,7 @@ class Settings(NamedTuple):
 
     hyper: dict[str, Any]
     groups: tuple[GroupSettings, ...] = (GroupSettings(),)
-    guard: Guard = Guard()
+    whole: WholeSettings = WholeSettings()
 
     def numbers(self) -> list[dict[str, Any]]:
         """Return the numeric arguments that act in each group."""
@@ -89,7 +100,7 @@ class Settings(NamedTuple):
     def schedules(self) -> list[Schedule]:
         """Return the schedules of the optimizer's numbers, then each group's own rate and those of its numbers.
 
-        The schedule of the largest norm is the last one.
+        The schedules of the largest norm and of the decay of the average are the last ones.
         """
         return self._parts(Schedule)
 
@@ -101,7 +112,7 @@ class Settings(NamedTuple):
         values = [*self.hyper.values()]
         for group in self.groups:
             values += (group.schedule, *group.hyper.values())
-        values.append(self.guard.max_norm)
+        values += self.whole.numbers()
         parts = itertools.chain.from_iterable(each if isinstance(each, tuple) else (each,) for each in values)
         return [each for each in parts if isinstance(each, kind)]
 
@@ -143,32 +154,68 @@ def settled(rate: Restored, settings: Settings) -> tuple[Schedule, Settings, lis
         group._replace(hyper=settled_numbers(group.hyper), schedule=settle(group.schedule))
         for group in settings.groups
     )
-    guard = settings.guard._replace(max_norm=settle(settings.guard.max_norm))
-    return schedules[0], Settings(settled_numbers(settings.hyper), groups, guard), to_set
+    whole = settings.whole.mapped(settle)
+    return schedules[0], Settings(settled_numbers(settings.hyper), groups, whole), to_set
 
 
-GUARD = ("max_norm", "skip_nonfinite")
-"""The entries of a state dictionary that `stored_guard` returns."""
+AVERAGE = "ema"
+"""The name of the average among the states."""
 
 
-def stored_guard(guard: Guard, numbers: Mapping[int, int]) -> dict[str, Any]:
-    """Return a guard as entries of a state dictionary, which JSON can hold. `numbers` is that of `stored`."""
-    # JSON has no infinity.
-    max_norm = "inf" if guard.max_norm == math.inf else stored(guard.max_norm, numbers)
-    return {"max_norm": max_norm, "skip_nonfinite": guard.skip_nonfinite}
+def checked_decay(own: WholeSettings, ema: Any) -> Any:
+    """Check a new decay of the average of an optimizer with these settings; return it, or None if there is no average."""
+    if (own.ema is None) != (ema is None):
+        raise ValueError(
+            "ema: an average of the parameters can be neither added nor removed; make a new optimizer, and load the state"
+        )
+    return _arguments.number_or_none("ema", ema)
 
 
-def restored_guard(entries: Mapping[str, Any], own: Guard, numbered: dict[int, Any]) -> Guard:
-    """Check the guard in a state dictionary; return it with a `Restored` in place of a schedule.
+WHOLE = WholeSettings._fields
+"""The entries of a state dictionary that `stored_whole` returns."""
 
-    Entries that are missing, as earlier versions wrote none, are those of the optimizer's `own` guard.
+
+def stored_whole(whole: WholeSettings, numbers: Mapping[int, int]) -> dict[str, Any]:
+    """Return the settings as entries of a state dictionary, which JSON can hold. `numbers` is that of `stored`.
+
+    `ema` is left out if there is no average.
     """
-    max_norm, skip_nonfinite = (entries.get(name, getattr(own, name)) for name in GUARD)
+    # JSON has no infinity.
+    max_norm = "inf" if whole.max_norm == math.inf else stored(whole.max_norm, numbers)
+    entries = {"max_norm": max_norm, "skip_nonfinite": whole.skip_nonfinite}
+    return entries if whole.ema is None else entries | {"ema": stored(whole.ema, numbers)}
+
+
+def restored_whole(entries: Mapping[str, Any], own: WholeSettings, numbered: dict[int, Any]) -> WholeSettings:
+    """Check the entries of `stored_whole`; return the settings with a `Restored` in place of a schedule.
+
+    Entries that are missing, as earlier versions wrote none, are the optimizer's `own` settings.
+    """
+    max_norm, skip_nonfinite, ema = (entries.get(name, getattr(own, name)) for name in WHOLE)
     if max_norm == "inf":
         max_norm = math.inf
     elif "max_norm" in entries and max_norm is not None:
         max_norm = restored({"max_norm": max_norm}, {"max_norm": own.max_norm}, numbered)["max_norm"]
-    return Guard(max_norm, _arguments.skipping(skip_nonfinite))
+    if "ema" in entries:
+        ema = restored({"ema": ema}, {"ema": own.ema}, numbered)["ema"]
+    return WholeSettings(max_norm, _arguments.skipping(skip_nonfinite), ema)
+
+
+def require_alike_averages(has_average: bool, stored: Any, own: Any) -> None:
+    """Raise ValueError unless both the state to be loaded and the optimizer have an average, or neither has.
+
+    `stored` and `own` are the decays of the two averages, or None.
+    """
+    if has_average and own is None:
+        decay = stored if isinstance(stored, float) else 0.999
+        raise ValueError(
+            "ema: expected a state without an average of the parameters, got one with it; make the optimizer with "
+            f"ema={decay}"
+        )
+    if own is not None and not has_average:
+        raise ValueError(
+            "ema: expected a state with an average of the parameters, got one without it; make the optimizer without ema"
+        )
 
 
 def restored_skips(entries: Mapping[str, Any]) -> int:

@@ -45,6 +45,11 @@ class Shared(TypedDict, total=False):
     skip_nonfinite : bool or int
         Skip a step if a gradient is not finite: parameters, states, step counts and schedules then stay as they are. An
         integer is the number of skipped steps in a row that raises FloatingPointError; True means 100.
+    ema : float, schedule or callable, optional
+        The decay of an exponential moving average of the parameters, at least 0 and less than 1, such as 0.999. The
+        average begins as a copy of the parameters, and each step ends with
+        ``average += (1 - ema) * (params - average)`` in the same pass. It is ``opt.state["ema"]``; `Optimizer.averaged`
+        returns a copy. Elements of frozen groups are not averaged.
     capturable : bool
         Keep the step number and the constants of `max_steps` steps on the CUDA device, for steps that are captured in a
         CUDA graph and replayed. Requires bound `grads`; `lr` and `hyper` cannot then be changed.
@@ -61,6 +66,7 @@ class Shared(TypedDict, total=False):
     groups: Sequence[Mapping[str, Any]] | None
     max_norm: Rate | None
     skip_nonfinite: bool | int
+    ema: Rate | None
     capturable: bool
     max_steps: int | None
 
@@ -74,10 +80,11 @@ DEFAULTS: Shared = {
     "groups": None,
     "max_norm": None,
     "skip_nonfinite": False,
+    "ema": None,
     "capturable": False,
     "max_steps": None,
 }
 """The defaults of the settings. Class keywords change them: ``class AdamW(Adam, weight_decay=0.01)``."""
 
-OF_ONE_STEP = ("grads", "grad_scale", "stream")
+OF_ONE_STEP = ("grads", "grad_scale", "zero_grads", "stream")
 """The arguments of `Stepper.step`."""

@@ -20,7 +20,7 @@ from lrcore._lrcore_core import nadam_momentum_product, require_memory, to_float
 from lrcore.optimizers import _arguments
 from lrcore.optimizers._places import Places
 from lrcore.optimizers._ranges import Ranges, size_of
-from lrcore.optimizers._settings import GUARD, Settings
+from lrcore.optimizers._settings import WHOLE, Settings
 from lrcore.pack._node import Place
 
 
@@ -117,7 +117,7 @@ OWN = "lrcore"
 """The entry of a parameter group that holds, as JSON text, everything that PyTorch's state dictionaries lack."""
 LEAST = "least_step"
 """The name of the smallest step count of a parameter in the group, which is stored if it is larger than `step_count`."""
-_OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state", "hyper", LEAST, *GUARD, "skipped_steps")
+_OWN_ENTRIES = ("rule", "step_count", "schedule", "schedule_state", "hyper", LEAST, *WHOLE, "skipped_steps")
 """The entries of that text; only the first two are always there."""
 
 FIXED = frozenset(_arguments.OPTIONS) | {DECOUPLED}

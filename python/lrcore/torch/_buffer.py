@@ -10,7 +10,7 @@ from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import Watch, require_memory
 from lrcore.optimizers import Optimizer
 from lrcore.optimizers._ranges import merged, rest_of
-from lrcore.optimizers._settings import Guard, Settings
+from lrcore.optimizers._settings import AVERAGE, Settings, WholeSettings
 from lrcore.pack import layout
 from lrcore.schedules import Schedule
 
@@ -24,10 +24,10 @@ class Prototype(NamedTuple):
     cls: type[Optimizer]
     options: dict[str, Any]
     max_steps: int | None
-    guard: Guard
-    """The guard that the optimizers begin with."""
+    whole: WholeSettings
+    """The settings that the optimizers begin with."""
     initial: Mapping[str, float]
-    """The initial values of the states."""
+    """The initial values of the states of the rule."""
     attributes: Mapping[str, Any]
     """The attributes that the constructor of a user-defined subclass has set."""
 
@@ -35,9 +35,9 @@ class Prototype(NamedTuple):
     def of(cls, optimizer: Optimizer) -> Self:
         """Return what this optimizer, of at least one parameter, has in common with others of its kind."""
         attributes = optimizer.__getstate__()["attributes"]
-        initial = {name: float(values[0]) for name, values in optimizer.state.items()}
-        guard = optimizer._settings.guard
-        return cls(type(optimizer), optimizer._options, optimizer._max_steps, guard, initial, attributes)
+        initial = {name: float(values[0]) for name, values in optimizer.state.items() if name != AVERAGE}
+        whole = optimizer._settings.whole
+        return cls(type(optimizer), optimizer._options, optimizer._max_steps, whole, initial, attributes)
 
 
 class Slot(NamedTuple):
@@ -95,6 +95,7 @@ class Buffer:
             self._views,
             [each.begin for each in self.slots],
             self._fitting,
+            zero,
         )
         self.optimizer: Any = prototype.cls.__new__(prototype.cls)
         self.optimizer._bind(
@@ -103,7 +104,7 @@ class Buffer:
         )  # fmt: skip
         vars(self.optimizer).update(prototype.attributes)
         self.optimizer._has_groups = False
-        self.initial = prototype.initial
+        self._initial = prototype.initial
         self.states = [
             {name: with_own_storage(slot.view(flat)) for name, flat in self.optimizer.state.items()}
             for slot in self.slots
@@ -118,6 +119,30 @@ class Buffer:
         for slot, view in zip(self.slots, self._views, strict=True):
             yield slot.parameter, "data", view
 
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def averages(self) -> Any:
+        """Return a flat tensor with the averages of the parameters that have taken a step, and the values of the others."""
+        averages = self.optimizer.state[AVERAGE].clone()
+        for slot, count in zip(self.slots, self.counts(), strict=True):
+            if count == 0:
+                slot.view(averages).copy_(slot.view(self.params))
+        return averages
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def set_moved_parameters(self, flat: Any) -> None:
+        """Copy the values of a flat tensor into the parameters whose storage has moved, unless they have another shape."""
+        for slot in self.slots:
+            if not self._is_in_place(slot) and slot.parameter.shape == slot.shape:
+                slot.parameter.copy_(slot.view(flat))
+
+    def require_unmoved(self) -> None:
+        """Raise RuntimeError if the storage of a parameter has moved."""
+        if self.has_moved():
+            raise RuntimeError(
+                "params: their storage has moved since the optimizer was made, for example by .to(); make a new "
+                "FusedOptimizer, or call opt.load_state_dict(opt.state_dict())"
+            )
+
     def has_moved(self) -> bool:
         """Return whether the storage of a parameter has moved.
 
@@ -127,14 +152,18 @@ class Buffer:
         moved = False
         for slot in self.slots:
             parameter = slot.parameter
-            # Not compared with the view, whose storage moves together with that of the parameter.
-            place = self.params.data_ptr() + slot.begin * self.params.itemsize
-            if parameter.numel() and parameter.data_ptr() == place:
+            if self._is_in_place(slot):
                 continue
             if parameter.shape != slot.shape or parameter.untyped_storage().nbytes() != parameter.nbytes:
                 raise RuntimeError(f"{slot.name}: {_MOVED}")
             moved |= parameter.numel() > 0
         return moved
+
+    def _is_in_place(self, slot: Slot) -> bool:
+        """Return whether a parameter has elements, which are in the flat buffer."""
+        # Not compared with the view, whose storage moves together with that of the parameter.
+        place = self.params.data_ptr() + slot.begin * self.params.itemsize
+        return bool(slot.parameter.numel()) and slot.parameter.data_ptr() == place
 
     def _fitting(self, i: int, grad: Any) -> Any:
         """Return a copy of a parameter's gradient that has the parameter's dtype and strides.
@@ -175,15 +204,33 @@ class Buffer:
             if count != step_count
         ]
 
+    def begun(self, name: str) -> Any:
+        """Return the initial values of a flat state. An average begins as a copy of the parameters."""
+        if name == AVERAGE:
+            return self.params.clone()
+        return torch.full_like(self.params, self._initial.get(name, 0.0))
+
     def flat_states(self, of_slots: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return new flat states with the given values of each parameter, and the initial values of missing states."""
         flats = {}
-        for name, flat in self.optimizer.state.items():
-            flats[name] = torch.full_like(flat, self.initial.get(name, 0.0))
+        for name in self.optimizer.state:
+            flats[name] = self.begun(name)
             for slot, given in zip(self.slots, of_slots, strict=True):
                 if name in given:
                     slot.view(flats[name]).copy_(given[name])
         return flats
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def zero(grads: Sequence[Any]) -> None:
+    """Zero gradients as PyTorch's `zero_grad` does. They no longer belong to a graph."""
+    for grad in grads:
+        with torch.inference_mode(grad.is_inference()):
+            if grad.grad_fn is None:
+                grad.requires_grad_(False)
+            else:
+                grad.detach_()
+            grad.zero_()
 
 
 def with_own_storage(view: Any) -> Any:

@@ -11,7 +11,13 @@ from lrcore._checks import integer, naming, require_entries, sequence
 from lrcore._lrcore_core import to_float
 from lrcore.optimizers import Optimizer, _arguments, _changing, _torch_state
 from lrcore.optimizers._changing import mapped, schedules_in
-from lrcore.optimizers._settings import Guard, restored_guard, stored_guard
+from lrcore.optimizers._settings import (
+    AVERAGE,
+    WholeSettings,
+    require_alike_averages,
+    restored_whole,
+    stored_whole,
+)
 from lrcore.schedules import Constant
 from lrcore.schedules._state import Restored, chosen, numbers_of, states_of
 from lrcore.torch._buffer import Buffer
@@ -32,9 +38,9 @@ def texts(
 
     `counts` has the step counts of the parameters in each group, as far as PyTorch's form has them.
     """
-    guard = optimizer._settings.guard
+    whole = optimizer._settings.whole
     every = [schedule for source in sources for schedule in source.schedules()]
-    numbers = numbers_of([*every, *schedules_in(guard.max_norm)])
+    numbers = numbers_of([*every, *(each for value in whole.numbers() for each in schedules_in(value))])
     found = []
     for i, source in enumerate(sources):
         entries: dict[str, Any] = {"rule": optimizer.rule, "step_count": step_count}
@@ -54,7 +60,7 @@ def texts(
         if changing:
             entries["hyper"] = changing
         if i == 0:
-            entries |= stored_guard(guard, numbers) | {"skipped_steps": optimizer.skipped_steps}
+            entries |= stored_whole(whole, numbers) | {"skipped_steps": optimizer.skipped_steps}
         if (least := min(counts[i], default=0)) > step_count:
             entries[_torch_state.LEAST] = least
         found.append(json.dumps(entries, allow_nan=False))
@@ -258,7 +264,8 @@ def states_for(
         entries = group.states[j]
         name = slot.name
         if entries:
-            require_states(name, entries, names, group.hyper)
+            begun = {AVERAGE: None} if AVERAGE in names and group.own is None else {}
+            require_states(name, begun | entries, names, group.hyper)
         views = buffer.states[k]
         found.append(
             {
@@ -270,13 +277,25 @@ def states_for(
     return buffer.flat_states(found)
 
 
+def check_averages(loaded: Sequence[Loaded], ema: Any) -> None:
+    """Raise ValueError unless both a dictionary and the optimizer, with this decay or None, have averages, or neither.
+
+    In a dictionary of PyTorch's optimizer, averages may be missing.
+    """
+    own = loaded[0].own
+    stored = None if own is None else own.get("ema")
+    has_averages = stored is not None or any(AVERAGE in each for group in loaded for each in group.states)
+    if ema is None or own is not None:
+        require_alike_averages(has_averages, stored, ema)
+
+
 def sources_in(
-    loaded: Sequence[Loaded], sources: Sequence[Source], guard: Guard
-) -> tuple[list[Source], Guard, list[tuple[Any, str, Any]]]:
-    """Return the numbers of the groups, the guard, and the attributes of plateaus to assign.
+    loaded: Sequence[Loaded], sources: Sequence[Source], whole: WholeSettings
+) -> tuple[list[Source], WholeSettings, list[tuple[Any, str, Any]]]:
+    """Return the numbers of the groups, the settings of the whole optimizer, and the attributes of plateaus to assign.
 
     Schedules that equal the current ones are kept, and so are those of which a dictionary has only the numbers, and the
-    current `guard` if it has none.
+    current `whole` settings if it has none.
     """
     numbered: dict[int, Any] = {}
     rates: list[Any] = []
@@ -291,8 +310,8 @@ def sources_in(
             if group.own is None:
                 hyper |= {name: value for name, value in source.hyper.items() if schedules_in(value)}
             hypers.append(hyper)
-    restored = restored_guard(loaded[0].own or {}, guard, numbered)
-    values = [*rates, *(value for hyper in hypers for value in hyper.values()), restored.max_norm]
+    restored = restored_whole(loaded[0].own or {}, whole, numbered)
+    values = [*rates, *(value for hyper in hypers for value in hyper.values()), *restored.numbers()]
     every = {id(each): each for value in values for each in _parts(value) if isinstance(each, Restored)}
     schedules, to_set = chosen([*every.values()])
     final = dict(zip(every, schedules, strict=True))
@@ -306,7 +325,7 @@ def sources_in(
         )
         for rate, hyper, group in zip(rates, hypers, loaded, strict=True)
     ]
-    return settled, restored._replace(max_norm=settle(restored.max_norm)), to_set
+    return settled, restored.mapped(settle), to_set
 
 
 def _parts(value: Any) -> tuple[Any, ...]:

@@ -7,16 +7,16 @@ import copy
 import functools
 import re
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lrcore import optimizers, schedules
 from lrcore._checks import flag, naming
 from lrcore._extras import optional_dependency
-from lrcore._lrcore_core import commit, skip_together, step_together
+from lrcore._lrcore_core import commit, require_detachable, skip_together, step_together
 from lrcore._names import FOREIGN, meant_by
 from lrcore.optimizers import Optimizer, _arguments, _torch_state
-from lrcore.optimizers._settings import GUARD, Change, restored_skips
+from lrcore.optimizers._settings import WHOLE, Change, checked_decay, restored_skips
 from lrcore.schedules import Rate, Schedule
 
 with optional_dependency("torch"):
@@ -24,7 +24,7 @@ with optional_dependency("torch"):
     from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
     from lrcore.torch import _dictionary
-    from lrcore.torch._buffer import Buffer, Prototype, with_own_storage
+    from lrcore.torch._buffer import Buffer, Prototype, with_own_storage, zero
     from lrcore.torch._param_groups import ParamGroups, Source, as_rate, settings_of
     from lrcore.torch._parameters import label, names_in, read_groups, with_tools
     from lrcore.torch._state import States
@@ -103,6 +103,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         group has another structural option than the optimizer, such as `amsgrad`.
     """
 
+    _is_averaged = False
+    """Whether the parameters have the values of their averages."""
+
     def __init__(
         self, params: Iterable[Any], optimizer: type[Optimizer], lr: Rate | None = None, **arguments: Any
     ) -> None:
@@ -174,8 +177,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         # Rates that are tensors stay in the groups, and are read again at each step.
         tensors = [(group, group["lr"]) for group in groups if isinstance(group["lr"], torch.Tensor)]
         prototype = self._prototype
-        guard = self._optimizers[0]._settings.guard if self._optimizers else prototype.guard
-        settings = settings_of(sources, bool(prototype.options["maximize"]), guard)
+        whole = self._optimizers[0]._settings.whole if self._optimizers else prototype.whole
+        settings = settings_of(sources, bool(prototype.options["maximize"]), whole)
         prototype.cls._choose_rule(settings.numbers()[1:], prototype.options, label)
         of_devices: dict[Any, list[Any]] = {}
         every = [(i, each) for i, group in enumerate(groups) for each in group["params"]]
@@ -218,8 +221,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _check_fixed(self, group: Mapping[str, Any]) -> None:
         """Raise TypeError or ValueError if an entry that is fixed at construction differs from the optimizer's."""
         _check_flags(group)
-        for name in {*GUARD} & group.keys():  # tools may copy the arguments of the optimizer into its groups
-            if group[name] != getattr(self._prototype.guard, name):
+        for name in {*WHOLE} & group.keys():  # tools may copy the arguments of the optimizer into its groups
+            if group[name] != getattr(self._prototype.whole, name):
                 raise TypeError(
                     f"{name}: an argument of the optimizer; leave it out of its groups, and assign opt.{name}"
                 )
@@ -318,7 +321,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @max_norm.setter
     def max_norm(self, max_norm: Rate | None) -> None:
-        self._groups.set_guard(max_norm=_arguments.largest_norm(max_norm))
+        self._groups.set_whole(max_norm=_arguments.number_or_none("max_norm", max_norm))
 
     @property
     def skip_nonfinite(self) -> bool | int:
@@ -327,7 +330,69 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     @skip_nonfinite.setter
     def skip_nonfinite(self, skip_nonfinite: bool | int) -> None:
-        self._groups.set_guard(skip_nonfinite=_arguments.skipping(skip_nonfinite))
+        self._groups.set_whole(skip_nonfinite=_arguments.skipping(skip_nonfinite))
+
+    @property
+    def ema(self) -> float | None:
+        """The decay of the averages of the parameters at the next step, or None. Assign a number, a schedule or a callable.
+
+        Averages cannot be added or removed.
+        """
+        return self.optimizers[0].ema
+
+    @ema.setter
+    def ema(self, ema: Rate) -> None:
+        self._groups.set_whole(ema=checked_decay(self._optimizers[0]._settings.whole, ema))
+
+    @contextlib.contextmanager
+    def averaged_parameters(self) -> Iterator[None]:
+        """Set the parameters of the module to their averages within a ``with`` statement.
+
+        The averages are those of the argument `ema`. Afterwards the parameters have their former values again, also if an
+        exception is raised. Buffers of the module, such as the statistics of batch normalization, stay as they are.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer was made without `ema`.
+        RuntimeError
+            If the parameters already have these values, or their storage has moved. Within the statement, a step, a new
+            parameter group and `load_state_dict` raise RuntimeError, too.
+        """
+        owner = self._owner()
+        owner._groups.obey()
+        if owner._states.is_exposed:
+            owner._states.obey()
+        if owner._optimizers[0]._settings.whole.ema is None:
+            raise ValueError(
+                "averaged_parameters: this optimizer keeps no averages of the parameters; make it with ema=0.999"
+            )
+        owner._require_own_values("averaged_parameters")
+        for buffer in owner._buffers:
+            buffer.require_unmoved()
+        buffers = owner._buffers
+        former = [buffer.params.clone() for buffer in buffers]
+        averages = [buffer.averages() for buffer in buffers]
+        try:
+            owner._set_parameters(averages, [(owner, "_is_averaged", True)])
+            yield
+        finally:
+            owner._set_parameters(former, [(owner, "_is_averaged", False)])
+            for buffer, flat in zip(buffers, former, strict=True):
+                buffer.set_moved_parameters(flat)
+
+    def _set_parameters(self, flats: Sequence[Any], attributes: Sequence[tuple[Any, str, Any]]) -> None:
+        """Copy flat tensors into the parameters and assign attributes, in one operation, which an interrupt does not split."""
+        changes = [Change(each, params=flat) for each, flat in zip(self._optimizers, flats, strict=True)]
+        commit(changes, [*attributes])
+
+    def _require_own_values(self, what: str) -> None:
+        """Raise RuntimeError if the parameters have the values of their averages."""
+        if self._is_averaged:
+            raise RuntimeError(
+                f"{what}: the parameters have the values of their averages; leave the with statement of "
+                "averaged_parameters first"
+            )
 
     @property
     def grad_norm(self) -> float | None:
@@ -343,7 +408,13 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """The number of steps that were skipped because gradients were not finite, also those that GradScaler skipped."""
         return self._optimizers[0].skipped_steps
 
-    def step(self, closure: Callable[[], Any] | None = None, *, grad_scale: float = 1.0) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        grad_scale: float = 1.0,
+        zero_grads: bool = False,
+    ) -> Any:
         """Take one step: update the parameters that have gradients, in place.
 
         The errors below leave all parameters, states and step counts unchanged.
@@ -354,6 +425,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             A function that computes the gradients and returns the loss, as for PyTorch's optimizers.
         grad_scale : float
             A factor by which the gradients are multiplied, in the same pass.
+        zero_grads : bool
+            Set the gradients to 0 in the same pass, also if the step is skipped, with the result of
+            ``zero_grad(set_to_none=False)``.
 
         Returns
         -------
@@ -363,7 +437,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         Raises
         ------
         RuntimeError
-            If the storage of a parameter or a state has moved.
+            If the storage of a parameter or a state has moved, or the parameters have the values of their averages.
         TypeError, ValueError
             If a gradient is sparse, has no memory or has another shape than its parameter, if a value assigned in
             `param_groups` or `state` is invalid, if the list of parameters of a group was changed, or if the rates,
@@ -371,6 +445,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         FloatingPointError
             If too many steps in a row were skipped; see `skip_nonfinite`.
         """
+        zero_grads = flag("zero_grads", zero_grads)
+        self._require_own_values("step")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -384,6 +460,8 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
             if len(self._optimizers) == 1 and self._optimizers[0].device != "cpu":
                 loss_scale, found_inf = self._on_device(loss_scale), self._on_device(found_inf)
             elif found_inf is not None and float(found_inf):
+                if zero_grads:
+                    self._zero_gradients()
                 skip_together(self._optimizers)
                 return loss
             else:
@@ -392,12 +470,14 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if len(self._optimizers) > 1:
             groups.require_alike()
         if groups.may_create and self._has_no_gradient_and_state():
+            if zero_grads:
+                self._zero_gradients()
             self._states.create()
             return loss
         groups.require_rates()
         before = self._optimizers[0]._started_steps
         try:
-            step_together(self._optimizers, grad_scale, loss_scale, found_inf)
+            step_together(self._optimizers, grad_scale, loss_scale, found_inf, zero_grads=zero_grads)
         except (TypeError, ValueError) as error:
             raise _with_label(error) from error.__cause__ or error
         except RuntimeError as error:
@@ -413,12 +493,23 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         device = self._optimizers[0].device
         return None if number is None else torch.as_tensor(number, dtype=torch.float32, device=device)
 
+    def _zero_gradients(self) -> None:
+        """Zero all gradients, without a step; if PyTorch cannot zero one of them, zero none."""
+        for buffer in self._buffers:
+            for slot in buffer.slots:
+                require_detachable(slot.name, slot.parameter.grad)
+        zero(self._gradients())
+
+    def _gradients(self) -> list[Any]:
+        """Return the gradients that are not None."""
+        grads = [each.grad for group in self._groups.list for each in group["params"]]
+        return [each for each in grads if each is not None]
+
     def _has_no_gradient_and_state(self) -> bool:
         """Return whether all gradients are 0, and no parameter has states."""
         if any(self.state.values()):
             return False
-        grads = [each.grad for group in self._groups.list for each in group["params"]]
-        return not any(each is not None and (each.layout != torch.strided or each.any()) for each in grads)
+        return not any(each.layout != torch.strided or each.any() for each in self._gradients())
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that a resumed run needs, except the parameters.
@@ -506,6 +597,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _load(self, dictionary: Mapping[str, Any], step_count: int | None) -> None:
+        self._require_own_values("load_state_dict")
         groups = self._groups.checked()
         moved = [buffer.has_moved() for buffer in self._buffers]
         if any(moved):
@@ -519,11 +611,12 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         steps = _dictionary.steps_in(loaded, names, kind, step_count, tuple(optimizer.state))
         if kind.name == "NAdam":
             _dictionary.check_products(loaded, names, steps)
-        sources, guard, to_set = _dictionary.sources_in(
-            loaded, self._groups.sources, optimizer._settings.guard
+        _dictionary.check_averages(loaded, optimizer._settings.whole.ema)
+        sources, whole, to_set = _dictionary.sources_in(
+            loaded, self._groups.sources, optimizer._settings.whole
         )
         skipped = restored_skips(loaded[0].own or {})
-        settings = settings_of(sources, bool(optimizer._options["maximize"]), guard)
+        settings = settings_of(sources, bool(optimizer._options["maximize"]), whole)
         places = dict(
             enumerate((i, j) for i, group in enumerate(groups) for j in range(len(group["params"])))
         )
@@ -568,6 +661,7 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _add(self, given: list[dict[str, Any]]) -> None:
         """Add parameter groups; if one of them is invalid, add none."""
+        self._require_own_values("add_param_group")
         self._groups.obey()
         if self._states.is_exposed:
             self._states.obey()
@@ -623,9 +717,9 @@ class FusedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if self._states.is_exposed:
             self._states.obey()
         groups = [dict(group) for group in self._groups.checked()]
-        # A copy loads the guard from the dictionary, which has no callables.
-        guard = self._optimizers[0]._settings.guard
-        prototype = (self._prototype._replace(guard=guard), self._source, self.defaults)
+        # A copy loads these settings from the dictionary, which has no callables.
+        whole = self._optimizers[0]._settings.whole
+        prototype = (self._prototype._replace(whole=whole), self._source, self.defaults)
         return prototype, groups, self._groups.sources, self._dictionary()
 
     def _rebuild(

@@ -14,7 +14,7 @@ from lrcore._extras import optional_dependency
 from lrcore._lrcore_core import commit, have_same_entries, to_float
 from lrcore.optimizers import Optimizer, _arguments, _torch_state
 from lrcore.optimizers._changing import Part, mapped, schedules_in
-from lrcore.optimizers._settings import Change, GroupSettings, Guard, Settings
+from lrcore.optimizers._settings import Change, GroupSettings, Settings, WholeSettings
 from lrcore.schedules import Constant, Schedule
 from lrcore.torch._parameters import label
 
@@ -39,7 +39,7 @@ class Source(NamedTuple):
         return rate + [name for name, value in self.hyper.items() if schedules_in(value)]
 
 
-def settings_of(sources: Sequence[Source], maximize: bool, guard: Guard) -> Settings:
+def settings_of(sources: Sequence[Source], maximize: bool, whole: WholeSettings) -> Settings:
     """Return the settings of an optimizer whose groups have these numbers; its rate is that of the first group.
 
     The optimizer's own group is padding. `maximize` is the optimizer's option.
@@ -53,7 +53,7 @@ def settings_of(sources: Sequence[Source], maximize: bool, guard: Guard) -> Sett
         )
         for each in sources
     ]
-    return Settings(first.hyper, (GroupSettings(frozen=True), *groups), guard)
+    return Settings(first.hyper, (GroupSettings(frozen=True), *groups), whole)
 
 
 def sources_of(settings: Settings, schedule: Schedule, maximize: bool) -> list[Source]:
@@ -185,7 +185,9 @@ class ParamGroups:
     def schedules(self) -> list[Schedule]:
         """Return the schedules of all groups, each once."""
         every = [schedule for source in self.sources for schedule in source.schedules()]
-        every += schedules_in(self.optimizers[0]._settings.guard.max_norm) if self.optimizers else []
+        if self.optimizers:
+            for value in self.optimizers[0]._settings.whole.numbers():
+                every += schedules_in(value)
         return [*{id(each): each for each in every}.values()]
 
     def hyper_of(self, i: int) -> dict[str, Any]:
@@ -395,15 +397,17 @@ class ParamGroups:
                 )
         return Source(rate, source.hyper | hyper, maximize)
 
-    def _use(self, sources: list[Source], kept: Sequence[Container[str]], guard: Guard | None = None) -> None:
+    def _use(
+        self, sources: list[Source], kept: Sequence[Container[str]], whole: WholeSettings | None = None
+    ) -> None:
         """Change all optimizers to new sources, and show their numbers in the groups, except under the `kept` names.
 
-        A `guard` replaces that of the optimizers.
+        `whole` replaces the settings of the whole optimizer.
         """
         first = self.optimizers[0]
         first._require_changeable("param_groups")
-        guard = first._settings.guard if guard is None else guard
-        settings, schedule = settings_of(sources, bool(first._options["maximize"]), guard), sources[0].rate
+        whole = first._settings.whole if whole is None else whole
+        settings, schedule = settings_of(sources, bool(first._options["maximize"]), whole), sources[0].rate
         changes = [self._change(each, settings, schedule) for each in self.optimizers]
         self._replace(changes, sources, settings, schedule, kept)
 
@@ -430,12 +434,12 @@ class ParamGroups:
                 if follows:
                     group["lr"] = lr
 
-    def set_guard(self, **changes: Any) -> None:
+    def set_whole(self, **changes: Any) -> None:
         """Replace what the steps of all optimizers do with the norm of the gradients."""
         groups = self.checked()
         self._refresh()
-        guard = self.optimizers[0]._settings.guard._replace(**changes)
-        self._use(self.sources, self._all_pending(groups), guard)
+        whole = self.optimizers[0]._settings.whole._replace(**changes)
+        self._use(self.sources, self._all_pending(groups), whole)
 
     def load(
         self, changes: Sequence[Any], attributes: Sequence[Any], sources: list[Source],

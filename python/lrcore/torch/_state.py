@@ -6,6 +6,7 @@ next step, which compares the entries with those that were shown.
 
 from __future__ import annotations
 
+import functools
 import operator
 import threading
 from collections import defaultdict
@@ -227,7 +228,7 @@ class States:
                 was_removed = slot.parameter in shown
                 counts[slot.number] = 0 if was_removed else current
                 if was_removed:
-                    writes[id(buffer)] += [(slot, each, buffer.initial.get(each, 0.0)) for each in views]
+                    writes[id(buffer)] += [(slot, each, None) for each in views]
                 continue
             require_states(name, given, self._names, self._hyper_of(slot.group))
             for each, view in views.items():
@@ -248,9 +249,9 @@ class States:
         for buffer in self._buffers:
             written = writes[id(buffer)]
             flats = {name: flat.clone() for name, flat in buffer.optimizer.state.items()} if written else {}
+            begun = functools.cache(buffer.begun)
             for slot, name, values in written:
-                part = slot.view(flats[name])
-                part.copy_(values) if isinstance(values, torch.Tensor) else part.fill_(values)
+                slot.view(flats[name]).copy_(slot.view(begun(name)) if values is None else values)
             own = [counts[slot.number] for slot in buffer.slots]
             states = [*flats.values()] if written else None
             changes.append(Change(buffer.optimizer, states, step_count, buffer.ranges_of(own, step_count)))
