@@ -94,7 +94,7 @@ py::dict build_info() {
 /// (-1 for the CPU), and the address modulo 256.
 py::object describe(const py::object& memory_info, py::handle object) {
   const Array params = Array::import(object, "params", Access::write);
-  return memory_info(params.size(), params.device().cuda, reinterpret_cast<uintptr_t>(params.data()) % 256);
+  return memory_info(params.size(), params.device().cuda, reinterpret_cast<uintptr_t>(params.data()) % 4096);
 }
 
 /// Computes the product in the default floating-point mode, as a step does.

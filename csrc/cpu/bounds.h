@@ -22,11 +22,13 @@ template <class Isa, int states, rules::Cost cost = rules::Cost{}>
   for (int64_t i = begin; i + Isa::width <= end; i += Isa::width) {
     const auto lane_g = Isa::load(g + i);
     auto lane_p = Isa::load(p + i);
+    typename Isa::Lane lane_s[max_states] = {};
+    for (int k = 0; k < states; ++k) lane_s[k] = Isa::load(s[k] + i);  // before the stores, as in a sweep
     for (int k = 0; k < cost.roots; ++k) lane_p = sqrt(lane_p);
     for (int k = 0; k < cost.divisions; ++k) lane_p = lane_g / lane_p;
     if constexpr (cost.divisions + cost.roots == 0) lane_p = lane_p + lane_g;
     Isa::store(p + i, lane_p);
-    for (int k = 0; k < states; ++k) Isa::store(s[k] + i, Isa::load(s[k] + i) + lane_g);
+    for (int k = 0; k < states; ++k) Isa::store(s[k] + i, lane_s[k] + lane_g);
   }
 }
 

@@ -71,7 +71,7 @@ class RuleInfo(NamedTuple):
     roots: int
 
 class MemoryInfo(NamedTuple):
-    """The memory of parameters: number of elements, CUDA device (-1 for the CPU), and address modulo 256."""
+    """The memory of parameters: number of elements, CUDA device (-1 for the CPU), and address modulo 4096."""
 
     size: int
     cuda_device: int

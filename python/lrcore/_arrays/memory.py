@@ -12,24 +12,27 @@ from numpy.typing import NDArray
 from lrcore._lrcore_core import DeviceArray, MemoryInfo
 from lrcore._names import unknown_key
 
+PAGE = 4096
 
-def aligned_zeros(size: int) -> NDArray[np.float32]:
-    """Return an array of `size` float32 zeros, aligned to a cache line."""
-    line = 64
-    memory = np.zeros(size * 4 + line, dtype=np.uint8)
-    start = -memory.ctypes.data % line
+
+def aligned_zeros(size: int, offset: int = 0) -> NDArray[np.float32]:
+    """Return an array of `size` float32 zeros that begins `offset` bytes after a multiple of 4096."""
+    memory = np.zeros(size * 4 + PAGE, dtype=np.uint8)
+    start = (offset - memory.ctypes.data) % PAGE
     return memory[start : start + size * 4].view(np.float32)
 
 
 def allocate(memory: MemoryInfo, value: float = 0.0) -> NDArray[np.float32] | DeviceArray:
     """Return a flat array filled with `value`, of the size and on the device that `memory` describes.
 
-    On a CUDA device, its address has the same offset from a multiple of 16 bytes as that of the parameters, so that a
-    step on a shifted view of a larger buffer can still access 16 bytes at a time.
+    Its address has the same offset from a multiple of 4096 bytes as that of the parameters, or 256 on a CUDA device. A
+    step then accesses whole vectors of all arrays, also on a shifted view of a larger buffer. On the CPU, a load waits
+    for a recent store whose address has the same last 12 bits, and with equal offsets there are none: if the states
+    begin 48 bytes after the parameters in this sense, a step takes 1.5 times as long on a Zen 5.
     """
     if memory.cuda_device >= 0:
-        return DeviceArray(memory.cuda_device, memory.size, memory.offset, value)
-    array = aligned_zeros(memory.size)
+        return DeviceArray(memory.cuda_device, memory.size, memory.offset % 256, value)
+    array = aligned_zeros(memory.size, memory.offset)
     if value:
         array.fill(value)
     return array
