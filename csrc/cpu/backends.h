@@ -19,16 +19,25 @@ inline constexpr int64_t sum_block = 128;
 /// A backend's sweeps by rule, without and with coupled decay, each without and with what `Step::has_extras` names; its
 /// arithmetic bounds by rule; its stream bounds by number of states; and its sums.
 struct SweepTable {
+  /// The table whose sweeps update ranges of fewer than `shortest` elements, because they take less time for the
+  /// remainder.
+  struct Shorter {
+    const SweepTable* table = nullptr;
+    int64_t shortest = 0;
+  };
+
   Sweep sweeps[rules::count][2][2];
   Sweep arithmetic_bounds[rules::count];
   Sweep stream_bounds[max_states + 1];
   AddProducts add_products;
   AddArrays add_arrays;
+  Shorter shorter = {};
 };
 
 extern const SweepTable portable_sweeps;
 extern const SweepTable avx2_sweeps;
 extern const SweepTable avx512_sweeps;
+extern const SweepTable avx512_pair_sweeps;
 extern const SweepTable emulated_sweeps;
 
 }  // namespace lrcore::cpu

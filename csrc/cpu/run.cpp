@@ -9,8 +9,13 @@
 namespace lrcore::cpu {
 namespace {
 
+/// The sweeps of a rule, without and with coupled decay.
+using Sweeps = const Sweep (*)[2];
+
 struct Work {
-  const Sweep (*sweeps)[2];  // without and with coupled decay
+  Sweeps sweeps;
+  Sweeps short_sweeps;  // of ranges of fewer than `shortest` elements
+  int64_t shortest;
   const Plan& plan;
   AddArrays add_arrays;
 };
@@ -41,7 +46,7 @@ void run_blocks(Sweep sweep, Step step, const Constants& row, int64_t begin, int
 /// Updates the elements [begin, end), counted over the segments alone.
 void run_slice(const void* context, int64_t begin, int64_t end) {
   const DefaultFpMode mode;
-  const auto& [sweeps, plan, add_arrays] = *static_cast<const Work*>(context);
+  const auto& [sweeps, short_sweeps, shortest, plan, add_arrays] = *static_cast<const Work*>(context);
   auto segment = plan.segments.begin();
   if (begin != 0) segment = std::ranges::upper_bound(plan.segments, begin, {}, &Segment::before) - 1;
   Step step = plan.step;
@@ -50,7 +55,7 @@ void run_slice(const void* context, int64_t begin, int64_t end) {
     const int64_t first = segment->begin + (begin - segment->before);
     const Constants& row = plan.rows[static_cast<size_t>(segment->row)];
     if (!plan.gradients.empty()) step.g = plan.gradients[static_cast<size_t>(segment - plan.segments.begin())];
-    const Sweep sweep = sweeps[is_coupled(row)][step.has_extras()];
+    const Sweep sweep = (size < shortest ? short_sweeps : sweeps)[is_coupled(row)][step.has_extras()];
     if (plan.added.empty()) [[likely]]
       sweep(step, row, first, first + size);
     else
@@ -62,7 +67,7 @@ void run_slice(const void* context, int64_t begin, int64_t end) {
 /// Runs one sweep over all segments.
 void run_all(Sweep sweep, const Plan& plan) {
   const Sweep sweeps[][2] = {{sweep, sweep}, {sweep, sweep}};
-  const Work work{sweeps, plan, nullptr};
+  const Work work{sweeps, sweeps, 0, plan, nullptr};
   pool::parallel_for(plan.size(), run_slice, &work);
 }
 
@@ -70,7 +75,9 @@ void run_all(Sweep sweep, const Plan& plan) {
 
 void run(const SweepTable& table, int rule, const Plan& plan) {
   if (plan.segments.empty()) return;
-  const Work work{table.sweeps[rule], plan, table.add_arrays};
+  const auto& [shorter, shortest] = table.shorter;
+  const Sweeps short_sweeps = shorter != nullptr ? shorter->sweeps[rule] : nullptr;
+  const Work work{table.sweeps[rule], short_sweeps, shortest, plan, table.add_arrays};
   pool::parallel_for(plan.size(), run_slice, &work);
 }
 

@@ -110,18 +110,19 @@ template <class Isa, class Rule, Coupled coupled, class Extras>
   }
 }
 
-/// The table of one instruction set, rule by rule in the order of the registry.
-template <class Isa>
-consteval SweepTable sweep_table() {
-  return rules::with_all([](auto... entry) -> SweepTable {
+/// The table of one instruction set, rule by rule in the order of the registry. `Sums` is the one of the sums.
+template <class Isa, class Sums = Isa>
+consteval SweepTable sweep_table(SweepTable::Shorter shorter = {}) {
+  return rules::with_all([=](auto... entry) -> SweepTable {
     return {.sweeps = {{{sweep<Isa, typename decltype(entry)::Rule, Coupled::no, NoExtras<Isa>>,
                          sweep<Isa, typename decltype(entry)::Rule, Coupled::no, WithExtras<Isa>>},
                         {sweep<Isa, typename decltype(entry)::Rule, Coupled::yes, NoExtras<Isa>>,
                          sweep<Isa, typename decltype(entry)::Rule, Coupled::yes, WithExtras<Isa>>}}...},
             .arithmetic_bounds = {arithmetic_bound<Isa, typename decltype(entry)::Rule>...},
             .stream_bounds = {stream_bound<Isa, 0>, stream_bound<Isa, 1>, stream_bound<Isa, 2>, stream_bound<Isa, 3>},
-            .add_products = add_products<Isa>,
-            .add_arrays = add_arrays<Isa>};
+            .add_products = add_products<Sums>,
+            .add_arrays = add_arrays<Sums>,
+            .shorter = shorter};
   });
 }
 

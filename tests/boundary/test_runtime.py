@@ -25,7 +25,10 @@ ONES = np.ones(3, np.float32)
 
 def test_backends_are_listed_best_first() -> None:
     names = lrcore.backends()
-    assert names == [name for name in ("avx512", "avx2", "portable", "cuda") if name in names]
+    # Roots by products take less time than the divider's on Intel's processors alone.
+    is_intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    of_avx512 = ["avx512_pair", "avx512"] if is_intel else ["avx512", "avx512_pair"]
+    assert names == [name for name in (*of_avx512, "avx2", "portable", "cuda") if name in names]
     assert "portable" in names
     assert ("cuda" in names) == (lrcore.info()["cuda_error"] is None)
     if not os.environ.get("LRCORE_BACKEND"):
