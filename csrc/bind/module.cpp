@@ -91,7 +91,7 @@ py::dict build_info() {
 }
 
 /// Returns the properties of parameters that their states must match: the number of elements, the CUDA device number
-/// (-1 for the CPU), and the address modulo 256.
+/// (-1 for the CPU), and the address modulo 4096.
 py::object describe(const py::object& memory_info, py::handle object) {
   const Array params = Array::import(object, "params", Access::write);
   return memory_info(params.size(), params.device().cuda, reinterpret_cast<uintptr_t>(params.data()) % 4096);

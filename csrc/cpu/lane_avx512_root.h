@@ -1,6 +1,5 @@
 // Correctly rounded square roots by products, for processors whose divider is slower. The products inside a root are
-// fused: this is no exception to the rule that no operation is fused, because the result is the root that IEEE 754
-// defines, whichever way it is computed.
+// fused, but the result is the root that IEEE 754 defines, so its bits do not depend on how it is computed.
 #pragma once
 
 #include <immintrin.h>

@@ -6,7 +6,6 @@ import copy
 import inspect
 import json
 import math
-import pickle
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 import lrcore
 from lrcore import schedules
+from optimizers.resuming import ways_to_resume
 from optimizers.test_groups import assert_refused, contents
 from packs import trees
 from rules.oracle import averaged
@@ -319,20 +319,7 @@ def fresh(params: Array, ema: Any = 0.125) -> Any:
     return Adam(params, 7.0, ema=ema, groups=[{"params": (5, 9)}])
 
 
-def filled(opt: Any, load: Callable[[Any], object]) -> Any:
-    """Return an optimizer into which a state is loaded."""
-    load(made := fresh(opt.params.copy()))
-    return made
-
-
-WAYS: dict[str, Callable[[Any, Path], Any]] = {
-    "copy": lambda opt, _: copy.copy(opt),
-    "deepcopy": lambda opt, _: copy.deepcopy(opt),
-    "pickle": lambda opt, _: pickle.loads(pickle.dumps(opt)),
-    "lrcore.load": lambda opt, path: (opt.save(path), lrcore.load(path, opt.params.copy()))[1],
-    "load": lambda opt, path: (opt.save(path), filled(opt, lambda made: made.load(path)))[1],
-    "dictionary": lambda opt, _: filled(opt, lambda made: made.load_state_dict(opt.state_dict())),
-}
+WAYS = ways_to_resume(fresh)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9, 1 - 2.0**-53, RISING], ids=str)

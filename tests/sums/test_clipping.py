@@ -6,7 +6,6 @@ import copy
 import inspect
 import itertools
 import math
-import pickle
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import lrcore
 from gpu.devices import imitated
 from lrcore import schedules
+from optimizers.resuming import ways_to_resume
 from optimizers.test_groups import assert_refused, contents
 from packs import trees
 from rules.stepping import rate
@@ -396,20 +396,7 @@ def fresh(params: Any = None) -> Any:
     return Adam(start() if params is None else params, 0.1, max_norm=7.0, skip_nonfinite=2)
 
 
-def filled(opt: Any, load: Callable[[Any], object]) -> Any:
-    """Return an optimizer into which a state is loaded."""
-    load(made := fresh(opt.params.copy()))
-    return made
-
-
-WAYS: dict[str, Callable[[Any, Path], Any]] = {
-    "copy": lambda opt, _: copy.copy(opt),
-    "deepcopy": lambda opt, _: copy.deepcopy(opt),
-    "pickle": lambda opt, _: pickle.loads(pickle.dumps(opt)),
-    "lrcore.load": lambda opt, path: (opt.save(path), lrcore.load(path, opt.params.copy()))[1],
-    "load": lambda opt, path: (opt.save(path), filled(opt, lambda made: made.load(path)))[1],
-    "dictionary": lambda opt, _: filled(opt, lambda made: made.load_state_dict(opt.state_dict())),
-}
+WAYS = ways_to_resume(fresh)
 
 
 @pytest.mark.parametrize(("limit", "skip"), [(None, True), (0.5, 3), (math.inf, False), (COSINE, 4)])

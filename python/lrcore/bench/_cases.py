@@ -112,7 +112,9 @@ def variants(
         averaged = [*states, aligned_full(size, 1.0)]
         calls["averaged step"] = stepper_for(rule, params, averaged, grads, ema=ema).step
     if zero_grads:
-        calls["zeroing step"] = functools.partial(with_bound_grads.step, zero_grads=True)
+        calls["zeroing step"] = lambda: with_bound_grads.step(
+            zero_grads=True
+        )  # partial() would take 0.2 µs more
     others = [aligned_full(size, 0.5) for _ in range(max(gradients, default=1) - 1)]
     for count in gradients:
         calls[f"{count:,} gradients"] = functools.partial(passed.step, [grads, *others[: count - 1]])

@@ -435,7 +435,7 @@ class ParamGroups:
                     group["lr"] = lr
 
     def set_whole(self, **changes: Any) -> None:
-        """Replace what the steps of all optimizers do with the norm of the gradients."""
+        """Replace settings of the whole optimizer in the optimizers of all devices."""
         groups = self.checked()
         self._refresh()
         whole = self.optimizers[0]._settings.whole._replace(**changes)
